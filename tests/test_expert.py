@@ -7,8 +7,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from bifocal import expert
 from bifocal.config import ExpertConfig
-from bifocal.data.shards import open_split, pack
+from bifocal.data.packing import pack
+from bifocal.data.shards import open_split
 from bifocal.errors import ConfigError, DataError, ModelError
 from bifocal.example import Example, Label, Taxonomy
 from bifocal.expert import evidence_of, fit_expert, load_expert
@@ -100,7 +102,13 @@ def test_history_has_train_and_val_figures(frozen, tuned):
 
 def test_a_frozen_encoder_runs_once_per_example(splits, tmp_path):
     told, progress = [], []
-    fitted = fit(splits, tmp_path, config(), on_epoch=told.append, progress=lambda *step: progress.append(step))
+    fitted = fit(
+        splits,
+        tmp_path,
+        config(),
+        on_epoch=lambda _, row: told.append(row),
+        progress=lambda *step: progress.append(step),
+    )
     present = {name: size - 1 for name, size in SIZES.items()}
     assert fitted.encoder.examples_encoded == present["train"] + present["val"]
     for _ in range(2):
@@ -209,7 +217,7 @@ class Killed(Exception):
     pass
 
 
-def kill(row):
+def kill(_, row):
     if row["epoch"] == 2:
         raise Killed
 
@@ -222,7 +230,7 @@ def test_only_a_training_of_the_same_inputs_is_taken_up(splits, tmp_path, change
     assert list((tmp_path / "checkpoints").glob("checkpoint-*"))
     told = []
     rows = range(50) if changed else None
-    fit(splits, tmp_path, settings, on_epoch=told.append, rows=rows)
+    fit(splits, tmp_path, settings, on_epoch=lambda _, row: told.append(row), rows=rows)
     assert [row["epoch"] for row in told] == ([1, 2] if changed else [2])
     assert not list((tmp_path / "checkpoints").glob("checkpoint-*"))
 
@@ -248,3 +256,43 @@ def test_an_encoder_of_another_modality_is_refused(splits, tmp_path):
 def test_a_folder_that_is_no_expert_is_refused(tmp_path):
     with pytest.raises(ModelError, match="no expert saved by Bifocal"):
         load_expert(tmp_path)
+
+
+def test_of_two_encoders_the_better_on_val_is_kept_and_ran_once(splits, tmp_path):
+    options = {"tfidf_text": {"components": 8}}
+    told = []
+    fitted = fit(
+        splits, tmp_path, config(encoder="auto", options=options), on_epoch=lambda name, row: told.append((name, row))
+    )
+    assert set(fitted.tried) == {"hf_text", "tfidf_text"} == {name for name, _ in told}
+    taken = max(fitted.tried, key=fitted.tried.__getitem__)
+    assert dict(told)[taken] == fitted.history[-1]
+    assert type(load_expert(tmp_path / "expert")) is type(fitted.encoder)
+    assert sorted(p.name for p in (tmp_path / "evidence").iterdir()) == ["train.safetensors", "val.safetensors"]
+    for name in ("train", "val"):
+        evidence(fitted.encoder, splits, name, tmp_path)
+    assert fitted.encoder.examples_encoded == SIZES["train"] + SIZES["val"] - 2  # one row of each lacks the part
+    again = fit(splits, tmp_path, config(encoder="auto", options=options))  # stopped before the run noted it
+    assert again.tried == fitted.tried and again.history == fitted.history
+
+
+def test_without_a_val_split_the_first_encoder_is_taken_untried(splits, tmp_path):
+    fitted = fit({"train": splits["train"]}, tmp_path, config(encoder="auto"))
+    assert fitted.tried == {} and fitted.encoder.plugin == "hf_text"
+
+
+def test_an_encoder_refuses_a_tune_that_it_lacks(splits, tmp_path):
+    with pytest.raises(ConfigError, match="tfidf_text has no tune: lora; it takes head"):
+        fit(splits, tmp_path, config(encoder="tfidf_text", tune="lora"))
+
+
+def test_evidence_is_gathered_in_pieces_and_is_the_same(frozen, splits, tmp_path, monkeypatch):
+    fitted, _ = frozen
+    whole = evidence(fitted.encoder, splits, "train", tmp_path / "whole")
+    monkeypatch.setattr(expert, "ENCODED_AT_ONCE", 7)
+    told = []
+    pieces = evidence(
+        fitted.encoder, splits, "train", tmp_path / "pieces", progress=lambda done, total: told.append((done, total))
+    )
+    torch.testing.assert_close(pieces.features, whole.features, atol=1e-5, rtol=1e-4)
+    assert told == sorted(told) and told[-1] == (SIZES["train"] - 1, SIZES["train"] - 1)

@@ -20,11 +20,12 @@ LAYERS = [
     {"models"},
     {"expert"},
     {"fusion"},
+    {"diagnose"},
     {"system"},
     {"results", "score"},
     {"report"},
     {"steps"},
-    {"train", "plan"},
+    {"train", "plan", "inspection"},
     {"doctor", "console", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
@@ -77,7 +78,8 @@ def test_imports_go_down(path):
 def test_the_light_rooms_do_not_import_torch():
     code = (
         "import sys, bifocal, bifocal.config, bifocal.workspace, bifocal.evaluate.metrics, bifocal.decide.policy, "
-        "bifocal.modalities.text, bifocal.modalities.image, bifocal.sources.hateful_memes, bifocal.data.compose, "
+        "bifocal.modalities.text, bifocal.modalities.image, bifocal.modalities.tabular, "
+        "bifocal.sources.hateful_memes, bifocal.sources.table, bifocal.inspection, bifocal.data.compose, "
         "bifocal.data.manifest, bifocal.data.shards, bifocal.__main__\n"
         "heavy = {'torch', 'transformers', 'onnxruntime', 'sklearn', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -8,6 +8,7 @@ import pytest
 import bifocal
 from bifocal.errors import DataError
 from bifocal.score import score_file
+from bifocal.workspace import read_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_every_row_comes_out_in_order_and_a_bad_one_stops_nothing(system, posts,
     assert rows[0]["prob_hate"] == pytest.approx(
         system.predict("a quiet morning", tmp_path / "a.png").probability, abs=1e-5
     )
-    assert "missing.png" in rows[1]["error"] and "neither" in rows[3]["error"]
+    assert "missing.png" in rows[1]["error"] and "text or image_path; none was given" in rows[3]["error"]
     assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
 
 
@@ -88,7 +89,7 @@ def test_bad_rows_of_every_kind_stop_nothing(system, tmp_path):
     assert score_file(system, tmp_path / "in.jsonl", output)["failed"] == 4
     errors = [row["error"] for row in map(json.loads, output.read_text().splitlines())]
     assert errors[0] is None and errors[5] is None
-    assert "in.jsonl:2 is not a JSON object" in errors[1] and "but a list" in errors[2]
+    assert errors[1] == "in.jsonl:2: not valid JSON" and "in.jsonl:3: a JSON list" in errors[2]
     assert "found int" in errors[3] and "cannot be read" in errors[4]
 
 
@@ -128,7 +129,7 @@ def test_a_changed_input_is_scored_from_its_first_row(system, posts, tmp_path, m
     [
         ("in.txt", "x", r"should end in one of \.csv"),
         ("in.csv", "id,comment\n1,x\n", "has the columns id, comment"),
-        ("in.parquet", "PAR0", r"in\.parquet is not a Parquet file"),
+        ("in.parquet", "PAR0", r"in\.parquet is no Parquet file"),
     ],
 )
 def test_an_unusable_input_is_named(system, tmp_path, name, content, message):
@@ -139,10 +140,29 @@ def test_an_unusable_input_is_named(system, tmp_path, name, content, message):
 
 def test_an_input_that_is_not_utf8_is_named(system, tmp_path):
     (tmp_path / "in.csv").write_bytes("id,text\n1,café\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"in\.csv is not UTF-8 \(byte 0xe9\)"):
+    with pytest.raises(DataError, match=r"in\.csv is not UTF-8 at byte 13 \(0xe9, line 2\)"):
         score_file(system, tmp_path / "in.csv", tmp_path / "out.csv")
 
 
 def test_a_missing_input_is_named(system, tmp_path):
     with pytest.raises(DataError, match=r"there is no input file"):
         score_file(system, tmp_path / "nothing.csv", tmp_path / "out.csv")
+
+
+def test_columns_of_the_record_are_read_and_others_left_alone(records_run, tmp_path):
+    table = tmp_path / "houses.csv"
+    table.write_text(
+        "id,text,price,room,colour\na,a marble house,90,whole,red\nb,,10,,\nc,a plain house,,,\nd,,much,,\n"
+    )
+    counts = score_file(bifocal.load(records_run), table, tmp_path / "out.jsonl")
+    assert (counts["decided"], counts["failed"]) == (3, 1)
+    rows = {row["id"]: row for row in read_jsonl(tmp_path / "out.jsonl")}
+    assert rows["b"]["present"] == {"text": False, "tabular": True}
+    assert "price" in rows["d"]["error"]
+
+
+def test_a_table_with_nothing_to_read_names_what_it_may_hold(records_run, tmp_path):
+    table = tmp_path / "houses.csv"
+    table.write_text("colour\nred\n")
+    with pytest.raises(DataError, match="at least one of text, image_path, opened, price, room is needed"):
+        score_file(bifocal.load(records_run), table, tmp_path / "out.jsonl")

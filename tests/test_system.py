@@ -46,7 +46,7 @@ def test_either_part_may_be_missing_not_both(system, picture):
     assert set(only_text.models) == {"text_expert", "mm_fusion"}
     only_picture = system.predict(image_path=picture)
     assert set(only_picture.models) == {"vision_expert", "mm_fusion"}
-    with pytest.raises(DataError, match="text, image_path or both"):
+    with pytest.raises(DataError, match="a post needs text or image_path; none was given"):
         system.predict()
     with pytest.raises(DataError, match="no words"):
         system.predict(text=" \u200b ")
@@ -119,3 +119,60 @@ def test_an_altered_model_is_refused(small_run, tmp_path):
     weights.write_bytes(blob)
     with pytest.raises(ModelError, match=r"model\.safetensors"):
         bifocal.load(copy)
+
+
+@pytest.fixture(scope="module")
+def records(records_run):
+    return bifocal.load(records_run)
+
+
+def test_a_post_may_bring_a_record(records):
+    answer = records.predict(text="a marble house", tabular={"price": 95.5, "room": "whole", "opened": "2019-03-11"})
+    assert answer.present == {"text": True, "tabular": True}
+    assert set(answer.models) == {"text_expert", "tabular_expert", "mm_fusion"}
+    cheap = records.predict(text="a plain house", tabular={"price": 5})
+    assert cheap.probability < answer.probability
+    only = records.predict(tabular={"price": 95.5})
+    assert only.present == {"text": False, "tabular": True}
+    assert set(only.models) == {"tabular_expert", "mm_fusion"}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"prize": 3}, "did you mean 'price'"),
+        ({"price": "much"}, "price"),
+        ({"price": [1]}, "price"),
+        ("price: 3", "found str"),
+        ({}, "this run reads text, tabular, and the post has none"),
+    ],
+)
+def test_a_record_that_training_cannot_have_meant_is_refused(records, record, message):
+    with pytest.raises(DataError, match=message) as error:
+        records.predict(tabular=record)
+    assert "\n" not in str(error.value)
+
+
+def test_a_value_never_seen_and_a_missing_column_are_ordinary(records):
+    probabilities = [
+        records.predict(tabular=record).probability
+        for record in ({"price": 60, "room": "a tent"}, {"price": 60}, {"room": None, "price": 60})
+    ]
+    assert all(0 <= p <= 1 for p in probabilities)
+
+
+def test_a_run_without_records_says_what_it_reads(system):
+    with pytest.raises(DataError, match="this run reads text, image"):
+        system.predict(tabular={"price": 3})
+
+
+def test_serving_a_record_says_what_training_cached(records, records_run):
+    """The same rows through `predict_batch` and through the shards give the same logits."""
+    rows = {row["id"]: row for row in read_jsonl(records_run / "data_manifest.jsonl")}
+    with open(records_run / "errors_records.csv", newline="") as f:
+        written = list(csv.DictReader(f))[:20]
+    posts = [rows[row["id"]]["parts"] for row in written]
+    decisions = records.predict_batch([{"text": p["text"], "tabular": p["tabular"]} for p in posts])
+    for row, decision in zip(written, decisions, strict=True):
+        assert decision.models["tabular_expert"].probability == pytest.approx(float(row["tabular_prob"]), abs=1e-4)
+        assert decision.probability == pytest.approx(float(row["fusion_prob"]), abs=1e-4)

@@ -13,7 +13,7 @@ import yaml
 from bifocal import steps, train
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter
-from bifocal.errors import ConfigError, DataError, RunError, UnknownPlugin
+from bifocal.errors import ConfigError, DataError, ModelError, RunError, UnknownPlugin
 from bifocal.steps import Run
 from bifocal.train import STEPS, run
 from bifocal.workspace import Workspace, file_sha256, read_json, read_jsonl
@@ -371,3 +371,50 @@ def test_killed_in_training_and_started_again_it_finishes_with_the_finished_step
     for expert in ("text_expert", "vision_expert"):
         weights = [s.expert(expert) / "model.safetensors" for s in (space, undisturbed)]
         assert file_sha256(weights[0]) == file_sha256(weights[1])
+
+
+def test_text_and_records_go_all_the_way(records_run):
+    space = Workspace.of(records_run)
+    record, results = read_json(space.record), read_json(space.results)
+    assert list(results["models"]) == ["text_expert", "tabular_expert", "mm_fusion", "majority"]
+    assert results["models"]["tabular_expert"]["test"]["metrics"]["auroc"]["value"] > 0.7
+    tried = record["steps"]["experts"]["tried"]["tabular_expert"]
+    assert set(tried) == {"boosted_trees", "mlp_tabular"}
+    card = read_json(space.expert("tabular_expert") / "bifocal.json")
+    assert card["encoder"] == max(tried, key=tried.__getitem__)
+    assert not list(space.checkpoints.glob("**/checkpoint-*"))
+    assert "is the best of 2 on val" in (space.report / "report.md").read_text()
+
+
+def test_the_label_is_above_the_median_of_train_and_shards_hold_the_class(records_run):
+    space = Workspace.of(records_run)
+    splits, taxonomy = read_json(space.splits), read_json(space.taxonomy)
+    numbers = {row["id"]: row["labels"]["dear"] for row in read_jsonl(space.manifest)}
+    train = sorted(numbers[i] for i, split in splits.items() if split == "train")
+    middle = len(train) // 2
+    assert taxonomy["dear"]["above"] == (train[middle] if len(train) % 2 else (train[middle - 1] + train[middle]) / 2)
+    with open(space.errors, newline="") as f:
+        for row in csv.DictReader(f):
+            assert int(row["dear"]) == int(numbers[row["id"]] > taxonomy["dear"]["above"])
+
+
+def test_the_label_and_the_group_are_never_fed(records_run):
+    for row in read_jsonl(records_run / "data_manifest.jsonl"):
+        assert set(row["parts"]["tabular"]) == {"price", "room", "opened"}
+
+
+def test_an_option_of_an_encoder_that_is_not_among_the_candidates_is_refused(records_run, tmp_path):
+    content = read_json(records_run / "run.json")["config"]
+    content["experts"]["tabular"]["options"] = {"boosted_tree": {}}
+    with pytest.raises(ConfigError, match="found 'boosted_tree'; did you mean 'boosted_trees'"):
+        run(parse_config(content), root=tmp_path)
+
+
+def test_a_model_that_is_not_there_is_found_before_the_first_step(small_config, tmp_path):
+    experts = {**small_config["experts"], "image": {"model": str(tmp_path / "nowhere")}}
+    config = small(small_config, experts=experts)
+    diary = Diary()
+    with pytest.raises(ModelError, match="there is no model folder"):
+        run(config, root=tmp_path, reporter=diary)
+    assert diary.performed == []
+    run(small(small_config, experts=experts, source={"kind": "synthetic", "size": 20}), root=tmp_path, until="shards")

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -8,8 +9,19 @@ import textwrap
 
 import pytest
 
-from bifocal.errors import RunError
-from bifocal.workspace import Record, Workspace, atomic, file_sha256, fingerprint, read_json, write_json
+from bifocal import workspace
+from bifocal.errors import DataError, RunError
+from bifocal.workspace import (
+    Record,
+    Workspace,
+    atomic,
+    file_sha256,
+    fingerprint,
+    read_json,
+    room,
+    sweep,
+    write_json,
+)
 
 
 def test_names_are_the_contract(tmp_path):
@@ -124,3 +136,79 @@ def test_a_run_that_was_moved_or_linked_keeps_its_names(tmp_path):
         assert Workspace.of(tmp_path / name).policy == tmp_path / name / "policy_demo.json"
     with pytest.raises(RunError, match="runs beside it: latest, moved"):
         Workspace.of(tmp_path / "nothing")
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    caused(ValueError("not written"), OSError(errno.ENOSPC, "No space left on device")),
+    RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 521600 vs 521488"),
+    RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed"),
+    RuntimeError("basic_ios::clear: iostream error"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_a_full_disk_is_one_line_whoever_found_out(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(workspace, "_free", lambda path: 0)
+    (tmp_path / "old").write_bytes(b"x")
+    os.utime(tmp_path / "old", (1, 1))
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "new").write_bytes(b"x" * 1234)
+    message = "no room to write .*/deep/new: 1,234 bytes of it were written and it needs more, 0 bytes are free there: "
+    with pytest.raises(RunError, match=message) as told, room(tmp_path):
+        raise error
+    assert told.value.__cause__ is error and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "error", [DataError("a bad row"), KeyError("x"), FULL[-1], OSError(errno.EIO, "broken")], ids=str
+)
+def test_other_errors_stay_what_they_are(tmp_path, error):
+    with pytest.raises(type(error)) as told, room(tmp_path):
+        raise error
+    assert told.value is error
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_place_that_may_not_be_written_is_named(tmp_path, monkeypatch, number):
+    def refuse(path, *_):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with (
+        pytest.raises(RunError, match=rf"/\.lock cannot be written \({os.strerror(number)}\)"),
+        Workspace(tmp_path, "x").lock(),
+    ):
+        pass
+
+
+def test_what_killed_writers_left_goes_and_what_was_put_aside_comes_back(tmp_path):
+    models = tmp_path / "models"
+    for folder in (".gone.part", ".gone.old", ".replaced.old", "replaced"):
+        (models / folder).mkdir(parents=True)
+        (models / folder / "weights").write_text(folder)
+    for name in (".run.json.12.part", ".ocr.jsonl.partial", "kept.part"):
+        (tmp_path / name).write_text("x")
+    sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".ocr.jsonl.partial", "kept.part", "models"]
+    assert {p.parent.name: p.read_text() for p in models.glob("*/*")} == {"gone": ".gone.old", "replaced": "replaced"}
+
+
+def test_only_what_is_left_of_the_name_asked_for_goes(tmp_path):
+    for name in (".out[1].csv.12.part", ".other.csv.12.part", "out[1].csv"):
+        (tmp_path / name).write_text("x")
+    sweep(tmp_path, "out[1].csv")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.csv.12.part", "out[1].csv"]
+
+
+def test_an_error_leaves_no_owner_in_the_lock(tmp_path):
+    with pytest.raises(ValueError), Workspace(tmp_path, "x").lock():
+        raise ValueError
+    assert (tmp_path / ".lock").read_bytes() == b""

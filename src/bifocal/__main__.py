@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,19 +124,26 @@ def predict(
     run_folder: RunFolder,
     text: Annotated[str | None, typer.Option("--text", "-t", help="The post's text.")] = None,
     image: Annotated[Path | None, typer.Option("--image", "-i", help="The post's picture.")] = None,
+    tabular: Annotated[
+        str | None, typer.Option("--tabular", metavar="{COLUMN: VALUE}", help="The post's record, as JSON or YAML.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Decide on one post: its text, its picture, or both."""
+    """Decide on one post: its text, its picture, its record, or several of them."""
     from . import load
+    from .config import read_mapping
     from .console import print_decision
 
-    print_decision(load(run_folder).predict(text=text, image_path=image), as_json)
+    record = None if tabular is None else read_mapping(tabular, "--tabular")
+    print_decision(load(run_folder).predict(text=text, image_path=image, tabular=record), as_json)
 
 
 @app.command()
 def score(
     run_folder: RunFolder,
-    rows: Annotated[Path, typer.Argument(metavar="INPUT", help="CSV, JSONL or Parquet with id, text, image_path.")],
+    rows: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="CSV, JSONL or Parquet: id, text, image_path, columns.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV, JSONL or Parquet, by its ending.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Posts per pass.")] = 32,
     as_json: Json = False,
@@ -174,6 +182,25 @@ def synth(
 
 
 @app.command()
+def inspect(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A configuration, or a source: '{kind: table, root: posts.csv, …}'.")
+    ],
+    limit: Annotated[int | None, typer.Option(min=1, help="Read the first rows only.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """What a source holds: counts, labels, languages, sizes, duplicates, and the rows that cannot be used."""
+    from .console import print_inspection
+    from .inspection import inspect as examine
+    from .inspection import source_of
+
+    with _reporter(as_json or quiet) as reporter:
+        found = examine(source_of(source), limit=limit, progress=reporter.progress)
+    print_inspection(found, as_json)
+
+
+@app.command()
 def doctor(runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """What is installed, which accelerator, which models are cached, free disk."""
     from .console import print_counts
@@ -193,6 +220,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's own word on what we refuse by name
     try:
         with extras_named():
             app()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,8 @@ from .errors import ConfigError, nearest
 
 Reads = Literal["features", "logits"]
 """What a fusion may read of an Evidence."""
+Tune = Literal["full", "lora", "head"]
+"""How much of an encoder learns."""
 
 
 class Strict(BaseModel):
@@ -63,8 +66,9 @@ class ExpertConfig(Strict):
     model: str = "base"
     """``tiny`` (built here, trained from scratch), ``base`` (mDeBERTa-v3 / SigLIP), a hub id, or a local folder."""
     encoder: str | None = None
-    """A file in ``models/encoders/``; None = the modality's own."""
-    tune: Literal["full", "lora", "head"] = "full"
+    """A file in ``models/encoders/``; ``auto`` = the best on val of all that read it; None = the modality's own."""
+    tune: Tune | None = None
+    """None = what the encoder does by default: ``full`` for pretrained ones."""
     pooling: Literal["mean", "cls"] = "cls"
     """``cls``: features are what the Auto class feeds its head; ``mean``: masked mean of the last hidden states."""
     epochs: Annotated[int, Field(ge=1)] = 4
@@ -80,7 +84,13 @@ class ExpertConfig(Strict):
     lora: LoraConfig = LoraConfig()
     report_to: list[str] = ["tensorboard"]
     options: dict[str, Any] = {}
-    """Options of the encoder itself (``max_length``, ``augment``, ...)."""
+    """Options of the encoder itself (``max_length``, ``augment``, ...); for ``auto``: encoder -> its options."""
+
+    def settled(self, tunes: Sequence[Tune]) -> ExpertConfig:
+        """The same with the encoder's own ``tune`` where none was asked for. Raises `ConfigError` on one it lacks."""
+        if self.tune is not None and self.tune not in tunes:
+            raise ConfigError(f"{self.encoder} has no tune: {self.tune}; it takes {', '.join(tunes)}: leave it out")
+        return self.model_copy(update={"tune": self.tune or tunes[0]})
 
 
 class FusionConfig(Strict):
@@ -128,11 +138,14 @@ class RunConfig(Strict):
     limit: Annotated[int, Field(ge=1)] | None = None
     """Take only the first rows of the source; 50 = the pilot."""
     source: SourceConfig
+    """Or a list of sources, which is short for ``{kind: several, sources: [...]}``."""
     strict: bool = False
     """Stop at the first bad row instead of at 5% bad rows."""
     ocr: OcrConfig = OcrConfig()
     fit: Literal["pad", "stretch", "crop"] = "pad"
     """How a picture becomes a 384x384 square."""
+    image_format: Literal["png", "webp", "jpeg"] = "png"
+    """How pictures lie in shards: ``png`` and ``webp`` keep every pixel, ``jpeg`` (quality 95) is small and lossy."""
     leakage: Literal["report", "drop"] = "report"
     splits: SplitsConfig = SplitsConfig()
     shard_size: Annotated[int, Field(ge=1)] = 1000
@@ -142,6 +155,11 @@ class RunConfig(Strict):
     decide: DecideConfig = DecideConfig()
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """Resamples behind every interval."""
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _list_of_sources(cls, value: Any) -> Any:
+        return {"kind": "several", "sources": value} if isinstance(value, list) else value
 
     @field_validator("ocr", mode="before")
     @classmethod
@@ -205,6 +223,18 @@ def parse_config(content: Mapping[str, Any], where: str = "configuration") -> Ru
         return RunConfig.model_validate(expand(dict(content)))
     except ValidationError as error:
         raise ConfigError(f"{where}: {explain(error, RunConfig)}") from None
+
+
+def read_mapping(text: str, where: str) -> dict[str, Any]:
+    """A mapping given on the command line, as JSON or YAML. Raises `ConfigError`."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        content = None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where} takes a mapping such as '{{name: value}}', found {text[:200]!r}")
+    # YAML makes dates of what JSON and every table leave as text.
+    return {str(k): v.isoformat() if isinstance(v, date) else v for k, v in content.items()}
 
 
 def _set(content: dict[str, Any], override: str) -> None:
@@ -280,9 +310,14 @@ def _fields_at(model: Any, location: tuple[Any, ...]) -> list[str]:
     from typing import get_args
 
     for step in location:
-        fields = getattr(model, "model_fields", {})
+        fields = _by_name(model)
         if step in fields:
             model = fields[step].annotation
         elif args := get_args(model):  # dict[str, Inner]: any key leads to Inner
             model = args[-1]
-    return list(getattr(model, "model_fields", {}))
+    return list(_by_name(model))
+
+
+def _by_name(model: Any) -> dict[str, Any]:
+    """The fields of a model by the names that a configuration gives them."""
+    return {field.alias or name: field for name, field in getattr(model, "model_fields", {}).items()}

@@ -120,6 +120,10 @@ def print_results(folder: Path, as_json: bool) -> None:
     console = plain()
     split = results["tested_on"]
     console.print(_results_table(results, split))
+    for model, figures in results["models"].items():
+        if "confusion" in figures[split]:
+            counts = " ".join(f"{kind.upper()} {n}" for kind, n in figures[split]["confusion"].items())
+            console.print(f"{model} at {figures['threshold']:.2f}: {counts}", soft_wrap=True)
     if results["in_sample"]:
         console.print("in-sample: " + IN_SAMPLE[split == results["tuned_on"]])
     gain = results.get("gain")
@@ -136,6 +140,8 @@ def print_results(folder: Path, as_json: bool) -> None:
         command += ["--image", str(folder / example["image"])]
     if example.get("text"):
         command += ["--text", example["text"]]
+    if example.get("tabular"):
+        command += ["--tabular", json.dumps(example["tabular"], ensure_ascii=False)]
     if len(command) > 3:
         console.print("try it:", soft_wrap=True)
         console.print("  " + shlex.join(command), soft_wrap=True)
@@ -151,23 +157,20 @@ def program() -> str:
 
 
 def _results_table(results: Mapping[str, Any], split: str) -> Table:
-    """Two lines a model: uncalibrated at 0.5, then calibrated at its threshold with the counts that gives."""
+    """Two lines a model: uncalibrated at 0.5, then calibrated at its threshold."""
     title = f"{results['run']}: {results['label']}, {split}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("model", "at", *HEADLINE.values(), "TP/FP/FN/TN"):
+    for name in ("model", "at", *HEADLINE.values()):
         table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for model, figures in results["models"].items():
         measured = figures[split]
-        table.add_row(model, "0.50", *(words.number(measured["metrics"][name]["value"]) for name in HEADLINE), "")
+        table.add_row(model, "0.50", *(words.number(measured["metrics"][name]["value"]) for name in HEADLINE))
         if "calibrated" in measured:
             threshold = figures["threshold"]
             table.add_row(
                 "  calibrated",
                 "argmax" if threshold is None else f"{threshold:.2f}",
                 *(words.number(measured["calibrated"][name]["value"]) for name in HEADLINE),
-                "/".join(str(measured["confusion"][k]) for k in ("tp", "fp", "fn", "tn"))
-                if "confusion" in measured
-                else "",
             )
     return table
 
@@ -203,6 +206,61 @@ def print_counts(content: Mapping[str, Any], as_json: bool) -> None:
         elif isinstance(value, list):
             value = ", ".join(map(str, value)) or "none"
         console.print(f"{key:<{width}}  {value}", soft_wrap=True)
+
+
+def print_inspection(found: Mapping[str, Any], as_json: bool) -> None:
+    """What a source holds, a line or a table per question."""
+    if as_json:
+        emit_json(found)
+        return
+    console = plain()
+    console.print(f"{found['rows']:,} rows: {found['usable']:,} usable, {found['quarantined']:,} to be quarantined")
+    lines = {
+        "official splits": _counts(found["splits"]),
+        "parts": _counts(found["parts"]),
+        "languages": _counts(found["languages"]),
+        "words": _spread(found["words"]),
+    }
+    if pictures := found["pictures"]:
+        lines["width"], lines["height"] = _spread(pictures["width"]), _spread(pictures["height"])
+        lines["formats"] = _counts(pictures["formats"])
+        lines["animated"] = f"{pictures['animated']:,} (only the first frame is read)"
+    for name, counted in found["labels"].items():
+        number = counted.get("number")
+        lines[f"label {name}"] = (
+            f"{_spread(number)}; 1 = above {counted['above']}; not annotated {counted['not annotated']:,}"
+            if number
+            else _counts(counted)
+        )
+    duplicates = found["duplicates"]
+    leaking = f"; leaking from earlier splits: {_counts(duplicates['leaking'])}" if duplicates["leaking"] else ""
+    lines["duplicates"] = (
+        f"{duplicates['rows_in_shared_groups']:,} rows share a group with others, the largest has "
+        f"{duplicates['largest_group']:,}{leaking}"
+    )
+    width = max(map(len, lines))
+    for key, line in lines.items():
+        console.print(f"{key:<{width}}  {line or 'none'}", soft_wrap=True)
+    if found["columns"]:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for column in ("column", "numbers", "texts", "missing", "distinct"):
+            table.add_column(column, justify="left" if column == "column" else "right")
+        for name, cells in found["columns"].items():
+            cells_of = [cells.get("number", 0), cells.get("text", 0), cells["missing"], cells["distinct"]]
+            table.add_row(name, *(f"{n:,}" if isinstance(n, int) else n for n in cells_of))
+        console.print(table)
+    for reason, n in found["reasons"].items():
+        console.print(f"quarantine: {n:,} x {reason}", soft_wrap=True)
+    for row in found["quarantine"]:
+        console.print(f"  {row['where']}, id {row['id']!r}: {row['reason']}", soft_wrap=True)
+
+
+def _counts(counted: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in counted.items())
+
+
+def _spread(quantiles: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:,g}" for name, value in quantiles.items())
 
 
 def _duration(hours: float) -> str:

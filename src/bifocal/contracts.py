@@ -6,11 +6,11 @@ A plug-in is one file in its folder, holding one class named after the file (``h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
-from .config import ExpertConfig, Reads, RunConfig, Strict
+from .config import ExpertConfig, Reads, RunConfig, Strict, Tune
 from .example import Evidence, Example, Label, Rejected, Rows
 
 if TYPE_CHECKING:
@@ -25,14 +25,20 @@ TextRole = Literal["transcript", "caption"]
 class Modality(Protocol):
     """How one kind of part is checked, packed, unpacked, blanked and corrupted (``modalities/<name>.py``)."""
 
-    suffix: ClassVar[str]
-    """Key of the part in a shard: ``png``, ``txt``, ..."""
+    @property
+    def suffix(self) -> str:
+        """Key of the part in a shard: ``png``, ``txt``, ...; may depend on the configuration."""
+
     expert_name: ClassVar[str]
     """Name of its expert in every artifact: ``text_expert``, ``vision_expert``, ..."""
     encoder: ClassVar[str]
-    """The encoder plug-in used where the configuration names none."""
+    """The encoder plug-in used where the configuration names none; ``auto`` = the best of all that read it."""
     by_reference: ClassVar[bool]
     """True where a part is a reference that `Source.open` turns into bytes; False where it is the value itself."""
+
+    @property
+    def lossless(self) -> bool:
+        """Whether `unpack` gives back the very value that `pack` was given; serving repeats the loss where not."""
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Self: ...
@@ -62,6 +68,9 @@ class Source(Protocol):
     text_role: TextRole
     """Whether the text part is a transcript of the picture (goes into the OCR block) or the post's own words."""
 
+    def role_of(self, example: Example) -> TextRole:
+        """The role of one example's text: `text_role`, but for several sources in one."""
+
     def labels(self) -> Mapping[str, Label]:
         """The labels this source may bear."""
 
@@ -80,12 +89,23 @@ class Encoder(Protocol):
     """Encoder + head of one modality (``models/encoders/<name>.py``)."""
 
     modality: ClassVar[str]
+    tunes: ClassVar[tuple[Tune, ...]]
+    """The values of ``experts.<modality>.tune`` that it knows, its default first."""
     settings: ClassVar[type[Strict]]
     """The model of ``experts.<modality>.options``."""
+    columns: Collection[str] | None
+    """The columns that it reads of a record; None where its values are no records."""
     frozen: bool
     """True where only the head learns: features are then clean, and one pass serves head and Evidence alike."""
     learned_from: frozenset[str]
     """Ids of the rows it learned from; `bifocal.expert` sets it, `save` keeps it, and rule 3 rests on it."""
+
+    @classmethod
+    def reach(cls, expert: ExpertConfig) -> None:
+        """See that what `create` starts from is to be had, before hours of other steps; reads no weights.
+
+        Raises `ModelError`.
+        """
 
     @classmethod
     def create(cls, expert: ExpertConfig, classes: Sequence[Any], seed: int, values: Sequence[Any]) -> Self:
@@ -97,6 +117,12 @@ class Encoder(Protocol):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """What `save` wrote. Raises `ModelError`."""
+
+    def check(self, value: Any) -> None:
+        """Refuse a value to be served that training cannot have meant (a column of an unknown name).
+
+        Raises `DataError`.
+        """
 
     def fit(
         self,

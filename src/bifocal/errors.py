@@ -60,12 +60,13 @@ class MissingExtra(BifocalError):
 EXTRA_OF = {
     **dict.fromkeys(
         (
-            "accelerate", "pandas", "pdqhash", "peft", "pyarrow", "safetensors",
+            "accelerate", "lightgbm", "pandas", "pdqhash", "peft", "pyarrow", "safetensors",
             "scipy", "sklearn", "tensorboard", "torch", "transformers", "webdataset",
         ),
         "train",
     ),
     "rapidocr": "ocr",
+    "datasets": "hub",
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
 }  # fmt: skip
 
@@ -97,5 +98,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     "did you mean 'concat'? known: concat, mean"
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    same = [known for known in names if known.casefold() == name.casefold()]
+    close = same or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return (f"did you mean {close[0]!r}? " if close else "") + "known: " + (", ".join(names) or "none")

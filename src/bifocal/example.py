@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .errors import ConfigError, DataError, nearest
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SPLITS = ("train", "val", "test")
+LabelValue = int | str | float | None
 UNLABELLED = -1
 """Class index of a row whose label is not annotated."""
 
@@ -28,7 +30,8 @@ class Example:
         Modality name -> raw part: the text itself, or a reference that ``Source.open`` turns into bytes
         (a picture). An absent part has no key.
     labels : dict
-        Label name -> class (0/1 for binary labels, a class name otherwise); ``None`` = not annotated.
+        Label name -> class (0/1 for binary labels, a class name otherwise, a number where the taxonomy says
+        ``above``); ``None`` = not annotated.
     group : str or None
         Rows that must share a split; ``None`` = the source knows of none.
     split : str or None
@@ -39,7 +42,7 @@ class Example:
 
     id: str
     parts: dict[str, Any]
-    labels: dict[str, int | str | None]
+    labels: dict[str, LabelValue]
     group: str | None = None
     split: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
@@ -77,17 +80,34 @@ class Label:
         Key under which a Decision gives the probability (``prob_hate`` for ``abuse_hate``).
     description : str
         One sentence for people.
+    above : float, "median" or None
+        Where set, the source's rows bear a number, and the class is whether it lies above this; ``median`` is that
+        of the train rows, which `Taxonomy.settle` puts here once the splits are known.
     """
 
     classes: tuple[int | str, ...]
     probability: str = "prob"
     description: str = ""
+    above: float | Literal["median"] | None = None
 
     @property
     def binary(self) -> bool:
         return self.classes == (0, 1)
 
-    def index(self, value: int | str | None) -> int:
+    def check(self, value: LabelValue) -> None:
+        """Raise `DataError` where a source's value cannot become a class."""
+        if self.above is None:
+            self.index(value)
+        elif isinstance(value, bool | str) or (value is not None and not math.isfinite(value)):
+            raise DataError(f"label value {value!r} is no number, and the class is whether it lies above {self.above}")
+
+    def settled(self, value: LabelValue) -> LabelValue:
+        """The class of a number (`above`); any other value is one already. None where no train row has a number."""
+        if self.above is None or value is None:
+            return value
+        return None if self.above == "median" or isinstance(value, str) else int(value > self.above)
+
+    def index(self, value: LabelValue) -> int:
         """Class index of a label value; `UNLABELLED` for ``None``.
 
         Raises
@@ -126,19 +146,27 @@ class Taxonomy:
             raise ConfigError(f"label {name!r} is not in the taxonomy; {nearest(name, self.labels)}")
         return self.labels[name]
 
-    def check(self, labels: Mapping[str, int | str | None]) -> None:
+    def check(self, labels: Mapping[str, LabelValue]) -> None:
         """Raise `DataError` where a row's labels are outside the taxonomy."""
         for name, value in labels.items():
             if name not in self.labels:
                 raise DataError(f"label {name!r} is not in the taxonomy; {nearest(name, self.labels)}")
-            self.labels[name].index(value)
+            self.labels[name].check(value)
+
+    def settle(self, medians: Mapping[str, float]) -> Taxonomy:
+        """The same with train's medians, by label name, in the place of ``above: median``."""
+        return Taxonomy({name: replace(e, above=medians.get(name, e.above)) for name, e in self.labels.items()})
+
+    def settled(self, labels: Mapping[str, LabelValue]) -> dict[str, LabelValue]:
+        """A row's labels as classes."""
+        return {name: self.labels[name].settled(value) for name, value in labels.items()}
 
     def to_json(self) -> dict[str, Any]:
         return {name: asdict(label) for name, label in self.labels.items()}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Mapping[str, Any]]) -> Self:
-        return cls({name: Label(tuple(e["classes"]), e["probability"], e["description"]) for name, e in row.items()})
+        return cls({name: Label(**{**entry, "classes": tuple(entry["classes"])}) for name, entry in row.items()})
 
 
 @dataclass(frozen=True, slots=True)

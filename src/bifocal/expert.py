@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from . import plugins
 from .config import ExpertConfig
-from .errors import ConfigError, DataError, RunError
+from .decide.calibration import softmax
+from .errors import ConfigError, DataError, RunError, nearest
+from .evaluate.metrics import auroc, macro_f1
 from .example import UNLABELLED, Evidence, Label, Rows
 from .models.classifier import figures
 from .models.saved import CARD, read_card
@@ -28,7 +32,13 @@ if TYPE_CHECKING:
     from .contracts import Encoder, Modality
     from .data.shards import Split
 
+AUTO = "auto"
+"""In the place of an encoder's name: all that read the modality are fitted, and the best on val is taken."""
 FINISHED = "finished.json"
+"""Beside its checkpoints, the note that an expert is trained; it goes when its step is to be done again."""
+ENCODED_AT_ONCE = 2048
+"""Rows handed to an encoder at a time: enough for batches of texts of like length, few enough to hold their tokens."""
+_DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 Progress = Callable[[int, int | None], None]
 Row = dict[str, float]
 
@@ -45,11 +55,15 @@ class FittedExpert:
     counts : dict
         Split -> how many rows were ``used`` (train: learned from, val: judged by), and how many not because the
         part was ``absent``, they were ``unlabelled``, or kept ``aside``.
+    tried : dict
+        Encoder -> what it reached on val (AUROC of a binary label, else macro-F1), the best one taken; empty where
+        there was nothing to choose.
     """
 
     encoder: Encoder
     history: list[Row]
     counts: dict[str, dict[str, int]]
+    tried: dict[str, float]
 
 
 def fit_expert(
@@ -65,13 +79,15 @@ def fit_expert(
     checkpoints: Path,
     evidence_path: Callable[[str], Path],
     rows: Collection[int] | None = None,
-    on_epoch: Callable[[Row], None] | None = None,
+    on_epoch: Callable[[str, Row], None] | None = None,
     progress: Progress | None = None,
 ) -> FittedExpert:
     """Train the expert of one modality and save it.
 
     A frozen encoder runs once over train and val, and its head is fitted on what it gave; any other is fine-tuned.
-    Rows without the part, or without the label, are not learned from.
+    Rows without the part, or without the label, are not learned from. Of several encoders (``encoder: auto``) each is
+    fitted, and the one with the best val AUROC (macro-F1 for more than two classes) is kept; without a val split the
+    first is taken untried.
 
     Parameters
     ----------
@@ -86,7 +102,7 @@ def fit_expert(
     rows : collection of int, optional
         Rows of train that may be learned from (rule 3: a fusion needs others); None = all.
     on_epoch, progress : callable, optional
-        Take an epoch's row; the examples encoded and their number.
+        Take the encoder's name and an epoch's row; the examples encoded and their number.
 
     Raises
     ------
@@ -103,53 +119,102 @@ def fit_expert(
         if name in splits
     }
     values = lessons["train"].usable.values(modality_name)
-    encoder = encoder_class(config, modality_name, modality).create(config, label.classes, seed, values)
+    rivals = candidates(config, modality_name, modality)
+    if "val" not in lessons:
+        rivals = rivals[:1]
+    encoders = [plugins.load("encoders", str(c.encoder)).create(c, label.classes, seed, values) for c in rivals]
     inputs = [(name, lesson.usable.fingerprint, lesson.classes) for name, lesson in lessons.items()]
-    key = fingerprint(config.model_dump(mode="json"), seed, encoder.fingerprint(), inputs)
+    key = fingerprint(config.model_dump(mode="json"), seed, [e.fingerprint() for e in encoders], inputs)
     if finished := _finished(folder, checkpoints, key):
+        _clear(checkpoints)
         return finished
-    if encoder.frozen:
-        history = _fit_head(encoder, lessons, modality_name, evidence_path, progress)
-        if on_epoch:
-            on_epoch(history[-1])
-    else:
-        data = {name: Rows(lesson.usable.values(modality_name), lesson.classes) for name, lesson in lessons.items()}
-        _claim(checkpoints, key)
-        history = encoder.fit(data["train"], data.get("val"), checkpoints, on_epoch)
+    _claim(checkpoints, key)
+    several = len(rivals) > 1
+    fitted: dict[str, tuple[Encoder, list[Row]]] = {}
+    for rival, encoder in zip(rivals, encoders, strict=True):
+        name = str(rival.encoder)
+        tell = partial(on_epoch, name) if on_epoch else None
+        place, begun = (checkpoints / name, _begun_by(name, evidence_path)) if several else (checkpoints, evidence_path)
+        if encoder.frozen:
+            history = _fit_head(encoder, lessons, modality_name, begun, progress)
+            if tell:
+                tell(history[-1])
+        else:
+            history = encoder.fit(*_data(lessons, modality_name), place, tell)
+        fitted[name] = encoder, history
+    tried = {
+        name: _reached(encoder, lessons["val"], modality_name, _begun_by(name, evidence_path)("val"))
+        for name, (encoder, _) in fitted.items()
+        if several
+    }
+    taken = max(tried, key=tried.__getitem__) if several else next(iter(fitted))
+    encoder, history = fitted[taken]
+    for split in lessons if several else ():
+        for name in fitted:
+            begun = _begun_by(name, evidence_path)
+            if name == taken and begun(split).exists():
+                os.replace(begun(split), evidence_path(split))
+            begun(split).unlink(missing_ok=True)
     encoder.learned_from = frozenset(lessons["train"].usable.ids)
     encoder.save(folder)
     counts = {name: lesson.counts for name, lesson in lessons.items()}
-    write_json(
-        checkpoints / FINISHED,
-        {"key": key, "card": file_sha256(folder / CARD), "history": history, "counts": counts},
-    )
+    note = {"key": key, "card": file_sha256(folder / CARD), "history": history, "counts": counts, "tried": tried}
+    write_json(checkpoints / FINISHED, note)
     _clear(checkpoints)
-    return FittedExpert(encoder, history, counts)
+    return FittedExpert(encoder, history, counts, tried)
 
 
-def encoder_class(config: ExpertConfig, modality_name: str, modality: Modality) -> type[Encoder]:
-    """The encoder plug-in of an expert: the configured one, or the modality's own.
+def candidates(config: ExpertConfig, modality_name: str, modality: Modality) -> list[ExpertConfig]:
+    """The expert's settings with the encoder named and ``tune`` settled: one, or for ``auto`` one per encoder.
 
     Raises
     ------
     UnknownPlugin
-        Where there is none of that name.
+        Where there is no encoder of that name.
     ConfigError
-        Where it reads another modality.
+        Where it reads another modality, or lacks an option or ``tune``.
     """
     name = config.encoder or modality.encoder
-    found: type[Encoder] = plugins.load("encoders", name)
-    if found.modality != modality_name:
+    if name != AUTO:
+        found: type[Encoder] = plugins.load("encoders", name)
+        if found.modality != modality_name:
+            raise ConfigError(
+                f"experts.{modality_name}.encoder = {name!r} reads {found.modality}, not {modality_name}; "
+                f"leave it out for {modality.encoder!r}"
+            )
+        plugins.options("encoder", name, config.options, found.settings)
+        return [config.model_copy(update={"encoder": name}).settled(found.tunes)]
+    known = {n: plugins.load("encoders", n) for n in plugins.names("encoders")}
+    known = {n: found for n, found in known.items() if found.modality == modality_name}
+    for unknown in config.options.keys() - known.keys():
         raise ConfigError(
-            f"experts.{modality_name}.encoder = {name!r} reads {found.modality}, not {modality_name}; "
-            f"leave it out for {modality.encoder!r}"
+            f"experts.{modality_name}.options with encoder: auto holds the options of each encoder by its name, found "
+            f"{unknown!r}; {nearest(unknown, known)}"
         )
-    return found
+    rivals = []
+    for n, found in known.items():
+        own = config.options.get(n, {})
+        plugins.options("encoder", n, own, found.settings)
+        tune = config.tune if config.tune in found.tunes else None
+        rivals.append(config.model_copy(update={"encoder": n, "options": own, "tune": tune}).settled(found.tunes))
+    return rivals
 
 
-def settle(checkpoints: Path) -> None:
-    """Forget that an expert was finished: all experts of the run are, and the run's own record says so."""
-    (checkpoints / FINISHED).unlink(missing_ok=True)
+def _begun_by(name: str, evidence_path: Callable[[str], Path]) -> Callable[[str], Path]:
+    """Split -> where one of several encoders begins its Evidence; only the taken one's becomes the expert's."""
+    return lambda split: evidence_path(split).with_name(f"{name}.{split}.safetensors")
+
+
+def _reached(encoder: Encoder, lesson: _Lesson, modality_name: str, path: Path) -> float:
+    """The verdict's metric of the expert alone on rows it is judged by; a frozen one has encoded them before."""
+    if encoder.frozen:
+        every = _encoded(encoder, lesson.split, modality_name, path, _source(encoder, lesson.split), None)
+        logits = encoder.head_logits({key: tensor[lesson.rows] for key, tensor in every.items()})
+    else:
+        logits = encoder.encode(lesson.usable.values(modality_name))["logits"]
+    probabilities = softmax(logits.double().numpy())
+    measure = auroc if probabilities.shape[1] == 2 else macro_f1
+    return float(measure(np.array(lesson.classes), probabilities))
 
 
 def _finished(folder: Path, checkpoints: Path, key: str) -> FittedExpert | None:
@@ -160,7 +225,7 @@ def _finished(folder: Path, checkpoints: Path, key: str) -> FittedExpert | None:
     found = read_json(note)
     if found["key"] != key or found["card"] != file_sha256(folder / CARD):
         return None
-    return FittedExpert(load_expert(folder), found["history"], found["counts"])
+    return FittedExpert(load_expert(folder), found["history"], found["counts"], found["tried"])
 
 
 def load_expert(folder: Path) -> Encoder:
@@ -261,6 +326,12 @@ def _lesson(
     return _Lesson(split, rows, split.take(rows), [classes[i] for i in rows], dict(counts))
 
 
+def _data(lessons: Mapping[str, _Lesson], modality_name: str) -> tuple[Rows, Rows | None]:
+    """Train and val as an encoder learns from them."""
+    rows = {name: Rows(lesson.usable.values(modality_name), lesson.classes) for name, lesson in lessons.items()}
+    return rows["train"], rows.get("val")
+
+
 def _fit_head(
     encoder: Encoder,
     lessons: Mapping[str, _Lesson],
@@ -273,7 +344,8 @@ def _fit_head(
     for name, lesson in lessons.items():
         source = _source(encoder, lesson.split)
         every = _encoded(encoder, lesson.split, modality_name, evidence_path(name), source, progress)
-        encoded[name] = {key: tensor[lesson.rows] for key, tensor in every.items()}
+        whole = len(lesson.rows) == len(lesson.split)  # then no copy is made
+        encoded[name] = every if whole else {key: tensor[lesson.rows] for key, tensor in every.items()}
     labels = {name: torch.tensor(lesson.classes) for name, lesson in lessons.items()}
     history = encoder.fit_head(encoded["train"], labels["train"], lessons["train"].usable.groups)
     if "val" in lessons:
@@ -296,7 +368,7 @@ def _claim(checkpoints: Path, key: str) -> None:
 
 def _clear(checkpoints: Path) -> None:
     """Remove checkpoints, which are three times a model's size; TensorBoard's events stay."""
-    for path in checkpoints.glob("checkpoint-*"):
+    for path in checkpoints.glob("**/checkpoint-*"):
         shutil.rmtree(path)
     (checkpoints / "training.json").unlink(missing_ok=True)
 
@@ -314,12 +386,19 @@ def _encoded(
     if cached is not None:
         return {name: t for name, t in cached.items() if name not in ("logits", "present", "labels", "seen")}
     rows = [i for i, here in enumerate(split.present[modality_name]) if here]
-    tell = (lambda done: progress(done, len(rows))) if progress else None
-    some = encoder.encode(split.take(rows).values(modality_name), tell)
-    encoded = {}
-    for name in some.keys() - {"logits"}:
-        encoded[name] = torch.zeros(len(split), some[name].shape[1])
-        encoded[name][rows] = some[name]
+    encoded: dict[str, Tensor] = {}
+
+    def tell(done: int) -> None:
+        if progress:
+            progress(start + done, len(rows))
+
+    for start in range(0, max(len(rows), 1), ENCODED_AT_ONCE):
+        some = rows[start : start + ENCODED_AT_ONCE]
+        found = encoder.encode(split.take(some).values(modality_name), tell)
+        for name in found.keys() - {"logits"}:
+            if name not in encoded:
+                encoded[name] = torch.zeros(len(split), found[name].shape[1])
+            encoded[name][some] = found[name]
     _write(path, encoded, source)
     return encoded
 
@@ -342,9 +421,24 @@ def _read(path: Path, key: Mapping[str, str]) -> dict[str, Tensor] | None:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """In the safetensors format, tensor by tensor: the library's `save` first makes a second copy of them all, and its
+    `save_file` puts a file of its own in the place of the one that `atomic` syncs."""
     text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    header: dict[str, Any] = {"__metadata__": {**text, "sha256": _digest(tensors)}}
+    order = sorted(
+        tensors, key=lambda name: (-tensors[name].itemsize, name)
+    )  # wide ones first, so that all are aligned
+    end = 0
+    for name in order:
+        begin, end = end, end + tensors[name].nbytes
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": _DTYPES[tensors[name].dtype], "shape": shape, "data_offsets": [begin, end]}
+    blob = json.dumps(header).encode()
+    blob += b" " * (-len(blob) % 8)
     with atomic(path, "wb") as f:
-        f.write(save(dict(tensors), {**text, "sha256": _digest(tensors)}))
+        f.write(len(blob).to_bytes(8, "little") + blob)
+        for name in order:
+            f.write(tensors[name].contiguous().numpy().data)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from . import plugins
 from .config import ExpertConfig, RunConfig
 from .contracts import Reporter
 from .errors import BifocalError, DataError
 from .example import Example
-from .expert import encoder_class
 from .steps import Run
 from .train import states
 from .workspace import Workspace
@@ -42,16 +42,17 @@ def plan(config: RunConfig, *, root: str | Path = "runs") -> dict[str, Any]:
     rows, notes = _rows(work)
     gflops, device = measured_gflops()
     experts = {}
-    for name, modality in work.modalities.items():
-        expert = config.expert(name)
-        try:
-            cost = encoder_class(expert, name, modality).cost(expert, len(work.label.classes))
-        except BifocalError as error:
-            notes.append(f"{modality.expert_name}: {error}")
-            continue
-        kept_aside = config.fusion.holdout if len(work.modalities) > 1 else 0
-        n_train = round(rows["n_train"] * (1 - kept_aside))
-        experts[modality.expert_name] = _costs(expert, cost, rows["n"], n_train, gflops)
+    kept_aside = config.fusion.holdout if len(work.modalities) > 1 else 0
+    n_train = round(rows["n_train"] * (1 - kept_aside))
+    for name, rivals in work.candidates.items():
+        for expert in rivals:
+            shown = work.modalities[name].expert_name + (f" ({expert.encoder})" if len(rivals) > 1 else "")
+            try:
+                cost = plugins.load("encoders", str(expert.encoder)).cost(expert, len(work.label.classes))
+            except BifocalError as error:
+                notes.append(f"{shown}: {error}")
+                continue
+            experts[shown] = _costs(expert, cost, rows["n"], n_train, gflops)
     return {
         "run": config.run,
         "folder": str(work.space.folder),

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import BifocalError, DataError
-from .workspace import atomic, fingerprint, read_jsonl
+from .example import Rejected
+from .sources._files import Files
+from .sources._tables import read_rows
+from .workspace import atomic, fingerprint, read_jsonl, room, sweep
 
 if TYPE_CHECKING:
     from .system import Decision, System
 
 FORMATS = (".csv", ".jsonl", ".parquet")
-MAX_FIELD = 2**31 - 1
 Row = TypeVar("Row")
 
 
@@ -37,8 +39,9 @@ def score_file(
     ----------
     system : System
     rows : Path
-        CSV, JSONL or Parquet with the columns ``text`` and/or ``image_path`` (or ``img``; relative to the file),
-        and optionally ``id`` (default: the row's number). Other columns are not read.
+        CSV, JSONL or Parquet with the columns ``text``, ``image_path`` (or ``img``; relative to the file) and those
+        that the run's tabular expert reads, whichever there are, and optionally ``id`` (default: the row's number).
+        Other columns are not read.
     output : Path
         ``.csv``, ``.jsonl`` or ``.parquet``: ``id``, the decision's fields, and ``error`` for rows that had none.
 
@@ -50,7 +53,7 @@ def score_file(
     Raises
     ------
     DataError
-        Where a format is unknown, the input is missing, or it has neither column.
+        Where a format is unknown, the input is missing, or it has none of the columns.
     """
     for path in (rows, output):
         if path.suffix.lower() not in FORMATS:
@@ -61,9 +64,11 @@ def score_file(
     output.parent.mkdir(parents=True, exist_ok=True)
     status = rows.stat()
     key = fingerprint(str(rows.resolve()), status.st_size, status.st_mtime_ns, system.policy.model_dump(mode="json"))
-    resumed = done = _resume(partial, key)
-    with open(partial, "a", encoding="utf-8") as sink:
-        for batch in _batches(islice(_posts(rows), resumed, None), batch_size):
+    sweep(output.parent, output.name)
+    with room(partial):
+        resumed = done = _resume(partial, key, batch_size)
+    with room(partial), open(partial, "a", encoding="utf-8") as sink:
+        for batch in _batches(islice(_posts(rows, system.columns), resumed, None), batch_size):
             answers = _answers(system, [post for _, post in batch])
             for (identity, _), answer in zip(batch, answers, strict=True):
                 sink.write(json.dumps(_line(identity, answer)) + "\n")  # ASCII: an id may hold what UTF-8 cannot
@@ -76,7 +81,7 @@ def score_file(
     return {"rows": done, "decided": done - failed, "failed": failed, "resumed": resumed, "output": str(output)}
 
 
-def _posts(path: Path) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
+def _posts(path: Path, columns: Collection[str]) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
     """``(id, row for predict_batch)`` for every row of the input; a row that cannot be read is its error."""
     for number, row in enumerate(_rows(path)):
         if isinstance(row, DataError):
@@ -84,21 +89,24 @@ def _posts(path: Path) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
             continue
         image = row.get("image_path") or row.get("img")
         text = row.get("text")
-        if number == 0 and not {"text", "image_path", "img"} & set(row):
-            raise DataError(f"{path} has the columns {', '.join(row)}; text and/or image_path are needed")
+        record = {column: row[column] for column in row if column in columns}
+        if number == 0 and not {"text", "image_path", "img"} & set(row) and not record:
+            needed = ", ".join(["text", "image_path", *sorted(columns)])
+            raise DataError(f"{path} has the columns {', '.join(row)}; at least one of {needed} is needed")
         yield (
             str(row.get("id") if row.get("id") not in (None, "") else number),
-            {"text": text or None, "image_path": path.parent / image if isinstance(image, str) else image},
+            {
+                "text": text or None,
+                "image_path": path.parent / image if isinstance(image, str) else image,
+                "tabular": record or None,
+            },
         )
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any] | DataError]:
-    try:
-        yield from _READERS[path.suffix.lower()](path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 (byte {error.object[error.start]:#x}): save it as UTF-8") from None
-    except csv.Error as error:
-        raise DataError(f"{path} is not a CSV table: {error}") from None
+    path = path.resolve()  # a link may lead to the table, and its pictures still lie beside the link
+    for where, row in read_rows(Files(path.parent), path.name):
+        yield DataError(f"{where}: {row.reason}") if isinstance(row, Rejected) else row
 
 
 def _answers(system: System, posts: Sequence[dict[str, Any] | DataError]) -> list[Decision | BifocalError]:
@@ -112,72 +120,32 @@ def _batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(MAX_FIELD)  # the default stops the whole table at one long text
-    with open(path, encoding="utf-8-sig", newline="") as f:
-        yield from csv.DictReader(f)
-
-
-def _read_jsonl(path: Path) -> Iterator[dict[str, Any] | DataError]:
-    with open(path, encoding="utf-8-sig") as f:
-        for number, line in enumerate(f, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                yield DataError(f"{path.name}:{number} is not a JSON object ({error.msg})")
-                continue
-            if isinstance(row, dict):
-                yield row
-            else:
-                yield DataError(f"{path.name}:{number} is not a JSON object but a {type(row).__name__}")
-
-
-def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    try:
-        table = parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from None
-    for batch in table.iter_batches(1024):
-        yield from batch.to_pylist()
-
-
-_READERS: dict[str, Callable[[Path], Iterator[Any]]] = {
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
-
-
 def _line(identity: str, answer: Decision | BifocalError) -> dict[str, Any]:
     if isinstance(answer, BifocalError):
         return {"id": identity, "error": str(answer)}
     return {"id": identity, **answer.to_dict(), "error": None}
 
 
-def _resume(partial: Path, key: str) -> int:
-    """Rows already decided for this very input and these models.
+def _resume(partial: Path, key: str, batch_size: int) -> int:
+    """Rows already decided for this very input and these models, in whole batches: in another one, last digits differ.
 
-    The first line of the file holds the key. A last line that a killed process left unfinished is cut off; a file of
-    another key is begun anew.
+    The first line of the file holds the key. What a killed process left unfinished is cut off; a file of another key is
+    begun anew.
     """
     header = (json.dumps({"key": key}) + "\n").encode()
     if not partial.exists() or not _starts_with(partial, header):
         partial.write_bytes(header)
         return 0
     with open(partial, "rb+") as f:
-        complete = lines = 0
-        for line in f:
+        rows = size = whole = 0
+        for number, line in enumerate(f):
             if not line.endswith(b"\n"):
                 break
-            complete += len(line)
-            lines += 1
-        f.truncate(complete)
-    return lines - 1
+            size += len(line)
+            if number % batch_size == 0:
+                rows, whole = number, size
+        f.truncate(whole)
+    return rows
 
 
 def _starts_with(path: Path, header: bytes) -> bool:

@@ -20,10 +20,10 @@ from .data.shards import Split, open_split
 from .data.splits import holdout_rows
 from .decide.policy import POOLED, Policy, fit_policy
 from .decide.thresholds import threshold_curve, write_curve
-from .errors import RunError
+from .errors import DataError, RunError
 from .evaluate.metrics import macro_f1
-from .example import LABELS, Evidence, Label, Taxonomy
-from .expert import encoder_class, evidence_of, fit_expert, load_expert, settle
+from .example import LABELS, UNLABELLED, Evidence, Label, Taxonomy
+from .expert import candidates, evidence_of, fit_expert, load_expert
 from .fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusion
 from .models.saved import CARD
 from .report.example import write_example
@@ -41,7 +41,7 @@ from .results import (
     write_error_table,
 )
 from .system import build_modalities
-from .workspace import Record, Workspace, file_sha256, write_json
+from .workspace import Record, Workspace, file_sha256, read_json, write_json
 
 if TYPE_CHECKING:
     from .contracts import Encoder, Fusion, Modality, Source
@@ -65,15 +65,18 @@ class Run:
     def _check_plugins(self) -> None:
         """Refuse now what would otherwise be refused after hours of training."""
         plugins.load("fusions", self.config.fusion.strategy)(**self.config.fusion.options)
-        for name, modality in self.modalities.items():
-            expert = self.config.expert(name)
-            settings = encoder_class(expert, name, modality).settings
-            plugins.options("encoder", expert.encoder or modality.encoder, expert.options, settings)
+        self.candidates = {name: candidates(self.config.expert(name), name, m) for name, m in self.modalities.items()}
+        """Modality -> the settings of each encoder that its expert may turn out to be."""
+
+    def reach_models(self) -> None:
+        """Refuse now a model that would be found missing after hours of OCR and packing. Raises `ModelError`."""
+        for rivals in self.candidates.values():
+            for expert in rivals:
+                plugins.load("encoders", str(expert.encoder)).reach(expert)
 
     # ------------------------------------------------------------------ step 2: manifest and OCR
 
     def manifest(self) -> dict[str, Any]:
-        write_json(self.space.taxonomy, self.taxonomy.to_json())
         counts = write_manifest(
             self.source,
             # Every modality, not only the run's: a text run too reads pictures (OCR) and groups their near-duplicates.
@@ -93,6 +96,8 @@ class Run:
             self.reporter.note(
                 f"{counts['unlabelled']} rows bear no {self.config.label}: for scoring, not for training"
             )
+        if counts["animated"]:
+            self.reporter.note(f"{counts['animated']} animated pictures: only their first frame is read")
         return counts
 
     def ocr(self) -> dict[str, Any]:
@@ -123,9 +128,12 @@ class Run:
         return counts
 
     def shards(self) -> dict[str, Any]:
-        return write_shards(
-            self.space, self.source, self.modalities, self.taxonomy, self.config, self.reporter.progress
-        )
+        return write_shards(self.space, self.source, self.modalities, self.settled, self.config, self.reporter.progress)
+
+    @cached_property
+    def settled(self) -> Taxonomy:
+        """The taxonomy as the step `splits` left it: numbers have become classes."""
+        return Taxonomy.from_json(read_json(self.space.taxonomy))
 
     @property
     def in_sample(self) -> bool:
@@ -137,7 +145,7 @@ class Run:
         names = self.space.packed_splits()
         if "train" not in names:
             raise RunError(f"{self.space.folder} has no train shards: let the step `shards` run first")
-        return {name: open_split(self.space.shards(name), self.modalities, self.taxonomy) for name in names}
+        return {name: open_split(self.space.shards(name), self.modalities, self.settled) for name in names}
 
     # ------------------------------------------------------------------ step 4: experts and Evidence
 
@@ -146,7 +154,7 @@ class Run:
         for folder in (*self.space.models.glob("*"), *self.space.evidence_folder.glob("*")):
             if folder.name not in self.models:  # of a run with other modalities
                 shutil.rmtree(folder)
-        history, counts = {}, {}
+        history, counts, tried = {}, {}, {}
         for name, modality in self.modalities.items():
             expert = modality.expert_name
             fitted = fit_expert(
@@ -161,13 +169,23 @@ class Run:
                 folder=self.space.expert(expert),
                 checkpoints=self.space.checkpoints / expert,
                 evidence_path=partial(self.space.evidence, expert),
-                on_epoch=partial(self.reporter.epoch, expert),
+                on_epoch=partial(self._tell_epoch, name),
                 progress=self.reporter.progress,
             )
             history[expert], counts[expert] = fitted.history, fitted.counts
-        for expert in history:
-            settle(self.space.checkpoints / expert)
-        return {"history": history, "rows": counts}
+            if fitted.tried:
+                tried[expert] = fitted.tried
+                self._tell_tried(expert, fitted.tried)
+        return {"history": history, "rows": counts, "tried": tried}
+
+    def _tell_epoch(self, name: str, encoder: str, figures: dict[str, float]) -> None:
+        """Under the expert's name, or where encoders compete for it under theirs."""
+        self.reporter.epoch(encoder if len(self.candidates[name]) > 1 else self.expert_names[name], figures)
+
+    def _tell_tried(self, expert: str, tried: Mapping[str, float]) -> None:
+        metric = "AUROC" if self.label.binary else "macro-F1"
+        figures = ", ".join(f"{encoder} {value:.4f}" for encoder, value in tried.items())
+        self.reporter.note(f"{expert}: val {metric} {figures}; {max(tried, key=tried.__getitem__)} is taken")
 
     def _tell_majority(self) -> None:
         """The baseline beside which an epoch's figures are read."""
@@ -183,13 +201,18 @@ class Run:
     def learned(self) -> list[int]:
         """Train rows that experts learn from. The others are the fusion's, clean of fine-tuning (rule 3)."""
         train = self.packed["train"]
-        tuned = [name for name in self.modalities if self.config.expert(name).tune != "head"]
+        tuned = [name for name, rivals in self.candidates.items() if any(r.tune != "head" for r in rivals)]
         if not tuned or len(self.modalities) == 1 or self.in_sample:
             self.record.update(fuse=None)
             return list(range(len(train)))
         share = self.config.fusion.holdout
         classes = train.classes(self.config.label, self.label)
         aside = holdout_rows(train.groups, classes, share, self.config.seed)
+        if len({classes[i] for i, keep in enumerate(aside) if keep and classes[i] != UNLABELLED}) < 2:
+            raise DataError(
+                f"the {sum(aside)} train rows kept aside for the fusion bear fewer than two classes of "
+                f"{self.config.label}: give more rows, raise `fusion.holdout`, or take `tune: head`, which needs none"
+            )
         kept = [train.ids[i] for i, keep in enumerate(aside) if keep]
         self.record.update(fuse={"share": share, "n": len(kept), "ids": kept})
         return [i for i, keep in enumerate(aside) if not keep]

@@ -13,7 +13,7 @@ from .config import RunConfig, parse_config
 from .data.compose import TEXT, composed
 from .data.ocr import PICTURE, wanted
 from .decide.policy import Policy, pattern_of
-from .errors import BifocalError, DataError, RunError
+from .errors import BifocalError, DataError, PictureError, RunError
 from .example import UNLABELLED, Evidence, Example, Label, Taxonomy
 from .workspace import Workspace, read_json
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .contracts import Encoder, Fusion, Modality, TextRole
     from .data.ocr import Reader
 
+TABULAR = "tabular"
+"""The part that is a record of columns."""
+ARGUMENTS = {TEXT: "text", PICTURE: "image_path", TABULAR: "tabular"}
+"""Modality -> what `System.predict` calls it."""
 MAX_PICTURE_BYTES = 50 * 2**20
 """Pictures larger than this on disk are refused before they are read."""
 
@@ -165,7 +169,17 @@ class System:
 
         return Reader()
 
-    def predict(self, text: str | None = None, image_path: str | Path | None = None) -> Decision:
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns of a record that the experts read."""
+        return frozenset(column for expert in self.experts.values() for column in expert.columns or ())
+
+    def predict(
+        self,
+        text: str | None = None,
+        image_path: str | Path | None = None,
+        tabular: Mapping[str, Any] | None = None,
+    ) -> Decision:
         """Decide on one post.
 
         Parameters
@@ -174,14 +188,17 @@ class System:
             Taken as the run's texts were (``text_role``): a transcript of the picture, or the post's own words.
             Without a transcript the picture is read by OCR, as the run did (``ocr``).
         image_path : str or Path, optional
-            Either may be missing, not both.
+        tabular : mapping, optional
+            Column -> value of the post's record; a column that is left out counts as missing.
+
+        Any part may be missing, not all.
 
         Raises
         ------
         DataError
-            Where both are missing, or a part cannot be used.
+            Where all are missing, a part cannot be used, or a column is unknown.
         """
-        return self._decide([self._parts(text, image_path)])[0]
+        return self._decide([self._parts(text, image_path, tabular)])[0]
 
     def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Decision | BifocalError]:
         """Decide on many posts with one batched pass of each encoder.
@@ -189,7 +206,7 @@ class System:
         Parameters
         ----------
         rows : sequence of dict
-            Each with ``text`` and/or ``image_path``.
+            Each with ``text``, ``image_path`` and/or ``tabular``, as `predict` takes them.
 
         Returns
         -------
@@ -200,33 +217,38 @@ class System:
         usable: list[tuple[int, Example, dict[str, Any]]] = []
         for i, row in enumerate(rows):
             try:
-                unknown = set(row) - {"text", "image_path", "id"}
+                unknown = set(row) - {"text", "image_path", "tabular", "id"}
                 if unknown:
-                    raise DataError(f"a row takes text and image_path, found also {', '.join(sorted(unknown))}")
-                usable.append((i, *self._parts(row.get("text"), row.get("image_path"))))
+                    found = ", ".join(sorted(unknown))
+                    raise DataError(f"a row takes text, image_path and tabular, found also {found}")
+                usable.append((i, *self._parts(row.get("text"), row.get("image_path"), row.get("tabular"))))
             except BifocalError as error:
                 results[i] = error
         for (i, *_), decision in zip(usable, self._decide([u[1:] for u in usable]) if usable else [], strict=True):
             results[i] = decision
         return [r for r in results if r is not None]
 
-    def _parts(self, text: str | None, image_path: str | Path | None) -> tuple[Example, dict[str, Any]]:
+    def _parts(
+        self, text: str | None, image_path: str | Path | None, tabular: Mapping[str, Any] | None
+    ) -> tuple[Example, dict[str, Any]]:
         """One post as a composed Example and its canonical values, by the very functions that packing uses."""
-        if text is None and image_path is None:
-            raise DataError("a post needs text, image_path or both; neither was given")
+        if text is None and image_path is None and tabular is None:
+            needed = " or ".join(ARGUMENTS[name] for name in self.modalities)
+            raise DataError(f"a post needs {needed}; none was given")
         raw: dict[str, Any] = {}
+        if tabular:  # an empty record is an absent one
+            raw[TABULAR] = dict(tabular) if isinstance(tabular, Mapping) else tabular
         if text is not None:
             raw[TEXT] = text
         if image_path is not None:
             raw[PICTURE] = read_file(image_path)
-        values = {}
-        for name in raw.keys() & self.modalities.keys():
-            if not self.modalities[name].by_reference:
-                self.modalities[name].facts(raw[name])  # the manifest's limits hold here; reading a file checks its own
-            values[name] = self.modalities[name].read(raw[name])
-        read = None
-        if PICTURE in raw and TEXT in self.modalities and wanted(self.config.ocr.when, text, self.text_role):
-            read = self._reader.read_file(raw[PICTURE]).text
+        try:
+            values = {name: self._value(name, raw[name]) for name in raw.keys() & self.modalities.keys()}
+            read = None
+            if PICTURE in raw and TEXT in self.modalities and wanted(self.config.ocr.when, text, self.text_role):
+                read = self._reader.read_file(raw[PICTURE]).text
+        except PictureError as error:
+            raise PictureError(f"{image_path}: {error}") from error
         example = composed(Example("", raw, {}), self.text_role, read)
         values = {name: value for name, value in values.items() if name in example.parts}
         if TEXT in example.parts and TEXT in self.modalities:
@@ -234,6 +256,17 @@ class System:
         if not values:
             raise DataError(f"this run reads {', '.join(self.modalities)}, and the post has none of it (or no words)")
         return example, values
+
+    def _value(self, name: str, raw: Any) -> Any:
+        """The canonical value of one part."""
+        modality = self.modalities[name]
+        if not modality.by_reference:
+            modality.facts(raw)  # the manifest's limits hold here; reading a file checks its own
+        value = modality.read(raw)
+        if not modality.lossless:  # the experts learned from what came back from a shard
+            value = modality.unpack(modality.pack(value))
+        self.experts[name].check(value)
+        return value
 
     def _decide(self, posts: Sequence[tuple[Example, dict[str, Any]]]) -> list[Decision]:
         evidence = self.evidence([values for _, values in posts])

@@ -17,8 +17,9 @@ from .config import RunConfig, load_config
 from .contracts import Reporter
 from .errors import ConfigError, nearest
 from .example import SPLITS
+from .expert import FINISHED
 from .steps import Run
-from .workspace import Workspace, fingerprint, versions
+from .workspace import Record, Workspace, fingerprint, room, sweep, versions
 
 
 def run(
@@ -67,10 +68,20 @@ def run(
 
 
 def execute(run: Run, start: str | None, until: str | None) -> None:
-    """Perform the steps in order, skipping those whose inputs have not changed."""
+    """Perform the steps in order, skipping those whose inputs have not changed.
+
+    The caller holds the run's lock: only then is its record what it will be, and what a killed run left nobody's.
+    """
+    run.record = Record(run.space.record)
+    sweep(run.space.folder)
     order = list(STEPS)
     forced = False
-    for name, key in keys(run).items():
+    asked = keys(run)
+    if (until is None or order.index(until) >= order.index("experts")) and not run.record.done(
+        "experts", asked["experts"]
+    ):
+        run.reach_models()
+    for name, key in asked.items():
         forced = forced or name == start
         skip = not forced and run.record.done(name, key) and not _must_be_strict(run, name)
         run.reporter.step(name, skip)
@@ -83,7 +94,8 @@ def execute(run: Run, start: str | None, until: str | None) -> None:
                 versions=versions(),
                 text_role=run.source.text_role,
             )
-            run.record.perform(name, key, partial(STEPS[name].work, run), partial(STEPS[name].outputs, run))
+            with room(run.space.folder):
+                run.record.perform(name, key, partial(STEPS[name].work, run), partial(STEPS[name].outputs, run))
         if name == until:
             return
 
@@ -133,20 +145,29 @@ STEPS: dict[str, Step] = {
     "manifest": Step(
         Run.manifest,
         ("source", "label", "limit"),
-        lambda run: [run.space.manifest, run.space.quarantine, run.space.taxonomy],
+        lambda run: [run.space.manifest, run.space.quarantine],
         lambda run: run.source.fingerprint(),
     ),
     "ocr": Step(Run.ocr, ("modalities", "ocr.when"), lambda run: [run.space.ocr]),
     "splits": Step(
-        Run.splits, ("modalities", "splits", "leakage", "seed"), lambda run: [run.space.splits, run.space.groups]
+        Run.splits,
+        ("modalities", "splits", "leakage", "seed"),
+        lambda run: [run.space.splits, run.space.groups, run.space.taxonomy],
     ),
     "shards": Step(
-        Run.shards, ("fit", "shard_size"), lambda run: [p for s in SPLITS for p in run.space.shards(s).glob("*")]
+        Run.shards,
+        ("fit", "image_format", "shard_size"),
+        lambda run: [p for s in SPLITS for p in run.space.shards(s).glob("*")],
     ),
     "experts": Step(
         Run.experts,
         ("experts", "fusion.holdout"),
-        lambda run: [p for e in run.expert_names.values() for p in run.space.expert(e).glob("*.safetensors")],
+        lambda run: [
+            p
+            for e in run.expert_names.values()
+            for p in (*run.space.expert(e).glob("*"), run.space.checkpoints / e / FINISHED)
+            if p.name != "README.md"
+        ],
         model_files,
     ),
     "evidence": Step(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import math
 import os
 import platform
+import shutil
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import IO, Any, Self
 
-from .errors import RunError
+from .errors import BifocalError, RunError
 from .example import SPLITS
 
 
@@ -26,28 +28,106 @@ from .example import SPLITS
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file that appears under its name only once it is complete and on disk.
 
-    A killed or failing writer leaves the old file (or none), never half a file.
+    A killed or failing writer leaves the old file (or none), never half a file. Raises what `room` raises.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "") as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize
-            raise RunError(
-                f"no room to write {path} ({free / 2**20:.0f} MiB free there): free some space and run the same "
-                "command again; finished steps are skipped"
-            ) from error
-        raise
+        with room(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, mode, **text) as f:
+                yield f
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def room(path: Path, written: Path | None = None) -> Iterator[None]:
+    """Say in one line that a disk is full, or not to be written to, whichever library found out and however it put it.
+
+    Parameters
+    ----------
+    path : Path
+        What is to be written: a file, or a folder, of which the file written last is named.
+    written : Path, optional
+        Where it lies meanwhile; None = at ``path``.
+
+    Raises
+    ------
+    RunError
+        Naming the file, what was written of it, and the room there is.
+    """
+    try:
+        yield
+    except BifocalError:
+        raise
+    except Exception as error:
+        if _is_full(error, path):
+            raise RunError(_no_room(path, written or path)) from error
+        refused = isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS
+        if isinstance(error, OSError) and refused and str(error.filename) in map(str, (path, path.parent, written)):
+            raise RunError(f"{path} cannot be written ({error.strerror}): see to its folder, and run again") from error
+        raise
+
+
+_WRITERS = ("os error 28", "PytorchStreamWriter", "inline_container", "iostream error")
+"""How safetensors and torch put it; torch does not say why it could not write."""
+
+
+def _is_full(error: BaseException | None, path: Path) -> bool:
+    """Whether an error, or one behind it, is that of a full disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(sign in str(error) for sign in _WRITERS) and _free(path) < 2**20:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _no_room(path: Path, written: Path) -> str:
+    if written.is_dir():
+        path = written = max((p for p in written.rglob("*") if p.is_file()), key=_time, default=path)
+    size = written.stat().st_size if written.is_file() else 0
+    return (
+        f"no room to write {path}: {size:,} bytes of it were written and it needs more, {_free(path):,} bytes are free "
+        "there: free some space and run the same command again; finished steps are skipped"
+    )
+
+
+def _time(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _free(path: Path) -> int:
+    """Bytes free where a path lies, or will lie."""
+    while not path.exists():
+        path = path.parent
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Clear away what killed writers of a name left beside it; without a name, all of it, in the folder and below.
+
+    A folder that was put aside for its successor, which did not come, gets its name back.
+    """
+    left = f".{glob.escape(name)}" if name else "**/.*"
+    for path in (*folder.glob(f"{left}.part"), *folder.glob(f"{left}.*.part")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    for path in folder.glob(f"{left}.old"):
+        successor = path.with_name(path.name.removeprefix(".").removesuffix(".old"))
+        if successor.exists():
+            shutil.rmtree(path)
+        else:
+            os.replace(path, successor)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -168,20 +248,25 @@ class Workspace:
 
         Raises `RunError` naming the owner where another process holds it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "a+", encoding="utf-8") as f:
+        path = self.folder / ".lock"
+        with room(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT)
+        try:
             try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                f.seek(0)
-                raise RunError(
-                    f"{self.folder} is in use by {f.read().strip()}: wait for it, or name another run"
-                ) from None
-            f.truncate(0)
-            f.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            f.flush()
-            yield
-            f.truncate(0)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = os.read(file, 1000).decode().strip() or "another process"
+                raise RunError(f"{self.folder} is in use by {owner}: wait for it, or name another run") from None
+            os.ftruncate(file, 0)
+            with room(path):
+                os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            try:
+                yield
+            finally:
+                os.ftruncate(file, 0)
+        finally:
+            os.close(file)
 
 
 _ARTIFACTS = {

@@ -1,25 +1,57 @@
-"""Every encoder, one suite: create, encode, fit the head, save, load; a new one is picked up by its file name."""
+"""Every encoder, one suite: create, learn, encode, save, load; a new one is picked up by its file name.
+
+Each is tried with every value of its ``tunes``: a frozen one fits its head on what it encoded, any other is fitted
+whole.
+"""
+
+from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
 from PIL import Image
 
 from bifocal import plugins
-from bifocal.config import ExpertConfig
+from bifocal.config import ExpertConfig, Strict, Tune
 from bifocal.contracts import Encoder
+from bifocal.errors import ConfigError, ModelError
+from bifocal.example import Rows
 
 VALUES = {
     "text": [f"{a} {b} by the river" for a in ("old", "new", "grey") for b in ("stone", "wood", "copper", "glass")],
     "image": [Image.new("RGB", (96, 96), (20 * i, 90, 240 - 20 * i)) for i in range(12)],
+    "tabular": [
+        {"length": 1.5 * i, "wood": ("oak", "elm")[i % 2], "built": f"19{10 + i}-05-0{1 + i % 9}", "roof": bool(i % 3)}
+        for i in range(12)
+    ],
 }
+"""Twelve values of each modality."""
 LABELS = torch.tensor([0, 1, 2] * 4)
 GROUPS = [str(i // 2) for i in range(12)]
 CLASSES = ("none", "some", "all")
 
 
-@pytest.fixture(scope="module", params=plugins.names("encoders"))
-def kind(request):
-    return plugins.load("encoders", request.param)
+def pretrained(kind):
+    """Whether the settings of transformers are read: such an encoder is tried with both poolings, and briefly."""
+    return "lora" in kind.tunes
+
+
+def cases():
+    for name in plugins.names("encoders"):
+        kind = plugins.load("encoders", name)
+        for tune in kind.tunes:
+            for pooling in ("cls", "mean") if pretrained(kind) and tune == "head" else ("cls",):
+                yield pytest.param((kind, tune, pooling), id=f"{name}-{tune}-{pooling}")
+
+
+@pytest.fixture(scope="module", params=cases())
+def case(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def kind(case):
+    return case[0]
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +59,61 @@ def values(kind):
     return VALUES[kind.modality]
 
 
-@pytest.fixture(params=["cls", "mean"])
-def encoder(request, kind, values):
-    config = ExpertConfig(model="tiny", tune="head", pooling=request.param, encode_batch_size=5)
-    return kind.create(config, CLASSES, 0, values)
+@pytest.fixture(scope="module")
+def make(case, values):
+    """Gives a new encoder."""
+    kind, tune, pooling = case
+    brief = {"epochs": 1, "batch_size": 4} if pretrained(kind) else {}
+    config = ExpertConfig(model="tiny", tune=tune, pooling=pooling, encode_batch_size=5, report_to=[], **brief)
+    return lambda: kind.create(config, CLASSES, 0, values)
 
 
-def test_it_fulfils_the_protocol(encoder, kind):
+@pytest.fixture(scope="module")
+def learned(make, values, tmp_path_factory):
+    """An encoder that has learned, its fingerprints before and after, and what learning told."""
+    encoder = make()
+    before = encoder.fingerprint()
+    if encoder.frozen:
+        history = encoder.fit_head(encoder.encode(values), LABELS, GROUPS)
+    else:
+        rows = Rows(values, LABELS.tolist())
+        history = encoder.fit(rows, rows, tmp_path_factory.mktemp("checkpoints"))
+    return SimpleNamespace(encoder=encoder, before=before, after=encoder.fingerprint(), history=history)
+
+
+@pytest.fixture(scope="module")
+def encoder(learned):
+    return learned.encoder
+
+
+def test_it_fulfils_the_protocol(make, kind, case):
+    encoder = make()
     assert isinstance(encoder, Encoder)
     assert kind.modality in VALUES
-    assert encoder.frozen is True
+    assert issubclass(kind.settings, Strict)
+    assert len(set(kind.tunes)) == len(kind.tunes) > 0
+    assert set(kind.tunes) <= set(get_args(Tune))
+    assert encoder.frozen is (case[1] == "head")
     assert encoder.learned_from == frozenset()
+    assert encoder.examples_encoded == 0
+
+
+def test_columns_are_told_by_those_that_read_records(encoder, values):
+    if isinstance(values[0], dict):
+        assert set(encoder.columns) <= set().union(*values)
+        assert len(encoder.columns) > 0
+    else:
+        assert encoder.columns is None
+
+
+def test_its_first_tune_is_its_default(kind, values):
+    encoder = kind.create(ExpertConfig(model="tiny"), CLASSES, 0, values)
+    assert encoder.frozen is (kind.tunes[0] == "head")
+
+
+def test_an_option_it_lacks_is_refused(kind, values):
+    with pytest.raises(ConfigError, match="none-such"):
+        kind.create(ExpertConfig(model="tiny", options={"none-such": 1}), CLASSES, 0, values)
 
 
 def test_features_and_logits_come_in_order_as_float32(encoder, values):
@@ -57,66 +133,110 @@ def test_no_values_give_empty_tensors(encoder, values):
     assert all(len(t) == 0 for t in none.values())
 
 
+class Lazy(list):
+    """Counts how often a value is read."""
+
+    reads = 0
+
+    def __getitem__(self, i):
+        self.reads += 1
+        return super().__getitem__(i)
+
+    def __iter__(self):
+        for i in range(len(self)):
+            yield self[i]
+
+
 def test_every_value_is_read_and_encoded_once(encoder, values):
-    class Lazy(list):
-        reads = 0
-
-        def __getitem__(self, i):
-            Lazy.reads += 1
-            return super().__getitem__(i)
-
-        def __iter__(self):
-            for i in range(len(self)):
-                yield self[i]
-
-    told = []
+    lazy, told = Lazy(values), []
     before = encoder.examples_encoded
-    encoder.encode(Lazy(values), told.append)
-    assert encoder.examples_encoded - before == Lazy.reads == len(values)
+    encoder.encode(lazy, told.append)
+    assert encoder.examples_encoded - before == lazy.reads == len(values)
     assert told[-1] == len(values)
     assert told == sorted(told)
 
 
-def test_the_head_is_fitted_on_features_and_changes_nothing_below(encoder, values):
+def test_learning_tells_of_itself(learned):
+    last = learned.history[-1]
+    assert {"epoch", "train_loss", "train_accuracy", "train_macro_f1"} <= set(last)
+    if not learned.encoder.frozen:
+        assert {"val_loss", "val_accuracy", "val_macro_f1"} <= set(last)
+
+
+def test_every_finished_epoch_is_told(make, values, tmp_path):
+    encoder, told = make(), []
+    if encoder.frozen:
+        pytest.skip("its head is fitted in one go")
+    rows = Rows(values, LABELS.tolist())
+    assert encoder.fit(rows, rows, tmp_path, told.append) == told
+
+
+def test_what_it_learned_shows_in_the_fingerprint_where_the_features_change(learned):
+    assert (learned.after == learned.before) is learned.encoder.frozen
+
+
+def test_the_same_seed_learns_the_same(make, learned, values, tmp_path):
+    again = make()
+    assert again.fingerprint() == learned.before
+    if again.frozen:
+        again.fit_head(again.encode(values), LABELS, GROUPS)
+    else:
+        again.fit(Rows(values, LABELS.tolist()), Rows(values, LABELS.tolist()), tmp_path)
+    torch.testing.assert_close(again.encode(values)["logits"], learned.encoder.encode(values)["logits"])
+
+
+def test_the_head_makes_the_logits_of_the_features(encoder, values):
     encoded = encoder.encode(values)
-    before = encoder.fingerprint()
-    history = encoder.fit_head(encoded, LABELS, GROUPS)
-    assert {"epoch", "train_loss", "train_accuracy", "train_macro_f1"} <= set(history[-1])
-    assert encoder.fingerprint() == before
+    torch.testing.assert_close(encoder.head_logits(encoded), encoded["logits"], atol=1e-4, rtol=1e-4)
+
+
+def test_a_head_is_fitted_on_features_and_changes_nothing_below(make, values):
+    encoder = make()
+    if not encoder.frozen:
+        pytest.skip("all of it learns")
+    encoded = encoder.encode(values)
+    encoder.fit_head(encoded, LABELS, GROUPS)
     again = encoder.encode(values)
     torch.testing.assert_close(again["features"], encoded["features"])
-    torch.testing.assert_close(again["logits"], encoder.head_logits(encoded), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(again["logits"], encoded["logits"])
     held_out = encoder.cross_fit(encoded, LABELS, GROUPS, folds=3, seed=0)
     assert held_out.shape == (12, 3)
+    assert not torch.allclose(held_out, again["logits"])
+
+
+def test_what_never_has_a_head_of_its_own_refuses_to_fit_one(encoder, kind, values):
+    if "head" in kind.tunes:
+        pytest.skip("it can be frozen")
+    encoded = encoder.encode(values)
+    with pytest.raises(ModelError):
+        encoder.fit_head(encoded, LABELS, GROUPS)
+    with pytest.raises(ModelError):
+        encoder.cross_fit(encoded, LABELS, GROUPS, folds=3, seed=0)
 
 
 def test_it_survives_saving(encoder, kind, values, tmp_path):
     encoded = encoder.encode(values)
-    encoder.fit_head(encoded, LABELS, GROUPS)
     encoder.learned_from = frozenset({"a", "b"})
     encoder.save(tmp_path / "expert")
     again = kind.load(tmp_path / "expert")
     assert again.fingerprint() == encoder.fingerprint()
     assert again.learned_from == {"a", "b"}
     assert again.parameters() == encoder.parameters()
-    torch.testing.assert_close(again.encode(values)["logits"], encoder.head_logits(encoded), atol=1e-4, rtol=1e-4)
+    assert again.columns == encoder.columns
+    assert (again.frozen, list(again.classes)) == (encoder.frozen, list(CLASSES))
+    loaded = again.encode(values)
+    assert loaded.keys() == encoded.keys()
+    for name, tensor in encoded.items():
+        torch.testing.assert_close(loaded[name], tensor, atol=1e-4, rtol=1e-4)
 
 
-def test_fine_tuning_changes_the_fingerprint(kind, values, tmp_path):
-    from bifocal.example import Rows
-
-    config = ExpertConfig(model="tiny", epochs=1, batch_size=4, report_to=[])
-    encoder = kind.create(config, CLASSES, 0, values)
-    assert encoder.frozen is False
-    before = encoder.fingerprint()
-    rows = Rows(values, LABELS.tolist())
-    history = encoder.fit(rows, rows, tmp_path)
-    assert encoder.fingerprint() != before
-    assert {"epoch", "train_loss", "train_macro_f1", "val_loss", "val_accuracy", "val_macro_f1"} <= set(history[-1])
+def test_it_accepts_what_it_was_trained_on(encoder, values):
+    for value in values:
+        encoder.check(value)
 
 
-def test_costs_are_told_without_a_model(kind):
-    cost = kind.cost(ExpertConfig(model="tiny", tune="head"), 3)
-    assert 0 < cost["trained"] < cost["total"]
+def test_costs_are_told_without_a_model(kind, case):
+    config = ExpertConfig(model="tiny", tune=case[1])
+    cost = kind.cost(config, 3)
+    assert 0 < cost["trained"] <= cost["total"]
     assert cost["flops_per_example"] > 0

@@ -1,7 +1,9 @@
 """Every source, present and to come, through the suite of its kind."""
 
+import io
 import json
 import pickle
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,10 +28,128 @@ def hateful_memes(folder: Path) -> dict:
     return {"root": folder}
 
 
+def pictures(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), "grey").save(folder / name, format="PNG")
+
+
+def png() -> bytes:
+    blob = io.BytesIO()
+    Image.new("RGB", (8, 8), "grey").save(blob, format="PNG")
+    return blob.getvalue()
+
+
+def crisis_hate_mm(folder: Path) -> dict:
+    train = "CASE2023_TASK4_TrainData/subTaskA"
+    pictures(folder, f"{train}/Hate Speech/1.jpg", f"{train}/No Hate Speech/2.jpg", f"{train}/Other/3.jpg")
+    (folder / "hate_stA_train.csv").write_text(f"filename,text\n/drive/{train}/Hate Speech/1.jpg,A LAMP\n")
+    return {"root": folder}
+
+
+def harmeme(folder: Path) -> dict:
+    labels = [["not harmful"], ["very harmful", "society"], ["harmless"]]
+    rows = [{"id": f"m{i}", "image": f"m{i}.png", "labels": own, "text": "A LAMP"} for i, own in enumerate(labels)]
+    pictures(folder, *(f"images/{row['image']}" for row in rows))
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"root": folder}
+
+
+def hub(folder: Path) -> dict:
+    datasets = pytest.importorskip("datasets")
+    picture = {"bytes": png(), "path": None}
+    columns = {"text": ["a", "b", "c"], "image": [picture, None, picture], "label": [0, 1, -1]}
+    features = datasets.Features(
+        text=datasets.Value("string"), image=datasets.Image(), label=datasets.ClassLabel(names=["no", "yes"])
+    )
+    rows = datasets.Dataset.from_dict(columns, features=features)
+    datasets.DatasetDict({"train": rows, "validation": rows}).save_to_disk(folder)
+    return {"dataset": str(folder), "text": "text", "image": "image", "labels": {"abuse_hate": "label"}}
+
+
+def image_folder(folder: Path) -> dict:
+    pictures(folder, "train/no/1.png", "train/yes/2.png", "test/yes/3.png")
+    (folder / "train" / "yes" / "2.txt").write_text("a lamp")
+    (folder / "train" / "yes" / "4.doc").write_text("a table")
+    return {"root": folder}
+
+
+def mami(folder: Path) -> dict:
+    rows = ["file_name misogynous shaming stereotype objectification violence Text~Transcription"]
+    rows += ["1.jpg 0 0 0 0 0 A~LAMP", "2.jpg 1 0 1 0 0 A~TABLE", "3.jpg yes 0 0 0 0 A~CHAIR"]
+    (folder / "training.csv").write_text("".join(row.replace(" ", "\t").replace("~", " ") + "\n" for row in rows))
+    pictures(folder, "1.jpg", "2.jpg", "3.jpg")
+    return {"root": folder}
+
+
+def memotion(folder: Path) -> dict:
+    rows = ["image_name,text_ocr,text_corrected,offensive", "1.jpg,A LAMP,,slight", "2.jpg,,,hateful_offensive"]
+    (folder / "labels.csv").write_text("\n".join([*rows, "3.jpg,,,mildly", ""]))
+    pictures(folder, "images/1.jpg", "images/2.jpg", "images/3.jpg")
+    return {"root": folder}
+
+
+def mmhs150k(folder: Path) -> dict:
+    votes = {"1": [0, 0, 1], "2": [1, 2, 0], "3": [9, 9, 9]}
+    tweets = {name: {"labels": own, "tweet_text": f"tweet {name}"} for name, own in votes.items()}
+    (folder / "MMHS150K_GT.json").write_text(json.dumps(tweets))
+    (folder / "splits").mkdir()
+    for split, ids in {"train": "1", "val": "2", "test": "3"}.items():
+        (folder / "splits" / f"{split}_ids.txt").write_text(f"{ids}\n")
+    pictures(folder, *(f"img_resized/{name}.jpg" for name in votes))
+    return {"root": folder}
+
+
+def multioff(folder: Path) -> dict:
+    pictures(folder, "Labelled Images/a.png", "Labelled Images/b.png", "Labelled Images/c.png")
+    (folder / "Split Dataset").mkdir()
+    rows = ["image_name,sentence,label", "a.png,A LAMP,offensive", "b.png,A TABLE,Non-offensiv", "c.png,,rude", ""]
+    (folder / "Split Dataset" / "Training_meme_dataset.csv").write_text("\n".join(rows))
+    return {"root": folder}
+
+
+def table(folder: Path) -> dict:
+    pictures(folder, "images/1.png", "images/2.png")
+    rows = [
+        "id,words,file,age,kind,bad",
+        "1,a lamp,1.png,3,x,yes",
+        "2,,2.png,,y,no",
+        "3,a table,,5,x,maybe",
+        "4,too,few",
+    ]
+    (folder / "posts.csv").write_text("\n".join(rows) + "\n")
+    labels = {"abuse_hate": {"column": "bad", "map": {True: 1, False: 0}}}
+    return {"root": folder, "id": "id", "text": "words", "image": "file", "images": "images", "tabular": "rest"} | {
+        "labels": labels
+    }
+
+
+def webdataset(folder: Path) -> dict:
+    with tarfile.open(folder / "train-0.tar", "w") as tar:
+        for name, blob in {"a/1.png": png(), "a/1.json": b'{"bad": 1}', "a/2.txt": b"a lamp", "3.json": b"{"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(blob)
+            tar.addfile(info, io.BytesIO(blob))
+    return {"root": folder, "labels": {"abuse_hate": "json.bad"}}
+
+
 # A source that needs files adds a function here that writes a few into a folder and gives the options that name them.
 OPTIONS = {
+    "crisis_hate_mm": crisis_hate_mm,
+    "harmeme": harmeme,
     "hateful_memes": hateful_memes,
+    "hub": hub,
+    "image_folder": image_folder,
+    "mami": mami,
+    "memotion": memotion,
+    "mmhs150k": mmhs150k,
+    "multioff": multioff,
+    "several": lambda folder: {
+        "sources": [{"kind": "synthetic", "size": 3}, {"kind": "hateful_memes", **hateful_memes(folder)}],
+    },
     "synthetic": lambda folder: {"size": 8, "structure": {"and": 0.5, "xor": 0.5}, "missing_text": 0.3},
+    "table": table,
+    "webdataset": webdataset,
 }
 
 
@@ -115,8 +235,8 @@ def test_an_unknown_option_is_named_with_the_nearest(name, options):
 def test_a_copy_sent_to_a_worker_is_the_same_source(source):
     copy = pickle.loads(pickle.dumps(source))
     assert list(copy) == list(source)
-    reference = next(row.parts["image"] for row in examples(source) if "image" in row.parts)
-    assert copy.open(reference) == source.open(reference)
+    for reference in [row.parts["image"] for row in examples(source) if "image" in row.parts][:1]:
+        assert copy.open(reference) == source.open(reference)
     assert copy.fingerprint() == source.fingerprint()
 
 

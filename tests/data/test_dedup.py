@@ -2,6 +2,7 @@
 
 import io
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -190,3 +191,27 @@ def test_a_broken_hash_is_named():
 
 def test_nothing_gives_nothing():
     assert duplicate_groups([], [], [], []) == []
+
+
+def test_texts_are_held_as_numbers():
+    generator = np.random.default_rng(4)
+    n = 5_000
+    texts = [" ".join(f"word{w}" for w in generator.integers(0, 3_000, 15)) for _ in range(n)]
+    hashes = random_hashes(n)
+    tracemalloc.start()
+    assert len(set(groups(texts, hashes))) == n
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3_000 * n  # bytes; as strings they take more than 4,000 each
+
+
+def test_the_order_of_rows_does_not_change_what_is_alike():
+    generator = np.random.default_rng(5)
+    texts = [" ".join(generator.choice(list("abcdefghijk"), generator.integers(8, 14))) for _ in range(200)]
+    texts += [text.replace("a", "b", 1) for text in texts]
+    found = groups(texts, [A] * 400)
+    order = generator.permutation(400)
+    again = groups([texts[i] for i in order], [A] * 400)
+    pairs = {frozenset(i for i in range(400) if found[i] == name) for name in set(found)}
+    assert pairs == {frozenset(int(order[i]) for i in range(400) if again[i] == name) for name in set(again)}
+    assert 1 < len(pairs) < 400

@@ -82,8 +82,8 @@ def test_every_row_arrives_in_order_with_its_facts_and_is_counted(write):
         "examples": 3,
         "quarantined": 0,
         "unlabelled": 1,
+        "animated": 0,
         "by_split": {"train": 1, "val": 1, "unassigned": 1},
-        "by_class": {"0": 1, "1": 1},
         "reasons": {},
     }
     first, _, last = read_manifest(write.manifest)
@@ -127,6 +127,19 @@ def test_a_bad_row_is_quarantined_with_its_reason(write, bad, reason):
 def test_an_empty_part_is_an_absent_part(write):
     write([row(0, parts={"text": "  ", "image": "a.png"}), row(1, parts={"text": "a", "image": None})])
     assert [set(e.parts) for e in read_manifest(write.manifest)] == [{"image"}, {"text"}]
+
+
+def test_a_text_of_signs_that_no_reader_sees_is_an_absent_part(write):
+    counts = write([row(0, parts={"text": "\u200b\u2060\ufeff", "image": "a.png"}), row(1, parts={"text": "\u200b"})])
+    (example,) = read_manifest(write.manifest)
+    assert set(example.parts) == {"image"} and set(example.meta["facts"]) == {"image"}
+    assert counts["quarantined"] == 1 and "brings nothing to read" in write.quarantined()[0]["reason"]
+
+
+def test_animated_pictures_are_counted(write):
+    moving = SimpleNamespace(by_reference=True, facts=lambda blob: {"frames": 3 if blob == b"moving.gif" else 1})
+    rows = [row(0, parts={"image": "moving.gif"}), row(1, parts={"image": "still.gif"}), row(2, parts={"text": "a"})]
+    assert write(rows, modalities={"image": moving})["animated"] == 1
 
 
 def test_parts_outside_the_run_are_kept_unchecked(write):

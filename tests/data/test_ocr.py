@@ -60,6 +60,9 @@ class Folder:
         self.text_role = text_role
         self.opened = []
 
+    def role_of(self, example):
+        return self.text_role
+
     def open(self, reference):
         self.opened.append(Path(reference).stem)
         try:
@@ -143,7 +146,8 @@ from pathlib import Path
 from bifocal.data.ocr import read_pictures
 
 class Folder:
-    text_role = "transcript"
+    def role_of(self, example):
+        return "transcript"
     def open(self, reference):
         return Path(reference).read_bytes()
 

@@ -12,7 +12,7 @@ from bifocal.data.ocr import read_pictures
 from bifocal.data.prepare import labelled, write_shards, write_splits
 from bifocal.data.shards import open_split
 from bifocal.errors import DataError
-from bifocal.example import LABELS, Taxonomy
+from bifocal.example import LABELS, Example, Label, Taxonomy
 from bifocal.modalities.image import Image as ImageModality
 from bifocal.modalities.text import Text
 from bifocal.sources.hateful_memes import HatefulMemes
@@ -173,3 +173,70 @@ def test_only_labelled_rows_are_assigned_and_none_at_all_is_an_error(tmp_path):
     prepared.configure(label="offensive")
     with pytest.raises(DataError, match="offensive label"):
         prepared.split()
+
+
+class Prices:
+    """Rows that bear a number, of which the class is made once train is known."""
+
+    text_role = "caption"
+
+    def __init__(self, prices, above="median", split=None):
+        self.prices, self.above, self.official = prices, above, split or (lambda i: None)
+
+    def role_of(self, example):
+        return self.text_role
+
+    def labels(self):
+        return {"dear": Label((0, 1), above=self.above)}
+
+    def __iter__(self):
+        for i, price in enumerate(self.prices):
+            parts = {"text": f"number {i} of the quiet street"}
+            yield Example(str(i), parts, {"dear": price}, split=self.official(i))
+
+
+def labels_of(prepared, split):
+    taxonomy = Taxonomy.from_json(read_json(prepared.space.taxonomy))
+    packed = open_split(prepared.space.shards(split), prepared.modalities, taxonomy)
+    return dict(zip(packed.ids, packed.classes("dear", taxonomy["dear"]), strict=True))
+
+
+def test_a_class_is_whether_a_number_lies_above_the_median_of_train_alone(tmp_path):
+    prices = [float(i) for i in range(60)] + [1000.0] * 40
+    source = Prices(prices, split=lambda i: "train" if i < 60 else "test")
+    prepared = Prepared(tmp_path, source, label="dear", modalities=["text"], splits={"val": 0, "test": 0.4})
+    counts = prepared.split()
+    assert counts["medians"] == {"dear": 29.5}  # 49.5 with test's
+    assert read_json(prepared.space.taxonomy)["dear"]["above"] == 29.5
+    prepared.taxonomy = Taxonomy.from_json(read_json(prepared.space.taxonomy))
+    prepared.pack()
+    assert labels_of(prepared, "train") == {str(i): int(i > 29.5) for i in range(60)}
+    assert set(labels_of(prepared, "test").values()) == {1}
+
+
+def test_carved_splits_are_balanced_before_the_median_is_known(tmp_path):
+    rng = np.random.default_rng(0)
+    prices = rng.permutation(200).astype(float).tolist()
+    prepared = Prepared(tmp_path, Prices(prices), label="dear", modalities=["text"], splits={"val": 0.2, "test": 0.3})
+    counts = prepared.split()
+    splits = read_json(prepared.space.splits)
+    train = [price for i, price in enumerate(prices) if splits[str(i)] == "train"]
+    assert counts["medians"] == {"dear": float(np.median(train))}
+    prepared.taxonomy = Taxonomy.from_json(read_json(prepared.space.taxonomy))
+    prepared.pack()
+    for split in ("train", "val", "test"):
+        assert np.mean(list(labels_of(prepared, split).values())) == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_fixed_bound_needs_no_median_and_a_row_without_a_number_is_not_annotated(tmp_path):
+    source = Prices([1.0, 5.0, None, 7.0, 2.0], above=4)
+    prepared = Prepared(tmp_path, source, label="dear", modalities=["text"], splits={"val": 0, "test": 0})
+    assert prepared.split()["medians"] == {}
+    prepared.pack()
+    assert labels_of(prepared, "train") == {"0": 0, "1": 1, "3": 1, "4": 0}
+
+
+@pytest.mark.parametrize("price", ["12", True, float("nan")])
+def test_what_is_no_number_cannot_be_compared(tmp_path, price):
+    with pytest.raises(DataError, match="is no number, and the class is whether it lies above"):
+        Prepared(tmp_path, Prices([1.0, price]), label="dear", modalities=["text"])

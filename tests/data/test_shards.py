@@ -1,27 +1,22 @@
-"""Shards come out whole and alike, go back in lazily, and are refused by name when anything is wrong with them."""
+"""Shards are read lazily, and refused by name when anything is wrong with them."""
 
-import errno
 import hashlib
 import io
 import json
-import os
 import pickle
-import signal
 import subprocess
 import sys
 import tarfile
 import textwrap
-import time
 import tracemalloc
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import webdataset
 from PIL import Image as Pillow
 
-from bifocal.data.shards import INDEX, Split, key_of, open_split, pack
-from bifocal.errors import DataError, RunError, ShardError
+from bifocal.data.packing import pack
+from bifocal.data.shards import INDEX, Split, open_split
+from bifocal.errors import ShardError
 from bifocal.example import LABELS, UNLABELLED, Example, Label, Taxonomy
 from bifocal.modalities.image import Image
 from bifocal.modalities.text import Text
@@ -100,108 +95,10 @@ def test_real_modalities_round_trip(tmp_path):
     assert split.values("text")[1] == "é 日本"
 
 
-def test_shards_hold_at_most_shard_size_and_the_index_describes_them(train):
-    index = json.loads((train / INDEX).read_text())
-    assert [(s["name"], s["count"]) for s in index["shards"]] == [
-        ("shard-000000.tar", 4),
-        ("shard-000001.tar", 4),
-        ("shard-000002.tar", 2),
-    ]
-    assert index["count"] == 10 and index["modalities"] == ["text", "image"]
-    for shard in index["shards"]:
-        assert hashlib.sha256((train / shard["name"]).read_bytes()).hexdigest() == shard["sha256"]
-
-
-def test_the_same_examples_give_the_same_bytes(tmp_path, monkeypatch):
-    packed(tmp_path / "a", examples(10))
-    monkeypatch.setattr(time, "time", lambda: 1e9)  # another day
-    packed(tmp_path / "b", examples(10))
-    assert files(tmp_path / "a") == files(tmp_path / "b")
-
-
-def test_keys_are_safe_distinct_and_short(tmp_path):
-    keys = [key_of(id) for id in ODD_IDS]
-    assert keys[:4] == ["img%2F01%2Epng", "a%2Eb%2Ec", "%2E%2E%2Fup", "%F0%9F%98%80%20meme"]
-    assert len(set(keys)) == len(keys) and max(map(len, keys)) <= 80
-    assert key_of("x" * 300) != key_of("x" * 299)
-    packed(tmp_path, [example(id) for id in ODD_IDS], shard_size=100)
-    split = open_split(tmp_path / "train", MODALITIES)
-    assert split.ids == tuple(ODD_IDS)
-    assert split.values("text")[4] == "words of " + "x" * 300
-
-
-def test_a_new_pack_replaces_everything(tmp_path):
-    packed(tmp_path, [*examples(10), example("v", "val")])
-    (tmp_path / "train" / ".shard-000000.tar.77.part").write_bytes(b"left by a killed process")
-    packed(tmp_path, [example("only")])
-    assert sorted(files(tmp_path)) == ["train/index.json", "train/shard-000000.tar"]
-    assert open_split(tmp_path / "train", MODALITIES).ids == ("only",)
-
-
-def test_an_id_packed_twice_is_refused(tmp_path):
-    with pytest.raises(ShardError, match="'a' is packed twice"):
-        packed(tmp_path, [example("a"), example("b"), example("a", "val")])
-    assert not list(tmp_path.rglob(INDEX)) and not list(tmp_path.rglob(".*"))
-
-
-def test_a_part_that_cannot_be_read_names_its_example(tmp_path):
-    def broken(reference):
-        raise DataError("the file is gone")
-
-    with pytest.raises(DataError, match="example 'row0', image: the file is gone; run the step `manifest` again"):
-        packed(tmp_path, examples(3), source=SimpleNamespace(open=broken))
-    with pytest.raises(DataError, match="'a' has split None and group 'g'"):
-        packed(tmp_path, [Example("a", {}, {}, "g")])
-    with pytest.raises(DataError, match="has split 'dev'"):
-        packed(tmp_path, [Example("a", {}, {}, "g", "dev")])
-
-
-def test_a_full_disk_is_one_clear_error_and_leaves_the_split_unpacked(tmp_path, monkeypatch):
-    write = webdataset.TarWriter.write
-
-    def full(self, sample):
-        if sample["__key__"] == "row6":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(self, sample)
-
-    packed(tmp_path, examples(3))
-    monkeypatch.setattr(webdataset.TarWriter, "write", full)
-    with pytest.raises(RunError, match=r"no room to write .*shard-000001\.tar"):
-        packed(tmp_path, examples(10))
-    assert list(files(tmp_path)) == ["train/shard-000000.tar"]
-
-
 def python(script, **options):
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, **options
     )
-
-
-def test_a_killed_pack_counts_as_not_packed_and_can_be_repeated(tmp_path):
-    packed(tmp_path / "clean", examples(10))
-    packed(tmp_path / "runs", examples(3))
-    script = f"""
-        import sys, time
-        from pathlib import Path
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_shards import *
-        def slow():
-            yield from examples(8)
-            print("packing", flush=True)
-            time.sleep(60)
-        from bifocal.data import shards
-        shards.in_order = lambda work, items: map(work, items)  # nothing waits in the window
-        packed(Path({str(tmp_path / "runs")!r}), slow())
-    """
-    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"packing\n"
-        os.kill(process.pid, signal.SIGKILL)
-    left = files(tmp_path / "runs")
-    assert "train/shard-000000.tar" in left and any(name.endswith(".part") for name in left)
-    with pytest.raises(ShardError, match=r"is not packed \(no index.json\): run the step `shards`"):
-        open_split(tmp_path / "runs" / "train", MODALITIES)
-    packed(tmp_path / "runs", examples(10))
-    assert files(tmp_path / "runs") == files(tmp_path / "clean")
 
 
 # ------------------------------------------------------------------------------------- refusals
@@ -357,11 +254,19 @@ def test_another_taxonomy_or_other_modalities_are_refused(train):
     with pytest.raises(ShardError, match="another taxonomy"):
         open_split(train, MODALITIES, other)
     assert len(open_split(train, MODALITIES)) == 10
-    with pytest.raises(ShardError, match="packed with image, text, asked for text"):
+    with pytest.raises(ShardError, match="packed with image as png, text as txt, asked for text as txt; run the step"):
         open_split(train, {"text": MODALITIES["text"]})
 
 
 # ------------------------------------------------------------------------------------- reading
+
+
+def test_pictures_of_another_format_are_refused(tmp_path):
+    source = SimpleNamespace(open=lambda reference: Image().pack(Image().blank()))
+    packed(tmp_path, [example("a")], modalities={"image": Image(image_format="jpeg")}, source=source)
+    assert len(open_split(tmp_path / "train", {"image": Image(image_format="jpeg")})) == 1
+    with pytest.raises(ShardError, match=r"packed with image as jpg, asked for image as png; run the step `shards`"):
+        open_split(tmp_path / "train", {"image": Image()})
 
 
 def test_some_rows_can_be_taken(train):

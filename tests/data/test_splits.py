@@ -1,5 +1,6 @@
 """Groups stay whole, classes stay in proportion, and the same seed gives the same splits."""
 
+import tracemalloc
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bifocal.data.splits import assign_splits, fold_of, holdout_rows, leaking_rows
+from bifocal.data.splits import assign_splits, fold_of, holdout_rows, leaking_rows, numbered
 from bifocal.errors import DataError
 from bifocal.example import SPLITS
 
@@ -202,3 +203,19 @@ def test_leaking_rows_are_those_with_a_relative_in_an_earlier_split():
     groups = ["a", "a", "b", "b", "c", "c", "d"]
     splits = ["train", "val", "val", "test", "train", "test", "test"]
     assert leaking_rows(groups, splits) == [False, True, False, True, False, True, False]
+
+
+def test_many_groups_take_little_memory():
+    n = 20_000
+    groups, classes = singles(n), [0, 1] * (n // 2)
+    tracemalloc.start()
+    splits = assign_splits(groups, groups, classes, [None] * n, val=0.1, test=0.2, seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert Counter(splits.values()) == {"train": 14_000, "val": 2_000, "test": 4_000}
+    assert peak < 400 * n  # bytes; an object per group takes 700
+
+
+def test_values_are_numbered_by_place_then_by_appearance():
+    assert numbered(["b", "c", "a", None, "c"], ["a", "b"]).tolist() == [1, 2, 0, -1, 2]
+    assert numbered([]).tolist() == []

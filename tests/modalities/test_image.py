@@ -9,6 +9,7 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageCms, ImageFile, ImageFilter
 
+from bifocal.config import parse_config
 from bifocal.errors import ConfigError, PictureError
 from bifocal.modalities import image
 from bifocal.modalities.image import FORMATS, SIDE, Image, decode, square
@@ -248,12 +249,32 @@ def test_black_and_white_is_converted():
     assert (np.asarray(decode(encoded(Pillow.fromarray(bits), "PNG"))) == bits[..., None] * 255).all()
 
 
-@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
-def test_of_an_animation_the_first_frame_counts(form):
-    red, blue = Pillow.new("RGB", (16, 16), "red"), Pillow.new("RGB", (16, 16), "blue")
-    blob = encoded(red, form, save_all=True, append_images=[blue])
+PLAIN = {colour: Pillow.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green")}
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_an_animation_the_first_frame_counts_and_the_others_are_told(form):
+    blob = encoded(PLAIN["red"], form, save_all=True, append_images=[PLAIN["blue"]])
     assert Image().facts(blob)["frames"] == 2
     assert difference(Image().read(blob), Pillow.new("RGB", (SIDE, SIDE), "red")) < 3
+
+
+def test_what_a_phone_keeps_behind_its_picture_is_no_animation():
+    blob = encoded(PLAIN["red"], "MPO", save_all=True, append_images=[PLAIN["blue"]])
+    assert Pillow.open(io.BytesIO(blob)).n_frames == 2
+    assert Image().facts(blob)["frames"] == 1
+    assert difference(decode(blob), PLAIN["red"]) < 3
+
+
+def test_the_picture_that_an_animated_png_hides_from_browsers_is_not_the_one_that_is_judged():
+    """Programs that know no animation show the default image; every browser shows the frames alone."""
+    others = [PLAIN["blue"], PLAIN["green"]]
+    blob = encoded(PLAIN["red"], "PNG", save_all=True, append_images=others, default_image=True)
+    assert decode(blob).getpixel((8, 8)) == (0, 0, 255)
+    assert Image().facts(blob)["pdq"] == Image().facts(encoded(PLAIN["blue"], "PNG"))["pdq"]
+    assert Image().facts(blob)["frames"] > 1
+    with pytest.raises(PictureError):
+        decode(blob[: len(blob) // 2])
 
 
 # ------------------------------------------------------------------ the square
@@ -362,3 +383,33 @@ def test_unknown_corruptions_are_named():
 def test_blank_is_a_white_square():
     assert image.PADDING == "white"
     assert Image().blank().getcolors() == [(SIDE * SIDE, (255, 255, 255))]
+
+
+# ------------------------------------------------------------------ how pictures lie in shards
+
+
+@pytest.mark.parametrize("form", ["png", "webp"])
+def test_png_and_webp_keep_every_pixel(form):
+    modality = Image(image_format=form)
+    value = modality.read(encoded(_photo(0), "PNG"))
+    blob = modality.pack(value)
+    assert modality.suffix == form and modality.lossless
+    assert Pillow.open(io.BytesIO(blob)).format == form.upper()
+    assert modality.unpack(blob).tobytes() == value.tobytes()
+
+
+def test_jpeg_is_small_and_nearly_the_picture():
+    modality = Image(image_format="jpeg")
+    value = modality.read(encoded(_photo(0), "PNG"))
+    blob = modality.pack(value)
+    assert modality.suffix == "jpg" and not modality.lossless
+    assert len(blob) < len(Image().pack(value)) / 3
+    again = modality.unpack(blob)
+    assert again.size == value.size and 0 < difference(again, value) < 2
+    assert modality.unpack(modality.pack(modality.blank())).tobytes() == modality.blank().tobytes()
+
+
+def test_the_configuration_names_the_format():
+    config = parse_config({"run": "r", "source": {"kind": "synthetic"}, "image_format": "webp", "fit": "crop"})
+    assert (Image.from_config(config).suffix, Image.from_config(config).fit) == ("webp", "crop")
+    assert Image().suffix == "png"

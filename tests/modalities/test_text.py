@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bifocal.errors import ConfigError, DataError
-from bifocal.modalities.text import MAX_CHARACTERS, Text, clean, compose
+from bifocal.modalities.text import MAX_CHARACTERS, Text, clean, compose, legible
 
 ANYTHING = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 # What disguises are made of, so that hypothesis meets them combined and not once in a billion texts.
@@ -109,6 +109,35 @@ def test_a_hostile_text_costs_no_more_than_its_length(hostile):
 def test_both_blocks_are_always_there():
     assert compose("seen", "said", "en") == "[OCR] seen [/OCR] [CAP] said [/CAP] <lang=en>"
     assert Text().blank() == "[OCR] [/OCR] [CAP] [/CAP] <lang=und>"
+
+
+@settings(max_examples=100, deadline=None)
+@given(ANYTHING | PIECES)
+def test_legible_is_what_cleaning_leaves_something_of(raw):
+    assert legible(raw) == bool(clean(raw))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "",
+        " \n\u00a0",
+        "\u200b\u200d\ufeff",
+        "\x00\x07",
+        "\u2800 \u3164",
+        "\u202e\u00ad",
+        "&#8203; &nbsp;",
+        "\x1b[0m",
+        "â€‹",
+    ],
+)
+def test_what_no_reader_sees_is_not_legible(raw):
+    assert not legible(raw) and clean(raw) == ""
+    assert legible(raw + "!") and clean(raw + "!") == "!"
+
+
+def test_a_text_beyond_the_limit_is_left_to_be_refused():
+    assert legible("\u200b" * (MAX_CHARACTERS + 1))
 
 
 def test_facts_count_and_refuse():

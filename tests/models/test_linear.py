@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -39,6 +40,44 @@ def test_the_folded_head_is_scikit_learns_on_standardised_features(classes):
     reference = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(features, labels)
     np.testing.assert_allclose(head(features).softmax(1).numpy(), reference.predict_proba(features), atol=1e-4)
     assert head.weight.shape == (classes, 7) and head.bias.shape == (classes,) and head.weight.dtype == torch.float32
+
+
+def sparse(features):
+    """Mostly zeros, the larger features as they are."""
+    return csr_array(torch.where(features.abs() > 1, features, 0.0).numpy())
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_head_of_sparse_features_is_scikit_learns(classes):
+    features, labels, groups = noise(d=40)
+    labels = labels if classes == 2 else torch.arange(len(labels)) % 3
+    rows = sparse(features)
+    head = fit_linear(rows, labels, groups, classes=classes, penalties=[0.1])
+    reference = LogisticRegression(C=0.1, max_iter=1000).fit(rows, labels)
+    assert head(rows).dtype == torch.float32
+    np.testing.assert_allclose(head(rows).softmax(1).numpy(), reference.predict_proba(rows), atol=1e-5)
+    torch.testing.assert_close(head(rows), head(torch.from_numpy(rows.toarray())), atol=1e-5, rtol=1e-5)
+
+
+def test_sparse_features_are_held_out_by_group_too():
+    features, labels, groups = (x[:100] for x in noise())
+    rows, copied = sparse(features.repeat(3, 1)), labels.repeat(3)
+    copied[::7] = UNLABELLED
+    told = (copied != UNLABELLED).nonzero().flatten()
+    alone = [f"g{i}" for i in range(300)]
+    for shared, least, most in ((groups * 3, 0.3, 0.7), (alone, 0.9, 1.0)):
+        logits = cross_fit(rows, copied, shared, classes=2, folds=5, seed=0, penalty=10.0)
+        assert bool(logits.isfinite().all()) and least < score(logits[told], copied[told]) <= most
+    strong, weak = (fit_linear(rows, copied, g, classes=2, folds=3).penalty for g in (groups * 3, alone))
+    assert strong < weak
+
+
+def test_a_class_without_rows_has_laplaces_odds_at_the_mean_of_sparse_features():
+    features, labels, groups = noise(d=40)
+    rows = sparse(features + 3)
+    head = fit_linear(rows, labels * 2, groups, classes=3, penalties=[1.0])
+    logits = head(csr_array(rows.mean(axis=0)[None]))
+    assert (logits[0, 1] - logits[0, [0, 2]].logsumexp(0)).item() == pytest.approx(-np.log(301), abs=1e-3)
 
 
 def test_binary_logits_are_opposite():

@@ -42,6 +42,15 @@ def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
     assert sorted(p.name for p in (tmp_path / "expert").iterdir()) == ["bifocal.json", "weights"]
 
 
+def test_a_folder_put_aside_by_a_killed_writer_stands_until_the_next_one_is_whole(tmp_path):
+    write(tmp_path / "expert", "first")
+    (tmp_path / "expert").rename(tmp_path / ".expert.old")  # killed between the two renames
+    with pytest.raises(KeyboardInterrupt), sealed(tmp_path / "expert", {}):
+        raise KeyboardInterrupt
+    assert (tmp_path / "expert" / "weights").read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["expert"]
+
+
 def test_an_altered_file_is_named(tmp_path):
     write(tmp_path / "expert", "first")
     (tmp_path / "expert" / "weights").write_text("fjrst")

@@ -131,7 +131,7 @@ def _record(name, label_name, source, sizes, experts, single, in_sample):
         {"epoch": e, "train_loss": 0.7 / e, "train_macro_f1": 0.5 + e / 20, "val_loss": 0.8 / e, "val_macro_f1": 0.5}
         for e in (1, 2, 3)
     ]
-    counts = {"examples": 962, "quarantined": 2, "unlabelled": 1, "by_split": sizes, "by_class": {"0": 500, "1": 459}}
+    counts = {"examples": 962, "quarantined": 2, "unlabelled": 1, "by_split": sizes}
     leaks = {} if in_sample else {"test": 4}
     history = {experts[0]: epochs, experts[-1]: epochs[:1] if single else epochs}
     return {
@@ -146,7 +146,8 @@ def _record(name, label_name, source, sizes, experts, single, in_sample):
             "manifest": {"seconds": 1.5, **counts, "reasons": {"picture is <broken>": 2}},
             "ocr": {"seconds": 0.2, "pictures": 962, "read": 0, "with_text": 0},
             "splits": {
-                "seconds": 0.4, "rows": sizes, "groups": 950, "rows_in_shared_groups": 12,
+                "seconds": 0.4, "rows": sizes, "by_class": {"0": 500, "1": 459},
+                "groups": 950, "rows_in_shared_groups": 12,
                 "leakage": {"action": "report", "rows": leaks},
             },
             "experts": {"seconds": 12.0, "history": history},

@@ -209,3 +209,12 @@ def test_numbers_for_people():
 )
 def test_plain_text_stays_plain(text, shown):
     assert plain(text) == shown
+
+
+def test_a_choice_between_encoders_is_told_with_its_figures(fake_run):
+    folder = fake_run()
+    tried = {"tabular_expert": {"boosted_trees": 0.9151, "mlp_tabular": 0.9}}
+    edit(folder / "run.json", lambda record: record["steps"]["experts"].update(tried=tried))
+    page = to_markdown(findings(folder))
+    assert "The encoder of tabular_expert is the best of 2 on val" in page
+    assert "boosted_trees 0.915, mlp_tabular 0.900" in page

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,22 @@ def test_the_fingerprint_changes_with_a_file_that_is_read_and_no_other(tmp_path)
 
 def test_the_fingerprint_of_a_folder_that_is_not_there_is_no_error(tmp_path):
     assert HatefulMemes(root=tmp_path / "nowhere").fingerprint()
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_an_archive_is_read_in_place(tmp_path, kind):
+    root = tmp_path / "memes"
+    (root / "img").mkdir(parents=True)
+    (root / "img" / "1.png").write_bytes(b"picture")
+    rows = list(write(root, train=[meme(1), "{broken"], test=[meme(2, 1)]))
+    shutil.make_archive(str(tmp_path / "a"), kind, tmp_path, "memes")
+    source = HatefulMemes(root=tmp_path / f"a.{kind}" / "memes")
+    assert list(source) == rows
+    assert source.open("img/1.png") == b"picture"
+    with pytest.raises(DataError, match="leads out of"):
+        source.open("../memes/img/1.png")
+    with pytest.raises(DataError, match=rf"a.{kind} holds memes; expected at least one of train.jsonl"):
+        iter(HatefulMemes(root=tmp_path / f"a.{kind}"))
 
 
 def test_real_memes_are_read_whole():

@@ -7,16 +7,17 @@ decide. Candidates for both conditions come from exact filters, so no pair is mi
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..modalities.text import TAG
+from .splits import numbered
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -36,7 +37,6 @@ COMPARED_AT_ONCE = 500
 
 Ints = NDArray[np.int64]
 
-_TAGS = re.compile(r"\[/?(?:OCR|CAP)\]|<lang=[^>]*>")
 # Scripts written without spaces count each sign as a word; marks belong to the letter before them.
 _ALONE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _MARKS = "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0dff"
@@ -82,19 +82,22 @@ def duplicate_groups(
     """
     if not ids:
         return []
-    words = [tuple(_WORD.findall(_TAGS.sub(" ", text).casefold())) for text in texts]
+    words = _Words(texts)
     joined = _Components(len(ids))
-    joined.add_equal(own)
-    joined.add_equal([w if len(w) >= WORDS_TO_IDENTIFY else None for w in words])
-    pictured = [row for row, pdq in enumerate(hashes) if pdq is not None]
-    joined.add_equal([None if pdq is None else (pdq, w) for pdq, w in zip(hashes, words, strict=True)])
-    distinct = list({(hashes[row], words[row]): row for row in reversed(pictured)}.values())
-    if len(distinct) > 1:
-        near = _Components(len(distinct))
-        near.add_equal(joined.labels()[distinct].tolist())
-        _join_near(_bits(distinct, ids, hashes), _Captions([words[row] for row in distinct]), near)
+    joined.add_equal(numbered(own))
+    joined.add_equal(np.where(words.length >= WORDS_TO_IDENTIFY, words.text, -1))
+    pictured = np.flatnonzero([pdq is not None for pdq in hashes])
+    bits = _bits(pictured, ids, hashes)
+    _, first, kind = np.unique(
+        np.column_stack([bits.view(np.int64), words.text[pictured]]), axis=0, return_index=True, return_inverse=True
+    )
+    joined.add(pictured, pictured[first[kind]])
+    if len(first) > 1:
+        rows = pictured[first]
+        near = _Components(len(rows))
+        near.add_equal(joined.labels()[rows])
+        _join_near(bits[first], _Captions(words, rows), near)
         labels = near.labels()
-        rows = np.array(distinct)
         joined.add(rows, rows[np.unique(labels, return_index=True)[1][labels]])
     labels = joined.labels()
     first = np.unique(labels, return_index=True)[1]
@@ -177,49 +180,101 @@ def _ranges(starts: Ints, counts: Ints) -> Ints:
     return np.arange(counts.sum()) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
 
 
-def _bits(rows: Sequence[int], ids: Sequence[str], hashes: Sequence[str | None]) -> NDArray[np.uint64]:
+def _bits(rows: Ints, ids: Sequence[str], hashes: Sequence[str | None]) -> NDArray[np.uint64]:
     """The hashes of some rows, ``[m, 4]``."""
+    digits = bytearray()
     for row in rows:
         if not re.fullmatch(r"[0-9a-fA-F]{64}", hashes[row] or ""):
             raise DataError(
                 f"row {ids[row]!r}: a PDQ hash has 64 hex digits, found {hashes[row]!r}: run the step `manifest` again"
             )
-    digits = "".join(hashes[row] or "" for row in rows)
-    return np.frombuffer(bytes.fromhex(digits), dtype=np.uint64).reshape(-1, 4)
+        digits += bytes.fromhex(hashes[row] or "")
+    return np.frombuffer(digits, dtype=np.uint64).reshape(-1, 4)
+
+
+class _Words:
+    """The texts as numbers of their words: 60 bytes a text where strings would take ten times as much.
+
+    Attributes
+    ----------
+    codes : int32 array
+        The words of all texts in a row, numbered in alphabetical order.
+    starts, length : int64 arrays, [n]
+        Where in ``codes`` each text begins, and how many words it has.
+    text : int64 array, [n]
+        Equal for texts of the same words in the same order, and for them alone.
+    vocabulary : int
+        Number of distinct words.
+    """
+
+    def __init__(self, texts: Iterable[str]):
+        numbers: dict[str, int] = {}
+        codes, ends = array("i"), array("q", [0])
+        for text in texts:
+            found = _WORD.findall(TAG.sub(" ", text).casefold())
+            codes.extend(numbers.setdefault(word, len(numbers)) for word in found)
+            ends.append(len(codes))
+        self.vocabulary = len(numbers)
+        place = np.empty(len(numbers), dtype=np.int32)
+        place[[numbers[word] for word in sorted(numbers)]] = np.arange(len(numbers), dtype=np.int32)
+        self.codes: NDArray[np.int32] = place[np.frombuffer(codes, dtype=np.int32)]
+        bounds = np.frombuffer(ends, dtype=np.int64)
+        self.starts: Ints = bounds[:-1]
+        self.length: Ints = np.diff(bounds)
+        self.text = numbered(self[row].tobytes() for row in range(len(self.starts)))
+
+    def __getitem__(self, row: int) -> NDArray[np.int32]:
+        """The words of one text."""
+        return self.codes[self.starts[row] : self.starts[row] + self.length[row]]
 
 
 class _Captions:
-    """The words of each row, and under which rare words rows have to meet for their texts to be near-equal.
+    """The words of some rows, and under which rare words these have to meet for their texts to be near-equal.
 
     Two multisets of a and b words with ratio >= 0.9 share at least 9 (a + b) / 20 words, hence at least 9 a / 11 of the
     a: sorted by rarity, they meet among the first ``a - ceil(9 a / 11) + 1`` of each.
 
     Attributes
     ----------
+    number : int64 array, [m]
+        Which of the distinct texts each row has.
     members, marks : int64 arrays, [k]
         Row ``members[j]`` is to be found under mark ``marks[j]``; marks of a single row are left out.
     """
 
-    def __init__(self, words: Sequence[tuple[str, ...]]):
-        numbers: dict[tuple[str, ...], int] = {}
-        self.number = np.array([numbers.setdefault(w, len(numbers)) for w in words])
-        self.words = list(numbers)
-        self.length = np.array([len(w) for w in self.words])
-        self.singles = _multisets(self.words)
-        self.doubles = _multisets([list(pairwise(w)) for w in self.words])
+    def __init__(self, words: _Words, rows: Ints):
+        self.words = words
+        _, first, self.number = np.unique(words.text[rows], return_index=True, return_inverse=True)
+        self.texts = rows[first]
+        self.length = words.length[self.texts]
+        flat = words.codes[_ranges(words.starts[self.texts], self.length)].astype(np.int64)
+        last = np.zeros(len(flat), dtype=bool)
+        last[np.cumsum(self.length)[self.length > 0] - 1] = True
+        neighbours = (flat[:-1] * words.vocabulary + flat[1:])[~last[:-1]]
+        self.singles = _multisets(flat, self.length)
+        self.doubles = _multisets(neighbours, np.maximum(self.length - 1, 0))
+        marks, counts = self._rarest()
+        starts = np.cumsum(counts) - counts
+        members = np.repeat(np.arange(len(rows)), counts[self.number])
+        marks = marks[_ranges(starts[self.number], counts[self.number])]
+        shared = np.bincount(marks)[marks] > 1
+        self.members: Ints = members[shared]
+        self.marks: Ints = marks[shared]
+
+    def _rarest(self) -> tuple[Ints, Ints]:
+        """The marks of all texts in a row, and how many each has; texts without words meet under one of their own."""
         wordless = self.singles.shape[1]
         frequency = np.bincount(self.singles.indices, minlength=wordless)
         rank = np.empty(wordless, dtype=np.int64)
-        rank[np.lexsort((np.arange(wordless), frequency))] = np.arange(wordless)
-        prefixes = []
-        for ranks in np.split(rank[self.singles.indices], self.singles.indptr[1:-1]):
-            kept = len(ranks) - -(-9 * len(ranks) // 11) + 1
-            prefixes.append(np.sort(ranks)[:kept] if len(ranks) else np.array([wordless]))
-        members = np.repeat(np.arange(len(words)), [len(prefixes[n]) for n in self.number])
-        marks = np.concatenate([prefixes[n] for n in self.number])
-        shared = np.bincount(marks)[marks] > 1
-        self.members: Ints = members[shared]
-        self.marks: Ints = marks[shared].astype(np.int64)
+        rank[np.argsort(frequency, kind="stable")] = np.arange(wordless)
+        empty = self.length == 0
+        width = np.maximum(self.length, 1)
+        marks = np.full(width.sum(), wordless)
+        text = np.repeat(np.arange(len(width)), width)
+        marks[~empty[text]] = rank[self.singles.indices]
+        marks = marks[np.lexsort((marks, text))]
+        counts = width - -(-9 * self.length // 11) + ~empty
+        return marks[_ranges(np.cumsum(width) - width, counts)], counts
 
     def comparable(self, left: Ints, right: Ints) -> tuple[Ints, Ints]:
         """The pairs whose texts may be near-equal, by what they have in common; difflib is too slow to see them all.
@@ -241,24 +296,25 @@ class _Captions:
 
     def _ratio(self, left: int, right: int) -> float:
         # difflib's ratio depends on the order of its arguments; sorting makes it a property of the pair.
-        a, b = sorted((self.words[self.number[left]], self.words[self.number[right]]))
+        a, b = sorted(self.words[self.texts[self.number[row]]].tolist() for row in (left, right))
         return SequenceMatcher(None, a, b, autojunk=False).ratio()
 
 
-def _multisets(texts: Sequence[Sequence[Hashable]]) -> csr_array:
-    """0/1 table [texts, tokens]; the second "ha" of a text is another token than the first."""
+def _multisets(items: Ints, lengths: Ints) -> csr_array:
+    """0/1 table [texts, tokens] of the items of all texts in a row; the second "ha" of a text is another token than
+    the first."""
     from scipy.sparse import csr_array
 
-    vocabulary: dict[tuple[Hashable, int], int] = {}
-    columns: list[int] = []
-    for text in texts:
-        seen: Counter[Hashable] = Counter()
-        for item in text:
-            columns.append(vocabulary.setdefault((item, seen[item]), len(vocabulary)))
-            seen[item] += 1
-    ends = np.append(0, np.cumsum([len(text) for text in texts]))
-    shape = (len(texts), max(len(vocabulary), 1))
-    return csr_array((np.ones(len(columns), np.int32), np.array(columns, dtype=np.int64), ends), shape=shape)
+    text = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((items, text))
+    items = np.unique(items, return_inverse=True)[1][order]
+    begins = np.ones(len(items), dtype=bool)
+    begins[1:] = (items[1:] != items[:-1]) | (text[1:] != text[:-1])
+    runs = np.flatnonzero(begins)
+    nth = np.arange(len(items)) - np.repeat(runs, np.diff(np.append(runs, len(items))))
+    columns = np.unique(items * (int(lengths.max(initial=0)) + 1) + nth, return_inverse=True)[1]
+    shape = (len(lengths), max(int(columns.max(initial=0)) + 1, 1))
+    return csr_array((np.ones(len(columns), np.int32), columns, np.append(0, np.cumsum(lengths))), shape=shape)
 
 
 class _Components:
@@ -272,15 +328,11 @@ class _Components:
         if len(left):
             self._edges.append((left, right))
 
-    def add_equal(self, values: Sequence[object | None]) -> None:
-        """Join rows of equal value; None equals nothing."""
-        rows: dict[object, list[int]] = defaultdict(list)
-        for row, value in enumerate(values):
-            if value is not None:
-                rows[value].append(row)
-        for same in rows.values():
-            if len(same) > 1:
-                self.add(np.full(len(same) - 1, same[0]), np.array(same[1:]))
+    def add_equal(self, values: Ints) -> None:
+        """Join rows of equal value; negative ones equal nothing."""
+        rows = np.flatnonzero(values >= 0)
+        _, first, which = np.unique(values[rows], return_index=True, return_inverse=True)
+        self.add(rows, rows[first[which]])
 
     def labels(self) -> Ints:
         """The component of each row."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from ..contracts import Modality, Source
 from ..errors import DataError, RunError
 from ..example import SPLITS, Example, Rejected, Taxonomy
+from ..modalities.text import legible
 from ..workspace import atomic
 
 MAX_BAD = 0.05
@@ -42,6 +43,7 @@ def write_manifest(
     label: str,
     limit: int | None,
     strict: bool,
+    tolerate: float = MAX_BAD,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> dict[str, Any]:
     """Check every row of a source and write what later steps rely on; only ids are held in memory.
@@ -63,14 +65,17 @@ def write_manifest(
         Take only the first rows of the source.
     strict : bool
         Stop at the first bad row.
+    tolerate : float
+        Share of bad rows up to which a manifest is written.
     progress : callable, optional
         Receives rows done and ``limit``.
 
     Returns
     -------
     dict
-        ``examples, quarantined, unlabelled, by_split, by_class, reasons``. A reason leaves out what differs from row
-        to row (names, numbers), so that equal causes are counted together.
+        ``examples, quarantined, unlabelled, animated, by_split, reasons``. Of an animated picture only the first
+        frame is read, which an abuser may know, so they are counted. A reason leaves out what differs from row to row
+        (names, numbers), so that equal causes are counted together.
 
     Raises
     ------
@@ -99,7 +104,7 @@ def write_manifest(
                         raise Refusal(f"{row.where}, id {row.id!r}: {row.reason}; see {quarantine} (strict: true)")
                     if progress:
                         progress(done, limit)
-                tally.judge(quarantine)
+                tally.judge(quarantine, tolerate)
         except Refusal as error:
             refusal = error
     if refusal:
@@ -168,7 +173,7 @@ def _checked(
 
 
 def _empty(raw: Any) -> bool:
-    return raw is None or (isinstance(raw, str) and not raw.strip())
+    return raw is None or raw == {} or (isinstance(raw, str) and not legible(raw))
 
 
 def _check_fields(row: Example, taxonomy: Taxonomy) -> None:
@@ -207,7 +212,7 @@ def _quarantine_line(row: Rejected) -> str:
 def _line(row: Mapping[str, Any]) -> str:
     try:
         line = json.dumps(row, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"the row is not JSON: {error}") from None
     try:
         line.encode()
@@ -222,8 +227,9 @@ class _Tally:
     def __init__(self, label: str):
         self.label = label
         self.ids: set[str] = set()
+        self.animated = 0
         self.by_split: Counter[str] = Counter()
-        self.by_class: Counter[str] = Counter()
+        self.labelled = 0
         self.reasons: Counter[str] = Counter()
 
     def add(self, row: Example | Rejected) -> None:
@@ -231,21 +237,21 @@ class _Tally:
             self.reasons[re.sub(r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S*|\d+", "…", row.reason)] += 1
             return
         self.ids.add(row.id)
+        self.animated += any(facts.get("frames", 1) > 1 for facts in row.meta["facts"].values())
         self.by_split[row.split or "unassigned"] += 1
-        if (value := row.labels.get(self.label)) is not None:
-            self.by_class[str(value)] += 1
+        self.labelled += row.labels.get(self.label) is not None
 
-    def judge(self, quarantine: Path) -> None:
+    def judge(self, quarantine: Path, tolerate: float) -> None:
         """Raise `Refusal` where the source as a whole cannot be used."""
         bad, kept = self.reasons.total(), len(self.ids)
         read = bad + kept
         if not read:
             raise Refusal("the source brought no rows: check `source.root` (or `limit`)")
-        if kept and (read < ROWS_TO_JUDGE or bad <= MAX_BAD * read):
+        if tolerate >= 1 or (kept and (read < ROWS_TO_JUDGE or bad <= tolerate * read)):
             return
         commonest = "; ".join(f"{n} x {reason}" for reason, n in self.reasons.most_common(3))
         raise Refusal(
-            f"{bad} of {read} rows cannot be used, {MAX_BAD:.0%} are tolerated: {commonest}; "
+            f"{bad} of {read} rows cannot be used, {tolerate:.0%} are tolerated: {commonest}; "
             f"each row and its reason is in {quarantine}: mend the source and run again"
         )
 
@@ -253,8 +259,8 @@ class _Tally:
         return {
             "examples": len(self.ids),
             "quarantined": self.reasons.total(),
-            "unlabelled": len(self.ids) - self.by_class.total(),
+            "unlabelled": len(self.ids) - self.labelled,
+            "animated": self.animated,
             "by_split": {split: self.by_split[split] for split in (*SPLITS, "unassigned") if self.by_split[split]},
-            "by_class": dict(sorted(self.by_class.items())),
             "reasons": dict(self.reasons.most_common(REASONS_KEPT)),
         }

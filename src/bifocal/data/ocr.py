@@ -24,7 +24,7 @@ from ..errors import DataError, RunError, extras_named
 from ..example import Example
 from ..modalities.image import SIDE, Image, square
 from ..modalities.text import clean
-from ..workspace import read_jsonl
+from ..workspace import read_jsonl, room
 from .compose import TEXT, detect_language
 from .manifest import read_manifest
 
@@ -159,10 +159,12 @@ def read_pictures(
     total = sum(asked)
     partial = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
+    if not partial.exists() and _later(out, manifest):  # stopped before the run could note that all is read
+        os.replace(out, partial)
     done = resumed = _resume(partial, manifest, asked)
     processes = min(workers or len(os.sched_getaffinity(0)), total - resumed)
     begun = perf_counter()
-    with open(partial, "a", encoding="utf-8", newline="") as sink:
+    with room(partial), open(partial, "a", encoding="utf-8", newline="") as sink:
         for example, reading in _readings(islice(_rows(manifest, asked), resumed, None), source, processes):
             row = {"id": example.id, **asdict(reading), "language": detect_language(clean(reading.text))}
             sink.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -189,7 +191,7 @@ def _asked(manifest: Path, source: Source, when: When) -> tuple[int, bytearray]:
     pictures, asked = 0, bytearray()
     for example in read_manifest(manifest):
         pictures += PICTURE in example.parts
-        asked.append(PICTURE in example.parts and wanted(when, example.parts.get(TEXT), source.text_role))
+        asked.append(PICTURE in example.parts and wanted(when, example.parts.get(TEXT), source.role_of(example)))
     return pictures, asked
 
 
@@ -203,7 +205,7 @@ def _resume(partial: Path, manifest: Path, asked: bytearray) -> int:
         return 0
     rows = size = 0
     # The ids may be the same and the pictures others: a manifest written since makes every reading suspect.
-    if partial.stat().st_mtime_ns >= manifest.stat().st_mtime_ns:
+    if _later(partial, manifest):
         with open(partial, "rb") as f:
             for line, example in zip(f, _rows(manifest, asked), strict=False):
                 if not _holds(line, example):
@@ -211,6 +213,10 @@ def _resume(partial: Path, manifest: Path, asked: bytearray) -> int:
                 rows, size = rows + 1, size + len(line)
     os.truncate(partial, size)
     return rows
+
+
+def _later(path: Path, manifest: Path) -> bool:
+    return path.exists() and path.stat().st_mtime_ns >= manifest.stat().st_mtime_ns
 
 
 def _holds(line: bytes, example: Example) -> bool:
@@ -233,18 +239,43 @@ def _readings(examples: Iterator[Example], source: Source, processes: int) -> It
                 reading = reader.read_file(source.open(example.parts[PICTURE]))
             yield example, reading
         return
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin_process)
     pending: deque[tuple[Example, Future[Reading]]] = deque()
     try:
         for example in examples:
             with _explained(example):
-                pending.append((example, pool.submit(_read_in_process, source.open(example.parts[PICTURE]))))
+                blob = source.open(example.parts[PICTURE])
+                with _begun_in_peace():
+                    pending.append((example, pool.submit(_read_in_process, blob)))
             if len(pending) >= processes * _AHEAD:
                 yield _oldest(pending)
         while pending:
             yield _oldest(pending)
+    except BaseException:
+        for process in set(multiprocessing.active_children()).difference(others):
+            process.kill()  # one that is still starting would take seconds to hear that nothing is wanted of it
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _begun_in_peace() -> Iterator[None]:
+    """Put Ctrl-C off while processes start: they inherit that it is blocked, and one half started would complain."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if asked:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _oldest(pending: deque[tuple[Example, Future[Reading]]]) -> tuple[Example, Reading]:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 from ..config import RunConfig
 from ..contracts import Modality, Source
 from ..errors import DataError
-from ..example import SPLITS, Example, Taxonomy
-from ..workspace import Workspace, file_sha256, read_json, write_json
+from ..example import SPLITS, Example, Label, LabelValue, Taxonomy
+from ..workspace import Workspace, read_json, write_json
 from .compose import compose_manifest
 from .dedup import duplicate_groups
-from .shards import pack
+from .manifest import read_manifest
+from .packing import pack
+from .shards import INDEX
 from .splits import assign_splits, leaking_rows
 
 
 def labelled(space: Workspace, source: Source, config: RunConfig) -> Iterator[Example]:
     """The examples that bear the label, their texts composed, streaming."""
-    for example in compose_manifest(space.manifest, space.ocr, lambda _: source.text_role):
+    for example in compose_manifest(space.manifest, space.ocr, source.role_of):
         if example.labels.get(config.label) is not None:
             yield example
 
@@ -28,11 +31,14 @@ def labelled(space: Workspace, source: Source, config: RunConfig) -> Iterator[Ex
 def write_splits(space: Workspace, source: Source, taxonomy: Taxonomy, config: RunConfig) -> dict[str, Any]:
     """Group near-duplicates, assign splits, count (and on request drop) what leaks; writes splits and groups.
 
+    Where a label's class is whether a number lies above train's median, that is known from here on: the splits are
+    balanced by the median of all rows, and the taxonomy is written again with train's.
+
     Returns
     -------
     dict
-        ``rows`` per split, ``unread`` (left out: no words and no picture that the run reads), ``groups``,
-        ``rows_in_shared_groups``, ``leakage``.
+        ``rows`` per split and ``by_class``, ``unread`` (left out: no part that the run reads), ``groups``,
+        ``rows_in_shared_groups``, ``leakage``, ``medians``.
 
     Raises
     ------
@@ -44,7 +50,7 @@ def write_splits(space: Workspace, source: Source, taxonomy: Taxonomy, config: R
     hashes: list[str | None] = []
     own: list[str | None] = []
     official: list[str | None] = []
-    classes: list[int] = []
+    values: list[LabelValue] = []
     unread = 0
     for example in labelled(space, source, config):
         if not any(name in example.parts for name in config.modalities):
@@ -55,7 +61,7 @@ def write_splits(space: Workspace, source: Source, taxonomy: Taxonomy, config: R
         hashes.append(next((f["pdq"] for f in example.meta["facts"].values() if "pdq" in f), None))
         own.append(example.group)
         official.append(example.split)
-        classes.append(taxonomy[config.label].index(example.labels[config.label]))
+        values.append(example.labels[config.label])
     if not ids:
         raise DataError(
             f"no row of the source bears both a {config.label} label and one of {', '.join(config.modalities)}: "
@@ -63,6 +69,7 @@ def write_splits(space: Workspace, source: Source, taxonomy: Taxonomy, config: R
         )
     groups = duplicate_groups(ids, texts, hashes, own)
     shares = config.splits
+    classes = _classes(values, taxonomy[config.label])
     splits = assign_splits(ids, groups, classes, official, val=shares.val, test=shares.test, seed=config.seed)
     leaking = leaking_rows(groups, [splits[i] for i in ids])
     leaks = Counter(splits[i] for i, leak in zip(ids, leaking, strict=True) if leak)
@@ -70,14 +77,44 @@ def write_splits(space: Workspace, source: Source, taxonomy: Taxonomy, config: R
         splits = {i: splits[i] for i, leak in zip(ids, leaking, strict=True) if not leak}
     write_json(space.splits, splits)
     write_json(space.groups, dict(zip(ids, groups, strict=True)))
+    medians = train_medians(space, taxonomy, splits)
+    write_json(space.taxonomy, taxonomy.settle(medians).to_json())
     counts = Counter(splits.values())
     return {
         "rows": {split: counts[split] for split in SPLITS if counts[split]},
+        "by_class": _class_counts(values, ids, splits, taxonomy.settle(medians)[config.label]),
         "unread": unread,
         "groups": len(set(groups)),
         "rows_in_shared_groups": sum(n for n in Counter(groups).values() if n > 1),
         "leakage": {"action": config.leakage, "rows": dict(leaks)},
+        "medians": medians,
     }
+
+
+def _classes(values: Sequence[LabelValue], label: Label) -> list[int]:
+    """Class index of each row; by the median of them all where train's is not known yet."""
+    if label.above == "median":
+        label = replace(label, above=median(value for value in values if isinstance(value, int | float)))
+    return [label.index(label.settled(value)) for value in values]
+
+
+def _class_counts(
+    values: Sequence[LabelValue], ids: Sequence[str], splits: Mapping[str, str], label: Label
+) -> dict[str, int]:
+    counts = Counter(label.settled(value) for value, i in zip(values, ids, strict=True) if i in splits)
+    return {str(value): counts[value] for value in label.classes}
+
+
+def train_medians(space: Workspace, taxonomy: Taxonomy, splits: Mapping[str, str]) -> dict[str, float]:
+    """Label name -> median over the train rows, for every label that asks for it."""
+    asked = [name for name, label in taxonomy.labels.items() if label.above == "median"]
+    found: dict[str, list[float]] = {name: [] for name in asked}
+    for example in read_manifest(space.manifest) if asked else ():
+        if splits.get(example.id) == "train":
+            for name in asked:
+                if isinstance(value := example.labels[name], int | float):
+                    found[name].append(value)
+    return {name: median(numbers) for name, numbers in found.items() if numbers}
 
 
 def write_shards(
@@ -95,7 +132,8 @@ def write_shards(
     def assigned() -> Iterator[Example]:
         for example in labelled(space, source, config):
             if example.id in splits:
-                yield replace(example, split=splits[example.id], group=groups[example.id])
+                labels = taxonomy.settled(example.labels)
+                yield replace(example, labels=labels, split=splits[example.id], group=groups[example.id])
 
     rows = pack(
         assigned(),
@@ -107,8 +145,8 @@ def write_shards(
         progress=lambda done: progress(done, len(splits)),
     )
     hashes = {
-        str(path.relative_to(space.folder)): file_sha256(path)
+        f"shards/{split}/{entry['name']}": entry["sha256"]
         for split in rows
-        for path in sorted(space.shards(split).glob("*.tar"))
+        for entry in read_json(space.shards(split) / INDEX)["shards"]
     }
     return {"rows": rows, "sha256": hashes}

@@ -1,6 +1,7 @@
-"""Shards: WebDataset tars that are written whole, checked before use, and read lazily without running anything in them.
+"""Shards: WebDataset tars that are checked before use and read lazily, without running anything in them.
 
 Any reader of tars or WebDatasets can read them. Bifocal itself does not use webdataset's decoder, which unpickles.
+`bifocal.data.packing` writes them.
 """
 
 from __future__ import annotations
@@ -10,30 +11,25 @@ import json
 import re
 import tarfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..contracts import Modality, Source
-from ..errors import DataError, ShardError, extras_named
-from ..example import SPLITS, Example, Label, Taxonomy
-from ..workspace import atomic, file_sha256, fingerprint, write_json
-from .manifest import in_order
+from ..contracts import Modality
+from ..errors import ShardError
+from ..example import Label, LabelValue, Taxonomy
+from ..workspace import file_sha256, fingerprint
 
 INDEX = "index.json"
 RECORD = "json"
 """Suffix of the member that says what a sample is; the others hold its parts."""
 LONGEST_KEY = 80
 """Bytes; with a suffix it stays under the 100 of the oldest tar header, which every reader knows."""
-
-
 AGAIN = "run the step `shards` again"
 
 
@@ -43,7 +39,7 @@ class Record(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     id: str
-    labels: dict[str, int | str | None]
+    labels: dict[str, LabelValue]
     group: str
     present: dict[str, bool]
     """Modality -> whether the post has this part. This decides, never the blank that stands in for it."""
@@ -65,7 +61,8 @@ class Index(BaseModel):
 
     taxonomy: str
     """Fingerprint of the taxonomy that the labels belong to."""
-    modalities: list[str]
+    modalities: dict[str, str]
+    """Modality -> suffix of its members."""
     shards: list[ShardEntry]
     count: int
 
@@ -82,144 +79,9 @@ def key_of(id: str) -> str:
     return f"{key[:60]}-{hashlib.sha256(id.encode()).hexdigest()[:16]}"
 
 
-# ---------------------------------------------------------------------------------------------- packing
-
-
-def pack(
-    examples: Iterable[Example],
-    source: Source,
-    modalities: Mapping[str, Modality],
-    *,
-    folder: Callable[[str], Path],
-    taxonomy: Taxonomy,
-    shard_size: int,
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, int]:
-    """Write the shards of every split anew; the same examples give the same bytes.
-
-    Pictures are prepared in threads (1.9 times as fast on two cores) and `Source.open` is called from several at once.
-    A shard appears under its name when it is complete, a split's index after all of them; the old index goes first.
-
-    Parameters
-    ----------
-    examples : iterable of Example
-        Composed, each with its split and group; consumed once, streaming.
-    source : Source
-    modalities : mapping of name to Modality
-        Every sample holds a member for each, blank where the part is absent.
-    folder : callable
-        Split -> its folder; all three are cleared of earlier shards.
-    taxonomy : Taxonomy
-    shard_size : int
-        Most examples in a shard.
-    progress : callable, optional
-        Receives examples done.
-
-    Returns
-    -------
-    dict
-        Split -> number of examples, without splits that got none.
-
-    Raises
-    ------
-    DataError
-        Naming the example whose part cannot be read, or that has no split or group.
-    ShardError
-        Where two ids lead to one key.
-    RunError
-        Where the disk is full.
-    """
-    for split in SPLITS:
-        _clear(folder(split))
-    blanks = {name: modality.pack(modality.blank()) for name, modality in modalities.items()}
-    writers: dict[str, _Writer] = {}
-    keys: set[str] = set()
-    with ExitStack() as stack:
-        samples = in_order(lambda example: (example, _sample(example, source, modalities, blanks)), examples)
-        for done, (example, sample) in enumerate(samples, start=1):
-            split, key = str(example.split), sample["__key__"]
-            if key in keys:
-                raise ShardError(f"example {example.id!r} is packed twice (key {key!r}): ids must be unique")
-            keys.add(key)
-            if split not in writers:
-                writers[split] = stack.enter_context(_Writer(folder(split), shard_size))
-            writers[split].write(sample)
-            if progress:
-                progress(done)
-    for split, writer in writers.items():
-        shards = [ShardEntry(name=p.name, count=n, sha256=file_sha256(p)) for p, n in writer.shards]
-        count = sum(entry.count for entry in shards)
-        index = Index(taxonomy=_taxonomy_key(taxonomy), modalities=list(modalities), shards=shards, count=count)
-        write_json(folder(split) / INDEX, index.model_dump())
-    return {split: sum(n for _, n in writers[split].shards) for split in SPLITS if split in writers}
-
-
-def _sample(
-    example: Example, source: Source, modalities: Mapping[str, Modality], blanks: Mapping[str, bytes]
-) -> dict[str, Any]:
-    if example.split not in SPLITS or example.group is None:
-        raise DataError(f"example {example.id!r} has split {example.split!r} and group {example.group!r}; assign both")
-    sample: dict[str, Any] = {"__key__": key_of(example.id)}
-    present = {name: name in example.parts for name in modalities}
-    for name, modality in modalities.items():
-        if not present[name]:
-            sample[modality.suffix] = blanks[name]
-            continue
-        raw = example.parts[name]
-        try:
-            sample[modality.suffix] = modality.pack(modality.read(source.open(raw) if modality.by_reference else raw))
-        except DataError as error:
-            raise DataError(f"example {example.id!r}, {name}: {error}; run the step `manifest` again") from error
-    record = Record(id=example.id, labels=example.labels, group=example.group, present=present, meta=example.meta)
-    sample[RECORD] = json.dumps(record.model_dump()).encode()
-    return sample
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier pack left, the index first: from here on the split is not packed."""
-    (folder / INDEX).unlink(missing_ok=True)
-    for path in (*folder.glob("shard-*.tar"), *folder.glob(".*.part")):
-        path.unlink()
-    with suppress(OSError):  # missing, or somebody keeps files of their own there
-        folder.rmdir()
-
-
-class _Writer:
-    """The shards of one split, one open at a time."""
-
-    def __init__(self, folder: Path, shard_size: int):
-        self.folder = folder
-        self.shard_size = shard_size
-        self.shards: list[tuple[Path, int]] = []
-        self._open = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return self._open.__exit__(kind, error, trace)
-
-    def write(self, sample: dict[str, Any]) -> None:
-        if not self.shards or self.shards[-1][1] == self.shard_size:
-            self._open.close()
-            path = self.folder / f"shard-{len(self.shards):06d}.tar"
-            with extras_named():
-                from webdataset import TarWriter
-            file = self._open.enter_context(atomic(path, "wb"))
-            self._tar = self._open.enter_context(TarWriter(file, encoder=False, mtime=0))
-            self.shards.append((path, 0))
-        self._tar.write(sample)
-        path, count = self.shards[-1]
-        self.shards[-1] = (path, count + 1)
-
-
-def _taxonomy_key(taxonomy: Taxonomy) -> str:
+def taxonomy_key(taxonomy: Taxonomy) -> str:
+    """What an index calls the taxonomy that its labels belong to."""
     return fingerprint(taxonomy.to_json())
-
-
-# ---------------------------------------------------------------------------------------------- reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,7 +175,7 @@ def open_split(folder: Path, modalities: Mapping[str, Modality], taxonomy: Taxon
     folder : Path
         ``shards/train`` or the like.
     modalities : mapping of name to Modality
-        Those that it was packed with.
+        Those that it was packed with, as they pack.
     taxonomy : Taxonomy, optional
         Where given, the shards must have been packed with this one.
 
@@ -321,17 +183,18 @@ def open_split(folder: Path, modalities: Mapping[str, Modality], taxonomy: Taxon
     ------
     ShardError
         Where a shard is missing, cut, altered or not in the index; a sample is incomplete or there twice; a member is
-        none that Bifocal writes; modalities or taxonomy are not those it was packed with; or there is no index.
+        none that Bifocal writes; modalities, picture format or taxonomy are not those it was packed with; or there is
+        no index.
     """
     index = _index(folder)
-    if set(index.modalities) != set(modalities):
-        raise ShardError(
-            f"{folder} was packed with {_named(index.modalities)}, asked for {_named(modalities)}; {AGAIN}"
-        )
-    if taxonomy is not None and index.taxonomy != _taxonomy_key(taxonomy):
-        asked = _taxonomy_key(taxonomy)
-        raise ShardError(f"{folder} was packed with another taxonomy ({index.taxonomy}; this run has {asked}); {AGAIN}")
-    suffixes = [*(modality.suffix for modality in modalities.values()), RECORD]
+    asked = {name: modality.suffix for name, modality in modalities.items()}
+    if index.modalities != asked:
+        found, wanted = (_named(f"{name} as {suffix}" for name, suffix in m.items()) for m in (index.modalities, asked))
+        raise ShardError(f"{folder} was packed with {found}, asked for {wanted}; {AGAIN}")
+    if taxonomy is not None and index.taxonomy != taxonomy_key(taxonomy):
+        mine = taxonomy_key(taxonomy)
+        raise ShardError(f"{folder} was packed with another taxonomy ({index.taxonomy}; this run has {mine}); {AGAIN}")
+    suffixes = [*asked.values(), RECORD]
     ids: dict[str, None] = {}
     groups: list[str] = []
     present: dict[str, list[bool]] = {name: [] for name in modalities}
@@ -357,7 +220,7 @@ def open_split(folder: Path, modalities: Mapping[str, Modality], taxonomy: Taxon
         ids=tuple(ids),
         groups=tuple(groups),
         present=present,
-        fingerprint=fingerprint(index.taxonomy, sorted(index.modalities), [entry.sha256 for entry in index.shards]),
+        fingerprint=fingerprint(index.taxonomy, index.modalities, [entry.sha256 for entry in index.shards]),
         paths=tuple(folder / entry.name for entry in index.shards),
         places={suffix: table[:, column] for column, suffix in enumerate(suffixes)},
     )

@@ -8,12 +8,15 @@ groups are ordered by a hash of seed and group name, so neither the order of row
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..example import SPLITS
+
+Ints = NDArray[np.int64]
 
 
 def assign_splits(
@@ -58,24 +61,23 @@ def assign_splits(
     DataError
         Where official splits leave no row for train.
     """
-    taken: dict[str, set[str]] = defaultdict(set)
-    for group, split in zip(groups, official, strict=True):
-        if split is not None:
-            taken[group].add(split)
-    of_group = {group: next(s for s in SPLITS if s in splits) for group, splits in taken.items()}
+    group, own = numbered(groups), numbered(official, SPLITS)
+    taken = _splits_of(group, own)
     shares = {s: share for s, share in (("val", val), ("test", test)) if share > 0 and s not in set(official)}
-    pool = [i for i, group in enumerate(groups) if taken[group] <= {"train"}]
-    carved = _carve([groups[i] for i in pool], [classes[i] for i in pool], shares, seed) if shares else {}
-    result = {
-        row: carved.get(group) or split or of_group.get(group, "train")
-        for row, group, split in zip(ids, groups, official, strict=True)
-    }
-    if ids and "train" not in result.values():
+    result = np.where(own >= 0, own, _FIRST[taken[group]])
+    pool = np.flatnonzero(taken[group] <= 1)  # none, or train alone
+    if shares and len(pool):
+        some = pool.tolist()
+        carved = _carve([groups[i] for i in some], [classes[i] for i in some], list(shares.values()), seed)
+        places = np.array([SPLITS.index(name) for name in shares])
+        result[pool[carved >= 0]] = places[carved[carved >= 0]]
+    if len(result) and result.all():
+        found = sorted({SPLITS[split] for split in result.tolist()})
         raise DataError(
-            f"all {len(ids)} labelled rows are officially {' or '.join(sorted(set(result.values())))}, none is left "
-            "to train on: add the source's train file"
+            f"all {len(ids)} labelled rows are officially {' or '.join(found)}, none is left to train on: add the "
+            "source's train file"
         )
-    return result
+    return {row: SPLITS[split] for row, split in zip(ids, result.tolist(), strict=True)}
 
 
 def holdout_rows(groups: Sequence[str], classes: Sequence[int], share: float, seed: int) -> list[bool]:
@@ -83,8 +85,7 @@ def holdout_rows(groups: Sequence[str], classes: Sequence[int], share: float, se
 
     At least one group is kept aside and one is not, where there are two or more; none where there is one.
     """
-    carved = _carve(groups, classes, {"aside": share}, seed)
-    return [group in carved for group in groups]
+    return [bool(aside) for aside in _carve(groups, classes, [share], seed) >= 0]
 
 
 def fold_of(groups: Sequence[str], classes: Sequence[int], folds: int, seed: int) -> list[int]:
@@ -98,97 +99,117 @@ def fold_of(groups: Sequence[str], classes: Sequence[int], folds: int, seed: int
     DataError
         Where there are fewer than two groups: no row could be predicted by a model that has not seen its group.
     """
-    units = _units(groups, classes, seed)
+    units = _Units(groups, classes, seed)
     if len(units) < 2:
         raise DataError(f"cross-fitting needs rows of at least two groups, found {len(units)}")
     folds = min(folds, len(units))
     rows = [0] * folds
-    of_class: dict[Hashable, list[int]] = defaultdict(lambda: [0] * folds)
-    fold: dict[str, int] = {}
-    for number, unit in enumerate(sorted(units, key=lambda u: -u.size)):
-        counts = of_class[unit.main]
+    of_class = [[0] * folds for _ in range(units.classes)]
+    fold = np.empty(len(units), dtype=np.int64)
+    sizes, mains = units.size.tolist(), units.main.tolist()
+    for number, unit in enumerate(np.argsort(-units.size, kind="stable").tolist()):
+        counts = of_class[mains[unit]]
         # The first few groups open a fold each, so that none stays empty.
         best = number if number < folds else min(range(folds), key=lambda f: (counts[f], rows[f]))
-        fold[unit.group] = best
-        rows[best] += unit.size
-        for value, n in unit.classes.items():
-            of_class[value][best] += n
-    return [fold[group] for group in groups]
+        fold[unit] = best
+        rows[best] += sizes[unit]
+        for kind, n in units.held(unit):
+            of_class[kind][best] += n
+    return list(map(int, fold[units.of_row]))
 
 
 def leaking_rows(groups: Sequence[str], splits: Sequence[str]) -> list[bool]:
     """Rows of val and test whose group also stands in an earlier split: for val in train, for test in train or val."""
-    present: dict[str, set[str]] = defaultdict(set)
-    for group, split in zip(groups, splits, strict=True):
-        present[group].add(split)
-    earlier = {split: set(SPLITS[: SPLITS.index(split)]) for split in SPLITS}
-    return [bool(present[group] & earlier[split]) for group, split in zip(groups, splits, strict=True)]
+    group, split = numbered(groups), numbered(splits, SPLITS)
+    earlier = (1 << split) - 1
+    return [bool(leak) for leak in _splits_of(group, split)[group] & earlier]
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """A group as dealt out: never parted, counted under its main class."""
-
-    group: str
-    classes: Counter[Hashable]
-    main: Hashable
-
-    @property
-    def size(self) -> int:
-        return self.classes.total()
+_FIRST = np.array([0, 0, 1, 0, 2, 0, 1, 0])
+"""The first of the splits in a set of them, as `_splits_of` gives it; train where there is none."""
 
 
-def _units(groups: Sequence[str], classes: Sequence[Hashable], seed: int) -> list[_Unit]:
-    """The groups in an order that depends on nothing but the seed and their names."""
-    counts: dict[str, Counter[Hashable]] = defaultdict(Counter)
-    for group, value in zip(groups, classes, strict=True):
-        counts[group][value] += 1
-    order = sorted(counts, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode(errors="replace")).digest())
-    return [_Unit(g, counts[g], max(counts[g], key=lambda value: (counts[g][value], str(value)))) for g in order]
+def _splits_of(group: Ints, split: Ints) -> Ints:
+    """The splits in which each group has rows: the sum of 1 for train, 2 for val and 4 for test; -1 is no split."""
+    found = np.zeros(int(group.max(initial=-1)) + 1, dtype=np.int64)
+    np.bitwise_or.at(found, group[split >= 0], 1 << split[split >= 0])
+    return found
 
 
-def _carve(
-    groups: Sequence[str], classes: Sequence[Hashable], shares: Mapping[str, float], seed: int
-) -> dict[str, str]:
-    """Group -> name of the share it is carved into; the rest has no key.
+def numbered(values: Iterable[Hashable | None], known: Sequence[Hashable] = ()) -> Ints:
+    """Equal values as equal numbers: their place among those known, then in the order they appear; None is -1."""
+    numbers = {value: i for i, value in enumerate(known)}
+    return np.array([-1 if v is None else numbers.setdefault(v, len(numbers)) for v in values], dtype=np.int64)
+
+
+class _Units:
+    """Groups as dealt out: never parted, each counted under its main class. Their order depends on nothing but the seed
+    and their names.
+
+    Attributes
+    ----------
+    of_row : int64 array, [n]
+        The unit of each row.
+    size, main : int64 arrays, [u]
+        Rows of each unit, and the class that most of them bear. Classes are numbered in the order of their names.
+    classes : int
+        How many there are.
+    """
+
+    def __init__(self, groups: Sequence[str], classes: Sequence[Hashable], seed: int):
+        names = list(dict.fromkeys(groups))
+        digests = [hashlib.sha256(f"{seed}:{name}".encode(errors="replace")).digest() for name in names]
+        place = np.empty(len(names), dtype=np.int64)
+        place[sorted(range(len(names)), key=digests.__getitem__)] = np.arange(len(names))
+        self.of_row = place[numbered(groups, names)]
+        self.size = np.bincount(self.of_row, minlength=len(names))
+        kinds = sorted(set(classes), key=str)
+        self.classes = len(kinds)
+        pairs, self._rows = np.unique(self.of_row * len(kinds) + numbered(classes, kinds), return_counts=True)
+        unit, self._kinds = np.divmod(pairs, max(len(kinds), 1))
+        self._bounds = np.searchsorted(unit, np.arange(len(names) + 1))
+        order = np.lexsort((self._kinds, self._rows, unit))
+        self.main = self._kinds[order][self._bounds[1:] - 1]
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+    def held(self, unit: int) -> Iterable[tuple[int, int]]:
+        """Class and number of rows, for each class in a unit."""
+        some = slice(self._bounds[unit], self._bounds[unit + 1])
+        return zip(self._kinds[some].tolist(), self._rows[some].tolist(), strict=True)
+
+
+def _carve(groups: Sequence[str], classes: Sequence[Hashable], shares: Sequence[float], seed: int) -> Ints:
+    """Which of the shares each row is carved into, -1 for the rest.
 
     Class by class, rarest first, each group goes to the share that lacks most, as long as it fits what that one still
     wants. What a class could not fill, or overfilled by rounding, is carried to the next, so that the total is right
     as well.
     """
-    units = _units(groups, classes, seed)
-    by_class: dict[Hashable, list[_Unit]] = defaultdict(list)
-    for unit in units:
-        by_class[unit.main].append(unit)
-    strata = sorted(by_class.values(), key=lambda stratum: (_rows(stratum), str(stratum[0].main)))
-    carved: dict[str, str] = {}
-    want = dict.fromkeys(shares, 0.0)
-    for stratum in strata:
-        for name, share in shares.items():
-            want[name] += share * _rows(stratum)
-        for unit in stratum:
-            fitting = [name for name in want if unit.size <= want[name] + 0.5 - 1e-9]
+    units = _Units(groups, classes, seed)
+    strata = [np.flatnonzero(units.main == kind) for kind in range(units.classes)]
+    carved = np.full(len(units), -1)
+    want = [0.0] * len(shares)
+    for stratum in sorted((s for s in strata if len(s)), key=lambda s: int(units.size[s].sum())):
+        for number, share in enumerate(shares):
+            want[number] += share * int(units.size[stratum].sum())
+        for unit, size in zip(stratum.tolist(), units.size[stratum].tolist(), strict=True):
+            fitting = [number for number, wanted in enumerate(want) if size <= wanted + 0.5 - 1e-9]
             if fitting:
-                neediest = max(fitting, key=lambda name: want[name] / shares[name])
-                carved[unit.group] = neediest
-                want[neediest] -= unit.size
-    return _nonempty(units, carved, list(shares))
+                neediest = max(fitting, key=lambda number: want[number] / shares[number])
+                carved[unit] = neediest
+                want[neediest] -= size
+    return _nonempty(units.size, carved, len(shares))[units.of_row]
 
 
-def _nonempty(units: Sequence[_Unit], carved: dict[str, str], names: Sequence[str]) -> dict[str, str]:
+def _nonempty(sizes: Ints, carved: Ints, shares: int) -> Ints:
     """Give each share one group where it got none, the remainder coming first; the smallest groups move."""
-    by_size = sorted(units, key=lambda unit: unit.size)
-    for name in ["", *names][: len(units)]:
-        held = Counter(carved.get(unit.group, "") for unit in units)
-        if not held[name]:
+    by_size = np.argsort(sizes, kind="stable")
+    for number in range(-1, shares)[: len(sizes)]:
+        held = np.bincount(carved + 1, minlength=shares + 1)
+        if not held[number + 1]:
             # Taken from the remainder if it can spare one, else from the share with most groups (ties: the last).
-            giver = "" if held[""] > 1 else max(reversed(names), key=lambda holder: held[holder])
-            moved = next(unit for unit in by_size if carved.get(unit.group, "") == giver)
-            carved.pop(moved.group, None)
-            if name:
-                carved[moved.group] = name
+            giver = -1 if held[0] > 1 else max(reversed(range(shares)), key=lambda holder: held[holder + 1])
+            carved[by_size[carved[by_size] == giver][0]] = number
     return carved
-
-
-def _rows(units: Iterable[_Unit]) -> int:
-    return sum(unit.size for unit in units)

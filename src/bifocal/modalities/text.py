@@ -33,13 +33,15 @@ _INVISIBLE = re.compile(
     "\ufff9-\ufffc\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]"
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_PLAIN_SIGN = re.compile("[A-Za-z0-9]")
 _TERMINAL_ESCAPE = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 _BLANK_BRAILLE = "\u2800"  # a space to the eye, a symbol to Unicode
 # What would open one of the tags of `compose`, in any case and spacing.
 _FORGED_BLOCK = re.compile(r"\[(?P<inside>\s*/?\s*(?:ocr|cap)\s*)\]", re.IGNORECASE)
 _FORGED_LANGUAGE = re.compile(r"<(?=\s*lang\s*=)", re.IGNORECASE)
 
-_TAG = re.compile(r"\[/?(?:OCR|CAP)\]|<lang=[^<>\s]*>")
+TAG = re.compile(r"\[/?(?:OCR|CAP)\]|<lang=[^<>\s]*>")
+"""What `compose` puts around the words of a post."""
 
 
 def clean(text: str) -> str:
@@ -96,6 +98,15 @@ def _few_marks(text: str) -> str:
     return "".join(kept)
 
 
+def legible(text: str) -> bool:
+    """Whether `clean` leaves anything of a text; fifty times as fast where a plain letter or digit says so.
+
+    A text too long to be cleaned counts as legible: it is `Text.facts` that refuses it.
+    """
+    plain = _PLAIN_SIGN.search(text) and "&" not in text and "\x1b" not in text  # entities and escapes may be nothing
+    return len(text) > MAX_CHARACTERS or bool(plain) or bool(clean(text))
+
+
 def compose(transcript: str, caption: str, language: str) -> str:
     """One string for the text expert; both blocks are always there, maybe empty.
 
@@ -122,6 +133,7 @@ class Text:
     expert_name: ClassVar[str] = "text_expert"
     encoder: ClassVar[str] = "hf_text"
     by_reference: ClassVar[bool] = False
+    lossless: ClassVar[bool] = True
     corruptions: ClassVar[tuple[str, ...]] = ("typos", "word_drop", "truncation")
 
     @classmethod
@@ -161,7 +173,7 @@ class Text:
         if severity not in _SHARES:
             raise ConfigError(f"severity {severity!r} is not among {', '.join(map(str, _SHARES))}")
         pieces: list[str] = []
-        for is_tag, run in groupby(value.split(), key=lambda piece: bool(_TAG.fullmatch(piece))):
+        for is_tag, run in groupby(value.split(), key=lambda piece: bool(TAG.fullmatch(piece))):
             words = list(run)
             pieces += words if is_tag else _CORRUPTIONS[kind](words, max(1, round(_SHARES[severity] * len(words))), rng)
         return " ".join(pieces)

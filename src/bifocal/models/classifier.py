@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 
-from ..config import LoraConfig
+from ..config import LoraConfig, Tune
 from ..decide.calibration import softmax
 from ..errors import ConfigError, ModelError
 from ..evaluate.metrics import accuracy, macro_f1, nll
@@ -129,7 +129,7 @@ class Classifier(nn.Module):
             "trained": sum(p.numel() for p in named.values() if p.requires_grad),
         }
 
-    def limit(self, tune: str, lora: LoraConfig) -> Any:
+    def limit(self, tune: Tune | None, lora: LoraConfig) -> Any:
         """Let only that learn which ``tune`` names: everything, adapters and what is above the encoder, or the heads.
 
         Returns

@@ -222,6 +222,9 @@ class LearnedFusion(EvidenceFusion):
     def head(self, dims: Mapping[str, int], classes: int) -> nn.Module:
         """A new head with random weights, as `fit_heads` takes it.
 
+        One that weighs its modalities has a second method, ``weigh(inputs, present)``: the shares ``[B, M]``, columns
+        in the order of ``dims``, that `explain` gives (`shares` makes them of scores).
+
         Parameters
         ----------
         dims : mapping
@@ -241,6 +244,14 @@ class LearnedFusion(EvidenceFusion):
         """The log of the mean over seeds of the probabilities."""
         members = self.heads(inputs, present).log_softmax(dim=-1)
         return members.logsumexp(dim=0) - math.log(len(members))
+
+    def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The mean over seeds of the shares that the head gives."""
+        if not hasattr(self.heads.module, "weigh"):
+            return {}
+        weights = {f"head.{name}": w for name, w in self.heads.weights.items()}
+        members = Heads(_Weigher(self.heads.module), weights, self.heads.scaling)(inputs, present)
+        return dict(zip(self.dims, members.mean(dim=0).unbind(dim=-1), strict=True))
 
     def member_logits(self, evidence: Mapping[str, Evidence]) -> Tensor:
         """Logits of the single seeds ``[S, n, C]``: the spread over seeds."""
@@ -262,6 +273,24 @@ class LearnedFusion(EvidenceFusion):
         with torch.random.fork_rng(devices=[]):  # building draws weights, which are then not used
             module = self._build().eval()
         self.heads = Heads(module, under(WEIGHTS), Scaling(under(MEAN), under(SCALE)))
+
+
+class _Weigher(nn.Module):
+    """Calls a head's ``weigh`` where others call it for its logits."""
+
+    def __init__(self, head: nn.Module):
+        super().__init__()
+        self.head = head
+
+    def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        return self.head.weigh(inputs, present)  # type: ignore[operator]
+
+
+def shares(scores: Tensor, there: Tensor) -> Tensor:
+    """Softmax of scores ``[..., M]`` over the parts that are ``there`` (bool, ``[..., M]``); zeros where none is."""
+    # The least float rather than -inf, whose softmax over nothing is nan, also in the gradient.
+    least = torch.finfo(scores.dtype).min
+    return torch.where(there, scores, least).softmax(dim=-1) * there
 
 
 def _any(present: Mapping[str, Tensor]) -> Tensor:

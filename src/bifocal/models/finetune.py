@@ -44,8 +44,8 @@ def finetune(
     ----------
     encoder : HfEncoder
     train, val : Rows
-        With ``val``, the epoch with the best macro-F1 on it is kept, and training stops once ``patience`` epochs
-        brought no better one. Without, the last epoch is kept.
+        With ``val``, the epoch that is best on it (by ``encoder.judged_by``) is kept, and training stops once
+        ``patience`` epochs brought no better one. Without, the last epoch is kept.
     checkpoints : Path
         The folder of this one training: a checkpoint after every epoch (the last and the best are kept), and
         TensorBoard's events in ``tensorboard/`` unless ``TENSORBOARD_LOGGING_DIR`` names another place.
@@ -69,7 +69,7 @@ def finetune(
     """
     checkpoint = last_checkpoint(checkpoints)
     state = TrainerState.load_from_json(str(checkpoint / STATE)) if checkpoint else None
-    if state and _exhausted(state.log_history, encoder.expert.patience):
+    if state and _exhausted(state.log_history, encoder.expert.patience, encoder.judged_by):
         # Killed between its early stop and the saving of the expert: nothing is left to train.
         encoder.classifier.load_state_dict(load_file(Path(state.best_model_checkpoint or str(checkpoint)) / WEIGHTS))
     else:
@@ -100,7 +100,7 @@ class Tuner(Trainer):
         self.last_of_epoch = "eval_loss" if val is not None else "loss"
         self.running: list[tuple[Tensor, Tensor]] = []
         expert = encoder.expert
-        callbacks: list[TrainerCallback] = [Patience(expert.patience)] if val is not None else []
+        callbacks: list[TrainerCallback] = [Patience(expert.patience, encoder.judged_by)] if val is not None else []
         if "tensorboard" in expert.report_to:
             callbacks.append(_tensorboard(checkpoints / "tensorboard"))
         super().__init__(
@@ -157,11 +157,12 @@ class Tuner(Trainer):
 class Patience(TrainerCallback):
     """Stops training by what the log says, so that a resumed training stops where the uninterrupted one would."""
 
-    def __init__(self, epochs: int):
+    def __init__(self, epochs: int, figure: str):
         self.epochs = epochs
+        self.figure = figure
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        control.should_training_stop = _exhausted(state.log_history, self.epochs)
+        control.should_training_stop = _exhausted(state.log_history, self.epochs, self.figure)
 
 
 class Examples(Dataset[tuple[Any, int]]):
@@ -252,8 +253,8 @@ def _arguments(encoder: HfEncoder, has_val: bool, checkpoints: Path) -> Training
         seed=encoder.seed,
         data_seed=encoder.seed,
         eval_strategy="epoch" if has_val else "no",
-        metric_for_best_model="macro_f1" if has_val else None,
-        greater_is_better=True if has_val else None,
+        metric_for_best_model=encoder.judged_by if has_val else None,
+        greater_is_better=encoder.judged_by != "loss" if has_val else None,
         load_best_model_at_end=has_val,
         save_strategy="epoch",
         save_total_limit=2,
@@ -273,7 +274,8 @@ def _tensorboard(folder: Path) -> TensorBoardCallback:
     return TensorBoardCallback(SummaryWriter(os.environ.get("TENSORBOARD_LOGGING_DIR") or str(folder)))
 
 
-def _exhausted(log: Iterable[Mapping[str, Any]], patience: int) -> bool:
-    """Whether the best val macro-F1 lies ``patience`` or more evaluations back."""
-    scores = [entry["eval_macro_f1"] for entry in log if "eval_macro_f1" in entry]
-    return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
+def _exhausted(log: Iterable[Mapping[str, Any]], patience: int, figure: str) -> bool:
+    """Whether the best val figure (the least loss, or the highest macro-F1) lies ``patience`` evaluations back."""
+    scores = [entry[f"eval_{figure}"] for entry in log if f"eval_{figure}" in entry]
+    best = min if figure == "loss" else max
+    return bool(scores) and len(scores) - 1 - scores.index(best(scores)) >= patience

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import plugins
-from ..config import ExpertConfig, Strict
+from ..config import ExpertConfig, Strict, Tune
 from ..errors import ModelError
 from ..example import Rows
 from ..workspace import fingerprint, read_json, write_json
@@ -51,15 +51,19 @@ class HfEncoder:
     """The Auto class that loads what `save` writes."""
     base: ClassVar[str]
     """The hub id behind ``model: base``."""
+    tunes: ClassVar[tuple[Tune, ...]] = ("full", "lora", "head")
+    judged_by: ClassVar[Literal["macro_f1", "loss"]] = "macro_f1"
+    """The val figure by which `fit` chooses its epoch and stops."""
     settings: ClassVar[type[Strict]]
     """The model of ``experts.<modality>.options``."""
 
     def __init__(self, expert: ExpertConfig, classes: Sequence[Any], seed: int, model: PreTrainedModel, processor: Any):
-        self.expert = expert
+        self.expert = expert = expert.settled(self.tunes)
         self.classes = list(classes)
         self.seed = seed
         self.options: Any = plugins.options("encoder", self.plugin, expert.options, self.settings)
         self.processor = processor
+        self.columns: Collection[str] | None = None
         self.frozen = expert.tune == "head"
         self.learned_from: frozenset[str] = frozenset()
         self.penalty: float | None = None
@@ -111,6 +115,13 @@ class HfEncoder:
     # Create, save, load ---------------------------------------------------------------------------
 
     @classmethod
+    def reach(cls, expert: ExpertConfig) -> None:
+        """Find the configuration of the model. Raises `ModelError` where it is not to be had."""
+        if expert.model != "tiny":
+            with quiet():
+                load_configuration(cls.auto, locate(expert.model, cls.base))
+
+    @classmethod
     def create(cls, expert: ExpertConfig, classes: Sequence[Any], seed: int, values: Sequence[Any]) -> Self:
         """A new expert.
 
@@ -142,7 +153,7 @@ class HfEncoder:
                 where = locate(expert.model, cls.base)
                 model, processor = load_pretrained(cls.auto, cls.load_processor, where, classes)
             encoder = cls(expert, classes, seed, model, processor)
-            encoder._adapter = encoder.classifier.limit(expert.tune, expert.lora)
+            encoder._adapter = encoder.classifier.limit(encoder.expert.tune, expert.lora)
             encoder._parameters = encoder.classifier.parameter_counts()
         return encoder._placed()
 
@@ -208,6 +219,9 @@ class HfEncoder:
         if self._adapter is not None:
             self._adapter.merge_and_unload()
             self._adapter = None
+
+    def check(self, value: Any) -> None:
+        """Any text or picture that its modality reads will do."""
 
     # Learn ----------------------------------------------------------------------------------------
 
@@ -338,6 +352,7 @@ class HfEncoder:
         ModelError
             Where the configuration is not to be had.
         """
+        expert = expert.settled(cls.tunes)
         options = plugins.options("encoder", cls.plugin, expert.options, cls.settings)
         with quiet():
             if expert.model in ("tiny", "base"):

@@ -1,9 +1,14 @@
-"""Linear heads by scikit-learn: the head of a frozen encoder, and the cross-fitted logits a fusion may learn from."""
+"""Linear heads by scikit-learn: the head of a frozen encoder, and the cross-fitted logits a fusion may learn from.
+
+Features ``[n, d]`` are a float32 Tensor, or a float32 CSR array of scipy where most are 0 (terms of texts). The latter
+are not standardised: it would fill every cell, and TF-IDF has scaled them already.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +18,9 @@ from torch.nn import functional
 from ..data.splits import fold_of
 from ..errors import DataError
 from ..example import UNLABELLED
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """scikit-learn's C on standardised features; the smaller, the stronger."""
@@ -29,36 +37,41 @@ class LinearHead:
     bias: Tensor
     penalty: float
 
-    def __call__(self, features: Tensor) -> Tensor:
+    def __call__(self, features: Tensor | csr_array) -> Tensor:
         """Logits ``[n, C]`` of features ``[n, d]``."""
-        return functional.linear(features, self.weight, self.bias)
+        if isinstance(features, Tensor):
+            return functional.linear(features, self.weight, self.bias)
+        return torch.from_numpy(features @ self.weight.T.numpy()) + self.bias
 
 
 def fit_linear(
-    features: Tensor,
+    features: Tensor | csr_array,
     labels: Tensor,
     groups: Sequence[str],
     *,
     classes: int,
     penalties: Sequence[float] = PENALTIES,
+    folds: int = FOLDS,
 ) -> LinearHead:
     """The head of a frozen encoder: L2-penalised logistic regression, its penalty chosen across groups.
 
-    Convex, so that nothing but the penalty has to be tuned. The features are standardised, and the standardisation is
-    folded back into the weights. Deterministic.
+    Convex, so that nothing but the penalty has to be tuned. Dense features are standardised, and the
+    standardisation is folded back into the weights. Deterministic.
 
     Parameters
     ----------
-    features : Tensor, [n, d]
+    features : Tensor or csr_array, [n, d]
     labels : Tensor, [n]
         Class indices; rows that are not annotated are left out.
     groups : sequence of str, [n]
-        Near-duplicates share one. The penalty with the least log-loss over K folds of whole groups wins (the
+        Near-duplicates share one. The penalty with the least log-loss over the folds of whole groups wins (the
         strongest of equals; the middle one where there are too few rows to tell).
     classes : int
         C. A class without rows gets Laplace's odds of 1 : n + 1 at the mean of the features.
     penalties : sequence of float
         Values of scikit-learn's C to choose from.
+    folds : int
+        At most; fewer where there are fewer groups.
 
     Raises
     ------
@@ -66,7 +79,8 @@ def fit_linear(
         Where features are not finite, or the rows bear fewer than two classes.
     """
     _check_finite(features)
-    x, y, rows = _annotated(features, labels)
+    rows = np.flatnonzero(labels.numpy() != UNLABELLED).tolist()
+    x, y = features[rows], labels.numpy()[rows]
     found = np.unique(y)
     if len(found) < 2:
         raise DataError(
@@ -75,12 +89,12 @@ def fit_linear(
         )
     path = sorted(penalties)
     if len(path) > 1:
-        path = [_best_penalty(x, y, [groups[i] for i in rows], classes, path)]
+        path = [_best_penalty(x, y, [groups[i] for i in rows], classes, path, folds)]
     return next(_solve(x, y, classes, path))
 
 
 def cross_fit(
-    features: Tensor,
+    features: Tensor | csr_array,
     labels: Tensor,
     groups: Sequence[str],
     *,
@@ -113,60 +127,65 @@ def cross_fit(
         Where features are not finite, there are fewer than two groups, or no labelled row is left outside a fold.
     """
     _check_finite(features)
-    fold = torch.tensor(fold_of(groups, labels.tolist(), folds, seed))
+    fold, y = np.array(fold_of(groups, labels.tolist(), folds, seed)), labels.numpy()
     logits = torch.empty(len(labels), classes)
-    for number in fold.unique():
+    for number in np.unique(fold):
         out = fold == number
-        x, y, _ = _annotated(features[~out], labels[~out])
-        if not len(y):
+        learns = ~out & (y != UNLABELLED)
+        if not learns.any():
             raise DataError("cross-fitted logits need labelled rows in at least two groups, found one: give more rows")
-        logits[out] = next(_solve(x, y, classes, [penalty]))(features[out].float())
+        logits[out] = next(_solve(features[learns], y[learns], classes, [penalty]))(features[out])
     return logits
 
 
-def _check_finite(features: Tensor) -> None:
+def _check_finite(features: Tensor | csr_array) -> None:
+    if not isinstance(features, Tensor):
+        return  # scikit-learn made them, and it gives no others
     bad = int((~features.isfinite()).any(dim=1).sum())
     if bad:
         raise DataError(f"{bad} of {len(features)} rows have features that are not finite: leave out absent parts")
 
 
-def _annotated(features: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    rows = (labels != UNLABELLED).nonzero().flatten()
-    return features[rows].double().numpy(), labels[rows].numpy(), rows.tolist()
-
-
-def _best_penalty(x: np.ndarray, y: np.ndarray, groups: Sequence[str], classes: int, path: Sequence[float]) -> float:
+def _best_penalty(
+    x: Tensor | csr_array, y: np.ndarray, groups: Sequence[str], classes: int, path: Sequence[float], folds: int
+) -> float:
     """The penalty with the least cross-validated log-loss."""
     losses = np.zeros(len(path))
-    fold = np.array(fold_of(groups, y.tolist(), FOLDS, 0)) if len(set(groups)) > 1 else np.zeros(len(y))
+    fold = np.array(fold_of(groups, y.tolist(), folds, 0)) if len(set(groups)) > 1 else np.zeros(len(y))
     for number in np.unique(fold):
         out = fold == number
         if len(np.unique(y[~out])) < 2:
             continue
-        features, truth = torch.from_numpy(x[out]).float(), torch.from_numpy(y[out])
+        features, truth = x[out], torch.from_numpy(y[out])
         heads = _solve(x[~out], y[~out], classes, path)
         losses += [functional.cross_entropy(head(features), truth, reduction="sum").item() for head in heads]
     return float(path[int(losses.argmin())] if losses.any() else path[len(path) // 2])
 
 
-def _solve(x: np.ndarray, y: np.ndarray, classes: int, path: Sequence[float]) -> Iterator[LinearHead]:
+def _solve(features: Tensor | csr_array, y: np.ndarray, classes: int, path: Sequence[float]) -> Iterator[LinearHead]:
     """Heads along an increasing path of C, each solved from where the one before ended."""
     from sklearn.linear_model import LogisticRegression
 
-    mean, scale = x.mean(axis=0), x.std(axis=0)
-    scale[scale < FLAT] = 1.0
-    z = (x - mean) / scale
+    if isinstance(features, Tensor):
+        x = features.double().numpy()
+        mean, scale = x.mean(axis=0), x.std(axis=0)
+        scale[scale < FLAT] = 1.0
+        z = (x - mean) / scale
+    else:
+        z = features.astype(np.float64)
+        mean, scale = np.zeros(z.shape[1]), np.ones(z.shape[1])
     seen = np.unique(y)
     model = LogisticRegression(max_iter=1000, warm_start=True)
     for penalty in path:
-        slopes, intercepts = np.zeros((1, x.shape[1])), np.zeros(1)
+        slopes, intercepts = np.zeros((1, z.shape[1])), np.zeros(1)
         if len(seen) > 1:
             model.set_params(C=penalty).fit(z, y)
             slopes, intercepts = model.coef_, model.intercept_
         if len(seen) == 2:
             slopes, intercepts = np.concatenate([-slopes, slopes]) / 2, np.concatenate([-intercepts, intercepts]) / 2
-        weight = np.zeros((classes, x.shape[1]))
+        weight = np.zeros((classes, z.shape[1]))
         weight[seen] = slopes / scale
-        bias = np.full(classes, np.logaddexp.reduce(intercepts) - np.log(len(y) + 1))
+        centre = intercepts + slopes @ z.mean(axis=0)
+        bias = np.full(classes, np.logaddexp.reduce(centre) - np.log(len(y) + 1))
         bias[seen] = intercepts - weight[seen] @ mean
         yield LinearHead(torch.from_numpy(weight).float(), torch.from_numpy(bias).float(), float(penalty))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 from huggingface_hub import constants
-from safetensors import SafetensorError
+from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ..errors import ModelError, nearest
+from ..errors import BifocalError, ModelError, nearest
+from .saved import CARD, check_seal, read_card
+
+_PICKLE = "is damaged, or would run code when opened (it was not): take the model in safetensors format"
+_COPY_AGAIN = "copy the model's folder again, whole"
 
 
 @contextmanager
@@ -26,6 +33,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             yield
     finally:
         logging.set_verbosity(verbosity)
@@ -46,12 +54,15 @@ def locate(name: str, base: str) -> str:
     Raises
     ------
     ModelError
-        Where the name can only be a path, and no folder is there.
+        Where the name can only be a path, and no folder is there; or where it is the folder of an expert of ours, and
+        a file in it was altered since.
     """
     if name == "base":
         return base
     folder = Path(name).expanduser()
     if folder.is_dir():
+        if (folder / CARD).is_file():
+            check_seal(folder, read_card(folder))
         return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         beside = [p.name for p in folder.parent.glob("*") if p.is_dir()]
@@ -78,7 +89,8 @@ def load_pretrained(
     Raises
     ------
     ModelError
-        Where it is not to be had, is of another kind, or would start from random weights.
+        Where it is not to be had, is of another kind or damaged, would start from random weights, or holds a pickle
+        that would run code.
     """
     with _explained(auto, where):
         model, report = auto.from_pretrained(
@@ -117,19 +129,44 @@ def _names(classes: Sequence[Any]) -> dict[str, Any]:
 def _explained(auto: Any, where: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise ModelError(_not_found(where, error)) from error
-    except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"model {where!r} cannot be used as {auto.__name__}: {_first_line(error)}") from error
+    except (BifocalError, MemoryError):
+        raise
+    except Exception as error:  # in a damaged folder the loaders raise whatever their parsing runs into
+        if damaged := _damaged_file(Path(where)):
+            raise ModelError(f"model {where!r} cannot be used: {damaged}") from error
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words tell people how to run it all the same
+            raise ModelError(f"model {where!r} cannot be used: its pickle of weights {_PICKLE}") from error
+        if isinstance(error, OSError):
+            raise ModelError(_not_found(where, error)) from error
+        raise ModelError(
+            f"model {where!r} cannot be used as {auto.__name__} ({_one_line(error)}): take a model of that kind, whole"
+        ) from error
+
+
+def _damaged_file(folder: Path) -> str | None:
+    """Which file of a local model cannot even be opened, and what to do; the loaders' own errors name none."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            elif path.suffix == ".safetensors":
+                with safe_open(path, "pt"):
+                    pass
+            elif path.suffix == ".bin":
+                torch.load(path, weights_only=True, map_location="meta")
+        except Exception as error:
+            reason = f"is damaged ({_one_line(error)}): {_COPY_AGAIN}"
+            return f"its {path.name} {_PICKLE if path.suffix == '.bin' else reason}"
+    return None
 
 
 def _not_found(where: str, error: OSError) -> str:
     if Path(where).is_dir():
         return (
-            f"the folder {where!r} is no complete model: {_first_line(error)}; it needs config.json, "
+            f"the folder {where!r} is no complete model: {_one_line(error)}; it needs config.json, "
             "model.safetensors and its tokenizer or image processor"
         )
-    offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _first_line(error)
+    offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _one_line(error)
     return (
         f"model {where!r} is no local folder, is not in the cache {constants.HF_HUB_CACHE}, and cannot be downloaded "
         f"({offline}): unset HF_HUB_OFFLINE and connect, or copy the model's folder here and give its path as "
@@ -137,17 +174,31 @@ def _not_found(where: str, error: OSError) -> str:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+def _one_line(error: BaseException) -> str:
+    return shorten(str(error) or type(error).__name__, 200, placeholder=" …").rstrip(".")
 
 
 def _refuse_random(where: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
-    """A new head is expected; an encoder whose weights are missing or of other shapes would be noise in silence."""
+    """A new head is expected; an encoder whose weights are missing or of other shapes would be noise in silence.
+
+    A part may be missing whole: a checkpoint often leaves the pooler out. Of a part that is there every tensor has to
+    be, and each has to hold numbers: that finds some of the flipped bytes, which nothing else would tell.
+    """
     heads = {name for name, child in model.named_children() if not isinstance(child, PreTrainedModel)}
-    below = [name for name in model.state_dict() if name.partition(".")[0] not in heads]
+    state = model.state_dict()
+    below = [name for name in state if name.partition(".")[0] not in heads]
     strange = [name for name, *_ in report["mismatched_keys"] if name.partition(".")[0] not in heads]
     missing = set(report["missing_keys"]).intersection(below)
-    # A pooler is often left out of a checkpoint; more than that is not.
-    if strange or len(missing) > len(below) / 2:
+    broken = {_part(name) for name in below if name not in missing} & {_part(name) for name in missing}
+    if strange or broken or len(missing) > len(below) / 2:
         found = f"{len(missing)} of {len(below)} encoder tensors missing, {len(strange)} of another shape"
         raise ModelError(f"the weights of {where!r} do not fit its config.json ({found}): take a complete model")
+    if empty := [name for name, tensor in state.items() if not torch.isfinite(tensor.sum())]:
+        raise ModelError(
+            f"the weights of {where!r} are damaged: {empty[0]} holds infinity or no number at all; {_COPY_AGAIN}"
+        )
+
+
+def _part(name: str) -> str:
+    """The part of a model that a tensor belongs to: ``bert.encoder`` of ``bert.encoder.layer.0.…``."""
+    return ".".join(name.split(".")[:2])

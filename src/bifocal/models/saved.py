@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, RunError
-from ..workspace import file_sha256, read_json, write_json
+from ..workspace import file_sha256, read_json, room, sweep, write_json
 
 CARD = "bifocal.json"
 
@@ -27,13 +27,13 @@ def sealed(folder: Path, card: Mapping[str, Any]) -> Iterator[Path]:
         What the expert is, with its plug-in under ``encoder``; the hashes are added under ``sha256``.
     """
     part, old = (folder.with_name(f".{folder.name}.{ending}") for ending in ("part", "old"))
-    for leftover in (part, old):  # of a killed process
-        shutil.rmtree(leftover, ignore_errors=True)
-    part.mkdir(parents=True)
+    sweep(folder.parent, folder.name)
     try:
-        yield part
-        hashes = {p.name: file_sha256(p) for p in sorted(part.iterdir())}
-        write_json(part / CARD, {**card, "sha256": hashes})
+        with room(part):
+            part.mkdir(parents=True)
+            yield part
+            hashes = {p.name: file_sha256(p) for p in sorted(part.iterdir())}
+            write_json(part / CARD, {**card, "sha256": hashes})
         if folder.exists():
             os.replace(folder, old)
         os.replace(part, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..contracts import Modality
 from ..data.manifest import read_manifest
@@ -10,10 +11,8 @@ from ..data.shards import Split
 from ..workspace import Workspace, atomic
 
 
-def write_example(
-    space: Workspace, split: Split, modalities: Mapping[str, Modality], row: int
-) -> dict[str, str | None]:
-    """Write the parts that are files (pictures, as packed) below ``report/``; texts are given back as posted.
+def write_example(space: Workspace, split: Split, modalities: Mapping[str, Modality], row: int) -> dict[str, Any]:
+    """Write the parts that are files (pictures, as packed) below ``report/``; others are given back as posted.
 
     Returns
     -------
@@ -21,7 +20,7 @@ def write_example(
         ``id``, and per modality the file's path within the run folder, or the part itself.
     """
     posted = next(example for example in read_manifest(space.manifest) if example.id == split.ids[row])
-    result: dict[str, str | None] = {"id": posted.id}
+    result: dict[str, Any] = {"id": posted.id}
     for name, part in posted.parts.items():
         modality = modalities.get(name)
         if modality is not None and modality.by_reference:
@@ -30,5 +29,6 @@ def write_example(
                 f.write(modality.pack(split.values(name)[row]))
             result[name] = str(path.relative_to(space.folder))
         elif modality is not None:
-            result[name] = " ".join(part.split())  # on one line, so that it can be pasted; composing does the same
+            # A text on one line, so that it can be pasted; composing does the same.
+            result[name] = " ".join(part.split()) if isinstance(part, str) else part
     return result

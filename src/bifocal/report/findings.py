@@ -39,7 +39,7 @@ def findings(folder: str | Path) -> dict[str, Any]:
         ``run, label, source, modalities``; ``headline`` (the main model's figure and interval), ``gain`` (null with
         one modality), ``marks`` (what limits these figures), ``models``, ``baseline``, ``splits``, ``data``,
         ``errors`` (the most confident ones, texts cut to 160 characters), ``classes``, ``reliability``, ``curve``,
-        ``history``, ``made``.
+        ``history``, ``tried`` (expert -> encoder -> its figure on val), ``made``.
 
     Raises
     ------
@@ -88,6 +88,7 @@ def findings(folder: str | Path) -> dict[str, Any]:
         **_errors(space.errors, results["label"], label),
         "curve": _curve(space.curve(main)) if label.binary else [],
         "history": steps["experts"].get("history", {}),
+        "tried": steps["experts"].get("tried", {}),
         "made": _made(record),
     }
 
@@ -117,8 +118,8 @@ def _model(entry: Mapping[str, Any], policy: Mapping[str, Any], split: str) -> d
 def _data(steps: Mapping[str, Any]) -> dict[str, Any]:
     manifest, splits, ocr = steps["manifest"], steps["splits"], steps.get("ocr", {})
     return {
-        **{k: manifest[k] for k in ("examples", "quarantined", "unlabelled", "by_class", "reasons")},
-        **{k: splits[k] for k in ("rows", "groups", "rows_in_shared_groups", "leakage")},
+        **{k: manifest[k] for k in ("examples", "quarantined", "unlabelled", "reasons")},
+        **{k: splits[k] for k in ("rows", "by_class", "groups", "rows_in_shared_groups", "leakage")},
         "ocr": {k: ocr[k] for k in ("pictures", "read", "with_text") if k in ocr},
     }
 

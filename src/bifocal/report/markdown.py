@@ -213,6 +213,9 @@ def _limits(facts: Mapping[str, Any]) -> Iterable[str]:
             "every choice: early stopping, the best single model, temperature and threshold. What rests on it is "
             "approximate."
         )
+    for expert, tried in facts["tried"].items():
+        figures = ", ".join(f"{encoder} {number(value)}" for encoder, value in tried.items())
+        yield f"The encoder of {expert} is the best of {len(tried)} on {tuned} ({METRICS[found['metric']]} {figures})."
     yield _base_rates(facts)
     if marks["ece_is_chance"]:
         yield (

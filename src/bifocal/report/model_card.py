@@ -82,7 +82,7 @@ def write_model_card(folder: Path, model: str) -> Path:
 
 def _front_of_expert(facts: Mapping[str, Any], model: str, card: Mapping[str, Any]) -> str:
     use = USES.get(card.get("auto_class", ""))
-    base = card["base_model"]
+    base = card.get("base_model", card["encoder"])
     return _front(
         facts,
         model,
@@ -136,7 +136,8 @@ def _front(facts: Mapping[str, Any], model: str, *, library: str, pipeline: str 
 
 def _expert(facts: Mapping[str, Any], model: str, card: Mapping[str, Any]) -> list[str]:
     label, size = facts["label"], facts["models"][model]["parameters"]
-    base = card["base_model"] if _on_the_hub(card["base_model"]) else Path(card["base_model"]).name
+    base = card.get("base_model", card["encoder"])
+    base = base if _on_the_hub(base) else Path(base).name
     lines = [
         f"One expert of a Bifocal run: it reads one part of a post and gives its {_label(label)}. Starting point: "
         f"{plain(base)} (tune: {plain(card['expert']['tune'])}); {size['total']:,} parameters, {size['trained']:,} of "
@@ -148,7 +149,7 @@ def _expert(facts: Mapping[str, Any], model: str, card: Mapping[str, Any]) -> li
     ]
     if use := USES.get(card.get("auto_class", "")):
         lines += _without_bifocal(use, card["auto_class"], model)
-    if card["expert"]["pooling"] == "mean":
+    if "auto_class" in card and card["expert"]["pooling"] == "mean":
         lines += [
             "**Two heads.** In Bifocal this expert averages the last hidden states, and the head in `head.safetensors` "
             "(`weight [C, d]`, `bias [C]`) makes its logits. The Auto class pools differently and brings a head of its "

@@ -123,6 +123,9 @@ class Synthetic(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     text_role: TextRole = "caption"
 
+    def role_of(self, example: Example) -> TextRole:
+        return self.text_role
+
     @field_validator("structure", mode="before")
     @classmethod
     def _mixture(cls, value: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Pr
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from ...config import Strict
+from ...data.manifest import in_order
 from ..hf import HfEncoder
 
 SIDE = 64
@@ -65,6 +67,13 @@ class HfImage(HfEncoder):
 
     def inputs(self, values: Sequence[Image.Image]) -> dict[str, Tensor]:
         return {"pixel_values": self.processor(images=list(values), return_tensors="pt")["pixel_values"]}
+
+    def batches(self, values: Sequence[Image.Image]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Pictures are read and prepared in threads, a few ahead of the model that waits for them."""
+        ready = in_order(lambda row: self.inputs([values[row]])["pixel_values"], range(len(values)))
+        for start in range(0, len(values), self.expert.encode_batch_size):
+            rows = list(range(start, min(start + self.expert.encode_batch_size, len(values))))
+            yield rows, {"pixel_values": torch.cat(list(islice(ready, len(rows))))}
 
     def preprocessing(self) -> Any:
         return self.processor.to_dict()

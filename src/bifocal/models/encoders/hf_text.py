@@ -6,6 +6,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -132,11 +133,19 @@ class HfText(HfEncoder):
             batch = {name: [column[i] for i in rows] for name, column in tokens.items()}
             yield rows, dict(self.processor.pad(batch, return_tensors="pt"))
 
+    def save(self, folder: Path) -> None:
+        self._tokenizer_as_made()
+        super().save(folder)
+
     def preprocessing(self) -> Any:
-        backend = self.processor.backend_tokenizer
-        backend.no_truncation()  # earlier calls leave their settings behind
+        return self._tokenizer_as_made().to_str(), self.options.max_length
+
+    def _tokenizer_as_made(self) -> Tokenizer:
+        """Without the settings that calls leave behind: a training taken up at its end has made none."""
+        backend: Tokenizer = self.processor.backend_tokenizer
+        backend.no_truncation()
         backend.no_padding()
-        return backend.to_str(), self.options.max_length
+        return backend
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:

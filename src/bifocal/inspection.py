@@ -1,0 +1,230 @@
+"""What a source holds, said before anything is trained: counts, labels, languages, sizes, duplicates, bad rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from . import plugins
+from .config import RunConfig, SourceConfig, load_config, parse_config, read_mapping
+from .contracts import Source
+from .data.compose import TEXT, compose_manifest
+from .data.dedup import duplicate_groups
+from .data.manifest import read_manifest, write_manifest
+from .data.splits import leaking_rows
+from .errors import ConfigError
+from .example import LABELS, SPLITS, Example, Taxonomy
+from .modalities.text import clean
+from .workspace import read_jsonl
+
+SHOWN = 10
+"""Languages, formats and quarantined rows that are named."""
+MOST_VALUES = 1000
+"""Distinct values of a column that are told apart; more are counted as this many."""
+
+
+def source_of(text: str) -> RunConfig:
+    """The configuration around a source named on the command line.
+
+    Parameters
+    ----------
+    text : str
+        A configuration file, or a source as in one: ``{kind: table, root: posts.csv, text: body}``.
+
+    Raises
+    ------
+    ConfigError
+        Where it is neither.
+    """
+    if Path(text).suffix in (".yaml", ".yml"):
+        return load_config(text)
+    if text.lstrip().startswith("{"):
+        return parse_config({"run": "inspect", "source": read_mapping(text, "SOURCE")})
+    raise ConfigError(
+        f"SOURCE is a configuration file (.yaml) or a source such as '{{kind: table, root: posts.csv, text: body}}', "
+        f"found {text!r}; kinds: {', '.join(plugins.names('sources'))}"
+    )
+
+
+def inspect(
+    config: RunConfig, *, limit: int | None = None, progress: Callable[[int, int | None], None] | None = None
+) -> dict[str, Any]:
+    """Read every row of a configuration's source as a run would, and keep nothing but figures.
+
+    Returns
+    -------
+    dict
+        ``source``; ``rows, usable, quarantined``; ``reasons`` (of what would be quarantined) and ``quarantine`` (its
+        first rows); ``splits`` (official); ``parts`` (which come together); ``labels`` (name -> class -> rows);
+        ``languages``; ``words`` and ``pictures`` (quantiles), ``columns`` (of records); ``duplicates``.
+
+    Raises
+    ------
+    DataError
+        Where the source as a whole cannot be read.
+    """
+    source = _open(config.source)
+    taxonomy = Taxonomy({**LABELS, **source.labels()})
+    modalities = {name: plugins.load("modalities", name).from_config(config) for name in plugins.names("modalities")}
+    with TemporaryDirectory(prefix="bifocal-inspect-") as place:
+        manifest, quarantine, ocr = (Path(place) / name for name in ("manifest", "quarantine", "ocr"))
+        counts = write_manifest(
+            source,
+            modalities,
+            manifest,
+            quarantine,
+            taxonomy=taxonomy,
+            label=next(iter(source.labels()), next(iter(LABELS))),
+            limit=limit or config.limit,
+            strict=False,
+            tolerate=1.0,
+            progress=progress,
+        )
+        ocr.touch()
+        rejected = [
+            {"id": row["id"], "where": row["where"], "reason": row["reason"]}
+            for row in islice(read_jsonl(quarantine), SHOWN)
+        ]
+        return {
+            "source": config.source.model_dump(mode="json"),
+            "rows": counts["examples"] + counts["quarantined"],
+            "usable": counts["examples"],
+            "quarantined": counts["quarantined"],
+            "reasons": counts["reasons"],
+            "quarantine": rejected,
+            "splits": counts["by_split"],
+            **_figures(lambda: read_manifest(manifest), taxonomy),
+            **_duplicates(compose_manifest(manifest, ocr, source.role_of)),
+        }
+
+
+def _open(config: SourceConfig) -> Source:
+    source: Source = plugins.options("source", config.kind, config.options, plugins.load("sources", config.kind))
+    return source
+
+
+def _figures(rows: Callable[[], Iterator[Example]], taxonomy: Taxonomy) -> dict[str, Any]:
+    parts: Counter[str] = Counter()
+    formats: Counter[str] = Counter()
+    values: dict[str, Counter[str]] = {name: Counter() for name in taxonomy.labels}
+    numbers: dict[str, list[float]] = {name: [] for name, label in taxonomy.labels.items() if label.above is not None}
+    words: list[int] = []
+    widths: list[int] = []
+    heights: list[int] = []
+    animated = 0
+    columns: dict[str, _Column] = {}
+    for example in rows():
+        parts[" + ".join(sorted(example.parts))] += 1
+        for name, value in example.labels.items():
+            if name in numbers and isinstance(value, int | float):
+                numbers[name].append(value)
+            elif value is not None:
+                values[name][str(value)] += 1
+        if TEXT in example.parts:
+            words.append(len(clean(example.parts[TEXT]).split()))
+        for name, facts in example.meta["facts"].items():
+            if "width" in facts:
+                widths.append(facts["width"])
+                heights.append(facts["height"])
+                formats[facts["format"]] += 1
+                animated += facts["frames"] > 1
+            if isinstance(record := example.parts[name], Mapping):
+                for column, value in record.items():
+                    columns.setdefault(column, _Column()).add(value)
+    total = parts.total()
+    labels: dict[str, Any] = {}
+    for name, counted in values.items():
+        if counted:
+            labels[name] = {**dict(sorted(counted.items())), "not annotated": total - counted.total()}
+    for name, found in numbers.items():
+        if found:
+            labels[name] = {
+                "number": _quantiles(found),
+                "above": taxonomy[name].above,
+                "not annotated": total - len(found),
+            }
+    return {
+        "parts": dict(parts.most_common()),
+        "labels": labels,
+        "words": _quantiles(words),
+        "pictures": {
+            "width": _quantiles(widths),
+            "height": _quantiles(heights),
+            "formats": dict(formats.most_common(SHOWN)),
+            "animated": animated,
+        }
+        if widths
+        else {},
+        "columns": {name: column.figures(total) for name, column in columns.items()},
+    }
+
+
+class _Column:
+    """What the cells of one column are like, in constant memory."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+        self.values: set[str] = set()
+
+    def add(self, value: Any) -> None:
+        if value is None or value == "":
+            return
+        self.kinds["number" if _is_number(value) else "text"] += 1
+        if len(self.values) < MOST_VALUES:
+            self.values.add(str(value))
+
+    def figures(self, total: int) -> dict[str, Any]:
+        return {
+            **dict(self.kinds),
+            "missing": total - self.kinds.total(),
+            "distinct": f"{MOST_VALUES} or more" if len(self.values) == MOST_VALUES else len(self.values),
+        }
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and bool(np.isfinite(float(value)))
+    except (TypeError, ValueError):
+        return False
+
+
+def _duplicates(examples: Iterator[Example]) -> dict[str, Any]:
+    ids, texts, hashes, own, official = [], [], [], [], []
+    languages: Counter[str] = Counter()
+    for example in examples:
+        ids.append(example.id)
+        texts.append(example.parts.get(TEXT, ""))
+        hashes.append(next((f["pdq"] for f in example.meta["facts"].values() if "pdq" in f), None))
+        own.append(example.group)
+        official.append(example.split)
+        if TEXT in example.parts:
+            languages[example.meta["language"]] += 1
+    groups = duplicate_groups(ids, texts, hashes, own)
+    sizes = Counter(groups)
+    leaks: Counter[str] = Counter()
+    rows = [i for i, split in enumerate(official) if split is not None]
+    for i, leak in zip(rows, leaking_rows([groups[i] for i in rows], [str(official[i]) for i in rows]), strict=True):
+        leaks[str(official[i])] += leak
+    return {
+        "languages": dict(languages.most_common(SHOWN)),
+        "duplicates": {
+            "groups": len(sizes),
+            "rows_in_shared_groups": sum(n for n in sizes.values() if n > 1),
+            "largest_group": max(sizes.values(), default=0),
+            "leaking": {split: leaks[split] for split in SPLITS if leaks[split]},
+        },
+    }
+
+
+def _quantiles(values: Sequence[float]) -> dict[str, float]:
+    """Least, median, 95% and most; empty where there is none."""
+    if not len(values):
+        return {}
+    found = np.quantile(np.asarray(values, dtype=float), [0, 0.5, 0.95, 1])
+    return dict(zip(("min", "median", "p95", "max"), (round(float(v), 4) for v in found), strict=True))

@@ -1,0 +1,323 @@
+"""Reads records with gradient-boosted trees (LightGBM: Ke et al. 2017, NeurIPS), which need no scaling and no epochs.
+
+The trees are saved in LightGBM's text format and read back from it: nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ... import plugins
+from ...config import ExpertConfig, Tune
+from ...errors import ModelError, extras_named
+from ...example import Rows
+from ...modalities.tabular import Record
+from ...workspace import fingerprint, read_json, write_json
+from ..classifier import figures
+from ..saved import check_seal, read_card, sealed
+from ..tabular import TabularOptions, TabularProcessor, refuse_transformer_settings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MODEL, LEARNED = "model.txt", "learned_from.json"
+WIDTH = 256
+"""Features at most (one per class where there are more classes)."""
+ROWS_AT_ONCE = 4096
+"""Records encoded at a time: bounds the memory of a large split."""
+
+_LEAVES = re.compile(r"^leaf_value=(.*)$", re.MULTILINE)
+
+
+class Options(TabularOptions):
+    """Options under ``experts.tabular.options``."""
+
+    rounds: Annotated[int, Field(ge=1)] = 1000
+    """Trees (per class) at most; with a val split the round with the least loss on it is the last one kept."""
+    rounds_without_val: Annotated[int, Field(ge=1)] = 100
+    patience: Annotated[int, Field(ge=1)] = 50
+    """Rounds without a smaller val loss before training stops."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    leaves: Annotated[int, Field(ge=2, le=1024)] = 31
+    """Of a tree, at most."""
+    min_rows: Annotated[int, Field(ge=1)] | None = None
+    """Training rows of a leaf, at least; None = a 50th of all, between 2 and 20."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """0 = as many as OpenMP is given; the trees are the same with any number."""
+
+
+class BoostedTrees:
+    """A tabular expert of boosted trees; its features say by how much each block of trees moves each class.
+
+    The features stand in for the leaves a row falls into (He et al. 2014, Practical Lessons from Predicting Clicks on
+    Ads at Facebook, ADKDD): instead of one column per leaf, a leaf is told by its value, and the values of consecutive
+    trees are summed so that at most `WIDTH` columns result. Nothing in them is random, and the sum of a class's
+    columns is its raw score, which makes the logits; one pass over the trees gives both.
+
+    Attributes
+    ----------
+    frozen : bool
+        False: the trees, and with them the features, are made from the labels.
+    learned_from : frozenset of str
+        Ids of the rows it learned from, set by whoever trained it and saved with it.
+    examples_encoded : int
+        Examples that went through `encode`.
+    text : str or None
+        The trees in LightGBM's text format, once `fit` grew them.
+    """
+
+    plugin: ClassVar[str] = "boosted_trees"
+    modality: ClassVar[str] = "tabular"
+    tunes: ClassVar[tuple[Tune, ...]] = ("full",)
+    settings = Options
+
+    def __init__(self, expert: ExpertConfig, classes: Sequence[Any], seed: int, processor: TabularProcessor):
+        self.expert = expert.settled(self.tunes)
+        self.classes = list(classes)
+        self.seed = seed
+        self.options: Options = plugins.options("encoder", self.plugin, expert.options, self.settings)
+        self.processor = processor
+        self.columns = list(processor.kinds)
+        self.frozen = False
+        self.learned_from: frozenset[str] = frozenset()
+        self.examples_encoded = 0
+        self.text: str | None = None
+
+    @classmethod
+    def reach(cls, expert: ExpertConfig) -> None:
+        """It starts from nothing."""
+
+    @classmethod
+    def create(cls, expert: ExpertConfig, classes: Sequence[Any], seed: int, values: Sequence[Record]) -> Self:
+        """A new expert; ``values`` are the training values, to which the preprocessing is fitted.
+
+        Raises
+        ------
+        ConfigError
+            On an unknown option or column, or a setting that is for pretrained encoders.
+        DataError
+            Where no column tells the training rows apart.
+        MissingExtra
+            Where LightGBM is not installed.
+        """
+        with extras_named():
+            import lightgbm  # noqa: F401  (told before anything is read)
+        options = plugins.options("encoder", cls.plugin, expert.options, cls.settings)
+        refuse_transformer_settings(expert, Options.model_fields)
+        return cls(expert, classes, seed, TabularProcessor.fit(values, options))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` wrote. Raises `ModelError` where the folder or a file in it is missing or altered."""
+        card = read_card(folder)
+        check_seal(folder, card)
+        processor = TabularProcessor.from_pretrained(folder)
+        encoder = cls(ExpertConfig(**card["expert"]), card["classes"], card["seed"], processor)
+        encoder._plant((folder / MODEL).read_text(encoding="utf-8"))
+        encoder.learned_from = frozenset(read_json(folder / LEARNED))
+        return encoder
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.txt``, ``preprocessing.json``, ``learned_from.json`` and the sealed ``bifocal.json``."""
+        text = self._grown()
+        with sealed(folder, self.card()) as part:
+            (part / MODEL).write_text(text, encoding="utf-8", newline="")
+            self.processor.save_pretrained(part)
+            write_json(part / LEARNED, sorted(self.learned_from))
+
+    def card(self) -> dict[str, Any]:
+        """What this expert is, for ``bifocal.json`` and the model card."""
+        return {
+            "encoder": self.plugin,
+            "base_model": "scratch",
+            "classes": self.classes,
+            "seed": self.seed,
+            "parameters": self.parameters(),
+            "expert": self.expert.model_dump(mode="json"),
+            "columns": self.processor.kinds,
+            "dropped_columns": self.processor.dropped,
+        }
+
+    def check(self, value: Record) -> None:
+        """Refuse unknown columns, texts among numbers and what is no date among dates. Raises `DataError`."""
+        self.processor.check(value)
+
+    # Learn ----------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train: Rows,
+        val: Rows | None,
+        checkpoints: Path,
+        on_epoch: Callable[[dict[str, float]], None] | None = None,
+    ) -> list[dict[str, float]]:
+        """Grow the trees; a killed training starts anew, since it takes seconds.
+
+        Returns
+        -------
+        list of dict
+            One row, of the finished trees: loss, accuracy and macro-F1 on train and val, and the ``rounds`` kept.
+        """
+        with extras_named():
+            import lightgbm
+
+        splits = {"train": train} if val is None else {"train": train, "val": val}
+        tables = {name: self._table(rows.values) for name, rows in splits.items()}
+        first = len(self.processor.number_names)
+        categories = list(range(first, tables["train"].shape[1]))
+        data = lightgbm.Dataset(tables["train"], label=list(train.labels), categorical_feature=categories)
+        rounds, held_out, stop = self.options.rounds_without_val, [], []
+        if val is not None:
+            rounds = self.options.rounds
+            held_out = [data.create_valid(tables["val"], label=list(val.labels))]
+            stop = [lightgbm.early_stopping(self.options.patience, verbose=False)]
+        settings = self._settings_of_training(len(train.labels))
+        booster = lightgbm.train(settings, data, rounds, valid_sets=held_out, callbacks=stop)
+        self._plant(booster.model_to_string(num_iteration=booster.best_iteration))
+        row: dict[str, float] = {"epoch": 1}
+        for name, rows in splits.items():
+            measured = figures(self._logits(self._features(tables[name])), torch.tensor(rows.labels))
+            row.update({f"{name}_{figure}": value for figure, value in measured.items()})
+        row["rounds"] = len(self._trees) // self._scores
+        if on_epoch:
+            on_epoch(row)
+        return [row]
+
+    def fit_head(self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str]) -> list[dict[str, float]]:
+        """Raises `ModelError`: the features themselves are made from the labels."""
+        raise ModelError("boosted_trees learn as a whole: call fit; there is no head to fit alone")
+
+    def cross_fit(
+        self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str], *, folds: int, seed: int
+    ) -> Tensor:
+        """Raises `ModelError`, as `fit_head` does."""
+        raise ModelError("boosted_trees learn as a whole: their logits cannot be cross-fitted from their features")
+
+    def _settings_of_training(self, rows: int) -> dict[str, Any]:
+        binary = len(self.classes) == 2
+        return {
+            "objective": "binary" if binary else "multiclass",
+            **({} if binary else {"num_class": len(self.classes)}),
+            "learning_rate": self.options.learning_rate,
+            "num_leaves": self.options.leaves,
+            "min_data_in_leaf": self.options.min_rows or min(20, max(2, rows // 50)),
+            "min_data_per_group": min(100, max(2, rows // 20)),  # LightGBM's 100 forbids categories in a small table
+            "seed": self.seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "num_threads": self.options.threads,
+            "verbosity": -1,
+        }
+
+    def _plant(self, text: str) -> None:
+        """Take up trees from their text: training, too, goes on with what would be loaded."""
+        with extras_named():
+            import lightgbm
+
+        self.text = text
+        self._booster = lightgbm.Booster(model_str=text)
+        trees = [np.array(line.split(), dtype=float) for line in _LEAVES.findall(text)]
+        self._trees = trees
+        self._leaves = np.concatenate(trees)
+        self._first_leaf = np.array([0, *accumulate(len(leaves) for leaves in trees)][:-1])
+        # LightGBM grows one tree per class and round; a column is a block of rounds of one class.
+        rounds = len(trees) // self._scores
+        width = min(rounds, max(1, WIDTH // self._scores))
+        block, score = np.arange(len(trees)) // self._scores * width // rounds, np.arange(len(trees)) % self._scores
+        column = score * width + block
+        self._order = np.argsort(column, kind="stable")
+        self._starts = np.searchsorted(column[self._order], np.arange(width * self._scores))
+
+    @property
+    def _scores(self) -> int:
+        """Raw scores of a row: one for two classes, else one per class."""
+        return 1 if len(self.classes) == 2 else len(self.classes)
+
+    def _grown(self) -> str:
+        if self.text is None:
+            raise ModelError("these boosted_trees were not fitted yet: call fit first, or load a saved expert")
+        return self.text
+
+    # Encode ---------------------------------------------------------------------------------------
+
+    def encode(self, values: Sequence[Record], progress: Callable[[int], None] | None = None) -> dict[str, Tensor]:
+        """One pass over every value, each read once.
+
+        Returns
+        -------
+        dict of Tensor
+            ``features [n, d]`` and ``logits [n, C]``, float32, in the order given.
+
+        Raises
+        ------
+        ModelError
+            Before `fit`.
+        """
+        self._grown()
+        features = torch.zeros(len(values), len(self._starts))
+        for start in range(0, len(values), ROWS_AT_ONCE):
+            end = min(start + ROWS_AT_ONCE, len(values))
+            features[start:end] = self._features(self._table([values[i] for i in range(start, end)]))
+            self.examples_encoded += end - start
+            if progress:
+                progress(end)
+        return {"features": features, "logits": self._logits(features)}
+
+    def _table(self, values: Sequence[Record]) -> NDArray[np.float64]:
+        """``[n, p + q]``: numbers, NaN where missing, which LightGBM knows how to split, and category indices."""
+        return np.concatenate(self.processor.transform(values), axis=1, dtype=np.float64)
+
+    def _features(self, table: NDArray[np.float64]) -> Tensor:
+        leaves = self._booster.predict(table, pred_leaf=True, num_threads=self.options.threads)
+        leaves = leaves.reshape(len(table), -1).astype(np.int64)
+        values = self._leaves[leaves + self._first_leaf]
+        return torch.from_numpy(np.add.reduceat(values[:, self._order], self._starts, axis=1)).float()
+
+    def _logits(self, features: Tensor) -> Tensor:
+        """Logits ``[n, C]``; of two classes -s/2 and s/2, whose softmax is the sigmoid of the raw score s."""
+        scores = features.double().unflatten(1, (self._scores, -1)).sum(dim=2)
+        return (torch.cat([-scores, scores], dim=1) / 2 if self._scores == 1 else scores).float()
+
+    def head_logits(self, encoded: Mapping[str, Tensor]) -> Tensor:
+        """Logits ``[n, C]`` of features already computed: their sums."""
+        return self._logits(encoded["features"])
+
+    # Identity -------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> str:
+        """Hash of the trees and of the preprocessing."""
+        trees = hashlib.sha256(self.text.encode()).hexdigest() if self.text is not None else None
+        return fingerprint(trees, self.processor.state())
+
+    def parameters(self) -> dict[str, int]:
+        """Leaf values, and two numbers per split (column, threshold); all are learned."""
+        self._grown()
+        return _counted(len(self._leaves), len(self._trees))
+
+    @classmethod
+    def cost(cls, expert: ExpertConfig, classes: int) -> dict[str, float]:
+        """The most that training may grow: early stopping usually ends it sooner.
+
+        Returns
+        -------
+        dict
+            ``total`` and ``trained`` as `parameters` counts them, ``flops_per_example``: comparisons and a sum.
+        """
+        options = plugins.options("encoder", cls.plugin, expert.options, cls.settings)
+        trees = options.rounds * (1 if classes == 2 else classes)
+        return {**_counted(trees * options.leaves, trees), "flops_per_example": trees * (1 + np.log2(options.leaves))}
+
+
+def _counted(leaves: int, trees: int) -> dict[str, int]:
+    total = leaves + 2 * (leaves - trees)
+    return {"total": total, "trained": total}

@@ -1,0 +1,236 @@
+"""The files below a folder, or inside a .tar or .zip, read in place: nothing is unpacked, and no path leads out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, ClassVar
+
+from pydantic import field_validator
+
+from ..config import Strict
+from ..contracts import TextRole
+from ..errors import DataError
+from ..example import Example, Label, Rejected
+from ..workspace import fingerprint
+from ._archives import BROKEN, UNREADABLE, Tar, Zip, leads_out
+
+__all__ = ["MAX_MEMBER", "FileSource", "Files", "is_clutter", "leads_out"]
+
+MAX_MEMBER = 200 * 2**20
+"""Bytes; a larger file is no picture, and a zip may make it out of nothing."""
+_CLUTTER = ("Thumbs.db", "desktop.ini")
+_COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar")
+
+
+class Files:
+    """The files below a root, by relative POSIX name; pickled without what it has read, and shared by threads.
+
+    Parameters
+    ----------
+    root : Path
+        A folder, a ``.tar`` or ``.zip``, or a folder inside one (``memes.zip/memes``).
+
+    Every method raises `DataError` where the root is an archive that cannot be read in place.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def __reduce__(self) -> tuple[type[Files], tuple[Path]]:
+        return Files, (self.root,)
+
+    @cached_property
+    def _place(self) -> _Folder | Tar | Zip:
+        archive = next((p for p in (self.root, *self.root.parents) if p.is_file()), None)
+        if archive is None:
+            return _Folder(self.root)
+        inner = PurePosixPath(self.root.relative_to(archive).as_posix())
+        if archive.suffix.lower() in _COMPRESSED:
+            raise DataError(
+                f"{archive} is compressed as a whole, so that its files cannot be read one by one: unpack it, or make "
+                "it a plain .tar or a .zip (gunzip, or tar -xf)"
+            )
+        kinds: dict[str, type[Tar | Zip]] = {".tar": Tar, ".zip": Zip}
+        kind = kinds.get(archive.suffix.lower())
+        return kind(archive, inner) if kind else _Folder(self.root)
+
+    def exists(self) -> bool:
+        return self._place.exists()
+
+    def has(self, name: str) -> bool:
+        """Whether `read` would find a file under this name."""
+        try:
+            self._place.size(name)
+            return True
+        except (DataError, *UNREADABLE):
+            return False
+
+    def names(self, under: str = "") -> list[str]:
+        """Sorted names of the plain files below the folder ``under``; links that lead out are not among them."""
+        head = f"{under.strip('/')}/" if under.strip("/") else ""
+        return sorted(name for name in self._place.names() if name.startswith(head))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file.
+
+        Raises
+        ------
+        DataError
+            Where it is missing, unreadable, larger than `MAX_MEMBER`, or its name leads out of the root.
+        """
+        with self.opened(name) as file:
+            size = self._place.size(name)
+            blob = file.read(MAX_MEMBER + 1) if size <= MAX_MEMBER else b""
+        if max(size, len(blob)) > MAX_MEMBER:
+            raise DataError(f"{self.root / name} has over {MAX_MEMBER >> 20} MiB, the most that is read: make it small")
+        return blob
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[IO[bytes]]:
+        """A file as a seekable stream, of whatever length. Raises `DataError` as `read` does."""
+        try:
+            file = self._place.open(name)
+        except UNREADABLE as error:
+            raise DataError(f"{name!r} below {self.root} cannot be read: {error}") from None
+        with file:
+            try:
+                yield file
+            except BROKEN as error:
+                raise DataError(f"{name!r} below {self.root} cannot be read: {error}") from None
+
+    def stamp(self, names: Iterable[str]) -> list[Any]:
+        """JSON-able; changes with the names, and with the size or time of a file (in an archive: of the archive)."""
+        return [[name, *self._place.stamp(name)] for name in names]
+
+    def found(self) -> str:
+        """What is there instead of what was expected, for the message: ``is empty``, ``holds a, b``, …"""
+        if not self._place.exists():
+            return "does not exist"
+        if isinstance(self._place, _Folder) and not self.root.is_dir():
+            return "is not a folder, .tar or .zip"
+        tops = self._place.tops()
+        return f"holds {', '.join(tops[:8])}{', …' if len(tops) > 8 else ''}" if tops else self._place.empty()
+
+
+class FileSource(Strict):
+    """What all layouts below one root share; a layout brings `expected`, `listed`, `rows` and `labels`."""
+
+    expected: ClassVar[str]
+    """What the layout expects below the root, for the error where there is nothing of it."""
+
+    root: Path
+    """A folder, a .tar or a .zip."""
+    text_role: TextRole = "caption"
+
+    @field_validator("root")
+    @classmethod
+    def _home(cls, value: Path) -> Path:
+        return value.expanduser()
+
+    @cached_property
+    def files(self) -> Files:
+        return Files(self.root)
+
+    def listed(self) -> list[str]:
+        """The files that list the rows (not the pictures), in the order in which they are read."""
+        raise NotImplementedError
+
+    def rows(self) -> Iterator[Example | Rejected]:
+        """Every row of the files `listed`, streaming."""
+        raise NotImplementedError
+
+    def labels(self) -> Mapping[str, Label]:
+        raise NotImplementedError
+
+    def role_of(self, example: Example) -> TextRole:
+        return self.text_role
+
+    def __iter__(self) -> Iterator[Example | Rejected]:  # type: ignore[override]
+        """Every row, in a fixed order; a broken one as `Rejected`.
+
+        Raises
+        ------
+        DataError
+            At once, where the root is missing or holds nothing of the layout.
+        """
+        if not self.listed():
+            raise DataError(f"{self.root} {self.files.found()}; expected {self.expected}")
+        return iter(self.rows())
+
+    def fingerprint(self) -> str:
+        """Changes with the options, and with the size or time of a file that lists rows."""
+        return fingerprint(self.model_dump(mode="json"), str(self.root.resolve()), self.files.stamp(self.listed()))
+
+    def open(self, reference: str) -> bytes:
+        """The bytes of a picture below the root.
+
+        Raises
+        ------
+        DataError
+            Where the file is missing, unreadable or too large, or the path (also through a link) leads out of the root.
+        """
+        try:
+            return self.files.read(reference)
+        except DataError as error:
+            raise DataError(f"picture {error}") from None
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file was left by a desktop and is no data: hidden, or a folder's settings and thumbnails."""
+    parts = PurePosixPath(name).parts
+    hidden = any(part.startswith(".") and part != ".." for part in parts)
+    return not parts or hidden or parts[0] == "__MACOSX" or parts[-1] in _CLUTTER
+
+
+class _Folder:
+    def __init__(self, root: Path):
+        self.root = root
+
+    @cached_property
+    def _home(self) -> Path:
+        return self.root.resolve()
+
+    def exists(self) -> bool:
+        return self.root.exists()
+
+    def tops(self) -> list[str]:
+        return sorted(p.name for p in self.root.iterdir())
+
+    def empty(self) -> str:
+        return "is empty"
+
+    def names(self) -> Iterator[str]:
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                path = Path(folder, name)
+                relative = path.relative_to(self.root).as_posix()
+                if (not path.is_symlink() or self._inside(relative)) and path.is_file():
+                    yield relative
+
+    def _inside(self, name: str) -> bool:
+        try:
+            return (self._home / name).resolve().is_relative_to(self._home)
+        except (OSError, RuntimeError):
+            return False
+
+    def _path(self, name: str) -> Path:
+        path = (self._home / name).resolve()
+        if leads_out(name) or not path.is_relative_to(self._home):
+            raise DataError(f"{name!r} leads out of {self.root}; only paths inside are read")
+        if not path.is_file():  # also keeps a pipe or a device from being waited on
+            raise DataError(f"{self.root / name} is missing or not a file")
+        return path
+
+    def size(self, name: str) -> int:
+        return self._path(name).stat().st_size
+
+    def open(self, name: str) -> IO[bytes]:
+        return self._path(name).open("rb")
+
+    def stamp(self, name: str) -> list[int]:
+        found = self._path(name).stat()
+        return [found.st_size, found.st_mtime_ns]

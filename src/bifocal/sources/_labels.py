@@ -1,0 +1,249 @@
+"""How a column of somebody's table becomes a label: by a map, by its own values, or as a number to be cut in two."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from ..config import Strict
+from ..errors import DataError
+from ..example import BINARY, LABELS, Label, LabelValue
+
+MAX_CLASSES = 1000
+"""More values than these are a number or a text, and no label."""
+_LISTED = 10
+_WHOLE = re.compile(r"[-+]?\d+\.0+")
+_SPELLINGS = dict.fromkeys(("yes", "true", "on", "y", "t", "1"), 1)
+_SPELLINGS |= dict.fromkeys(("no", "false", "off", "n", "f", "0"), 0)
+"""Ways to write yes and no, in lower case; YAML reads some of them as booleans before we see the word."""
+
+
+def _written(value: Any) -> str:
+    """A key of YAML or a cell, as text; ``yes: 1`` reaches us as ``True: 1``."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _whole(str(value)) if isinstance(value, float) else str(value).strip()
+
+
+def _whole(text: str) -> str:
+    return text.partition(".")[0] if _WHOLE.fullmatch(text) else text
+
+
+def keys_as_written(value: Any) -> Any:
+    """A mapping of an option with its keys as texts, as cells are compared."""
+    return {_written(key): one for key, one in value.items()} if isinstance(value, Mapping) else value
+
+
+ClassMap = Annotated[dict[str, int | str | None], BeforeValidator(keys_as_written)]
+"""Raw value -> class; null = not annotated."""
+
+
+class LabelMap(Strict):
+    """Where a label comes from and what its values mean.
+
+    Attributes
+    ----------
+    column : str
+    map : dict, optional
+        Raw value -> class; null = not annotated. Values are compared as stripped strings, and failing that, whole
+        numbers as such (``1.0`` is ``1``) and all spellings of yes and no (``True`` is ``yes`` is ``1``).
+    above : number or "median", optional
+        The column holds a number, and the class is whether it lies above this; ``median`` is train's.
+    min_rows : int, optional
+        Values with fewer rows are no classes; their rows are not annotated. The classes 0 and 1 both stay.
+    classes : list, optional
+        The classes in their order, where they are not to be found in the map or the column.
+    """
+
+    column: str
+    map: ClassMap | None = None
+    above: float | Literal["median"] | None = None
+    min_rows: Annotated[int, Field(ge=2)] | None = None
+    classes: Annotated[list[int | str], Field(min_length=2)] | None = None
+
+    @field_validator("map", "classes")
+    @classmethod
+    def _one_kind_of_class(cls, value: Any) -> Any:
+        """0 and 1 are numbers, everything else is a name."""
+        if isinstance(value, list):
+            if len(classes := _classes(value)) != len(set(classes)):
+                raise ValueError(f"{value} names a class twice")
+            return list(BINARY) if set(classes) == set(BINARY) else list(classes)
+        kinds = dict(zip(found, _classes(found), strict=True)) if (found := _given(value)) else {}
+        return None if value is None else {raw: kinds.get(one) for raw, one in value.items()}
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> LabelMap:
+        others = [name for name in ("map", "min_rows", "classes") if getattr(self, name) is not None]
+        if self.above is not None and others:
+            raise ValueError(f"above makes the classes 0 and 1 out of a number, so {others[0]} has no place beside it")
+        if self.map is not None and not _given(self.map):
+            raise ValueError("the map names no class; give at least one value another meaning than null")
+        return self
+
+    def check_name(self, name: str) -> None:
+        """Raise `ValueError` where the name is that of a unified label, and the options lead to other classes."""
+        if name not in LABELS:
+            return
+        classes = LABELS[name].classes
+        allowed = f"{name} has the classes {', '.join(map(str, classes))}; other classes want a label of another name"
+        if self.classes is not None and set(self.classes) != set(classes):
+            raise ValueError(f"{name}.classes is {self.classes}, but {allowed}")
+        if self.above is not None and not LABELS[name].binary:
+            raise ValueError(f"{name}.above makes 0 and 1, but {allowed}")
+        if strange := [one for one in _given(self.map) if one not in classes]:
+            raise ValueError(f"{name}.map leads to {strange[0]!r}, but {allowed}")
+
+    def is_settled(self, name: str) -> bool:
+        """Whether the classes are known without reading the column."""
+        known = self.map is not None or self.classes is not None or self.above is not None or name in LABELS
+        return known and self.min_rows is None
+
+    def fixed(self, name: str) -> Label | None:
+        """The label as far as the options tell it; None where its classes stand in the column."""
+        if name in LABELS:
+            return self._label(name, LABELS[name].classes)
+        if self.above is not None:
+            return self._label(name, BINARY)
+        if self.classes is not None:
+            return self._label(name, tuple(self.classes))
+        if self.map is not None:
+            return self._label(name, BINARY if set(_given(self.map)) <= set(BINARY) else tuple(_given(self.map)))
+        return None
+
+    def found(self, name: str, values: Iterable[LabelValue]) -> Label:
+        """The label with the classes that stand in the column, rare ones left out.
+
+        Raises
+        ------
+        DataError
+            Where fewer than two classes are left, or the values are too many for classes.
+        """
+        counts: Counter[Any] = Counter()
+        for value in values:
+            counts[value] += 1
+            if len(counts) > MAX_CLASSES and not self.min_rows:
+                raise DataError(
+                    f"column {self.column!r} has over {MAX_CLASSES} values, too many for the classes of {name}: name "
+                    "another column, or say `above: median` if it is a number"
+                )
+        fixed = self.fixed(name)
+        if fixed is None and {_SPELLINGS.get(str(value).lower(), value) for value in counts} == {0, 1}:
+            fixed = self._label(name, BINARY)
+        if fixed and (fixed.binary or not self.min_rows):
+            return fixed
+        possible = fixed.classes if fixed else tuple(sorted(counts, key=_in_order))
+        rare = {value: counts[value] for value in possible if counts[value] < (self.min_rows or 1)}
+        classes = tuple(value for value in possible if value not in rare)
+        if len(classes) < 2:
+            least = f" with {self.min_rows} rows or more" if self.min_rows else ""
+            raise DataError(
+                f"column {self.column!r} has {len(classes)} values{least}, and {name} needs two classes; "
+                f"found: {_listed(counts) or 'nothing'}"
+            )
+        return self._label(name, classes, rare)
+
+    def _label(self, name: str, classes: tuple[Any, ...], rare: Mapping[Any, int] | None = None) -> Label:
+        binary = classes == BINARY
+        known = LABELS.get(name)
+        told = [known.description] if known else []
+        told.append(f"Column {self.column!r}." if self.above is None else f"Whether {self.column!r} > {self.above}.")
+        if rare:
+            told.append(
+                f"Left out for fewer than {self.min_rows} rows: {_listed(Counter(rare))} ({len(rare)} values, "
+                f"{sum(rare.values())} rows in all)."
+            )
+        probability = known.probability if known else f"prob_{name}" if binary else "prob"
+        return Label(classes, probability, " ".join(told), self.above)
+
+    def read(self, raw: Any) -> LabelValue:
+        """A cell as far as the options tell it: mapped, a number (``above``), or the text itself (``1.0`` as ``1``).
+
+        Raises `DataError` on a value that the map does not know, and on what is no number, text or boolean.
+        """
+        if raw is None or (isinstance(raw, float) and math.isnan(raw)):
+            return None
+        if not isinstance(raw, str | int | float):
+            raise DataError(
+                f"column {self.column!r} holds a {type(raw).__name__}; a label is a text, number or boolean"
+            )
+        text = _written(raw)
+        if not text:
+            return None
+        if self.above is not None:
+            return self._number(raw, text)
+        return _whole(text) if self.map is None else self.map[self._key(raw, text)]
+
+    def _number(self, raw: Any, text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if isinstance(raw, bool) or not math.isfinite(number):
+            raise DataError(f"{raw!r} in column {self.column!r} is no number, and the label is whether it is above one")
+        return int(number) if number.is_integer() else number
+
+    def _key(self, raw: Any, text: str) -> str:
+        assert self.map is not None
+        if text in self.map:
+            return text
+        whole = next((key for key in self.map if _whole(key) == _whole(text)), None)
+        if whole is not None:
+            return whole
+        if all(key.lower() in _SPELLINGS for key, one in self.map.items() if one is not None):
+            meaning = _SPELLINGS.get(_whole(text).lower())
+            for key in self.map:
+                if meaning is not None and _SPELLINGS.get(key.lower()) == meaning:
+                    return key
+        raise DataError(
+            f"{raw!r} in column {self.column!r} is not in the map; allowed: {', '.join(self.map)}, or empty"
+        )
+
+    def settle(self, name: str, value: LabelValue, label: Label) -> LabelValue:
+        """What `read` gave as a class of the label; None where the value is rare. Raises `DataError` on any other."""
+        if value is None or self.above is not None:
+            return value
+        if isinstance(value, str):
+            value = _SPELLINGS.get(_whole(value).lower(), value) if label.binary else self._class(value, label)
+        if value in label.classes:
+            return value
+        fixed = self.fixed(name)
+        if self.min_rows and not label.binary and (fixed is None or value in fixed.classes):
+            return None
+        allowed = ", ".join(map(str, label.classes))
+        raise DataError(
+            f"{value!r} in column {self.column!r} is no class; allowed: {allowed}, or empty; else give a `map`"
+        )
+
+    def _class(self, value: str, label: Label) -> int | str:
+        if value in label.classes:
+            return value
+        return next((one for one in label.classes if _whole(str(one)) == _whole(value)), value)
+
+
+def _given(value: Mapping[str, Any] | None) -> list[Any]:
+    """The classes a map names, each once, in its order."""
+    return list(dict.fromkeys(one for one in (value or {}).values() if one is not None))
+
+
+def _classes(found: list[Any]) -> tuple[int | str, ...]:
+    if {str(one) for one in found} <= {"0", "1"}:
+        return tuple(int(one) for one in found)
+    return tuple(str(one).strip() for one in found)
+
+
+def _in_order(value: Any) -> tuple[int, float, str]:
+    try:
+        return 0, float(value), str(value)
+    except ValueError:
+        return 1, 0.0, str(value)
+
+
+def _listed(counts: Counter[Any]) -> str:
+    most = ", ".join(f"{value} ({n})" for value, n in counts.most_common(_LISTED))
+    return f"{most}, …" if len(counts) > _LISTED else most

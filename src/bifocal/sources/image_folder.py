@@ -1,0 +1,133 @@
+"""A folder of pictures per class, with or without a folder per split above: ``train/hateful/12.jpg``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import ClassVar
+
+from pydantic import model_validator
+
+from ..errors import DataError
+from ..example import Example, Label, Rejected
+from ._columns import Split, split_named
+from ._files import FileSource, is_clutter
+from ._labels import ClassMap, LabelMap
+
+PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
+"""Endings of files that mean to be pictures; whether they can be read is found out when they are."""
+
+
+class ImageFolder(FileSource):
+    """Pictures whose folder is their label, as torchvision's ``ImageFolder`` reads them.
+
+    Every folder that holds files is a class, but for those above it whose names are splits. A text beside a picture
+    (``12.txt`` beside ``12.jpg``) is its text; alone it is a post without a picture. The id is the path without its
+    ending.
+
+    Attributes
+    ----------
+    label : str
+        The name that the folders' label gets in the taxonomy.
+    map : dict, optional
+        Folder -> class; null = not annotated. Folders named 0 and 1, or no and yes, need none.
+    """
+
+    expected: ClassVar[str] = "folders of pictures (class/*.jpg, or train/class/*.jpg)"
+
+    label: str = "abuse_hate"
+    map: ClassMap | None = None
+
+    @model_validator(mode="after")
+    def _classes_of_the_label(self) -> ImageFolder:
+        self.spec.check_name(self.label)
+        return self
+
+    @cached_property
+    def spec(self) -> LabelMap:
+        return LabelMap(column="folder", map=self.map)
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [name for name in self.files.names() if not is_clutter(name)]
+
+    def listed(self) -> list[str]:
+        """All files that count: here the pictures are the rows."""
+        return self.names if any(_is_picture(name) for name in self.names) else []
+
+    @cached_property
+    def has_splits(self) -> bool:
+        tops = {name.partition("/")[0] for name in self.names if "/" in name}
+        return bool(tops) and all(split_named(top) for top in tops)
+
+    def _place(self, name: str) -> tuple[Split | None, str | None]:
+        """The split and the class folder of a file; None where it lies in none."""
+        *folders, _ = PurePosixPath(name).parts
+        split = split_named(folders.pop(0)) if folders and self.has_splits else None
+        return split, folders[0] if folders else None
+
+    def labels(self) -> Mapping[str, Label]:
+        return {self.label: self.taxonomy_entry}
+
+    @cached_property
+    def taxonomy_entry(self) -> Label:
+        """The label, its classes being the folders where no map and no unified label tells them.
+
+        Raises
+        ------
+        DataError
+            Where a unified label is asked for, no map is given, and the folders are not its classes.
+        """
+        folders = {self._place(name)[1]: None for name in self.names}
+        found = [folder for folder in folders if folder is not None]
+        label = self.spec.fixed(self.label) or self.spec.found(self.label, found)
+        if self.map is None:
+            for folder in found:
+                try:
+                    self.spec.settle(self.label, self.spec.read(folder), label)
+                except DataError:
+                    raise DataError(
+                        f"{self.root}: folder {folder!r} is no class of {self.label}, which has "
+                        f"{', '.join(map(str, label.classes))}: give a map ({{{folder}: {label.classes[-1]}, …}}), "
+                        "or set `label` to a name of your own"
+                    ) from None
+        return label
+
+    def rows(self) -> Iterator[Example | Rejected]:
+        label = self.taxonomy_entry
+        texts = {name for name in self.names if _is_text(name)}
+        lonely = texts - {_beside(name) for name in self.names if _is_picture(name)}
+        return (self._row(name, texts, label) for name in self.names if name in lonely or name not in texts)
+
+    def _row(self, name: str, texts: set[str], label: Label) -> Example | Rejected:
+        if not _is_picture(name) and not _is_text(name):
+            return Rejected(None, name, f"no picture ({', '.join(PICTURES)}) and no .txt: take it out of the folder")
+        split, folder = self._place(name)
+        parts = {"image": name} if _is_picture(name) else {}
+        try:
+            value = self.spec.settle(self.label, self.spec.read(folder), label)
+            if (beside := _beside(name)) in texts and (text := self._text(beside)).strip():
+                parts["text"] = text
+        except DataError as error:
+            return Rejected(name, name, str(error))
+        return Example(name, parts, {self.label: value}, split=split, meta={"folder": folder} if folder else {})
+
+    def _text(self, name: str) -> str:
+        try:
+            return self.files.read(name).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name} is not UTF-8 (byte {error.start}): convert it") from None
+
+
+def _is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in PICTURES
+
+
+def _is_text(name: str) -> bool:
+    return PurePosixPath(name).suffix == ".txt"
+
+
+def _beside(name: str) -> str:
+    """The text that would lie beside a picture; of a text, itself."""
+    return str(PurePosixPath(name).with_suffix(".txt"))

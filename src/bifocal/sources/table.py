@@ -1,0 +1,137 @@
+"""A table of posts: CSV, TSV, JSON lines, JSON or Parquet, its columns named in the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any, ClassVar
+
+from pydantic import Field, field_validator
+
+from ..errors import DataError, nearest
+from ..example import Example, Label, Rejected
+from ._columns import Columns, Split, split_named
+from ._files import Files, FileSource, is_clutter, leads_out
+from ._tables import SUFFIXES, is_table, read_rows
+
+
+class Table(Columns, FileSource):
+    """Somebody's own table; `Columns` has the options that say what its columns mean.
+
+    Attributes
+    ----------
+    root : Path
+        A folder, .tar or .zip that holds the table, or the table itself.
+    file : str, list of str or dict, optional
+        The table below the root, several, or ``{split: table}``. By default the only table there is, or the tables
+        that are named after splits (``train.csv``, ``dev.csv``).
+    images : str, optional
+        The folder, .tar or .zip below the root in which pictures are looked up; by default the root.
+    delimiter : str, optional
+        Of CSV; by default ``,``, and a tab for TSV.
+    encoding : str
+    """
+
+    expected: ClassVar[str] = f"a table ({', '.join(SUFFIXES)})"
+
+    file: str | list[str] | dict[str, str] | None = None
+    images: str | None = None
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    encoding: str = "utf-8"
+
+    @field_validator("file")
+    @classmethod
+    def _known_splits(cls, value: Any) -> Any:
+        for name in value if isinstance(value, dict) else ():
+            if split_named(name) is None:
+                raise ValueError(f"{name!r} is no split; write {{train: …, val: …, test: …}}")
+        return value
+
+    @field_validator("images")
+    @classmethod
+    def _below_the_root(cls, value: str | None) -> str | None:
+        if value is not None and leads_out(value):
+            raise ValueError(f"{value!r} leads out of the root: name a folder or archive below it, or a higher root")
+        return value
+
+    @cached_property
+    def files(self) -> Files:
+        return Files(self.root.parent if self._is_table_itself() else self.root)
+
+    @cached_property
+    def pictures(self) -> Files:
+        """Where pictures are looked up."""
+        return self.files if self.images is None else Files(self.files.root / self.images)
+
+    def _is_table_itself(self) -> bool:
+        return is_table(self.root.name) and not self.root.is_dir()
+
+    @cached_property
+    def tables(self) -> dict[str, Split | None]:
+        """Table -> its split, where it has one by name.
+
+        Raises
+        ------
+        DataError
+            Where one is missing, or where there are several and none is named.
+        """
+        asked = self.root.name if self._is_table_itself() and self.file is None else self.file
+        if asked is None:
+            return self._only_table()
+        if isinstance(asked, dict):
+            tables = {name: split_named(split) for split, name in asked.items()}
+        else:
+            tables = dict.fromkeys([asked] if isinstance(asked, str) else asked)
+        for name in tables:
+            if not self.files.has(name):
+                there = [table for table in self.files.names() if is_table(table)]
+                raise DataError(f"there is no file {name!r} below {self.files.root}; {nearest(name, there)}")
+        return tables
+
+    def _only_table(self) -> dict[str, Split | None]:
+        there = [name for name in self.files.names() if is_table(name) and not is_clutter(name)]
+        there = [name for name in there if "/" not in name] or there
+        splits = {name: split_named(PurePosixPath(name).stem) for name in there}
+        if len(there) > 1 and (None in splits.values() or len({PurePosixPath(name).parent for name in there}) > 1):
+            listed = ", ".join(there[:8]) + (", …" if len(there) > 8 else "")
+            raise DataError(f"{self.root} holds {len(there)} tables ({listed}): say which under `file`")
+        return dict(sorted(splits.items(), key=lambda item: ("train", "val", "test", None).index(item[1])))
+
+    def listed(self) -> list[str]:
+        return list(self.tables)
+
+    def labels(self) -> Mapping[str, Label]:
+        return self.label_taxonomy
+
+    @cached_property
+    def label_taxonomy(self) -> dict[str, Label]:
+        """`labels`, which may cost a pass over the tables."""
+        return self.taxonomy(lambda: (row for name in self.tables for row in self._good_rows(name)))
+
+    def _good_rows(self, name: str) -> Iterator[dict[str, Any]]:
+        return (row for _, row in self._read(name) if not isinstance(row, Rejected))
+
+    def _read(self, name: str) -> Iterator[tuple[str, dict[str, Any] | Rejected]]:
+        return read_rows(self.files, name, delimiter=self.delimiter, encoding=self.encoding)
+
+    def rows(self) -> Iterator[Example | Rejected]:
+        if self.images is not None and not self.pictures.exists():
+            raise DataError(f"images: {self.pictures.root} {self.pictures.found()}; expected a folder, .tar or .zip")
+        self.check_columns((name, self._good_rows(name)) for name in self.tables)
+        return self._rows(self.labels())
+
+    def _rows(self, labels: Mapping[str, Label]) -> Iterator[Example | Rejected]:
+        for name, split in self.tables.items():
+            for number, (where, row) in enumerate(self._read(name), start=1):
+                if isinstance(row, Rejected):
+                    yield row
+                else:
+                    own = str(number) if len(self.tables) == 1 else f"{name}:{number}"
+                    yield self.example(row, where, own, split, labels)
+
+    def open(self, reference: str) -> bytes:
+        try:
+            return self.pictures.read(reference)
+        except DataError as error:
+            raise DataError(f"picture {error}") from None

@@ -1,0 +1,275 @@
+import csv
+import json
+import os
+import pickle
+import tarfile
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bifocal import plugins
+from bifocal.errors import ConfigError, DataError
+from bifocal.example import Example, Rejected, Taxonomy
+from bifocal.sources.table import Table
+
+ROWS = [
+    {"id": "1", "words": "a lamp", "file": "1.png", "age": "3", "bad": "yes"},
+    {"id": "2", "words": "", "file": "2.png", "age": "", "bad": "no"},
+    {"id": "3", "words": "a table", "file": "", "age": "5", "bad": ""},
+]
+OPTIONS = {"id": "id", "text": "words", "image": "file", "tabular": ["age"]} | {
+    "labels": {"abuse_hate": {"column": "bad", "map": {True: 1, False: 0}}}
+}
+PARTS = [
+    {"text": "a lamp", "image": "1.png", "tabular": {"age": "3"}},
+    {"image": "2.png"},
+    {"text": "a table", "tabular": {"age": "5"}},
+]
+
+
+def write(path: Path, rows: list[dict] = ROWS) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def pictures(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("1.png", "2.png"):
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def packed(folder: Path, archive: Path) -> Path:
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as file:
+            for path in sorted(folder.rglob("*")):
+                file.write(path, path.relative_to(folder))
+    else:
+        with tarfile.open(archive, "w") as file:
+            file.add(folder, ".")
+    return archive
+
+
+def table(**options) -> Table:
+    return plugins.options("source", "table", options, Table)
+
+
+@pytest.mark.parametrize("name", ["posts.csv", "posts.tsv", "posts.jsonl"])
+def test_a_row_becomes_an_example_whatever_the_file(tmp_path, name):
+    pictures(write(tmp_path / name).parent)
+    source = table(root=tmp_path, **OPTIONS)
+    rows = list(source)
+    assert [row.id for row in rows] == ["1", "2", "3"]
+    assert [row.parts for row in rows] == PARTS
+    assert [row.labels["abuse_hate"] for row in rows] == [1, 0, None]
+    assert [row.meta for row in rows] == [{}] * 3
+    assert source.open("1.png") == b"1.png"
+    assert source.text_role == "caption"
+
+
+def test_parquet_too(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "posts.parquet")
+    assert [row.parts for row in table(root=tmp_path, **OPTIONS)] == PARTS
+
+
+@pytest.mark.parametrize(
+    "where", ["folder", "file", "tar", "zip", "tar below", "zip below", "folder in zip", "table in zip"]
+)
+def test_table_and_pictures_lie_where_they_lie(tmp_path, where):
+    data = tmp_path / "data"
+    write(data / "posts.csv")
+    images = pictures(data / "shots" / "all")
+    options = {"root": data, "images": "shots/all"}
+    if where == "file":
+        options["root"] = data / "posts.csv"
+    elif where in ("tar", "zip"):
+        options["root"] = packed(data, tmp_path / f"a.{where}")
+    elif where in ("tar below", "zip below"):
+        options["images"] = packed(images, data / f"shots.{where[:3]}").name
+    elif where == "folder in zip":
+        options["root"] = packed(tmp_path, tmp_path.parent / f"{tmp_path.name}.zip") / "data"
+    elif where == "table in zip":
+        options["root"] = packed(data, tmp_path / "a.zip") / "posts.csv"
+    source = table(**options, **OPTIONS)
+    rows = list(source)
+    assert [row.parts for row in rows] == PARTS
+    assert [source.open(name) for name in ("1.png", "2.png")] == [b"1.png", b"2.png"]
+    with pytest.raises(DataError, match="^picture .*only paths inside are read"):
+        source.open("../all/1.png")
+    with pytest.raises(DataError, match=r"^picture .*3.png is missing"):
+        source.open("3.png")
+    copy = pickle.loads(pickle.dumps(source))
+    assert list(copy) == rows
+    assert copy.fingerprint() == source.fingerprint()
+
+
+def test_one_file_per_split(tmp_path):
+    for i, name in enumerate(["a/train.csv", "dev.csv", "late.csv"]):
+        write(tmp_path / name, [ROWS[i] | {"day": "test" if i == 0 else ""}])
+    files = {"train": "a/train.csv", "dev": "dev.csv", "test": "late.csv"}
+    options = OPTIONS | {"id": None}
+    found = [(row.id, row.split) for row in table(root=tmp_path, file=files, **options)]
+    assert found == [("a/train.csv:1", "train"), ("dev.csv:1", "val"), ("late.csv:1", "test")]
+    found = [row.split for row in table(root=tmp_path, file=files, split="day", **options)]
+    assert found == ["test", "val", "test"]  # what the row says of itself counts
+    found = [(row.id, row.split) for row in table(root=tmp_path, file=["late.csv", "dev.csv"], **options)]
+    assert found == [("late.csv:1", None), ("dev.csv:1", None)]
+
+
+def test_tables_named_after_splits_are_found(tmp_path):
+    for i, name in enumerate(["test.csv", "valid.csv", "train.csv", ".hidden.csv"]):
+        write(tmp_path / name, [ROWS[i % 3]])
+    write(tmp_path / "notes" / "other.csv")
+    assert [(row.id, row.split) for row in table(root=tmp_path, **OPTIONS)] == [
+        ("3", "train"),
+        ("2", "val"),
+        ("1", "test"),
+    ]
+
+
+def test_a_lone_table_below_is_found(tmp_path):
+    write(tmp_path / "data" / "train.csv")
+    assert [row.split for row in table(root=tmp_path, **OPTIONS)] == ["train"] * 3
+    write(tmp_path / "posts.csv")
+    assert [row.split for row in table(root=tmp_path, **OPTIONS)] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"holds 2 tables \(one.csv, two.csv\): say which under `file`"),
+        ({"file": "one.cvs"}, r"there is no file 'one.cvs' below .*; did you mean 'one.csv'\? known: one.csv, two.csv"),
+        ({"file": "../one.csv"}, "there is no file '../one.csv'"),
+        ({"file": {"train": "one.csv", "test": "x.csv"}}, "there is no file 'x.csv'"),
+        ({"file": "one.csv", "images": "pics"}, r"images: .*pics does not exist; expected a folder, .tar or .zip"),
+        ({"file": "one.csv", "text": "wrods"}, r"one.csv has no column 'wrods' \(text\); did you mean 'words'"),
+    ],
+)
+def test_what_is_missing_stops_at_once_and_is_named(tmp_path, options, message):
+    write(tmp_path / "one.csv")
+    write(tmp_path / "two.csv")
+    with pytest.raises(DataError, match=message):
+        iter(table(root=tmp_path, **options))
+
+
+def test_no_table_at_all(tmp_path):
+    (tmp_path / "notes.xlsx").touch()
+    with pytest.raises(DataError, match=r"holds notes.xlsx; expected a table \(.csv, .tsv, .jsonl"):
+        iter(table(root=tmp_path))
+    with pytest.raises(DataError, match="nowhere does not exist; expected a table"):
+        iter(table(root=tmp_path / "nowhere"))
+    with pytest.raises(DataError, match=r"there is no file 'posts.csv' below .*; known: none"):
+        iter(table(root=tmp_path / "posts.csv"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"file": {"holdout": "a.csv"}}, "file: 'holdout' is no split"),
+        ({"images": "../pics"}, "images: '../pics' leads out of the root"),
+        ({"images": "/pics"}, "images: '/pics' leads out of the root"),
+        ({"delimiter": ";;"}, "delimiter = ';;'"),
+        ({"label": {"abuse_hate": "bad"}}, "unknown key 'label'"),
+        ({}, "'root' is required"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        table(**({"root": "x"} if options else {}), **options)
+
+
+def test_bad_rows_are_rejected_and_keep_their_number(tmp_path):
+    (tmp_path / "posts.csv").write_text("words,bad\na lamp,1\ntoo,many,cells\na table,2\na chair,0\n")
+    rows = list(table(root=tmp_path, text="words", labels={"abuse_hate": "bad"}))
+    assert [row.id for row in rows] == ["1", None, "3", "4"]
+    assert [type(row) for row in rows] == [Example, Rejected, Rejected, Example]
+    assert rows[2].where == "posts.csv:4"
+    assert rows[2].row == {"words": "a table", "bad": "2"}
+
+
+def test_a_label_of_an_unlabelled_test_file_is_null(tmp_path):
+    write(tmp_path / "train.csv")
+    write(tmp_path / "test.csv", [{key: value for key, value in row.items() if key != "bad"} for row in ROWS])
+    found = [row.labels["abuse_hate"] for row in table(root=tmp_path, **OPTIONS)]
+    assert found == [1, 0, None, None, None, None]
+
+
+def test_classes_are_sought_once(tmp_path, monkeypatch):
+    write(tmp_path / "posts.csv", [{"words": "x", "tone": tone} for tone in "abab"])
+    source = table(root=tmp_path, text="words", labels={"tone": "tone"})
+    assert source.labels()["tone"].classes == ("a", "b")
+    passes = []
+    monkeypatch.setattr(
+        Table, "_good_rows", lambda self, name: passes.append(name) or iter([{"words": "", "tone": ""}])
+    )
+    assert [row.labels["tone"] for row in source] == list("abab")
+    assert passes == ["posts.csv"]  # to see that the columns are there, and not again for the classes
+
+
+def test_the_fingerprint_follows_tables_and_options_and_no_picture(tmp_path):
+    write(tmp_path / "posts.csv")
+    pictures(tmp_path / "images")
+    source = table(root=tmp_path, images="images", **OPTIONS)
+    before = source.fingerprint()
+    (tmp_path / "images" / "3.png").touch()
+    assert table(root=tmp_path, images="images", **OPTIONS).fingerprint() == before
+    assert table(root=tmp_path, images="images", **OPTIONS | {"tabular": []}).fingerprint() != before
+    write(tmp_path / "posts.csv", ROWS[:2])
+    assert table(root=tmp_path, images="images", **OPTIONS).fingerprint() != before
+
+
+REAL = {
+    "airbnb_nyc": (
+        {"id": "id", "text": "name", "tabular": "rest", "group": "host_id"}
+        | {"labels": {"expensive": {"column": "price", "above": "median"}}},
+        48_895,
+    ),
+    "womens_clothing": (
+        {"text": ["Title", "Review Text"], "tabular": "rest", "labels": {"recommended": "Recommended IND"}}
+        | {"drop": ["Rating"]},
+        23_486,
+    ),
+    "fashion_small": (
+        {"id": "id", "text": "title", "image": "image", "images": "images.tar"}
+        | {"labels": {"colour": {"column": "baseColour", "min_rows": 200}}},
+        20_000,
+    ),
+    "edos": (
+        {"id": "rewire_id", "text": "text", "split": "split"}
+        | {"labels": {"abuse_hate": {"column": "label_sexist", "map": {"sexist": 1, "not sexist": 0}}}},
+        20_000,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_tables_are_read_whole(name):
+    root = Path(os.environ.get("BIFOCAL_DATA", "../shared")) / "data" / name
+    if not root.is_dir():
+        pytest.skip(f"{name} is not here; BIFOCAL_DATA names the folder that holds data/")
+    options, n = REAL[name]
+    source = table(root=root, **options)
+    rows = list(source)
+    taxonomy = Taxonomy(dict(source.labels()))
+    assert len(rows) == len({row.id for row in rows}) == n
+    for row in rows:
+        taxonomy.check(row.labels)
+    fed = {column for row in rows for column in row.parts.get("tabular", {})}
+    assert not fed & {"price", "id", "host_id", "Rating", "Recommended IND", "column 1", "Title", "name"}
+    if name == "fashion_small":
+        assert len(source.labels()["colour"].classes) == 16
+        assert source.open(rows[0].parts["image"]).startswith(b"\xff\xd8")
+    if name == "edos":
+        assert Counter(row.split for row in rows) == {"train": 14_000, "val": 2_000, "test": 4_000}
