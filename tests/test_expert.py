@@ -7,13 +7,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from bifocal import expert
+from bifocal import evidence as evidence_room
 from bifocal.config import ExpertConfig
 from bifocal.data.packing import pack
 from bifocal.data.shards import open_split
 from bifocal.errors import ConfigError, DataError, ModelError
+from bifocal.evidence import evidence_of
 from bifocal.example import Example, Label, Taxonomy
-from bifocal.expert import evidence_of, fit_expert, load_expert
+from bifocal.expert import fit_expert, load_expert
 from bifocal.modalities.text import Text, compose
 from bifocal.models.encoders.hf_text import HfText
 
@@ -289,7 +290,7 @@ def test_an_encoder_refuses_a_tune_that_it_lacks(splits, tmp_path):
 def test_evidence_is_gathered_in_pieces_and_is_the_same(frozen, splits, tmp_path, monkeypatch):
     fitted, _ = frozen
     whole = evidence(fitted.encoder, splits, "train", tmp_path / "whole")
-    monkeypatch.setattr(expert, "ENCODED_AT_ONCE", 7)
+    monkeypatch.setattr(evidence_room, "ENCODED_AT_ONCE", 7)
     told = []
     pieces = evidence(
         fitted.encoder, splits, "train", tmp_path / "pieces", progress=lambda done, total: told.append((done, total))

@@ -18,6 +18,7 @@ LAYERS = [
     {"sources"},
     {"data"},
     {"models"},
+    {"evidence"},
     {"expert"},
     {"fusion"},
     {"diagnose"},

@@ -6,7 +6,7 @@ import pandas
 import pytest
 
 import bifocal
-from bifocal.errors import DataError
+from bifocal.errors import DataError, RunError
 from bifocal.score import score_file
 from bifocal.workspace import read_jsonl
 
@@ -166,3 +166,13 @@ def test_a_table_with_nothing_to_read_names_what_it_may_hold(records_run, tmp_pa
     table.write_text("colour\nred\n")
     with pytest.raises(DataError, match="at least one of text, image_path, opened, price, room is needed"):
         score_file(bifocal.load(records_run), table, tmp_path / "out.jsonl")
+
+
+def test_a_second_process_on_the_same_output_stops(system, posts, tmp_path):
+    import fcntl
+
+    with open(tmp_path / ".out.csv.partial.jsonl", "a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="out.csv is being written by another process"):
+            score_file(system, posts, tmp_path / "out.csv")
+    assert score_file(system, posts, tmp_path / "out.csv")["rows"] == 4

@@ -1,9 +1,7 @@
-"""The story of one expert: learn from the rows that may be learned from, save, and give Evidence of every split."""
+"""The story of one expert: learn from the rows that may be learned from, and save; of several, keep the best."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections import Counter
@@ -11,22 +9,21 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from . import plugins
 from .config import ExpertConfig
 from .decide.calibration import softmax
 from .errors import ConfigError, DataError, RunError, nearest
 from .evaluate.metrics import auroc, macro_f1
-from .example import UNLABELLED, Evidence, Label, Rows
+from .evidence import Progress, features_of
+from .example import UNLABELLED, Label, Rows
 from .models.classifier import figures
 from .models.saved import CARD, read_card
-from .workspace import atomic, file_sha256, fingerprint, read_json, write_json
+from .workspace import file_sha256, fingerprint, read_json, write_json
 
 if TYPE_CHECKING:
     from .contracts import Encoder, Modality
@@ -36,10 +33,6 @@ AUTO = "auto"
 """In the place of an encoder's name: all that read the modality are fitted, and the best on val is taken."""
 FINISHED = "finished.json"
 """Beside its checkpoints, the note that an expert is trained; it goes when its step is to be done again."""
-ENCODED_AT_ONCE = 2048
-"""Rows handed to an encoder at a time: enough for batches of texts of like length, few enough to hold their tokens."""
-_DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
-Progress = Callable[[int, int | None], None]
 Row = dict[str, float]
 
 
@@ -208,7 +201,7 @@ def _begun_by(name: str, evidence_path: Callable[[str], Path]) -> Callable[[str]
 def _reached(encoder: Encoder, lesson: _Lesson, modality_name: str, path: Path) -> float:
     """The verdict's metric of the expert alone on rows it is judged by; a frozen one has encoded them before."""
     if encoder.frozen:
-        every = _encoded(encoder, lesson.split, modality_name, path, _source(encoder, lesson.split), None)
+        every = features_of(encoder, lesson.split, modality_name, path)
         logits = encoder.head_logits({key: tensor[lesson.rows] for key, tensor in every.items()})
     else:
         logits = encoder.encode(lesson.usable.values(modality_name))["logits"]
@@ -240,58 +233,6 @@ def load_expert(folder: Path) -> Encoder:
     return encoder
 
 
-def evidence_of(
-    encoder: Encoder,
-    split: Split,
-    modality_name: str,
-    label_name: str,
-    label: Label,
-    path: Path,
-    *,
-    folds: int = 5,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Evidence:
-    """What the expert says of a split, running the encoder only where the cache does not hold its features yet.
-
-    The expert knows which rows it learned from (rule 3 of the design). There a frozen encoder's features are clean
-    and its logits are cross-fitted, so that a fusion may learn from both; a fine-tuned encoder's are marked ``seen``.
-
-    Parameters
-    ----------
-    path : Path
-        The cache, a safetensors file for outside readers too: ``features``, ``logits``, ``present``, ``labels``,
-        ``seen``, with the ids and the fingerprints of weights, preprocessing and shards in its metadata.
-    folds, seed : int
-        Of the cross-fitting.
-
-    Returns
-    -------
-    Evidence
-        Of every row of the split; absent parts have zero features and logits.
-    """
-    source = _source(encoder, split)
-    encoded = _encoded(encoder, split, modality_name, path, source, progress)
-    labels = torch.tensor(split.classes(label_name, label))
-    present = torch.tensor(split.present[modality_name], dtype=torch.bool)
-    deployed = encoder.head_logits(encoded) * present[:, None]
-    rows = [i for i, name in enumerate(split.ids) if name in encoder.learned_from]
-    seen = torch.zeros(len(split), dtype=torch.bool)
-    seen[[] if encoder.frozen else rows] = True
-    task = fingerprint(label_name, label.classes, rows, encoder.frozen, folds, seed)
-    key = {**source, "head": _digest({"logits": deployed}), "task": task}
-    cached = _read(path, key)
-    if cached is None:
-        logits = deployed.clone()
-        if encoder.frozen and rows:
-            some = {name: tensor[rows] for name, tensor in encoded.items()}
-            groups = [split.groups[i] for i in rows]
-            logits[rows] = encoder.cross_fit(some, labels[rows], groups, folds=folds, seed=seed)
-        cached = {**encoded, "logits": logits, "present": present, "labels": labels, "seen": seen}
-        _write(path, cached, {**key, "ids": split.ids})
-    return Evidence(split.ids, split.groups, encoded["features"], cached["logits"], present, labels, seen)
-
-
 @dataclass(frozen=True, slots=True)
 class _Lesson:
     """The rows of a split that an expert learns from, or is judged by: those with the part and the label."""
@@ -320,8 +261,8 @@ def _lesson(
     if len(found) < 2:
         what = f"all of class {next(iter(found))!r}" if found else "none at all"
         raise DataError(
-            f"split {name!r} has {len(rows)} usable rows with {modality_name} and a {label_name} label, {what}; an "
-            "expert needs at least two classes there: take more rows (`limit`), or change the `splits` shares"
+            f"split {name!r} has {len(rows)} usable rows with {modality_name} and the label {label_name}, {what}; "
+            "an expert needs at least two classes there: take more rows (`limit`), or other splits"
         )
     return _Lesson(split, rows, split.take(rows), [classes[i] for i in rows], dict(counts))
 
@@ -342,8 +283,7 @@ def _fit_head(
     """Run a frozen encoder over whole splits, so that their Evidence is begun, and fit its head on the usable rows."""
     encoded = {}
     for name, lesson in lessons.items():
-        source = _source(encoder, lesson.split)
-        every = _encoded(encoder, lesson.split, modality_name, evidence_path(name), source, progress)
+        every = features_of(encoder, lesson.split, modality_name, evidence_path(name), progress)
         whole = len(lesson.rows) == len(lesson.split)  # then no copy is made
         encoded[name] = every if whole else {key: tensor[lesson.rows] for key, tensor in every.items()}
     labels = {name: torch.tensor(lesson.classes) for name, lesson in lessons.items()}
@@ -371,79 +311,3 @@ def _clear(checkpoints: Path) -> None:
     for path in checkpoints.glob("**/checkpoint-*"):
         shutil.rmtree(path)
     (checkpoints / "training.json").unlink(missing_ok=True)
-
-
-def _encoded(
-    encoder: Encoder,
-    split: Split,
-    modality_name: str,
-    path: Path,
-    source: Mapping[str, str],
-    progress: Progress | None,
-) -> dict[str, Tensor]:
-    """Features of every row, from the cache or by one pass over the rows that have the part."""
-    cached = _read(path, source)
-    if cached is not None:
-        return {name: t for name, t in cached.items() if name not in ("logits", "present", "labels", "seen")}
-    rows = [i for i, here in enumerate(split.present[modality_name]) if here]
-    encoded: dict[str, Tensor] = {}
-
-    def tell(done: int) -> None:
-        if progress:
-            progress(start + done, len(rows))
-
-    for start in range(0, max(len(rows), 1), ENCODED_AT_ONCE):
-        some = rows[start : start + ENCODED_AT_ONCE]
-        found = encoder.encode(split.take(some).values(modality_name), tell)
-        for name in found.keys() - {"logits"}:
-            if name not in encoded:
-                encoded[name] = torch.zeros(len(split), found[name].shape[1])
-            encoded[name][some] = found[name]
-    _write(path, encoded, source)
-    return encoded
-
-
-def _source(encoder: Encoder, split: Split) -> dict[str, str]:
-    return {"encoder": encoder.fingerprint(), "split": split.fingerprint}
-
-
-def _read(path: Path, key: Mapping[str, str]) -> dict[str, Tensor] | None:
-    """The tensors of a cache written under this key, or None where it is missing, of another key, or damaged."""
-    try:
-        with safe_open(path, "pt") as f:
-            metadata = f.metadata() or {}
-            if any(metadata.get(name) != value for name, value in key.items()):
-                return None
-            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
-        return None
-    return tensors if metadata.get("sha256") == _digest(tensors) else None
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """In the safetensors format, tensor by tensor: the library's `save` first makes a second copy of them all, and its
-    `save_file` puts a file of its own in the place of the one that `atomic` syncs."""
-    text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
-    header: dict[str, Any] = {"__metadata__": {**text, "sha256": _digest(tensors)}}
-    order = sorted(
-        tensors, key=lambda name: (-tensors[name].itemsize, name)
-    )  # wide ones first, so that all are aligned
-    end = 0
-    for name in order:
-        begin, end = end, end + tensors[name].nbytes
-        shape = list(tensors[name].shape)
-        header[name] = {"dtype": _DTYPES[tensors[name].dtype], "shape": shape, "data_offsets": [begin, end]}
-    blob = json.dumps(header).encode()
-    blob += b" " * (-len(blob) % 8)
-    with atomic(path, "wb") as f:
-        f.write(len(blob).to_bytes(8, "little") + blob)
-        for name in order:
-            f.write(tensors[name].contiguous().numpy().data)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].contiguous().numpy().data)
-    return digest.hexdigest()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import BifocalError, DataError
+from .errors import BifocalError, DataError, RunError
 from .example import Rejected
 from .sources._files import Files
 from .sources._tables import read_rows
@@ -54,6 +55,8 @@ def score_file(
     ------
     DataError
         Where a format is unknown, the input is missing, or it has none of the columns.
+    RunError
+        Where another process writes the same output.
     """
     for path in (rows, output):
         if path.suffix.lower() not in FORMATS:
@@ -65,9 +68,12 @@ def score_file(
     status = rows.stat()
     key = fingerprint(str(rows.resolve()), status.st_size, status.st_mtime_ns, system.policy.model_dump(mode="json"))
     sweep(output.parent, output.name)
-    with room(partial):
-        resumed = done = _resume(partial, key, batch_size)
     with room(partial), open(partial, "a", encoding="utf-8") as sink:
+        try:
+            fcntl.flock(sink, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{output} is being written by another process: wait, or name another output") from None
+        resumed = done = _resume(partial, key, batch_size)
         for batch in _batches(islice(_posts(rows, system.columns), resumed, None), batch_size):
             answers = _answers(system, [post for _, post in batch])
             for (identity, _), answer in zip(batch, answers, strict=True):

@@ -22,8 +22,9 @@ from .decide.policy import POOLED, Policy, fit_policy
 from .decide.thresholds import threshold_curve, write_curve
 from .errors import DataError, RunError
 from .evaluate.metrics import macro_f1
+from .evidence import evidence_of
 from .example import LABELS, UNLABELLED, Evidence, Label, Taxonomy
-from .expert import candidates, evidence_of, fit_expert, load_expert
+from .expert import candidates, fit_expert, load_expert
 from .fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusion
 from .models.saved import CARD
 from .report.example import write_example

@@ -30,7 +30,7 @@ RECORD = "json"
 """Suffix of the member that says what a sample is; the others hold its parts."""
 LONGEST_KEY = 80
 """Bytes; with a suffix it stays under the 100 of the oldest tar header, which every reader knows."""
-AGAIN = "run the step `shards` again"
+AGAIN = "run the step `shards` again (`bifocal run CONFIG --from shards`)"
 
 
 class Record(BaseModel):

@@ -286,11 +286,11 @@ class _Weigher(nn.Module):
         return self.head.weigh(inputs, present)  # type: ignore[operator]
 
 
-def shares(scores: Tensor, there: Tensor) -> Tensor:
-    """Softmax of scores ``[..., M]`` over the parts that are ``there`` (bool, ``[..., M]``); zeros where none is."""
+def shares(scores: Tensor, there: Tensor, dim: int = -1) -> Tensor:
+    """Softmax of scores over the modalities in ``dim`` that are ``there`` (bool); zeros where a row has none."""
     # The least float rather than -inf, whose softmax over nothing is nan, also in the gradient.
     least = torch.finfo(scores.dtype).min
-    return torch.where(there, scores, least).softmax(dim=-1) * there
+    return torch.where(there, scores, least).softmax(dim=dim) * there
 
 
 def _any(present: Mapping[str, Tensor]) -> Tensor:

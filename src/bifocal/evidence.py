@@ -1,0 +1,149 @@
+"""Evidence: what an expert says of a split, by one pass of its encoder, cached for everything downstream."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .example import Evidence, Label
+from .workspace import atomic, fingerprint
+
+if TYPE_CHECKING:
+    from .contracts import Encoder
+    from .data.shards import Split
+
+ENCODED_AT_ONCE = 2048
+"""Rows handed to an encoder at a time: enough for batches of texts of like length, few enough to hold their tokens."""
+Progress = Callable[[int, int | None], None]
+_DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
+
+
+def evidence_of(
+    encoder: Encoder,
+    split: Split,
+    modality_name: str,
+    label_name: str,
+    label: Label,
+    path: Path,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evidence:
+    """What the expert says of a split, running the encoder only where the cache does not hold its features yet.
+
+    The expert knows which rows it learned from (rule 3 of the design). There a frozen encoder's features are clean
+    and its logits are cross-fitted, so that a fusion may learn from both; a fine-tuned encoder's are marked ``seen``.
+
+    Parameters
+    ----------
+    path : Path
+        The cache, a safetensors file for outside readers too: ``features``, ``logits``, ``present``, ``labels``,
+        ``seen``, with the ids and the fingerprints of weights, preprocessing and shards in its metadata.
+    folds, seed : int
+        Of the cross-fitting.
+
+    Returns
+    -------
+    Evidence
+        Of every row of the split; absent parts have zero features and logits.
+    """
+    encoded = features_of(encoder, split, modality_name, path, progress)
+    labels = torch.tensor(split.classes(label_name, label))
+    present = torch.tensor(split.present[modality_name], dtype=torch.bool)
+    deployed = encoder.head_logits(encoded) * present[:, None]
+    rows = [i for i, name in enumerate(split.ids) if name in encoder.learned_from]
+    seen = torch.zeros(len(split), dtype=torch.bool)
+    seen[[] if encoder.frozen else rows] = True
+    task = fingerprint(label_name, label.classes, rows, encoder.frozen, folds, seed)
+    key = {**_source(encoder, split), "head": _digest({"logits": deployed}), "task": task}
+    cached = _read(path, key)
+    if cached is None:
+        logits = deployed.clone()
+        if encoder.frozen and rows:
+            some = {name: tensor[rows] for name, tensor in encoded.items()}
+            groups = [split.groups[i] for i in rows]
+            logits[rows] = encoder.cross_fit(some, labels[rows], groups, folds=folds, seed=seed)
+        cached = {**encoded, "logits": logits, "present": present, "labels": labels, "seen": seen}
+        _write(path, cached, {**key, "ids": split.ids})
+    return Evidence(split.ids, split.groups, encoded["features"], cached["logits"], present, labels, seen)
+
+
+def features_of(
+    encoder: Encoder, split: Split, modality_name: str, path: Path, progress: Progress | None = None
+) -> dict[str, Tensor]:
+    """What `Encoder.encode` gives of every row but for the logits, from the cache or by one pass.
+
+    Rows without the part are zero. Where the cache is of other weights, preprocessing or shards, it is begun anew.
+    """
+    source = _source(encoder, split)
+    cached = _read(path, source)
+    if cached is not None:
+        return {name: t for name, t in cached.items() if name not in ("logits", "present", "labels", "seen")}
+    rows = [i for i, here in enumerate(split.present[modality_name]) if here]
+    encoded: dict[str, Tensor] = {}
+
+    def tell(done: int) -> None:
+        if progress:
+            progress(start + done, len(rows))
+
+    for start in range(0, max(len(rows), 1), ENCODED_AT_ONCE):
+        some = rows[start : start + ENCODED_AT_ONCE]
+        found = encoder.encode(split.take(some).values(modality_name), tell)
+        for name in found.keys() - {"logits"}:
+            if name not in encoded:
+                encoded[name] = torch.zeros(len(split), found[name].shape[1])
+            encoded[name][some] = found[name]
+    _write(path, encoded, source)
+    return encoded
+
+
+def _source(encoder: Encoder, split: Split) -> dict[str, str]:
+    return {"encoder": encoder.fingerprint(), "split": split.fingerprint}
+
+
+def _read(path: Path, key: Mapping[str, str]) -> dict[str, Tensor] | None:
+    """The tensors of a cache written under this key, or None where it is missing, of another key, or damaged."""
+    try:
+        with safe_open(path, "pt") as f:
+            metadata = f.metadata() or {}
+            if any(metadata.get(name) != value for name, value in key.items()):
+                return None
+            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+    return tensors if metadata.get("sha256") == _digest(tensors) else None
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """In the safetensors format, tensor by tensor: the library's `save` first makes a second copy of them all, and its
+    `save_file` puts a file of its own in the place of the one that `atomic` syncs."""
+    text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    header: dict[str, Any] = {"__metadata__": {**text, "sha256": _digest(tensors)}}
+    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # wide ones first: all are aligned
+    end = 0
+    for name in order:
+        begin, end = end, end + tensors[name].nbytes
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": _DTYPES[tensors[name].dtype], "shape": shape, "data_offsets": [begin, end]}
+    blob = json.dumps(header).encode()
+    blob += b" " * (-len(blob) % 8)
+    with atomic(path, "wb") as f:
+        f.write(len(blob).to_bytes(8, "little") + blob)
+        for name in order:
+            f.write(tensors[name].contiguous().numpy().data)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().numpy().data)
+    return digest.hexdigest()
