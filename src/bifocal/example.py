@@ -155,7 +155,11 @@ class Taxonomy:
 
     def settle(self, medians: Mapping[str, float]) -> Taxonomy:
         """The same with train's medians, by label name, in the place of ``above: median``."""
-        return Taxonomy({name: replace(e, above=medians.get(name, e.above)) for name, e in self.labels.items()})
+        labels = dict(self.labels)
+        for name, median in medians.items():
+            told = f"{labels[name].description} The median of train is {median:g}.".strip()
+            labels[name] = replace(labels[name], above=median, description=told)
+        return Taxonomy(labels)
 
     def settled(self, labels: Mapping[str, LabelValue]) -> dict[str, LabelValue]:
         """A row's labels as classes."""

@@ -1,0 +1,35 @@
+"""Noisy bits, one to a modality, whose part in the label is known."""
+
+from functools import cache, reduce
+
+import pytest
+import torch
+
+from bifocal.example import Evidence
+from bifocal.models.linear import cross_fit, fit_linear
+
+OPERATIONS = {"and": torch.bitwise_and, "xor": torch.bitwise_xor}
+
+
+@cache
+def draw(structure, n, seed, names, spread):
+    g = torch.Generator().manual_seed(seed)
+    bits = torch.randint(0, 2, (len(names), n), generator=g)
+    labels = bits[0] if structure == "first" else reduce(OPERATIONS[structure], bits)
+    ids, there = tuple(f"{seed}-{i}" for i in range(n)), torch.ones(n, dtype=torch.bool)
+    result = {}
+    for name, bit in zip(names, bits, strict=True):
+        features = torch.randn(n, 6, generator=g) * spread
+        features[:, :2] += torch.stack([bit, 1 - bit], dim=1)
+        penalty = fit_linear(features, labels, ids, classes=2, penalties=[0.1]).penalty
+        logits = cross_fit(features, labels, ids, classes=2, folds=5, seed=0, penalty=penalty)
+        result[name] = Evidence(ids, ids, features, logits, there, labels, ~there)
+    return result
+
+
+@pytest.fixture(scope="session")
+def evidence():
+    """Modality -> Evidence of ``n`` rows; the label is ``and``, ``xor``, or the ``first`` of the bits."""
+    return lambda structure, n=1200, seed=0, names=("text", "image"), spread=0.25: dict(
+        draw(structure, n, seed, names, spread)
+    )

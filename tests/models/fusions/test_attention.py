@@ -1,0 +1,91 @@
+"""Known answers: it is torch's scaled dot-product attention, absent parts get no weight, it says AND and XOR."""
+
+import pytest
+import torch
+
+from bifocal.errors import ConfigError
+from bifocal.models.fusions.attention import Attention, AttentionHead
+
+FAST = {"width": 32, "learning_rates": [1e-2], "weight_decays": [0.01], "epochs": 15}
+
+
+def fitted(rows, val=None, seeds=(0, 1), **options):
+    return Attention(**FAST | options).fit(rows, next(iter(rows.values())).labels, seeds=seeds, val=val)
+
+
+def accuracy(fusion, rows):
+    return (fusion(rows).argmax(dim=1) == rows["text"].labels).float().mean().item()
+
+
+@pytest.mark.parametrize("names", [("text", "image"), ("text", "image", "tabular")])
+@pytest.mark.parametrize(("structure", "least"), [("and", 0.97), ("xor", 0.95)])
+def test_it_says_and_and_xor(evidence, structure, least, names):
+    fusion = fitted(evidence(structure, names=names), val=evidence(structure, 300, 1, names))
+    assert accuracy(fusion, evidence(structure, 1000, 2, names)) > least
+
+
+def test_one_modality_is_enough(evidence):
+    assert accuracy(fitted(evidence("first", names=("text",))), evidence("first", 1000, 2, ("text",))) > 0.97
+
+
+def test_it_falls_back_on_the_part_that_is_there(evidence):
+    new = evidence("first", 1000, 2)
+    fusion = fitted(evidence("first"))
+    assert accuracy(fusion, {**new, "image": new["image"].without()}) > 0.97
+    guess = fusion({**new, "text": new["text"].without()}).softmax(dim=1)
+    assert bool(guess.isfinite().all()) and 0.35 < guess[:, 1].mean() < 0.65
+
+
+def test_seeds_and_grid_points_together_are_those_one_by_one(evidence):
+    rows, val = evidence("and", 200), evidence("and", 100, 1)
+    few = {"epochs": 3, "weight_decays": [0.1]}
+    many = fitted(rows, val, (3, 4), learning_rates=[1e-6, 1e-3], **few)
+    assert many.trained.grid_point == (1e-3, 0.1)
+    for seed, member in zip((3, 4), many.member_logits(val), strict=True):
+        alone = fitted(rows, val, (seed,), learning_rates=[1e-3], **few)
+        torch.testing.assert_close(alone.member_logits(val)[0], member, atol=1e-5, rtol=1e-5)
+
+
+def test_it_is_torchs_scaled_dot_product_attention():
+    """One head, some parts absent: the tokens are keys and values of the learned query."""
+    torch.manual_seed(0)
+    head = AttentionHead({"a": 3, "b": 2, "c": 4}, 2, width=8, heads=1, dropout=0.0)
+    inputs = {"a": torch.randn(5, 3), "b": torch.randn(5, 2), "c": torch.randn(5, 4)}
+    present = {"a": torch.tensor([1, 1, 0, 0, 1]) > 0, "b": torch.tensor([1, 0, 1, 1, 1]) > 0, "c": torch.ones(5) > 0}
+    tokens, mask = head.embed(inputs), torch.stack(list(present.values()), dim=1).unsqueeze(1)
+    query = head.queries.expand(5, 1, 8)
+    gathered = torch.nn.functional.scaled_dot_product_attention(query, tokens, tokens, attn_mask=mask)
+    torch.testing.assert_close(head(inputs, present), head.out(gathered.squeeze(1)))
+
+
+def test_every_head_gathers_by_its_own_query():
+    torch.manual_seed(0)
+    head = AttentionHead({"a": 3, "b": 2}, 2, width=4, heads=2, dropout=0.0)
+    inputs, there = {"a": torch.randn(1, 3), "b": torch.randn(1, 2)}, torch.ones(1, dtype=torch.bool)
+    with torch.no_grad():  # the first query sees the first part only, the second the second
+        a, b = head.embed(inputs)[0]
+        head.queries.copy_(1e4 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]]) @ torch.linalg.pinv(torch.stack([a, b])).T)
+        expected = head.out(torch.cat([a[:2], b[2:]]))
+    torch.testing.assert_close(head(inputs, {"a": there, "b": there})[0], expected)
+
+
+def test_attention_is_shared_among_the_parts_that_a_row_has(evidence):
+    rows = evidence("and", 200, names=("text", "image", "tabular"))
+    fusion = fitted(rows, epochs=3)
+    weights = fusion.explain({**rows, "image": rows["image"].without()})
+    assert list(weights) == list(rows) and bool((weights["image"] == 0).all())
+    torch.testing.assert_close(weights["text"] + weights["tabular"], torch.ones(200))
+    assert weights["text"].std() > 0  # attention belongs to rows
+    nothing = fusion.explain({name: e.without() for name, e in rows.items()})
+    assert all(bool((w == 0).all()) for w in nothing.values())
+
+
+@pytest.mark.parametrize("option", [{"width": 0}, {"heads": 0}, {"dropout": 1.0}, {"wdth": 3}])
+def test_options_that_make_no_sense_are_refused(option):
+    with pytest.raises(ConfigError, match="fusion 'attention'"):
+        Attention(**option)
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ConfigError, match="width 30 must be a multiple of heads 4"):
+        Attention(width=30)

@@ -1,0 +1,82 @@
+"""Known answers: of two modalities it is the bimodal unit, its gates are shares, and it says AND and XOR."""
+
+import pytest
+import torch
+
+from bifocal.errors import ConfigError
+from bifocal.models.fusions.gated import Gated, GatedHead
+
+FAST = {"width": 32, "learning_rates": [1e-2], "weight_decays": [0.01], "epochs": 15}
+
+
+def fitted(rows, val=None, seeds=(0, 1), **options):
+    return Gated(**FAST | options).fit(rows, next(iter(rows.values())).labels, seeds=seeds, val=val)
+
+
+def accuracy(fusion, rows):
+    return (fusion(rows).argmax(dim=1) == rows["text"].labels).float().mean().item()
+
+
+@pytest.mark.parametrize("names", [("text", "image"), ("text", "image", "tabular")])
+@pytest.mark.parametrize(("structure", "least"), [("and", 0.97), ("xor", 0.95)])
+def test_it_says_and_and_xor(evidence, structure, least, names):
+    fusion = fitted(evidence(structure, names=names), val=evidence(structure, 300, 1, names))
+    assert accuracy(fusion, evidence(structure, 1000, 2, names)) > least
+
+
+def test_one_modality_is_enough(evidence):
+    assert accuracy(fitted(evidence("first", names=("text",))), evidence("first", 1000, 2, ("text",))) > 0.97
+
+
+def test_it_falls_back_on_the_part_that_is_there(evidence):
+    new = evidence("first", 1000, 2)
+    fusion = fitted(evidence("first"))
+    assert accuracy(fusion, {**new, "image": new["image"].without()}) > 0.97
+    guess = fusion({**new, "text": new["text"].without()}).softmax(dim=1)
+    assert bool(guess.isfinite().all()) and 0.35 < guess[:, 1].mean() < 0.65
+
+
+def test_seeds_and_grid_points_together_are_those_one_by_one(evidence):
+    rows, val = evidence("and", 200), evidence("and", 100, 1)
+    few = {"epochs": 3, "weight_decays": [0.1]}
+    many = fitted(rows, val, (3, 4), learning_rates=[1e-6, 1e-3], **few)
+    assert many.trained.grid_point == (1e-3, 0.1)
+    for seed, member in zip((3, 4), many.member_logits(val), strict=True):
+        alone = fitted(rows, val, (seed,), learning_rates=[1e-3], **few)
+        torch.testing.assert_close(alone.member_logits(val)[0], member, atol=1e-5, rtol=1e-5)
+
+
+def test_of_two_modalities_it_is_the_bimodal_unit():
+    """``h = z * tanh(H_1 x_1) + (1 - z) * tanh(H_2 x_2)`` with a sigmoid for z."""
+    torch.manual_seed(0)
+    head = GatedHead({"a": 3, "b": 2}, 2, width=4, dropout=0.0)
+    x, y = torch.randn(5, 3), torch.randn(5, 2)
+    first, second = head.gate(torch.cat([x, y], dim=1)).split(4, dim=1)
+    z = torch.sigmoid(first - second)
+    fused = z * head.hidden[0](x).tanh() + (1 - z) * head.hidden[1](y).tanh()
+    there = torch.ones(5, dtype=torch.bool)
+    torch.testing.assert_close(head({"a": x, "b": y}, {"a": there, "b": there}), head.out(fused))
+
+
+def test_gates_are_shares_of_the_parts_that_a_row_has(evidence):
+    rows = evidence("and", 200, names=("text", "image", "tabular"))
+    fusion = fitted(rows, epochs=3)
+    weights = fusion.explain({**rows, "image": rows["image"].without()})
+    assert list(weights) == list(rows) and bool((weights["image"] == 0).all())
+    torch.testing.assert_close(weights["text"] + weights["tabular"], torch.ones(200))
+    assert weights["text"].std() > 0  # gates belong to rows
+    nothing = fusion.explain({name: e.without() for name, e in rows.items()})
+    assert all(bool((w == 0).all()) for w in nothing.values())
+
+
+def test_the_gates_shown_are_those_of_all_seeds(evidence):
+    rows = evidence("and", 200)
+    both, *single = (fitted(rows, seeds=seeds, epochs=2).explain(rows)["text"] for seeds in [(0, 1), (0,), (1,)])
+    torch.testing.assert_close(both, torch.stack(single).mean(dim=0), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(*single, atol=1e-3)
+
+
+@pytest.mark.parametrize("option", [{"width": 0}, {"dropout": 1.0}, {"wdth": 3}])
+def test_options_that_make_no_sense_are_refused(option):
+    with pytest.raises(ConfigError, match="fusion 'gated'"):
+        Gated(**option)
