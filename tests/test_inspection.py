@@ -53,7 +53,7 @@ def test_labels_languages_lengths_and_sizes(found):
 
 
 def test_duplicates_and_what_leaks(found):
-    assert found["duplicates"]["rows_in_shared_groups"] == 3
+    assert found["duplicates"]["near"] == found["duplicates"]["rows_in_shared_groups"] == 3
     assert found["duplicates"]["largest_group"] == 3
     assert found["duplicates"]["leaking"] == {"test": 1}
 
@@ -85,7 +85,7 @@ def test_the_source_of_a_configuration_file(tmp_path, posts):
     assert inspect(source_of(str(tmp_path / "a.yaml")))["rows"] == 3
 
 
-@pytest.mark.parametrize("text", ["posts.csv", "{kind: [}", "[a]"])
+@pytest.mark.parametrize("text", ["posts.csv", "{kind: [}", "posts"])
 def test_what_is_no_source_is_refused(text):
     with pytest.raises(ConfigError, match=r"SOURCE (is|takes)"):
         source_of(text)
@@ -94,3 +94,16 @@ def test_what_is_no_source_is_refused(text):
 def test_a_missing_root_is_one_line(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         inspect(source_of("{kind: hateful_memes, root: %s}" % (tmp_path / "nowhere")))
+
+
+def test_groups_that_the_source_declares_are_no_duplicates(tmp_path):
+    lines = [f"number {i} of the quiet street,{i % 2},author" for i in range(6)]
+    (tmp_path / "posts.csv").write_text("\n".join(["body,rude,by", *lines]))
+    source = "{kind: table, root: %s, text: body, group: by, labels: {abuse_hate: rude}}" % (tmp_path / "posts.csv")
+    found = inspect(source_of(source))["duplicates"]
+    assert (found["near"], found["groups"], found["rows_in_shared_groups"]) == (0, 1, 6)
+
+
+def test_a_list_of_sources_is_one_too():
+    found = inspect(source_of("[{kind: synthetic, size: 3}, {kind: synthetic, size: 4, name: more}]"))
+    assert found["rows"] == 7

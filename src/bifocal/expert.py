@@ -17,7 +17,7 @@ import torch
 from . import plugins
 from .config import ExpertConfig
 from .decide.calibration import softmax
-from .errors import ConfigError, DataError, RunError, nearest
+from .errors import ConfigError, DataError, ModelError, RunError, nearest
 from .evaluate.metrics import auroc, macro_f1
 from .evidence import Progress, features_of
 from .example import UNLABELLED, Label, Rows
@@ -184,6 +184,9 @@ def candidates(config: ExpertConfig, modality_name: str, modality: Modality) -> 
             f"experts.{modality_name}.options with encoder: auto holds the options of each encoder by its name, found "
             f"{unknown!r}; {nearest(unknown, known)}"
         )
+    if config.tune and not any(config.tune in found.tunes for found in known.values()):
+        taken = ", ".join(sorted({tune for found in known.values() for tune in found.tunes}))
+        raise ConfigError(f"no encoder of {modality_name} has tune: {config.tune}; they take {taken}: leave it out")
     rivals = []
     for n, found in known.items():
         own = config.options.get(n, {})
@@ -200,11 +203,8 @@ def _begun_by(name: str, evidence_path: Callable[[str], Path]) -> Callable[[str]
 
 def _reached(encoder: Encoder, lesson: _Lesson, modality_name: str, path: Path) -> float:
     """The verdict's metric of the expert alone on rows it is judged by; a frozen one has encoded them before."""
-    if encoder.frozen:
-        every = features_of(encoder, lesson.split, modality_name, path)
-        logits = encoder.head_logits({key: tensor[lesson.rows] for key, tensor in every.items()})
-    else:
-        logits = encoder.encode(lesson.usable.values(modality_name))["logits"]
+    every = features_of(encoder, lesson.split, modality_name, path)
+    logits = encoder.head_logits({key: tensor[lesson.rows] for key, tensor in every.items()})
     probabilities = softmax(logits.double().numpy())
     measure = auroc if probabilities.shape[1] == 2 else macro_f1
     return float(measure(np.array(lesson.classes), probabilities))
@@ -218,7 +218,11 @@ def _finished(folder: Path, checkpoints: Path, key: str) -> FittedExpert | None:
     found = read_json(note)
     if found["key"] != key or found["card"] != file_sha256(folder / CARD):
         return None
-    return FittedExpert(load_expert(folder), found["history"], found["counts"], found["tried"])
+    try:
+        encoder = load_expert(folder)
+    except ModelError:  # altered since: train it again
+        return None
+    return FittedExpert(encoder, found["history"], found["counts"], found["tried"])
 
 
 def load_expert(folder: Path) -> Encoder:

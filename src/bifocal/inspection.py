@@ -15,7 +15,7 @@ from . import plugins
 from .config import RunConfig, SourceConfig, load_config, parse_config, read_mapping
 from .contracts import Source
 from .data.compose import TEXT, compose_manifest
-from .data.dedup import duplicate_groups
+from .data.dedup import duplicate_groups, rows_in_company, rows_near_others
 from .data.manifest import read_manifest, write_manifest
 from .data.splits import leaking_rows
 from .errors import ConfigError
@@ -44,8 +44,9 @@ def source_of(text: str) -> RunConfig:
     """
     if Path(text).suffix in (".yaml", ".yml"):
         return load_config(text)
-    if text.lstrip().startswith("{"):
-        return parse_config({"run": "inspect", "source": read_mapping(text, "SOURCE")})
+    if text.lstrip().startswith(("{", "[")):
+        content = read_mapping(f"{{source: {text}}}", "SOURCE")
+        return parse_config({"run": "inspect", **content})
     raise ConfigError(
         f"SOURCE is a configuration file (.yaml) or a source such as '{{kind: table, root: posts.csv, text: body}}', "
         f"found {text!r}; kinds: {', '.join(plugins.names('sources'))}"
@@ -215,7 +216,8 @@ def _duplicates(examples: Iterator[Example]) -> dict[str, Any]:
         "languages": dict(languages.most_common(SHOWN)),
         "duplicates": {
             "groups": len(sizes),
-            "rows_in_shared_groups": sum(n for n in sizes.values() if n > 1),
+            "near": rows_near_others(ids, texts, hashes, own) if any(own) else rows_in_company(groups),
+            "rows_in_shared_groups": rows_in_company(groups),
             "largest_group": max(sizes.values(), default=0),
             "leaking": {split: leaks[split] for split in SPLITS if leaks[split]},
         },

@@ -123,6 +123,8 @@ class Run:
         if counts["unread"]:
             parts = " or ".join(self.modalities)
             self.reporter.note(f"{counts['unread']} rows bring no {parts} (or no words) and are left out")
+        for source, rows in counts["untested"].items():
+            self.reporter.note(f"all {rows} rows of {source} are train: it brings no splits, and those of others stand")
         self.record.update(in_sample="val" not in counts["rows"])
         if self.in_sample:
             self.reporter.note("no val split: temperatures and thresholds are tuned on train, marked in_sample")
@@ -153,7 +155,7 @@ class Run:
     def experts(self) -> dict[str, Any]:
         self._tell_majority()
         for folder in (*self.space.models.glob("*"), *self.space.evidence_folder.glob("*")):
-            if folder.name not in self.models:  # of a run with other modalities
+            if folder.is_dir() and folder.name not in self.models:  # of a run with other modalities
                 shutil.rmtree(folder)
         history, counts, tried = {}, {}, {}
         for name, modality in self.modalities.items():
@@ -209,7 +211,8 @@ class Run:
         share = self.config.fusion.holdout
         classes = train.classes(self.config.label, self.label)
         aside = holdout_rows(train.groups, classes, share, self.config.seed)
-        if len({classes[i] for i, keep in enumerate(aside) if keep and classes[i] != UNLABELLED}) < 2:
+        found = set(classes) - {UNLABELLED}
+        if len({classes[i] for i, keep in enumerate(aside) if keep} & found) < 2 <= len(found):
             raise DataError(
                 f"the {sum(aside)} train rows kept aside for the fusion bear fewer than two classes of "
                 f"{self.config.label}: give more rows, raise `fusion.holdout`, or take `tune: head`, which needs none"

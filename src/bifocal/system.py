@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from . import plugins
 from .config import RunConfig, parse_config
 from .data.compose import TEXT, composed
+from .data.manifest import is_empty
 from .data.ocr import PICTURE, wanted
 from .decide.policy import Policy, pattern_of
 from .errors import BifocalError, DataError, PictureError, RunError
@@ -236,7 +237,7 @@ class System:
             needed = " or ".join(ARGUMENTS[name] for name in self.modalities)
             raise DataError(f"a post needs {needed}; none was given")
         raw: dict[str, Any] = {}
-        if tabular:  # an empty record is an absent one
+        if tabular is not None and not is_empty(tabular):  # an empty record is an absent one
             raw[TABULAR] = dict(tabular) if isinstance(tabular, Mapping) else tabular
         if text is not None:
             raw[TEXT] = text

@@ -124,6 +124,8 @@ def sweep(folder: Path, name: str | None = None) -> None:
             path.unlink(missing_ok=True)
     for path in folder.glob(f"{left}.old"):
         successor = path.with_name(path.name.removeprefix(".").removesuffix(".old"))
+        if not path.is_dir():  # somebody's own file
+            continue
         if successor.exists():
             shutil.rmtree(path)
         else:
@@ -166,7 +168,10 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "scikit-learn", "numpy", "pillow", "webdataset", "rapidocr", "ftfy")
+LIBRARIES = (
+    *("torch", "transformers", "tokenizers", "scikit-learn", "scipy", "lightgbm", "numpy"),
+    *("pillow", "webdataset", "rapidocr", "ftfy"),
+)
 
 
 def versions() -> dict[str, str]:

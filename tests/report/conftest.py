@@ -147,7 +147,7 @@ def _record(name, label_name, source, sizes, experts, single, in_sample):
             "ocr": {"seconds": 0.2, "pictures": 962, "read": 0, "with_text": 0},
             "splits": {
                 "seconds": 0.4, "rows": sizes, "by_class": {"0": 500, "1": 459},
-                "groups": 950, "rows_in_shared_groups": 12,
+                "groups": 950, "near_duplicates": 12,
                 "leakage": {"action": "report", "rows": leaks},
             },
             "experts": {"seconds": 12.0, "history": history},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
@@ -102,6 +103,18 @@ def duplicate_groups(
     labels = joined.labels()
     first = np.unique(labels, return_index=True)[1]
     return [ids[row] for row in first[labels]]
+
+
+def rows_near_others(
+    ids: Sequence[str], texts: Sequence[str], hashes: Sequence[str | None], own: Sequence[str | None]
+) -> int:
+    """Rows that have a near-duplicate, the source's own groups left aside (one author's posts are no duplicates)."""
+    return rows_in_company(duplicate_groups(ids, texts, hashes, [None] * len(own)))
+
+
+def rows_in_company(groups: Sequence[str]) -> int:
+    """Rows whose group holds others."""
+    return sum(n for n in Counter(groups).values() if n > 1)
 
 
 def _join_near(bits: NDArray[np.uint64], captions: _Captions, joined: _Components) -> None:

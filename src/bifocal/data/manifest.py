@@ -158,7 +158,7 @@ def _checked(
         return row, _quarantine_line(row)
     try:
         _check_fields(row, taxonomy)
-        parts = {name: raw for name, raw in row.parts.items() if not _empty(raw)}
+        parts = {name: raw for name, raw in row.parts.items() if not is_empty(raw)}
         facts = {}
         for name in modalities:
             if name in parts:
@@ -172,8 +172,10 @@ def _checked(
         return _rejected(row, where, str(error))
 
 
-def _empty(raw: Any) -> bool:
-    return raw is None or raw == {} or (isinstance(raw, str) and not legible(raw))
+def is_empty(raw: Any) -> bool:
+    """Whether a part brings nothing to read: no value, no sign to be seen, or a record of such cells."""
+    cells = raw.values() if isinstance(raw, dict) else (raw,)
+    return all(c is None or c != c or (isinstance(c, str) and not legible(c)) for c in cells)
 
 
 def _check_fields(row: Example, taxonomy: Taxonomy) -> None:

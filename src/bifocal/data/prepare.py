@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..example import SPLITS, Example, Label, LabelValue, Taxonomy
 from ..workspace import Workspace, read_json, write_json
 from .compose import compose_manifest
-from .dedup import duplicate_groups
+from .dedup import duplicate_groups, rows_in_company, rows_near_others
 from .manifest import read_manifest
 from .packing import pack
 from .shards import INDEX
@@ -38,7 +38,8 @@ def write_splits(space: Workspace, source: Source, taxonomy: Taxonomy, config: R
     -------
     dict
         ``rows`` per split and ``by_class``, ``unread`` (left out: no part that the run reads), ``groups``,
-        ``rows_in_shared_groups``, ``leakage``, ``medians``.
+        ``rows_in_shared_groups`` (the source's own groups included), ``near_duplicates`` (rows that have one),
+        ``leakage``, ``medians``, ``untested`` (of several sources: name -> rows, all train, though others have splits).
 
     Raises
     ------
@@ -51,6 +52,7 @@ def write_splits(space: Workspace, source: Source, taxonomy: Taxonomy, config: R
     own: list[str | None] = []
     official: list[str | None] = []
     values: list[LabelValue] = []
+    sources: list[str | None] = []
     unread = 0
     for example in labelled(space, source, config):
         if not any(name in example.parts for name in config.modalities):
@@ -62,6 +64,7 @@ def write_splits(space: Workspace, source: Source, taxonomy: Taxonomy, config: R
         own.append(example.group)
         official.append(example.split)
         values.append(example.labels[config.label])
+        sources.append(example.meta.get("source"))
     if not ids:
         raise DataError(
             f"no row of the source bears both a {config.label} label and one of {', '.join(config.modalities)}: "
@@ -85,10 +88,21 @@ def write_splits(space: Workspace, source: Source, taxonomy: Taxonomy, config: R
         "by_class": _class_counts(values, ids, splits, taxonomy.settle(medians)[config.label]),
         "unread": unread,
         "groups": len(set(groups)),
-        "rows_in_shared_groups": sum(n for n in Counter(groups).values() if n > 1),
+        "rows_in_shared_groups": rows_in_company(groups),
+        "near_duplicates": rows_near_others(ids, texts, hashes, own) if any(own) else rows_in_company(groups),
         "leakage": {"action": config.leakage, "rows": dict(leaks)},
         "medians": medians,
+        "untested": _untested(sources, [splits.get(i) for i in ids]),
     }
+
+
+def _untested(sources: Sequence[str | None], splits: Sequence[str | None]) -> dict[str, int]:
+    """Sources whose rows are all train, since another source's official splits stand for val and test."""
+    found: dict[str | None, Counter[str | None]] = defaultdict(Counter)
+    for source, split in zip(sources, splits, strict=True):
+        found[source][split] += 1
+    tested = any(set(counts) - {"train", None} for counts in found.values())
+    return {str(name): n["train"] for name, n in found.items() if tested and name and not set(n) - {"train", None}}
 
 
 def _classes(values: Sequence[LabelValue], label: Label) -> list[int]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Cell = str | int | float | bool | None
 Record = dict[str, Cell]
 
+NOTHING = ("", "n/a", "na", "nan", "null")
+"""How tables write that a cell holds nothing, in lower case."""
 MAX_COLUMNS = 1_000
 MAX_CHARACTERS = 10_000
 """Of one cell or column name; a longer one is prose, which belongs into the text part."""
@@ -80,7 +82,7 @@ class Tabular:
         return {"columns": len(raw), "missing": sum(_plain(cell) is None for cell in raw.values())}
 
     def read(self, raw: Mapping[str, Cell]) -> Record:
-        """The record with names and strings stripped; an empty string and NaN are None, as a missing cell is."""
+        """The record with names and strings stripped; an empty string, NaN and `NOTHING` are None: a missing cell."""
         return {_settled(name): _plain(cell) for name, cell in raw.items()}
 
     def pack(self, value: Record) -> bytes:
@@ -140,7 +142,7 @@ def _settled(text: str) -> str:
 
 def _plain(cell: Cell) -> Cell:
     if isinstance(cell, str):
-        return _settled(cell) or None
+        return None if (text := _settled(cell)).lower() in NOTHING else text
     return None if cell != cell else cell  # NaN is the one value that differs from itself
 
 

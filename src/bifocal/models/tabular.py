@@ -33,6 +33,7 @@ LIMITS = {"quantile": 3.0, "standard": 10.0}
 LARGEST = 1e100
 """A number beyond is read as this one: squares and differences stay finite."""
 
+_WHOLE = re.compile(r"[-+]?\d+\.0+")
 _DATE = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[T\s].*)?", re.ASCII)
 
 
@@ -89,6 +90,8 @@ def as_date(cell: Cell) -> date | None:
 def as_category(cell: Cell) -> str:
     """A cell's name among the categories; 3, 3.0 and "3" share one, as do true and "True"."""
     if isinstance(cell, str):
+        if _WHOLE.fullmatch(cell):
+            return cell.partition(".")[0]
         return cell.lower() if cell.lower() in ("true", "false") else cell
     if isinstance(cell, bool):
         return str(cell).lower()

@@ -119,7 +119,7 @@ def _data(steps: Mapping[str, Any]) -> dict[str, Any]:
     manifest, splits, ocr = steps["manifest"], steps["splits"], steps.get("ocr", {})
     return {
         **{k: manifest[k] for k in ("examples", "quarantined", "unlabelled", "reasons")},
-        **{k: splits[k] for k in ("rows", "by_class", "groups", "rows_in_shared_groups", "leakage")},
+        **{k: splits[k] for k in ("rows", "by_class", "groups", "near_duplicates", "leakage")},
         "ocr": {k: ocr[k] for k in ("pictures", "read", "with_text") if k in ocr},
     }
 

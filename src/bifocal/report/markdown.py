@@ -77,7 +77,7 @@ def asked(facts: Mapping[str, Any]) -> list[str]:
         question = f"does the label {label['name']}{description} apply?"
     else:
         question = f"which of the {len(label['classes'])} classes of {label['name']}{description} applies?"
-    sentences = [f"Given the {parts} of a post, {question}"]
+    sentences = [f"Given a post ({parts}), {question}"]
     if facts["gain"]:
         sentences.append(f"And what does reading {parts} together add to the best of them alone?")
     return sentences
@@ -149,8 +149,8 @@ def about_the_data(facts: Mapping[str, Any]) -> list[str]:
     """Where the rows came from, and what became of those that are not among the figures."""
     data, kept = facts["data"], facts["made"]["kept_for_fusion"]
     sentences = [
-        f"{data['examples']:,} examples from {facts['source']}, in {data['groups']:,} groups "
-        f"({data['rows_in_shared_groups']:,} rows share theirs with a near-duplicate).",
+        f"{data['examples']:,} examples from {facts['source']}; {sum(data['rows'].values()):,} of them, in "
+        f"{data['groups']:,} groups, are used, and {data['near_duplicates']:,} have a near-duplicate.",
         f"{data['quarantined']:,} rows were quarantined, {data['unlabelled']:,} bear no label.",
         _leakage(data["leakage"]) or "No near-duplicates cross the splits.",
     ]

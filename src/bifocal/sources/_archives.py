@@ -55,7 +55,11 @@ def scan_tar(path: Path) -> Iterator[Member]:
         try:
             while (info := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # or it holds every header for ever
-                if tar.offset <= end or info.size < 0 or info.offset_data + info.size > length:
+                if (
+                    tar.offset <= end
+                    or info.size < 0
+                    or (info.sparse is None and info.offset_data + info.size > length)
+                ):
                     raise tarfile.ReadError(f"member {info.name!r} is cut")
                 end = tar.offset
                 if not info.isdir():

@@ -106,6 +106,10 @@ class Files:
         """JSON-able; changes with the names, and with the size or time of a file (in an archive: of the archive)."""
         return [[name, *self._place.stamp(name)] for name in names]
 
+    def archive_stamp(self) -> list[int]:
+        """Size and time of the archive that the root is, or lies in; empty for a folder."""
+        return [] if isinstance(self._place, _Folder) else self._place.stamp("")
+
     def found(self) -> str:
         """What is there instead of what was expected, for the message: ``is empty``, ``holds a, b``, …"""
         if not self._place.exists():

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from ..errors import DataError, nearest
 from ..example import Example, Label, Rejected
+from ..workspace import fingerprint
 from ._columns import Columns, Split, split_named
 from ._files import Files, FileSource, is_clutter, leads_out
 from ._tables import SUFFIXES, is_table, read_rows
@@ -100,6 +101,10 @@ class Table(Columns, FileSource):
 
     def listed(self) -> list[str]:
         return list(self.tables)
+
+    def fingerprint(self) -> str:
+        """As of every source, and with the size or time of an archive of pictures."""
+        return fingerprint(super().fingerprint(), self.pictures.archive_stamp())
 
     def labels(self) -> Mapping[str, Label]:
         return self.label_taxonomy

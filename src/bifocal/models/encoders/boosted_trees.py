@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 MODEL, LEARNED = "model.txt", "learned_from.json"
 WIDTH = 256
 """Features at most (one per class where there are more classes)."""
+FLOOR = -14.0
+"""Of a leaf's value: LightGBM starts a class without training rows at -34.5, which no temperature survives."""
+CELLS_AT_ONCE = 2**20
+"""Leaves (rows times trees) looked up at a time."""
 ROWS_AT_ONCE = 4096
 """Records encoded at a time: bounds the memory of a large split."""
 
@@ -228,7 +232,7 @@ class BoostedTrees:
         self._booster = lightgbm.Booster(model_str=text)
         trees = [np.array(line.split(), dtype=float) for line in _LEAVES.findall(text)]
         self._trees = trees
-        self._leaves = np.concatenate(trees)
+        self._leaves = np.concatenate(trees).clip(min=FLOOR)
         self._first_leaf = np.array([0, *accumulate(len(leaves) for leaves in trees)][:-1])
         # LightGBM grows one tree per class and round; a column is a block of rounds of one class.
         rounds = len(trees) // self._scores
@@ -278,10 +282,16 @@ class BoostedTrees:
         return np.concatenate(self.processor.transform(values), axis=1, dtype=np.float64)
 
     def _features(self, table: NDArray[np.float64]) -> Tensor:
-        leaves = self._booster.predict(table, pred_leaf=True, num_threads=self.options.threads)
-        leaves = leaves.reshape(len(table), -1).astype(np.int64)
-        values = self._leaves[leaves + self._first_leaf]
-        return torch.from_numpy(np.add.reduceat(values[:, self._order], self._starts, axis=1)).float()
+        features = torch.zeros(len(table), len(self._starts))
+        step = max(1, CELLS_AT_ONCE // len(self._trees))
+        for start in range(0, len(table), step):
+            some = table[start : start + step]
+            leaves = self._booster.predict(some, pred_leaf=True, num_threads=self.options.threads)
+            values = self._leaves[leaves.reshape(len(some), -1).astype(np.int64) + self._first_leaf]
+            features[start : start + step] = torch.from_numpy(
+                np.add.reduceat(values[:, self._order], self._starts, axis=1)
+            )
+        return features
 
     def _logits(self, features: Tensor) -> Tensor:
         """Logits ``[n, C]``; of two classes -s/2 and s/2, whose softmax is the sigmoid of the raw score s."""
