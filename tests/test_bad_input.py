@@ -172,7 +172,7 @@ PICTURES = {
     "truncated JPEG": (JPEG[: len(JPEG) // 2], "the JPEG picture is truncated or damaged .*: replace the file"),
     "100 Mpx in 12 KB": (bomb(10_000), "10000 x 10000 pixels; at most 50,000,000 are allowed: scale it down"),
     "196 Mpx": (bomb(14_000), "at most 50,000,000 pixels are allowed: scale the picture down"),
-    "EPS": (encoded(scene(), "EPS"), "begins with b'%!PS-Ado' is no picture of an allowed format"),
+    "EPS": (encoded(scene(), "EPS"), "the file is no picture of an allowed format"),
     "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no picture of an allowed format .*: convert it"),
     "HTML": (b"<!DOCTYPE html><title>404</title>", "is no picture of an allowed format .*: convert it"),
     "empty": (b"", "an empty file is no picture of an allowed format"),

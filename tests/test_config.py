@@ -1,6 +1,6 @@
 import pytest
 
-from bifocal.config import RunConfig, expand, load_config, parse_config
+from bifocal.config import RunConfig, expand, load_config, parse_config, read_mapping
 from bifocal.errors import ConfigError
 
 MINIMAL = {"run": "x", "source": {"kind": "synthetic", "size": 3}}
@@ -107,3 +107,43 @@ def test_every_configuration_in_the_repository_is_valid(monkeypatch):
     assert {"pilot", "demo", "smear-memes", "full"} <= {p.stem for p in found}
     for path in found:
         assert isinstance(load_config(path), RunConfig)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("run: x\nseed: 1\nrun: y\n", r"twice\.yaml: key 'run' stands twice, lines 1 and 3: keep one"),
+        ("run: x\nsource:\n  kind: table\n  text: a\n  text: b\n", "key 'text' stands twice, lines 4 and 5"),
+        ("source: {map: {yes: 1, no: 0, on: 0}}\n", "keys 'yes' and 'on' mean the same in YAML, both in line 1"),
+        ("a: [{b: 1, b: 2}]\n", "key 'b' stands twice, both in line 1"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_and_not_overwritten(tmp_path, content, message):
+    (tmp_path / "twice.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "twice.yaml")
+
+
+def test_a_merge_may_be_overwritten(tmp_path):
+    path = tmp_path / "merge.yaml"
+    path.write_text(
+        "run: x\nsource: {kind: synthetic}\n"
+        "experts:\n  text: &a\n    <<: &b {model: tiny, epochs: 1}\n    epochs: 3\n"
+        "  image:\n    <<: *a\n    epochs: 4\n"
+    )
+    config = load_config(path)
+    assert [(config.expert(m).model, config.expert(m).epochs) for m in ("text", "image")] == [("tiny", 3), ("tiny", 4)]
+
+
+def test_twice_is_refused_on_the_command_line_too(config_file):
+    with pytest.raises(ConfigError, match="--tabular: key 'age' stands twice, both in line 1"):
+        read_mapping('{"age": 1, "age": 2}', "--tabular")
+    with pytest.raises(ConfigError, match="--set source: key 'size' stands twice"):
+        load_config(config_file, ["source={kind: synthetic, size: 1, size: 2}"])
+    assert read_mapping("{age: 1, name: 2}", "--tabular") == {"age": 1, "name": 2}
+
+
+def test_a_date_that_is_none_is_no_valid_yaml(tmp_path):
+    (tmp_path / "bad.yaml").write_text("run: 2001-99-99\n")
+    with pytest.raises(ConfigError, match=r"bad\.yaml is not valid YAML"):
+        load_config(tmp_path / "bad.yaml")

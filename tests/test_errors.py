@@ -19,6 +19,15 @@ def test_nearest_names_the_closest_and_all_that_is_known():
     assert errors.nearest("zzz", []) == "known: none"
 
 
+def test_of_many_names_the_closest_are_listed():
+    many = [f"column {i}" for i in range(190)] + ["price"]
+    said = errors.nearest("prise", many)
+    assert said.startswith("did you mean 'price'? known: price, column ")
+    assert said.endswith(", … and 181 more") and said.count(",") == 10 and len(said) < 200
+    assert errors.nearest("Column 7", many).startswith("did you mean 'column 7'? known: column 7, ")
+    assert "more" not in errors.nearest("prise", many[-10:])
+
+
 def test_missing_extra_prints_the_pip_command():
     with pytest.raises(errors.MissingExtra, match=r"pip install 'bifocal\[ocr\]'"), errors.extras_named():
         raise ModuleNotFoundError("No module named 'rapidocr'", name="rapidocr")

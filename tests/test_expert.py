@@ -297,3 +297,13 @@ def test_evidence_is_gathered_in_pieces_and_is_the_same(frozen, splits, tmp_path
     )
     torch.testing.assert_close(pieces.features, whole.features, atol=1e-5, rtol=1e-4)
     assert told == sorted(told) and told[-1] == (SIZES["train"] - 1, SIZES["train"] - 1)
+
+
+def test_an_expert_that_was_altered_before_its_step_was_noted_is_trained_again(splits, tmp_path):
+    fit(splits, tmp_path, config())
+    weights = tmp_path / "expert" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    told = []
+    fit(splits, tmp_path, config(), on_epoch=lambda _, row: told.append(row))
+    assert told and weights.read_bytes() == whole

@@ -1,7 +1,9 @@
 import pytest
 
 from bifocal.config import parse_config
+from bifocal.errors import ConfigError, DataError
 from bifocal.plan import plan
+from bifocal.train import run
 
 
 def planned(small_config, tmp_path, **changes):
@@ -40,3 +42,45 @@ def test_the_base_models_are_known_without_a_download(small_config, tmp_path, mo
     found = planned(small_config, tmp_path, modalities=[modality], experts={modality: {"model": "base"}})
     (expert,) = found["experts"].values()
     assert low < expert["parameters"] < high and expert["gflop_per_example"] > 10
+
+
+def table(tmp_path, **options):
+    (tmp_path / "posts.csv").write_text("words,age,bad\n" + "".join(f"lamp {i},{i},{i % 2}\n" for i in range(40)))
+    given = {"kind": "table", "root": str(tmp_path / "posts.csv"), "text": "words", "tabular": ["age"]}
+    return given | {"labels": {"abuse_hate": "bad"}} | options
+
+
+def test_a_wrong_column_is_an_error_and_no_assumption(small_config, tmp_path):
+    with pytest.raises(DataError, match="has no column 'wrods'.*did you mean 'words'"):
+        planned(small_config, tmp_path, source=table(tmp_path, text="wrods"))
+    source = table(tmp_path, root=str(tmp_path / "nowhere" / "posts.csv"))
+    assert planned(small_config, tmp_path, source=source)["rows"]["from"].startswith("assumed")
+    one, other = table(tmp_path, name="one"), source | {"name": "other"}
+    assert planned(small_config, tmp_path, source=[one, other])["rows"]["from"].startswith("assumed")
+    with pytest.raises(DataError, match="has no column 'wrods'"):
+        planned(small_config, tmp_path, source=[one, table(tmp_path, text="wrods", name="other")])
+
+
+@pytest.mark.parametrize(
+    ("modality", "expert", "message"),
+    [
+        ("tabular", {"encoder": "mlp_tabular", "epochs": 9}, "experts.tabular.epochs .* experts.tabular.options.epochs"),
+        ("tabular", {"encoder": "boosted_trees", "warmup": 0.3}, "experts.tabular.warmup .* leave it out"),
+        ("text", {"encoder": "tfidf_text", "epochs": 9}, "experts.text.epochs .* leave it out"),
+    ],
+)
+def test_a_setting_without_effect_is_refused_before_the_first_step(small_config, tmp_path, modality, expert, message):
+    changes = {"source": table(tmp_path), "modalities": [modality], "experts": {modality: expert}, "fusion": {}}
+    with pytest.raises(ConfigError, match=message):
+        planned(small_config, tmp_path, **changes)
+    runs = tmp_path / "runs"
+    with pytest.raises(ConfigError, match=message):
+        run(parse_config({**small_config, **changes}), root=runs)
+    assert not list(runs.glob("*/1_data/*")) and not list(runs.glob("*/*manifest*"))
+
+
+def test_a_model_that_is_not_here_is_a_note(small_config, tmp_path):
+    experts = {"text": {"model": "nobody/no-such-model"}}
+    found = planned(small_config, tmp_path, experts={**small_config["experts"], **experts})
+    assert len([note for note in found["notes"] if "nobody/no-such-model" in note]) == 1
+    assert set(found["experts"]) == {"vision_expert"}

@@ -42,7 +42,10 @@ def read(path):
 def test_every_row_comes_out_in_order_and_a_bad_one_stops_nothing(system, posts, tmp_path, ending):
     output = tmp_path / f"out.{ending}"
     counts = score_file(system, posts, output, batch_size=2)
-    assert counts == {"rows": 4, "decided": 2, "failed": 2, "resumed": 0, "output": str(output)}
+    assert counts == {
+        "rows": 4, "decided": 2, "failed": 2, "resumed": 0, "output": str(output), "unread": [], "without": [],
+        "missing": [],
+    }  # fmt: skip
     rows = read(output)
     assert [row["id"] for row in rows] == ["one", "two", "three", "four"]
     assert rows[0]["prob_hate"] == pytest.approx(
@@ -164,15 +167,235 @@ def test_columns_of_the_record_are_read_and_others_left_alone(records_run, tmp_p
 def test_a_table_with_nothing_to_read_names_what_it_may_hold(records_run, tmp_path):
     table = tmp_path / "houses.csv"
     table.write_text("colour\nred\n")
-    with pytest.raises(DataError, match="at least one of text, image_path, opened, price, room is needed"):
+    with pytest.raises(DataError, match="at least one of words, text, image_path, opened, price, room is needed"):
         score_file(bifocal.load(records_run), table, tmp_path / "out.jsonl")
 
 
 def test_a_second_process_on_the_same_output_stops(system, posts, tmp_path):
     import fcntl
 
+    theirs = tmp_path / ".out.csv.1.part"
+    theirs.write_text("half an output")
     with open(tmp_path / ".out.csv.partial.jsonl", "a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(RunError, match="out.csv is being written by another process"):
             score_file(system, posts, tmp_path / "out.csv")
+        assert theirs.exists()  # and what that process writes is left alone
     assert score_file(system, posts, tmp_path / "out.csv")["rows"] == 4
+    assert not theirs.exists()
+
+
+def test_the_output_is_held_until_it_is_whole(system, posts, tmp_path, monkeypatch):
+    from bifocal import score
+
+    finish, refused = score._finish, []
+
+    def finish_beside_another(*arguments):
+        with pytest.raises(RunError, match="being written by another process"):
+            score_file(system, posts, tmp_path / "out.csv")
+        refused.append(True)
+        return finish(*arguments)
+
+    monkeypatch.setattr(score, "_finish", finish_beside_another)
+    assert score_file(system, posts, tmp_path / "out.csv")["rows"] == 4
+    assert refused and [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
+
+
+def test_a_partial_file_whose_owner_just_ended_is_not_written_to(system, posts, tmp_path, monkeypatch):
+    """Opened before its owner removed it, locked after: what went into it would be lost."""
+    import fcntl
+
+    real, partial = fcntl.flock, tmp_path / ".out.csv.partial.jsonl"
+
+    def flock(*arguments):
+        partial.unlink()
+        real(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(RunError, match="being written by another process"):
+        score_file(system, posts, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_the_input_is_never_overwritten(system, posts, tmp_path, link):
+    before, output = posts.read_bytes(), posts
+    if link:
+        output = tmp_path / "link.csv"
+        output.symlink_to(posts)
+    with pytest.raises(DataError, match=r"\.csv is the input itself, which would be overwritten: name another output"):
+        score_file(system, posts, output)
+    assert posts.read_bytes() == before
+
+
+def test_a_partial_file_of_ours_as_the_input_is_not_overwritten_either(system, tmp_path):
+    partial = tmp_path / ".out.csv.partial.jsonl"
+    partial.write_text('{"id": 1, "text": "words"}\n')
+    with pytest.raises(DataError, match="is the input itself"):
+        score_file(system, partial, tmp_path / "out.csv")
+    assert partial.read_text() == '{"id": 1, "text": "words"}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id;text\n1;words\n", "in.csv has the one column 'id;text': save it with commas"),
+        ("id,comment\n1,x\n", "at least one of"),
+        ("", "in.csv is empty"),
+    ],
+)
+def test_an_input_refused_at_once_leaves_nothing_behind(system, tmp_path, content, message):
+    (tmp_path / "in.csv").write_text(content)
+    with pytest.raises(DataError, match=message) as caught:
+        score_file(system, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert "option" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["in.csv"]
+
+
+@pytest.fixture(scope="module")
+def records(records_run):
+    return bifocal.load(records_run)
+
+
+def scored(system, table, tmp_path):
+    """What `score_file` counts, its rows by id, and its notes."""
+    notes = []
+    counts = score_file(system, table, tmp_path / "scored.jsonl", note=notes.append)
+    return counts, {row["id"]: row for row in read_jsonl(tmp_path / "scored.jsonl")}, notes
+
+
+def test_a_modality_without_a_column_is_told_of(records, tmp_path):
+    table = tmp_path / "houses.csv"
+    table.write_text("post_id,body,price,room,opened\n7,a marble house,90,whole,2019-03-11\n")
+    counts, rows, notes = scored(records, table, tmp_path)
+    assert (counts["unread"], counts["without"], counts["missing"]) == (["post_id", "body"], ["text"], [])
+    assert notes == ["no column for text (words or text): posts decided by tabular alone; not read: post_id, body"]
+    assert rows["0"]["present"] == {"text": False, "tabular": True}
+
+
+def test_a_misspelt_column_of_the_record_is_told_of(records, tmp_path):
+    table = tmp_path / "houses.csv"
+    table.write_text("id,text,prize,room\na,a marble house,90,whole\n")
+    counts, _, notes = scored(records, table, tmp_path)
+    assert (counts["unread"], counts["without"], counts["missing"]) == (["prize"], [], ["opened", "price"])
+    assert notes == ["no column opened, price of the record: taken as missing; not read: prize"]
+
+
+def test_rows_of_json_may_differ_in_what_they_bring(records, tmp_path):
+    table = tmp_path / "houses.jsonl"
+    table.write_text('{"id": 1, "price": 3}\n{"id": 2, "text": "a house", "room": "whole", "opened": "2019-03-11"}\n')
+    counts, _, notes = scored(records, table, tmp_path)
+    assert counts["without"] == counts["missing"] == notes == []
+
+
+def test_nothing_is_noted_where_all_is_there(system, posts, tmp_path):
+    assert scored(system, posts, tmp_path)[2] == []
+
+
+@pytest.mark.parametrize("column", ["image_path", "img", "image"])
+def test_the_picture_goes_by_several_names(system, posts, tmp_path, column):
+    posts.write_text(f"id,{column}\na,a.png\n")
+    counts, rows, notes = scored(system, posts, tmp_path)
+    assert rows["a"]["present"] == {"text": False, "image": True} and counts["unread"] == []
+    assert notes == ["no column for text (text): posts decided by image alone"]
+
+
+def test_a_record_may_stand_in_an_object_of_its_own(records, tmp_path):
+    row = {"price": 90, "room": "whole"}
+    lines = [{"id": "nested", "tabular": row}, {"id": "flat", **row}, {"id": "odd", "tabular": {"prize": 3}}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    counts, rows, _ = scored(records, tmp_path / "in.jsonl", tmp_path)
+    assert rows["nested"]["prob_dear"] == pytest.approx(rows["flat"]["prob_dear"], abs=1e-6)
+    assert "did you mean 'price'" in rows["odd"]["error"] and counts["unread"] == []
+
+
+def test_the_table_of_the_run_can_be_scored_as_it_is(records, records_run, tmp_path):
+    houses = records_run.parent.parent / "houses.csv"
+    counts, rows, notes = scored(records, houses, tmp_path)
+    assert (counts["failed"], counts["unread"], notes) == (0, ["host", "dear"], [])
+    with open(records_run / "errors_records.csv", newline="") as f:
+        for row in csv.DictReader(f):
+            assert rows[row["id"]]["prob_dear"] == pytest.approx(float(row["fusion_prob"]), abs=1e-4)
+
+
+def mapped(system, monkeypatch, **options):
+    """The system, had its source had these options."""
+    source = system.config.source.model_validate({"kind": "table", "root": "posts.csv", **options})
+    monkeypatch.setattr(system, "config", system.config.model_copy(update={"source": source}))
+    return system
+
+
+def test_several_columns_are_joined_as_in_training(system, monkeypatch, tmp_path):
+    mapped(system, monkeypatch, text=["title", "text"], id="post")
+    table = tmp_path / "in.jsonl"
+    rows = [
+        {"post": 5.0, "title": "One", "text": "two"},
+        {"post": "b", "title": "", "text": "two"},
+        {"post": "c", "text": "two"},
+        {"post": " ", "title": "One"},
+    ]
+    table.write_text("\n".join(map(json.dumps, rows)))
+    _, found, _ = scored(system, table, tmp_path)
+    said = {name: row["text_used"].partition("[CAP] ")[2].partition(" [/CAP]")[0] for name, row in found.items()}
+    assert said == {"5": "One two", "b": "two", "c": "two", "3": "One"}
+
+
+def test_the_columns_of_several_sources_are_known(system, monkeypatch, tmp_path):
+    mapped(system, monkeypatch, sources=[{"kind": "table", "text": "body"}, {"kind": "table", "text": ["a", "b"]}])
+    (tmp_path / "in.csv").write_text("a,b\none,two\n")
+    assert "one two" in scored(system, tmp_path / "in.csv", tmp_path)[1]["0"]["text_used"]
+
+
+def test_an_option_that_means_something_else_is_no_column(system, monkeypatch, tmp_path):
+    mapped(system, monkeypatch, text=True, image={"folder": "img"})
+    (tmp_path / "in.csv").write_text("text\nwords\n")
+    assert scored(system, tmp_path / "in.csv", tmp_path)[0]["decided"] == 1
+
+
+def test_a_column_of_the_record_is_not_taken_for_a_picture(records, monkeypatch, tmp_path):
+    monkeypatch.setattr(type(records), "columns", frozenset({"price", "room", "opened", "image"}))
+    from bifocal.sources._posts import Posts
+
+    (tmp_path / "in.csv").write_text("text,image\nwords,3\n")
+    ((_, post),) = Posts(records.reads, records.columns, {}).read(tmp_path / "in.csv")
+    assert post == {"text": "words", "image_path": None, "tabular": {"image": "3"}}
+
+
+def test_a_text_that_is_a_number_is_read_as_in_training(system, tmp_path):
+    import datetime
+    import decimal
+
+    lines = [{"id": "a", "text": 12}, {"id": "b", "text": 12.0}, {"id": "c", "text": 0.5}, {"id": "d", "text": ["x"]}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    rows = scored(system, tmp_path / "in.jsonl", tmp_path)[1]
+    assert [rows[name]["text_used"].split()[3] for name in "abc"] == ["12", "12", "0.5"]
+    assert rows["d"]["error"] == "column 'text' holds a list; expected a text or a number"
+    for cell, said in ((decimal.Decimal("3.50"), "3.5"), (datetime.date(2019, 3, 11), "2019-03-11")):
+        pandas.DataFrame({"text": [cell]}).to_parquet(tmp_path / "in.parquet")
+        assert scored(system, tmp_path / "in.parquet", tmp_path)[1]["0"]["text_used"].split()[3] == said
+
+
+def test_a_part_that_the_run_does_not_read_is_left_out_of_a_table(records, posts, tmp_path, monkeypatch):
+    ocr = records.config.ocr.model_copy(update={"when": "never"})
+    monkeypatch.setattr(records, "config", records.config.model_copy(update={"ocr": ocr}))
+    counts, rows, _ = scored(records, posts, tmp_path)
+    assert counts["unread"] == ["image_path"] and rows["one"]["error"] is None
+
+
+def test_a_file_that_is_no_picture_is_not_shown(system, tmp_path):
+    (tmp_path / "secret").write_text("root:x:0")
+    (tmp_path / "in.csv").write_text("image_path\nsecret\n")
+    error = scored(system, tmp_path / "in.csv", tmp_path)[1]["0"]["error"]
+    assert "the file is no picture of an allowed format" in error and "root:" not in error
+
+
+def test_the_command_tells_what_is_lacking(records_run, tmp_path, capsys):
+    from bifocal import __main__ as command
+
+    (tmp_path / "in.csv").write_text("body,price\na marble house,90\n")
+    arguments = ["score", str(records_run), str(tmp_path / "in.csv"), "-o", str(tmp_path / "out.csv")]
+    command.app(arguments, standalone_mode=False)
+    shown = capsys.readouterr()
+    assert "no column for text (words or text): posts decided by tabular alone" in " ".join(shown.err.split())
+    assert "no column opened, room of the record: taken as missing; not read: body" in " ".join(shown.err.split())
+    assert "without  text\n" in shown.out and "unread   body\n" in shown.out

@@ -145,6 +145,7 @@ def test_a_post_may_bring_a_record(records):
         ({"price": [1]}, "price"),
         ("price: 3", "found str"),
         ({}, "this run reads text, tabular, and the post has none"),
+        ({"price": None, "room": " "}, "this run reads text, tabular, and the post has none"),
     ],
 )
 def test_a_record_that_training_cannot_have_meant_is_refused(records, record, message):
@@ -162,8 +163,24 @@ def test_a_value_never_seen_and_a_missing_column_are_ordinary(records):
 
 
 def test_a_run_without_records_says_what_it_reads(system):
-    with pytest.raises(DataError, match="this run reads text, image"):
-        system.predict(tabular={"price": 3})
+    for others in ({}, {"text": "words"}):
+        with pytest.raises(DataError, match="this run reads text, image; leave tabular out"):
+            system.predict(tabular={"price": 3}, **others)
+    assert system.predict(text="words", tabular={}).present["text"]  # an empty record is an absent one
+
+
+def test_a_picture_is_refused_where_nothing_reads_it(records, picture, monkeypatch):
+    assert "image" in records.reads  # for the words on it
+    ocr = records.config.ocr.model_copy(update={"when": "never"})
+    monkeypatch.setattr(records, "config", records.config.model_copy(update={"ocr": ocr}))
+    with pytest.raises(DataError, match="this run reads text, tabular; leave image_path out"):
+        records.predict(text="a marble house", image_path=picture)
+
+
+def test_a_text_is_refused_where_nothing_reads_it(system, picture, monkeypatch):
+    monkeypatch.setattr(system, "modalities", {"image": system.modalities["image"]})
+    with pytest.raises(DataError, match="this run reads image; leave text out"):
+        system.predict(text="words", image_path=picture)
 
 
 def test_serving_a_record_says_what_training_cached(records, records_run):

@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import stat
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -369,3 +370,15 @@ def test_a_root_without_the_layout_stops_at_once(tmp_path):
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Listing(root="~/data").root == tmp_path / "data"
+
+
+def test_a_sparse_member_is_refused_alone(tmp_path):
+    with open(tmp_path / "holes", "wb") as f:
+        f.seek(5_000_000)
+        f.write(b"end")
+    (tmp_path / "plain").write_bytes(b"all of it")
+    subprocess.run(["tar", "-S", "-cf", "a.tar", "holes", "plain"], cwd=tmp_path, check=True)
+    files = Files(tmp_path / "a.tar")
+    assert files.read("plain") == b"all of it"
+    with pytest.raises(DataError):
+        files.read("holes")

@@ -273,3 +273,12 @@ def test_real_tables_are_read_whole(name):
         assert source.open(rows[0].parts["image"]).startswith(b"\xff\xd8")
     if name == "edos":
         assert Counter(row.split for row in rows) == {"train": 14_000, "val": 2_000, "test": 4_000}
+
+
+def test_the_fingerprint_follows_an_archive_of_pictures(tmp_path):
+    write(tmp_path / "posts.csv")
+    archive = packed(pictures(tmp_path / "loose"), tmp_path / "pictures.tar")
+    source = {"root": tmp_path, "file": "posts.csv", "images": "pictures.tar"}
+    before = Table(**source).fingerprint()
+    os.utime(archive, ns=(1, 1))
+    assert Table(**source).fingerprint() != before

@@ -156,6 +156,12 @@ def test_a_class_without_rows_is_improbable(tmp_path):
     assert (probabilities[:, 2] < 1e-3).all()
 
 
+def test_a_class_without_rows_is_not_so_improbable_that_one_row_undoes_the_temperature(tmp_path):
+    rows = table(classes=2)
+    encoder, _ = grown(tmp_path, rows, classes=(0, 1, 2))
+    assert encoder.encode(rows.values)["logits"].min() >= boosted_trees.FLOOR * 1.5
+
+
 def test_parameters_are_counted_and_bounded_by_the_cost(fitted):
     counted = fitted[0].parameters()
     leaves = sum(int(line[11:]) for line in fitted[0].text.splitlines() if line.startswith("num_leaves="))
