@@ -27,6 +27,7 @@ LAYERS = [
     {"report"},
     {"steps"},
     {"train", "plan", "inspection"},
+    {"lab"},
     {"doctor", "console", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}

@@ -64,7 +64,11 @@ def test_a_wrong_column_is_an_error_and_no_assumption(small_config, tmp_path):
 @pytest.mark.parametrize(
     ("modality", "expert", "message"),
     [
-        ("tabular", {"encoder": "mlp_tabular", "epochs": 9}, "experts.tabular.epochs .* experts.tabular.options.epochs"),
+        (
+            "tabular",
+            {"encoder": "mlp_tabular", "epochs": 9},
+            "experts.tabular.epochs .* experts.tabular.options.epochs",
+        ),
         ("tabular", {"encoder": "boosted_trees", "warmup": 0.3}, "experts.tabular.warmup .* leave it out"),
         ("text", {"encoder": "tfidf_text", "epochs": 9}, "experts.text.epochs .* leave it out"),
     ],

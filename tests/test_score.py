@@ -269,7 +269,7 @@ def test_a_modality_without_a_column_is_told_of(records, tmp_path):
     table.write_text("post_id,body,price,room,opened\n7,a marble house,90,whole,2019-03-11\n")
     counts, rows, notes = scored(records, table, tmp_path)
     assert (counts["unread"], counts["without"], counts["missing"]) == (["post_id", "body"], ["text"], [])
-    assert notes == ["no column for text (words or text): posts decided by tabular alone; not read: post_id, body"]
+    assert notes == ["no column for text (words, text): posts decided by tabular alone; not read: post_id, body"]
     assert rows["0"]["present"] == {"text": False, "tabular": True}
 
 
@@ -396,6 +396,6 @@ def test_the_command_tells_what_is_lacking(records_run, tmp_path, capsys):
     arguments = ["score", str(records_run), str(tmp_path / "in.csv"), "-o", str(tmp_path / "out.csv")]
     command.app(arguments, standalone_mode=False)
     shown = capsys.readouterr()
-    assert "no column for text (words or text): posts decided by tabular alone" in " ".join(shown.err.split())
+    assert "no column for text (words, text): posts decided by tabular alone" in " ".join(shown.err.split())
     assert "no column opened, room of the record: taken as missing; not read: body" in " ".join(shown.err.split())
     assert "without  text\n" in shown.out and "unread   body\n" in shown.out

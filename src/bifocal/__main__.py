@@ -155,7 +155,8 @@ def score(
     from .score import score_file
 
     with _reporter(as_json or quiet) as reporter:
-        counts = score_file(load(run_folder), rows, output, batch_size=batch_size, progress=reporter.progress)
+        system = load(run_folder)
+        counts = score_file(system, rows, output, batch_size=batch_size, progress=reporter.progress, note=reporter.note)
     print_counts(counts, as_json)
 
 
@@ -198,6 +199,25 @@ def inspect(
     with _reporter(as_json or quiet) as reporter:
         found = examine(source_of(source), limit=limit, progress=reporter.progress)
     print_inspection(found, as_json)
+
+
+@app.command()
+def lab(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Is the second modality worth it, and why: baselines, every fusion, the verdict and what is behind it."""
+    from .config import load_config
+    from .console import print_lab
+    from .lab import lab as experiment_on
+
+    settings = load_config(config, overrides or [])
+    with _reporter(as_json or quiet) as reporter:
+        folder = experiment_on(settings, root=runs, reporter=reporter)
+    print_lab(folder, as_json)
 
 
 @app.command()

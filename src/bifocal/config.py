@@ -188,6 +188,34 @@ class RunConfig(Strict):
         return self.experts.get(modality, ExpertConfig())
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's own, but a key that stands twice is refused: the later would replace the earlier in silence."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Looks at the keys here, where those of a merge (``<<``), which may be overwritten, are not yet among them."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: dict[Any, yaml.ScalarNode] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            value = self.construct_object(key)
+            if (first := seen.setdefault(value, key)) is not key:
+                lines = first.start_mark.line + 1, key.start_mark.line + 1
+                place = f"lines {lines[0]} and {lines[1]}" if lines[0] != lines[1] else f"both in line {lines[0]}"
+                if first.value == key.value:
+                    raise ConfigError(f"key {key.value!r} stands twice, {place}: keep one")
+                raise ConfigError(f"keys {first.value!r} and {key.value!r} mean the same in YAML, {place}: keep one")
+        return node
+
+
+def _parsed(text: str) -> Any:
+    """YAML as Python's values. Raises `ConfigError` on a key that stands twice, `ValueError` on what is no YAML."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a YAML configuration, fill in environment variables, apply ``a.b=c`` overrides, validate.
 
@@ -200,16 +228,19 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     Raises
     ------
     ConfigError
-        Where the file is missing or not YAML, a variable is unset, a key is unknown or a value of the wrong type.
+        Where the file is missing or not YAML, a key stands twice or is unknown, a variable is unset, or a value is of
+        the wrong type.
     """
     path = Path(path)
     if not path.is_file():
         here = [str(p) for p in sorted(Path("configs").glob("*.yaml"))]
         raise ConfigError(f"there is no configuration file {str(path)!r}; {nearest(str(path), here)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML in UTF-8: {' '.join(str(error).split())}") from None
+        content = _parsed(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML in UTF-8: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of options, found {type(content).__name__}")
     for override in overrides:
@@ -228,9 +259,11 @@ def parse_config(content: Mapping[str, Any], where: str = "configuration") -> Ru
 def read_mapping(text: str, where: str) -> dict[str, Any]:
     """A mapping given on the command line, as JSON or YAML. Raises `ConfigError`."""
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError:
+        content = _parsed(text)
+    except ValueError:
         content = None
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{where} takes a mapping such as '{{name: value}}', found {text[:200]!r}")
     # YAML makes dates of what JSON and every table leave as text.
@@ -243,9 +276,11 @@ def _set(content: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set takes a.b=c, found {override!r}")
     *path, last = key.strip().split(".")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+        parsed = _parsed(value)
+    except ValueError:
         raise ConfigError(f"--set {key}: {value!r} is not a YAML value; quote it") from None
+    except ConfigError as error:
+        raise ConfigError(f"--set {key}: {error}") from None
     place = content
     for step in path:
         inner = place.get(step)

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self
@@ -27,6 +28,8 @@ IN_SAMPLE = {
     True: "tuned and evaluated on train; these figures say nothing about new posts",
     False: "temperatures and thresholds were tuned on train; only what is uncalibrated is free of that",
 }
+SHOWN = 30
+"""Classes, formats or languages that are named before the rest is counted."""
 HEADLINE = {
     "auroc": "AUROC",
     "macro_f1": "F1",
@@ -175,6 +178,48 @@ def _results_table(results: Mapping[str, Any], split: str) -> Table:
     return table
 
 
+def print_lab(folder: Path, as_json: bool) -> None:
+    """What the lab found: a line per model, the verdict in a sentence, and what is behind it."""
+    results = read_json(folder / "results.json")
+    if as_json:
+        emit_json({"folder": str(folder), **results})
+        return
+    console, metric = plain(), results["metric"]
+    title = f"{results['run']}: {results['label']}, {HEADLINE[metric]} on {results['rows']['test']:,} test rows"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("model", "val", "test", "95%", "± seeds", "trained", "s"):
+        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
+    for found in (*results["baselines"], *results["fusions"]):
+        chosen = found["model"] in (results["best_baseline"], results["best_fusion"])
+        test, seconds = found["test"], found["seconds"]
+        table.add_row(
+            found["model"] + (" *" if chosen else ""),
+            words.number(found["val"][metric]),
+            words.number(test[metric]["value"]),
+            words.interval(test[metric]),
+            words.number(found["seeds"]["test"]["std"]) if "test" in found["seeds"] else "",
+            f"{found['parameters']['trained']:,}",
+            "" if seconds is None else f"{seconds:.1f}",
+        )
+    console.print(table)
+    console.print("* chosen on val", style="dim")
+    console.print(results["verdict"]["sentence"], style="bold", soft_wrap=True)
+    risk = results["risk"]
+    lost = risk["drops"][risk["worst"]]
+    console.print(f"worst without a part: {risk['worst']}, {words.signed(lost['value'])} {words.interval(lost)}")
+    console.print(f"smallest gain detectable (80% power): {words.number(results['gain']['detectable'])}")
+    shares = results["dominance"][metric]["shapley"]
+    console.print(
+        f"Shapley shares of {HEADLINE[metric]}: "
+        + ", ".join(f"{m} {words.signed(s['value'])}" for m, s in shares.items())
+    )
+    if results["verdict"]["kind"] == "additive":
+        console.print(f"smallest fusion that ties on val: {results['smallest_tie']}")
+    for finding in results["findings"]:
+        console.print(f"finding: {finding}", soft_wrap=True)
+    console.print(f"all of it: {folder / 'results.json'}", soft_wrap=True)
+
+
 def print_decision(decision: Decision, as_json: bool) -> None:
     """One decision: the answer first, then each model's opinion."""
     content = decision.to_dict()
@@ -234,9 +279,10 @@ def print_inspection(found: Mapping[str, Any], as_json: bool) -> None:
         )
     duplicates = found["duplicates"]
     leaking = f"; leaking from earlier splits: {_counts(duplicates['leaking'])}" if duplicates["leaking"] else ""
-    lines["duplicates"] = (
-        f"{duplicates['rows_in_shared_groups']:,} rows share a group with others, the largest has "
-        f"{duplicates['largest_group']:,}{leaking}"
+    lines["duplicates"] = f"{duplicates['near']:,} rows have a near-duplicate{leaking}"
+    lines["groups"] = (
+        f"{duplicates['groups']:,}; {duplicates['rows_in_shared_groups']:,} rows share theirs, the largest has "
+        f"{duplicates['largest_group']:,}"
     )
     width = max(map(len, lines))
     for key, line in lines.items():
@@ -256,7 +302,8 @@ def print_inspection(found: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _counts(counted: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {n:,}" for name, n in counted.items())
+    shown = ", ".join(f"{name} {n:,}" for name, n in islice(counted.items(), SHOWN))
+    return f"{shown}, … {len(counted) - SHOWN} more" if len(counted) > SHOWN else shown
 
 
 def _spread(quantiles: Mapping[str, float]) -> str:

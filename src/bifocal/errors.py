@@ -16,7 +16,7 @@ A message says what was asked, what was found, what is allowed, and what to do n
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -91,8 +91,14 @@ def extras_named() -> Iterator[None]:
         ) from error
 
 
+NAMES_SHOWN = 10
+"""Of what is known, the most that a message lists."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say what is known, and the nearest name to what was asked, as the tail of an error message.
+
+    Of more names than `NAMES_SHOWN` only those closest to what was asked are listed, the closest first.
 
     >>> nearest("conact", ["concat", "mean"])
     "did you mean 'concat'? known: concat, mean"
@@ -100,4 +106,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     same = [known for known in names if known.casefold() == name.casefold()]
     close = same or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return (f"did you mean {close[0]!r}? " if close else "") + "known: " + (", ".join(names) or "none")
+    if len(names) > NAMES_SHOWN:
+        alike = difflib.get_close_matches(name, names, n=NAMES_SHOWN, cutoff=0)
+        names = list(dict.fromkeys([*close, *alike, *names]))
+    return (f"did you mean {close[0]!r}? " if close else "") + f"known: {listed(names)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first `NAMES_SHOWN` names, and how many more there are."""
+    more = len(names) - NAMES_SHOWN
+    return (", ".join(names[:NAMES_SHOWN]) or "none") + (f", … and {more} more" if more > 0 else "")

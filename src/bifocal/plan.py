@@ -10,11 +10,13 @@ from typing import Any
 
 from . import plugins
 from .config import ExpertConfig, RunConfig
-from .contracts import Reporter
-from .errors import BifocalError, DataError
+from .contracts import Reporter, Source
+from .errors import BifocalError, DataError, ModelError
 from .example import Example
+from .sources._files import Files, FileSource
+from .sources.several import Several
 from .steps import Run
-from .train import states
+from .train import STEPS, states
 from .workspace import Workspace
 
 ASSUMED_ROWS = 1000
@@ -36,9 +38,11 @@ def plan(config: RunConfig, *, root: str | Path = "runs") -> dict[str, Any]:
     Raises
     ------
     BifocalError
-        Where the configuration names a plug-in, an option or a label that is not there.
+        Where the configuration names a plug-in, an option, a label or a column that is not there, or a setting that
+        its encoder would ignore.
     """
     work = Run(config, Workspace(Path(root) / config.run, config.run), Reporter())
+    unreached = _unreached(work)
     rows, notes = _rows(work)
     gflops, device = measured_gflops()
     experts = {}
@@ -53,15 +57,33 @@ def plan(config: RunConfig, *, root: str | Path = "runs") -> dict[str, Any]:
                 notes.append(f"{shown}: {error}")
                 continue
             experts[shown] = _costs(expert, cost, rows["n"], n_train, gflops)
+    if unreached and not any(unreached in note for note in notes):
+        notes.append(unreached)
     return {
         "run": config.run,
         "folder": str(work.space.folder),
-        "steps": states(work),
+        "steps": dict.fromkeys(STEPS, "to do") if _is_absent(work.source) else states(work),
         "rows": rows,
         "machine": {"gflops": gflops, "device": device},
         "experts": experts,
         "notes": notes,
     }
+
+
+def _unreached(work: Run) -> str | None:
+    """Why a model is not to be had here, which only a real run must know. Raises `ConfigError` as a real run does."""
+    try:
+        work.reach_models()
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+def _is_absent(source: Source) -> bool:
+    """Whether the data are not on this machine at all, rather than other than the configuration says."""
+    if isinstance(source, Several):
+        return any(_is_absent(member) for member in source.members.values())
+    return isinstance(source, FileSource) and not Files(source.root).exists()
 
 
 def _rows(work: Run) -> tuple[dict[str, Any], list[str]]:
@@ -70,6 +92,8 @@ def _rows(work: Run) -> tuple[dict[str, Any], list[str]]:
         examples = islice((row for row in work.source if isinstance(row, Example)), limit)
         splits = [e.split for e in examples if e.labels.get(work.config.label) is not None]
     except DataError as error:
+        if not _is_absent(work.source):
+            raise
         n = limit or ASSUMED_ROWS
         shares = work.config.splits
         found = {

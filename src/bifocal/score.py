@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from .errors import BifocalError, DataError, RunError
-from .example import Rejected
-from .sources._files import Files
-from .sources._tables import read_rows
+from .errors import BifocalError, DataError, RunError, listed
+from .sources._posts import Post, Posts
+from .system import PICTURE, TABULAR, TEXT
 from .workspace import atomic, fingerprint, read_jsonl, room, sweep
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def score_file(
     *,
     batch_size: int = 32,
     progress: Callable[[int, int | None], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Decide on every row of a table.
 
@@ -40,21 +42,26 @@ def score_file(
     ----------
     system : System
     rows : Path
-        CSV, JSONL or Parquet with the columns ``text``, ``image_path`` (or ``img``; relative to the file) and those
-        that the run's tabular expert reads, whichever there are, and optionally ``id`` (default: the row's number).
-        Other columns are not read.
+        CSV, JSONL or Parquet with the columns that the run's own source names for id, text and image (so that the very
+        table it was trained on can be scored), or else ``id`` (default: the row's number), ``text`` and ``image_path``
+        (or ``img``, ``image``); and those that the run's tabular expert reads, or in JSONL an object ``tabular`` of
+        them; whichever there are. Several text columns are joined by a line break, as in training. Pictures lie
+        relative to the file. Other columns are not read.
     output : Path
         ``.csv``, ``.jsonl`` or ``.parquet``: ``id``, the decision's fields, and ``error`` for rows that had none.
+    note : callable, optional
+        Is told, before the first batch is decided, of a modality or column of the run that the table has not.
 
     Returns
     -------
     dict
-        ``rows``, ``decided``, ``failed``, ``resumed``, ``output``.
+        ``rows``, ``decided``, ``failed``, ``resumed``, ``output``; ``unread``: columns that were not read; ``without``:
+        modalities of the run for which no row had a column; ``missing``: columns of the record that no row had.
 
     Raises
     ------
     DataError
-        Where a format is unknown, the input is missing, or it has none of the columns.
+        Where a format is unknown, the input is missing, it has none of the columns, or the output would overwrite it.
     RunError
         Where another process writes the same output.
     """
@@ -64,58 +71,79 @@ def score_file(
     if not rows.is_file():
         raise DataError(f"there is no input file {str(rows)!r}")
     partial = output.with_name(f".{output.name}.partial.jsonl")
+    if any(path.exists() and path.samefile(rows) for path in (output, partial)):
+        raise DataError(f"{output} is the input itself, which would be overwritten: name another output")
     output.parent.mkdir(parents=True, exist_ok=True)
     status = rows.stat()
     key = fingerprint(str(rows.resolve()), status.st_size, status.st_mtime_ns, system.policy.model_dump(mode="json"))
-    sweep(output.parent, output.name)
-    with room(partial), open(partial, "a", encoding="utf-8") as sink:
+    posts = Posts(system.reads, system.columns, system.config.source.options)
+    with room(partial), _held(partial, output) as sink:
+        sweep(output.parent, output.name)
+        resumed = done = _resume(partial, key, batch_size)
+        try:
+            for batch in _batches(islice(posts.read(rows), resumed, None), batch_size):
+                if note and done == resumed and (text := _lacking(system, posts)):
+                    note(text)
+                answers = _answers(system, [post for _, post in batch])
+                for (identity, _), answer in zip(batch, answers, strict=True):
+                    sink.write(json.dumps(_line(identity, answer)) + "\n")  # ASCII: an id may hold what UTF-8 cannot
+                sink.flush()
+                done += len(batch)
+                if progress:
+                    progress(done, None)
+            failed = _finish(system, partial, output)
+        except BaseException:
+            if not done:  # nothing to go on after
+                partial.unlink(missing_ok=True)
+            raise
+        partial.unlink()
+    return {
+        "rows": done,
+        "decided": done - failed,
+        "failed": failed,
+        "resumed": resumed,
+        "output": str(output),
+        "unread": posts.unread,
+        "without": _without(system, posts),
+        "missing": posts.missing if TABULAR in posts.brought else [],
+    }
+
+
+@contextmanager
+def _held(partial: Path, output: Path) -> Iterator[IO[str]]:
+    """The partial file, for this process alone until the block ends."""
+    with open(partial, "a", encoding="utf-8") as sink:
         try:
             fcntl.flock(sink, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{output} is being written by another process: wait, or name another output") from None
-        resumed = done = _resume(partial, key, batch_size)
-        for batch in _batches(islice(_posts(rows, system.columns), resumed, None), batch_size):
-            answers = _answers(system, [post for _, post in batch])
-            for (identity, _), answer in zip(batch, answers, strict=True):
-                sink.write(json.dumps(_line(identity, answer)) + "\n")  # ASCII: an id may hold what UTF-8 cannot
-            sink.flush()
-            done += len(batch)
-            if progress:
-                progress(done, None)
-    failed = _finish(system, partial, output)
-    partial.unlink()
-    return {"rows": done, "decided": done - failed, "failed": failed, "resumed": resumed, "output": str(output)}
+            ours = os.path.samestat(os.fstat(sink.fileno()), partial.stat())  # its last owner may have ended meanwhile
+        except (BlockingIOError, FileNotFoundError):
+            ours = False
+        if not ours:
+            raise RunError(f"{output} is being written by another process: wait, or name another output")
+        yield sink
 
 
-def _posts(path: Path, columns: Collection[str]) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
-    """``(id, row for predict_batch)`` for every row of the input; a row that cannot be read is its error."""
-    for number, row in enumerate(_rows(path)):
-        if isinstance(row, DataError):
-            yield str(number), row
-            continue
-        image = row.get("image_path") or row.get("img")
-        text = row.get("text")
-        record = {column: row[column] for column in row if column in columns}
-        if number == 0 and not {"text", "image_path", "img"} & set(row) and not record:
-            needed = ", ".join(["text", "image_path", *sorted(columns)])
-            raise DataError(f"{path} has the columns {', '.join(row)}; at least one of {needed} is needed")
-        yield (
-            str(row.get("id") if row.get("id") not in (None, "") else number),
-            {
-                "text": text or None,
-                "image_path": path.parent / image if isinstance(image, str) else image,
-                "tabular": record or None,
-            },
-        )
+def _without(system: System, posts: Posts) -> list[str]:
+    return [name for name in system.modalities if name not in posts.brought]
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any] | DataError]:
-    path = path.resolve()  # a link may lead to the table, and its pictures still lie beside the link
-    for where, row in read_rows(Files(path.parent), path.name):
-        yield DataError(f"{where}: {row.reason}") if isinstance(row, Rejected) else row
+def _lacking(system: System, posts: Posts) -> str | None:
+    """What the table lacks of what the run reads, in a sentence; None where it lacks nothing."""
+    told = []
+    if without := _without(system, posts):
+        sought = ", ".join(f"{name} ({listed(posts.names(name))})" for name in without)
+        by = [name for name in system.modalities if name in posts.brought]
+        if TEXT in without and PICTURE in posts.brought and system.config.ocr.when != "never":
+            by.append("the words on pictures")
+        told.append(f"no column for {sought}: posts decided by {', '.join(by)} alone")
+    if TABULAR in posts.brought and posts.missing:
+        told.append(f"no column {listed(posts.missing)} of the record: taken as missing")
+    if told and posts.unread:
+        told.append(f"not read: {listed(posts.unread)}")
+    return "; ".join(told) or None
 
 
-def _answers(system: System, posts: Sequence[dict[str, Any] | DataError]) -> list[Decision | BifocalError]:
+def _answers(system: System, posts: Sequence[Post | DataError]) -> list[Decision | BifocalError]:
     """The answer to each post, in order; an unreadable one answers with its error."""
     decided = iter(system.predict_batch([post for post in posts if not isinstance(post, DataError)]))
     return [post if isinstance(post, DataError) else next(decided) for post in posts]

@@ -20,7 +20,7 @@ from .data.shards import Split, open_split
 from .data.splits import holdout_rows
 from .decide.policy import POOLED, Policy, fit_policy
 from .decide.thresholds import threshold_curve, write_curve
-from .errors import DataError, RunError
+from .errors import ConfigError, DataError, ModelError, RunError, nearest
 from .evaluate.metrics import macro_f1
 from .evidence import evidence_of
 from .example import LABELS, UNLABELLED, Evidence, Label, Taxonomy
@@ -41,6 +41,7 @@ from .results import (
     seed_spread,
     write_error_table,
 )
+from .sources._columns import Columns
 from .system import build_modalities
 from .workspace import Record, Workspace, file_sha256, read_json, write_json
 
@@ -59,9 +60,16 @@ class Run:
         source_class = plugins.load("sources", config.source.kind)
         self.source: Source = plugins.options("source", config.source.kind, config.source.options, source_class)
         self.taxonomy = Taxonomy({**LABELS, **self.source.labels()})
-        self.label: Label = self.taxonomy[config.label]
+        self.label: Label = self._label()
         self.record = Record(space.record)
         self._check_plugins()
+
+    def _label(self) -> Label:
+        name = self.config.label
+        if name not in self.taxonomy.labels and isinstance(self.source, Columns):
+            known = nearest(name, self.taxonomy.labels)
+            raise ConfigError(f"label {name!r} is not in the taxonomy: add it under source.labels; {known}")
+        return self.taxonomy[name]
 
     def _check_plugins(self) -> None:
         """Refuse now what would otherwise be refused after hours of training."""
@@ -70,10 +78,24 @@ class Run:
         """Modality -> the settings of each encoder that its expert may turn out to be."""
 
     def reach_models(self) -> None:
-        """Refuse now a model that would be found missing after hours of OCR and packing. Raises `ModelError`."""
+        """Refuse now what would be found after hours of OCR and packing.
+
+        Raises `ConfigError` on a setting that no encoder of a modality reads, then `ModelError` on a missing model.
+        """
+        missing: list[ModelError] = []
         for rivals in self.candidates.values():
+            refusals: list[ConfigError] = []
             for expert in rivals:
-                plugins.load("encoders", str(expert.encoder)).reach(expert)
+                try:
+                    plugins.load("encoders", str(expert.encoder)).reach(expert)
+                except ModelError as error:
+                    missing.append(error)
+                except ConfigError as error:  # of several encoders one may read what the others do not
+                    refusals.append(error)
+            if len(refusals) == len(rivals):
+                raise refusals[0]
+        if missing:
+            raise missing[0]
 
     # ------------------------------------------------------------------ step 2: manifest and OCR
 

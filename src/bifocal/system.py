@@ -171,6 +171,12 @@ class System:
         return Reader()
 
     @property
+    def reads(self) -> frozenset[str]:
+        """The parts that a post may bring: the run's modalities, and a picture where its words are read (``ocr``)."""
+        words = TEXT in self.modalities and self.config.ocr.when != "never"
+        return frozenset(self.modalities) | ({PICTURE} if words else set())
+
+    @property
     def columns(self) -> frozenset[str]:
         """The columns of a record that the experts read."""
         return frozenset(column for expert in self.experts.values() for column in expert.columns or ())
@@ -197,7 +203,7 @@ class System:
         Raises
         ------
         DataError
-            Where all are missing, a part cannot be used, or a column is unknown.
+            Where all are missing, a part cannot be used or is none that the run reads, or a column is unknown.
         """
         return self._decide([self._parts(text, image_path, tabular)])[0]
 
@@ -236,6 +242,9 @@ class System:
         if text is None and image_path is None and tabular is None:
             needed = " or ".join(ARGUMENTS[name] for name in self.modalities)
             raise DataError(f"a post needs {needed}; none was given")
+        for name, given in ((TEXT, text), (PICTURE, image_path), (TABULAR, tabular)):
+            if name not in self.reads and given is not None and not is_empty(given):
+                raise DataError(f"this run reads {', '.join(self.modalities)}; leave {ARGUMENTS[name]} out")
         raw: dict[str, Any] = {}
         if tabular is not None and not is_empty(tabular):  # an empty record is an absent one
             raw[TABULAR] = dict(tabular) if isinstance(tabular, Mapping) else tabular

@@ -428,3 +428,64 @@ def test_a_number_stays_one_until_the_splits_are_known():
 def test_what_is_no_number_is_rejected(raw):
     (reason,) = classes_of([raw], name="dear", above=100)
     assert reason == f"label dear: {raw!r} in column 'bad' is no number, and the label is whether it is above one"
+
+
+def test_a_quantity_is_no_set_of_classes():
+    prices = [str(i / 7) for i in range(220)]
+    with pytest.raises(DataError, match=r"column 'bad' has 220 values, numbers and most with one row.*`above: median`"):
+        classes_of([*prices, prices[0]], name="dear")
+    assert classes_of(prices, name="dear", above="median")[7] == 1
+    assert set(classes_of([*prices, *"1122"], name="dear", min_rows=2)) == {None, "1", "2"}
+    assert len(set(classes_of([*range(60)] * 2, name="dear"))) == 60  # each has its rows
+    assert len(set(classes_of([f"w{i}" for i in range(60)], name="name"))) == 60
+    assert len(set(classes_of([*range(20)], name="stars"))) == 20
+
+
+@pytest.mark.parametrize("above", ["mean", True, "nan", [1], float("inf")])
+def test_a_threshold_is_a_number_or_the_median(above):
+    with pytest.raises(ValidationError) as raised:
+        Columns(labels={"dear": {"column": "p", "above": above}})
+    assert explain(raised.value, Columns) == (
+        f"labels.dear.above: {above!r} is neither a number nor `median`, the two that it takes"
+    )
+    assert LabelMap(column="p", above="3.5").above == 3.5
+
+
+def test_yes_and_no_of_yaml_stay_words_beside_others_and_in_messages():
+    given = {True: "bad", False: "fine", "unsure": "unclear"}  # {yes: bad, no: fine, unsure: unclear}
+    found = classes_of(["yes", "No", True, "unsure", "perhaps", "1"], name="tone", map=given)
+    assert found[:4] == ["bad", "fine", "bad", "unclear"]
+    assert found[4].endswith("'perhaps' in column 'bad' is not in the map; allowed: yes, no, unsure, or empty")
+    assert found[5].startswith("label tone: '1' in column")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({True: 1, "true": 0}, "the keys True and 'true' mean the same: keep one"),
+        ({"a": 1, " a": 0}, "the keys 'a' and ' a' mean the same"),
+        ({"yes": 1, "on": 0}, "the keys 'yes' and 'on' mean the same, and lead to 1 and 0"),
+        ({True: 1, "1": 0}, "the keys 'yes' and '1' mean the same, and lead to 1 and 0"),
+    ],
+)
+def test_two_keys_of_one_meaning_are_refused(given, message):
+    with pytest.raises(ValidationError) as raised:
+        Columns(labels={"abuse_hate": {"column": "p", "map": given}})
+    assert message in explain(raised.value, Columns)
+
+
+def test_spellings_that_agree_may_stand_together():
+    assert classes_of(["yes", "TRUE", "n"], map={"yes": 1, "true": 1, "no": 0}) == [1, 1, 0]
+
+
+def test_options_without_a_part_are_refused_by_the_columns_there_are():
+    with pytest.raises(DataError, match="no text, image or tabular column, and one is needed; columns: bad, words$"):
+        Columns(id="words").check_parts({"words", "bad"})
+    for options in ({"text": "words"}, {"image": "words"}, {"tabular": ["words"]}, {"tabular": "rest"}):
+        Columns(**options).check_parts({"words", "bad"})
+    Columns().check_parts(set())  # of no rows nothing can be said
+
+
+def test_the_key_of_a_sample_is_never_fed():
+    (row,) = examples([{"__key__": "7", "name": "x", "age": 3}], id="name", tabular="rest")
+    assert row.parts == {"tabular": {"age": 3}} and row.meta == {"__key__": "7"}

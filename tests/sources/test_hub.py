@@ -125,7 +125,7 @@ def test_splits_are_named_where_they_do_not_tell(tmp_path):
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "a")
     with pytest.raises(DataError, match="has the splits train, seen, unseen: say what 'seen' is, and which are to be"):
         iter(hub(tmp_path / "a"))
-    source = hub(tmp_path / "a", splits={"seen": "val", "train": None})
+    source = hub(tmp_path / "a", text="words", splits={"seen": "val", "train": None})
     assert [(row.id, row.split) for row in source] == [("seen:0", "val"), ("seen:1", "val"), ("train:0", None)]
     with pytest.raises(DataError, match="has no split 'unsen'; did you mean 'unseen'"):
         iter(hub(tmp_path / "a", splits={"unsen": "test"}))
@@ -286,3 +286,33 @@ def test_rows_stream(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5_000_000  # no picture is taken out of the file to list the rows
+
+
+def test_a_picture_that_is_missing_says_where_it_was_sought(tmp_path):
+    rows_of(1).add_column("plain", ["shots/9.png"]).save_to_disk(tmp_path / "a")
+    with pytest.raises(
+        DataError, match=rf"'plain' of {tmp_path}/a holds the path 'shots/9.png', which is looked up in"
+    ):
+        hub(tmp_path / "a", image="plain").open("train:0")
+
+
+def test_options_without_a_part_stop_at_once(tmp_path):
+    with pytest.raises(
+        DataError, match="names no text, image or tabular column, and one is needed; columns: age, bad,"
+    ):
+        iter(hub(saved(tmp_path / "a", "save_to_disk"), id="name"))
+
+
+def test_the_bars_of_datasets_are_off_while_it_loads_and_then_as_before(tmp_path, capfd):
+    source = hub(saved(tmp_path / "a", "parquet"), **COLUMNS)
+    datasets.enable_progress_bars()
+    try:
+        assert len(list(source)) == 6
+        assert not datasets.are_progress_bars_disabled()
+        assert "examples/s" not in capfd.readouterr().err
+        datasets.load_dataset(str(tmp_path / "a"), cache_dir=str(tmp_path / "other"))
+        assert "examples/s" in capfd.readouterr().err  # what they print where nobody turns them off
+    finally:
+        datasets.disable_progress_bars()
+    list(hub(tmp_path / "a", **COLUMNS))
+    assert datasets.are_progress_bars_disabled()

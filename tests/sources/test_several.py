@@ -106,3 +106,8 @@ def test_it_needs_at_least_one():
     with pytest.raises(ConfigError, match="sources"):
         several()
     assert Several.model_fields["sources"].is_required()
+
+
+def test_several_within_several_are_refused(two):
+    with pytest.raises(ConfigError, match="`several` within `several` is refused: list all sources under one"):
+        several({"kind": "several", "sources": two}, two[0])

@@ -230,6 +230,54 @@ def test_the_fingerprint_follows_tables_and_options_and_no_picture(tmp_path):
     assert table(root=tmp_path, images="images", **OPTIONS).fingerprint() != before
 
 
+def test_options_without_a_part_stop_at_once_instead_of_rejecting_every_row(tmp_path):
+    write(tmp_path / "posts.csv")
+    with pytest.raises(DataError, match="no text, image or tabular column, .* columns: age, bad, file, id, words"):
+        iter(table(root=tmp_path / "posts.csv", id="id"))
+
+
+@pytest.mark.parametrize("delimiter", ["tab", "\\t", "\t"])
+def test_a_tab_has_three_names(tmp_path, delimiter):
+    write(tmp_path / "posts.tsv").rename(tmp_path / "posts.csv")
+    assert [row.parts for row in table(root=tmp_path, delimiter=delimiter, **OPTIONS)] == PARTS
+
+
+def test_a_missing_picture_says_where_it_was_sought_and_what_to_set(tmp_path):
+    write(tmp_path / "posts.csv")
+    pictures(tmp_path / "shots")
+    with pytest.raises(
+        DataError,
+        match=rf"^picture {tmp_path}/1.png is missing .* looked up in {tmp_path}: set `images` to the folder or",
+    ):
+        table(root=tmp_path, **OPTIONS).open("1.png")
+    source = table(root=tmp_path, images="shots", **OPTIONS)
+    with pytest.raises(DataError, match=rf"^picture {tmp_path}/shots/3.png is missing or not a file$"):
+        source.open("3.png")
+    with pytest.raises(DataError, match="only paths inside are read$"):
+        table(root=tmp_path, **OPTIONS).open("../1.png")
+
+
+def test_a_link_to_pictures_outside_the_root_is_refused(tmp_path):
+    write(tmp_path / "data" / "posts.csv")
+    pictures(tmp_path / "private")
+    (tmp_path / "data" / "pics").symlink_to(tmp_path / "private")
+    source = table(root=tmp_path / "data", images="pics", **OPTIONS)
+    for use in (lambda: source.open("1.png"), lambda: iter(source), source.fingerprint):
+        with pytest.raises(DataError, match=r"pics is a link that leads out of .*data: name a higher root"):
+            use()
+    pictures(tmp_path / "data" / "shots" / "all")
+    (tmp_path / "data" / "mine").symlink_to(tmp_path / "data" / "shots" / "all")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    assert table(root=tmp_path / "link", images="mine", **OPTIONS).open("1.png") == b"1.png"
+
+
+def test_what_a_desktop_left_is_not_proposed_as_a_table(tmp_path):
+    write(tmp_path / "posts.csv")
+    write(tmp_path / ".cache" / "post.csv")
+    with pytest.raises(DataError, match=r"did you mean 'posts.csv'\? known: posts.csv$"):
+        iter(table(root=tmp_path, file="post.csv"))
+
+
 REAL = {
     "airbnb_nyc": (
         {"id": "id", "text": "name", "tabular": "rest", "group": "host_id"}

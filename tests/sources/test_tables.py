@@ -95,6 +95,15 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert peak < 300_000
 
 
+def test_a_cell_that_is_too_long_is_called_so(tmp_path):
+    found = read(tmp_path, "a.csv", "id,text\n1," + "x" * 200_000 + "\n2,fine\n")
+    assert [where for where, _ in found] == ["a.csv:2", "a.csv:3"]
+    assert found[0][1].reason == ("the line holds a cell of over 131,072 characters, the most that is read: shorten it")
+    assert found[1][1] == {"id": "2", "text": "fine"}
+    reasons = {row.reason for _, row in read(tmp_path, "b.csv", 'id,text\n1,"open\n' + "2,fine and long\n" * 9000)[:2]}
+    assert len(reasons) == 1 and "shorten it, or close its quote" in reasons.pop()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [

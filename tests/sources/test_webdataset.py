@@ -311,3 +311,9 @@ def test_rows_stream(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000  # no picture is read to list the rows
+
+
+def test_the_key_is_never_fed(tmp_path):
+    shard(tmp_path / "a.tar", ("7.json", {"id": "x", "age": 3}), ("7.txt", b"a lamp"))
+    (row,) = source(tmp_path, id="json.id", tabular="rest")
+    assert row.parts == {"text": "a lamp", "tabular": {"json.age": 3}}

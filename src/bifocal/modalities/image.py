@@ -182,7 +182,7 @@ def _open(blob: Any) -> Picture:
     except Pillow.DecompressionBombError as error:
         raise PictureError(f"{error}; at most {MAX_PIXELS:,} pixels are allowed: scale the picture down") from None
     except Exception as error:  # on a damaged header the decoders raise whatever their parsing runs into
-        found = f"a file that begins with {blob[:8]!r}" if blob else "an empty file"
+        found = "the file" if blob else "an empty file"  # none of its bytes: a row may name anybody's file
         raise PictureError(
             f"{found} is no picture of an allowed format ({allowed}), or is damaged: convert it"
         ) from error

@@ -65,17 +65,18 @@ _NOT_READ = (
 )
 
 
-def refuse_transformer_settings(expert: ExpertConfig, known: Iterable[str]) -> None:
+def refuse_transformer_settings(expert: ExpertConfig, known: Iterable[str], modality: str = "tabular") -> None:
     """A setting that would be ignored in silence is refused: the defaults of `ExpertConfig` are for transformers.
 
-    Raises `ConfigError` on one that is not at its default, and on a ``model``: tabular encoders start from scratch.
+    Raises `ConfigError` on one that is not at its default, and on a ``model``: these encoders start from scratch.
     """
+    this = expert.encoder or f"a {modality} encoder"
     for name in _NOT_READ:
         if getattr(expert, name) != ExpertConfig.model_fields[name].default:
-            here = f"set experts.tabular.options.{name}" if name in known else "leave it out"
-            raise ConfigError(f"experts.tabular.{name} is for pretrained encoders and has no effect here: {here}")
+            here = f"set experts.{modality}.options.{name}" if name in known else "leave it out"
+            raise ConfigError(f"experts.{modality}.{name} is for pretrained encoders and has no effect here: {here}")
     if expert.model not in ("base", "tiny"):
-        raise ConfigError(f"experts.tabular.model = {expert.model!r}: a tabular encoder is made anew; leave it out")
+        raise ConfigError(f"experts.{modality}.model = {expert.model!r}: {this} is made anew; leave it out")
 
 
 def as_date(cell: Cell) -> date | None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ..config import Strict
-from ..errors import DataError, nearest
+from ..errors import DataError, listed, nearest
 from ..example import Example, Label, LabelValue, Rejected
 from ._labels import LabelMap, keys_as_written
 from ._tables import NAMELESS
@@ -26,6 +26,8 @@ SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """What others call the splits, in lower case."""
+KEY = "__key__"
+"""What WebDataset calls a sample's name, which is an id even where another column is taken for it."""
 _NO_CELL = (bytes, list, tuple, dict)
 
 
@@ -114,10 +116,15 @@ class Columns(Strict):
         once |= dict.fromkeys(self.drop, "drop")
         return each, once | {spec.column: f"labels.{name}" for name, spec in self.label_maps.items()}
 
-    def check_columns(self, tables: Iterable[tuple[str, Iterable[Row]]]) -> None:
+    def check_columns(self, tables: Iterable[tuple[str, Iterable[Row]]]) -> set[str]:
         """See that every column named in the options is there: those of the parts in each table, others in one.
 
         Reads until all are seen, which in a table with a header is its first row.
+
+        Returns
+        -------
+        set of str
+            All columns seen.
 
         Raises
         ------
@@ -137,6 +144,13 @@ class Columns(Strict):
                 raise DataError(f"{name} has no column {absent!r} ({each[absent]}); {nearest(absent, here)}")
         if known and (absent := next((c for c in once if c not in known), None)):
             raise DataError(f"there is no column {absent!r} ({once[absent]}); {nearest(absent, known)}")
+        return known
+
+    def check_parts(self, columns: Iterable[str]) -> None:
+        """Refuse options that leave every row without a part. Raises `DataError`, naming the columns there are."""
+        if columns and not (self._texts() or self._images() or self.tabular):
+            there = listed(sorted(columns))
+            raise DataError(f"the source names no text, image or tabular column, and one is needed; columns: {there}")
 
     def taxonomy(self, rows: Callable[[], Iterable[Row]]) -> dict[str, Label]:
         """The labels; a column is read through where its classes are not told. Raises `DataError` as `found` does."""
@@ -213,7 +227,7 @@ class Columns(Strict):
         return frozenset(role for role in roles if role) | {spec.column for spec in self.label_maps.values()}
 
     def _is_rest(self, column: str, value: Any) -> bool:
-        if self.tabular != "rest" or column in self.named:
+        if self.tabular != "rest" or column in self.named or column == KEY:
             return False
         return not isinstance(value, _NO_CELL) and not NAMELESS.fullmatch(column)
 

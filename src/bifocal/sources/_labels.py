@@ -16,11 +16,17 @@ from ..example import BINARY, LABELS, Label, LabelValue
 
 MAX_CLASSES = 1000
 """More values than these are a number or a text, and no label."""
+MAX_NUMBERS = 20
+"""More numbers than these, most of them in one row only, are a quantity and no classes."""
 _LISTED = 10
 _WHOLE = re.compile(r"[-+]?\d+\.0+")
 _SPELLINGS = dict.fromkeys(("yes", "true", "on", "y", "t", "1"), 1)
 _SPELLINGS |= dict.fromkeys(("no", "false", "off", "n", "f", "0"), 0)
 """Ways to write yes and no, in lower case; YAML reads some of them as booleans before we see the word."""
+
+
+_WORDS = {"true": "yes", "false": "no"}
+"""What YAML's booleans were most likely written as."""
 
 
 def _written(value: Any) -> str:
@@ -34,9 +40,19 @@ def _whole(text: str) -> str:
     return text.partition(".")[0] if _WHOLE.fullmatch(text) else text
 
 
+def _shown(key: str) -> str:
+    return _WORDS.get(key, key)
+
+
 def keys_as_written(value: Any) -> Any:
-    """A mapping of an option with its keys as texts, as cells are compared."""
-    return {_written(key): one for key, one in value.items()} if isinstance(value, Mapping) else value
+    """A mapping of an option with its keys as texts, as cells are compared. Raises `ValueError` on two of one text."""
+    if not isinstance(value, Mapping):
+        return value
+    found: dict[str, Any] = {}
+    for key in value:
+        if (twin := found.setdefault(_written(key), key)) is not key:
+            raise ValueError(f"the keys {twin!r} and {key!r} mean the same: keep one")
+    return {_written(key): one for key, one in value.items()}
 
 
 ClassMap = Annotated[dict[str, int | str | None], BeforeValidator(keys_as_written)]
@@ -77,6 +93,19 @@ class LabelMap(Strict):
         kinds = dict(zip(found, _classes(found), strict=True)) if (found := _given(value)) else {}
         return None if value is None else {raw: kinds.get(one) for raw, one in value.items()}
 
+    @field_validator("above", mode="before")
+    @classmethod
+    def _number_or_median(cls, value: Any) -> Any:
+        if value is None or value == "median":
+            return value
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"{value!r} is neither a number nor `median`, the two that it takes")
+        return number
+
     @model_validator(mode="after")
     def _one_meaning(self) -> LabelMap:
         others = [name for name in ("map", "min_rows", "classes") if getattr(self, name) is not None]
@@ -84,7 +113,26 @@ class LabelMap(Strict):
             raise ValueError(f"above makes the classes 0 and 1 out of a number, so {others[0]} has no place beside it")
         if self.map is not None and not _given(self.map):
             raise ValueError("the map names no class; give at least one value another meaning than null")
+        self._refuse_rival_spellings()
         return self
+
+    def _refuse_rival_spellings(self) -> None:
+        """Of ``{yes: 1, "1": 0}`` nobody can tell what ``True`` is."""
+        spelled: dict[int, str] = {}
+        if self.map is None or not self._is_spelled:
+            return
+        for key, one in self.map.items():
+            if (meaning := _SPELLINGS.get(key.lower())) is None:
+                continue
+            first = spelled.setdefault(meaning, key)
+            if self.map[first] != one:
+                twins = f"{_shown(first)!r} and {_shown(key)!r}"
+                raise ValueError(f"the keys {twins} mean the same, and lead to {self.map[first]!r} and {one!r}")
+
+    @property
+    def _is_spelled(self) -> bool:
+        """Whether all that the map gives a class are ways to write yes and no."""
+        return all(key.lower() in _SPELLINGS for key, one in (self.map or {}).items() if one is not None)
 
     def check_name(self, name: str) -> None:
         """Raise `ValueError` where the name is that of a unified label, and the options lead to other classes."""
@@ -133,6 +181,8 @@ class LabelMap(Strict):
                     "another column, or say `above: median` if it is a number"
                 )
         fixed = self.fixed(name)
+        if fixed is None and not self.min_rows:
+            self._refuse_quantity(name, counts)
         if fixed is None and {_SPELLINGS.get(str(value).lower(), value) for value in counts} == {0, 1}:
             fixed = self._label(name, BINARY)
         if fixed and (fixed.binary or not self.min_rows):
@@ -147,6 +197,14 @@ class LabelMap(Strict):
                 f"found: {_listed(counts) or 'nothing'}"
             )
         return self._label(name, classes, rare)
+
+    def _refuse_quantity(self, name: str, counts: Counter[Any]) -> None:
+        alone = sum(n == 1 for n in counts.values())
+        if len(counts) > MAX_NUMBERS and 2 * alone > len(counts) and all(_in_order(value)[0] == 0 for value in counts):
+            raise DataError(
+                f"column {self.column!r} has {len(counts)} values, numbers and most with one row, which are no classes "
+                f"for {name}: set `above: median` (or a number), or `min_rows` for the frequent ones alone"
+            )
 
     def _label(self, name: str, classes: tuple[Any, ...], rare: Mapping[Any, int] | None = None) -> Label:
         binary = classes == BINARY
@@ -195,14 +253,14 @@ class LabelMap(Strict):
         whole = next((key for key in self.map if _whole(key) == _whole(text)), None)
         if whole is not None:
             return whole
-        if all(key.lower() in _SPELLINGS for key, one in self.map.items() if one is not None):
-            meaning = _SPELLINGS.get(_whole(text).lower())
-            for key in self.map:
-                if meaning is not None and _SPELLINGS.get(key.lower()) == meaning:
-                    return key
-        raise DataError(
-            f"{raw!r} in column {self.column!r} is not in the map; allowed: {', '.join(self.map)}, or empty"
-        )
+        meaning = _SPELLINGS.get(_whole(text).lower())
+        for key in self.map if meaning is not None else ():
+            # A boolean of YAML was a word, which stays itself beside other words ({yes: …, no: …, unsure: …}).
+            word = key in _WORDS and _whole(text) not in ("0", "1")
+            if (self._is_spelled or word) and _SPELLINGS.get(key.lower()) == meaning:
+                return key
+        allowed = ", ".join(map(_shown, self.map))
+        raise DataError(f"{raw!r} in column {self.column!r} is not in the map; allowed: {allowed}, or empty")
 
     def settle(self, name: str, value: LabelValue, label: Label) -> LabelValue:
         """What `read` gave as a class of the label; None where the value is rare. Raises `DataError` on any other."""

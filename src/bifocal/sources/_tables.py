@@ -87,8 +87,7 @@ def _csv(files: Files, name: str, delimiter: str, encoding: str) -> Iterator[Rea
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                at = f"lines {start} to {reader.line_num}" if reader.line_num > start else "the line"
-                reason = f"{at} cannot be read as CSV ({error}): double the quotes inside"
+                reason = _csv_fault(error, start, reader.line_num)
                 for number, line in enumerate(taken, start):  # each may have been a row
                     yield f"{name}:{number}", Rejected(None, f"{name}:{number}", reason, line[:_SHOWN])
                 continue
@@ -107,6 +106,14 @@ def _csv(files: Files, name: str, delimiter: str, encoding: str) -> Iterator[Rea
                 yield where, {column: cell or None for column, cell in zip(header, cells, strict=True)}
         if header is None:
             raise DataError(f"{name} is empty; expected a line with the names of the columns, and rows below it")
+
+
+def _csv_fault(error: csv.Error, first: int, last: int) -> str:
+    at = f"lines {first} to {last}" if last > first else "the line"
+    if "field limit" in str(error):
+        goes_on = f"{at} hold{'' if last > first else 's'} a cell of over {csv.field_size_limit():,} characters"
+        return f"{goes_on}, the most that is read: shorten it" + (", or close its quote" if last > first else "")
+    return f"{at} cannot be read as CSV ({error}): double the quotes inside"
 
 
 def _kept(lines: Iterable[str], taken: list[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,16 +69,21 @@ class Hub(Columns):
         with extras_named():
             import datasets
         try:
-            if any((self.folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
-                loaded = datasets.load_from_disk(str(self.folder))
-            else:
-                name = str(self.folder) if self.folder.is_dir() else self.dataset
-                loaded = datasets.load_dataset(name, name=self.config, revision=self.revision)
+            with _no_bars():
+                loaded = self._loaded()
         except Exception as error:  # whatever the builder of some format raises: there are dozens
             raise DataError(self._failure(error)) from None
         splits = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {str(loaded.split or "train"): loaded}
         wanted = self._wanted(splits)
         return {name: splits[name].with_format("arrow") for name in wanted}
+
+    def _loaded(self) -> Any:
+        import datasets
+
+        if any((self.folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            return datasets.load_from_disk(str(self.folder))
+        name = str(self.folder) if self.folder.is_dir() else self.dataset
+        return datasets.load_dataset(name, name=self.config, revision=self.revision)
 
     def _failure(self, error: Exception) -> str:
         import datasets
@@ -114,7 +120,7 @@ class Hub(Columns):
 
     def _check(self) -> None:
         headers = ((name, [dict.fromkeys(data.column_names)]) for name, data in self.data.items())
-        self.check_columns(headers)
+        self.check_parts(self.check_columns(headers))
 
     def __iter__(self) -> Iterator[Example | Rejected]:  # type: ignore[override]
         """Every row, split by split. Raises `DataError` at once, where there is no such dataset or column."""
@@ -192,12 +198,33 @@ class Hub(Columns):
             if not any(path.is_relative_to(home.resolve()) for home in homes):
                 raise DataError(f"picture {name!r} leads out of {self.dataset}; only files of the dataset are read")
             if not path.is_file():
-                raise DataError(f"picture {path} is missing or not a file")
+                raise DataError(
+                    f"picture {path} is missing or not a file: column {self.image!r} of {self.dataset} holds the path "
+                    f"{name!r}, which is looked up in {homes[0]}; keep the pictures there, or in the rows themselves"
+                )
             if path.stat().st_size > MAX_MEMBER:
                 raise DataError(f"picture {path} has over {MAX_MEMBER >> 20} MiB, the most that is read")
             return path.read_bytes()
         except (OSError, ValueError, RuntimeError) as error:
             raise DataError(f"picture {name!r} of {self.dataset} cannot be read: {error}") from None
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """The bars of ``datasets`` and of its downloads would stand in the midst of ours."""
+    import datasets
+    from huggingface_hub import utils
+
+    shown = datasets.are_progress_bars_disabled(), utils.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not shown[0]:
+            datasets.enable_progress_bars()
+        if not shown[1]:
+            utils.enable_progress_bars()
 
 
 def _presence(column: Any) -> list[bool | None]:

@@ -23,7 +23,7 @@ class ImageFolder(FileSource):
     """Pictures whose folder is their label, as torchvision's ``ImageFolder`` reads them.
 
     Every folder that holds files is a class, but for those above it whose names are splits. A text beside a picture
-    (``12.txt`` beside ``12.jpg``) is its text; alone it is a post without a picture. The id is the path without its
+    (``12.txt`` beside ``12.jpg``) is its text; alone it is a post without a picture. The id is the path with its
     ending.
 
     Attributes

@@ -23,6 +23,13 @@ class NamedSource(SourceConfig):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
     """Marks its rows; None = its kind."""
 
+    @field_validator("kind")
+    @classmethod
+    def _no_nesting(cls, value: str) -> str:
+        if value == "several":
+            raise ValueError("`several` within `several` is refused: list all sources under one")
+        return value
+
 
 class Several(Strict):
     """Other sources, taken in turns row by row, so that a small ``limit`` sees all of them.

@@ -30,7 +30,7 @@ class Table(Columns, FileSource):
     images : str, optional
         The folder, .tar or .zip below the root in which pictures are looked up; by default the root.
     delimiter : str, optional
-        Of CSV; by default ``,``, and a tab for TSV.
+        Of CSV; by default ``,``, and a tab (``tab``) for TSV.
     encoding : str
     """
 
@@ -49,6 +49,11 @@ class Table(Columns, FileSource):
                 raise ValueError(f"{name!r} is no split; write {{train: …, val: …, test: …}}")
         return value
 
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _tab_by_name(cls, value: Any) -> Any:
+        return "\t" if value in ("tab", "\\t") else value
+
     @field_validator("images")
     @classmethod
     def _below_the_root(cls, value: str | None) -> str | None:
@@ -62,8 +67,13 @@ class Table(Columns, FileSource):
 
     @cached_property
     def pictures(self) -> Files:
-        """Where pictures are looked up."""
-        return self.files if self.images is None else Files(self.files.root / self.images)
+        """Where pictures are looked up. Raises `DataError` where ``images`` is a link that leads out of the root."""
+        if self.images is None:
+            return self.files
+        place = self.files.root / self.images
+        if not place.resolve().is_relative_to(self.files.root.resolve()):
+            raise DataError(f"images: {place} is a link that leads out of {self.files.root}: name a higher root")
+        return Files(place)
 
     def _is_table_itself(self) -> bool:
         return is_table(self.root.name) and not self.root.is_dir()
@@ -86,7 +96,7 @@ class Table(Columns, FileSource):
             tables = dict.fromkeys([asked] if isinstance(asked, str) else asked)
         for name in tables:
             if not self.files.has(name):
-                there = [table for table in self.files.names() if is_table(table)]
+                there = [table for table in self.files.names() if is_table(table) and not is_clutter(table)]
                 raise DataError(f"there is no file {name!r} below {self.files.root}; {nearest(name, there)}")
         return tables
 
@@ -123,7 +133,7 @@ class Table(Columns, FileSource):
     def rows(self) -> Iterator[Example | Rejected]:
         if self.images is not None and not self.pictures.exists():
             raise DataError(f"images: {self.pictures.root} {self.pictures.found()}; expected a folder, .tar or .zip")
-        self.check_columns((name, self._good_rows(name)) for name in self.tables)
+        self.check_parts(self.check_columns((name, self._good_rows(name)) for name in self.tables))
         return self._rows(self.labels())
 
     def _rows(self, labels: Mapping[str, Label]) -> Iterator[Example | Rejected]:
@@ -139,4 +149,10 @@ class Table(Columns, FileSource):
         try:
             return self.pictures.read(reference)
         except DataError as error:
-            raise DataError(f"picture {error}") from None
+            lost = self.images is None and not leads_out(reference) and not self.pictures.has(reference)
+            if not lost:
+                raise DataError(f"picture {error}") from None
+            raise DataError(
+                f"picture {error}; paths are looked up in {self.pictures.root.resolve()}: set `images` to the folder "
+                "or archive of the pictures"
+            ) from None

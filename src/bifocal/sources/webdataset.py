@@ -116,7 +116,7 @@ class Webdataset(Columns, FileSource):
         return self.taxonomy(lambda: (row for name in self.shards for row in self._good_rows(name)))
 
     def rows(self) -> Iterator[Example | Rejected]:
-        self.check_columns([("", (row for name in self.shards for row in self._good_rows(name)))])
+        self.check_parts(self.check_columns([("", (row for name in self.shards for row in self._good_rows(name)))]))
         return self._rows(self.labels())
 
     def _rows(self, labels: Mapping[str, Label]) -> Iterator[Example | Rejected]:

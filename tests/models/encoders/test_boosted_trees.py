@@ -194,3 +194,11 @@ def test_what_a_user_gets_wrong(fitted, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lightgbm", None)
     with pytest.raises(MissingExtra, match=r"'lightgbm', which is not installed: pip install 'bifocal\[train\]'"):
         create()
+
+
+def test_settings_of_transformers_are_refused_before_the_first_step():
+    with pytest.raises(ConfigError, match="experts.tabular.learning_rate .* experts.tabular.options.learning_rate"):
+        BoostedTrees.reach(ExpertConfig(learning_rate=1e-3))
+    with pytest.raises(ConfigError, match="model = 'minilm': boosted_trees is made anew"):
+        BoostedTrees.reach(ExpertConfig(model="minilm", encoder="boosted_trees"))
+    BoostedTrees.reach(ExpertConfig(options={"learning_rate": 1e-3}))

@@ -208,3 +208,11 @@ def test_what_a_user_gets_wrong(fitted):
         fitted[0].check({"twon": "Bree"})
     with pytest.raises(DataError, match="no tabular column tells"):
         create(Rows([{"a": 1}] * 9, [0, 1, 0] * 3))
+
+
+def test_settings_of_transformers_are_refused_before_the_first_step():
+    with pytest.raises(ConfigError, match="experts.tabular.learning_rate .* experts.tabular.options.learning_rate"):
+        MlpTabular.reach(ExpertConfig(learning_rate=1e-3))
+    with pytest.raises(ConfigError, match="model = 'minilm': mlp_tabular is made anew"):
+        MlpTabular.reach(ExpertConfig(model="minilm", encoder="mlp_tabular"))
+    MlpTabular.reach(ExpertConfig(options={"learning_rate": 1e-3}))

@@ -218,3 +218,17 @@ def test_the_cost_is_an_upper_bound(fitted):
     filled = create(components=16, max_terms=50)
     small = TfidfText.cost(ExpertConfig(options={"components": 16, "max_terms": 50}), 2)
     assert filled.parameters() == {name: small[name] for name in ("total", "trained")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epochs": 9}, "experts.text.epochs is for pretrained encoders and has no effect here: leave it out"),
+        ({"lora": {"r": 2}}, "experts.text.lora "),
+        ({"model": "xlm-roberta-base"}, "experts.text.model = 'xlm-roberta-base': a text encoder is made anew"),
+    ],
+)
+def test_settings_of_transformers_are_refused_before_the_first_step(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        TfidfText.reach(ExpertConfig(**changes))
+    TfidfText.reach(ExpertConfig(options={"components": 8}))

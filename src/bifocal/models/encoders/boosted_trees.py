@@ -99,7 +99,8 @@ class BoostedTrees:
 
     @classmethod
     def reach(cls, expert: ExpertConfig) -> None:
-        """It starts from nothing."""
+        """It starts from nothing. Raises `ConfigError` on a setting that is for pretrained encoders."""
+        refuse_transformer_settings(expert, Options.model_fields)
 
     @classmethod
     def create(cls, expert: ExpertConfig, classes: Sequence[Any], seed: int, values: Sequence[Record]) -> Self:

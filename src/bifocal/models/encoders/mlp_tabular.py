@@ -172,7 +172,8 @@ class MlpTabular(HfEncoder):
 
     @classmethod
     def reach(cls, expert: ExpertConfig) -> None:
-        """It starts from nothing."""
+        """It starts from nothing. Raises `ConfigError` on a setting that is for pretrained encoders."""
+        refuse_transformer_settings(expert, Options.model_fields)
 
     @classmethod
     def cost(cls, expert: ExpertConfig, classes: int) -> dict[str, float]:

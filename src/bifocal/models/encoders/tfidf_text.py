@@ -22,6 +22,7 @@ from ...workspace import fingerprint, read_json, write_json
 from ..classifier import figures
 from ..linear import LinearHead, cross_fit, fit_linear
 from ..saved import check_seal, read_card, sealed
+from ..tabular import refuse_transformer_settings
 from ..tfidf import TermOptions, Terms, from_heaviest, heaviest
 
 WEIGHTS = "tfidf.safetensors"
@@ -95,7 +96,8 @@ class TfidfText:
 
     @classmethod
     def reach(cls, expert: ExpertConfig) -> None:
-        """It starts from nothing."""
+        """It starts from nothing. Raises `ConfigError` on a setting that is for pretrained encoders."""
+        refuse_transformer_settings(expert, Options.model_fields, cls.modality)
 
     @classmethod
     def create(cls, expert: ExpertConfig, classes: Sequence[Any], seed: int, values: Sequence[str]) -> Self:

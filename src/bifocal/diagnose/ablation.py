@@ -1,0 +1,455 @@
+"""What a fitted model loses when one modality is taken away, thinned out, shuffled, drowned in noise or corrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..decide.calibration import softmax
+from ..errors import DataError, nearest
+from ..evaluate.intervals import RESAMPLES, Weighted, bootstrap_weights, percentile_interval, positives
+from ..example import UNLABELLED, Evidence
+from .dominance import GAINS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+K = TypeVar("K")
+
+Score = Callable[[Mapping[str, Evidence]], Any]
+"""Evidence by modality -> logits ``[n, C]``: a fitted fusion, or any function that is defined for absent parts."""
+Head = Callable[[Tensor], Tensor]
+"""Features ``[n, d]`` -> the expert's logits ``[n, C]``, so that those of disturbed features are known."""
+Corrupt = Callable[[Any, str, int, np.random.Generator], Any]
+"""``Modality.corrupt``: value, kind, severity, generator -> the value disturbed."""
+
+RATES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+"""Shares of the rows that lose their part."""
+DEVIATIONS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Severities of noise, in standard deviations of each feature in train."""
+SEVERITIES = (1, 2, 3, 4, 5)
+ROWS = 2000
+"""Rows on which inputs are corrupted at most: for each kind and severity the encoder runs again."""
+FEW = 30
+"""Under so many rows of a class an interval may be too narrow, and a table says so."""
+ALIKE, COMPARED = 0.05, 16
+"""How far encoding again may stray from the Evidence (relative norm, batching and precision), and on how many rows."""
+
+
+# ------------------------------------------------------------------ disturbances of one modality
+
+
+def averaged(part: Evidence, train: Evidence, *, head: Head | None = None) -> Evidence:
+    """Every part replaced by the mean of train: it is there, and says nothing."""
+    seen = train.present
+    return _saying(part, train.features[seen].mean(dim=0), train.logits[seen].mean(dim=0), head)
+
+
+def zeroed(part: Evidence, *, head: Head | None = None) -> Evidence:
+    """Zeros in every part's place with ``present`` kept: what a careless pipeline feeds for a missing part."""
+    return _saying(part, torch.zeros(()), torch.zeros(()), head)
+
+
+def noisy(part: Evidence, train: Evidence, deviations: float, *, seed: int, head: Head | None = None) -> Evidence:
+    """Gaussian noise of so many of train's standard deviations on each feature; one seed draws one noise, scaled.
+
+    Without ``head`` the logits are disturbed likewise in their own deviations: harder on them than the same noise on
+    the features, which averages out, so that fusions that read one do not compare with those that read the other.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def drowned(x: Tensor, seen: Tensor) -> Tensor:
+        spread = seen[train.present].double().std(dim=0, correction=0).to(x.dtype)
+        return x + deviations * spread * torch.randn(x.shape, generator=generator)
+
+    features = drowned(part.features, train.features)
+    return _saying(part, features, part.logits if head else drowned(part.logits, train.logits), head)
+
+
+def permuted(part: Evidence, *, seed: int) -> Evidence:
+    """Every row that has the part gets that of another such row: inputs of the known kind, without their meaning."""
+    rows = part.present.nonzero().flatten()
+    order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+    partner = torch.arange(len(part))
+    partner[order] = order.roll(1)  # one round through all of them: no row keeps its own
+    return replace(part, features=part.features[partner], logits=part.logits[partner])
+
+
+def dropped(part: Evidence, rate: float, *, seed: int) -> Evidence:
+    """The part gone from about this share of the rows; of one seed, what a lower rate drops a higher one drops too."""
+    stays = torch.rand(len(part), generator=torch.Generator().manual_seed(seed)) >= rate
+    return replace(part, present=part.present & stays)
+
+
+def _saying(part: Evidence, features: Tensor, logits: Tensor, head: Head | None) -> Evidence:
+    there = part.present.unsqueeze(1)
+    features = torch.where(there, features, 0.0).expand_as(part.features)
+    logits = head(features).detach() if head else logits
+    return replace(part, features=features, logits=torch.where(there, logits, 0.0).expand_as(part.logits))
+
+
+# ------------------------------------------------------------------ the rows on which everything is measured
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Annotated test rows, and the metric and resamples that all figures of one table share.
+
+    Figures are arrays ``[1 + resamples]``: first that of the rows as they are, then that of each resample of groups.
+    A difference of two such arrays is paired, as `evaluate.compare.paired_gain` would have it.
+    """
+
+    evidence: dict[str, Evidence]
+    labels: NDArray[np.int64]
+    groups: tuple[str, ...]
+    metric: str
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+    @classmethod
+    def of(cls, evidence: Mapping[str, Evidence], *, metric: str | None, resamples: int, seed: int) -> Self:
+        """``metric`` None = AUROC where there are two classes, else macro-F1.
+
+        Raises
+        ------
+        DataError
+            Where there is no Evidence, or that of different rows; fewer than two classes among the labels; a metric
+            that is not of `dominance.GAINS`.
+        """
+        if not evidence or len({e.ids for e in evidence.values()}) > 1:
+            raise DataError(
+                f"the Evidence of one split's rows by modality is needed, found {_sizes(evidence) or 'none'}: "
+                "encode the same split with every expert"
+            )
+        every = next(iter(evidence.values()))
+        rows = (every.labels != UNLABELLED).nonzero().flatten().tolist()
+        kept = {name: e.take(rows) for name, e in evidence.items()}
+        first = next(iter(kept.values()))
+        found = sorted(set(first.labels.tolist()))
+        metric = metric or ("auroc" if every.logits.shape[1] == 2 else "macro_f1")
+        if metric not in GAINS:
+            raise DataError(
+                f"a loss needs a metric of which more is better, found {metric!r}; {nearest(metric, GAINS)}"
+            )
+        if len(found) < 2:
+            raise DataError(
+                f"{metric} needs rows of at least two classes; the {len(rows)} annotated ones of {len(every)} are "
+                f"all of class {found[0] if found else 'none'}: take another split, or check how the label is mapped"
+            )
+        return cls(kept, first.labels.numpy(), first.groups, metric, resamples, seed)
+
+    def probabilities(self, score: Score, changed: Mapping[str, Evidence]) -> Floats:
+        """What a model says ``[n, C]`` with these modalities in the place of the test rows' own. Raises `DataError`."""
+        said = score({**self.evidence, **changed})
+        logits = np.asarray(said.detach().cpu() if isinstance(said, Tensor) else said, dtype=np.float64)
+        if logits.ndim != 2 or len(logits) != len(self.labels) or not np.isfinite(logits).all():
+            raise DataError(
+                f"a score gives finite logits [{len(self.labels)}, C], found shape {list(logits.shape)} with "
+                f"{int((~np.isfinite(logits)).sum())} not finite: check the model it stands for"
+            )
+        return softmax(logits)
+
+    def figures(self, probabilities: Mapping[K, Floats]) -> dict[K, Floats]:
+        """The metric ``[1 + resamples]`` of each."""
+        scorers = {key: Weighted(self.labels, p) for key, p in probabilities.items()}
+        return self._over_resamples(
+            lambda w: {key: scorer(w, [self.metric])[self.metric] for key, scorer in scorers.items()}
+        )
+
+    def means(self, values: Mapping[K, Floats], rows: NDArray[np.bool_]) -> dict[K, Floats]:
+        """The mean ``[1 + resamples]`` of each value ``[n]`` over some of the rows; nan where a resample has none."""
+        with np.errstate(invalid="ignore"):
+            return self._over_resamples(
+                lambda w: {key: w[:, rows] @ x[rows] / w[:, rows].sum(axis=1) for key, x in values.items()}
+            )
+
+    def _over_resamples(self, measure: Callable[[Floats], dict[K, Floats]]) -> dict[K, Floats]:
+        chunks = [measure(np.ones((1, len(self.labels))))]
+        if len(set(self.groups)) > 1:
+            chunks += [measure(w) for w in bootstrap_weights(self.groups, self.resamples, self.seed)]
+        return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
+
+    def facts(self) -> dict[str, Any]:
+        """``metric``, ``n``, ``positives`` (binary: rows of class 1; multiclass: rows of each class, a list)."""
+        return {"metric": self.metric, "n": len(self.labels), "positives": positives(self._counts())}
+
+    def findings(self) -> list[str]:
+        """What these rows cannot tell, in sentences; empty where nothing stands against them."""
+        few = [f"class {c} has {n}" for c, n in enumerate(self._counts()) if n < FEW]
+        said = [f"few test rows ({', '.join(few)}, under {FEW}): intervals may be too narrow"] if few else []
+        if len(set(self.groups)) < 2:
+            said.append("all test rows are one group of near-duplicates: there are no intervals")
+        return said + [f"no test row has {name}" for name, e in self.evidence.items() if not e.present.any()]
+
+    def _counts(self) -> list[int]:
+        width = next(iter(self.evidence.values())).logits.shape[1]
+        return np.bincount(self.labels, minlength=width).tolist()
+
+
+def interval(figures: Floats) -> dict[str, float | None]:
+    """``value``, ``low``, ``high`` (95%) of an array ``[1 + resamples]``; None where the rows cannot tell."""
+    ends = percentile_interval(float(figures[0]), figures[1:])
+    return {name: None if np.isnan(end) else end for name, end in ends._asdict().items()}
+
+
+def _sizes(evidence: Mapping[str, Evidence]) -> str:
+    return ", ".join(f"{name} {len(e)} rows" for name, e in evidence.items())
+
+
+# ------------------------------------------------------------------ ablation
+
+
+def ablate(
+    score: Score,
+    evidence: Mapping[str, Evidence],
+    train: Mapping[str, Evidence],
+    *,
+    heads: Mapping[str, Head] | None = None,
+    rates: Sequence[float] = RATES,
+    deviations: Sequence[float] = DEVIATIONS,
+    metric: str | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Take a fitted model apart, one modality at a time, without running an encoder again.
+
+    A modality is removed in three ways that differ: ``absent`` is what the model learned for a part that was never
+    posted, ``mean`` an uninformative part that claims to be there, ``zeros`` a careless stand-in far from any data.
+    Random disturbances are drawn once; each row has its own draw, so that the intervals over groups hold its chance.
+
+    Parameters
+    ----------
+    score : callable
+        Evidence by modality -> logits ``[n, C]``.
+    evidence, train : mapping
+        Modality -> Evidence of the test rows, and of the training rows, whose means and deviations are the measure.
+        Test rows that are not annotated are left out.
+    heads : mapping, optional
+        Modality -> features to the expert's logits, for scores that read logits; see `noisy`.
+    rates : ascending from 0 to 1
+    deviations : above 0
+    metric : str, optional
+        One of `dominance.GAINS`; None = AUROC (two classes) or macro-F1.
+
+    Returns
+    -------
+    dict
+        ``metric``, ``n``, ``positives``; ``intact`` (``value``, ``low``, ``high``); ``modalities``: name ->
+        ``present`` (share of the rows), ``removed`` (``absent``, ``mean``, ``zeros``), ``permuted``, ``noise`` (list
+        with ``deviations``), ``dropped`` (``curve``, a list with ``rate``, and ``area``: the mean over all rates by
+        trapezia). Each has ``value``, ``low``, ``high`` and ``change``, the paired difference from intact;
+        ``findings``: sentences on what these rows cannot tell.
+
+    Raises
+    ------
+    DataError
+        As `Bench.of`; where train lacks a modality or any row with it, rates or deviations make no sense, or the
+        score gives no logits.
+    """
+    if list(rates) != sorted({0.0, 1.0, *rates}) or rates[0] < 0 or rates[-1] > 1 or min(deviations, default=1) <= 0:
+        raise DataError(
+            f"rates ascend from 0 to 1 and deviations are above 0, found {list(rates)} and {list(deviations)}"
+        )
+    bench = Bench.of(evidence, metric=metric, resamples=resamples, seed=seed)
+    said: dict[tuple[Any, ...], Floats] = {(): bench.probabilities(score, {})}
+    for name, part in bench.evidence.items():
+        known, head = checked_train(train, name), (heads or {}).get(name)
+        for key, changed in _disturbances(part, known, head, rates, deviations, seed):
+            said[name, *key] = bench.probabilities(score, {name: changed})
+    drawn = bench.figures(said)
+
+    def row(*key: Any) -> dict[str, Any]:
+        return _compared(drawn[key], drawn[()])
+
+    def table(name: str, part: Evidence) -> dict[str, Any]:
+        curve = np.stack([drawn[name, "dropped", rate] for rate in rates])
+        area = np.diff(rates) @ (curve[1:] + curve[:-1]) / 2
+        return {
+            "present": float(part.present.float().mean()),
+            "removed": {way: row(name, "removed", way) for way in ("absent", "mean", "zeros")},
+            "permuted": row(name, "permuted"),
+            "noise": [{"deviations": d, **row(name, "noise", d)} for d in deviations],
+            "dropped": {
+                "curve": [{"rate": rate, **row(name, "dropped", rate)} for rate in rates],
+                "area": _compared(area, drawn[()]),
+            },
+        }
+
+    return {
+        **bench.facts(),
+        "intact": interval(drawn[()]),
+        "modalities": {name: table(name, part) for name, part in bench.evidence.items()},
+        "findings": [*bench.findings(), *(line for name in bench.evidence for line in constant(train[name], name))],
+    }
+
+
+def _disturbances(
+    part: Evidence,
+    train: Evidence,
+    head: Head | None,
+    rates: Sequence[float],
+    deviations: Sequence[float],
+    seed: int,
+) -> Iterator[tuple[tuple[Any, ...], Evidence]]:
+    yield ("removed", "absent"), part.without()
+    yield ("removed", "mean"), averaged(part, train, head=head)
+    yield ("removed", "zeros"), zeroed(part, head=head)
+    yield ("permuted",), permuted(part, seed=seed)
+    for size in deviations:
+        yield ("noise", size), noisy(part, train, size, seed=seed, head=head)
+    for rate in rates:
+        yield ("dropped", rate), dropped(part, rate, seed=seed)
+
+
+def _compared(figures: Floats, intact: Floats) -> dict[str, Any]:
+    return {**interval(figures), "change": interval(figures - intact)}
+
+
+def checked_train(train: Mapping[str, Evidence], name: str) -> Evidence:
+    """The training rows' Evidence of a modality. Raises `DataError` where there is none, or no row has the part."""
+    if name not in train:
+        raise DataError(f"the training rows bring no Evidence of {name!r}; {nearest(name, train)}")
+    if not train[name].present.any():
+        raise DataError(f"no training row has {name}, so nothing is known of it: leave the modality out")
+    return train[name]
+
+
+def constant(train: Evidence, name: str) -> list[str]:
+    """A finding where a modality is the same in every training row that has it."""
+    features = train.features[train.present]
+    if bool((features != features[:1]).any()):
+        return []
+    return [f"{name} is the same in every training row: it cannot tell rows apart, and noise cannot be scaled to it"]
+
+
+# ------------------------------------------------------------------ corruption of inputs
+
+
+def corrupt_inputs(
+    score: Score,
+    evidence: Mapping[str, Evidence],
+    name: str,
+    values: Sequence[Any],
+    *,
+    corrupt: Corrupt,
+    kinds: Sequence[str],
+    encode: Callable[[Sequence[Any]], Mapping[str, Tensor]],
+    severities: Sequence[int] = SEVERITIES,
+    rows: int = ROWS,
+    metric: str | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What a model loses when pictures are blurred, texts misspelt, cells emptied, before the encoder sees them.
+
+    Parameters
+    ----------
+    score, evidence, metric : as `ablate`
+    name : str
+        The modality.
+    values : sequence
+        Its values (not packed), one per row of ``evidence``, read one by one and only where they are needed.
+    corrupt, kinds : callable, sequence of str
+        ``Modality.corrupt`` and kinds that it knows; each row has its own seeded generator.
+    encode : callable
+        ``Encoder.encode`` of the encoder that gave the Evidence; it runs once per kind and severity.
+    rows : int
+        Of the annotated rows that have the part, at most so many, drawn by the seed.
+
+    Returns
+    -------
+    dict
+        ``metric``, ``n``, ``positives``, ``intact`` on these rows; ``modality``; ``kinds``: kind -> list with
+        ``severity``, ``changed`` (share of the values that the corruption altered), ``value``, ``low``, ``high``,
+        ``change``; ``findings``.
+
+    Raises
+    ------
+    DataError
+        As `ablate`; where values are not one per row, or encoding them again does not give the Evidence.
+    ConfigError
+        Where the modality does not know a kind or severity.
+    """
+    if name not in evidence:
+        raise DataError(f"there is no Evidence of {name!r} to corrupt; {nearest(name, evidence)}")
+    if len(values) != len(evidence[name]) or rows < 1:
+        raise DataError(f"values are one per row, found {len(values)} for {len(evidence[name])}, and rows {rows}")
+    usable = (evidence[name].present & (evidence[name].labels != UNLABELLED)).nonzero().flatten().numpy()
+    drawn = np.random.default_rng(seed).permutation(usable)[:rows]
+    chosen = np.sort(drawn).tolist()
+    bench = Bench.of({m: e.take(chosen) for m, e in evidence.items()}, metric=metric, resamples=resamples, seed=seed)
+    part = bench.evidence[name]
+    _check_encoding(encode([values[i] for i in chosen[:COMPARED]]), part, name)
+    said: dict[tuple[Any, ...], Floats] = {(): bench.probabilities(score, {})}
+    changed: dict[tuple[Any, ...], float] = {}
+    for kind in kinds:
+        for severity in severities:
+            inputs = _Corrupted(values, chosen, corrupt, kind, severity, seed)
+            encoded = encode(inputs)
+            disturbed = replace(part, features=encoded["features"], logits=encoded["logits"])
+            said[kind, severity] = bench.probabilities(score, {name: disturbed})
+            changed[kind, severity] = len(inputs.changed) / len(chosen)
+    figures = bench.figures(said)
+    return {
+        **bench.facts(),
+        "modality": name,
+        "intact": interval(figures[()]),
+        "kinds": {
+            kind: [
+                {"severity": s, "changed": changed[kind, s], **_compared(figures[kind, s], figures[()])}
+                for s in severities
+            ]
+            for kind in kinds
+        },
+        "findings": [
+            *bench.findings(),
+            *(
+                f"{kind} alters no {name} of these rows"
+                for kind in kinds
+                if not any(changed[kind, s] for s in severities)
+            ),
+        ],
+    }
+
+
+@dataclass
+class _Corrupted(Sequence[Any]):
+    """Values corrupted as they are read, so that thousands of pictures never lie in memory at once."""
+
+    values: Sequence[Any]
+    rows: Sequence[int]
+    corrupt: Corrupt
+    kind: str
+    severity: int
+    seed: int
+    changed: set[int] = field(default_factory=set)
+    """Rows whose value is another one now."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[i] for i in range(len(self))[place]]
+        row = self.rows[place]
+        value = self.values[row]
+        corrupted = self.corrupt(value, self.kind, self.severity, np.random.default_rng((self.seed, row)))
+        if corrupted != value:
+            self.changed.add(row)
+        return corrupted
+
+
+def _check_encoding(encoded: Mapping[str, Tensor], part: Evidence, name: str) -> None:
+    known, again = part.features[:COMPARED], encoded["features"]
+    if again.shape != known.shape or float((again - known).norm()) > ALIKE * float(known.norm()):
+        raise DataError(
+            f"encoding the first {len(known)} values of {name} again does not give their Evidence: pass the values of "
+            "the same split in the same order, and the encoder that gave the Evidence"
+        )

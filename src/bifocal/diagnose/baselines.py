@@ -1,0 +1,102 @@
+"""Single-modality models beside the run's own experts: every encoder that learns a modality from its rows alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from .. import plugins
+from ..config import ExpertConfig
+from ..errors import DataError, MissingExtra, ModelError
+from ..evidence import evidence_of
+from ..example import Label
+from ..expert import AUTO, candidates, fit_expert
+from .material import JUDGED, Splits, usable
+from .trials import Trial, hear_expert
+
+if TYPE_CHECKING:
+    from ..contracts import Modality
+    from ..data.shards import Split
+
+
+def rivals(modality_name: str, modality: Modality, taken: str) -> list[ExpertConfig]:
+    """The encoders that read a modality, need no pretrained model, and are not the expert's own (``taken``).
+
+    An encoder that knows one way to learn starts from the training rows alone; pretrained ones can be fine-tuned,
+    adapted or left frozen. With the defaults of each.
+    """
+    every = candidates(ExpertConfig(encoder=AUTO), modality_name, modality)
+    return [c for c in every if c.encoder != taken and len(plugins.load("encoders", str(c.encoder)).tunes) == 1]
+
+
+def fit_rivals(
+    modality_name: str,
+    modality: Modality,
+    taken: str,
+    splits: Mapping[str, Split],
+    evidence: Splits,
+    label_name: str,
+    label: Label,
+    *,
+    seed: int,
+    folder: Path,
+) -> tuple[list[Trial], list[str]]:
+    """Fit each of `rivals` on all of train and hear it on val and test.
+
+    Parameters
+    ----------
+    taken : str
+        The encoder of the run's expert.
+    splits : mapping
+        The packed train, val and test.
+    evidence : Splits
+        The run's Evidence of the same splits, whole: each rival's takes the place of the expert's.
+    folder : Path
+        Where they lie meanwhile; nothing of them is kept.
+
+    Returns
+    -------
+    list of Trial, list of str
+        And a finding for each that could not be fitted to these rows, or misses a package: the comparison is then
+        with fewer baselines.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    trials, findings = [], []
+    for config in rivals(modality_name, modality, taken):
+        name = f"{modality_name}: {config.encoder}"
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".rival.", suffix=".part") as place:
+            path = partial(_cache, Path(place))
+            start = perf_counter()
+            try:
+                fitted = fit_expert(
+                    config,
+                    modality_name,
+                    modality,
+                    splits,
+                    label_name,
+                    label,
+                    seed=seed,
+                    folder=Path(place) / "expert",
+                    checkpoints=Path(place) / "checkpoints",
+                    evidence_path=path,
+                )
+            except (DataError, ModelError, MissingExtra) as error:
+                findings.append(f"{name} is not among the baselines: {error}")
+                continue
+            seconds = perf_counter() - start
+            own = {
+                split: evidence_of(fitted.encoder, splits[split], modality_name, label_name, label, path(split))
+                for split in JUDGED
+            }
+        heard = usable({**evidence, **{split: {**evidence[split], modality_name: e} for split, e in own.items()}})
+        parameters = fitted.encoder.parameters()
+        trials.append(hear_expert(name, "encoder", modality_name, heard, parameters=parameters, seconds=seconds))
+    return trials, findings
+
+
+def _cache(folder: Path, split: str) -> Path:
+    return folder / f"{split}.safetensors"

@@ -1,0 +1,149 @@
+"""Every model of an experiment side by side: fitted, the best chosen on val, compared on test by the verdict rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..config import FusionConfig
+from ..decide.calibration import softmax
+from ..errors import DataError
+from ..evaluate.compare import paired_gain
+from .dissection import ROWS, additive_part, sample_rows
+from .material import Splits, groups_of, labels_of
+from .trials import (
+    Trial,
+    best,
+    describe,
+    fit_head_trial,
+    fit_trial,
+    for_strategy,
+    hear_expert,
+    price,
+    smallest_tie,
+)
+from .verdict import MARGIN, interval_of, judge, sentence
+
+CHANGES = ("nll", "brier")
+"""Reported beside the gain; below 0 is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """The models of one experiment.
+
+    Attributes
+    ----------
+    evidence : Splits
+        What all of them read.
+    metric : str
+        By which they are chosen and compared.
+    baselines, fusions : list of Trial
+    alone : dict
+        Modality -> the best of its baselines on val.
+    over, fused : Trial
+        B and F: the best baseline and the best fusion on val.
+    control : Trial
+        F's architecture trained and tested with every modality but B's blanked.
+    """
+
+    evidence: Splits
+    metric: str
+    baselines: list[Trial]
+    fusions: list[Trial]
+    alone: dict[str, Trial]
+    over: Trial
+    fused: Trial
+    control: Trial
+
+
+def contend(
+    evidence: Splits,
+    config: FusionConfig,
+    strategies: Sequence[str],
+    *,
+    metric: str,
+    experts: Mapping[str, Mapping[str, int]],
+    names: Mapping[str, str],
+    others: Sequence[Trial],
+    seed: int,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Contest:
+    """Fit a head per modality, every strategy, and the control of the best one; see `bifocal.lab.experiment`."""
+    fit: dict[str, Any] = {"seed": seed, "experts": experts}
+    modalities = list(evidence["train"])
+    baselines = list(others)
+    for m in modalities:
+        baselines.append(hear_expert(names[m], "expert", m, evidence, parameters=experts[m], seconds=None))
+        baselines.append(fit_head_trial(m, config, evidence, **fit))
+    baselines.sort(key=lambda t: (modalities.index(t.reads[0]), t.kind != "expert", t.name))
+    fusions = []
+    for strategy in strategies:
+        fusions.append(fit_trial(strategy, "fusion", for_strategy(config, strategy), evidence, **fit))
+        if progress:
+            progress(len(fusions), len(strategies))
+    labels = labels_of(evidence, "val")
+    alone = {m: best([t for t in baselines if m in t.reads], labels, metric) for m in modalities}
+    over, fused = best(baselines, labels, metric), best(fusions, labels, metric)
+    kept = over.reads[0]
+    settings = for_strategy(config, fused.name)
+    control = fit_trial(f"{fused.name}, {kept} only", "control", settings, evidence, keep=kept, **fit)
+    return Contest(evidence, metric, baselines, fusions, alone, over, fused, control)
+
+
+def compare(contest: Contest, *, resamples: int, seed: int) -> dict[str, Any]:
+    """The three paired comparisons on test, the verdict, and the table of all models.
+
+    Returns
+    -------
+    dict
+        ``baselines``, ``fusions``, ``control`` (`describe`), ``best_baseline``, ``best_of_modality``, ``best_fusion``,
+        ``smallest_tie``, ``gain``, ``over_control``, ``over_additive``, ``change`` (`paired_gain`), ``verdict``,
+        ``price``.
+    """
+    over, fused, evidence = contest.over, contest.fused, contest.evidence
+    how: dict[str, Any] = {"metric": contest.metric, "resamples": resamples, "seed": seed}
+    labels = {split: labels_of(evidence, split) for split in evidence}
+    groups = groups_of(evidence, "test")
+
+    def gain(other: Trial, **how: Any) -> dict[str, Any]:
+        return paired_gain(labels["test"], other.probabilities("test"), fused.probabilities("test"), groups, **how)
+
+    def table(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+        return [describe(t, labels, groups, **how) for t in trials]
+
+    gained, over_control = gain(over, **how), gain(contest.control, **how)
+    over_additive = _over_additive(contest, **how)
+    verdict = judge(*map(interval_of, (gained, over_control, over_additive)), n=gained["n"])
+    told = sentence(verdict, fusion=fused.name, over=over.name, metric=contest.metric, n=gained["n"])
+    return {
+        "margin": MARGIN,
+        "baselines": table(contest.baselines),
+        "fusions": table(contest.fusions),
+        "control": table([contest.control])[0],
+        "best_baseline": over.name,
+        "best_of_modality": {m: t.name for m, t in contest.alone.items()},
+        "best_fusion": fused.name,
+        "smallest_tie": smallest_tie(fused, contest.fusions, labels["val"], groups_of(evidence, "val"), **how).name,
+        "gain": gained,
+        "over_control": over_control,
+        "over_additive": over_additive,
+        "change": {name: gain(over, **{**how, "metric": name}) for name in CHANGES},
+        "verdict": {**asdict(verdict), "sentence": told},
+        "price": price(fused, over, gained["value"]),
+    }
+
+
+def _over_additive(contest: Contest, **how: Any) -> dict[str, Any]:
+    """m(F) - m(EMAP(F)) on the same rows, `ROWS` of them at most; B's modality against all others."""
+    fused, test, groups = contest.fused, contest.evidence["test"], groups_of(contest.evidence, "test")
+    if fused.fusion is None:
+        raise DataError(f"{fused.name} is no fusion: it has no additive part")
+    rows = sample_rows(groups, ROWS, how["seed"])
+    some = {name: e.take(rows) for name, e in test.items()}
+    additive = softmax(additive_part(fused.fusion, some, contest.over.reads[0]), fused.temperature)
+    labels: np.ndarray = labels_of(contest.evidence, "test")[rows]
+    return paired_gain(labels, additive, fused.probabilities("test")[rows], [groups[i] for i in rows], **how)

@@ -1,0 +1,246 @@
+"""A model put to the test: fitted on Evidence of train, heard on val and test, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from .. import plugins
+from ..config import FusionConfig
+from ..decide.calibration import fit_temperature, softmax
+from ..evaluate.compare import paired_gain
+from ..evaluate.intervals import measure
+from ..evaluate.metrics import METRICS
+from ..fusion import fit_fusion, fusion_parameters
+from .material import JUDGED, Splits, labels_of, log_prior
+from .verdict import MARGIN
+
+if TYPE_CHECKING:
+    from ..contracts import Fusion
+
+Kind = Literal["expert", "head", "encoder", "fusion", "control"]
+HEAD = "concat"
+"""Over one modality this strategy is an MLP head: the baseline with the fusions' own grid, width and budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One model, and what it says of the rows it is judged by.
+
+    Attributes
+    ----------
+    name : str
+    kind : str
+        ``expert`` (the run's own), ``head`` (MLP on its features), ``encoder`` (another one that reads the modality),
+        ``fusion``, or ``control`` (a fusion with all modalities but one blanked).
+    reads : tuple of str
+        The modalities.
+    logits : dict of array, [n, C]
+        By split; the class shares of train where a row has none of the parts.
+    members : dict of array, [S, n, C]
+        The same of its single seeds, by split; empty where it has none.
+    parameters : dict
+        ``total``: all it takes to score a post, experts included, with one seed; ``trained``: those of them that
+        learned; ``own``: what the lab itself trained on top of the experts, one seed.
+    seconds : float or None
+        To fit it, on Evidence where it reads Evidence; None where the run had fitted it before.
+    fusion : Fusion or None
+        The fitted fusion, where it is one.
+    """
+
+    name: str
+    kind: Kind
+    reads: tuple[str, ...]
+    logits: dict[str, np.ndarray]
+    members: dict[str, np.ndarray]
+    parameters: dict[str, int]
+    seconds: float | None
+    temperature: float
+    fusion: Fusion | None = field(default=None, repr=False)
+
+    def probabilities(self, split: str) -> np.ndarray:
+        """``[n, C]``, calibrated by one temperature that val chose."""
+        return softmax(self.logits[split], self.temperature)
+
+
+def trial(
+    name: str,
+    kind: Kind,
+    reads: Sequence[str],
+    logits: dict[str, np.ndarray],
+    labels: np.ndarray,
+    *,
+    parameters: dict[str, int],
+    seconds: float | None = None,
+    members: dict[str, np.ndarray] | None = None,
+    fusion: Fusion | None = None,
+) -> Trial:
+    """A `Trial`, its temperature fitted to ``labels [n]`` of val."""
+    temperature = fit_temperature(logits["val"], labels)
+    return Trial(name, kind, tuple(reads), logits, members or {}, parameters, seconds, temperature, fusion)
+
+
+def hear_expert(
+    name: str, kind: Kind, modality: str, evidence: Splits, *, parameters: Mapping[str, int], seconds: float | None
+) -> Trial:
+    """What an encoder with its own head says, from its Evidence of val and test.
+
+    Parameters
+    ----------
+    evidence : Splits
+        Bears the encoder's own Evidence under ``modality``.
+    parameters : mapping
+        ``total`` and ``trained``, as `Encoder.parameters` counts them.
+    """
+    prior = log_prior(evidence)
+    logits = {}
+    for split in JUDGED:
+        e = evidence[split][modality]
+        logits[split] = np.where(e.present.numpy()[:, None], e.logits.double().numpy(), prior)
+    counted = {**parameters, "own": parameters["trained"] if kind == "encoder" else 0}
+    return trial(name, kind, [modality], logits, labels_of(evidence, "val"), parameters=counted, seconds=seconds)
+
+
+def fit_trial(
+    name: str,
+    kind: Kind,
+    config: FusionConfig,
+    evidence: Splits,
+    *,
+    seed: int,
+    experts: Mapping[str, Mapping[str, int]],
+    keep: str | None = None,
+) -> Trial:
+    """Fit a strategy on train, its settings and epochs chosen on val, and hear it on val and test.
+
+    Parameters
+    ----------
+    config : FusionConfig
+        ``read`` is not looked at: every strategy reads what it reads by default, so that all are treated alike.
+    experts : mapping
+        Modality -> parameters of its expert.
+    keep : str, optional
+        The only modality that is not blanked, in training and ever after (the control).
+
+    Raises
+    ------
+    DataError, ConfigError
+        As `bifocal.fusion.fit_fusion`.
+    """
+    if keep:
+        evidence = {
+            split: {m: e if m == keep else e.without() for m, e in parts.items()} for split, parts in evidence.items()
+        }
+    start = perf_counter()
+    plain = config.model_copy(update={"read": {}})
+    fusion = fit_fusion(plain, evidence["train"], val=evidence["val"], seed=seed)
+    seconds = perf_counter() - start
+    reads = list(evidence["train"])
+    logits = {split: fusion(evidence[split]).double().numpy() for split in JUDGED}
+    members = {}
+    if hear := getattr(fusion, "member_logits", None):
+        members = {split: hear(evidence[split]).double().numpy() for split in JUDGED}
+    own = fusion_parameters(fusion)
+    trained = own["trained"] // (len(members["val"]) if members else 1)
+    below = [experts[m] for m in reads]
+    parameters = {
+        "total": sum(p["total"] for p in below) + own["total"] - own["trained"] + trained,
+        "trained": sum(p["trained"] for p in below) + trained,
+        "own": trained,
+    }
+    return trial(
+        name,
+        kind,
+        [keep] if keep else reads,
+        logits,
+        labels_of(evidence, "val"),
+        parameters=parameters,
+        seconds=seconds,
+        members=members,
+        fusion=fusion,
+    )
+
+
+def fit_head_trial(
+    modality: str, config: FusionConfig, evidence: Splits, *, seed: int, experts: Mapping[str, Mapping[str, int]]
+) -> Trial:
+    """An MLP head on one modality's features, with the grid, seeds and width of the fusions."""
+    alone = {split: {modality: parts[modality]} for split, parts in evidence.items()}
+    settings = for_strategy(config, HEAD)
+    return fit_trial(f"{modality}: MLP head", "head", settings, alone, seed=seed, experts=experts)
+
+
+def for_strategy(config: FusionConfig, strategy: str) -> FusionConfig:
+    """The configured fusion with another strategy: seeds and those options that this one knows too."""
+    known = getattr(plugins.load("fusions", strategy), "Options", None)
+    fields = known.model_fields if known else {}
+    options: dict[str, Any] = {name: value for name, value in config.options.items() if name in fields}
+    return config.model_copy(update={"strategy": strategy, "options": options, "read": {}})
+
+
+def score(trial: Trial, split: str, labels: np.ndarray, metric: str) -> float:
+    """A metric of `bifocal.evaluate.metrics.METRICS`, of calibrated probabilities."""
+    return METRICS[metric](labels, trial.probabilities(split), None)
+
+
+def best(trials: Sequence[Trial], labels: np.ndarray, metric: str) -> Trial:
+    """The best on val (``labels [n]``), of several that tie the one with the fewest parameters to train."""
+    return max(trials, key=lambda t: (round(score(t, "val", labels, metric), 6), -t.parameters["trained"]))
+
+
+def smallest_tie(f: Trial, fusions: Sequence[Trial], labels: np.ndarray, groups: Sequence[str], **how: Any) -> Trial:
+    """The fusion with the fewest parameters of its own that does as well as F on val, by the margin of the verdict.
+
+    It ties where the upper end of the interval of F's lead is below the margin; F itself always does.
+    """
+    for t in sorted(fusions, key=lambda t: t.parameters["own"]):
+        lead = paired_gain(labels, t.probabilities("val"), f.probabilities("val"), groups, **how)
+        if t is f or lead["high"] < MARGIN:
+            return t
+    return f
+
+
+def describe(
+    t: Trial,
+    labels: Mapping[str, np.ndarray],
+    groups: Sequence[str],
+    *,
+    metric: str,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """One line of a table: figures on val, figures with intervals on test, cost, and the spread over seeds."""
+    spread: dict[str, Any] = {"n": max(1, len(t.members.get("val", ())))}
+    for split, members in t.members.items():
+        values = [METRICS[metric](labels[split], softmax(z), None) for z in members]
+        if len(values) > 1:
+            spread[split] = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+    return {
+        "model": t.name,
+        "kind": t.kind,
+        "reads": list(t.reads),
+        "parameters": t.parameters,
+        "seconds": t.seconds,
+        "temperature": t.temperature,
+        "seeds": spread,
+        "val": {name: score(t, "val", labels["val"], name) for name in METRICS},
+        "test": measure(labels["test"], t.probabilities("test"), groups, resamples=resamples, seed=seed)["metrics"],
+    }
+
+
+def price(f: Trial, b: Trial, gain: float) -> dict[str, Any]:
+    """What F costs beyond B: parameters in all, seconds to fit, and both per point (0.01) of gain.
+
+    A part is None where it is not known (the seconds of an expert lie in its run), or where there is no gain.
+    """
+    added = {
+        "parameters": f.parameters["total"] - b.parameters["total"],
+        "seconds": None if f.seconds is None or b.seconds is None else f.seconds - b.seconds,
+    }
+    points = gain * 100
+    per = {k: v / points if v is not None and points > 0 else None for k, v in added.items()}
+    return {**added, "per_point": per}

@@ -1,0 +1,103 @@
+"""The rule clause by clause, in its order, and on the borders of its intervals."""
+
+from dataclasses import asdict
+from math import nan
+
+import pytest
+
+from bifocal.diagnose.verdict import MARGIN, Verdict, interval_of, judge, rows_needed, sentence
+from bifocal.evaluate.intervals import Interval
+
+HIGH = Interval(0.05, 0.03, 0.07)
+NONE = Interval(0.0, -0.002, 0.002)
+OPEN = Interval(0.02, -0.01, 0.05)
+
+
+def judged(gain=HIGH, control=HIGH, additive=NONE, n=1000):
+    return judge(Interval(*gain), Interval(*control), Interval(*additive), n=n)
+
+
+def test_a_gain_that_ends_below_the_margin_is_not_worth_it():
+    assert judged(gain=NONE).word == "not worth it"
+    assert judged(gain=(-0.1, -0.2, -0.05)).word == "not worth it"
+    assert judged(gain=(0.0, 0.0, 0.0)).word == "not worth it"  # two models that make no error at all
+    named = judged(gain=(0.005, 0.002, 0.008))
+    assert named.word == "not worth it" and "above 0, but under the margin" in named.reason
+    assert "under the margin" not in judged(gain=NONE).reason
+
+
+def test_a_gain_at_the_margin_is_not_below_it():
+    assert judged(gain=(0.008, 0.006, MARGIN)).word == "worth it"
+
+
+def test_what_its_own_architecture_does_without_the_others_is_no_gain():
+    verdict = judged(control=(-0.01, -0.02, 0.0))
+    assert verdict.word == "not worth it" and verdict.kind is None and "architecture" in verdict.reason
+    assert judged(control=(-0.001, -0.02, 0.0001)).word == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("additive", "kind"),
+    [
+        ((0.03, 0.02, 0.04), "interacting"),
+        ((0.003, 0.001, 0.005), "interacting"),  # first match: above 0, though inside the margin
+        ((0.0, -0.009, 0.009), "additive"),
+        ((0.0, 0.0, 0.0), "additive"),
+        ((0.0, -0.01, 0.009), "kind unknown"),
+        ((0.005, -0.005, 0.01), "kind unknown"),
+        ((-0.05, -0.06, -0.04), "kind unknown"),
+        ((nan, nan, nan), "kind unknown"),
+    ],
+)
+def test_worth_it_has_a_kind(additive, kind):
+    verdict = judged(additive=additive)
+    assert (verdict.word, verdict.kind, verdict.more_rows) == ("worth it", kind, None)
+
+
+@pytest.mark.parametrize(("gain", "control"), [(OPEN, HIGH), (HIGH, OPEN), (OPEN, OPEN)])
+def test_anything_else_is_undecided_and_says_how_many_rows_would_decide(gain, control):
+    verdict = judged(gain=gain, control=control)
+    # Half an interval of 0.03 has to shrink below 0.02: (3/2)² of the 1,000 rows.
+    assert (verdict.word, verdict.kind, verdict.more_rows) == ("undecided", None, 1250)
+    assert "1,250 more test rows" in verdict.reason
+
+
+def test_the_nearest_clause_decides_how_many_rows():
+    sure = Interval(0.05, 0.04, 0.06)
+    assert rows_needed(Interval(0.0, -0.02, 0.02), sure, 100) == 300  # below the margin: 0.02 -> 0.01
+    assert rows_needed(Interval(0.004, -0.008, 0.016), sure, 100) == 300  # 0.012 -> 0.006 beats 0.012 -> 0.004
+    assert rows_needed(HIGH, Interval(-0.01, -0.03, 0.01), 100) == 300  # the control's end at or below 0
+
+
+def test_what_the_rows_needed_promise_comes_true():
+    gain, control, n = Interval(0.006, -0.004, 0.02), Interval(0.03, -0.01, 0.06), 500
+    scale = (n / (n + rows_needed(gain, control, n))) ** 0.5
+
+    def shrunk(i, scale=scale):
+        return Interval(i.value, i.value + scale * (i.low - i.value), i.value + scale * (i.high - i.value))
+
+    assert judged(gain, control).word == "undecided"
+    assert judged(shrunk(gain, scale * 1.01), shrunk(control, scale * 1.01)).word == "undecided"
+    assert judged(shrunk(gain, scale * 0.99), shrunk(control, scale * 0.99)).word != "undecided"
+
+
+def test_where_no_number_of_rows_would_do():
+    verdict = judged(gain=(0.03, 0.01, 0.05), control=(0.0, -0.01, 0.01))
+    assert verdict.more_rows is None and "no number of rows" in verdict.reason
+
+
+def test_an_unknown_interval_decides_nothing():
+    for gain, control in [((0.05, nan, nan), HIGH), (HIGH, (0.05, nan, nan)), ((nan, nan, nan), HIGH)]:
+        verdict = judged(gain=gain, control=control)
+        assert (verdict.word, verdict.more_rows) == ("undecided", None) and "not known" in verdict.reason
+        assert "nan" not in verdict.reason
+
+
+def test_the_sentence_names_who_is_compared():
+    said = sentence(judged(), fusion="mean", over="text: tfidf_text", metric="auroc", n=1234)
+    assert said.startswith("worth it, additive: mean over text: tfidf_text (auroc, 1,234 test rows): the gain +0.050 [")
+    assert asdict(Verdict("undecided", None, "", 3))["more_rows"] == 3
+
+
+def test_the_interval_of_a_paired_gain():
+    assert interval_of({"metric": "auroc", "value": 0.1, "low": 0.0, "high": 0.2, "n": 3}) == Interval(0.1, 0.0, 0.2)

@@ -1,0 +1,251 @@
+"""The lab on Evidence whose answer is known, on a small run end to end, and on what cannot be judged."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bifocal.__main__ import app
+from bifocal.config import FusionConfig, parse_config
+from bifocal.errors import ConfigError, DataError
+from bifocal.example import BINARY, Evidence, Label
+from bifocal.lab import experiment, lab
+from bifocal.models.linear import cross_fit, fit_linear
+from bifocal.sources.synthetic import STRUCTURES
+from bifocal.workspace import read_json
+
+SIZES = {"train": 400, "val": 200, "test": 300}
+QUICK = {"epochs": 8, "width": 16, "batch_size": 32, "learning_rates": [1e-2], "weight_decays": [0.01]}
+PARAMETERS = {"text": {"total": 1000, "trained": 20}, "image": {"total": 5000, "trained": 20}}
+NAMES = {"text": "text_expert", "image": "vision_expert"}
+
+
+def made(structure, seed=0, noise=0.2, width=5, sizes=SIZES):
+    """Experts of a generated set: a bit of each modality in noise, with the logits that a linear head makes of it."""
+    rng, heads, splits = np.random.default_rng(seed), {}, {}
+    for split, n in sizes.items():
+        t, v = np.divmod(rng.choice(4, size=n, p=STRUCTURES[structure].bits(0.5).ravel()), 2)
+        y = torch.tensor([STRUCTURES[structure].label(*bits) for bits in zip(t.tolist(), v.tolist(), strict=True)])
+        ids, there, splits[split] = tuple(f"{split}-{i}" for i in range(n)), torch.ones(n, dtype=torch.bool), {}
+        for name, bit in (("text", t), ("image", v)):
+            told = 2 * bit[:, None] - 1 + rng.normal(0, noise, (n, 1))
+            x = torch.tensor(np.concatenate([told, rng.normal(0, 1, (n, width - 1))], axis=1)).float()
+            if split == "train":
+                head = heads[name] = fit_linear(x, y, ids, classes=2, penalties=[0.1])
+                logits = cross_fit(x, y, ids, classes=2, folds=3, seed=0, penalty=head.penalty)
+            else:
+                logits = heads[name](x)
+            splits[split][name] = Evidence(ids, ids, x, logits, there, y, ~there)
+    return splits
+
+
+def examined(splits, *, strategies=("concat", "mean"), label=None, **options):
+    return experiment(
+        splits,
+        label or Label(BINARY),
+        FusionConfig(seeds=2, options=QUICK | options),
+        experts=PARAMETERS,
+        names=NAMES,
+        strategies=strategies,
+        resamples=100,
+    )
+
+
+@pytest.fixture(scope="module")
+def results():
+    """Structure -> what the lab finds."""
+    return {structure: examined(made(structure)) for structure in STRUCTURES}
+
+
+@pytest.mark.parametrize(
+    ("structure", "word", "kind"),
+    [
+        ("redundant", "not worth it", None),
+        ("unique_text", "not worth it", None),
+        ("unique_image", "not worth it", None),
+        ("and", "worth it", "additive"),
+        ("xor", "worth it", "interacting"),
+    ],
+)
+def test_the_verdict_is_the_one_that_the_structure_has(results, structure, word, kind):
+    verdict = results[structure]["verdict"]
+    assert (verdict["word"], verdict["kind"]) == (word, kind), verdict["sentence"]
+    assert verdict["sentence"].startswith(word) and verdict["reason"] in verdict["sentence"]
+
+
+def test_who_dominates_and_what_interacts_is_what_was_put_in(results):
+    def shares(structure):
+        return {name: found["value"] for name, found in results[structure]["dominance"]["accuracy"]["shapley"].items()}
+
+    near = {"abs": 0.08}
+    assert results["and"]["dominance"]["auroc"]["values"][0] == {"modalities": [], "value": 0.5}
+    assert shares("unique_text") == pytest.approx({"text": 0.5, "image": 0}, **near)
+    assert shares("unique_image") == pytest.approx({"text": 0, "image": 0.5}, **near)
+    assert shares("redundant") == pytest.approx({"text": 0.25, "image": 0.25}, **near)
+    assert shares("xor") == pytest.approx({"text": 0.25, "image": 0.25}, **near)
+    assert results["xor"]["dominance"]["accuracy"]["cooperation"]["value"] == pytest.approx(0.5, abs=0.1)
+    assert results["xor"]["pid"]["synergy"]["value"] > 0.8
+    assert results["redundant"]["pid"]["redundancy"]["value"] > 0.8
+    assert results["unique_text"]["pid"]["unique_1"]["value"] > 0.8  # the first is the text
+    assert results["unique_text"]["perceptual"]["image"]["value"] == pytest.approx(0, abs=0.05)
+
+
+def test_b_is_the_best_of_its_modality_and_f_the_best_fusion_on_val(results):
+    found = results["unique_image"]
+    assert {b["model"] for b in found["baselines"]} == {
+        "text_expert", "text: MLP head", "vision_expert", "image: MLP head",
+    }  # fmt: skip
+    assert found["best_baseline"] == found["best_of_modality"]["image"]
+    for chosen, table in (("best_baseline", "baselines"), ("best_fusion", "fusions")):
+        on_val = {row["model"]: row["val"]["auroc"] for row in found[table]}
+        assert on_val[found[chosen]] == pytest.approx(max(on_val.values()), abs=1e-6)
+    assert results["xor"]["best_fusion"] == "concat"  # late fusions know nothing of it
+
+
+def test_a_line_tells_figures_cost_and_spread(results):
+    rows = {row["model"]: row for row in (*results["and"]["baselines"], *results["and"]["fusions"])}
+    head = (2 * (5 + 1) * 16 + 16) + (16 * 2 + 2)  # of one seed
+    assert rows["concat"]["parameters"]["own"] == head
+    assert rows["concat"]["parameters"]["trained"] == 20 + 20 + head
+    assert rows["concat"]["parameters"]["total"] > 1000 + 5000 + head > rows["text: MLP head"]["parameters"]["total"]
+    assert rows["mean"]["parameters"]["own"] == 0 and rows["mean"]["seeds"] == {"n": 1}
+    assert rows["concat"]["seeds"]["n"] == 2 and rows["concat"]["seeds"]["test"]["std"] >= 0
+    assert rows["concat"]["seconds"] > 0 and rows["text_expert"]["seconds"] is None
+    test = rows["concat"]["test"]["auroc"]
+    assert test["low"] <= test["value"] <= test["high"]
+
+
+def test_the_price_the_risk_and_the_tie(results):
+    found = results["and"]
+    assert found["price"]["parameters"] > 1000 and found["gain"]["detectable"] > 0
+    assert found["risk"]["worst"] in NAMES and found["risk"]["drops"][found["risk"]["worst"]]["high"] < 0
+    assert found["smallest_tie"] == "mean"  # it says AND as well as concat does, without a parameter of its own
+    assert results["xor"]["smallest_tie"] == "concat"
+    assert results["redundant"]["price"]["per_point"]["parameters"] is None  # there is no gain to pay for
+    assert found["change"]["nll"]["high"] < 0
+
+
+def test_nothing_in_it_is_nan(results):
+    json.dumps(results, allow_nan=False)
+
+
+def test_rows_without_pairs_are_a_finding(results):
+    assert results["and"]["confounders"] == {"text": None, "image": None}
+    assert any(line.startswith("no confounder pairs by text") for line in results["and"]["findings"])
+
+
+def test_the_same_seed_gives_the_same_tables():
+    def timeless(found):
+        for row in (*found["baselines"], *found["fusions"], found["control"]):
+            row.pop("seconds")
+        found["price"].pop("seconds"), found["price"].pop("per_point")
+        return found
+
+    splits = made("and", sizes={"train": 120, "val": 80, "test": 80})
+    assert timeless(examined(splits, epochs=2)) == timeless(examined(splits, epochs=2))
+
+
+# ---------------------------------------------------------------------------------------------- what cannot be judged
+
+
+def test_a_class_with_few_test_rows_is_a_finding():
+    splits = made("and", sizes=SIZES | {"test": 40})
+    found = examined(splits, strategies=["mean"])["findings"]
+    assert any("fewer than 30: its intervals say little" in line for line in found)
+
+
+def test_a_part_that_never_changes_is_a_finding():
+    splits = made("unique_text", sizes={"train": 200, "val": 100, "test": 100})
+    for parts in splits.values():
+        parts["image"].features[:], parts["image"].logits[:] = 1.0, 0.0
+    found = examined(splits)
+    assert "image is the same in every row of train: nothing can be learned of it" in found["findings"]
+    assert found["verdict"]["word"] == "not worth it"
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_split_of_one_class_is_refused_by_name():
+    for split in SIZES:
+        splits = made("and", sizes={"train": 60, "val": 60, "test": 60})
+        for e in splits[split].values():
+            e.labels[:] = 1
+        with pytest.raises(DataError, match=f"rows of {split} bear only 1.*give more rows"):
+            examined(splits)
+
+
+def test_a_class_that_a_split_lacks_is_a_finding():
+    splits = made("and", sizes={"train": 200, "val": 100, "test": 100})
+    for split, parts in splits.items():
+        for name, e in parts.items():
+            wide = torch.cat([e.logits, torch.full((len(e), 1), -3.0)], dim=1)
+            parts[name] = Evidence(e.ids, e.groups, e.features, wide, e.present, e.labels.clone(), e.seen)
+            if split != "test":
+                parts[name].labels[:10] = 2
+    found = examined(splits, label=Label(("no", "yes", "rare")))
+    assert found["metric"] == "macro_f1" and "test has no row of rare" in found["findings"]
+    json.dumps(found, allow_nan=False)
+
+
+# ---------------------------------------------------------------------------------------------- end to end
+
+
+@pytest.fixture(scope="module")
+def finished(small_run, small_config, tmp_path_factory):
+    """The lab on a copy of the small run: its folder, and the root of the runs."""
+    root = tmp_path_factory.mktemp("lab")
+    shutil.copytree(small_run, root / "small")
+    config = small_config | {"fusion": {"seeds": 2, "options": QUICK | {"epochs": 2}}}
+    return lab(parse_config(config), root=root), root
+
+
+def test_the_lab_of_a_run_takes_what_is_finished(finished, small_run):
+    folder, root = finished
+    found = read_json(folder / "results.json")
+    assert folder == root / "small" / "lab" and [p.name for p in folder.iterdir()] == ["results.json"]
+    before, after = (read_json(r / "run.json")["steps"]["experts"] for r in (small_run, root / "small"))
+    assert before == after
+    assert found["run"] == "small" and found["rows"]["test"] == 40 and found["seconds"].keys() >= {"experts"}
+    # The text has an encoder that needs no pretrained model; the picture has none.
+    assert [b["model"] for b in found["baselines"]] == [
+        "text_expert", "text: MLP head", "text: tfidf_text", "vision_expert", "image: MLP head",
+    ]  # fmt: skip
+    assert {f["model"] for f in found["fusions"]} >= {"concat", "mean", "stacking"}
+    assert found["verdict"]["word"] in ("worth it", "not worth it", "undecided")
+
+
+def test_the_fusion_learns_only_from_rows_unseen_by_the_experts(finished):
+    folder, root = finished
+    kept = read_json(root / "small" / "run.json")["fuse"]["n"]
+    assert 0 < read_json(folder / "results.json")["rows"]["train"] <= kept
+
+
+def test_the_command_prints_the_verdict(results, small_config, tmp_path, monkeypatch):
+    """The lab itself is replaced by its result: what is tested is the command."""
+    folder = tmp_path / "small" / "lab"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps({"run": "small", "label": "abuse_hate", **results["and"]}))
+    monkeypatch.setattr("bifocal.lab.lab", lambda config, **_: folder)
+    file = tmp_path / "c.yaml"
+    file.write_text(json.dumps(small_config))
+    shown = CliRunner().invoke(app, ["lab", str(file), "--runs", str(tmp_path), "-q"]).output
+    assert "worth it, additive: " in shown and "smallest fusion that ties on val: mean" in shown
+    assert "concat" in shown and "text: MLP head" in shown and "n/a" not in shown
+    machine = CliRunner().invoke(app, ["lab", str(file), "--json"]).output
+    assert json.loads(machine)["verdict"]["kind"] == "additive"
+
+
+def test_one_modality_is_refused_before_anything_runs(tmp_path, small_config):
+    config = {k: v for k, v in small_config.items() if k != "experts"} | {"modalities": ["text"]}
+    with pytest.raises(ConfigError, match=r"modalities = \['text'\] has one; name two or more"):
+        lab(parse_config(config), root=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_without_a_test_split_is_refused_before_its_experts_are_trained(tmp_path, small_config):
+    config = small_config | {"splits": {"val": 0.3, "test": 0}, "source": {"kind": "synthetic", "size": 20}}
+    with pytest.raises(DataError, match="there is train, val: set splits.test"):
+        lab(parse_config(config), root=tmp_path)
+    assert not (tmp_path / "small" / "models").exists()
