@@ -3,7 +3,6 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -93,25 +92,3 @@ def test_doctor_answers_for_machines(tmp_path):
     answer = bifocal("doctor", "--json", "--runs", tmp_path / "none", env={**os.environ, "HF_HUB_OFFLINE": "1"})
     found = json.loads(answer.stdout)
     assert found["offline"] is True and found["missing_extras"] == {} and found["disk_free_gib"] > 0
-
-
-def test_ctrl_c_says_how_to_go_on(config_path, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "bifocal",
-        "run",
-        str(config_path),
-        "--runs",
-        str(tmp_path),
-        "--set",
-        "source.size=4000",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "small" / "run.json").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(2)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == 130 and "goes on from the last finished step" in err

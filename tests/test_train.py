@@ -1,14 +1,8 @@
 import csv
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
-import yaml
 
 from bifocal import steps, train
 from bifocal.config import parse_config
@@ -342,35 +336,6 @@ def test_a_second_process_in_the_same_folder_stops(small_config, tmp_path):
     config = small(small_config)
     with Workspace(tmp_path / "small", "small").lock(), pytest.raises(RunError, match="in use by process"):
         run(config, root=tmp_path)
-
-
-def test_killed_in_training_and_started_again_it_finishes_with_the_finished_steps_skipped(small_config, tmp_path):
-    """A real SIGKILL in the middle of the text expert's training."""
-    content = {**small_config, "run": "killed"}
-    content["experts"] = {m: {**e, "epochs": 6 if m == "text" else 1} for m, e in small_config["experts"].items()}
-    path = tmp_path / "killed.yaml"
-    path.write_text(yaml.safe_dump(content))
-    command = [sys.executable, "-m", "bifocal", "run", str(path), "--runs", str(tmp_path), "--quiet"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    checkpoints = tmp_path / "killed" / "checkpoints" / "text_expert"
-    deadline = time.monotonic() + 120
-    while not any(checkpoints.glob("checkpoint-*")):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    space = Workspace.of(tmp_path / "killed")
-    assert "experts" not in read_json(space.record)["steps"]
-    assert not (space.folder / "models" / "text_expert").exists()
-
-    diary = Diary()
-    run(parse_config(content), root=tmp_path, reporter=diary)
-    assert diary.skipped == ["manifest", "ocr", "splits", "shards"]
-    undisturbed = Workspace.of(run(parse_config({**content, "run": "calm"}), root=tmp_path))
-    for expert in ("text_expert", "vision_expert"):
-        weights = [s.expert(expert) / "model.safetensors" for s in (space, undisturbed)]
-        assert file_sha256(weights[0]) == file_sha256(weights[1])
 
 
 def test_text_and_records_go_all_the_way(records_run):

@@ -19,6 +19,8 @@ from ._files import Files
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*DELIMITERS, ".jsonl", ".ndjson", ".json", ".parquet")
 """Endings of the files that are read, in lower case."""
+MAX_CELL = 131_072
+"""Characters of a CSV cell; a text over 100,000 is refused later, by name."""
 MAX_LINE = 64 * 2**20
 """Bytes; a longer line is no row, and would be held whole."""
 NAMELESS = re.compile(r"column \d+")
@@ -77,6 +79,7 @@ def _csv(files: Files, name: str, delimiter: str, encoding: str) -> Iterator[Rea
         text = io.TextIOWrapper(file, encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline="")
         lines = iter(lambda: text.readline(MAX_LINE), "")
         taken: list[str] = []
+        csv.field_size_limit(MAX_CELL)  # of the whole process, and others set it too
         # Strict, or an open quote swallows rows in silence.
         reader = csv.reader(_kept(lines, taken), delimiter=delimiter, strict=True)
         header: list[str] | None = None
@@ -111,7 +114,7 @@ def _csv(files: Files, name: str, delimiter: str, encoding: str) -> Iterator[Rea
 def _csv_fault(error: csv.Error, first: int, last: int) -> str:
     at = f"lines {first} to {last}" if last > first else "the line"
     if "field limit" in str(error):
-        goes_on = f"{at} hold{'' if last > first else 's'} a cell of over {csv.field_size_limit():,} characters"
+        goes_on = f"{at} hold{'' if last > first else 's'} a cell of over {MAX_CELL:,} characters"
         return f"{goes_on}, the most that is read: shorten it" + (", or close its quote" if last > first else "")
     return f"{at} cannot be read as CSV ({error}): double the quotes inside"
 
