@@ -93,6 +93,16 @@ def test_who_dominates_and_what_interacts_is_what_was_put_in(results):
     assert results["unique_text"]["perceptual"]["image"]["value"] == pytest.approx(0, abs=0.05)
 
 
+def test_what_is_taken_away_costs_what_it_brought(results):
+    def lost(structure):
+        parts = results[structure]["ablation"]["modalities"]
+        return {name: part["removed"]["absent"]["change"]["value"] for name, part in parts.items()}
+
+    assert lost("unique_text")["text"] < -0.4 and abs(lost("unique_text")["image"]) < 0.02
+    assert max(map(abs, lost("redundant").values())) < 0.05
+    assert max(lost("xor").values()) < -0.4
+
+
 def test_b_is_the_best_of_its_modality_and_f_the_best_fusion_on_val(results):
     found = results["unique_image"]
     assert {b["model"] for b in found["baselines"]} == {

@@ -12,6 +12,7 @@ import numpy as np
 from . import plugins
 from .config import FusionConfig, RunConfig, load_config
 from .contracts import Reporter
+from .diagnose.ablation import ablate
 from .diagnose.baselines import fit_rivals
 from .diagnose.contest import compare, contend
 from .diagnose.dissection import dissect
@@ -203,6 +204,10 @@ def experiment(
         resamples=resamples,
         seed=seed,
     )
+    reporter.step("ablation", False)
+    fusion = contest.fused.fusion
+    assert fusion is not None  # of all trials those of fusions have one
+    ablated = ablate(fusion, evidence["test"], evidence["train"], metric=metric, resamples=resamples, seed=seed)
     return {
         "metric": metric,
         "modalities": list(evidence["train"]),
@@ -210,5 +215,6 @@ def experiment(
         "classes": {split: count_labels(labels_of(evidence, split), label) for split in evidence},
         **compared,
         **taken_apart,
+        "ablation": ablated,
         "findings": [*findings_about(evidence, label), *findings],
     }

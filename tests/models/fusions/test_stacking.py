@@ -108,3 +108,23 @@ def test_it_is_restored_without_scikit_learn(tmp_path):
         "assert torch.equal(Stacking.restore(config, tensors)({'text': text, 'image': text.without()}), expected)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_where_few_rows_bear_both_the_one_that_many_bear_is_trusted():
+    rng = torch.Generator().manual_seed(0)
+    n, both = 300, 12
+    labels = torch.randint(2, (n,), generator=rng)
+    ids = tuple(map(str, range(n)))
+    none = torch.zeros(n, dtype=torch.bool)
+
+    def expert(present):
+        logits = torch.stack([-(2.0 * labels - 1), 2.0 * labels - 1], dim=1) + torch.randn(n, 2, generator=rng)
+        return Evidence(ids, ids, torch.zeros(n, 1), logits * present[:, None], present, labels, none)
+
+    rows = torch.arange(n)
+    evidence = {"a": expert(rows < 30), "b": expert(rows >= 30 - both)}
+    fusion = Stacking().fit(evidence, labels, seeds=[0])
+    weights = fusion.explain({name: e.take(range(30 - both, 30)) for name, e in evidence.items()})
+    assert (weights["b"] == 1).all() and (weights["a"] == 0).all()
+    again = Stacking.restore(*fusion.state())
+    torch.testing.assert_close(again(evidence), fusion(evidence))

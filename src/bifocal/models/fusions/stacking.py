@@ -8,13 +8,14 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ..evidence_fusion import WEIGHTS, EvidenceFusion
+from ..evidence_fusion import STATISTICS, WEIGHTS, EvidenceFusion
 from ..heads import Parts
 from ..linear import LinearHead, fit_linear
 
 MIN_ROWS = 20
 """Training rows below which a set of several parts gets no weights of its own."""
 
+ROWS = STATISTICS + "rows."
 Pattern = tuple[bool, ...]
 """Which modalities are read, in the fusion's order."""
 
@@ -25,7 +26,7 @@ class Stacking(EvidenceFusion):
     What an expert's word is worth depends on who else speaks: the weights for the text alone are not those for text
     and picture with the picture at zero. Each set is fitted on all training rows that have its parts, their other
     parts left out, so that an absent part is no surprise at serving even where training had none. A set with too few
-    rows falls back to the largest set within it that has weights.
+    rows falls back to the largest set within it that has weights, of equals to the one that learned from more rows.
 
     Convex, its penalty chosen across groups of train: seeds and val change nothing.
     """
@@ -35,6 +36,7 @@ class Stacking(EvidenceFusion):
 
     def learn(self, train: Parts, val: Parts | None, seeds: Sequence[int]) -> None:
         self.heads: dict[Pattern, LinearHead] = {}
+        self.rows: dict[Pattern, int] = {}
         there = torch.stack(list(train.present.values()), dim=1)
         for pattern in product((True, False), repeat=len(self.read)):
             rows = there[:, torch.tensor(pattern)].all(dim=1).nonzero().flatten()
@@ -43,6 +45,7 @@ class Stacking(EvidenceFusion):
             if enough and len(labels.unique()) > 1:
                 columns = torch.cat(_opinions(train.inputs, pattern), dim=1)[rows]
                 self.heads[pattern] = fit_linear(columns, labels, groups, classes=self.classes)
+                self.rows[pattern] = len(rows)
 
     def combine(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Logits of the head of each row's parts; the class shares of train where no head was fitted."""
@@ -71,18 +74,20 @@ class Stacking(EvidenceFusion):
         for number, there in enumerate(patterns.tolist()):
             within = [p for p in self.heads if all(has or not reads for has, reads in zip(there, p, strict=True))]
             if within:
-                yield of_row == number, max(within, key=sum)
+                yield of_row == number, max(within, key=lambda p: (sum(p), self.rows[p]))
 
     def tensors(self) -> dict[str, Tensor]:
         named = {WEIGHTS + "+".join(map(str, _read(p))): head for p, head in self.heads.items()}
-        return {f"{name}.{part}": getattr(head, part) for name, head in named.items() for part in ("weight", "bias")}
+        weights = {f"{n}.{part}": getattr(head, part) for n, head in named.items() for part in ("weight", "bias")}
+        return weights | {f"{ROWS}{'+'.join(map(str, _read(p)))}": torch.tensor(n) for p, n in self.rows.items()}
 
     def adopt(self, tensors: Mapping[str, Tensor]) -> None:
-        self.heads = {}
+        self.heads, self.rows = {}, {}
         for pattern in product((True, False), repeat=len(self.read)):
             name = WEIGHTS + "+".join(map(str, _read(pattern)))
             if f"{name}.weight" in tensors:
                 self.heads[pattern] = LinearHead(tensors[f"{name}.weight"], tensors[f"{name}.bias"], float("nan"))
+                self.rows[pattern] = int(tensors[name.replace(WEIGHTS, ROWS)])
 
 
 def _read(pattern: Pattern) -> list[int]:
