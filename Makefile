@@ -5,6 +5,7 @@ export OMP_WAIT_POLICY := PASSIVE
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TWO := -n 2 --dist loadfile  # two processes, each with files of its own
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,10 +21,10 @@ demo: install  ## 1,200 generated memes, from pictures to a calibrated decision,
 	$(BIN)/bifocal run configs/demo.yaml
 
 test: install  ## the tests (offline, under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
 test-all: install  ## the long suites too, unsampled
-	$(BIN)/python -m pytest -m "not network and not gpu"
+	$(BIN)/python -m pytest $(TWO) -m "not network and not gpu"
 
 lint: install  ## ruff format, ruff lint, mypy
 	$(BIN)/ruff format --check .
