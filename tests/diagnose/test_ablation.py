@@ -9,7 +9,6 @@ import torch
 
 from bifocal.decide.calibration import softmax
 from bifocal.diagnose.ablation import (
-    Bench,
     ablate,
     averaged,
     corrupt_inputs,
@@ -18,6 +17,7 @@ from bifocal.diagnose.ablation import (
     permuted,
     zeroed,
 )
+from bifocal.diagnose.bench import Bench
 from bifocal.errors import ConfigError, DataError
 from bifocal.evaluate.compare import paired_gain
 from bifocal.example import Evidence

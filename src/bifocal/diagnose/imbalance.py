@@ -14,7 +14,8 @@ from ..config import Strict
 from ..errors import DataError, nearest
 from ..evaluate.intervals import RESAMPLES, Interval, percentile_interval
 from ..example import UNLABELLED, Evidence
-from .ablation import Bench, Head, Score, checked_train, constant, interval, noisy
+from .ablation import Head, checked_train, constant, noisy
+from .bench import Bench, Score, interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
