@@ -200,17 +200,14 @@ class Run:
             history[expert], counts[expert] = fitted.history, fitted.counts
             if fitted.tried:
                 tried[expert] = fitted.tried
-                self._tell_tried(expert, fitted.tried)
+                metric = "AUROC" if self.label.binary else "macro-F1"
+                figures = ", ".join(f"{encoder} {value:.4f}" for encoder, value in fitted.tried.items())
+                self.reporter.note(f"{expert}: val {metric} {figures}; the best is taken")
         return {"history": history, "rows": counts, "tried": tried}
 
     def _tell_epoch(self, name: str, encoder: str, figures: dict[str, float]) -> None:
         """Under the expert's name, or where encoders compete for it under theirs."""
         self.reporter.epoch(encoder if len(self.candidates[name]) > 1 else self.expert_names[name], figures)
-
-    def _tell_tried(self, expert: str, tried: Mapping[str, float]) -> None:
-        metric = "AUROC" if self.label.binary else "macro-F1"
-        figures = ", ".join(f"{encoder} {value:.4f}" for encoder, value in tried.items())
-        self.reporter.note(f"{expert}: val {metric} {figures}; {max(tried, key=tried.__getitem__)} is taken")
 
     def _tell_majority(self) -> None:
         """The baseline beside which an epoch's figures are read."""
