@@ -15,7 +15,7 @@ from . import plugins
 from .config import RunConfig, SourceConfig, load_config, parse_config, read_mapping
 from .contracts import Source
 from .data.compose import TEXT, compose_manifest
-from .data.dedup import duplicate_groups, rows_in_company, rows_near_others
+from .data.dedup import duplicate_groups, picture_hash, rows_in_company, rows_near_others
 from .data.manifest import read_manifest, write_manifest
 from .data.splits import leaking_rows
 from .errors import ConfigError
@@ -201,7 +201,7 @@ def _duplicates(examples: Iterator[Example]) -> dict[str, Any]:
     for example in examples:
         ids.append(example.id)
         texts.append(example.parts.get(TEXT, ""))
-        hashes.append(next((f["pdq"] for f in example.meta["facts"].values() if "pdq" in f), None))
+        hashes.append(picture_hash(example))
         own.append(example.group)
         official.append(example.split)
         if TEXT in example.parts:
@@ -216,7 +216,7 @@ def _duplicates(examples: Iterator[Example]) -> dict[str, Any]:
         "languages": dict(languages.most_common(SHOWN)),
         "duplicates": {
             "groups": len(sizes),
-            "near": rows_near_others(ids, texts, hashes, own) if any(own) else rows_in_company(groups),
+            "near": rows_near_others(ids, texts, hashes, own, groups),
             "rows_in_shared_groups": rows_in_company(groups),
             "largest_group": max(sizes.values(), default=0),
             "leaking": {split: leaks[split] for split in SPLITS if leaks[split]},

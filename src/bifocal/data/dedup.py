@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..example import Example
 from ..modalities.text import TAG
 from .splits import numbered
 
@@ -106,10 +107,22 @@ def duplicate_groups(
 
 
 def rows_near_others(
-    ids: Sequence[str], texts: Sequence[str], hashes: Sequence[str | None], own: Sequence[str | None]
+    ids: Sequence[str],
+    texts: Sequence[str],
+    hashes: Sequence[str | None],
+    own: Sequence[str | None],
+    groups: Sequence[str],
 ) -> int:
-    """Rows that have a near-duplicate, the source's own groups left aside (one author's posts are no duplicates)."""
-    return rows_in_company(duplicate_groups(ids, texts, hashes, [None] * len(own)))
+    """Rows that have a near-duplicate, the source's own groups left aside (one author's posts are no duplicates).
+
+    ``groups`` is what `duplicate_groups` made of the others, and already the answer where the source has none.
+    """
+    return rows_in_company(duplicate_groups(ids, texts, hashes, [None] * len(own)) if any(own) else groups)
+
+
+def picture_hash(example: Example) -> str | None:
+    """The PDQ hash that the manifest keeps of an example's picture; None where it has none."""
+    return next((facts["pdq"] for facts in example.meta["facts"].values() if "pdq" in facts), None)
 
 
 def rows_in_company(groups: Sequence[str]) -> int:

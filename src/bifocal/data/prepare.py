@@ -13,8 +13,8 @@ from ..contracts import Modality, Source
 from ..errors import DataError
 from ..example import SPLITS, Example, Label, LabelValue, Taxonomy
 from ..workspace import Workspace, read_json, write_json
-from .compose import compose_manifest
-from .dedup import duplicate_groups, rows_in_company, rows_near_others
+from .compose import TEXT, compose_manifest
+from .dedup import duplicate_groups, picture_hash, rows_in_company, rows_near_others
 from .manifest import read_manifest
 from .packing import pack
 from .shards import INDEX
@@ -59,8 +59,8 @@ def write_splits(space: Workspace, source: Source, taxonomy: Taxonomy, config: R
             unread += 1
             continue
         ids.append(example.id)
-        texts.append(example.parts.get("text", ""))
-        hashes.append(next((f["pdq"] for f in example.meta["facts"].values() if "pdq" in f), None))
+        texts.append(example.parts.get(TEXT, ""))
+        hashes.append(picture_hash(example))
         own.append(example.group)
         official.append(example.split)
         values.append(example.labels[config.label])
@@ -89,7 +89,7 @@ def write_splits(space: Workspace, source: Source, taxonomy: Taxonomy, config: R
         "unread": unread,
         "groups": len(set(groups)),
         "rows_in_shared_groups": rows_in_company(groups),
-        "near_duplicates": rows_near_others(ids, texts, hashes, own) if any(own) else rows_in_company(groups),
+        "near_duplicates": rows_near_others(ids, texts, hashes, own, groups),
         "leakage": {"action": config.leakage, "rows": dict(leaks)},
         "medians": medians,
         "untested": _untested(sources, [splits.get(i) for i in ids]),
