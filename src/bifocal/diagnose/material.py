@@ -9,12 +9,11 @@ import numpy as np
 from ..errors import DataError
 from ..example import UNLABELLED, Evidence, Label
 from ..models.linear import FLAT
+from .bench import FEW
 
 Splits = Mapping[str, Mapping[str, Evidence]]
 """Split -> modality -> Evidence, of the same rows in the same order within a split."""
 JUDGED = ("val", "test")
-FEW = 30
-"""Test rows of a class below which intervals say little."""
 
 
 def usable(evidence: Splits) -> dict[str, dict[str, Evidence]]:

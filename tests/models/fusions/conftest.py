@@ -33,3 +33,22 @@ def evidence():
     return lambda structure, n=1200, seed=0, names=("text", "image"), spread=0.25: dict(
         draw(structure, n, seed, names, spread)
     )
+
+
+FAST = {"width": 32, "learning_rates": [1e-2], "weight_decays": [0.01], "epochs": 15}
+
+
+@pytest.fixture
+def fitted(kind):
+    """Fits the fusion that the test's own fixture ``kind`` gives."""
+
+    def fit(rows, val=None, seeds=(0, 1), **options):
+        return kind(**FAST | options).fit(rows, next(iter(rows.values())).labels, seeds=seeds, val=val)
+
+    return fit
+
+
+@pytest.fixture
+def accuracy():
+    """Share of rows that a fusion names rightly."""
+    return lambda fusion, rows: (fusion(rows).argmax(dim=1) == rows["text"].labels).float().mean().item()

@@ -6,44 +6,10 @@ import torch
 from bifocal.errors import ConfigError
 from bifocal.models.fusions.attention import Attention, AttentionHead
 
-FAST = {"width": 32, "learning_rates": [1e-2], "weight_decays": [0.01], "epochs": 15}
 
-
-def fitted(rows, val=None, seeds=(0, 1), **options):
-    return Attention(**FAST | options).fit(rows, next(iter(rows.values())).labels, seeds=seeds, val=val)
-
-
-def accuracy(fusion, rows):
-    return (fusion(rows).argmax(dim=1) == rows["text"].labels).float().mean().item()
-
-
-@pytest.mark.parametrize("names", [("text", "image"), ("text", "image", "tabular")])
-@pytest.mark.parametrize(("structure", "least"), [("and", 0.97), ("xor", 0.95)])
-def test_it_says_and_and_xor(evidence, structure, least, names):
-    fusion = fitted(evidence(structure, names=names), val=evidence(structure, 300, 1, names))
-    assert accuracy(fusion, evidence(structure, 1000, 2, names)) > least
-
-
-def test_one_modality_is_enough(evidence):
-    assert accuracy(fitted(evidence("first", names=("text",))), evidence("first", 1000, 2, ("text",))) > 0.97
-
-
-def test_it_falls_back_on_the_part_that_is_there(evidence):
-    new = evidence("first", 1000, 2)
-    fusion = fitted(evidence("first"))
-    assert accuracy(fusion, {**new, "image": new["image"].without()}) > 0.97
-    guess = fusion({**new, "text": new["text"].without()}).softmax(dim=1)
-    assert bool(guess.isfinite().all()) and 0.35 < guess[:, 1].mean() < 0.65
-
-
-def test_seeds_and_grid_points_together_are_those_one_by_one(evidence):
-    rows, val = evidence("and", 200), evidence("and", 100, 1)
-    few = {"epochs": 3, "weight_decays": [0.1]}
-    many = fitted(rows, val, (3, 4), learning_rates=[1e-6, 1e-3], **few)
-    assert many.trained.grid_point == (1e-3, 0.1)
-    for seed, member in zip((3, 4), many.member_logits(val), strict=True):
-        alone = fitted(rows, val, (seed,), learning_rates=[1e-3], **few)
-        torch.testing.assert_close(alone.member_logits(val)[0], member, atol=1e-5, rtol=1e-5)
+@pytest.fixture
+def kind():
+    return Attention
 
 
 def test_it_is_torchs_scaled_dot_product_attention():
@@ -69,7 +35,7 @@ def test_every_head_gathers_by_its_own_query():
     torch.testing.assert_close(head(inputs, {"a": there, "b": there})[0], expected)
 
 
-def test_attention_is_shared_among_the_parts_that_a_row_has(evidence):
+def test_attention_is_shared_among_the_parts_that_a_row_has(evidence, fitted):
     rows = evidence("and", 200, names=("text", "image", "tabular"))
     fusion = fitted(rows, epochs=3)
     weights = fusion.explain({**rows, "image": rows["image"].without()})
