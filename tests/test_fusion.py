@@ -17,7 +17,7 @@ from bifocal.fusion import fit_fusion, fusion_parameters, load_fusion, save_fusi
 from bifocal.models.heads import cross_fit, fit_linear
 from bifocal.workspace import file_sha256, read_json, write_json
 
-FAST = {"epochs": 2, "width": 8}
+FAST = {"epochs": 2, "widths": [8]}
 
 
 def evidence(n=60, seed=0):
@@ -130,7 +130,7 @@ def test_what_cannot_be_fitted_is_refused():
         fit_fusion(config(), {}, val=None, seed=0)
     with pytest.raises(UnknownPlugin, match="did you mean 'concat'"):
         fit_fusion(config(strategy="conact"), rows, val=None, seed=0)
-    with pytest.raises(ConfigError, match="did you mean 'width'"):
+    with pytest.raises(ConfigError, match="did you mean 'widths'"):
         fit_fusion(config(options={"widht": 3}), rows, val=None, seed=0)
 
 
@@ -154,7 +154,8 @@ def test_the_card_says_what_the_fusion_is(tmp_path):
     assert card["modalities"] == ["text", "image"] and card["read"] == {"text": "features", "image": "logits"}
     assert card["sha256"] == file_sha256(tmp_path / "fusion_model.pt")
     learned = 2 * ((5 + 3) * 8 + 8 + 8 * 2 + 2)
-    assert card["parameters"] == fusion_parameters(fusion) == {"total": learned + 2 * (4 + 2) + 2, "trained": learned}
+    counted = 2 * (4 + 2) + 2 + 1  # mean and scale of each column, the class shares, the width that was chosen
+    assert card["parameters"] == fusion_parameters(fusion) == {"total": learned + counted, "trained": learned}
 
 
 def test_the_weights_open_without_bifocal(tmp_path):

@@ -12,14 +12,16 @@ from bifocal.__main__ import app
 from bifocal.config import FusionConfig, parse_config
 from bifocal.errors import ConfigError, DataError
 from bifocal.example import BINARY, Evidence, Label
-from bifocal.lab import experiment, lab
+from bifocal.experiment import experiment
+from bifocal.lab import lab
 from bifocal.models.linear import cross_fit, fit_linear
 from bifocal.sources.synthetic import STRUCTURES
-from bifocal.workspace import read_json
+from bifocal.workspace import read_json, write_json
 
 SIZES = {"train": 400, "val": 200, "test": 300}
-QUICK = {"epochs": 8, "width": 16, "batch_size": 32, "learning_rates": [1e-2], "weight_decays": [0.01]}
+QUICK = {"epochs": 8, "widths": [16], "batch_size": 32, "learning_rates": [1e-2], "weight_decays": [0.01]}
 PARAMETERS = {"text": {"total": 1000, "trained": 20}, "image": {"total": 5000, "trained": 20}}
+ABOUT = {"title": "A small one", "order": 1, "contributes": {}, "hypothesis": "", "expected": None}
 NAMES = {"text": "text_expert", "image": "vision_expert"}
 
 
@@ -51,7 +53,7 @@ def examined(splits, *, strategies=("concat", "mean"), label=None, **options):
         names=NAMES,
         strategies=strategies,
         resamples=100,
-    )
+    ).results
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +151,7 @@ def test_rows_without_pairs_are_a_finding(results):
 
 def test_the_same_seed_gives_the_same_tables():
     def timeless(found):
+        found.pop("seconds_lab")
         for row in (*found["baselines"], *found["fusions"], found["control"]):
             row.pop("seconds")
         found["price"].pop("seconds"), found["price"].pop("per_point")
@@ -207,7 +210,12 @@ def finished(small_run, small_config, tmp_path_factory):
     """The lab on a copy of the small run: its folder, and the root of the runs."""
     root = tmp_path_factory.mktemp("lab")
     shutil.copytree(small_run, root / "small")
-    config = small_config | {"fusion": {"seeds": 2, "options": QUICK | {"epochs": 2}}}
+    settings = {
+        "rows": 30,
+        "probes": ["cue_text"],
+        "about": {"title": "A small one", "contributes": {"text": "Words."}},
+    }
+    config = small_config | {"fusion": {"seeds": 2, "options": QUICK | {"epochs": 2}}, "lab": settings}
     return lab(parse_config(config), root=root), root
 
 
@@ -224,6 +232,27 @@ def test_the_lab_of_a_run_takes_what_is_finished(finished, small_run):
     ]  # fmt: skip
     assert {f["model"] for f in found["fusions"]} >= {"concat", "mean", "stacking"}
     assert found["verdict"]["word"] in ("worth it", "not worth it", "undecided")
+
+
+def test_a_set_is_told_about_with_its_pipelines_and_probes(finished):
+    found = read_json(finished[0] / "results.json")
+    assert found["about"]["title"] == "A small one" and found["about"]["contributes"] == {"text": "Words."}
+    text = found["experts"]["text"]
+    assert text["expert"] == "text_expert" and text["columns"] > 0 and text["seconds"] > 0
+    assert set(found["probes"]["cue_text"]) == {"text", "image"}
+    assert found["settings"]["grid"] == {"learning_rates": [1e-2], "weight_decays": [0.01], "widths": [16]}
+    assert found["settings"]["columns"] == 128  # the lab's own
+
+
+def test_what_needs_encoders_is_run_on_a_sample(finished):
+    found = read_json(finished[0] / "results.json")
+    assert all(part["n"] <= 30 for part in found["corruption"].values()) and set(found["corruption"]) == {
+        "text",
+        "image",
+    }
+    assert set(found["imbalance"]) == {"starved", "corrupted", "truncated", "remedies"}
+    assert found["joint"]["rows"]["train"] <= 30 and {t["kind"] for t in found["joint"]["trials"]} == {"joint"}
+    assert len(found["joint"]["remedies"]["remedies"]) > 2
 
 
 def test_the_fusion_learns_only_from_rows_unseen_by_the_experts(finished):
@@ -245,6 +274,27 @@ def test_the_command_prints_the_verdict(results, small_config, tmp_path, monkeyp
     assert "concat" in shown and "text: MLP head" in shown and "n/a" not in shown
     machine = CliRunner().invoke(app, ["lab", str(file), "--json"]).output
     assert json.loads(machine)["verdict"]["kind"] == "additive"
+
+
+def test_results_are_kept_and_written_of(results, tmp_path, monkeypatch):
+    """The lab itself is replaced by its result, as above."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "small" / "lab"
+    write_json(folder / "results.json", {"run": "small", "label": "abuse_hate", "about": ABOUT, **results["and"]})
+    monkeypatch.setattr("bifocal.lab.lab", lambda config, **_: folder)
+    (tmp_path / "c.yaml").write_text("run: small\nsource: {kind: synthetic}\n")
+    shown = CliRunner().invoke(app, ["lab", "c.yaml", "--write", "-q"])
+    assert shown.exit_code == 0, shown.output
+    assert (tmp_path / "lab" / "small" / "results.json").read_bytes() == (folder / "results.json").read_bytes()
+    before = [(tmp_path / name).read_bytes() for name in ("experiments.md", "postmortem.md")]
+    again = CliRunner().invoke(app, ["lab", "--write"])
+    assert again.exit_code == 0 and "experiments.md" in again.output
+    assert before == [(tmp_path / name).read_bytes() for name in ("experiments.md", "postmortem.md")]
+
+
+def test_the_command_without_anything_to_do_says_what_it_takes():
+    asked = CliRunner().invoke(app, ["lab"])
+    assert "takes a configuration, or --write" in str(asked.exception)
 
 
 def test_one_modality_is_refused_before_anything_runs(tmp_path, small_config):

@@ -27,7 +27,7 @@ LAYERS = [
     {"report"},
     {"steps"},
     {"train", "plan", "inspection"},
-    {"lab"},
+    {"experiment", "encoded_again", "lab"},
     {"doctor", "console", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}

@@ -23,9 +23,10 @@ from safetensors.numpy import load_file
 
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter
+from bifocal.expert import FINISHED
 from bifocal.steps import Run
 from bifocal.train import STEPS, execute, run
-from bifocal.workspace import Workspace, file_sha256, read_json, read_jsonl, write_json
+from bifocal.workspace import Workspace, file_sha256, fingerprint, read_json, read_jsonl, write_json
 
 sys.path.append(str(Path(__file__).parents[1]))  # the forked processes import this module by its name
 
@@ -169,17 +170,20 @@ def runs(tmp_path_factory):
 def snapshot(folder):
     """Path -> SHA-256 of every file; ``run.json`` as its content. Left out is what is of the wall clock:
 
-    TensorBoard's events (a file per start, of that time), and in ``run.json`` the seconds of each step, the seconds per
-    picture, and how many pictures an interrupted call had read.
+    TensorBoard's events (a file per start, of that time), in ``run.json`` the seconds of each step, expert and picture
+    and how many pictures an interrupted call had read, and the seconds that an expert has noted.
     """
     files = [p for p in folder.rglob("*") if p.is_file() and "tensorboard" not in p.relative_to(folder).parts]
     found = {str(p.relative_to(folder)): file_sha256(p) for p in files}
     if "run.json" in found:
         record = read_json(folder / "run.json")
         for entry in record["steps"].values():
-            for field in ("seconds", "seconds_per_picture", "resumed"):
+            for field in ("seconds", "seconds_each", "seconds_per_picture", "resumed"):
                 entry.pop(field, None)
         found["run.json"] = record
+    for name in [name for name in found if Path(name).name == FINISHED]:
+        noted = {key: value for key, value in read_json(folder / name).items() if key != "seconds"}
+        found[name] = fingerprint(noted)
     return found
 
 
@@ -426,7 +430,7 @@ def fill_and_run_again(runs, disk, step, shares):
         before, now = snapshot(runs.states / step), snapshot(runs.folder)
         done, noted = (found.pop("run.json", {}).get("steps", {}) for found in (before, now))
         assert done == noted
-        assert before.items() <= now.items()
+        assert not {name: (was, now.get(name)) for name, was in before.items() if now.get(name) != was}
         disk.filler.unlink()
         assert runs.run(step) == 0, runs.log.read_text()
         assert differences(snapshot(runs.folder), snapshot(runs.after(step))) == {}

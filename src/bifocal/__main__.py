@@ -203,21 +203,42 @@ def inspect(
 
 @app.command()
 def lab(
-    config: ConfigPath,
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file; see configs/.")] = None,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
+    write: Annotated[
+        bool, typer.Option("--write", help="Keep the results under --results and rewrite the two documents.")
+    ] = False,
+    results: Annotated[Path, typer.Option(help="Where the results of all sets are kept.")] = Path("lab"),
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Is the second modality worth it, and why: baselines, every fusion, the verdict and what is behind it."""
+    """Is the second modality worth it, and why: baselines, every fusion, the verdict and what is behind it.
+
+    With --write, experiments.md and postmortem.md are written anew from the results of all sets; without CONFIG,
+    that is all that is done.
+    """
     from .config import load_config
-    from .console import print_lab
+    from .console import print_counts, print_lab
+    from .errors import ConfigError
+    from .lab import keep
     from .lab import lab as experiment_on
 
-    settings = load_config(config, overrides or [])
-    with _reporter(as_json or quiet) as reporter:
-        folder = experiment_on(settings, root=runs, reporter=reporter)
-    print_lab(folder, as_json)
+    if config is None and not write:
+        raise ConfigError("bifocal lab takes a configuration, or --write to rewrite the documents from kept results")
+    if config is not None:
+        settings = load_config(config, overrides or [])
+        with _reporter(as_json or quiet) as reporter:
+            folder = experiment_on(settings, root=runs, reporter=reporter)
+        if write:
+            keep(folder, results / settings.run)
+        print_lab(folder, as_json)
+    if write:
+        from .report.documents import write_documents
+
+        written = write_documents(results)
+        if config is None or not as_json:
+            print_counts({"written": [str(path) for path in written]}, as_json)
 
 
 @app.command()

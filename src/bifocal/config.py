@@ -81,6 +81,7 @@ class ExpertConfig(Strict):
     patience: Annotated[int, Field(ge=1)] = 3
     """Epochs without a better val macro-F1 before training stops."""
     encode_batch_size: Annotated[int, Field(ge=1)] = 32
+    """At most; on a CPU pictures go through a few at a time, which is quicker there."""
     lora: LoraConfig = LoraConfig()
     report_to: list[str] = ["tensorboard"]
     options: dict[str, Any] = {}
@@ -128,6 +129,59 @@ class OcrConfig(Strict):
     """Processes of one thread each; None = the cores of the machine."""
 
 
+class AboutConfig(Strict):
+    """What `experiments.md` says of a set before its results: written beforehand, by a person."""
+
+    title: str = ""
+    """None given: the run's name."""
+    order: int = 0
+    """Its place in the document."""
+    contributes: dict[str, str] = {}
+    """Modality -> a sentence on what it can know."""
+    hypothesis: str = ""
+    """Why fusion might help, or not."""
+    expected: str | None = None
+    """The verdict that generated data of a known structure should get, such as ``worth it, additive``."""
+
+
+class ImbalanceRule(Strict):
+    """When a fusion whose training was weak in one modality is called adapting, collapsing or over-relying."""
+
+    margin: Annotated[float, Field(ge=0)] = 0.01
+    """Adapts: the lower end of (fusion - expert) is not below minus this; the verdict's margin by default."""
+    collapse: Annotated[float, Field(ge=0)] = 0.0
+    """Collapses: the upper end of (fusion - expert) is below minus this."""
+    excess: Annotated[float, Field(ge=0)] = 0.01
+    """Over-relies: the lower end of (the fusion's loss - the expert's loss) is above this."""
+    moved: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Adapts: the lower end of the weight that left the weakened modality is above this. Not 0: its interval is over
+    rows and tight, and fitted again on other subsets of the same rows, weights wander by a few hundredths."""
+
+
+class LabConfig(Strict):
+    """What `bifocal lab` does with the run's Evidence, and what it says of the set."""
+
+    about: AboutConfig = AboutConfig()
+    options: dict[str, Any] = {
+        "learning_rates": [1e-3, 3e-3],
+        "weight_decays": [0.01, 1.0],
+        "widths": [64, 128],
+        "columns": 128,
+    }
+    """For every strategy that knows them: the same budget for all. ``fusion.options`` goes before."""
+    rows: Annotated[int, Field(ge=1)] = 2000
+    """Rows at most of what runs encoders again: joint fusions, corrupted and truncated inputs."""
+    joint: bool = True
+    """Train joint fusions too, which takes minutes where encoders are small and hours where they are not."""
+    corrupt: bool = True
+    """Corrupt inputs and encode them again: one pass per kind and severity."""
+    weaken: bool = True
+    """Train the best fusion again on modalities starved, in noise and cut short: some thirty fits."""
+    imbalance: ImbalanceRule = ImbalanceRule()
+    probes: list[str] = []
+    """Labels of the taxonomy that a linear head on each modality's features is to tell (hidden cues)."""
+
+
 class RunConfig(Strict):
     """Everything a run depends on."""
 
@@ -155,6 +209,7 @@ class RunConfig(Strict):
     decide: DecideConfig = DecideConfig()
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """Resamples behind every interval."""
+    lab: LabConfig = LabConfig()
 
     @field_validator("source", mode="before")
     @classmethod
@@ -175,7 +230,8 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _names_agree(self) -> RunConfig:
-        for place, names in (("experts", self.experts), ("fusion.read", self.fusion.read)):
+        places = ("experts", self.experts), ("fusion.read", self.fusion.read), ("lab.about", self.lab.about.contributes)
+        for place, names in places:
             for name in names:
                 if name not in self.modalities:
                     raise ValueError(

@@ -116,7 +116,8 @@ def _read(path: Path, key: Mapping[str, str]) -> dict[str, Tensor] | None:
             metadata = f.metadata() or {}
             if any(metadata.get(name) != value for name, value in key.items()):
                 return None
-            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+            # Copied, since where a tensor begins in the mapped file decides how some processors round its products.
+            tensors = {name: f.get_tensor(name).clone() for name in f.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
     return tensors if metadata.get("sha256") == _digest(tensors) else None

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -51,12 +52,15 @@ class FittedExpert:
     tried : dict
         Encoder -> what it reached on val (AUROC of a binary label, else macro-F1), the best one taken; empty where
         there was nothing to choose.
+    seconds : float
+        What training took, encoding of a frozen encoder's rows included; since it was last taken up.
     """
 
     encoder: Encoder
     history: list[Row]
     counts: dict[str, dict[str, int]]
     tried: dict[str, float]
+    seconds: float
 
 
 def fit_expert(
@@ -106,6 +110,7 @@ def fit_expert(
     ModelError
         Where the model is not to be had.
     """
+    start = perf_counter()
     lessons = {
         name: _lesson(name, splits[name], modality_name, label_name, label, rows if name == "train" else None)
         for name in ("train", "val")
@@ -151,10 +156,10 @@ def fit_expert(
     encoder.learned_from = frozenset(lessons["train"].usable.ids)
     encoder.save(folder)
     counts = {name: lesson.counts for name, lesson in lessons.items()}
-    note = {"key": key, "card": file_sha256(folder / CARD), "history": history, "counts": counts, "tried": tried}
-    write_json(checkpoints / FINISHED, note)
+    found: dict[str, Any] = {"history": history, "counts": counts, "tried": tried, "seconds": perf_counter() - start}
+    write_json(checkpoints / FINISHED, {"key": key, "card": file_sha256(folder / CARD), **found})
     _clear(checkpoints)
-    return FittedExpert(encoder, history, counts, tried)
+    return FittedExpert(encoder, **found)
 
 
 def candidates(config: ExpertConfig, modality_name: str, modality: Modality) -> list[ExpertConfig]:
@@ -222,7 +227,7 @@ def _finished(folder: Path, checkpoints: Path, key: str) -> FittedExpert | None:
         encoder = load_expert(folder)
     except ModelError:  # altered since: train it again
         return None
-    return FittedExpert(encoder, found["history"], found["counts"], found["tried"])
+    return FittedExpert(encoder, found["history"], found["counts"], found["tried"], found["seconds"])
 
 
 def load_expert(folder: Path) -> Encoder:

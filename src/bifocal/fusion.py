@@ -103,7 +103,12 @@ def _take(evidence: Mapping[str, Evidence], rows: Tensor) -> dict[str, Evidence]
 
 
 def fusion_parameters(fusion: Fusion) -> dict[str, int]:
-    """``{"total", "trained"}``: numbers in its state dict (of all seeds), and those of them that were learned."""
+    """``{"total", "trained"}``: numbers in its state dict (of all seeds), and those of them that were learned.
+
+    A fusion whose tensors are not numbers that it learned (trees written out) counts by itself.
+    """
+    if counts := getattr(fusion, "parameters", None):
+        return dict(counts())
     sizes = {name: tensor.numel() for name, tensor in fusion.state()[1].items()}
     return {
         "total": sum(sizes.values()),

@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import plugins
-from .config import FusionConfig, RunConfig, load_config
+from .config import RunConfig, load_config
 from .contracts import Reporter
-from .diagnose.ablation import ablate
 from .diagnose.baselines import fit_rivals
-from .diagnose.contest import compare, contend
-from .diagnose.dissection import dissect
-from .diagnose.material import (
-    JUDGED,
-    Splits,
-    check_classes,
-    check_splits,
-    count_labels,
-    findings_about,
-    groups_of,
-    labels_of,
-    usable,
-)
+from .diagnose.material import JUDGED, Splits, check_classes, check_splits, usable
+from .diagnose.probes import probe
 from .diagnose.trials import Trial
+from .encoded_again import encode_again
 from .errors import ConfigError
 from .example import Label
+from .experiment import Clock, experiment
 from .models.saved import read_card
-from .results import headline_name
 from .steps import Run
 from .train import run
-from .workspace import Workspace, sweep, versions, write_json
+from .workspace import Workspace, read_json, sweep, versions, write_json
 
 FOLDER, RESULTS = "lab", "results.json"
 
@@ -81,39 +70,94 @@ def lab(config: RunConfig | str | Path, *, root: str | Path = "runs", reporter: 
     check_splits(work.packed)
     for split in ("train", *JUDGED):
         check_classes(np.array(work.packed[split].classes(config.label, work.label)), split, work.label)
+    probed = {name: work.settled[name] for name in config.lab.probes}
     run(config, root=root, until="evidence", reporter=_Onward(reporter))
     work = Run(config, work.space, reporter)
     folder = work.space.folder / FOLDER
     with work.space.lock():
         sweep(folder)
-        evidence = {split: work.evidence_of(split) for split in ("train", *JUDGED)}
-        experts = {name: encoder.parameters() for name, encoder in work.encoders.items()}
-        reporter.step("baselines", False)
-        rivals = [_rivals(work, name, evidence, folder) for name in work.modalities]
-        results = experiment(
-            usable(evidence),
-            work.label,
-            config.fusion,
-            experts=experts,
-            names=work.expert_names,
-            others=[trial for trials, _ in rivals for trial in trials],
-            resamples=config.bootstrap,
-            seed=config.seed,
-            reporter=reporter,
-        )
-        write_json(
-            folder / RESULTS,
-            {
-                "run": config.run,
-                "label": config.label,
-                "config": config.model_dump(mode="json"),
-                "versions": versions(),
-                "seconds": {step: entry["seconds"] for step, entry in work.record.steps().items()},
-                **results,
-                "findings": [*(line for _, lines in rivals for line in lines), *results["findings"]],
-            },
-        )
+        write_json(folder / RESULTS, _examine(work, probed, folder))
     return folder
+
+
+def _examine(work: Run, probed: Mapping[str, Label], folder: Path) -> dict[str, Any]:
+    """Everything that the lab finds, for JSON."""
+    config = work.config
+    fusion = config.fusion.model_copy(update={"options": {**config.lab.options, **config.fusion.options}})
+    evidence = {split: work.evidence_of(split) for split in ("train", *JUDGED)}
+    experts = {name: encoder.parameters() for name, encoder in work.encoders.items()}
+    steps = work.record.steps()
+    each = steps["experts"].get("seconds_each", {})  # a run of an earlier version does not know
+    took = {name: each[expert] for name, expert in work.expert_names.items() if expert in each}
+    how: dict[str, Any] = {"resamples": config.bootstrap, "seed": config.seed}
+    clock = Clock(work.reporter)
+    with clock("baselines"):
+        rivals = [_rivals(work, name, evidence, folder) for name in work.modalities]
+    found = experiment(
+        usable(evidence),
+        work.label,
+        fusion,
+        experts=experts,
+        names=work.expert_names,
+        others=[trial for trials, _ in rivals for trial in trials],
+        seconds=took,
+        rule=config.lab.imbalance if config.lab.weaken else None,
+        clock=clock,
+        **how,
+    )
+    again, findings = encode_again(
+        found.contest,
+        fusion,
+        config.lab,
+        work.encoders,
+        work.modalities,
+        work.packed,
+        experts=experts,
+        folder=folder,
+        clock=clock,
+        **how,
+    )
+    if (truncated := again.pop("truncated")) is not None:
+        found.results["imbalance"]["truncated"] = truncated
+    probes = {}
+    for name, label in probed.items():
+        classes = {split: work.packed[split].classes(name, label) for split in evidence}
+        probes[name], unprobed = probe(evidence, classes, **how)
+        findings += unprobed
+    return {
+        "run": config.run,
+        "label": config.label,
+        "about": {**config.lab.about.model_dump(), "title": config.lab.about.title or config.run},
+        "config": config.model_dump(mode="json"),
+        "versions": versions(),
+        "seconds": {step: entry["seconds"] for step, entry in steps.items()},
+        "experts": {name: _expert(work, name, evidence, took.get(name)) for name in work.modalities},
+        **found.results,
+        **again,
+        "probes": probes,
+        "findings": [*(line for _, lines in rivals for line in lines), *found.results["findings"], *findings],
+    }
+
+
+def _expert(work: Run, name: str, evidence: Splits, seconds: float | None) -> dict[str, Any]:
+    """What made a modality's features."""
+    card = read_card(work.space.expert(work.modalities[name].expert_name))
+    settings, pretrained = card["expert"], len(plugins.load("encoders", card["encoder"]).tunes) > 1
+    return {
+        "expert": work.modalities[name].expert_name,
+        "encoder": card["encoder"],
+        "base_model": Path(card["base_model"]).name,
+        "tune": settings["tune"],
+        "pooling": settings["pooling"] if pretrained else None,
+        "columns": evidence["train"][name].features.shape[1],
+        "parameters": card["parameters"],
+        "seconds": seconds,
+    }
+
+
+def keep(folder: Path, place: Path) -> None:
+    """Copy a lab's results to where those of all sets are kept, to be written of."""
+    write_json(place / RESULTS, read_json(folder / RESULTS))
 
 
 class _Onward(Reporter):
@@ -134,87 +178,3 @@ def _rivals(work: Run, name: str, evidence: Splits, folder: Path) -> tuple[list[
     return fit_rivals(
         name, modality, taken, work.packed, evidence, config.label, work.label, seed=config.seed, folder=folder
     )
-
-
-def experiment(
-    evidence: Splits,
-    label: Label,
-    config: FusionConfig,
-    *,
-    experts: Mapping[str, Mapping[str, int]],
-    names: Mapping[str, str],
-    others: Sequence[Trial] = (),
-    strategies: Sequence[str] | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-    reporter: Reporter | None = None,
-) -> dict[str, Any]:
-    """All that is found on Evidence alone: baselines, fusions, the three comparisons, the dissection, the verdict.
-
-    Parameters
-    ----------
-    evidence : Splits
-        ``train``, ``val`` and ``test``: annotated rows, those of train unseen by the experts (`usable`).
-    config : FusionConfig
-        Seeds and options for all strategies.
-    experts, names : mapping
-        Modality -> parameters (``total``, ``trained``), and the name of its expert.
-    others : sequence of Trial
-        Baselines with encoders of their own.
-    strategies : sequence of str, optional
-        Fusions to compare; None = all there are.
-
-    Returns
-    -------
-    dict
-        What `compare` and `dissect` give, with ``metric``, ``modalities``, ``rows``, ``classes`` (split -> class ->
-        rows) and ``findings`` (list of str: what these rows cannot show).
-
-    Raises
-    ------
-    DataError
-        Where a split bears fewer than two classes.
-    """
-    reporter = reporter or Reporter()
-    metric = headline_name(label)
-    for split in evidence:
-        check_classes(labels_of(evidence, split), split, label)
-    reporter.step("fusions", False)
-    contest = contend(
-        evidence,
-        config,
-        strategies or plugins.names("fusions"),
-        metric=metric,
-        experts=experts,
-        names=names,
-        others=others,
-        seed=seed,
-        progress=reporter.progress,
-    )
-    reporter.step("verdict", False)
-    compared = compare(contest, resamples=resamples, seed=seed)
-    reporter.step("dissection", False)
-    taken_apart, findings = dissect(
-        contest.fused,
-        contest.alone,
-        evidence["test"],
-        labels_of(evidence, "test"),
-        groups_of(evidence, "test"),
-        metric=metric,
-        resamples=resamples,
-        seed=seed,
-    )
-    reporter.step("ablation", False)
-    fusion = contest.fused.fusion
-    assert fusion is not None  # of all trials those of fusions have one
-    ablated = ablate(fusion, evidence["test"], evidence["train"], metric=metric, resamples=resamples, seed=seed)
-    return {
-        "metric": metric,
-        "modalities": list(evidence["train"]),
-        "rows": {split: len(labels_of(evidence, split)) for split in evidence},
-        "classes": {split: count_labels(labels_of(evidence, split), label) for split in evidence},
-        **compared,
-        **taken_apart,
-        "ablation": ablated,
-        "findings": [*findings_about(evidence, label), *findings],
-    }

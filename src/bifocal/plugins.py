@@ -18,6 +18,7 @@ KINDS = {
     "sources": "bifocal.sources",
     "encoders": "bifocal.models.encoders",
     "fusions": "bifocal.models.fusions",
+    "joint": "bifocal.models.joint",
 }
 
 

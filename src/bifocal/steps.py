@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +178,7 @@ class Run:
         for folder in (*self.space.models.glob("*"), *self.space.evidence_folder.glob("*")):
             if folder.is_dir() and folder.name not in self.models:  # of a run with other modalities
                 shutil.rmtree(folder)
-        history, counts, tried = {}, {}, {}
+        done = {}
         for name, modality in self.modalities.items():
             expert = modality.expert_name
             fitted = fit_expert(
@@ -197,13 +196,17 @@ class Run:
                 on_epoch=partial(self._tell_epoch, name),
                 progress=self.reporter.progress,
             )
-            history[expert], counts[expert] = fitted.history, fitted.counts
+            done[expert] = fitted
             if fitted.tried:
-                tried[expert] = fitted.tried
                 metric = "AUROC" if self.label.binary else "macro-F1"
                 figures = ", ".join(f"{encoder} {value:.4f}" for encoder, value in fitted.tried.items())
                 self.reporter.note(f"{expert}: val {metric} {figures}; the best is taken")
-        return {"history": history, "rows": counts, "tried": tried}
+        return {
+            "history": {name: fitted.history for name, fitted in done.items()},
+            "rows": {name: fitted.counts for name, fitted in done.items()},
+            "tried": {name: fitted.tried for name, fitted in done.items() if fitted.tried},
+            "seconds_each": {name: fitted.seconds for name, fitted in done.items()},
+        }
 
     def _tell_epoch(self, name: str, encoder: str, figures: dict[str, float]) -> None:
         """Under the expert's name, or where encoders compete for it under theirs."""
@@ -289,16 +292,12 @@ class Run:
             return {"skipped": "one modality: the expert decides alone"}
         train = self.evidence_of("train")
         if not self.in_sample:
-            clean = [i for i, seen in enumerate(self._seen(train)) if not seen]
+            clean = np.flatnonzero(~np.any([e.seen.numpy() for e in train.values()], axis=0)).tolist()
             train = {name: e.take(clean) for name, e in train.items()}
         val = None if self.in_sample else self.evidence_of("val")
         fitted = fit_fusion(self.config.fusion, train, val=val, seed=self.config.seed, in_sample=self.in_sample)
         save_fusion(fitted, self.config.fusion, self.space.fusion)
         return {"rows": len(next(iter(train.values())))}
-
-    @staticmethod
-    def _seen(evidence: Mapping[str, Evidence]) -> list[bool]:
-        return [any(row) for row in zip(*(e.seen.tolist() for e in evidence.values()), strict=True)]
 
     @cached_property
     def fused(self) -> Fusion | None:

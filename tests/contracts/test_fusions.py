@@ -117,6 +117,24 @@ def test_rows_are_judged_one_by_one(name):
     assert fusion({m: e.take([]) for m, e in new.items()}).shape == (0, 2)
 
 
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_pairs_are_scored_as_if_they_were_rows(name, modalities):
+    """Where a fusion has a quick way to score all pairs (EMAP), it says what it says of rows put together so."""
+    rows, new = evidence(modalities), evidence(modalities, seed=1)
+    fusion = fit(name, rows)
+    if not hasattr(fusion, "pairs"):
+        pytest.skip("it has none")
+    for one in new:
+        logits = fusion.pairs(new, one)(slice(3, 10), slice(20, 32))
+        paired = {
+            m: e.take([i for i in range(3, 10) for _ in range(12)] if m == one else list(range(20, 32)) * 7)
+            for m, e in new.items()
+        }
+        ids = tuple(map(str, range(84)))
+        expected = fusion({m: replace(e, ids=ids, groups=ids) for m, e in paired.items()})
+        torch.testing.assert_close(logits, expected.unflatten(0, (7, 12)), atol=1e-5, rtol=1e-5)
+
+
 def test_weights_are_shares_of_one_among_the_present_parts(name):
     fusion, new = fit(name, evidence()), evidence(seed=1)
     weights = fusion.explain(new)

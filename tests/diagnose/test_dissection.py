@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from bifocal import plugins
 from bifocal.diagnose.dissection import additive_part, rearranged, sample_rows, values_of, with_only
 from bifocal.diagnose.interaction import emap
 from bifocal.example import Evidence
@@ -36,6 +37,24 @@ def test_the_additive_part_is_that_of_all_pairs_held_whole():
     whole = emap(np.stack([np.zeros((23, 23)), np.outer(a, b)], axis=2))
     for block in (5, 23, 100):
         np.testing.assert_allclose(additive_part(product, rows, "a", block=block), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("broadcasts", [True, False])
+def test_a_fusion_scores_pairs_in_its_own_way_where_that_gives_the_same(broadcasts, monkeypatch):
+    rows = evidence()
+    fusion = plugins.load("fusions", "hadamard")(epochs=2, widths=[8]).fit(rows, rows["a"].labels, seeds=[0, 1])
+    asked, pairs = [], fusion.pairs
+
+    def counted(*given):
+        asked.append(given)
+        found = pairs(*given)
+        return found if broadcasts else lambda r, c: found(r, c) + 1
+
+    monkeypatch.setattr(fusion, "pairs", counted)
+    np.testing.assert_allclose(
+        additive_part(fusion, rows, "a"), additive_part(lambda r: fusion(r), rows, "a"), atol=1e-4
+    )
+    assert asked
 
 
 def test_an_additive_fusion_is_its_own_additive_part():

@@ -216,7 +216,7 @@ def test_where_its_part_is_absent_the_expert_says_the_class_shares_whatever_logi
 @pytest.mark.parametrize("strategy", ["concat", "gated"])
 def test_fitted_fusions_take_starved_and_corrupted_evidence(strategy):
     train = generated(300, seed=1, missing=0.1)
-    options = {"epochs": 3, "width": 8, "learning_rates": [1e-2], "weight_decays": [0.01]}
+    options = {"epochs": 3, "widths": [8], "learning_rates": [1e-2], "weight_decays": [0.01]}
 
     def fit(evidence):
         fusion = plugins.load("fusions", strategy)(**options)

@@ -13,7 +13,7 @@ from bifocal.diagnose.trials import Trial, best, fit_head_trial, fit_trial, for_
 from bifocal.errors import DataError
 from bifocal.example import Evidence
 
-QUICK = FusionConfig(seeds=2, options={"epochs": 2, "width": 4, "learning_rates": [1e-2], "weight_decays": [0.01]})
+QUICK = FusionConfig(seeds=2, options={"epochs": 2, "widths": [4], "learning_rates": [1e-2], "weight_decays": [0.01]})
 EXPERTS = {"a": {"total": 100, "trained": 10}, "b": {"total": 1000, "trained": 20}}
 
 
@@ -87,7 +87,7 @@ def test_the_control_knows_nothing_of_the_other_modalities():
 
 def test_cost_counts_one_seed_and_the_experts_below():
     fused = fit_trial("f", "fusion", for_strategy(QUICK, "concat"), evidence(), seed=0, experts=EXPERTS)
-    counted = 2 * (3 + 3) + 2  # mean and scale of each feature, the class shares
+    counted = 2 * (3 + 3) + 2 + 1  # mean and scale of each feature, the class shares, the width that was chosen
     assert fused.parameters["total"] == 1100 + fused.parameters["own"] + counted
     assert fused.parameters["trained"] == 30 + fused.parameters["own"]
     assert fused.members["val"].shape == (2, 60, 2) and fused.seconds > 0
@@ -98,7 +98,7 @@ def test_cost_counts_one_seed_and_the_experts_below():
 def test_a_strategy_gets_the_options_that_it_knows():
     assert for_strategy(QUICK, "stacking").options == {}
     settings = for_strategy(QUICK.model_copy(update={"read": {"a": "logits"}}), "concat")
-    assert settings.options["width"] == 4 and settings.read == {} and settings.seeds == 2
+    assert settings.options["widths"] == [4] and settings.read == {} and settings.seeds == 2
 
 
 def said(name, z, own):

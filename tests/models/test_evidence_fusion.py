@@ -8,7 +8,7 @@ from torch import nn
 
 from bifocal.errors import ConfigError, DataError
 from bifocal.example import Evidence
-from bifocal.models.evidence_fusion import EvidenceFusion, LearnedFusion
+from bifocal.models.evidence_fusion import EvidenceFusion, LearnedFusion, PartsLinear
 from bifocal.models.heads import Recipe
 
 
@@ -23,10 +23,21 @@ class Bias(nn.Module):
         return sum(layer(x) for layer, x in zip(self.layers, inputs.values(), strict=True))
 
 
+class Narrow(nn.Module):
+    """A hidden layer over the parts side by side."""
+
+    def __init__(self, dims, classes, width):
+        super().__init__()
+        self.first, self.last = PartsLinear(dims, width), nn.Linear(width, classes)
+
+    def forward(self, inputs, present):
+        return self.last(torch.tanh(self.first(inputs)))
+
+
 class Added(LearnedFusion):
     """A stranger's fusion: this and `Bias` are all of it."""
 
-    def head(self, dims, classes):
+    def head(self, dims, classes, width):
         return Bias(dims, classes)
 
 
@@ -71,6 +82,36 @@ def test_a_new_fusion_is_one_module_and_one_line():
     assert fusion.trained.grid_point in Recipe().grid()
     restored = Added.restore(*fusion.state())
     assert torch.equal(restored(new), fusion(new))
+
+
+class Hidden(LearnedFusion):
+    """One that has a width."""
+
+    def head(self, dims, classes, width):
+        return Narrow(dims, classes, width)
+
+
+def test_the_width_is_chosen_on_val_and_kept():
+    rows, val, new = evidence(200), evidence(60, seed=2), evidence(100, seed=1)
+    losses = {}
+    for width in (1, 8):
+        losses[width] = min(fit(Hidden, rows, val=val, epochs=3, widths=[width]).trained.grid_loss)
+    fusion = fit(Hidden, rows, val=val, epochs=3, widths=[1, 8])
+    assert fusion.width == min(losses, key=losses.get)
+    assert min(fusion.trained.grid_loss) == pytest.approx(losses[fusion.width], abs=1e-5)
+    assert Hidden.restore(*fusion.state()).width == fusion.width
+    assert fit(Hidden, rows, epochs=1, widths=[8, 1]).width == 8  # without val there is nothing to choose by
+    assert torch.equal(Hidden.restore(*fusion.state())(new), fusion(new))
+
+
+def test_reduced_inputs_are_restored_to_the_bit():
+    rows, new = evidence(), evidence(seed=1)
+    fusion = fit(Added, rows, epochs=1, columns=2)
+    config, tensors = fusion.state()
+    assert {name: t.shape for name, t in tensors.items() if "basis" in name} == {
+        "statistics.basis.text": (5, 2), "statistics.basis.image": (5, 2),
+    }  # fmt: skip
+    assert torch.equal(Added.restore(config, tensors)(new), fusion(new))
 
 
 def test_probabilities_are_averaged_over_seeds():
@@ -189,3 +230,12 @@ def test_settings_that_do_not_fit_are_refused_with_the_nearest_name():
         fit(Echo, rows, read={"txt": "logits"})
     with pytest.raises(ConfigError, match=r"fusion.read.text = 'tokens'.*reads features or logits"):
         fit(Echo, rows, read={"text": "tokens"})
+
+
+def test_a_linear_layer_over_parts_is_the_one_over_all_columns():
+    layer = PartsLinear({"a": 3, "b": 2}, 4)
+    a, b = torch.randn(5, 3), torch.randn(5, 2)
+    torch.testing.assert_close(layer({"b": b, "a": a}), layer.layer(torch.cat([a, b], dim=1)))
+    pairs = layer({"a": a.unsqueeze(1), "b": b.unsqueeze(0)})
+    assert pairs.shape == (5, 5, 4)
+    torch.testing.assert_close(pairs[1, 3], layer({"a": a[1], "b": b[3]}))

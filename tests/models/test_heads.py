@@ -178,6 +178,37 @@ def test_scaling_reads_present_rows_only():
     assert bool((scaled[~there] == torch.tensor([0.0, 0, 0, 1])).all()) and bool((scaled[there, 3] == 0).all())
 
 
+def test_wide_inputs_are_reduced_to_principal_components_that_keep_their_variances():
+    """Three directions that carry everything, mixed into 20 columns of unequal units; some rows lack the part."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 3, generator=g) * torch.tensor([3.0, 2.0, 1.0]) @ torch.randn(3, 20, generator=g)
+    units = 10 ** torch.linspace(-2, 2, 20)
+    there = torch.arange(400) % 4 > 0
+    rows = Parts({"wide": x * units + 5, "narrow": x[:, :3]}, {"wide": there, "narrow": there}, torch.zeros(400).long())
+    scaling = Scaling.of(rows, columns=3)
+    assert (scaling.width("wide"), scaling.width("narrow")) == (4, 4) and set(scaling.basis) == {"wide"}
+    reduced = scaling.prepared(rows.inputs)["wide"][there].double()
+    covariance = reduced.T @ reduced / len(reduced)
+    torch.testing.assert_close(covariance, covariance.diag().diag(), atol=1e-2, rtol=0)  # uncorrelated
+    variances = covariance.diag()
+    assert variances.mean().item() == pytest.approx(1, abs=0.01)
+    standard = (x[there] - x[there].mean(dim=0)) / x[there].std(dim=0)
+    expected = torch.linalg.eigvalsh(standard.T @ standard).flip(0)[:3]
+    torch.testing.assert_close((variances / variances[0]).float(), expected / expected[0], atol=1e-3, rtol=0)
+    # Nothing is lost: three components say all that twenty columns did.
+    back = torch.linalg.lstsq(reduced, standard.double()).solution
+    torch.testing.assert_close(reduced @ back, standard.double(), atol=1e-3, rtol=0)
+
+
+def test_a_part_with_fewer_rows_than_columns_is_reduced_to_its_rows():
+    rows = Parts({"a": torch.randn(5, 40)}, {"a": torch.ones(5) > 0}, torch.zeros(5).long())
+    assert Scaling.of(rows, columns=10).width("a") == 6
+    nothing = Parts({"a": torch.randn(5, 40)}, {"a": torch.zeros(5) > 0}, torch.zeros(5).long())
+    scaling = Scaling.of(nothing, columns=10)
+    assert bool(scaling.basis["a"].isfinite().all())
+    assert bool(scaling(nothing.inputs, nothing.present)["a"].isfinite().all())
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_attention_layers_of_torch_can_be_heads():
     class Attention(nn.Module):

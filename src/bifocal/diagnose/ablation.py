@@ -276,7 +276,7 @@ def corrupt_inputs(
     changed: dict[tuple[Any, ...], float] = {}
     for kind in kinds:
         for severity in severities:
-            inputs = _Corrupted(values, chosen, corrupt, kind, severity, seed)
+            inputs = Corrupted(values, chosen, corrupt, kind, severity, seed)
             encoded = encode(inputs)
             disturbed = replace(part, features=encoded["features"], logits=encoded["logits"])
             said[kind, severity] = bench.probabilities(score, {name: disturbed})
@@ -305,8 +305,11 @@ def corrupt_inputs(
 
 
 @dataclass
-class _Corrupted(Sequence[Any]):
-    """Values corrupted as they are read, so that thousands of pictures never lie in memory at once."""
+class Corrupted(Sequence[Any]):
+    """Values corrupted as they are read, so that thousands of pictures never lie in memory at once.
+
+    Each by a seeded generator of its own; severity 0 leaves them as they are.
+    """
 
     values: Sequence[Any]
     rows: Sequence[int]
@@ -325,6 +328,8 @@ class _Corrupted(Sequence[Any]):
             return [self[i] for i in range(len(self))[place]]
         row = self.rows[place]
         value = self.values[row]
+        if not self.severity:
+            return value
         corrupted = self.corrupt(value, self.kind, self.severity, np.random.default_rng((self.seed, row)))
         if corrupted != value:
             self.changed.add(row)

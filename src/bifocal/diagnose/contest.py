@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..config import FusionConfig
 from ..decide.calibration import softmax
-from ..errors import DataError
 from ..evaluate.compare import paired_gain
 from .dissection import ROWS, additive_part, sample_rows
 from .material import Splits, groups_of, labels_of
@@ -26,6 +25,9 @@ from .trials import (
     smallest_tie,
 )
 from .verdict import MARGIN, interval_of, judge, sentence
+
+if TYPE_CHECKING:
+    from ..contracts import Fusion
 
 CHANGES = ("nll", "brier")
 """Reported beside the gain; below 0 is better."""
@@ -59,6 +61,12 @@ class Contest:
     fused: Trial
     control: Trial
 
+    @property
+    def fusion(self) -> Fusion:
+        """That of F."""
+        assert self.fused.fusion is not None  # of all trials those of fusions have one
+        return self.fused.fusion
+
 
 def contend(
     evidence: Splits,
@@ -69,6 +77,7 @@ def contend(
     experts: Mapping[str, Mapping[str, int]],
     names: Mapping[str, str],
     others: Sequence[Trial],
+    seconds: Mapping[str, float],
     seed: int,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Contest:
@@ -77,7 +86,7 @@ def contend(
     modalities = list(evidence["train"])
     baselines = list(others)
     for m in modalities:
-        baselines.append(hear_expert(names[m], "expert", m, evidence, parameters=experts[m], seconds=None))
+        baselines.append(hear_expert(names[m], "expert", m, evidence, parameters=experts[m], seconds=seconds.get(m)))
         baselines.append(fit_head_trial(m, config, evidence, **fit))
     baselines.sort(key=lambda t: (modalities.index(t.reads[0]), t.kind != "expert", t.name))
     fusions = []
@@ -100,7 +109,8 @@ def compare(contest: Contest, *, resamples: int, seed: int) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``baselines``, ``fusions``, ``control`` (`describe`), ``best_baseline``, ``best_of_modality``, ``best_fusion``,
+        ``baselines``, ``fusions``, ``control`` (`describe`), ``best_baseline``, ``best_of_modality``, ``over_others``
+        (modality -> `paired_gain` of the best baseline over the best of this one), ``best_fusion``,
         ``smallest_tie``, ``gain``, ``over_control``, ``over_additive``, ``change`` (`paired_gain`), ``verdict``,
         ``price``.
     """
@@ -109,8 +119,8 @@ def compare(contest: Contest, *, resamples: int, seed: int) -> dict[str, Any]:
     labels = {split: labels_of(evidence, split) for split in evidence}
     groups = groups_of(evidence, "test")
 
-    def gain(other: Trial, **how: Any) -> dict[str, Any]:
-        return paired_gain(labels["test"], other.probabilities("test"), fused.probabilities("test"), groups, **how)
+    def gain(other: Trial, model: Trial = fused, **how: Any) -> dict[str, Any]:
+        return paired_gain(labels["test"], other.probabilities("test"), model.probabilities("test"), groups, **how)
 
     def table(trials: Sequence[Trial]) -> list[dict[str, Any]]:
         return [describe(t, labels, groups, **how) for t in trials]
@@ -126,6 +136,7 @@ def compare(contest: Contest, *, resamples: int, seed: int) -> dict[str, Any]:
         "control": table([contest.control])[0],
         "best_baseline": over.name,
         "best_of_modality": {m: t.name for m, t in contest.alone.items()},
+        "over_others": {m: gain(t, over, **how) for m, t in contest.alone.items() if t is not over},
         "best_fusion": fused.name,
         "smallest_tie": smallest_tie(fused, contest.fusions, labels["val"], groups_of(evidence, "val"), **how).name,
         "gain": gained,
@@ -140,10 +151,8 @@ def compare(contest: Contest, *, resamples: int, seed: int) -> dict[str, Any]:
 def _over_additive(contest: Contest, **how: Any) -> dict[str, Any]:
     """m(F) - m(EMAP(F)) on the same rows, `ROWS` of them at most; B's modality against all others."""
     fused, test, groups = contest.fused, contest.evidence["test"], groups_of(contest.evidence, "test")
-    if fused.fusion is None:
-        raise DataError(f"{fused.name} is no fusion: it has no additive part")
     rows = sample_rows(groups, ROWS, how["seed"])
     some = {name: e.take(rows) for name, e in test.items()}
-    additive = softmax(additive_part(fused.fusion, some, contest.over.reads[0]), fused.temperature)
+    additive = softmax(additive_part(contest.fusion, some, contest.over.reads[0]), fused.temperature)
     labels: np.ndarray = labels_of(contest.evidence, "test")[rows]
     return paired_gain(labels, additive, fused.probabilities("test")[rows], [groups[i] for i in rows], **how)

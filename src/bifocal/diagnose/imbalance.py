@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from ..config import Strict
+from ..config import ImbalanceRule as Rule
 from ..errors import DataError, nearest
 from ..evaluate.intervals import RESAMPLES, Interval, percentile_interval
 from ..example import UNLABELLED, Evidence
@@ -32,20 +31,6 @@ KEPT = (1.0, 0.5, 0.25, 0.1, 0.05)
 """Shares of the training rows that keep their part."""
 DEVIATIONS = (0.0, 0.5, 1.0, 2.0, 4.0)
 """Noise on the training features, in standard deviations of each."""
-
-
-class Rule(Strict):
-    """When `outcome_of` calls a fusion adapting, collapsing or over-relying."""
-
-    margin: Annotated[float, Field(ge=0)] = 0.01
-    """Adapts: the lower end of (fusion - expert) is not below minus this; the verdict's margin by default."""
-    collapse: Annotated[float, Field(ge=0)] = 0.0
-    """Collapses: the upper end of (fusion - expert) is below minus this."""
-    excess: Annotated[float, Field(ge=0)] = 0.01
-    """Over-relies: the lower end of (the fusion's loss - the expert's loss) is above this."""
-    moved: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Adapts: the lower end of the weight that left the weakened modality is above this. Not 0: its interval is over
-    rows and tight, and fitted again on other subsets of the same rows, weights wander by a few hundredths."""
 
 
 def outcome_of(

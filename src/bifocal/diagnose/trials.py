@@ -22,7 +22,7 @@ from .verdict import MARGIN
 if TYPE_CHECKING:
     from ..contracts import Fusion
 
-Kind = Literal["expert", "head", "encoder", "fusion", "control"]
+Kind = Literal["expert", "head", "encoder", "fusion", "control", "joint"]
 HEAD = "concat"
 """Over one modality this strategy is an MLP head: the baseline with the fusions' own grid, width and budget."""
 

@@ -7,7 +7,8 @@ A strategy that learns by gradient is one `LearnedFusion` with a ``head``; any o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, reduce
 from typing import Any, Self
 
 import torch
@@ -22,8 +23,11 @@ from .heads import Heads, Parts, Recipe, Scaling, Trained, fit_heads
 STATISTICS = "statistics."
 """Tensors of a state dict under this prefix were counted, not learned."""
 PRIOR = STATISTICS + "prior"
-MEAN, SCALE = STATISTICS + "mean.", STATISTICS + "scale."
+MEAN, SCALE, BASIS = STATISTICS + "mean.", STATISTICS + "scale.", STATISTICS + "basis."
+WIDTH = STATISTICS + "width"
 WEIGHTS = "weights."
+Pairs = Callable[[slice, slice], Tensor]
+"""Rows of one modality, columns of the others -> logits ``[r, c, C]`` of all their pairs."""
 
 
 class EvidenceFusion:
@@ -219,8 +223,11 @@ class LearnedFusion(EvidenceFusion):
     trained: Trained | None = None
     """How the training went; None after `restore`."""
 
-    def head(self, dims: Mapping[str, int], classes: int) -> nn.Module:
+    def head(self, dims: Mapping[str, int], classes: int, width: int) -> nn.Module:
         """A new head with random weights, as `fit_heads` takes it.
+
+        Its layers should broadcast over all but the last dimension, for `pairs` hands in ``[r, 1, d]`` of one modality
+        and ``[1, c, d]`` of the others; where they do not, EMAP takes longer.
 
         One that weighs its modalities has a second method, ``weigh(inputs, present)``: the shares ``[B, M]``, columns
         in the order of ``dims``, that `explain` gives (`shares` makes them of scores).
@@ -229,21 +236,29 @@ class LearnedFusion(EvidenceFusion):
         ----------
         dims : mapping
             Modality -> columns of its input, the flag of absence included.
-        classes : int
+        classes, width : int
+            Width is one of ``options.widths``.
         """
         raise NotImplementedError
 
     def learn(self, train: Parts, val: Parts | None, seeds: Sequence[int]) -> None:
-        self.trained = fit_heads(self._build, train, val, seeds=seeds, recipe=self.options)
+        scaling = Scaling.of(train, self.options.columns)
+        fitted = {
+            width: fit_heads(
+                partial(self._build, scaling, width), train, val, seeds=seeds, recipe=self.options, scaling=scaling
+            )
+            for width in (self.options.widths if val else self.options.widths[:1])
+        }
+        self.width = min(fitted, key=lambda width: min(fitted[width].grid_loss, default=0.0))
+        self.trained = fitted[self.width]
         self.heads = self.trained.heads
 
-    def _build(self) -> nn.Module:
-        return self.head({name: width + 1 for name, width in self.dims.items()}, self.classes)
+    def _build(self, scaling: Scaling, width: int) -> nn.Module:
+        return self.head({name: scaling.width(name) for name in self.dims}, self.classes, width)
 
     def combine(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """The log of the mean over seeds of the probabilities."""
-        members = self.heads(inputs, present).log_softmax(dim=-1)
-        return members.logsumexp(dim=0) - math.log(len(members))
+        return _mean_of(self.heads(inputs, present))
 
     def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The mean over seeds of the shares that the head gives."""
@@ -252,6 +267,23 @@ class LearnedFusion(EvidenceFusion):
         weights = {f"head.{name}": w for name, w in self.heads.weights.items()}
         members = Heads(_Weigher(self.heads.module), weights, self.heads.scaling)(inputs, present)
         return dict(zip(self.dims, members.mean(dim=0).unbind(dim=-1), strict=True))
+
+    def pairs(self, evidence: Mapping[str, Evidence], first: str) -> Pairs:
+        """Scores rows paired anew, ``first`` of any row with the other parts of any other (EMAP reads all pairs).
+
+        A layer that reads one part runs once per row and not once per pair, if the head's layers broadcast.
+        """
+        inputs, present = self._inputs(evidence)
+        scaled = self.heads.scaling(inputs, present)
+
+        def score(rows: slice, columns: slice) -> Tensor:
+            def cut(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+                return {m: t[rows].unsqueeze(1) if m == first else t[columns].unsqueeze(0) for m, t in parts.items()}
+
+            there = cut(present)
+            return self._or_prior(_mean_of(self.heads.score(cut(scaled), there)), there)
+
+        return score
 
     def member_logits(self, evidence: Mapping[str, Evidence]) -> Tensor:
         """Logits of the single seeds ``[S, n, C]``: the spread over seeds."""
@@ -264,15 +296,37 @@ class LearnedFusion(EvidenceFusion):
             **{WEIGHTS + name: w for name, w in self.heads.weights.items()},
             **{MEAN + name: mean for name, mean in scaling.mean.items()},
             **{SCALE + name: scale for name, scale in scaling.scale.items()},
+            **{BASIS + name: basis for name, basis in scaling.basis.items()},
+            WIDTH: torch.tensor(self.width),
         }
 
     def adopt(self, tensors: Mapping[str, Tensor]) -> None:
         def under(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
+        scaling, self.width = Scaling(under(MEAN), under(SCALE), under(BASIS)), int(tensors[WIDTH])
         with torch.random.fork_rng(devices=[]):  # building draws weights, which are then not used
-            module = self._build().eval()
-        self.heads = Heads(module, under(WEIGHTS), Scaling(under(MEAN), under(SCALE)))
+            module = self._build(scaling, self.width).eval()
+        self.heads = Heads(module, under(WEIGHTS), scaling)
+
+
+class PartsLinear(nn.Module):
+    """A linear layer over all parts side by side, ``W [x_1; ...; x_M] + b = sum_m W_m x_m + b``.
+
+    Summed part by part, so that no copy is made of them beside each other, and parts of different leading dimensions
+    broadcast.
+    """
+
+    def __init__(self, dims: Mapping[str, int], width: int):
+        super().__init__()
+        self.dims = dict(dims)
+        self.layer = nn.Linear(sum(dims.values()), width)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """``[..., width]`` of inputs ``[..., d]`` by modality."""
+        blocks = self.layer.weight.split(list(self.dims.values()), dim=1)
+        said = (inputs[name] @ block.T for name, block in zip(self.dims, blocks, strict=True))
+        return reduce(torch.add, said) + self.layer.bias
 
 
 class _Weigher(nn.Module):
@@ -295,7 +349,12 @@ def shares(scores: Tensor, there: Tensor, dim: int = -1) -> Tensor:
 
 def _any(present: Mapping[str, Tensor]) -> Tensor:
     """Rows ``[n]`` that have any part."""
-    return torch.stack(list(present.values())).any(dim=0)
+    return reduce(torch.logical_or, present.values())
+
+
+def _mean_of(members: Tensor) -> Tensor:
+    """The log of the mean probabilities of members ``[S, ..., C]``."""
+    return members.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(members))
 
 
 def _check_rows(evidence: Mapping[str, Evidence]) -> None:

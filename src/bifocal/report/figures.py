@@ -59,13 +59,13 @@ _STYLE: dict[Any, Any] = {
 
 
 @contextmanager
-def _drawing(height: float) -> Iterator[Figure]:
+def drawing(height: float) -> Iterator[Figure]:
     """A figure in the house style; `matplotlib.figure.Figure`, so that no global state is left behind."""
     with matplotlib.rc_context(_STYLE):
         yield Figure(figsize=(WIDTH, height))
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg_of(figure: Figure, title: str) -> str:
     """The figure as an ``<svg>`` element that names itself to screen readers."""
     out = StringIO()
     # None leaves each of these out: a date would differ from drawing to drawing.
@@ -92,7 +92,7 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], *, predicted: str, ob
     predicted, observed : str
         Names of the axes.
     """
-    with _drawing(height=3.9) as figure:
+    with drawing(height=3.9) as figure:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         x = [b["predicted"] for b in bins]
         y = [b["observed"] for b in bins]
@@ -114,7 +114,7 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], *, predicted: str, ob
             )
         bottom.set(xlabel=predicted, ylabel="rows", ylim=(0, 1.35 * max(counts, default=1)), yticks=[])
         bottom.grid(visible=False)
-        return _svg(figure, f"Reliability diagram: {observed} against {predicted}")
+        return svg_of(figure, f"Reliability diagram: {observed} against {predicted}")
 
 
 def threshold_curves(rows: Sequence[Mapping[str, float]], chosen: float | None) -> str:
@@ -134,7 +134,7 @@ def threshold_curves(rows: Sequence[Mapping[str, float]], chosen: float | None) 
         ("recall", [row["recall"] for row in rows], "orange", (0, (5, 2))),
         ("F1", [row["f1"] for row in rows], "ink", (0, (1, 1.2))),
     )
-    with _drawing(height=3.9) as figure:
+    with drawing(height=3.9) as figure:
         axes = figure.subplots()
         for name, y, colour, dashes in series:
             axes.plot(x, y, color=PALETTE[colour], linestyle=dashes, label=name)
@@ -144,8 +144,8 @@ def threshold_curves(rows: Sequence[Mapping[str, float]], chosen: float | None) 
                 f"{chosen:.2f}", (chosen, 0), xytext=(4, 4), textcoords="offset points", color=PALETTE["muted"]
             )
         axes.set(xlabel="threshold", ylim=(0, 1.03), xlim=(min(x) - 0.02, max(x) + 0.02))
-        _legend(axes, len(series))
-        return _svg(figure, "Precision, recall and F1 against the threshold")
+        legend(axes, len(series))
+        return svg_of(figure, "Precision, recall and F1 against the threshold")
 
 
 def metric_intervals(figures: Mapping[str, Mapping[str, float | None]], metric: str, main: str) -> str:
@@ -160,7 +160,7 @@ def metric_intervals(figures: Mapping[str, Mapping[str, float | None]], metric: 
     main : str
         The model whose word counts.
     """
-    with _drawing(height=0.9 + 0.45 * len(figures)) as figure:
+    with drawing(height=0.9 + 0.45 * len(figures)) as figure:
         axes = figure.subplots()
         for y, (name, found) in enumerate(figures.items()):
             value, low, high = (found[k] for k in ("value", "low", "high"))
@@ -181,7 +181,7 @@ def metric_intervals(figures: Mapping[str, Mapping[str, float | None]], metric: 
         axes.spines["left"].set_visible(False)
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.08)
-        return _svg(figure, f"{metric} of every model with its 95% interval")
+        return svg_of(figure, f"{metric} of every model with its 95% interval")
 
 
 def training_curves(history: Mapping[str, Sequence[Mapping[str, float]]]) -> str | None:
@@ -193,7 +193,7 @@ def training_curves(history: Mapping[str, Sequence[Mapping[str, float]]]) -> str
     learning = {name: epochs for name, epochs in history.items() if len(epochs) > 1}
     if not learning:
         return None
-    with _drawing(height=0.35 + 2.0 * len(learning)) as figure:
+    with drawing(height=0.35 + 2.0 * len(learning)) as figure:
         panels = figure.subplots(len(learning), 2, squeeze=False, sharex="row")
         for row, (name, epochs) in zip(panels, learning.items(), strict=True):
             for axes, key, title in zip(row, ("loss", "macro_f1"), ("loss", "macro-F1"), strict=True):
@@ -213,8 +213,8 @@ def training_curves(history: Mapping[str, Sequence[Mapping[str, float]]]) -> str
         for axes in panels[-1]:
             axes.set_xlabel("epoch")
         panels[0][0].legend()
-        return _svg(figure, "Loss and macro-F1 of each expert per epoch")
+        return svg_of(figure, "Loss and macro-F1 of each expert per epoch")
 
 
-def _legend(axes: Axes, columns: int) -> None:
+def legend(axes: Axes, columns: int) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, columnspacing=1.6)

@@ -35,7 +35,7 @@ def evidence():
     )
 
 
-FAST = {"width": 32, "learning_rates": [1e-2], "weight_decays": [0.01], "epochs": 15}
+FAST = {"widths": [32], "learning_rates": [1e-2], "weight_decays": [0.01], "epochs": 15}
 
 
 @pytest.fixture

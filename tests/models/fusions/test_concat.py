@@ -42,7 +42,7 @@ def fitted(kind, structure, n=1200, **options):
 
 
 def concat(structure, **options):
-    return fitted(Concat, structure, width=32, learning_rates=[1e-2], weight_decays=[0.01], **options)
+    return fitted(Concat, structure, widths=[32], learning_rates=[1e-2], weight_decays=[0.01], **options)
 
 
 def accuracy(logits, rows):
@@ -75,10 +75,10 @@ def test_features_and_logits_are_chosen_by_modality():
     fusion = Concat(epochs=1).fit(rows, rows["text"].labels, seeds=SEEDS, read={"image": "logits"})
     config, tensors = fusion.state()
     assert config["read"] == {"text": "features", "image": "logits"}
-    assert tensors["weights.layers.0.weight"].shape == (2, 128, (6 + 1) + (2 + 1))
+    assert tensors["weights.first.layer.weight"].shape == (2, 128, (6 + 1) + (2 + 1))
 
 
-@pytest.mark.parametrize("option", [{"width": 0}, {"dropout": 1.0}, {"wdth": 3}])
+@pytest.mark.parametrize("option", [{"widths": [0]}, {"dropout": 1.0}, {"wdth": 3}])
 def test_options_that_make_no_sense_are_refused(option):
     with pytest.raises(ConfigError, match="fusion 'concat'"):
         Concat(**option)

@@ -17,7 +17,7 @@ def test_of_two_modalities_it_is_the_bimodal_unit():
     torch.manual_seed(0)
     head = GatedHead({"a": 3, "b": 2}, 2, width=4, dropout=0.0)
     x, y = torch.randn(5, 3), torch.randn(5, 2)
-    first, second = head.gate(torch.cat([x, y], dim=1)).split(4, dim=1)
+    first, second = head.gate({"a": x, "b": y}).split(4, dim=1)
     z = torch.sigmoid(first - second)
     fused = z * head.hidden[0](x).tanh() + (1 - z) * head.hidden[1](y).tanh()
     there = torch.ones(5, dtype=torch.bool)
@@ -42,7 +42,7 @@ def test_the_gates_shown_are_those_of_all_seeds(evidence, fitted):
     assert not torch.allclose(*single, atol=1e-3)
 
 
-@pytest.mark.parametrize("option", [{"width": 0}, {"dropout": 1.0}, {"wdth": 3}])
+@pytest.mark.parametrize("option", [{"widths": [0]}, {"dropout": 1.0}, {"wdth": 3}])
 def test_options_that_make_no_sense_are_refused(option):
     with pytest.raises(ConfigError, match="fusion 'gated'"):
         Gated(**option)

@@ -36,7 +36,7 @@ def test_it_has_no_weights_to_show(evidence, fitted):
     assert fitted(rows, epochs=1).explain(rows) == {}
 
 
-@pytest.mark.parametrize("option", [{"width": 0}, {"dropout": 1.0}, {"wdth": 3}])
+@pytest.mark.parametrize("option", [{"widths": [0]}, {"dropout": 1.0}, {"wdth": 3}])
 def test_options_that_make_no_sense_are_refused(option):
     with pytest.raises(ConfigError, match="fusion 'hadamard'"):
         Hadamard(**option)

@@ -1,12 +1,8 @@
-"""Reads records with gradient-boosted trees (LightGBM: Ke et al. 2017, NeurIPS), which need no scaling and no epochs.
-
-The trees are saved in LightGBM's text format and read back from it: nothing is pickled.
-"""
+"""Reads records with gradient-boosted trees, which need no scaling and no epochs."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -26,6 +22,7 @@ from ...workspace import fingerprint, read_json, write_json
 from ..classifier import figures
 from ..saved import check_seal, read_card, sealed
 from ..tabular import TabularOptions, TabularProcessor, refuse_transformer_settings
+from ..trees import FLOOR, Trees, counted, grow, least_rows, logits_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,14 +30,10 @@ if TYPE_CHECKING:
 MODEL, LEARNED = "model.txt", "learned_from.json"
 WIDTH = 256
 """Features at most (one per class where there are more classes)."""
-FLOOR = -14.0
-"""Of a leaf's value: LightGBM starts a class without training rows at -34.5, which no temperature survives."""
 CELLS_AT_ONCE = 2**20
 """Leaves (rows times trees) looked up at a time."""
 ROWS_AT_ONCE = 4096
 """Records encoded at a time: bounds the memory of a large split."""
-
-_LEAVES = re.compile(r"^leaf_value=(.*)$", re.MULTILINE)
 
 
 class Options(TabularOptions):
@@ -96,6 +89,7 @@ class BoostedTrees:
         self.learned_from: frozenset[str] = frozenset()
         self.examples_encoded = 0
         self.text: str | None = None
+        self._trees: Trees | None = None
 
     @classmethod
     def reach(cls, expert: ExpertConfig) -> None:
@@ -134,7 +128,7 @@ class BoostedTrees:
 
     def save(self, folder: Path) -> None:
         """Write ``model.txt``, ``preprocessing.json``, ``learned_from.json`` and the sealed ``bifocal.json``."""
-        text = self._grown()
+        text = self._planted().text
         with sealed(folder, self.card()) as part:
             (part / MODEL).write_text(text, encoding="utf-8", newline="")
             self.processor.save_pretrained(part)
@@ -173,27 +167,33 @@ class BoostedTrees:
         list of dict
             One row, of the finished trees: loss, accuracy and macro-F1 on train and val, and the ``rounds`` kept.
         """
-        with extras_named():
-            import lightgbm
-
         splits = {"train": train} if val is None else {"train": train, "val": val}
         tables = {name: self._table(rows.values) for name, rows in splits.items()}
         first = len(self.processor.number_names)
         categories = list(range(first, tables["train"].shape[1]))
-        data = lightgbm.Dataset(tables["train"], label=list(train.labels), categorical_feature=categories)
-        rounds, held_out, stop = self.options.rounds_without_val, [], []
-        if val is not None:
-            rounds = self.options.rounds
-            held_out = [data.create_valid(tables["val"], label=list(val.labels))]
-            stop = [lightgbm.early_stopping(self.options.patience, verbose=False)]
-        settings = self._settings_of_training(len(train.labels))
-        booster = lightgbm.train(settings, data, rounds, valid_sets=held_out, callbacks=stop)
-        self._plant(booster.model_to_string(num_iteration=booster.best_iteration))
+        pairs = {name: (tables[name], rows.labels) for name, rows in splits.items()}
+        n = len(train.labels)
+        text = grow(
+            pairs["train"],
+            pairs.get("val"),
+            classes=len(self.classes),
+            rounds=self.options.rounds if val is not None else self.options.rounds_without_val,
+            patience=self.options.patience,
+            categories=categories,
+            learning_rate=self.options.learning_rate,
+            num_leaves=self.options.leaves,
+            min_data_in_leaf=self.options.min_rows or least_rows(n),
+            min_data_per_group=min(100, max(2, n // 20)),  # LightGBM's 100 forbids categories in a small table
+            force_row_wise=True,
+            seed=self.seed,
+            num_threads=self.options.threads,
+        )
+        self._plant(text)
         row: dict[str, float] = {"epoch": 1}
         for name, rows in splits.items():
             measured = figures(self._logits(self._features(tables[name])), torch.tensor(rows.labels))
             row.update({f"{name}_{figure}": value for figure, value in measured.items()})
-        row["rounds"] = len(self._trees) // self._scores
+        row["rounds"] = self._planted().rounds
         if on_epoch:
             on_epoch(row)
         return [row]
@@ -208,50 +208,24 @@ class BoostedTrees:
         """Raises `ModelError`, as `fit_head` does."""
         raise ModelError("boosted_trees learn as a whole: their logits cannot be cross-fitted from their features")
 
-    def _settings_of_training(self, rows: int) -> dict[str, Any]:
-        binary = len(self.classes) == 2
-        return {
-            "objective": "binary" if binary else "multiclass",
-            **({} if binary else {"num_class": len(self.classes)}),
-            "learning_rate": self.options.learning_rate,
-            "num_leaves": self.options.leaves,
-            "min_data_in_leaf": self.options.min_rows or min(20, max(2, rows // 50)),
-            "min_data_per_group": min(100, max(2, rows // 20)),  # LightGBM's 100 forbids categories in a small table
-            "seed": self.seed,
-            "deterministic": True,
-            "force_row_wise": True,
-            "num_threads": self.options.threads,
-            "verbosity": -1,
-        }
-
     def _plant(self, text: str) -> None:
         """Take up trees from their text: training, too, goes on with what would be loaded."""
-        with extras_named():
-            import lightgbm
-
         self.text = text
-        self._booster = lightgbm.Booster(model_str=text)
-        trees = [np.array(line.split(), dtype=float) for line in _LEAVES.findall(text)]
-        self._trees = trees
-        self._leaves = np.concatenate(trees).clip(min=FLOOR)
-        self._first_leaf = np.array([0, *accumulate(len(leaves) for leaves in trees)][:-1])
+        self._trees = trees = Trees(text, len(self.classes))
+        self._leaves = np.concatenate(trees.leaves).clip(min=FLOOR)
+        self._first_leaf = np.array([0, *accumulate(map(len, trees.leaves))][:-1])
         # LightGBM grows one tree per class and round; a column is a block of rounds of one class.
-        rounds = len(trees) // self._scores
-        width = min(rounds, max(1, WIDTH // self._scores))
-        block, score = np.arange(len(trees)) // self._scores * width // rounds, np.arange(len(trees)) % self._scores
+        number = np.arange(len(trees.leaves))
+        width = min(trees.rounds, max(1, WIDTH // trees.scores))
+        block, score = number // trees.scores * width // trees.rounds, number % trees.scores
         column = score * width + block
         self._order = np.argsort(column, kind="stable")
-        self._starts = np.searchsorted(column[self._order], np.arange(width * self._scores))
+        self._starts = np.searchsorted(column[self._order], np.arange(width * trees.scores))
 
-    @property
-    def _scores(self) -> int:
-        """Raw scores of a row: one for two classes, else one per class."""
-        return 1 if len(self.classes) == 2 else len(self.classes)
-
-    def _grown(self) -> str:
-        if self.text is None:
+    def _planted(self) -> Trees:
+        if self._trees is None:
             raise ModelError("these boosted_trees were not fitted yet: call fit first, or load a saved expert")
-        return self.text
+        return self._trees
 
     # Encode ---------------------------------------------------------------------------------------
 
@@ -268,7 +242,7 @@ class BoostedTrees:
         ModelError
             Before `fit`.
         """
-        self._grown()
+        self._planted()
         features = torch.zeros(len(values), len(self._starts))
         for start in range(0, len(values), ROWS_AT_ONCE):
             end = min(start + ROWS_AT_ONCE, len(values))
@@ -284,10 +258,11 @@ class BoostedTrees:
 
     def _features(self, table: NDArray[np.float64]) -> Tensor:
         features = torch.zeros(len(table), len(self._starts))
-        step = max(1, CELLS_AT_ONCE // len(self._trees))
+        trees = self._planted()
+        step = max(1, CELLS_AT_ONCE // len(trees.leaves))
         for start in range(0, len(table), step):
             some = table[start : start + step]
-            leaves = self._booster.predict(some, pred_leaf=True, num_threads=self.options.threads)
+            leaves = trees.booster.predict(some, pred_leaf=True, num_threads=self.options.threads)
             values = self._leaves[leaves.reshape(len(some), -1).astype(np.int64) + self._first_leaf]
             features[start : start + step] = torch.from_numpy(
                 np.add.reduceat(values[:, self._order], self._starts, axis=1)
@@ -295,9 +270,8 @@ class BoostedTrees:
         return features
 
     def _logits(self, features: Tensor) -> Tensor:
-        """Logits ``[n, C]``; of two classes -s/2 and s/2, whose softmax is the sigmoid of the raw score s."""
-        scores = features.double().unflatten(1, (self._scores, -1)).sum(dim=2)
-        return (torch.cat([-scores, scores], dim=1) / 2 if self._scores == 1 else scores).float()
+        """Logits ``[n, C]``: the sums of the blocks are the raw scores."""
+        return logits_of(features.double().unflatten(1, (self._planted().scores, -1)).sum(dim=2))
 
     def head_logits(self, encoded: Mapping[str, Tensor]) -> Tensor:
         """Logits ``[n, C]`` of features already computed: their sums."""
@@ -312,8 +286,7 @@ class BoostedTrees:
 
     def parameters(self) -> dict[str, int]:
         """Leaf values, and two numbers per split (column, threshold); all are learned."""
-        self._grown()
-        return _counted(len(self._leaves), len(self._trees))
+        return self._planted().parameters()
 
     @classmethod
     def cost(cls, expert: ExpertConfig, classes: int) -> dict[str, float]:
@@ -326,9 +299,4 @@ class BoostedTrees:
         """
         options = plugins.options("encoder", cls.plugin, expert.options, cls.settings)
         trees = options.rounds * (1 if classes == 2 else classes)
-        return {**_counted(trees * options.leaves, trees), "flops_per_example": trees * (1 + np.log2(options.leaves))}
-
-
-def _counted(leaves: int, trees: int) -> dict[str, int]:
-    total = leaves + 2 * (leaves - trees)
-    return {"total": total, "trained": total}
+        return {**counted(trees * options.leaves, trees), "flops_per_example": trees * (1 + np.log2(options.leaves))}

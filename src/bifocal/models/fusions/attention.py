@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Annotated, Self
 
 import torch
@@ -16,16 +17,14 @@ from ..heads import Recipe
 class Options(Recipe):
     """What ``fusion.options`` may hold."""
 
-    width: Annotated[int, Field(ge=1)] = 128
-    """Columns of a token."""
     heads: Annotated[int, Field(ge=1)] = 4
     """Queries, each over its own ``width / heads`` columns."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        if odd := [width for width in self.widths if width % self.heads]:
+            raise ValueError(f"width {odd[0]} must be a multiple of heads {self.heads}")
         return self
 
 
@@ -53,23 +52,23 @@ class AttentionHead(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Logits ``[B, C]`` of inputs ``[B, d]`` and present ``[B]`` by modality."""
         tokens = self.embed(inputs)
-        weights = self.attend(tokens, present)
-        gathered = weights.unsqueeze(-1) * tokens.unflatten(-1, (weights.shape[-1], -1))
-        return self.out(gathered.sum(dim=-3).flatten(-2))
+        weights = self.attend(tokens, present).unsqueeze(-1).unbind(dim=-3)
+        heads = (token.unflatten(-1, (len(self.queries), -1)) for token in tokens)
+        return self.out(reduce(torch.add, map(torch.mul, weights, heads)).flatten(-2))
 
     def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """The mean attention over heads, ``[B, M]``."""
         return self.attend(self.embed(inputs), present).mean(dim=-1)
 
-    def embed(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Tokens ``[B, M, width]``."""
-        return torch.stack([layer(inputs[name]) for name, layer in zip(self.names, self.tokens, strict=True)], dim=-2)
+    def embed(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """A token ``[B, width]`` per modality."""
+        return [layer(inputs[name]) for name, layer in zip(self.names, self.tokens, strict=True)]
 
-    def attend(self, tokens: Tensor, present: Mapping[str, Tensor]) -> Tensor:
+    def attend(self, tokens: Sequence[Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Weights ``[B, M, heads]``, of sum 1 over the present parts."""
-        scores = tokens @ self.queries.transpose(-1, -2) / tokens.shape[-1] ** 0.5
-        there = torch.stack([present[name] for name in self.names], dim=-1).unsqueeze(-1)
-        return shares(scores, there, dim=-2)
+        scores = [token @ self.queries.transpose(-1, -2) / token.shape[-1] ** 0.5 for token in tokens]
+        there = torch.broadcast_tensors(*(present[name].unsqueeze(-1) for name in self.names))
+        return shares(torch.stack(torch.broadcast_tensors(*scores), dim=-2), torch.stack(there, dim=-2), dim=-2)
 
 
 class Attention(LearnedFusion):
@@ -81,5 +80,5 @@ class Attention(LearnedFusion):
     reads = "features"
     Options = Options
 
-    def head(self, dims: Mapping[str, int], classes: int) -> nn.Module:
-        return AttentionHead(dims, classes, self.options.width, self.options.heads, self.options.dropout)
+    def head(self, dims: Mapping[str, int], classes: int, width: int) -> nn.Module:
+        return AttentionHead(dims, classes, width, self.options.heads, self.options.dropout)

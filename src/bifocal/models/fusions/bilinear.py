@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import reduce
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..evidence_fusion import LearnedFusion
@@ -17,11 +17,15 @@ from ..heads import Recipe
 class Options(Recipe):
     """What ``fusion.options`` may hold."""
 
-    width: Annotated[int, Field(ge=1)] = 64
-    """Columns of the fused vector."""
     rank: Annotated[int, Field(ge=1)] = 4
-    """Products that are summed for each of its columns."""
+    """Products that are summed for each column of the fused vector, which has ``width / rank`` of them."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+
+    @model_validator(mode="after")
+    def _rank_divides_width(self) -> Self:
+        if odd := [width for width in self.widths if width % self.rank]:
+            raise ValueError(f"width {odd[0]} must be a multiple of rank {self.rank}")
+        return self
 
 
 class BilinearHead(nn.Module):
@@ -61,5 +65,5 @@ class Bilinear(LearnedFusion):
     reads = "features"
     Options = Options
 
-    def head(self, dims: Mapping[str, int], classes: int) -> nn.Module:
-        return BilinearHead(dims, classes, self.options.width, self.options.rank, self.options.dropout)
+    def head(self, dims: Mapping[str, int], classes: int, width: int) -> nn.Module:
+        return BilinearHead(dims, classes, width // self.options.rank, self.options.rank, self.options.dropout)

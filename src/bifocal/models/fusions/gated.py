@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..evidence_fusion import LearnedFusion, shares
+from ..evidence_fusion import LearnedFusion, PartsLinear, shares
 from ..heads import Recipe
 
 
 class Options(Recipe):
     """What ``fusion.options`` may hold."""
 
-    width: Annotated[int, Field(ge=1)] = 128
-    """Hidden units, each with a gate per modality."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
 
 
@@ -32,13 +31,14 @@ class GatedHead(nn.Module):
         super().__init__()
         self.names = list(dims)
         self.hidden = nn.ModuleList(nn.Linear(d, width) for d in dims.values())
-        self.gate = nn.Linear(sum(dims.values()), len(dims) * width)
+        self.gate = PartsLinear(dims, len(dims) * width)
         self.out = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, classes))
 
     def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Logits ``[B, C]`` of inputs ``[B, d]`` and present ``[B]`` by modality."""
-        hidden = [layer(inputs[name]) for name, layer in zip(self.names, self.hidden, strict=True)]
-        return self.out((self.gates(inputs, present) * torch.stack(hidden, dim=-2).tanh()).sum(dim=-2))
+        gates = self.gates(inputs, present).unbind(dim=-2)
+        said = (layer(inputs[name]).tanh() for name, layer in zip(self.names, self.hidden, strict=True))
+        return self.out(reduce(torch.add, map(torch.mul, gates, said)))
 
     def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """The mean gate over units, ``[B, M]``."""
@@ -46,9 +46,8 @@ class GatedHead(nn.Module):
 
     def gates(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """``[B, M, width]``, of sum 1 over the present parts."""
-        scores = self.gate(torch.cat([inputs[name] for name in self.names], dim=-1))
-        there = torch.stack([present[name] for name in self.names], dim=-1).unsqueeze(-1)
-        return shares(scores.unflatten(-1, (len(self.names), -1)), there, dim=-2)
+        there = torch.stack(torch.broadcast_tensors(*(present[name] for name in self.names)), dim=-1).unsqueeze(-1)
+        return shares(self.gate(inputs).unflatten(-1, (len(self.names), -1)), there, dim=-2)
 
 
 class Gated(LearnedFusion):
@@ -60,5 +59,5 @@ class Gated(LearnedFusion):
     reads = "features"
     Options = Options
 
-    def head(self, dims: Mapping[str, int], classes: int) -> nn.Module:
-        return GatedHead(dims, classes, self.options.width, self.options.dropout)
+    def head(self, dims: Mapping[str, int], classes: int, width: int) -> nn.Module:
+        return GatedHead(dims, classes, width, self.options.dropout)

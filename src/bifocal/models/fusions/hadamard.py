@@ -17,8 +17,6 @@ from ..heads import Recipe
 class Options(Recipe):
     """What ``fusion.options`` may hold."""
 
-    width: Annotated[int, Field(ge=1)] = 128
-    """Columns of every projection."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
 
 
@@ -54,5 +52,5 @@ class Hadamard(LearnedFusion):
     reads = "features"
     Options = Options
 
-    def head(self, dims: Mapping[str, int], classes: int) -> nn.Module:
-        return HadamardHead(dims, classes, self.options.width, self.options.dropout)
+    def head(self, dims: Mapping[str, int], classes: int, width: int) -> nn.Module:
+        return HadamardHead(dims, classes, width, self.options.dropout)

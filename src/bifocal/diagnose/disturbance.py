@@ -1,0 +1,184 @@
+"""Inputs of a packed split disturbed and encoded again, beside the Evidence that was made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..example import UNLABELLED, Evidence
+from .ablation import ROWS, SEVERITIES, Corrupted, corrupt_inputs
+from .bench import Score
+
+if TYPE_CHECKING:
+    from ..contracts import Encoder, Modality
+    from ..data.shards import Split, Values
+
+Progress = Callable[[int, int | None], None]
+STEPS = (1, 3, 5)
+"""Severities at which training inputs are disturbed: a fusion is fitted for each."""
+
+
+def values_of(split: Split, name: str, part: Evidence) -> Values:
+    """The values of one modality in the rows of its Evidence, read from the shards as they are asked for.
+
+    Raises `DataError` where the split lacks a row.
+    """
+    places = {row: place for place, row in enumerate(split.ids)}
+    if unknown := [row for row in part.ids if row not in places]:
+        raise DataError(
+            f"{len(unknown)} of {len(part)} rows of the Evidence of {name} are not in the packed split, {unknown[0]!r} "
+            "for one: pass the split that was encoded"
+        )
+    return split.take(places[row] for row in part.ids).values(name)
+
+
+def corrupt_parts(
+    fusion: Score,
+    encoders: Mapping[str, Encoder],
+    modalities: Mapping[str, Modality],
+    test_split: Split,
+    evidence: Mapping[str, Evidence],
+    *,
+    rows: int = ROWS,
+    kinds: Mapping[str, Sequence[str]] | None = None,
+    severities: Sequence[int] = SEVERITIES,
+    metric: str | None = None,
+    resamples: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> dict[str, dict[str, Any] | None]:
+    """What a fusion loses when the inputs of one modality are corrupted and encoded again; see `corrupt_inputs`.
+
+    Parameters
+    ----------
+    encoders, modalities : mapping
+        Modality -> the encoder that gave the Evidence, and how its values are unpacked and corrupted.
+    test_split : Split
+        As it was encoded, with all its rows.
+    evidence : mapping
+        Modality -> Evidence of the rows that are judged.
+    rows : int
+        At most so many per modality: its encoder runs once per kind and severity.
+    kinds : mapping, optional
+        Modality -> those of its corruptions that are applied; None = all of every modality.
+    progress : callable, optional
+        Takes the passes done and their number.
+
+    Returns
+    -------
+    dict
+        Modality -> what `corrupt_inputs` gives; None where the rows that have the part bear fewer than two classes.
+
+    Raises
+    ------
+    DataError
+        Where the split lacks a row, or encoding again does not give the Evidence.
+    """
+    kinds = {name: modality.corruptions for name, modality in modalities.items()} if kinds is None else kinds
+    judged = {name: chosen for name, chosen in kinds.items() if chosen and _tells(evidence[name])}
+    passes = _Counted(sum(1 + len(chosen) * len(severities) for chosen in judged.values()), progress)
+    found: dict[str, dict[str, Any] | None] = dict.fromkeys(kinds)
+    for name, chosen in judged.items():
+        found[name] = corrupt_inputs(
+            fusion,
+            evidence,
+            name,
+            values_of(test_split, name, evidence[name]),
+            corrupt=modalities[name].corrupt,
+            kinds=chosen,
+            encode=passes.of(encoders[name]),
+            severities=severities,
+            rows=rows,
+            metric=metric,
+            resamples=resamples,
+            seed=seed,
+        )
+    return found
+
+
+class _Counted:
+    """Counts passes of encoders."""
+
+    def __init__(self, total: int, progress: Progress | None):
+        self.done, self.total, self.progress = 0, total, progress
+
+    def of(self, encoder: Encoder) -> Callable[[Sequence[Any]], dict[str, Tensor]]:
+        def encode(values: Sequence[Any]) -> dict[str, Tensor]:
+            encoded = encoder.encode(values)
+            self.done += 1
+            if self.progress:
+                self.progress(self.done, self.total)
+            return encoded
+
+        return encode
+
+
+def _tells(part: Evidence) -> bool:
+    """Whether the annotated rows with this part bear two classes."""
+    return len(part.labels[part.present & (part.labels != UNLABELLED)].unique()) > 1
+
+
+# ------------------------------------------------------------------ in training
+
+
+def truncated_levels(
+    encoder: Encoder,
+    modality: Modality,
+    values: Sequence[Any],
+    train: Evidence,
+    *,
+    kind: str,
+    severities: Sequence[int] = STEPS,
+    rows: int = ROWS,
+    folds: int = 5,
+    seed: int = 0,
+) -> dict[float, Evidence]:
+    """Evidence of rows whose values were disturbed by one of their modality's corruptions, encoded again.
+
+    As in `evidence_of`: on rows that a frozen encoder's head learned from, logits are cross-fitted, here on what was
+    encoded of the disturbed values; elsewhere they are the expert's own.
+
+    Parameters
+    ----------
+    values : sequence
+        One per row of ``train``, read one by one and only where they are needed.
+    train : Evidence
+        Of annotated rows, of any split.
+    kind, severities : str, sequence of int
+        Of ``modality.corruptions``.
+    rows : int
+        At most so many, drawn by the seed.
+
+    Returns
+    -------
+    dict
+        Severity -> Evidence; 0, the reference, is of the values as they are. All are of the same rows.
+
+    Raises
+    ------
+    ConfigError
+        Where the modality does not know the kind or a severity.
+    """
+    chosen = sorted(np.random.default_rng(seed).permutation(len(train))[:rows].tolist())
+    part = train.take(chosen)
+    there = part.present.nonzero().flatten().tolist()
+    levels = {}
+    for severity in (0, *severities):
+        read = Corrupted(values, [chosen[i] for i in there], modality.corrupt, kind, severity, seed)
+        encoded = encoder.encode(read)
+        features, logits = torch.zeros_like(part.features), torch.zeros_like(part.logits)
+        features[there], logits[there] = encoded["features"], encoded["logits"]
+        learned = [place for place, i in enumerate(there) if part.ids[i] in encoder.learned_from]
+        if encoder.frozen and learned:
+            own = [there[place] for place in learned]
+            some = {name: tensor[learned] for name, tensor in encoded.items() if name != "logits"}
+            groups = [part.groups[i] for i in own]
+            logits[own] = encoder.cross_fit(some, part.labels[own], groups, folds=folds, seed=seed)
+        levels[float(severity)] = replace(part, features=features, logits=logits)
+    return levels

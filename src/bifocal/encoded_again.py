@@ -1,0 +1,139 @@
+"""All that the lab finds by running encoders again: corrupted inputs, truncated training, joint fusions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import FusionConfig, LabConfig
+from .diagnose.contest import Contest
+from .diagnose.disturbance import corrupt_parts
+from .diagnose.joint_trials import JointMaterial, compare_remedies, fit_joint_trials, joint_material
+from .diagnose.material import Splits, groups_of, labels_of
+from .diagnose.trials import describe, fit_trial, for_strategy
+from .diagnose.weakness import truncate
+from .evaluate.compare import paired_gain
+from .experiment import Clock
+
+if TYPE_CHECKING:
+    from .contracts import Encoder, Modality
+    from .data.shards import Split
+
+
+def encode_again(
+    contest: Contest,
+    config: FusionConfig,
+    settings: LabConfig,
+    encoders: Mapping[str, Encoder],
+    modalities: Mapping[str, Modality],
+    splits: Mapping[str, Split],
+    *,
+    experts: Mapping[str, Mapping[str, int]],
+    folder: Path,
+    resamples: int,
+    seed: int,
+    clock: Clock,
+) -> tuple[dict[str, Any], list[str]]:
+    """Disturb F's inputs, truncate what it learns from, and train joint fusions beside it, on a sample of the rows.
+
+    Parameters
+    ----------
+    contest : Contest
+        With F, fitted on Evidence.
+    config : FusionConfig
+        As the contest's.
+    settings : LabConfig
+        ``corrupt``, ``weaken`` and ``joint`` turn the parts on; ``rows`` bounds them, for encoders run many times.
+    encoders, modalities : mapping
+        By modality.
+    splits : mapping
+        The packed train, val and test.
+    experts : mapping
+        Modality -> parameters of its expert.
+    folder : Path
+        Where checkpoints lie meanwhile.
+
+    Returns
+    -------
+    dict, list of str
+        ``corruption`` (modality -> what `corrupt_inputs` gives), ``truncated`` (what `truncate` gives) and ``joint``
+        (``rows``, ``trials``: `describe` of each with ``gain`` over F refitted on the same rows, ``histories``,
+        ``remedies``), each None where it is turned off; and findings.
+    """
+    how: dict[str, Any] = {"metric": contest.metric, "resamples": resamples, "seed": seed}
+    found: dict[str, Any] = {"corruption": None, "truncated": None, "joint": None}
+    asked = {
+        "corruption": ("corrupt", settings.corrupt),
+        "imbalance": ("weaken", settings.weaken),
+        "joint": ("joint", settings.joint),
+    }
+    findings = [f"{part}: turned off (lab.{key}: false)" for part, (key, on) in asked.items() if not on]
+    if settings.corrupt:
+        with clock("corruption"):
+            test, tell = contest.evidence["test"], clock.reporter.progress
+            found["corruption"] = corrupt_parts(
+                contest.fusion, encoders, modalities, splits["test"], test, rows=settings.rows, progress=tell, **how
+            )
+    if settings.weaken:
+        with clock("truncation"):
+            found["truncated"] = truncate(
+                contest.fused,
+                contest.alone,
+                contest.evidence,
+                config,
+                encoders,
+                modalities,
+                splits,
+                rule=settings.imbalance,
+                rows=settings.rows,
+                **how,
+            )
+    if settings.joint:
+        with clock("joint"):
+            material = joint_material(splits, contest.evidence, rows=settings.rows, seed=seed)
+            place: dict[str, Any] = {"experts": experts, "folder": folder, "seed": seed}
+            fitted = fit_joint_trials(
+                encoders, splits, contest.evidence, material=material, progress=clock.reporter.progress, **place
+            )
+            findings += fitted.findings
+            found["joint"] = {
+                "rows": {split: len(rows) for split, rows in material.rows.items()},
+                **_beside_f(contest, config, material, fitted.trials, experts, **how),
+                "histories": fitted.histories,
+            }
+        with clock("remedies"):
+            if fitted.trials:
+                remedies = compare_remedies(
+                    encoders,
+                    material,
+                    strategy=fitted.trials[0].name,
+                    metric=contest.metric,
+                    resamples=resamples,
+                    progress=clock.reporter.progress,
+                    **place,
+                )
+                found["joint"]["remedies"] = remedies
+    return found, findings
+
+
+def _beside_f(
+    contest: Contest,
+    config: FusionConfig,
+    material: JointMaterial,
+    trials: list[Any],
+    experts: Mapping[str, Mapping[str, int]],
+    **how: Any,
+) -> dict[str, Any]:
+    """The joint fusions beside F's strategy, which learns from the same rows, as they do."""
+    evidence: Splits = material.evidence
+    labels = {split: labels_of(evidence, split) for split in evidence}
+    groups = groups_of(evidence, "test")
+    name = contest.fused.name
+    same = fit_trial(name, "fusion", for_strategy(config, name), evidence, seed=how["seed"], experts=experts)
+
+    def row(t: Any) -> dict[str, Any]:
+        gain = paired_gain(labels["test"], same.probabilities("test"), t.probabilities("test"), groups, **how)
+        return {**describe(t, labels, groups, **how), "gain": gain}
+
+    return {"same_rows": describe(same, labels, groups, **how), "trials": [row(t) for t in trials]}

@@ -1,0 +1,224 @@
+"""Reads records as plain columns under a linear head: numbers scaled, categories as indicators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ... import plugins
+from ...config import ExpertConfig, Tune
+from ...errors import ModelError
+from ...example import Rows
+from ...modalities.tabular import Record
+from ...workspace import fingerprint, read_json, write_json
+from ..classifier import figures
+from ..linear import LinearHead, cross_fit, fit_linear
+from ..saved import check_seal, read_card, sealed
+from ..tabular import TabularOptions, TabularProcessor, refuse_transformer_settings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+WEIGHTS, LEARNED = "head.safetensors", "learned_from.json"
+ROWS_AT_ONCE = 4096
+
+
+class Options(TabularOptions):
+    """Options under ``experts.tabular.options``."""
+
+
+class LinearTabular:
+    """A tabular expert whose features are the columns themselves, so that a fusion may learn from every training row.
+
+    What `mlp_tabular` and `boosted_trees` know was made from the labels, and a fusion has to learn from rows kept
+    aside from them. Here nothing but the head learns from labels: features are clean on all rows, and logits are
+    cross-fitted. The crossing of columns is left to the fusion (`boosted` reads them best).
+
+    Attributes
+    ----------
+    head : LinearHead
+        All zero until `fit_head`: penalised logistic regression.
+    penalty : float or None
+        Of the head, once `fit_head` chose it.
+    examples_encoded : int
+        Examples that went through `encode`.
+    """
+
+    plugin: ClassVar[str] = "linear_tabular"
+    modality: ClassVar[str] = "tabular"
+    tunes: ClassVar[tuple[Tune, ...]] = ("head",)
+    settings = Options
+
+    def __init__(self, expert: ExpertConfig, classes: Sequence[Any], seed: int, processor: TabularProcessor):
+        self.expert = expert.settled(self.tunes)
+        self.classes = list(classes)
+        self.seed = seed
+        self.processor = processor
+        self.columns = list(processor.kinds)
+        self.width = 2 * len(processor.number_names) + sum(processor.cardinalities)
+        self.head = LinearHead(torch.zeros(len(classes), self.width), torch.zeros(len(classes)), 0.0)
+        self.penalty: float | None = None
+        self.frozen = True
+        self.learned_from: frozenset[str] = frozenset()
+        self.examples_encoded = 0
+
+    @classmethod
+    def reach(cls, expert: ExpertConfig) -> None:
+        """It starts from nothing. Raises `ConfigError` on a setting that is for pretrained encoders."""
+        refuse_transformer_settings(expert, Options.model_fields)
+
+    @classmethod
+    def create(cls, expert: ExpertConfig, classes: Sequence[Any], seed: int, values: Sequence[Record]) -> Self:
+        """A new expert; ``values`` are the training values, to which the preprocessing is fitted.
+
+        Raises
+        ------
+        ConfigError
+            On an unknown option or column, or a setting that is for pretrained encoders.
+        DataError
+            Where no column tells the training rows apart.
+        """
+        options = plugins.options("encoder", cls.plugin, expert.options, cls.settings)
+        cls.reach(expert)
+        return cls(expert, classes, seed, TabularProcessor.fit(values, options))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` wrote. Raises `ModelError` where the folder or a file in it is missing or altered."""
+        card = read_card(folder)
+        check_seal(folder, card)
+        processor = TabularProcessor.from_pretrained(folder)
+        encoder = cls(ExpertConfig(**card["expert"]), card["classes"], card["seed"], processor)
+        weights = load_file(folder / WEIGHTS)
+        encoder.penalty = card["penalty"]
+        encoder.head = LinearHead(weights["weight"], weights["bias"], card["penalty"])
+        encoder.learned_from = frozenset(read_json(folder / LEARNED))
+        return encoder
+
+    def save(self, folder: Path) -> None:
+        """Write ``head.safetensors``, ``preprocessing.json``, ``learned_from.json`` and the sealed ``bifocal.json``."""
+        with sealed(folder, self.card()) as part:
+            save_file({"weight": self.head.weight.contiguous(), "bias": self.head.bias}, part / WEIGHTS)
+            self.processor.save_pretrained(part)
+            write_json(part / LEARNED, sorted(self.learned_from))
+
+    def card(self) -> dict[str, Any]:
+        """What this expert is, for ``bifocal.json`` and the model card."""
+        return {
+            "encoder": self.plugin,
+            "base_model": "scratch",
+            "classes": self.classes,
+            "seed": self.seed,
+            "parameters": self.parameters(),
+            "penalty": self.penalty,
+            "expert": self.expert.model_dump(mode="json"),
+            "columns": self.processor.kinds,
+            "dropped_columns": self.processor.dropped,
+        }
+
+    def check(self, value: Record) -> None:
+        """Refuse unknown columns, texts among numbers and what is no date among dates. Raises `DataError`."""
+        self.processor.check(value)
+
+    # Learn ----------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train: Rows,
+        val: Rows | None,
+        checkpoints: Path,
+        on_epoch: Callable[[dict[str, float]], None] | None = None,
+    ) -> list[dict[str, float]]:
+        """Raises `ModelError`: nothing below the head learns from labels."""
+        raise ModelError(f"{self.plugin} has nothing to fine-tune: fit its head on what `encode` gives (`fit_head`)")
+
+    def fit_head(self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str]) -> list[dict[str, float]]:
+        """Fit the head on the columns: a penalised linear classifier, its penalty chosen across groups.
+
+        Returns
+        -------
+        list of dict
+            One row: in-sample loss, accuracy and macro-F1, and the penalty chosen.
+        """
+        self.head = fit_linear(encoded["features"], labels, groups, classes=len(self.classes))
+        self.penalty = self.head.penalty
+        measured = figures(self.head_logits(encoded), labels)
+        return [{"epoch": 1, **{f"train_{k}": v for k, v in measured.items()}, "penalty": self.penalty}]
+
+    def cross_fit(
+        self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str], *, folds: int, seed: int
+    ) -> Tensor:
+        """Logits ``[n, C]`` of heads like the one fitted, each of which saw neither the row nor its group.
+
+        Raises
+        ------
+        ModelError
+            Before `fit_head`.
+        """
+        if self.penalty is None:
+            raise ModelError(f"the head of {self.plugin} was not fitted by fit_head: nothing to cross-fit")
+        how: dict[str, Any] = {"classes": len(self.classes), "folds": folds, "seed": seed}
+        return cross_fit(encoded["features"], labels, groups, penalty=self.penalty, **how)
+
+    # Encode ---------------------------------------------------------------------------------------
+
+    def encode(self, values: Sequence[Record], progress: Callable[[int], None] | None = None) -> dict[str, Tensor]:
+        """One pass over every value, each read once.
+
+        Returns
+        -------
+        dict of Tensor
+            ``features [n, d]`` and ``logits [n, C]``, float32, in the order given. The columns of the features: every
+            scaled number, 0 (the middle of its column) where it is missing; a flag for each that is; an indicator of
+            every category, with those of missing, unseen and rare ones.
+        """
+        features = torch.zeros(len(values), self.width)
+        for start in range(0, len(values), ROWS_AT_ONCE):
+            end = min(start + ROWS_AT_ONCE, len(values))
+            columns = self._columns([values[i] for i in range(start, end)])
+            features[start:end] = torch.from_numpy(columns)
+            self.examples_encoded += end - start
+            if progress:
+                progress(end)
+        return {"features": features, "logits": self.head(features)}
+
+    def _columns(self, values: Sequence[Record]) -> NDArray[np.float32]:
+        numbers, categories = self.processor.transform(values)
+        indicators = [np.eye(n, dtype=np.float32)[c] for n, c in zip(self.processor.cardinalities, categories.T)]  # noqa: B905
+        missing = np.isnan(numbers)
+        return np.concatenate([np.where(missing, 0.0, numbers), missing, *indicators], axis=1, dtype=np.float32)
+
+    def head_logits(self, encoded: Mapping[str, Tensor]) -> Tensor:
+        """Logits ``[n, C]`` of features already computed."""
+        return self.head(encoded["features"])
+
+    # Identity -------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> str:
+        """Hash of the preprocessing, which is all that makes the features."""
+        return fingerprint(self.plugin, self.processor.state())
+
+    def parameters(self) -> dict[str, int]:
+        """Numbers of the head, which learn, and the scaling's, which were counted."""
+        head = self.head.weight.numel() + self.head.bias.numel()
+        counted = sum(np.size(values) for values in self.processor.scale.values())
+        return {"total": head + counted, "trained": head}
+
+    @classmethod
+    def cost(cls, expert: ExpertConfig, classes: int) -> dict[str, float]:
+        """As if the table had ten numbers and one category column of the most values.
+
+        Returns
+        -------
+        dict
+            ``total`` and ``trained`` weights, ``flops_per_example`` (a multiplication and an addition are two).
+        """
+        options = plugins.options("encoder", cls.plugin, expert.options, cls.settings)
+        head = classes * (20 + options.max_categories + 1)
+        return {"total": head, "trained": head, "flops_per_example": 2 * head}

@@ -1,0 +1,118 @@
+"""Gradient-boosted trees (LightGBM: Ke et al. 2017, NeurIPS) as text: grown, read back, counted; nothing is pickled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import extras_named
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FLOOR = -14.0
+"""Of a leaf's value: LightGBM starts a class without training rows at -34.5, which no temperature survives."""
+
+_LEAVES = re.compile(r"^leaf_value=(.*)$", re.MULTILINE)
+Table = tuple["NDArray[Any]", Sequence[int]]
+"""Inputs ``[n, d]``, NaN where missing, and class indices ``[n]``."""
+
+
+def grow(
+    train: Table,
+    val: Table | None,
+    *,
+    classes: int,
+    rounds: int,
+    patience: int,
+    categories: Sequence[int] = (),
+    **settings: Any,
+) -> str:
+    """The trees in LightGBM's text format; the same ones for the same seed, whatever the number of threads.
+
+    Parameters
+    ----------
+    val : Table or None
+        With it, the round of least loss on it is the last one kept, and ``patience`` rounds without a smaller one end
+        the training; without it all ``rounds`` are.
+    categories : sequence of int
+        Columns that hold category indices.
+    **settings
+        LightGBM's own: ``learning_rate``, ``num_leaves``, ``seed``, …
+
+    Raises
+    ------
+    MissingExtra
+        Where LightGBM is not installed.
+    """
+    with extras_named():
+        import lightgbm
+
+    data = lightgbm.Dataset(train[0], label=list(train[1]), categorical_feature=list(categories))
+    held_out, stop = [], []
+    if val is not None:
+        held_out = [data.create_valid(val[0], label=list(val[1]))]
+        stop = [lightgbm.early_stopping(patience, verbose=False)]
+    task = {"objective": "binary"} if classes == 2 else {"objective": "multiclass", "num_class": classes}
+    fixed = {"deterministic": True, "verbosity": -1}
+    booster = lightgbm.train({**task, **fixed, **settings}, data, rounds, valid_sets=held_out, callbacks=stop)
+    return booster.model_to_string(num_iteration=booster.best_iteration)
+
+
+def least_rows(rows: int) -> int:
+    """Training rows that a leaf should have: a 50th of all, between 2 and 20."""
+    return min(20, max(2, rows // 50))
+
+
+class Trees:
+    """Trees read from their text.
+
+    Attributes
+    ----------
+    text : str
+    booster : lightgbm.Booster
+    leaves : list of array
+        Tree -> the values of its leaves, as LightGBM numbers them.
+    scores : int
+        Raw scores of a row: one for two classes, else one per class; LightGBM grows a tree for each in every round.
+    """
+
+    def __init__(self, text: str, classes: int):
+        with extras_named():
+            import lightgbm
+
+        self.text = text
+        self.booster = lightgbm.Booster(model_str=text)
+        self.leaves = [np.array(line.split(), dtype=float) for line in _LEAVES.findall(text)]
+        self.scores = 1 if classes == 2 else classes
+
+    @property
+    def rounds(self) -> int:
+        return len(self.leaves) // self.scores
+
+    def logits(self, table: NDArray[Any], threads: int = 0) -> Tensor:
+        """Logits ``[n, C]`` float32 of inputs ``[n, d]``."""
+        if not len(table):
+            return torch.zeros(0, max(2, self.scores))
+        raw = self.booster.predict(table, raw_score=True, num_threads=threads)
+        return logits_of(torch.from_numpy(np.asarray(raw)).reshape(len(table), -1).clamp(min=FLOOR))
+
+    def parameters(self) -> dict[str, int]:
+        """``total`` and ``trained``; see `counted`."""
+        return counted(sum(map(len, self.leaves)), len(self.leaves))
+
+
+def logits_of(scores: Tensor) -> Tensor:
+    """Logits ``[n, C]`` of raw scores ``[n, 1]`` or ``[n, C]``; of one, -s/2 and s/2: their softmax is its sigmoid."""
+    return (torch.cat([-scores, scores], dim=1) / 2 if scores.shape[1] == 1 else scores).float()
+
+
+def counted(leaves: int, trees: int) -> dict[str, int]:
+    """Leaf values, and two numbers per split (column, threshold); all are learned."""
+    total = leaves + 2 * (leaves - trees)
+    return {"total": total, "trained": total}

@@ -1,0 +1,86 @@
+"""`experiments.md` and `postmortem.md` with their figures, from the results of every set that was examined."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunError
+from ..workspace import atomic, read_json
+from .experiments import experiments
+from .lab_figures import draw, gains
+from .postmortem import postmortem
+from .tables import Results
+
+RESULTS = "results.json"
+NEEDED = (
+    "metric", "margin", "modalities", "rows", "classes", "baselines", "fusions", "best_baseline", "best_of_modality",
+    "best_fusion", "smallest_tie", "gain", "over_control", "over_additive", "verdict", "price", "risk", "dominance",
+)  # fmt: skip
+"""Keys that every document takes for granted; all others may be missing or null."""
+
+
+def write_documents(results: str | Path = "lab", root: str | Path = ".") -> list[Path]:
+    """Write both documents below ``root`` and their figures beside the results; equal numbers give equal bytes.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+
+    Raises
+    ------
+    RunError
+        As `render_documents`.
+    """
+    rendered = render_documents(results, root)
+    for path, text in rendered.items():
+        with atomic(path) as f:
+            f.write(text)
+    return list(rendered)
+
+
+def render_documents(results: str | Path = "lab", root: str | Path = ".") -> dict[Path, str]:
+    """Both documents and every figure as they should stand on disk.
+
+    Parameters
+    ----------
+    results : path
+        Holds a folder per set with its ``results.json``; sets stand in the order of ``about.order``, then of names.
+    root : path
+        Where the documents go; they refer to the figures from there.
+
+    Raises
+    ------
+    RunError
+        Where there is no set, or a file is broken or lacks what the documents take for granted.
+    """
+    results, root = Path(results), Path(root)
+    sets = read_sets(results)
+    figures = {s["name"]: draw(s) for s in sets}
+    folder = Path(os.path.relpath(results, root)).as_posix()
+    rendered = {
+        root / "experiments.md": experiments(sets, folder, figures),
+        root / "postmortem.md": postmortem(sets, folder),
+        results / "gains.svg": gains(sets),
+    }
+    return rendered | {results / name / file: svg for name, drawn in figures.items() for file, svg in drawn.items()}
+
+
+def read_sets(results: Path) -> list[Results]:
+    """The results of every set below a folder, in order, each with ``name``, that of its folder. Raises `RunError`."""
+    sets: list[dict[str, Any]] = []
+    for path in sorted(results.glob(f"*/{RESULTS}")):
+        found = read_json(path)
+        if missing := [key for key in NEEDED if found.get(key) is None]:
+            raise RunError(f"{path} lacks {', '.join(missing)}: run bifocal lab again on this set")
+        sets.append({**found, "name": path.parent.name})
+    if not sets:
+        raise RunError(f"there is no {results / '*' / RESULTS} to write of: run bifocal lab on a configuration first")
+    return sorted(sets, key=_place)
+
+
+def _place(results: Results) -> tuple[float, str]:
+    order = (results.get("about") or {}).get("order")
+    return (float("inf") if order is None else order, results["name"])

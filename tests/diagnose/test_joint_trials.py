@@ -1,0 +1,168 @@
+"""Joint fusions become trials on a sample of whole groups; a remedy is told to help by its interval alone."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from bifocal import plugins
+from bifocal.diagnose import joint_trials
+from bifocal.diagnose.joint_trials import compare_remedies, fit_joint_trials, joint_material
+from bifocal.errors import ConfigError, DataError
+from bifocal.example import Evidence
+from bifocal.models.joint_fusion import JointOptions
+
+N = 40
+EXPERTS = {"a": {"total": 100, "trained": 10}, "b": {"total": 200, "trained": 20}}
+ENCODERS = {"a": object(), "b": object()}
+
+
+class Packed:
+    """Rows in another order than the Evidence, whose values are their ids."""
+
+    def __init__(self, ids):
+        self.ids = tuple(ids)
+
+    def take(self, rows):
+        return Packed([self.ids[i] for i in rows])
+
+    def values(self, modality):
+        return [f"{modality} of {name}" for name in self.ids]
+
+
+def evidence(n=N):
+    """Groups of two rows; every fifth row of val and test lacks ``a``."""
+    splits, packed = {}, {}
+    for number, split in enumerate(("train", "val", "test")):
+        g = torch.Generator().manual_seed(number)
+        ids = tuple(f"{split}-{i}" for i in range(n))
+        labels = torch.arange(n) // 2 % 2
+        splits[split] = {}
+        for name in ("a", "b"):
+            here = torch.arange(n) % 5 != (0 if name == "a" and split != "train" else 9)
+            logits = torch.randn(n, 2, generator=g)
+            groups = tuple(f"{split}-{i // 2}" for i in range(n))
+            splits[split][name] = Evidence(ids, groups, logits, logits, here, labels, torch.zeros(n, dtype=torch.bool))
+        packed[split] = Packed(["elsewhere", *reversed(ids)])
+    return splits, packed
+
+
+class Told:
+    """A joint fusion that knows the label up to noise, less of it without ``a``; its options say how much noise."""
+
+    class Options(JointOptions):
+        noise_of_it: float = 1.0
+
+    def __init__(self, **options):
+        self.options = self.Options(**options)
+        self.history = []
+
+    def fit(self, encoders, train, *, classes, seed, checkpoints, val=None, on_epoch=None):
+        assert encoders == ENCODERS and classes == 2 and checkpoints.is_dir() and val is not None
+        assert train.values["a"][0].startswith("a of train-")
+        self.history = [
+            {"epoch": 1, "train_loss": 0.5, "val_loss": 0.6, "modality_dropout": self.options.modality_dropout}
+        ]
+        return self
+
+    def __call__(self, rows):
+        noise = torch.randn(len(rows), generator=torch.Generator().manual_seed(7)) * self.options.noise_of_it
+        z = (rows.labels * 2.0 - 1) + noise
+        z = torch.where(rows.present["a"], z, 0.3 * z * (1 + self.options.auxiliary) + torch.arange(len(rows)) % 3 - 1)
+        return torch.stack([-z, z], dim=1)
+
+    def parameters(self):
+        return {"total": 250, "trained": 40}
+
+
+class Refusing(Told):
+    def fit(self, *_, **__):
+        raise ConfigError("nothing to adapt")
+
+
+@pytest.fixture
+def strategies(monkeypatch):
+    known = {"told": Told, "refusing": Refusing}
+    monkeypatch.setattr(plugins, "load", lambda kind, name: known[name])
+    monkeypatch.setattr(plugins, "names", lambda kind: tuple(known))
+
+
+def test_a_sample_is_of_whole_groups_and_finds_its_rows():
+    splits, packed = evidence()
+    material = joint_material(packed, splits, rows=12, seed=3)
+    for split, rows in material.rows.items():
+        assert len(rows) == 12 and len({i // 2 for i in rows}) == 6
+        posts, e = material.posts[split], material.evidence[split]["b"]
+        assert e.ids == tuple(f"{split}-{i}" for i in rows)
+        assert posts.values["b"] == [f"b of {name}" for name in e.ids]
+        assert torch.equal(posts.present["b"], e.present) and torch.equal(posts.labels, e.labels)
+    assert material.rows == joint_material(packed, splits, rows=12, seed=3).rows
+    assert material.rows != joint_material(packed, splits, rows=12, seed=4).rows
+    assert joint_material(packed, splits, rows=N).rows["train"] == list(range(N))
+
+
+def test_rows_that_are_not_packed_are_named():
+    splits, packed = evidence()
+    packed["val"] = Packed(packed["val"].ids[:-1])
+    with pytest.raises(DataError, match="row 'val-0' of the Evidence is not among the packed rows of val"):
+        joint_material(packed, splits)
+    with pytest.raises(DataError, match="no group of train has 1 rows or fewer"):
+        joint_material(*reversed(evidence()), rows=1)
+
+
+def test_trials_are_heard_on_the_sample(strategies, tmp_path):
+    splits, packed = evidence()
+    told = []
+    found = fit_joint_trials(
+        ENCODERS, packed, splits, experts=EXPERTS, folder=tmp_path / "joint", rows=30, seed=0,
+        options={"noise_of_it": 0.5, "of no strategy": 1}, progress=lambda *a: told.append(a),
+    )  # fmt: skip
+    (t,) = found.trials
+    assert (t.name, t.kind, t.reads, t.members) == ("told", "joint", ("a", "b"), {})
+    assert {split: z.shape for split, z in t.logits.items()} == {"val": (30, 2), "test": (30, 2)}
+    assert t.parameters == {"total": 250, "trained": 70, "own": 40} and t.seconds >= 0
+    np.testing.assert_array_equal(
+        t.logits["test"], Told(noise_of_it=0.5)(found.material.posts["test"]).double().numpy()
+    )
+    assert t.temperature != 1
+    assert found.histories["told"][0]["val_loss"] == 0.6
+    assert found.findings == ["refusing is not among the fusions: nothing to adapt"]
+    assert told == [(1, 2)]
+    assert not list((tmp_path / "joint").iterdir())
+
+
+def remedies(tmp_path, **those):
+    splits, packed = evidence(400)
+    return compare_remedies(
+        ENCODERS, joint_material(packed, splits, rows=400), experts=EXPERTS, folder=tmp_path, metric="auroc",
+        strategy="told", remedies={"plain": {}, **those}, options={"noise_of_it": 1.5}, resamples=200,
+    )  # fmt: skip
+
+
+def test_a_remedy_helps_or_harms_by_its_interval(strategies, tmp_path):
+    table = remedies(tmp_path, good={"noise_of_it": 0.5}, bad={"noise_of_it": 9.0}, same={"modality_dropout": 0.5})
+    json.dumps(table, allow_nan=False)
+    plain, good, bad, same = table["remedies"]
+    assert plain["gain"] is None and plain["helps"] is None
+    assert (good["helps"], good["harms"]) == (True, False) and good["gain"]["low"] > 0
+    assert (bad["helps"], bad["harms"]) == (False, True) and bad["gain"]["high"] < 0
+    assert (same["helps"], same["harms"]) == (False, False) and same["gain"]["value"] == 0
+    assert {"auroc", "nll"} <= set(same["val"]) and same["test"]["auroc"]["low"] < same["test"]["auroc"]["value"]
+    assert table["rows"] == {"train": 400, "val": 400, "test": 400} and table["plain"] == "plain"
+    assert plain["history"][0]["modality_dropout"] == 0  # the plain one has no remedy at all
+    assert same["history"][0]["modality_dropout"] == 0.5 and same["options"] == {"modality_dropout": 0.5}
+
+
+def test_what_a_remedy_does_without_a_part_is_told_apart(strategies, tmp_path):
+    (_, steadier) = remedies(tmp_path, steadier={"auxiliary": 2.0})["remedies"]
+    assert steadier["absent"]["a"]["helps"] is True
+    assert steadier["absent"]["a"]["gain"]["value"] > steadier["absent"]["b"]["gain"]["value"]
+
+
+def test_every_remedy_adds_something_that_strategies_know():
+    assert next(iter(joint_trials.REMEDIES)) == joint_trials.PLAIN
+    for name in plugins.names("joint"):
+        known = plugins.load("joint", name).Options.model_fields
+        assert all(set(added) <= set(known) for added in joint_trials.REMEDIES.values())
+        assert set(joint_trials.NOTHING) <= set(known)
