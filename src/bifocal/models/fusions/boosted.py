@@ -31,7 +31,7 @@ class Options(Strict):
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
     leaves: Annotated[int, Field(ge=2, le=1024)] = 31
     """Of a tree, at most."""
-    columns: Annotated[float, Field(gt=0, le=1)] = 0.3
+    columns_per_tree: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Share of the columns that a tree is grown from: wide features are quicker so, and the trees differ more."""
     modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.15
     """Chance that a part is left out of a training row; the last part of a row never is."""
@@ -66,7 +66,7 @@ class Boosted(EvidenceFusion):
             learning_rate=self.options.learning_rate,
             num_leaves=self.options.leaves,
             min_data_in_leaf=min(least_rows(len(train)), max(1, int(counts[counts > 0].min()))),
-            feature_fraction=self.options.columns,
+            feature_fraction=self.options.columns_per_tree,
             max_bin=63,  # as good as 255 here, and twice as quick
             force_col_wise=True,
             seed=seeds[0],
