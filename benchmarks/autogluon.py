@@ -3,63 +3,85 @@
 AutoGluon brings its own torch and pandas, so it gets an environment of its own:
 
     python -m venv /tmp/autogluon && /tmp/autogluon/bin/pip install 'autogluon.tabular[lightgbm]'
-    python benchmarks/autogluon.py runs/airbnb /tmp/autogluon/bin/python [SECONDS]
+    python benchmarks/autogluon.py runs/airbnb /tmp/autogluon/bin/python [--write lab/airbnb]
 
-Both learn from the rows of train; AutoGluon is given val as its tuning data, as the run had it for its choices.
+Both learn from the rows of train; AutoGluon is given val as its tuning data, as the run had it for its choices. Its
+models are its own LightGBM presets. With --write the figure is kept beside the set's results, and `bifocal lab --write`
+tells of it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
+from bifocal.config import parse_config
+from bifocal.contracts import Reporter
+from bifocal.evaluate.intervals import measure
+from bifocal.modalities.text import TAG
+from bifocal.report.documents import AUTOGLUON
+from bifocal.steps import Run
+from bifocal.workspace import Workspace, read_json, write_json
+
 LABEL = "label"
+MODELS = {"GBM": [{}, {"extra_trees": True, "ag_args": {"name_suffix": "XT"}}]}
 FIT = """
-import json, sys
+import json, sys, time
+from importlib.metadata import version
 import pandas as pd
 from autogluon.tabular import TabularPredictor
-folder, seconds, models = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+folder, limit, models = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 paths = (f"{folder}/{split}.jsonl" for split in ("train", "val", "test"))
 train, val, test = (pd.read_json(path, lines=True, convert_dates=False) for path in paths)
+start = time.time()
 predictor = TabularPredictor("label", eval_metric="roc_auc", path=f"{folder}/ag", verbosity=0)
-predictor.fit(train, tuning_data=val, time_limit=seconds, hyperparameters=models, num_gpus=0)
-print(json.dumps({"val": float(predictor.evaluate(val)["roc_auc"]), "test": float(predictor.evaluate(test)["roc_auc"]),
-                  "best": predictor.model_best}))
+predictor.fit(train, tuning_data=val, time_limit=limit, hyperparameters=models, num_gpus=0)
+seconds = time.time() - start
+print(json.dumps({"version": version("autogluon.tabular"), "seconds": seconds, "best": predictor.model_best,
+                  "probabilities": predictor.predict_proba(test)[1].tolist()}))
 """
 
 
-def main(run: Path, python: str, seconds: int) -> None:
-    from bifocal.config import parse_config
-    from bifocal.contracts import Reporter
-    from bifocal.modalities.text import TAG
-    from bifocal.steps import Run
-    from bifocal.workspace import Workspace, read_json
-
+def main(run: Path, python: str, limit: int, write: Path | None) -> None:
     config = parse_config(read_json(run / "run.json")["config"])
     work = Run(config, Workspace(run, config.run), Reporter())
     with tempfile.TemporaryDirectory() as folder:
         for split, packed in work.packed.items():
             texts, records = packed.values("text"), packed.values("tabular")
-            classes = packed.classes(config.label, work.label)
             with open(Path(folder) / f"{split}.jsonl", "w", encoding="utf-8") as f:
-                for i, label in enumerate(classes):
+                for i, label in enumerate(packed.classes(config.label, work.label)):
                     row = {"text": TAG.sub(" ", texts[i]).strip(), **records[i], LABEL: label}
                     f.write(json.dumps(row) + "\n")
-        models = json.dumps({"GBM": [{}, {"extra_trees": True, "ag_args": {"name_suffix": "XT"}}]})
-        command = [python, "-c", FIT, folder, str(seconds), models]
+        command = [python, "-c", FIT, folder, str(limit), json.dumps(MODELS)]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = json.loads(told.splitlines()[-1])
-    print(f"{config.run}: AutoGluon {found['best']}: AUROC val {found['val']:.4f}, test {found['test']:.4f}")
-    results = run / "lab" / "results.json"
-    if results.is_file():
+    p, test = np.array(found.pop("probabilities")), work.packed["test"]
+    labels = np.array(test.classes(config.label, work.label))
+    how = {"resamples": config.bootstrap, "seed": config.seed}
+    auroc = measure(labels, np.stack([1 - p, p], axis=1), test.groups, **how)["metrics"]["auroc"]
+    print(f"{config.run}: AutoGluon {found['version']}, {found['best']}, {found['seconds']:.0f} s: test {_told(auroc)}")
+    if (results := run / "lab" / "results.json").is_file():
         lab = json.loads(results.read_text())
         best = next(m for m in lab["fusions"] if m["model"] == lab["best_fusion"])
-        auroc = best["test"]["auroc"]
-        print(f"{config.run}: {best['model']}: test {auroc['value']:.4f} [{auroc['low']:.4f}, {auroc['high']:.4f}]")
+        print(f"{config.run}: {best['model']}: test {_told(best['test']['auroc'])}")
+    if write:
+        write_json(write / AUTOGLUON, {**found, "auroc": auroc})
+
+
+def _told(figure: dict[str, float]) -> str:
+    return f"{figure['value']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]"
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 300)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("python")
+    parser.add_argument("--seconds", type=int, default=300, help="AutoGluon's time limit")
+    parser.add_argument("--write", type=Path, help="the set's folder below lab/")
+    asked = parser.parse_args()
+    main(asked.run, asked.python, asked.seconds, asked.write)

@@ -57,6 +57,16 @@ def test_a_changed_number_changes_the_documents(lab, tmp_path):
     assert changed == {"experiments.md", "postmortem.md", "gains.svg"}
 
 
+def test_what_autogluon_reached_is_told_where_it_was_measured(lab):
+    assert "0.111" not in "".join(list(render_documents(lab).values())[:2])
+    metric = json.loads((lab / "three" / "results.json").read_text(encoding="utf-8"))["metric"]
+    figure = {"version": "1.6.3", "seconds": 15.0, metric: {"value": 0.111, "low": 0.1, "high": 0.12}}
+    (lab / "three" / "autogluon.json").write_text(json.dumps(figure), encoding="utf-8")
+    experiments, postmortem = list(render_documents(lab).values())[:2]
+    assert "AutoGluon's tabular predictor (version 1.6.3" in experiments and "0.111" in experiments
+    assert "0.111" in postmortem
+
+
 def test_no_results_and_broken_ones_are_told_in_one_line(lab, tmp_path):
     with pytest.raises(RunError, match="run bifocal lab on a configuration first"):
         render_documents(tmp_path / "nowhere")

@@ -14,6 +14,8 @@ from .postmortem import postmortem
 from .tables import Results
 
 RESULTS = "results.json"
+AUTOGLUON = "autogluon.json"
+"""Beside them, where a benchmark left it: what AutoGluon reaches on the same split."""
 NEEDED = (
     "metric", "margin", "modalities", "rows", "classes", "baselines", "fusions", "best_baseline", "best_of_modality",
     "best_fusion", "smallest_tie", "gain", "over_control", "over_additive", "verdict", "price", "risk", "dominance",
@@ -75,7 +77,9 @@ def read_sets(results: Path) -> list[Results]:
         found = read_json(path)
         if missing := [key for key in NEEDED if found.get(key) is None]:
             raise RunError(f"{path} lacks {', '.join(missing)}: run bifocal lab again on this set")
-        sets.append({**found, "name": path.parent.name})
+        other = path.parent / AUTOGLUON
+        beside = {"autogluon": read_json(other)} if other.is_file() else {}
+        sets.append({**found, **beside, "name": path.parent.name})
     if not sets:
         raise RunError(f"there is no {results / '*' / RESULTS} to write of: run bifocal lab on a configuration first")
     return sorted(sets, key=_place)
