@@ -161,16 +161,39 @@ def test_rows_without_pairs_are_a_finding(results):
     assert any(line.startswith("no confounder pairs by text") for line in results["and"]["findings"])
 
 
-def test_the_same_seed_gives_the_same_tables():
-    def timeless(found):
-        found.pop("seconds_lab")
-        for row in (*found["baselines"], *found["fusions"], found["control"]):
-            row.pop("seconds")
-        found["price"].pop("seconds"), found["price"].pop("per_point")
-        return found
+def timeless(found):
+    found.pop("seconds_lab")
+    for row in (*found["baselines"], *found["fusions"], found["control"]):
+        row.pop("seconds")
+    found["price"].pop("seconds"), found["price"].pop("per_point")
+    return found
 
+
+def test_the_same_seed_gives_the_same_tables():
     splits = made("and", sizes={"train": 120, "val": 80, "test": 80})
     assert timeless(examined(splits, epochs=2)) == timeless(examined(splits, epochs=2))
+
+
+def test_another_number_of_threads_moves_the_last_digit_only():
+    splits, threads = made("and", sizes={"train": 120, "val": 80, "test": 80}), torch.get_num_threads()
+    tables = []
+    for n in (1, 2):
+        torch.set_num_threads(n)
+        tables.append(dict(leaves(timeless(examined(splits, epochs=2)))))
+    torch.set_num_threads(threads)
+    one, two = tables
+    assert one.keys() == two.keys()
+    for where, value in one.items():
+        assert value == (pytest.approx(two[where], abs=1e-4) if isinstance(value, float) else two[where]), where
+
+
+def leaves(found, where=()):
+    """Path -> number or word, of all that a table holds but for its sentences, which bear the numbers again."""
+    if isinstance(found, dict | list):
+        for key, value in found.items() if isinstance(found, dict) else enumerate(found):
+            yield from leaves(value, (*where, key))
+    elif not isinstance(found, str):
+        yield where, found
 
 
 # ---------------------------------------------------------------------------------------------- what cannot be judged

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -13,12 +13,10 @@ from torch import Tensor
 
 from ... import plugins
 from ...config import ExpertConfig, Tune
-from ...errors import ModelError
-from ...example import Rows
 from ...modalities.tabular import Record
 from ...workspace import fingerprint, read_json, write_json
-from ..classifier import figures
-from ..linear import LinearHead, cross_fit, fit_linear
+from ..linear import LinearHead
+from ..linear_expert import LinearExpert
 from ..saved import check_seal, read_card, sealed
 from ..tabular import TabularOptions, TabularProcessor, refuse_transformer_settings
 
@@ -33,21 +31,12 @@ class Options(TabularOptions):
     """Options under ``experts.tabular.options``."""
 
 
-class LinearTabular:
+class LinearTabular(LinearExpert):
     """A tabular expert whose features are the columns themselves, so that a fusion may learn from every training row.
 
     What `mlp_tabular` and `boosted_trees` know was made from the labels, and a fusion has to learn from rows kept
     aside from them. Here nothing but the head learns from labels: features are clean on all rows, and logits are
     cross-fitted. The crossing of columns is left to the fusion (`boosted` reads them best).
-
-    Attributes
-    ----------
-    head : LinearHead
-        All zero until `fit_head`: penalised logistic regression.
-    penalty : float or None
-        Of the head, once `fit_head` chose it.
-    examples_encoded : int
-        Examples that went through `encode`.
     """
 
     plugin: ClassVar[str] = "linear_tabular"
@@ -62,11 +51,7 @@ class LinearTabular:
         self.processor = processor
         self.columns = list(processor.kinds)
         self.width = 2 * len(processor.number_names) + sum(processor.cardinalities)
-        self.head = LinearHead(torch.zeros(len(classes), self.width), torch.zeros(len(classes)), 0.0)
-        self.penalty: float | None = None
-        self.frozen = True
-        self.learned_from: frozenset[str] = frozenset()
-        self.examples_encoded = 0
+        self.begin(self.width)
 
     @classmethod
     def reach(cls, expert: ExpertConfig) -> None:
@@ -126,46 +111,6 @@ class LinearTabular:
         """Refuse unknown columns, texts among numbers and what is no date among dates. Raises `DataError`."""
         self.processor.check(value)
 
-    # Learn ----------------------------------------------------------------------------------------
-
-    def fit(
-        self,
-        train: Rows,
-        val: Rows | None,
-        checkpoints: Path,
-        on_epoch: Callable[[dict[str, float]], None] | None = None,
-    ) -> list[dict[str, float]]:
-        """Raises `ModelError`: nothing below the head learns from labels."""
-        raise ModelError(f"{self.plugin} has nothing to fine-tune: fit its head on what `encode` gives (`fit_head`)")
-
-    def fit_head(self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str]) -> list[dict[str, float]]:
-        """Fit the head on the columns: a penalised linear classifier, its penalty chosen across groups.
-
-        Returns
-        -------
-        list of dict
-            One row: in-sample loss, accuracy and macro-F1, and the penalty chosen.
-        """
-        self.head = fit_linear(encoded["features"], labels, groups, classes=len(self.classes))
-        self.penalty = self.head.penalty
-        measured = figures(self.head_logits(encoded), labels)
-        return [{"epoch": 1, **{f"train_{k}": v for k, v in measured.items()}, "penalty": self.penalty}]
-
-    def cross_fit(
-        self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str], *, folds: int, seed: int
-    ) -> Tensor:
-        """Logits ``[n, C]`` of heads like the one fitted, each of which saw neither the row nor its group.
-
-        Raises
-        ------
-        ModelError
-            Before `fit_head`.
-        """
-        if self.penalty is None:
-            raise ModelError(f"the head of {self.plugin} was not fitted by fit_head: nothing to cross-fit")
-        how: dict[str, Any] = {"classes": len(self.classes), "folds": folds, "seed": seed}
-        return cross_fit(encoded["features"], labels, groups, penalty=self.penalty, **how)
-
     # Encode ---------------------------------------------------------------------------------------
 
     def encode(self, values: Sequence[Record], progress: Callable[[int], None] | None = None) -> dict[str, Tensor]:
@@ -193,10 +138,6 @@ class LinearTabular:
         indicators = [np.eye(n, dtype=np.float32)[c] for n, c in zip(self.processor.cardinalities, categories.T)]  # noqa: B905
         missing = np.isnan(numbers)
         return np.concatenate([np.where(missing, 0.0, numbers), missing, *indicators], axis=1, dtype=np.float32)
-
-    def head_logits(self, encoded: Mapping[str, Tensor]) -> Tensor:
-        """Logits ``[n, C]`` of features already computed."""
-        return self.head(encoded["features"])
 
     # Identity -------------------------------------------------------------------------------------
 

@@ -15,12 +15,10 @@ from torch import Tensor
 
 from ... import plugins
 from ...config import ExpertConfig, Tune
-from ...errors import ModelError
-from ...example import Rows
 from ...modalities.text import TAG
 from ...workspace import fingerprint, read_json, write_json
-from ..classifier import figures
-from ..linear import LinearHead, cross_fit, fit_linear
+from ..linear import LinearHead
+from ..linear_expert import LinearExpert
 from ..saved import check_seal, read_card, sealed
 from ..tabular import refuse_transformer_settings
 from ..tfidf import TermOptions, Terms, from_heaviest, heaviest
@@ -46,7 +44,7 @@ class Options(TermOptions):
     """Terms of a text that the head reads, the heaviest ones; no more than the longest training text has."""
 
 
-class TfidfText:
+class TfidfText(LinearExpert):
     """A text expert made of the training texts alone.
 
     The head reads the terms of a text (Wang & Manning 2012, aclanthology.org/P12-2018, on how hard that is to beat);
@@ -60,21 +58,13 @@ class TfidfText:
         Right singular vectors of the training texts' TF-IDF, one per column.
     width : int
         L: terms of a text that the head reads.
-
-    Attributes
-    ----------
-    head : LinearHead
-        All zero until `fit_head`.
-    penalty : float or None
-        Of the head, once `fit_head` chose it.
-    examples_encoded : int
-        Examples that went through `encode`; proves the promise of one pass per example.
     """
 
     plugin: ClassVar[str] = "tfidf_text"
     modality: ClassVar[str] = "text"
     tunes: ClassVar[tuple[Tune, ...]] = ("head",)
     settings: ClassVar[type[Options]] = Options
+    penalties, folds = PENALTIES, FOLDS
 
     def __init__(
         self, expert: ExpertConfig, classes: Sequence[Any], seed: int, terms: Terms, components: np.ndarray, width: int
@@ -85,12 +75,8 @@ class TfidfText:
         self.terms = terms
         self.components = components
         self.width = width
-        self.head = LinearHead(torch.zeros(len(classes), len(terms)), torch.zeros(len(classes)), 0.0)
-        self.penalty: float | None = None
-        self.frozen = True
         self.columns = None
-        self.learned_from: frozenset[str] = frozenset()
-        self.examples_encoded = 0
+        self.begin(len(terms))
 
     # Create, save, load ---------------------------------------------------------------------------
 
@@ -171,49 +157,8 @@ class TfidfText:
             "expert": self.expert.model_dump(mode="json"),
         }
 
-    # Learn ----------------------------------------------------------------------------------------
-
     def check(self, value: str) -> None:
         """Every text can be read; one without a known term gets the head's prior."""
-
-    def fit(
-        self,
-        train: Rows,
-        val: Rows | None,
-        checkpoints: Path,
-        on_epoch: Callable[[dict[str, float]], None] | None = None,
-    ) -> list[dict[str, float]]:
-        """Raises `ModelError`: nothing below the head learns from labels."""
-        raise ModelError(f"{self.plugin} has nothing to fine-tune: fit its head on what `encode` gives (`fit_head`)")
-
-    def fit_head(self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str]) -> list[dict[str, float]]:
-        """Fit the head on the terms: a penalised linear classifier, its penalty chosen across groups.
-
-        Returns
-        -------
-        list of dict
-            One row: in-sample loss, accuracy and macro-F1, and the penalty chosen.
-        """
-        rows, classes = self._rows(encoded), len(self.classes)
-        self.head = fit_linear(rows, labels, groups, classes=classes, penalties=PENALTIES, folds=FOLDS)
-        self.penalty = self.head.penalty
-        measured = figures(self.head(rows), labels)
-        return [{"epoch": 1, **{f"train_{k}": v for k, v in measured.items()}, "penalty": self.penalty}]
-
-    def cross_fit(
-        self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str], *, folds: int, seed: int
-    ) -> Tensor:
-        """Logits ``[n, C]`` of heads like the one fitted, each of which saw neither the row nor its group.
-
-        Raises
-        ------
-        ModelError
-            Before `fit_head`.
-        """
-        if self.penalty is None:
-            raise ModelError(f"the head of {self.plugin} was not fitted by fit_head: nothing to cross-fit")
-        rows, classes = self._rows(encoded), len(self.classes)
-        return cross_fit(rows, labels, groups, classes=classes, folds=folds, seed=seed, penalty=self.penalty)
 
     # Encode ---------------------------------------------------------------------------------------
 
@@ -247,11 +192,8 @@ class TfidfText:
                 progress(end)
         return {**encoded, "logits": self.head_logits(encoded)}
 
-    def head_logits(self, encoded: Mapping[str, Tensor]) -> Tensor:
-        """Logits ``[n, C]`` of the head over terms already found."""
-        return self.head(self._rows(encoded))
-
-    def _rows(self, encoded: Mapping[str, Tensor]) -> Any:
+    def head_rows(self, encoded: Mapping[str, Tensor]) -> Any:
+        """The terms of every text, which say more than the components."""
         return from_heaviest(encoded["terms"].numpy(), encoded["weights"].numpy(), len(self.terms))
 
     # Identity -------------------------------------------------------------------------------------
