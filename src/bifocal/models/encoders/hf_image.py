@@ -69,7 +69,8 @@ class HfImage(HfEncoder):
         return {"pixel_values": torch.zeros(1, 3, side, side)}
 
     def inputs(self, values: Sequence[Image.Image]) -> dict[str, Tensor]:
-        return {"pixel_values": self.processor(images=list(values), return_tensors="pt")["pixel_values"]}
+        pixels = self.processor(images=list(values), return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixels.contiguous(memory_format=torch.channels_last)}
 
     def batches(self, values: Sequence[Image.Image]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """Pictures are read and prepared in threads, a few ahead of the model that waits for them."""
@@ -79,8 +80,7 @@ class HfImage(HfEncoder):
             size = min(size, CPU_BATCH)
         for start in range(0, len(values), size):
             rows = list(range(start, min(start + size, len(values))))
-            pixels = torch.cat(list(islice(ready, len(rows))))
-            yield rows, {"pixel_values": pixels.contiguous(memory_format=torch.channels_last)}
+            yield rows, {"pixel_values": torch.cat(list(islice(ready, len(rows))))}
 
     def preprocessing(self) -> Any:
         return self.processor.to_dict()
