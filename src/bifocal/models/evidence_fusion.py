@@ -258,7 +258,7 @@ class LearnedFusion(EvidenceFusion):
 
     def combine(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """The log of the mean over seeds of the probabilities."""
-        return _mean_of(self.heads(inputs, present))
+        return mean_of(self.heads(inputs, present))
 
     def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The mean over seeds of the shares that the head gives."""
@@ -281,7 +281,7 @@ class LearnedFusion(EvidenceFusion):
                 return {m: t[rows].unsqueeze(1) if m == first else t[columns].unsqueeze(0) for m, t in parts.items()}
 
             there = cut(present)
-            return self._or_prior(_mean_of(self.heads.score(cut(scaled), there)), there)
+            return self._or_prior(mean_of(self.heads.score(cut(scaled), there)), there)
 
         return score
 
@@ -352,7 +352,7 @@ def _any(present: Mapping[str, Tensor]) -> Tensor:
     return reduce(torch.logical_or, present.values())
 
 
-def _mean_of(members: Tensor) -> Tensor:
+def mean_of(members: Tensor) -> Tensor:
     """The log of the mean probabilities of members ``[S, ..., C]``."""
     return members.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(members))
 

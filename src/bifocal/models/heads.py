@@ -22,7 +22,7 @@ from ..config import Strict
 from ..errors import DataError
 from .linear import FLAT, LinearHead, cross_fit, fit_linear
 
-__all__ = ["Heads", "LinearHead", "Parts", "Recipe", "Trained", "cross_fit", "fit_heads", "fit_linear", "leave_out"]
+__all__ = ["Heads", "LinearHead", "Parts", "Recipe", "Trained", "cross_fit", "fit_heads", "fit_linear"]
 
 ROWS_AT_ONCE = 4096
 """Rows scored at a time: bounds the memory of many models on a large split."""
@@ -378,20 +378,12 @@ class _Program:
         return _score(self.module, weights, inputs, present)
 
     def _leave_out(self, present: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Modality dropout on ``[S, B]``."""
+        """Modality dropout on ``[S, B]``: of the parts that a row has, the one with the highest draw always stays."""
         there = torch.stack(list(present.values()), dim=-1)
         draws = torch.stack([torch.rand(there.shape[1:], generator=g) for g in self.generators])
-        stays = leave_out(there, draws, self.recipe.modality_dropout)
-        return dict(zip(present, stays.unbind(dim=-1), strict=True))
-
-
-def leave_out(there: Tensor, draws: Tensor, chance: float) -> Tensor:
-    """Modality dropout: the parts ``[..., M]`` that stay of those that are ``there`` (bool).
-
-    A part goes where its draw, uniform on [0, 1), is below the chance; the one with a row's highest draw always stays.
-    """
-    draws = draws.masked_fill(~there, -1.0)
-    return there & ((draws >= chance) | (draws == draws.amax(dim=-1, keepdim=True)))
+        draws = draws.masked_fill(~there, -1.0)
+        stays = (draws >= self.recipe.modality_dropout) | (draws == draws.amax(dim=-1, keepdim=True))
+        return dict(zip(present, (there & stays).unbind(dim=-1), strict=True))
 
 
 class _Masks:

@@ -31,6 +31,7 @@ def grow(
     rounds: int,
     patience: int,
     categories: Sequence[int] = (),
+    weights: Sequence[float] | None = None,
     **settings: Any,
 ) -> str:
     """The trees in LightGBM's text format; the same ones for the same seed, whatever the number of threads.
@@ -42,6 +43,8 @@ def grow(
         the training; without it all ``rounds`` are.
     categories : sequence of int
         Columns that hold category indices.
+    weights : sequence of float, optional
+        Of the training rows.
     **settings
         LightGBM's own: ``learning_rate``, ``num_leaves``, ``seed``, …
 
@@ -53,7 +56,7 @@ def grow(
     with extras_named():
         import lightgbm
 
-    data = lightgbm.Dataset(train[0], label=list(train[1]), categorical_feature=list(categories))
+    data = lightgbm.Dataset(train[0], label=list(train[1]), weight=weights, categorical_feature=list(categories))
     held_out, stop = [], []
     if val is not None:
         held_out = [data.create_valid(val[0], label=list(val[1]))]

@@ -11,11 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from ...config import Strict
-from ..evidence_fusion import WEIGHTS, EvidenceFusion
-from ..heads import Parts, leave_out
+from ...example import Evidence
+from ..evidence_fusion import WEIGHTS, EvidenceFusion, mean_of
+from ..heads import Parts
 from ..trees import Trees, grow, least_rows
 
-TREES = WEIGHTS + "trees"
+TREES = WEIGHTS + "trees."
 ROWS_AT_ONCE = 2**15
 """Rows side by side at a time: bounds the memory of the many pairs that EMAP asks for."""
 
@@ -23,10 +24,10 @@ ROWS_AT_ONCE = 2**15
 class Options(Strict):
     """What ``fusion.options`` may hold."""
 
-    rounds: Annotated[int, Field(ge=1)] = 500
+    rounds: Annotated[int, Field(ge=1)] = 1000
     """Trees (per class) at most; with a val split the round with the least loss on it is the last one kept."""
     rounds_without_val: Annotated[int, Field(ge=1)] = 50
-    patience: Annotated[int, Field(ge=1)] = 20
+    patience: Annotated[int, Field(ge=1)] = 30
     """Rounds without a smaller val loss before training stops."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
     leaves: Annotated[int, Field(ge=2, le=1024)] = 31
@@ -34,64 +35,88 @@ class Options(Strict):
     columns_per_tree: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Share of the columns that a tree is grown from: wide features are quicker so, and the trees differ more."""
     modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.15
-    """Chance that a part is left out of a training row; the last part of a row never is."""
+    """What a copy of a training row with a part left out weighs beside the row itself; 0 = there are no copies."""
 
 
 class Boosted(EvidenceFusion):
     """``logits = sum_k f_k([x_1; ...; x_M])`` of inputs ``x_m [n, d_m]`` side by side, trees ``f_k`` one after another.
 
     Friedman 2001 (Annals of Statistics 29), as LightGBM grows them (Ke et al. 2017, NeurIPS). A tree that splits by two
-    modalities makes them interact. An absent part is missing values, which every split sends to the side that
-    training chose; parts are left out of training rows so that it has something to choose by.
+    modalities makes them interact. An absent part is missing values, which every split sends to the side that training
+    chose. To have something to choose by, each training row with several parts stands there twice, the second time
+    lighter and without one of them: left out of the row itself, as from a head's, parts cost more than they bring
+    (val AUROC 0.916 against 0.919 on New York listings).
 
-    One ensemble, drawn with the first seed, however many seeds are given: it is an average of many trees already.
+    Every seed draws its own columns and copies; the probabilities are averaged.
     """
 
     reads = "features"
     Options = Options
 
     def learn(self, train: Parts, val: Parts | None, seeds: Sequence[int]) -> None:
-        draw = torch.Generator().manual_seed(seeds[0])
-        names = list(train.present)
-        there = torch.stack([train.present[name] for name in names], dim=-1)
-        left = leave_out(there, torch.rand(there.shape, generator=draw), self.options.modality_dropout)
-        present = dict(zip(names, left.unbind(dim=-1), strict=True))
         counts = torch.bincount(train.labels, minlength=self.classes)
-        text = grow(
-            (_table(train.inputs, present), train.labels.tolist()),
-            (_table(val.inputs, val.present), val.labels.tolist()) if val else None,
-            classes=self.classes,
-            rounds=self.options.rounds if val else self.options.rounds_without_val,
-            patience=self.options.patience,
-            learning_rate=self.options.learning_rate,
-            num_leaves=self.options.leaves,
-            min_data_in_leaf=min(least_rows(len(train)), max(1, int(counts[counts > 0].min()))),
-            feature_fraction=self.options.columns_per_tree,
-            max_bin=63,  # as good as 255 here, and twice as quick
-            force_col_wise=True,
-            seed=seeds[0],
-        )
-        self.trees = Trees(text, self.classes)
+        heard = (_table(val.inputs, val.present), val.labels.tolist()) if val else None
+        self.trees = []
+        for seed in seeds:
+            rows, present, weights = self._copied(train.present, seed)
+            table = _table({name: x[rows] for name, x in train.inputs.items()}, present)
+            text = grow(
+                (table, train.labels[rows].tolist()),
+                heard,
+                classes=self.classes,
+                rounds=self.options.rounds if val else self.options.rounds_without_val,
+                patience=self.options.patience,
+                weights=weights,
+                learning_rate=self.options.learning_rate,
+                num_leaves=self.options.leaves,
+                min_data_in_leaf=min(least_rows(len(train)), max(1, int(counts[counts > 0].min()))),
+                feature_fraction=self.options.columns_per_tree,
+                max_bin=63,  # as good as 255 here, and twice as quick
+                force_col_wise=True,
+                seed=seed,
+            )
+            self.trees.append(Trees(text, self.classes))
+
+    def _copied(self, present: Mapping[str, Tensor], seed: int) -> tuple[Tensor, dict[str, Tensor], list[float]]:
+        """Row numbers, what is present of each, and its weight: all rows, and after them the copies."""
+        there = torch.stack(list(present.values()), dim=1)
+        several = (there.sum(dim=1) > 1).nonzero().flatten() if self.options.modality_dropout else torch.zeros(0).long()
+        draws = torch.rand(there.shape, generator=torch.Generator().manual_seed(seed))
+        left = there.clone()
+        left[torch.arange(len(there)), draws.masked_fill(~there, -1.0).argmax(dim=1)] = False
+        rows, parts = torch.cat([torch.arange(len(there)), several]), torch.cat([there, left[several]])
+        weights = [1.0] * len(there) + [self.options.modality_dropout] * len(several)
+        return rows, dict(zip(present, parts.unbind(dim=1), strict=True)), weights
 
     def combine(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        """Logits ``[n, C]``: the sum of what the trees say."""
-        n = len(next(iter(present.values())))
+        """The log of the mean over seeds of the probabilities."""
+        return mean_of(self._members(inputs, present))
+
+    def member_logits(self, evidence: Mapping[str, Evidence]) -> Tensor:
+        """Logits of the single seeds ``[S, n, C]``: the spread over seeds."""
+        inputs, present = self._inputs(evidence)
+        return self._or_prior(self._members(inputs, present), present)
+
+    def _members(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         pieces = []
-        for start in range(0, max(1, n), ROWS_AT_ONCE):
+        for start in range(0, max(1, len(next(iter(present.values())))), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             table = _table({m: x[rows] for m, x in inputs.items()}, {m: p[rows] for m, p in present.items()})
-            pieces.append(self.trees.logits(table))
-        return torch.cat(pieces)
+            pieces.append(torch.stack([trees.logits(table) for trees in self.trees]))
+        return torch.cat(pieces, dim=1)
 
     def parameters(self) -> dict[str, int]:
-        """``total`` and ``trained``: the text of the trees is no number."""
-        return self.trees.parameters()
+        """``total`` and ``trained``, of all seeds: the text of the trees is no number."""
+        counts = [trees.parameters() for trees in self.trees]
+        return {name: sum(count[name] for count in counts) for name in counts[0]}
 
     def tensors(self) -> dict[str, Tensor]:
-        return {TREES: torch.frombuffer(bytearray(self.trees.text.encode()), dtype=torch.uint8)}
+        texts = [bytearray(trees.text.encode()) for trees in self.trees]
+        return {f"{TREES}{i}": torch.frombuffer(text, dtype=torch.uint8) for i, text in enumerate(texts)}
 
     def adopt(self, tensors: Mapping[str, Tensor]) -> None:
-        self.trees = Trees(tensors[TREES].numpy().tobytes().decode(), self.classes)
+        texts = [tensors[f"{TREES}{i}"].numpy().tobytes().decode() for i in range(len(tensors))]
+        self.trees = [Trees(text, self.classes) for text in texts]
 
 
 def _table(inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> np.ndarray:
