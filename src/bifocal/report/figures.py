@@ -25,6 +25,7 @@ PALETTE = {
     "blue": "#0072b2",
     "orange": "#d55e00",
     "green": "#00845f",
+    "purple": "#a1487f",
     "paper": "#fefefd",
 }
 WIDTH = 5.6

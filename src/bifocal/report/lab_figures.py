@@ -12,8 +12,8 @@ from .tables import Results, compact, metric_name, row_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("blue", "orange", "green", "ink")
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+COLOURS = ("blue", "orange", "green", "ink", "purple")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2, 2, 2)))
 LOSS_COLUMNS = 4
 """Panels of loss curves in a row."""
 MOST_LOSSES = 16
@@ -228,6 +228,7 @@ def gains(sets: Sequence[Results]) -> str:
             )
         axes.set(xlabel="gain of the best fusion over the best single modality", yticks=range(len(sets)))
         axes.set_ylim(len(sets) - 0.5, -0.75)
+        axes.locator_params(axis="x", nbins=6)
         axes.set_yticklabels([s["name"] for s in sets], color=PALETTE["ink"])
         axes.spines["left"].set_visible(False)
         axes.grid(visible=False, axis="y")
