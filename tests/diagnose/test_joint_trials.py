@@ -111,6 +111,14 @@ def test_rows_that_are_not_packed_are_named():
         joint_material(*reversed(evidence()), rows=1)
 
 
+def test_two_that_come_to_the_same_are_a_finding(strategies, monkeypatch, tmp_path):
+    monkeypatch.setattr(plugins, "names", lambda kind: ("told", "again"))
+    monkeypatch.setattr(plugins, "load", lambda kind, name: Told)
+    splits, packed = evidence()
+    found = fit_joint_trials(ENCODERS, packed, splits, experts=EXPERTS, folder=tmp_path, rows=30, seed=0)
+    assert found.findings == ["again and told are the same model here: no encoder has hidden states to learn along"]
+
+
 def test_trials_are_heard_on_the_sample(strategies, tmp_path):
     splits, packed = evidence()
     told = []

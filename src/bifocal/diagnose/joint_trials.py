@@ -71,7 +71,7 @@ class JointTrials:
     histories : dict
         Name -> what `JointFusion.history` holds.
     findings : list of str
-        A strategy that cannot adapt one of the encoders, and why.
+        A strategy that cannot adapt one of the encoders, and why; two that come to the same.
     """
 
     material: JointMaterial
@@ -174,6 +174,11 @@ def fit_joint_trials(
         histories[name] = fusion.history
         if progress:
             progress(done, len(names))
+    findings += [
+        f"{t.name} and {trials[0].name} are the same model here: no encoder has hidden states to learn along"
+        for t in trials[1:]
+        if np.array_equal(t.logits["test"], trials[0].logits["test"])
+    ]
     return JointTrials(material, trials, histories, findings)
 
 
