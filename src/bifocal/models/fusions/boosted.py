@@ -27,7 +27,7 @@ class Options(Strict):
     rounds: Annotated[int, Field(ge=1)] = 1000
     """Trees (per class) at most; with a val split the round with the least loss on it is the last one kept."""
     rounds_without_val: Annotated[int, Field(ge=1)] = 50
-    patience: Annotated[int, Field(ge=1)] = 30
+    patient_rounds: Annotated[int, Field(ge=1)] = 30
     """Rounds without a smaller val loss before training stops."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
     leaves: Annotated[int, Field(ge=2, le=1024)] = 31
@@ -65,7 +65,7 @@ class Boosted(EvidenceFusion):
                 heard,
                 classes=self.classes,
                 rounds=self.options.rounds if val else self.options.rounds_without_val,
-                patience=self.options.patience,
+                patience=self.options.patient_rounds,
                 weights=weights,
                 learning_rate=self.options.learning_rate,
                 num_leaves=self.options.leaves,
