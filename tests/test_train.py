@@ -344,11 +344,11 @@ def test_text_and_records_go_all_the_way(records_run):
     assert list(results["models"]) == ["text_expert", "tabular_expert", "mm_fusion", "majority"]
     assert results["models"]["tabular_expert"]["test"]["metrics"]["auroc"]["value"] > 0.7
     tried = record["steps"]["experts"]["tried"]["tabular_expert"]
-    assert set(tried) == {"boosted_trees", "mlp_tabular"}
+    assert set(tried) == {"boosted_trees", "linear_tabular", "mlp_tabular"}
     card = read_json(space.expert("tabular_expert") / "bifocal.json")
     assert card["encoder"] == max(tried, key=tried.__getitem__)
     assert not list(space.checkpoints.glob("**/checkpoint-*"))
-    assert "is the best of 2 on val" in (space.report / "report.md").read_text()
+    assert "is the best of 3 on val" in (space.report / "report.md").read_text()
 
 
 def test_the_label_is_above_the_median_of_train_and_shards_hold_the_class(records_run):

@@ -24,17 +24,18 @@ def test_only_encoders_without_a_pretrained_model_are_rivals(work):
     assert [c.encoder for c in rivals("text", work.modalities["text"], "hf_text")] == ["tfidf_text"]
     assert rivals("text", work.modalities["text"], "tfidf_text") == []
     tabular = rivals("tabular", work.modalities["tabular"], "none of them")
-    assert [c.encoder for c in tabular] == ["boosted_trees", "mlp_tabular"]
+    assert [c.encoder for c in tabular] == ["boosted_trees", "linear_tabular", "mlp_tabular"]
     assert all(isinstance(c, ExpertConfig) and c.tune for c in tabular)
 
 
 def test_a_rival_is_fitted_and_heard_and_leaves_nothing(work, tmp_path):
     evidence = {split: work.evidence_of(split) for split in ("train", "val", "test")}
-    [trees], findings = fit_rivals(
+    [trees, columns], findings = fit_rivals(
         "tabular", work.modalities["tabular"], "mlp_tabular", work.packed, evidence, work.config.label, work.label,
         seed=0, folder=tmp_path,
     )  # fmt: skip
     assert (trees.name, trees.kind, trees.reads) == ("tabular: boosted_trees", "encoder", ("tabular",))
+    assert columns.name == "tabular: linear_tabular"
     assert trees.logits["test"].shape == (len(evidence["test"]["tabular"]), 2) and trees.seconds > 0
     labels = evidence["test"]["tabular"].labels.numpy()
     assert (trees.probabilities("test").argmax(axis=1) == labels).mean() > 0.6
