@@ -27,10 +27,6 @@ WEIGHTS, LEARNED = "head.safetensors", "learned_from.json"
 ROWS_AT_ONCE = 4096
 
 
-class Options(TabularOptions):
-    """Options under ``experts.tabular.options``."""
-
-
 class LinearTabular(LinearExpert):
     """A tabular expert whose features are the columns themselves, so that a fusion may learn from every training row.
 
@@ -42,7 +38,7 @@ class LinearTabular(LinearExpert):
     plugin: ClassVar[str] = "linear_tabular"
     modality: ClassVar[str] = "tabular"
     tunes: ClassVar[tuple[Tune, ...]] = ("head",)
-    settings = Options
+    settings = TabularOptions
 
     def __init__(self, expert: ExpertConfig, classes: Sequence[Any], seed: int, processor: TabularProcessor):
         self.expert = expert.settled(self.tunes)
@@ -56,7 +52,7 @@ class LinearTabular(LinearExpert):
     @classmethod
     def reach(cls, expert: ExpertConfig) -> None:
         """It starts from nothing. Raises `ConfigError` on a setting that is for pretrained encoders."""
-        refuse_transformer_settings(expert, Options.model_fields)
+        refuse_transformer_settings(expert, TabularOptions.model_fields)
 
     @classmethod
     def create(cls, expert: ExpertConfig, classes: Sequence[Any], seed: int, values: Sequence[Record]) -> Self:
@@ -135,7 +131,8 @@ class LinearTabular(LinearExpert):
 
     def _columns(self, values: Sequence[Record]) -> NDArray[np.float32]:
         numbers, categories = self.processor.transform(values)
-        indicators = [np.eye(n, dtype=np.float32)[c] for n, c in zip(self.processor.cardinalities, categories.T)]  # noqa: B905
+        sizes = self.processor.cardinalities
+        indicators = [np.eye(n, dtype=np.float32)[c] for n, c in zip(sizes, categories.T, strict=True)]
         missing = np.isnan(numbers)
         return np.concatenate([np.where(missing, 0.0, numbers), missing, *indicators], axis=1, dtype=np.float32)
 
