@@ -171,7 +171,8 @@ def snapshot(folder):
     """Path -> SHA-256 of every file; ``run.json`` as its content. Left out is what is of the wall clock:
 
     TensorBoard's events (a file per start, of that time), in ``run.json`` the seconds of each step, expert and picture
-    and how many pictures an interrupted call had read, and the seconds that an expert has noted.
+    and how many pictures an interrupted call had read, and the seconds that an expert has noted: with them the size of
+    that note, which has as many bytes as the figure has digits.
     """
     files = [p for p in folder.rglob("*") if p.is_file() and "tensorboard" not in p.relative_to(folder).parts]
     found = {str(p.relative_to(folder)): file_sha256(p) for p in files}
@@ -180,6 +181,8 @@ def snapshot(folder):
         for entry in record["steps"].values():
             for field in ("seconds", "seconds_each", "seconds_per_picture", "resumed"):
                 entry.pop(field, None)
+            for name in [name for name in entry["outputs"] if Path(name).name == FINISHED]:
+                entry["outputs"][name] = "of any size"
         found["run.json"] = record
     for name in [name for name in found if Path(name).name == FINISHED]:
         noted = {key: value for key, value in read_json(folder / name).items() if key != "seconds"}
