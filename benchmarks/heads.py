@@ -108,6 +108,7 @@ def main() -> None:
             times = compare(name, parts, asked.epochs, asked.singles)
             batched, apart = batched + times[0], apart + times[1]
             tell(inputs, name, *times)
+        tell(inputs, "by gradient", batched, apart)
         for name in sorted(set(names) - set(learned)):
             fit = plugins.load("fusions", name)().fit
             took = seconds(partial(fit, rows, labels, seeds=SEEDS))
@@ -117,7 +118,7 @@ def main() -> None:
 
 
 def tell(inputs: int, name: str, batched: float, apart: float) -> None:
-    print(f"{inputs:5} inputs  {name:10} {batched:7.1f} s batched, {apart:7.1f} s one by one: {apart / batched:.1f}x")
+    print(f"{inputs:5} inputs  {name:11} {batched:7.1f} s batched, {apart:7.1f} s one by one: {apart / batched:.1f}x")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,6 @@ class HfEncoder:
         self.seed = seed
         self.options: Any = plugins.options("encoder", self.plugin, expert.options, self.settings)
         self.processor = processor
-        self.columns: Collection[str] | None = None
         self.frozen = expert.tune == "head"
         self.learned_from: frozenset[str] = frozenset()
         self.penalty: float | None = None
@@ -71,6 +70,11 @@ class HfEncoder:
         self.classifier = Classifier(model, expert.pooling).eval()
         self._parameters = self.classifier.parameter_counts()
         self._adapter: Any = None
+
+    @property
+    def columns(self) -> Collection[str] | None:
+        """The columns that are read; None = values have none."""
+        return None
 
     # What a modality adds -------------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ from ...modalities.tabular import Record
 from ...workspace import fingerprint, read_json, write_json
 from ..classifier import figures
 from ..saved import check_seal, read_card, sealed
-from ..tabular import TabularOptions, TabularProcessor, refuse_transformer_settings
+from ..tabular import TabularOptions, TabularProcessor
+from ..tabular_expert import TabularExpert
 from ..trees import FLOOR, Trees, counted, grow, least_rows, logits_of
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Options(TabularOptions):
     """0 = as many as OpenMP is given; the trees are the same with any number."""
 
 
-class BoostedTrees:
+class BoostedTrees(TabularExpert):
     """A tabular expert of boosted trees; its features say by how much each block of trees moves each class.
 
     The features stand in for the leaves a row falls into (He et al. 2014, Practical Lessons from Predicting Clicks on
@@ -74,17 +75,12 @@ class BoostedTrees:
     """
 
     plugin: ClassVar[str] = "boosted_trees"
-    modality: ClassVar[str] = "tabular"
     tunes: ClassVar[tuple[Tune, ...]] = ("full",)
     settings = Options
 
     def __init__(self, expert: ExpertConfig, classes: Sequence[Any], seed: int, processor: TabularProcessor):
-        self.expert = expert.settled(self.tunes)
-        self.classes = list(classes)
-        self.seed = seed
+        super().__init__(expert, classes, seed, processor)
         self.options: Options = plugins.options("encoder", self.plugin, expert.options, self.settings)
-        self.processor = processor
-        self.columns = list(processor.kinds)
         self.frozen = False
         self.learned_from: frozenset[str] = frozenset()
         self.examples_encoded = 0
@@ -92,28 +88,11 @@ class BoostedTrees:
         self._trees: Trees | None = None
 
     @classmethod
-    def reach(cls, expert: ExpertConfig) -> None:
-        """It starts from nothing. Raises `ConfigError` on a setting that is for pretrained encoders."""
-        refuse_transformer_settings(expert, Options.model_fields)
-
-    @classmethod
     def create(cls, expert: ExpertConfig, classes: Sequence[Any], seed: int, values: Sequence[Record]) -> Self:
-        """A new expert; ``values`` are the training values, to which the preprocessing is fitted.
-
-        Raises
-        ------
-        ConfigError
-            On an unknown option or column, or a setting that is for pretrained encoders.
-        DataError
-            Where no column tells the training rows apart.
-        MissingExtra
-            Where LightGBM is not installed.
-        """
+        """As of every tabular encoder; that LightGBM is missing is told before anything is read."""
         with extras_named():
-            import lightgbm  # noqa: F401  (told before anything is read)
-        options = plugins.options("encoder", cls.plugin, expert.options, cls.settings)
-        refuse_transformer_settings(expert, Options.model_fields)
-        return cls(expert, classes, seed, TabularProcessor.fit(values, options))
+            import lightgbm  # noqa: F401
+        return super().create(expert, classes, seed, values)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -133,23 +112,6 @@ class BoostedTrees:
             (part / MODEL).write_text(text, encoding="utf-8", newline="")
             self.processor.save_pretrained(part)
             write_json(part / LEARNED, sorted(self.learned_from))
-
-    def card(self) -> dict[str, Any]:
-        """What this expert is, for ``bifocal.json`` and the model card."""
-        return {
-            "encoder": self.plugin,
-            "base_model": "scratch",
-            "classes": self.classes,
-            "seed": self.seed,
-            "parameters": self.parameters(),
-            "expert": self.expert.model_dump(mode="json"),
-            "columns": self.processor.kinds,
-            "dropped_columns": self.processor.dropped,
-        }
-
-    def check(self, value: Record) -> None:
-        """Refuse unknown columns, texts among numbers and what is no date among dates. Raises `DataError`."""
-        self.processor.check(value)
 
     # Learn ----------------------------------------------------------------------------------------
 

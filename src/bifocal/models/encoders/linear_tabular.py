@@ -18,7 +18,8 @@ from ...workspace import fingerprint, read_json, write_json
 from ..linear import LinearHead
 from ..linear_expert import LinearExpert
 from ..saved import check_seal, read_card, sealed
-from ..tabular import TabularOptions, TabularProcessor, refuse_transformer_settings
+from ..tabular import TabularProcessor
+from ..tabular_expert import TabularExpert
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +28,7 @@ WEIGHTS, LEARNED = "head.safetensors", "learned_from.json"
 ROWS_AT_ONCE = 4096
 
 
-class LinearTabular(LinearExpert):
+class LinearTabular(TabularExpert, LinearExpert):
     """A tabular expert whose features are the columns themselves, so that a fusion may learn from every training row.
 
     What `mlp_tabular` and `boosted_trees` know was made from the labels, and a fusion has to learn from rows kept
@@ -36,38 +37,12 @@ class LinearTabular(LinearExpert):
     """
 
     plugin: ClassVar[str] = "linear_tabular"
-    modality: ClassVar[str] = "tabular"
     tunes: ClassVar[tuple[Tune, ...]] = ("head",)
-    settings = TabularOptions
 
     def __init__(self, expert: ExpertConfig, classes: Sequence[Any], seed: int, processor: TabularProcessor):
-        self.expert = expert.settled(self.tunes)
-        self.classes = list(classes)
-        self.seed = seed
-        self.processor = processor
-        self.columns = list(processor.kinds)
+        super().__init__(expert, classes, seed, processor)
         self.width = 2 * len(processor.number_names) + sum(processor.cardinalities)
         self.begin(self.width)
-
-    @classmethod
-    def reach(cls, expert: ExpertConfig) -> None:
-        """It starts from nothing. Raises `ConfigError` on a setting that is for pretrained encoders."""
-        refuse_transformer_settings(expert, TabularOptions.model_fields)
-
-    @classmethod
-    def create(cls, expert: ExpertConfig, classes: Sequence[Any], seed: int, values: Sequence[Record]) -> Self:
-        """A new expert; ``values`` are the training values, to which the preprocessing is fitted.
-
-        Raises
-        ------
-        ConfigError
-            On an unknown option or column, or a setting that is for pretrained encoders.
-        DataError
-            Where no column tells the training rows apart.
-        """
-        options = plugins.options("encoder", cls.plugin, expert.options, cls.settings)
-        cls.reach(expert)
-        return cls(expert, classes, seed, TabularProcessor.fit(values, options))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -91,21 +66,7 @@ class LinearTabular(LinearExpert):
 
     def card(self) -> dict[str, Any]:
         """What this expert is, for ``bifocal.json`` and the model card."""
-        return {
-            "encoder": self.plugin,
-            "base_model": "scratch",
-            "classes": self.classes,
-            "seed": self.seed,
-            "parameters": self.parameters(),
-            "penalty": self.penalty,
-            "expert": self.expert.model_dump(mode="json"),
-            "columns": self.processor.kinds,
-            "dropped_columns": self.processor.dropped,
-        }
-
-    def check(self, value: Record) -> None:
-        """Refuse unknown columns, texts among numbers and what is no date among dates. Raises `DataError`."""
-        self.processor.check(value)
+        return {**super().card(), "penalty": self.penalty}
 
     # Encode ---------------------------------------------------------------------------------------
 

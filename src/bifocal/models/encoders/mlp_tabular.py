@@ -22,7 +22,8 @@ from ...example import Rows
 from ...modalities.tabular import Record
 from ..hf import HfEncoder
 from ..pretrained import build, quiet
-from ..tabular import UNSEEN, TabularOptions, TabularProcessor, refuse_transformer_settings
+from ..tabular import UNSEEN, TabularOptions, TabularProcessor
+from ..tabular_expert import TabularExpert
 
 ROWS_AT_ONCE = 4096
 """Records encoded at a time: bounds the memory of a large split."""
@@ -121,23 +122,20 @@ class MlpForClassification(PreTrainedModel):
         return SequenceClassifierOutput(logits=self.classifier(self.mlp(numbers, categories)))
 
 
-class MlpTabular(HfEncoder):
+class MlpTabular(TabularExpert, HfEncoder):
     """A tabular expert whose features and logits are the last hidden layer's and the head's above it.
 
     It learns all of its weights from the labels, so its features are never clean on the rows it learned from.
     """
 
     plugin = "mlp_tabular"
-    modality = "tabular"
     auto = MlpForClassification
     base = "scratch"
     tunes = ("full",)
     judged_by = "loss"  # on a skewed label macro-F1 stays where it is for many epochs, and the first would be kept
     settings = Options
 
-    def __init__(self, *args: Any):
-        super().__init__(*args)
-        self.columns = list(self.processor.kinds)
+    __init__ = HfEncoder.__init__  # a network comes along
 
     @staticmethod
     def load_processor(where: str) -> TabularProcessor:
@@ -155,7 +153,7 @@ class MlpTabular(HfEncoder):
             Where no column tells the training rows apart.
         """
         options = plugins.options("encoder", cls.plugin, expert.options, cls.settings)
-        refuse_transformer_settings(expert, Options.model_fields)
+        cls.reach(expert)
         processor = TabularProcessor.fit(values, options)
         with quiet(), torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -171,11 +169,6 @@ class MlpTabular(HfEncoder):
         return _configuration(20, [50] * 5, options)
 
     @classmethod
-    def reach(cls, expert: ExpertConfig) -> None:
-        """It starts from nothing. Raises `ConfigError` on a setting that is for pretrained encoders."""
-        refuse_transformer_settings(expert, Options.model_fields)
-
-    @classmethod
     def cost(cls, expert: ExpertConfig, classes: int) -> dict[str, float]:
         """As of every encoder, for a table of 20 numbers and 5 columns of 50 categories."""
         return super().cost(expert.model_copy(update={"model": "tiny", "pooling": "cls"}), classes)
@@ -186,11 +179,7 @@ class MlpTabular(HfEncoder):
         return {"numbers": torch.zeros(1, widths[0]), "categories": torch.zeros(1, widths[1], dtype=torch.long)}
 
     def card(self) -> dict[str, Any]:
-        return {**super().card(), "columns": self.processor.kinds, "dropped_columns": self.processor.dropped}
-
-    def check(self, value: Record) -> None:
-        """Refuse unknown columns, texts among numbers and what is no date among dates. Raises `DataError`."""
-        self.processor.check(value)
+        return {**HfEncoder.card(self), **self.columns_card()}
 
     def inputs(self, values: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """Of rows that the preprocessing has been through: training meets each of them many times."""
