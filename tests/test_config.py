@@ -29,6 +29,12 @@ def test_source_options_are_kept_for_the_source():
         ({"run": "../elsewhere"}, "run = '../elsewhere'"),
         ({"modalities": ["text", "text"]}, "names one twice"),
         ({"decide": {"review": {"fnr": 0.1}}}, "decide.review"),
+        ({"decide": {"threshold": {"by": "precison"}}}, "decide.threshold.by"),
+        ({"decide": {"threshold": {"by": "precision"}}}, "by: precision needs a bound between 0 and 1"),
+        ({"decide": {"threshold": {"by": "recall", "bound": 1.2}}}, "decide.threshold.bound"),
+        ({"decide": {"threshold": {"bound": 0.9}}}, "bound belongs to by: precision, recall, fpr or capacity"),
+        ({"decide": {"threshold": {"beta": 2}}}, "beta belongs to by: f_beta, not to by: f1"),
+        ({"decide": {"threshold": {"by": "cost", "beta": 2}}}, "beta belongs to by: f_beta, not to by: cost"),
     ],
 )
 def test_a_wrong_key_or_value_says_what_is_allowed(change, message):

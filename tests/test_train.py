@@ -294,6 +294,24 @@ def test_a_multiclass_label_goes_all_the_way(small_config, tmp_path):
     assert decision["label"] in ("neither", "text", "image", "both") and 0 <= decision["prob"] <= 1
 
 
+def test_a_line_between_two_classes_is_not_drawn_through_four(small_config, tmp_path):
+    rule = {"threshold": {"by": "precision", "bound": 0.9}}
+    with pytest.raises(ConfigError, match="draws a line between two classes, and cue_pair has 4"):
+        run(small(small_config, label="cue_pair", decide=rule), root=tmp_path)
+
+
+def test_another_rule_moves_the_policy_and_not_the_thresholds_file(small_config, tmp_path):
+    by_f1 = Workspace.of(run(small(small_config), root=tmp_path))
+    best = read_json(by_f1.thresholds)
+    rule = {"threshold": {"by": "capacity", "bound": 0.2}}
+    space = Workspace.of(run(small(small_config, decide=rule), root=tmp_path))
+    policy = read_json(space.policy)
+    assert read_json(space.thresholds) == best
+    assert policy["rule"]["by"] == "capacity" and policy["expected"]["flagged"]["value"] < 0.4
+    threshold = policy["models"]["mm_fusion"]["threshold"]
+    assert read_json(space.results)["models"]["mm_fusion"]["threshold"] == threshold != best["mm_fusion"]
+
+
 def test_frozen_experts_are_cross_fitted_and_keep_nothing_aside(small_config, tmp_path):
     experts = {m: {**e, "tune": "head"} for m, e in small_config["experts"].items()}
     space = Workspace.of(run(small(small_config, experts=experts, fusion={"strategy": "stacking"}), root=tmp_path))

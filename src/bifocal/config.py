@@ -109,10 +109,41 @@ class FusionConfig(Strict):
     options: dict[str, Any] = {}
 
 
-class ThresholdConfig(Strict):
-    """How the policy's threshold is chosen on val; more rules come with the review band."""
+class CostConfig(Strict):
+    """What a wrong decision costs, in any one unit; a right one costs nothing."""
 
-    by: Literal["f1"] = "f1"
+    false_positive: Annotated[float, Field(gt=0)] = 1.0
+    false_negative: Annotated[float, Field(gt=0)] = 1.0
+
+
+class ThresholdConfig(Strict):
+    """How the policy's threshold is chosen on val, for a binary label.
+
+    ``f1``, ``f_beta`` (with ``beta``) and ``cost`` (with ``costs``) take the best. ``precision`` and ``recall`` (at
+    least ``bound``), ``fpr`` (false-positive rate) and ``capacity`` (share of posts flagged; both at most ``bound``)
+    take, of all thresholds that keep to it, the one that gives away least.
+    """
+
+    by: Literal["f1", "f_beta", "precision", "recall", "fpr", "capacity", "cost"] = "f1"
+    bound: Annotated[float, Field(gt=0, lt=1)] | None = None
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] | None = None
+    """The bound holds with this confidence over the draw of val; None = it holds on val itself."""
+    beta: Annotated[float, Field(gt=0)] = 1.0
+    """Recall counts ``beta`` times as much as precision."""
+    costs: CostConfig = CostConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ThresholdConfig:
+        bounded = self.by in ("precision", "recall", "fpr", "capacity")
+        if bounded and self.bound is None:
+            raise ValueError(f"by: {self.by} needs a bound between 0 and 1, such as bound: 0.9")
+        for name in ("bound", "confidence"):
+            if not bounded and getattr(self, name) is not None:
+                raise ValueError(f"{name} belongs to by: precision, recall, fpr or capacity, not to by: {self.by}")
+        for name, rule in (("beta", "f_beta"), ("costs", "cost")):
+            if getattr(self, name) != type(self).model_fields[name].default and self.by != rule:
+                raise ValueError(f"{name} belongs to by: {rule}, not to by: {self.by}")
+        return self
 
 
 class DecideConfig(Strict):

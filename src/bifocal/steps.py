@@ -72,6 +72,12 @@ class Run:
 
     def _check_plugins(self) -> None:
         """Refuse now what would otherwise be refused after hours of training."""
+        by = self.config.decide.threshold.by
+        if by != "f1" and not self.label.binary:
+            raise ConfigError(
+                f"decide.threshold.by: {by} draws a line between two classes, and {self.config.label} has "
+                f"{len(self.label.classes)}: leave it at f1, and the likeliest class is taken"
+            )
         plugins.load("fusions", self.config.fusion.strategy)(**self.config.fusion.options)
         self.candidates = {name: candidates(self.config.expert(name), name, m) for name, m in self.modalities.items()}
         """Modality -> the settings of each encoder that its expert may turn out to be."""
@@ -332,7 +338,12 @@ class Run:
             in_sample=self.in_sample,
             approximate=True,
             versions={"bifocal": __version__, "run": self.config.run, **self._model_versions()},
+            rule=self.config.decide.threshold,
+            groups=None if self.in_sample else list(np.array(said.groups)[said.has[self.models[-1]]]),
+            seed=self.config.seed,
         )
+        for finding in fitted.findings:
+            self.reporter.note(finding)
         write_json(self.space.calibration, fitted.calibration)
         write_json(self.space.thresholds, fitted.thresholds)
         for model in self.models:
@@ -341,7 +352,7 @@ class Run:
                 probabilities = fitted.policy.probabilities(model, said.logits[model][rows], POOLED)
                 write_curve(self.space.curve(model), threshold_curve(said.labels[rows], probabilities[:, 1]))
         fitted.policy.save(self.space.policy)
-        return {"tuned_on": self.tuned_on, "rows": len(said.ids)}
+        return {"tuned_on": self.tuned_on, "rows": len(said.ids), "findings": fitted.findings}
 
     def evaluate(self) -> dict[str, Any]:
         """Measure every model on every split; the test split is read here, once."""

@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 
+from bifocal.config import ThresholdConfig
 from bifocal.decide.calibration import fit_temperature, softmax
 from bifocal.decide.policy import MIN_PATTERN_ROWS, POOLED, Policy, fit_policy
-from bifocal.decide.thresholds import best_f1_threshold
-from bifocal.errors import RunError
+from bifocal.decide.thresholds import best_f1_threshold, choose_threshold
+from bifocal.errors import DataError, RunError
 
 
 def scored(n: int, classes: int = 2, sharpening: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -117,6 +118,37 @@ def test_the_two_files_have_the_form_of_the_contract(three_models):
     assert json.loads(json.dumps([fit.calibration, fit.thresholds])) == [fit.calibration, fit.thresholds]
 
 
+def test_a_rule_sets_the_thresholds_of_the_policy_and_not_those_of_the_thresholds_file(three_models):
+    rule = ThresholdConfig(by="recall", bound=0.9)
+    by_rule = fitted(three_models, rule=rule, groups=range(400))
+    assert by_rule.thresholds == fitted(three_models).thresholds
+    assert by_rule.policy.rule == rule
+    logits, labels = three_models["mm_fusion"][POOLED]
+    probabilities = by_rule.policy.probabilities("mm_fusion", logits, POOLED)
+    chosen = choose_threshold(labels, probabilities, rule)
+    assert by_rule.policy.threshold("mm_fusion", "image") == chosen.threshold
+    expected = by_rule.policy.expected["recall"]
+    assert expected.low <= chosen.figures["recall"] <= expected.high
+
+
+def test_a_bound_that_the_deciding_model_cannot_keep_to_is_an_error_and_others_take_the_nearest(three_models):
+    rule = ThresholdConfig(by="fpr", bound=0.004)
+    flat = (np.zeros((300, 2)), np.arange(300) % 2)
+    others = fitted({**three_models, "vision_expert": {POOLED: flat}, "mm_fusion": {POOLED: scored(4000)}}, rule=rule)
+    assert others.findings[0].startswith("vision_expert: no threshold keeps false-positive rate at most 0.004")
+    assert others.findings[0].endswith("the nearest is 1.000, at 0.500, which is taken")
+    assert "vision_expert: the threshold 0.500 flags 100% of posts" not in others.findings
+    with pytest.raises(DataError, match=r"the nearest is 1\.000, at 0\.500: ask for less in `decide.threshold.bound`"):
+        fitted({**three_models, "mm_fusion": {POOLED: flat}}, rule=rule)
+
+
+def test_a_threshold_that_flags_nearly_everything_is_told_of():
+    logits = np.stack([np.zeros(100), np.linspace(-2, 2, 100)], axis=1)
+    labels = np.arange(100) % 2 == 0  # the least likely row among them
+    found = fitted({"mm_fusion": {POOLED: (logits, labels.astype(int))}}, rule=ThresholdConfig(by="recall", bound=0.99))
+    assert [line.endswith("flags 100% of posts") for line in found.findings] == [True]
+
+
 def test_a_policy_survives_the_disk(three_models, tmp_path):
     policy = fitted(three_models, in_sample=True).policy
     policy.save(tmp_path / "policy_demo.json")
@@ -124,7 +156,8 @@ def test_a_policy_survives_the_disk(three_models, tmp_path):
     assert again == policy and again.in_sample and again.classes == (0, 1)
     content = json.loads((tmp_path / "policy_demo.json").read_text())
     assert list(content) == [
-        "run", "label", "classes", "probability_key", "in_sample", "approximate", "versions", "models", "review",
+        "run", "label", "classes", "probability_key", "in_sample", "approximate", "versions", "models",
+        "rule", "expected", "review",
     ]  # fmt: skip
     assert content["review"] is None
 

@@ -7,7 +7,15 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from bifocal.decide.thresholds import GRID, best_f1_threshold, threshold_curve, write_curve
+from bifocal.config import ThresholdConfig
+from bifocal.decide.thresholds import (
+    GRID,
+    best_f1_threshold,
+    choose_threshold,
+    expected_figures,
+    threshold_curve,
+    write_curve,
+)
 from bifocal.errors import DataError
 
 
@@ -84,3 +92,142 @@ def test_more_than_two_classes_are_refused():
         best_f1_threshold([0, 1], [[0.2, 0.3, 0.5], [0.2, 0.3, 0.5]])
     with pytest.raises(DataError, match="no rows"):
         best_f1_threshold([], [])
+
+
+# ------------------------------------------------------------------ by rule
+
+
+def drawn(n, seed, prevalence=0.3):
+    """Labels, and probabilities that can be taken at their word."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(np.log(prevalence / (1 - prevalence)), 1.5, n)
+    p = 1 / (1 + np.exp(-z))
+    return (rng.random(n) < p).astype(int), p
+
+
+def realised(y, p, threshold):
+    flags = p >= threshold
+    return {
+        "precision": sk.precision_score(y, flags, zero_division=0),
+        "recall": sk.recall_score(y, flags),
+        "f1": sk.f1_score(y, flags),
+        "fpr": flags[y == 0].mean(),
+        "flagged": flags.mean(),
+    }
+
+
+BOUNDED = [("precision", 0.6), ("recall", 0.8), ("fpr", 0.1), ("capacity", 0.2)]
+
+
+def keeps(by, value, bound):
+    return value >= bound if by in ("precision", "recall") else value <= bound
+
+
+@pytest.mark.parametrize(("by", "bound"), BOUNDED)
+def test_a_bounded_rule_keeps_to_its_bound_and_no_threshold_that_does_gives_away_less(by, bound):
+    y, p = drawn(400, 0)
+    chosen = choose_threshold(y, p.round(2), ThresholdConfig(by=by, bound=bound))
+    name = {"capacity": "flagged"}.get(by, by)
+    assert chosen.met and keeps(by, chosen.figures[name], bound)
+    assert chosen.figures == pytest.approx({**chosen.figures, **realised(y, p.round(2), chosen.threshold)})
+    kept = [t for t in np.unique(p.round(2)) if keeps(by, realised(y, p.round(2), t)[name], bound)]
+    assert chosen.threshold == (max(kept) if by == "recall" else min(kept))
+
+
+def test_what_each_rule_takes():
+    y, p = [0, 0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4, 0.5]
+
+    def by(by, **more):
+        return choose_threshold(y, p, ThresholdConfig(by=by, **more)).threshold
+
+    assert by("precision", bound=0.9) == 0.5
+    assert by("precision", bound=0.66) == 0.3
+    assert by("recall", bound=0.9) == 0.3
+    assert by("fpr", bound=0.34) == 0.3
+    assert by("capacity", bound=0.5) == 0.4
+    assert by("f_beta", beta=0.1) == 0.5  # precision above all
+    assert by("f_beta", beta=10) == 0.3  # recall above all
+    assert by("cost", costs={"false_negative": 10}) == 0.3
+    assert by("cost", costs={"false_positive": 10}) == 0.5
+    assert by("f1") == best_f1_threshold(y, p)
+
+
+def test_what_cannot_be_kept_to_comes_with_the_nearest_that_can():
+    y, p = [1, 0, 1, 0, 0], [0.6, 0.9, 0.8, 0.3, 0.1]
+    chosen = choose_threshold(y, p, ThresholdConfig(by="precision", bound=0.9))
+    assert not chosen.met
+    assert (chosen.threshold, chosen.nearest) == (0.6, pytest.approx(2 / 3))
+    few = choose_threshold(y, p, ThresholdConfig(by="recall", bound=0.9, confidence=0.95))
+    assert not few.met and few.nearest < 0.9
+
+
+@pytest.mark.parametrize("by", ["precision", "recall", "fpr", "capacity", "f_beta", "cost", "f1"])
+@pytest.mark.parametrize("p", [np.full(40, 0.5), np.repeat([0.0, 1.0], 20)], ids=["equal", "certain"])
+def test_equal_and_certain_scores_end_in_a_threshold_and_no_nan(by, p):
+    y = np.tile([0, 1], 20)
+    rule = ThresholdConfig(by=by, bound=0.4 if by in dict(BOUNDED) else None)
+    chosen = choose_threshold(y, p, rule)
+    assert 0 <= chosen.threshold <= 1 and np.isfinite(list(chosen.figures.values())).all()
+    for interval in expected_figures(y, p, range(40), rule, resamples=20).values():
+        assert np.isfinite(interval).all()
+
+
+@pytest.mark.parametrize(("by", "lacks"), [("recall", 1), ("precision", 1), ("f_beta", 1), ("fpr", 0)])
+def test_a_class_without_rows_is_named(by, lacks):
+    with pytest.raises(DataError, match=f"needs rows of class {lacks}, found none"):
+        choose_threshold(
+            [1 - lacks] * 3, [0.1, 0.5, 0.9], ThresholdConfig(by=by, bound=0.5 if by != "f_beta" else None)
+        )
+
+
+def share_kept(by, bound, redraws, n=400, confidence=0.9):
+    """Share of redraws of val whose confident threshold keeps to the bound on all rows there are."""
+    y_all, p_all = drawn(200_000, 10_000)
+    rule = ThresholdConfig(by=by, bound=bound, confidence=confidence)
+    right = 0
+    for seed in range(redraws):
+        chosen = choose_threshold(*drawn(n, seed), rule)
+        right += keeps(by, realised(y_all, p_all, chosen.threshold)[{"capacity": "flagged"}.get(by, by)], bound)
+    return right / redraws
+
+
+def expected_share(rule, redraws, n=400, size=1.0):
+    """By figure, the share of redraws whose next rows lie in the interval."""
+    inside = {}
+    for seed in range(redraws):
+        y, p = drawn(n, seed)
+        intervals = expected_figures(y, p, range(n), rule, size=size, resamples=200)
+        next_y, next_p = drawn(round(n * size), 50_000 + seed)
+        found = realised(next_y, next_p, choose_threshold(y, p, rule).threshold)
+        for name, (_, low, high) in intervals.items():
+            inside.setdefault(name, []).append(low <= found[name] <= high)
+    return {name: np.mean(hits) for name, hits in inside.items()}
+
+
+def slack(redraws, level=0.9):
+    return 2 * np.sqrt(level * (1 - level) / redraws)
+
+
+@pytest.mark.parametrize(("by", "bound"), BOUNDED)
+def test_a_confident_bound_holds_as_often_as_it_says(by, bound):
+    assert share_kept(by, bound, 60) >= 0.9 - slack(60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("by", "bound"), BOUNDED)
+def test_a_confident_bound_holds_in_500_redraws(by, bound):
+    assert share_kept(by, bound, 500) >= 0.9 - slack(500)
+
+
+def test_the_next_rows_lie_in_the_prediction_interval():
+    shares = expected_share(ThresholdConfig(by="precision", bound=0.6), 60, size=0.5)
+    assert min(shares.values()) >= 0.9 - 2 * slack(60)  # the least of five
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "rule", [ThresholdConfig(), *(ThresholdConfig(by=by, bound=bound) for by, bound in BOUNDED)], ids=lambda r: r.by
+)
+def test_the_next_rows_lie_in_the_prediction_interval_in_500_redraws(rule):
+    shares = expected_share(rule, 500)
+    assert min(shares.values()) >= 0.9 - slack(500), shares

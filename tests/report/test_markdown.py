@@ -102,9 +102,21 @@ def test_the_answer_of_a_binary_run(fake_run):
     assert "text_expert, the best single model on val, is −0.012 AUROC (95% interval −0.051 to +0.031)" in gain
     assert "a gain of 0.058 or more had an 80% chance of showing" in gain
     assert "flags 100 posts, 70 of them rightly (70%), and misses 25 of the 95 positive ones (26%)" in decision
-    assert "threshold of 0.45 (posts that lack a part have their own)" in decision
+    assert "threshold of 0.45, chosen on val by the best F1 (posts that lack a part have their own)" in decision
     assert "commonest class of train would be right on 50%" in decision
     assert "Brier from 0.640 to 0.650" in calibration
+
+
+def test_the_rule_of_the_threshold_and_what_to_expect_of_it_are_told(fake_run):
+    facts = findings(fake_run())
+    facts["marks"]["rule"] = "precision at least 0.9"
+    facts["marks"]["expected"] = {
+        "precision": {"value": 0.88, "low": 0.812, "high": 0.94},
+        "recall": {"value": 0.5, "low": 0.4, "high": 0.6},
+    }
+    decision = answer(facts)[2]
+    assert "threshold of 0.45, chosen on val by precision at least 0.9 (posts" in decision
+    assert decision.endswith("precision of 0.81 to 0.94 and recall of 0.40 to 0.60 are expected (90% intervals).")
 
 
 def test_one_modality_has_no_gain(fake_run):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 import numpy as np
 from pydantic import Field, ValidationError
 
-from ..config import Strict, explain
-from ..errors import RunError, nearest
+from ..config import Strict, ThresholdConfig, explain
+from ..errors import DataError, RunError, nearest
 from ..evaluate.metrics import predicted_classes
 from ..example import UNLABELLED
 from ..workspace import read_json, write_json
 from .calibration import fit_temperature, softmax
-from .thresholds import best_f1_threshold
+from .thresholds import Chosen, best_f1_threshold, choose_threshold, described, expected_figures
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,9 @@ POOLED = "pooled"
 """Key of the rows of all patterns together."""
 MIN_PATTERN_ROWS = 200
 """A pattern with fewer labelled rows falls back to the pooled temperature and threshold."""
+
+NEARLY_ALL = 0.95
+"""From this share of posts on a threshold is said to flag nearly everything."""
 
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Threshold = Annotated[float, Field(ge=0, le=1)] | None
@@ -69,6 +72,15 @@ class ModelPolicy(Strict):
     """By pattern: the names of the present modalities, sorted, joined by ``+``."""
 
 
+class Expected(Strict):
+    """What a figure comes to on the next rows."""
+
+    value: float
+    low: float
+    high: float
+    """Ends of the 90% prediction interval."""
+
+
 class Policy(Strict):
     """What ``policy_<run>.json`` holds and ``predict`` loads."""
 
@@ -82,6 +94,10 @@ class Policy(Strict):
     """One val served early stopping, temperature and threshold alike."""
     versions: dict[str, str]
     models: dict[str, ModelPolicy]
+    rule: ThresholdConfig = ThresholdConfig()
+    """What the thresholds were chosen by."""
+    expected: dict[str, Expected] = Field(default_factory=dict)
+    """Figure -> what the model that decides comes to at its threshold, on as many rows to come."""
     review: None = None
     """The review band; not built yet."""
 
@@ -137,6 +153,8 @@ class Fitted(NamedTuple):
     """``calibration_<run>.json``"""
     thresholds: dict[str, Any]
     """``thresholds_<run>.json``: always the F1 maximum, whatever rule the policy may follow."""
+    findings: list[str]
+    """What a person should know of the thresholds before using them."""
 
 
 def fit_policy(
@@ -149,8 +167,14 @@ def fit_policy(
     in_sample: bool,
     approximate: bool,
     versions: Mapping[str, str],
+    rule: ThresholdConfig | None = None,
+    groups: Sequence[Any] | None = None,
+    seed: int = 0,
 ) -> Fitted:
     """Fit temperature, then threshold, for each model: on all rows together, then per presence pattern.
+
+    The last model decides. A bound that it cannot keep to is an error; the other models, and patterns, then take the
+    threshold that comes nearest, and a finding says so.
 
     Parameters
     ----------
@@ -160,20 +184,27 @@ def fit_policy(
         fit where it has under `MIN_PATTERN_ROWS` labelled rows, or one class only, or is the pooled set itself.
     run, label, classes, probability_key, in_sample, approximate, versions
         What `Policy` says of them.
+    rule : ThresholdConfig, optional
+        How thresholds are chosen; None = the F1 maximum. Other rules are for binary labels.
+    groups : sequence, optional
+        Of the last model's pooled rows: near-duplicates share one. None = no figures are expected.
 
     Raises
     ------
     DataError
-        As `fit_temperature`.
+        As `fit_temperature` and `choose_threshold`; where the last model cannot keep to the rule's bound.
     """
-    models = {}
+    rule = rule or ThresholdConfig()
+    models, best, findings = {}, {}, []
     for model, sets in scores.items():
-        pooled = _fit(sets[POOLED])
-        models[model] = ModelPolicy(
-            temperature=pooled.temperature,
-            threshold=pooled.threshold,
-            patterns={pattern: _fit(said) for pattern, said in sorted(sets.items()) if _own_fit(said, sets[POOLED])},
-        )
+        pooled, best[model], chosen = _fit(sets[POOLED], rule)
+        findings += _told(model, chosen, rule, decides=model == list(scores)[-1])
+        patterns = {}
+        for pattern, said in sorted(sets.items()):
+            if _own_fit(said, sets[POOLED]):
+                patterns[pattern], _, chosen = _fit(said, rule)
+                findings += _told(f"{model} on {pattern}", chosen, rule)
+        models[model] = ModelPolicy(temperature=pooled.temperature, threshold=pooled.threshold, patterns=patterns)
     policy = Policy(
         run=run,
         label=label,
@@ -183,24 +214,64 @@ def fit_policy(
         approximate=approximate,
         versions=dict(versions),
         models=models,
+        rule=rule,
+        expected=_expected(scores[model][POOLED], models[model], groups, rule, seed),
     )
     calibration = {
         model: {label: fit.model_dump(mode="json", exclude={"threshold": True, "patterns": {"__all__": {"threshold"}}})}
         for model, fit in models.items()
     }
-    return Fitted(policy, calibration, {model: {label: fit.threshold} for model, fit in models.items()})
+    return Fitted(policy, calibration, {model: {label: threshold} for model, threshold in best.items()}, findings)
 
 
-def _fit(said: Scores) -> PatternPolicy:
+def _annotated(said: Scores) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     logits, labels = np.asarray(said[0]), np.asarray(said[1])
-    annotated = labels != UNLABELLED
-    logits, labels = logits[annotated], labels[annotated]
+    return logits[labels != UNLABELLED], labels[labels != UNLABELLED]
+
+
+def _fit(said: Scores, rule: ThresholdConfig) -> tuple[PatternPolicy, float | None, Chosen | None]:
+    """The fit by the rule, the threshold with the best F1, and what was chosen, where there was a choice."""
+    logits, labels = _annotated(said)
     temperature = fit_temperature(logits, labels)
     binary = logits.shape[1] == 2
-    threshold = 0.5 if binary else None
+    best = threshold = 0.5 if binary else None
+    chosen = None
     if binary and len(labels):
-        threshold = best_f1_threshold(labels, softmax(logits, temperature))
-    return PatternPolicy(temperature=temperature, threshold=threshold, n=len(labels))
+        probabilities = softmax(logits, temperature)
+        best = best_f1_threshold(labels, probabilities)
+        chosen = choose_threshold(labels, probabilities, rule)
+        threshold = chosen.threshold
+    return PatternPolicy(temperature=temperature, threshold=threshold, n=len(labels)), best, chosen
+
+
+def _told(what: str, chosen: Chosen | None, rule: ThresholdConfig, *, decides: bool = False) -> list[str]:
+    """Findings of one threshold. Raises `DataError` where the model that decides cannot keep to the bound."""
+    if chosen is None:
+        return []
+    if not chosen.met:
+        unmet = (
+            f"{what}: no threshold keeps {described(rule)} on the rows it is chosen on; "
+            f"the nearest is {chosen.nearest:.3f}, at {chosen.threshold:.3f}"
+        )
+        if decides:
+            raise DataError(f"{unmet}: ask for less in `decide.threshold.bound`, or give more rows to val")
+        return [f"{unmet}, which is taken"]
+    if chosen.figures["flagged"] >= NEARLY_ALL:
+        return [f"{what}: the threshold {chosen.threshold:.3f} flags {chosen.figures['flagged']:.0%} of posts"]
+    return []
+
+
+def _expected(
+    said: Scores, fit: ModelPolicy, groups: Sequence[Any] | None, rule: ThresholdConfig, seed: int
+) -> dict[str, Expected]:
+    if groups is None or fit.threshold is None:
+        return {}
+    logits, labels = _annotated(said)
+    if len(np.unique(labels)) < 2:
+        return {}
+    known = np.asarray(groups)[np.asarray(said[1]) != UNLABELLED].tolist()
+    figures = expected_figures(labels, softmax(logits, fit.temperature), known, rule, seed=seed)
+    return {name: Expected(**interval._asdict()) for name, interval in figures.items()}
 
 
 def _own_fit(said: Scores, pooled: Scores) -> bool:

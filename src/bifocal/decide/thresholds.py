@@ -1,24 +1,35 @@
-"""Where to draw the line on calibrated probabilities of a binary label: F1's maximum on a grid, and the whole curve."""
+"""Where to draw the line on calibrated probabilities of a binary label: by F1, by a bound that is to hold, by cost."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..config import ThresholdConfig
 from ..errors import DataError
+from ..evaluate.intervals import Interval, bootstrap_weights
 from ..evaluate.metrics import checked
 from ..workspace import atomic
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
+
+    Floats = NDArray[np.float64]
 
 GRID = tuple(step / 20 for step in range(2, 19))
 """0.10 to 0.90 by 0.05."""
 COLUMNS = ("threshold", "precision", "recall", "f1", "fpr", "flagged")
+LEAST, MOST = ("precision", "recall"), ("fpr", "capacity")
+"""Rules whose bound is a lower one, and those whose bound is an upper one."""
+NAMES = {"fpr": "false-positive rate", "capacity": "share of posts flagged"}
+LOOKS = 20
+"""Thresholds that a confident precision is looked for at; each look has its share of the risk."""
+CANDIDATES = 500
+"""Thresholds at most in a resample: bounds the time of intervals on large splits."""
 
 
 def threshold_curve(labels: ArrayLike, probabilities: ArrayLike) -> list[dict[str, float]]:
@@ -70,6 +81,234 @@ def best_f1_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
     curve = threshold_curve(labels, probabilities)
     best = max(curve, key=lambda row: (row["f1"], -round(abs(row["threshold"] - 0.5), 2), -row["threshold"]))
     return best["threshold"]
+
+
+def described(rule: ThresholdConfig) -> str:
+    """A rule in words.
+
+    >>> described(ThresholdConfig(by="precision", bound=0.9, confidence=0.95))
+    'precision at least 0.9, with confidence 0.95'
+    """
+    if rule.bound is not None:
+        side = "at least" if rule.by in LEAST else "at most"
+        sure = f", with confidence {rule.confidence:g}" if rule.confidence else ""
+        return f"{NAMES.get(rule.by, rule.by)} {side} {rule.bound:g}{sure}"
+    if rule.by == "cost":
+        costs = rule.costs
+        return f"least cost, {costs.false_positive:g} a false positive and {costs.false_negative:g} a false negative"
+    return "the best F1" if rule.by == "f1" else f"the best F at beta {rule.beta:g}"
+
+
+class Chosen(NamedTuple):
+    """A threshold, and what it does on the rows it was chosen on."""
+
+    threshold: float
+    met: bool
+    """Whether it keeps to the rule's bound there, with the confidence asked for; True for rules without one."""
+    figures: dict[str, float]
+    """A row of `threshold_curve`, but ``flagged`` is a share."""
+    nearest: float
+    """The bound that could be kept to at this threshold; nan for rules without one."""
+
+
+def choose_threshold(labels: ArrayLike, probabilities: ArrayLike, rule: ThresholdConfig) -> Chosen:
+    """The threshold that a rule asks for.
+
+    A bounded rule takes the lowest threshold that keeps to the bound (``recall``: the highest), so that precision is
+    not bought with more recall than it costs. With ``confidence`` it is not the figure on these rows that keeps to it
+    but the end of its exact one-sided binomial interval (Clopper and Pearson 1934). Recall, false-positive rate and
+    share flagged only ever move one way along thresholds, so that the walk from the safe side to the first failure
+    needs no correction (fixed sequence testing: Angelopoulos et al. 2021, arXiv:2110.01052, section 4.2); precision is
+    looked at in `LOOKS` places, and the risk is divided by them (Bonferroni).
+
+    Where no threshold keeps to the bound, the one that comes nearest is given, and ``met`` is False.
+
+    Parameters
+    ----------
+    labels : [n]
+        0 or 1.
+    probabilities : [n] or [n, 2]
+        Calibrated.
+    rule : ThresholdConfig
+
+    Raises
+    ------
+    DataError
+        As `threshold_curve`; where a rule needs a class that no row bears.
+    """
+    y, p = checked(labels, probabilities)
+    if p.shape[1] != 2:
+        raise DataError(f"a threshold is for binary labels, found {p.shape[1]} classes: take the likeliest class")
+    needed = {"recall": 1, "precision": 1, "f_beta": 1, "fpr": 0}.get(rule.by)
+    if needed is not None and not (y == needed).any():
+        raise DataError(f"a threshold by {rule.by} needs rows of class {needed}, found none: give more, or take f1")
+    threshold, met, nearest = best_f1_threshold(y, p), True, float("nan")
+    if rule.by != "f1":
+        ranked = _Ranked(y, p[:, 1])
+        counts = ranked.counts(np.ones((1, len(y))))
+        at = ranked.choose(counts, rule)[0]
+        threshold = float(ranked.thresholds[at])
+        if rule.bound is not None:
+            nearest = float(_kept(counts, rule)[0, at])
+            met = nearest >= rule.bound if rule.by in LEAST else nearest <= rule.bound
+    figures = _at(threshold, y, p[:, 1] >= threshold)
+    return Chosen(threshold, met, {**figures, "flagged": figures["flagged"] / len(y)}, nearest)
+
+
+def expected_figures(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    groups: Sequence[Any],
+    rule: ThresholdConfig,
+    *,
+    size: float = 1.0,
+    resamples: int = 500,
+    seed: int = 0,
+    level: float = 0.9,
+) -> dict[str, Interval]:
+    """What to expect of the rule's threshold on the next rows: prediction intervals, not confidence intervals.
+
+    The bootstrap of Efron and Tibshirani 1993 (chapter 17), with the choice inside it: the threshold is chosen anew on
+    a resample, and measured on another one, as large as the rows to come. That a threshold fits best the rows it was
+    chosen on is in the interval therefore.
+
+    Parameters
+    ----------
+    labels, probabilities, rule : as `choose_threshold`
+    groups : [n]
+        Drawn with replacement, with all their rows.
+    size : float
+        Rows to come, relative to these.
+    level : float
+        Share of sets to come whose figure lies inside.
+
+    Returns
+    -------
+    dict of Interval
+        By figure, as in `Chosen`; the value is the mean over resamples. Resamples that lost a class are left out.
+    """
+    y, p = checked(labels, probabilities)
+    ranked = _Ranked(y, p[:, 1], most=CANDIDATES)
+    found: dict[str, list[Floats]] = {}
+    lessons = bootstrap_weights(groups, resamples, seed, size=1.0)
+    tests = bootstrap_weights(groups, resamples, seed + 1, size=size)
+    for lesson, test in zip(_singly(lessons), _singly(tests), strict=True):
+        if not (0 < lesson @ y < lesson.sum() and 0 < test @ y < test.sum()):
+            continue
+        counts = ranked.counts(lesson[None])
+        at = ranked.grid(counts) if rule.by == "f1" else ranked.choose(counts, rule)
+        for name, values in ranked.counts(test[None]).figures(at).items():
+            found.setdefault(name, []).append(values)
+    ends = (50 * (1 - level), 50 * (1 + level))
+    result = {}
+    for name, pieces in found.items():
+        values = np.concatenate(pieces)
+        low, high = np.percentile(values, ends)
+        result[name] = Interval(float(values.mean()), float(low), float(high))
+    return result
+
+
+def _singly(chunks: Iterable[Floats]) -> Iterable[Floats]:
+    return (row for chunk in chunks for row in chunk)
+
+
+class _Counts(NamedTuple):
+    """Per resample and threshold ``[b, k]``: rows flagged, and positives among them; per resample ``[b, 1]``: all."""
+
+    flagged: Floats
+    hits: Floats
+    positives: Floats
+    rows: Floats
+
+    def figures(self, at: NDArray[np.intp]) -> dict[str, Floats]:
+        """By name ``[b]``, at one threshold of each resample; 0 where there is nothing to go by."""
+        flagged, hits = (np.take_along_axis(c, at[:, None], axis=1)[:, 0] for c in (self.flagged, self.hits))
+        positives, rows = self.positives[:, 0], self.rows[:, 0]
+        return {
+            "precision": _share(hits, flagged),
+            "recall": _share(hits, positives),
+            "f1": _share(2 * hits, flagged + positives),
+            "fpr": _share(flagged - hits, rows - positives),
+            "flagged": _share(flagged, rows),
+        }
+
+
+def _share(part: Floats, whole: Floats) -> Floats:
+    return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0)
+
+
+class _Ranked:
+    """Rows by falling probability: what every threshold would do to them, under many weightings at once."""
+
+    def __init__(self, y: NDArray[np.int64], p: Floats, most: int | None = None):
+        self.order = np.argsort(-p, kind="stable")
+        self.y, self.p = y[self.order].astype(np.float64), p[self.order]
+        ends = np.flatnonzero(np.append(np.diff(self.p) != 0, True))
+        if most and len(ends) > most:
+            ends = ends[np.linspace(0, len(ends) - 1, most).round().astype(int)]
+        self.ends, self.thresholds = ends, self.p[ends]
+
+    def counts(self, weights: Floats) -> _Counts:
+        """Of weights ``[b, n]`` in the order of the rows."""
+        w = weights[:, self.order]
+        flagged, hits = w.cumsum(axis=1), (w * self.y).cumsum(axis=1)
+        return _Counts(flagged[:, self.ends], hits[:, self.ends], hits[:, -1:], flagged[:, -1:])
+
+    def at(self, thresholds: Floats) -> NDArray[np.intp]:
+        """Index of the last candidate flagged by a threshold; the first where none is."""
+        return (np.searchsorted(-self.thresholds, -thresholds, side="right") - 1).clip(0)
+
+    def grid(self, counts: _Counts) -> NDArray[np.intp]:
+        """Per resample, the candidate that F1's maximum on `GRID` comes down to."""
+        places = self.at(np.array(GRID))
+        f1 = _share(2 * counts.hits, counts.flagged + counts.positives)[:, places]
+        return places[(f1 - 1e-9 * np.abs(np.array(GRID) - 0.5)).argmax(axis=1)]
+
+    def choose(self, counts: _Counts, rule: ThresholdConfig) -> NDArray[np.intp]:
+        """Per resample, the index of the candidate that the rule takes."""
+        if rule.bound is None:
+            return _gain(counts, rule).argmax(axis=1)
+        kept = _kept(counts, rule)
+        signed = kept - rule.bound if rule.by in LEAST else rule.bound - kept
+        met = signed >= 0
+        last = met.shape[1] - 1
+        first = met.argmax(axis=1) if rule.by == "recall" else last - met[:, ::-1].argmax(axis=1)
+        return np.where(met.any(axis=1), first, np.nan_to_num(signed, nan=-np.inf).argmax(axis=1))
+
+
+def _gain(counts: _Counts, rule: ThresholdConfig) -> Floats:
+    """What a rule without a bound makes as large as it can, ``[b, k]``."""
+    if rule.by == "f_beta":
+        square = rule.beta**2
+        return _share((1 + square) * counts.hits, counts.flagged + square * counts.positives)
+    wrong = rule.costs.false_positive * (counts.flagged - counts.hits)
+    return -(wrong + rule.costs.false_negative * (counts.positives - counts.hits))
+
+
+def _kept(counts: _Counts, rule: ThresholdConfig) -> Floats:
+    """The bound that each threshold keeps to, ``[b, k]``: its figure, or the end of the figure's interval."""
+    part, whole = {
+        "precision": (counts.hits, counts.flagged),
+        "recall": (counts.hits, counts.positives),
+        "fpr": (counts.flagged - counts.hits, counts.rows - counts.positives),
+        "capacity": (counts.flagged, counts.rows),
+    }[rule.by]
+    if rule.confidence is None:
+        return _share(part, whole)
+
+    from scipy.special import betaincinv
+
+    risk = 1 - rule.confidence
+    part, whole = np.broadcast_arrays(part, whole)
+    if rule.by == "precision":
+        # Looks lie at fixed shares of the ranks; elsewhere nothing is known.
+        looks = np.unique(np.linspace(0, part.shape[1] - 1, LOOKS + 1).round().astype(int)[1:])
+        kept = np.full(part.shape, -np.inf)
+        kept[:, looks] = betaincinv(part[:, looks], whole[:, looks] - part[:, looks] + 1, risk / len(looks))
+        return np.where(part > 0, kept, np.where(np.isinf(kept), kept, 0.0))
+    if rule.by == "recall":
+        return np.where(part > 0, betaincinv(part.clip(1), whole - part + 1, risk), 0.0)
+    return np.where(part < whole, betaincinv(part + 1, (whole - part).clip(1), 1 - risk), 1.0)
 
 
 def write_curve(path: Path, rows: Iterable[Mapping[str, float]]) -> None:

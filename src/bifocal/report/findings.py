@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..config import ThresholdConfig
+from ..decide.thresholds import described
 from ..errors import RunError
 from ..evaluate.metrics import bin_of
 from ..example import SPLITS, Label, Taxonomy
@@ -76,6 +78,8 @@ def findings(folder: str | Path) -> dict[str, Any]:
         "marks": {
             "in_sample": results["in_sample"],
             "approximate": policy["approximate"],
+            "rule": described(ThresholdConfig(**policy.get("rule", {}))),
+            "expected": policy.get("expected", {}),
             "tuned_on": tuned,
             "tuned_rows": splits[tuned]["n"],
             "tuned_rarest": min(class_counts(splits[tuned])),

@@ -129,10 +129,19 @@ def _decision(facts: Mapping[str, Any]) -> str:
     flagged, positives = counts["tp"] + counts["fp"], counts["tp"] + counts["fn"]
     flags = f"{flagged:,} posts, {counts['tp']:,} of them rightly ({share(counts['tp'], flagged)})"
     others = " (posts that lack a part have their own)" if said["patterns"] else ""
+    chosen = f"chosen on {facts['marks']['tuned_on']} by {facts['marks']['rule']}"
+    expected = facts["marks"]["expected"]
+    ahead = ""
+    if expected:
+        precision, recall = (
+            f"{name} of {number(expected[name]['low'], 2)} to {number(expected[name]['high'], 2)}"
+            for name in ("precision", "recall")
+        )
+        ahead = f" Of as many posts to come as it was chosen on, {precision} and {recall} are expected (90% intervals)."
     return (
-        f"At its threshold of {said['threshold']:.2f}{others} it flags {flags}, and misses {counts['fn']:,} of the "
-        f"{positives:,} positive ones "
-        f"({share(counts['fn'], positives)}). It is right on {share(right, 1)} of all; {against}."
+        f"At its threshold of {said['threshold']:.2f}, {chosen}{others}, it flags {flags}, and misses "
+        f"{counts['fn']:,} of the {positives:,} positive ones "
+        f"({share(counts['fn'], positives)}). It is right on {share(right, 1)} of all; {against}.{ahead}"
     )
 
 
