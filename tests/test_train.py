@@ -295,21 +295,34 @@ def test_a_multiclass_label_goes_all_the_way(small_config, tmp_path):
 
 
 def test_a_line_between_two_classes_is_not_drawn_through_four(small_config, tmp_path):
-    rule = {"threshold": {"by": "precision", "bound": 0.9}}
-    with pytest.raises(ConfigError, match="draws a line between two classes, and cue_pair has 4"):
-        run(small(small_config, label="cue_pair", decide=rule), root=tmp_path)
+    for rule in ({"threshold": {"by": "precision", "bound": 0.9}}, {"review": {"fnr": 0.1}}):
+        with pytest.raises(ConfigError, match="draws a line between two classes, and cue_pair has 4"):
+            run(small(small_config, label="cue_pair", decide=rule), root=tmp_path)
 
 
 def test_another_rule_moves_the_policy_and_not_the_thresholds_file(small_config, tmp_path):
     by_f1 = Workspace.of(run(small(small_config), root=tmp_path))
     best = read_json(by_f1.thresholds)
-    rule = {"threshold": {"by": "capacity", "bound": 0.2}}
+    rule = {"threshold": {"by": "capacity", "bound": 0.2}, "review": {"fnr": 0.3, "fpr": 0.3}}
     space = Workspace.of(run(small(small_config, decide=rule), root=tmp_path))
     policy = read_json(space.policy)
     assert read_json(space.thresholds) == best
     assert policy["rule"]["by"] == "capacity" and policy["expected"]["flagged"]["value"] < 0.4
     threshold = policy["models"]["mm_fusion"]["threshold"]
-    assert read_json(space.results)["models"]["mm_fusion"]["threshold"] == threshold != best["mm_fusion"]
+    results = read_json(space.results)
+    assert results["models"]["mm_fusion"]["threshold"] == threshold != best["mm_fusion"]
+    assert set(results["actions"]) == {"allow", "review", "block"}
+    assert (
+        sum(sum(counts.values()) for counts in results["actions"].values())
+        == results["models"]["mm_fusion"]["test"]["n"]
+    )
+    import bifocal
+
+    band = policy["models"]["mm_fusion"]["band"]
+    decision = bifocal.load(space.folder).predict(text="a quiet morning")
+    limit = band["block_from"] if decision.label else band["allow_below"]
+    sure = decision.probability >= limit if decision.label else decision.probability < limit
+    assert (decision.action != "review") == sure == ("review band" not in decision.why)
 
 
 def test_frozen_experts_are_cross_fitted_and_keep_nothing_aside(small_config, tmp_path):

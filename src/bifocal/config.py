@@ -146,11 +146,25 @@ class ThresholdConfig(Strict):
         return self
 
 
+class ReviewConfig(Strict):
+    """The review band of a binary label: which errors may pass without a person, at most."""
+
+    fnr: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of positive posts that are allowed; None = the threshold is the limit."""
+    fpr: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of negative posts that are blocked; None = the threshold is the limit."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> ReviewConfig:
+        if self.fnr is None and self.fpr is None:
+            raise ValueError("a review band needs fnr, fpr or both, such as fnr: 0.1; or null for none")
+        return self
+
+
 class DecideConfig(Strict):
     calibration: Literal["temperature"] = "temperature"
     threshold: ThresholdConfig = ThresholdConfig()
-    review: None = None
-    """The review band; not built yet, so only null is taken."""
+    review: ReviewConfig | None = None
 
 
 class OcrConfig(Strict):

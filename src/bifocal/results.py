@@ -97,6 +97,24 @@ def calibrated(said: Opinions, policy: Policy, model: str) -> tuple[np.ndarray, 
     return probabilities, predictions
 
 
+def measure_actions(said: Opinions, policy: Policy, model: str) -> dict[str, Any]:
+    """What the policy does with a split of a binary label, by class of the post; posts without a label under ``none``.
+
+    Returns
+    -------
+    dict
+        ``allow``, ``review``, ``block``: counts by ``negative``, ``positive``, ``none``.
+    """
+    probabilities, predictions = calibrated(said, policy, model)
+    counts = {action: {"negative": 0, "positive": 0, "none": 0} for action in ("allow", "review", "block")}
+    rows = zip(probabilities, predictions, said.labels, said.patterns, said.has[model], strict=True)
+    for row, prediction, label, pattern, has in rows:
+        if has:
+            action = policy.action(model, row[1], prediction, pattern)
+            counts[action][("negative", "positive", "none")[label]] += 1
+    return counts
+
+
 def prior(labels: np.ndarray, classes: int) -> np.ndarray:
     """Class shares of train, ``[C]``: the majority baseline, and the stand-in where a model has no opinion."""
     counts = np.bincount(labels[labels >= 0], minlength=classes)

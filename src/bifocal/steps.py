@@ -34,6 +34,7 @@ from .results import (
     Opinions,
     example_row,
     gain_over_best,
+    measure_actions,
     measure_models,
     pattern_opinions,
     prior,
@@ -72,12 +73,13 @@ class Run:
 
     def _check_plugins(self) -> None:
         """Refuse now what would otherwise be refused after hours of training."""
-        by = self.config.decide.threshold.by
-        if by != "f1" and not self.label.binary:
-            raise ConfigError(
-                f"decide.threshold.by: {by} draws a line between two classes, and {self.config.label} has "
-                f"{len(self.label.classes)}: leave it at f1, and the likeliest class is taken"
-            )
+        decide = self.config.decide
+        for setting, asked in (("threshold.by", decide.threshold.by != "f1"), ("review", decide.review is not None)):
+            if asked and not self.label.binary:
+                raise ConfigError(
+                    f"decide.{setting} draws a line between two classes, and {self.config.label} has "
+                    f"{len(self.label.classes)}: leave it out, and the likeliest class is taken"
+                )
         plugins.load("fusions", self.config.fusion.strategy)(**self.config.fusion.options)
         self.candidates = {name: candidates(self.config.expert(name), name, m) for name, m in self.modalities.items()}
         """Modality -> the settings of each encoder that its expert may turn out to be."""
@@ -339,6 +341,7 @@ class Run:
             approximate=True,
             versions={"bifocal": __version__, "run": self.config.run, **self._model_versions()},
             rule=self.config.decide.threshold,
+            review=self.config.decide.review,
             groups=None if self.in_sample else list(np.array(said.groups)[said.has[self.models[-1]]]),
             seed=self.config.seed,
         )
@@ -372,6 +375,8 @@ class Run:
             "models": models,
         }
         tested = said[self.tested_on]
+        if policy.review is not None:
+            results["actions"] = measure_actions(tested, policy, self.models[-1])
         if self.fused is not None:
             results["gain"] = gain_over_best(
                 said[self.tuned_on], tested, policy, self.label, fusion=MODEL, shares=shares, **settings

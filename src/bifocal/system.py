@@ -58,7 +58,8 @@ class Decision:
     threshold : float or None
         None = the likeliest class wins.
     action : str or None
-        ``allow`` or ``block``, following the label; None for multiclass labels, which name no action.
+        ``allow`` or ``block``, following the label, or ``review`` inside the policy's band; None for multiclass labels,
+        which name no action.
     why : str
         The rule that decided, with its numbers.
     models : dict
@@ -317,12 +318,15 @@ class System:
         opinions[self.main] = self._opinion(self.main, logits, pattern)
         main = opinions[self.main]
         threshold = self.policy.threshold(self.main, pattern)
+        action = (
+            self.policy.action(self.main, main.probability, int(main.label), pattern) if self.label.binary else None
+        )
         return Decision(
             probability=main.probability,
             label=main.label,
             threshold=threshold,
-            action=("block" if main.label else "allow") if self.label.binary else None,
-            why=self._why(main, threshold, pattern),
+            action=action,
+            why=self._why(main, threshold, pattern, action),
             models=opinions,
             present={name: name in present for name in self.modalities},
             text_used=example.parts.get(TEXT, ""),
@@ -337,11 +341,12 @@ class System:
         shown = 1 if self.label.binary else index
         return Opinion(float(probabilities[0, shown]), self.label.classes[index])
 
-    def _why(self, main: Opinion, threshold: float | None, pattern: str) -> str:
+    def _why(self, main: Opinion, threshold: float | None, pattern: str, action: str | None) -> str:
         if threshold is None:
             return f"{self.main} finds {main.label!r} likeliest ({main.probability:.3f}) from {pattern}"
         sign = ">=" if main.probability >= threshold else "<"
-        return f"{self.main} gives {main.probability:.3f} {sign} threshold {threshold:.2f} from {pattern}"
+        band = ", inside the review band" if action == "review" else ""
+        return f"{self.main} gives {main.probability:.3f} {sign} threshold {threshold:.2f} from {pattern}{band}"
 
 
 def read_file(path: str | Path) -> bytes:

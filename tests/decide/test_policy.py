@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from bifocal.config import ThresholdConfig
+from bifocal.config import ReviewConfig, ThresholdConfig
 from bifocal.decide.calibration import fit_temperature, softmax
 from bifocal.decide.policy import MIN_PATTERN_ROWS, POOLED, Policy, fit_policy
 from bifocal.decide.thresholds import best_f1_threshold, choose_threshold
@@ -149,8 +149,45 @@ def test_a_threshold_that_flags_nearly_everything_is_told_of():
     assert [line.endswith("flags 100% of posts") for line in found.findings] == [True]
 
 
+def test_the_review_band_bounds_each_error_and_disagreement_is_reviewed(three_models):
+    policy = fitted(three_models, review=ReviewConfig(fnr=0.1, fpr=0.05)).policy
+    logits, labels = three_models["mm_fusion"][POOLED]
+    probabilities = policy.probabilities("mm_fusion", logits, POOLED)
+    predictions = policy.predictions("mm_fusion", probabilities, POOLED)
+    actions = np.array(
+        [policy.action("mm_fusion", p, y, POOLED) for p, y in zip(probabilities[:, 1], predictions, strict=True)]
+    )
+    assert (actions[labels == 1] == "allow").mean() <= 0.1 and (actions[labels == 0] == "block").mean() <= 0.05
+    assert set(actions[predictions == 1]) == {"block", "review"} and set(actions[predictions == 0]) == {
+        "allow",
+        "review",
+    }
+    band = policy.models["mm_fusion"].band
+    assert (band.positives, band.negatives) == tuple(np.bincount(labels)[::-1])
+    assert policy.models["mm_fusion"].patterns["text"].band != band
+    assert "band" not in json.dumps(fitted(three_models, review=ReviewConfig(fnr=0.1)).calibration)
+
+
+def test_one_limit_leaves_the_other_to_the_threshold(three_models):
+    policy = fitted(three_models, review=ReviewConfig(fnr=0.05)).policy
+    band, threshold = policy.models["mm_fusion"].band, policy.models["mm_fusion"].threshold
+    assert band.block_from == threshold
+    low = band.allow_below
+    assert policy.action("mm_fusion", low - 1e-6, 0, POOLED) == "allow"
+    assert policy.action("mm_fusion", (low + threshold) / 2, 0, POOLED) == "review"
+    assert policy.action("mm_fusion", threshold, 1, POOLED) == "block"
+    assert fitted(three_models).policy.action("mm_fusion", threshold, 1, POOLED) == "block"
+
+
+def test_too_few_rows_promise_nothing_and_nothing_is_done_alone(three_models):
+    found = fitted(three_models, review=ReviewConfig(fpr=0.001))
+    line = "vision_expert: no guarantee of fpr 0.001: it takes 999 negative rows, found"
+    assert next(f for f in found.findings if f.startswith(line)).endswith("; nothing is blocked")
+    assert found.policy.action("vision_expert", 1.0, 1, POOLED) == "review"
+
+
 def test_a_policy_survives_the_disk(three_models, tmp_path):
-    policy = fitted(three_models, in_sample=True).policy
+    policy = fitted(three_models, in_sample=True, review=ReviewConfig(fnr=0.1)).policy
     policy.save(tmp_path / "policy_demo.json")
     again = Policy.load(tmp_path / "policy_demo.json")
     assert again == policy and again.in_sample and again.classes == (0, 1)
@@ -159,7 +196,7 @@ def test_a_policy_survives_the_disk(three_models, tmp_path):
         "run", "label", "classes", "probability_key", "in_sample", "approximate", "versions", "models",
         "rule", "expected", "review",
     ]  # fmt: skip
-    assert content["review"] is None
+    assert content["review"] == {"fnr": 0.1, "fpr": None}
 
 
 def damaged(content, **changed):
@@ -175,7 +212,7 @@ def damaged(content, **changed):
         (lambda c: damaged(c, models={"m": {"temperature": 0, "threshold": 0.5}}), r"models\.m\.temperature = 0"),
         (lambda c: damaged(c, models={"m": {"temperature": 1, "threshold": 1.5}}), "threshold"),
         (lambda c: damaged(c, models={"m": {"threshold": 0.5}}), r"'models\.m\.temperature' is required"),
-        (lambda c: damaged(c, review={"fnr": 0.1}), "review"),
+        (lambda c: damaged(c, review={"fnr": 2}), "review"),
     ],
 )
 def test_a_damaged_policy_is_refused_with_the_name_of_its_file(three_models, tmp_path, damage, message):

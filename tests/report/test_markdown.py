@@ -119,6 +119,18 @@ def test_the_rule_of_the_threshold_and_what_to_expect_of_it_are_told(fake_run):
     assert decision.endswith("precision of 0.81 to 0.94 and recall of 0.40 to 0.60 are expected (90% intervals).")
 
 
+def test_the_review_band_tells_whom_it_asks(fake_run):
+    facts = findings(fake_run())
+    facts["actions"] = {
+        "allow": {"negative": 80, "positive": 5, "none": 0},
+        "review": {"negative": 15, "positive": 45, "none": 0},
+        "block": {"negative": 5, "positive": 50, "none": 0},
+    }
+    decision = answer(facts)[2]
+    assert "By its review band 30% of the posts go to a person" in decision
+    assert decision.endswith("positive ones 5% are allowed and of the negative ones 5% blocked without one.")
+
+
 def test_one_modality_has_no_gain(fake_run):
     facts = findings(fake_run(single=True))
     assert facts["gain"] is None

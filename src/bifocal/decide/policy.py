@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 import numpy as np
 from pydantic import Field, ValidationError
 
-from ..config import Strict, ThresholdConfig, explain
+from ..config import ReviewConfig, Strict, ThresholdConfig, explain
 from ..errors import DataError, RunError, nearest
 from ..evaluate.metrics import predicted_classes
 from ..example import UNLABELLED
 from ..workspace import read_json, write_json
 from .calibration import fit_temperature, softmax
+from .conformal import alarm_threshold, least_rows, risk_threshold
 from .thresholds import Chosen, best_f1_threshold, choose_threshold, described, expected_figures
 
 if TYPE_CHECKING:
@@ -54,11 +55,26 @@ def patterns(modalities: Iterable[str]) -> list[tuple[str, ...]]:
     return [subset for size in range(1, len(names) + 1) for subset in combinations(names, size)]
 
 
+Action = Literal["allow", "review", "block"]
+
+
+class Band(Strict):
+    """The limits of the review band, and the val rows behind them."""
+
+    allow_below: float | None
+    """A post under it that is labelled 0 is allowed; None = none is, for want of positive rows."""
+    block_from: float | None
+    """A post on or over it that is labelled 1 is blocked; None = none is, for want of negative rows."""
+    positives: Annotated[int, Field(ge=0)]
+    negatives: Annotated[int, Field(ge=0)]
+
+
 class PatternPolicy(Strict):
     """What holds for one presence pattern, and the labelled rows it was fitted on."""
 
     temperature: Temperature
     threshold: Threshold
+    band: Band | None = None
     n: Annotated[int, Field(ge=0)]
 
 
@@ -68,6 +84,8 @@ class ModelPolicy(Strict):
     method: Literal["temperature"] = "temperature"
     temperature: Temperature
     threshold: Threshold
+    band: Band | None = None
+    """None = no review band: actions follow labels."""
     patterns: dict[str, PatternPolicy] = Field(default_factory=dict)
     """By pattern: the names of the present modalities, sorted, joined by ``+``."""
 
@@ -98,8 +116,8 @@ class Policy(Strict):
     """What the thresholds were chosen by."""
     expected: dict[str, Expected] = Field(default_factory=dict)
     """Figure -> what the model that decides comes to at its threshold, on as many rows to come."""
-    review: None = None
-    """The review band; not built yet."""
+    review: ReviewConfig | None = None
+    """What the review bands were fitted to."""
 
     def _of(self, model: str, pattern: str) -> ModelPolicy | PatternPolicy:
         if model not in self.models:
@@ -122,6 +140,18 @@ class Policy(Strict):
         """
         threshold = self.threshold(model, pattern)
         return predicted_classes(probabilities, 0.5 if threshold is None else threshold)
+
+    def action(self, model: str, probability: float, label: int, pattern: str) -> Action:
+        """What is done with a post of a binary label: where label and review band disagree, a person decides.
+
+        Raises `RunError` on an unknown model.
+        """
+        band = self._of(model, pattern).band
+        if band is not None:
+            limit = band.block_from if label else band.allow_below
+            if limit is None or (probability < limit if label else probability >= limit):
+                return "review"
+        return "block" if label else "allow"
 
     def save(self, path: Path) -> None:
         """Write the policy, whole or not at all."""
@@ -168,6 +198,7 @@ def fit_policy(
     approximate: bool,
     versions: Mapping[str, str],
     rule: ThresholdConfig | None = None,
+    review: ReviewConfig | None = None,
     groups: Sequence[Any] | None = None,
     seed: int = 0,
 ) -> Fitted:
@@ -186,6 +217,8 @@ def fit_policy(
         What `Policy` says of them.
     rule : ThresholdConfig, optional
         How thresholds are chosen; None = the F1 maximum. Other rules are for binary labels.
+    review : ReviewConfig, optional
+        Of a binary label: the review bands to fit, class by class, on the rows that the thresholds are chosen on.
     groups : sequence, optional
         Of the last model's pooled rows: near-duplicates share one. None = no figures are expected.
 
@@ -197,14 +230,16 @@ def fit_policy(
     rule = rule or ThresholdConfig()
     models, best, findings = {}, {}, []
     for model, sets in scores.items():
-        pooled, best[model], chosen = _fit(sets[POOLED], rule)
+        pooled, best[model], chosen = _fit(sets[POOLED], rule, review)
         findings += _told(model, chosen, rule, decides=model == list(scores)[-1])
+        findings += _unpromised(model, pooled.band, review)
         patterns = {}
         for pattern, said in sorted(sets.items()):
             if _own_fit(said, sets[POOLED]):
-                patterns[pattern], _, chosen = _fit(said, rule)
+                patterns[pattern], _, chosen = _fit(said, rule, review)
                 findings += _told(f"{model} on {pattern}", chosen, rule)
-        models[model] = ModelPolicy(temperature=pooled.temperature, threshold=pooled.threshold, patterns=patterns)
+                findings += _unpromised(f"{model} on {pattern}", patterns[pattern].band, review)
+        models[model] = ModelPolicy(**pooled.model_dump(exclude={"n"}), patterns=patterns)
     policy = Policy(
         run=run,
         label=label,
@@ -216,9 +251,14 @@ def fit_policy(
         models=models,
         rule=rule,
         expected=_expected(scores[model][POOLED], models[model], groups, rule, seed),
+        review=review,
     )
     calibration = {
-        model: {label: fit.model_dump(mode="json", exclude={"threshold": True, "patterns": {"__all__": {"threshold"}}})}
+        model: {
+            label: fit.model_dump(
+                mode="json", exclude={"threshold": True, "band": True, "patterns": {"__all__": {"threshold", "band"}}}
+            )
+        }
         for model, fit in models.items()
     }
     return Fitted(policy, calibration, {model: {label: threshold} for model, threshold in best.items()}, findings)
@@ -229,19 +269,50 @@ def _annotated(said: Scores) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return logits[labels != UNLABELLED], labels[labels != UNLABELLED]
 
 
-def _fit(said: Scores, rule: ThresholdConfig) -> tuple[PatternPolicy, float | None, Chosen | None]:
+def _fit(
+    said: Scores, rule: ThresholdConfig, review: ReviewConfig | None
+) -> tuple[PatternPolicy, float | None, Chosen | None]:
     """The fit by the rule, the threshold with the best F1, and what was chosen, where there was a choice."""
     logits, labels = _annotated(said)
     temperature = fit_temperature(logits, labels)
     binary = logits.shape[1] == 2
     best = threshold = 0.5 if binary else None
-    chosen = None
+    chosen = band = None
     if binary and len(labels):
         probabilities = softmax(logits, temperature)
         best = best_f1_threshold(labels, probabilities)
         chosen = choose_threshold(labels, probabilities, rule)
         threshold = chosen.threshold
-    return PatternPolicy(temperature=temperature, threshold=threshold, n=len(labels)), best, chosen
+        band = _band(labels, probabilities[:, 1], threshold, review) if review else None
+    return PatternPolicy(temperature=temperature, threshold=threshold, band=band, n=len(labels)), best, chosen
+
+
+def _band(labels: NDArray[np.int64], p: NDArray[np.float64], threshold: float, review: ReviewConfig) -> Band:
+    positive, negative = p[labels == 1], p[labels == 0]
+    return Band(
+        allow_below=threshold if review.fnr is None else risk_threshold(positive, review.fnr),
+        block_from=threshold if review.fpr is None else alarm_threshold(negative, review.fpr),
+        positives=len(positive),
+        negatives=len(negative),
+    )
+
+
+def _unpromised(what: str, band: Band | None, review: ReviewConfig | None) -> list[str]:
+    """Where the rows are too few for a promise."""
+    found = []
+    if band is not None and review is not None:
+        sides = (
+            ("fnr", band.allow_below, band.positives, "allowed"),
+            ("fpr", band.block_from, band.negatives, "blocked"),
+        )
+        for rate, limit, n, done in sides:
+            if limit is None:
+                alpha = getattr(review, rate)
+                rows = f"{least_rows(alpha):,} {'positive' if rate == 'fnr' else 'negative'} rows"
+                found.append(
+                    f"{what}: no guarantee of {rate} {alpha:g}: it takes {rows}, found {n:,}; nothing is {done}"
+                )
+    return found
 
 
 def _told(what: str, chosen: Chosen | None, rule: ThresholdConfig, *, decides: bool = False) -> list[str]:

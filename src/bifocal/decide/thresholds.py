@@ -168,9 +168,10 @@ def expected_figures(
 ) -> dict[str, Interval]:
     """What to expect of the rule's threshold on the next rows: prediction intervals, not confidence intervals.
 
-    The bootstrap of Efron and Tibshirani 1993 (chapter 17), with the choice inside it: the threshold is chosen anew on
-    a resample, and measured on another one, as large as the rows to come. That a threshold fits best the rows it was
-    chosen on is in the interval therefore.
+    By the bootstrap, with the choice inside it: a threshold is chosen on a resample, and what it does there is compared
+    with what it does on another one, as large as the rows to come. The differences hold the chance of both sets and the
+    optimism of a threshold that was chosen where it is measured (Efron and Tibshirani 1993, sections 17.6 and 25.4);
+    they are added to the figures on the rows at hand.
 
     Parameters
     ----------
@@ -185,26 +186,28 @@ def expected_figures(
     Returns
     -------
     dict of Interval
-        By figure, as in `Chosen`; the value is the mean over resamples. Resamples that lost a class are left out.
+        By figure, as in `Chosen`; the value is the mean. Resamples that lost a class are left out.
     """
     y, p = checked(labels, probabilities)
     ranked = _Ranked(y, p[:, 1], most=CANDIDATES)
-    found: dict[str, list[Floats]] = {}
-    lessons = bootstrap_weights(groups, resamples, seed, size=1.0)
+    differences: dict[str, list[float]] = {}
+    lessons = bootstrap_weights(groups, resamples, seed)
     tests = bootstrap_weights(groups, resamples, seed + 1, size=size)
     for lesson, test in zip(_singly(lessons), _singly(tests), strict=True):
         if not (0 < lesson @ y < lesson.sum() and 0 < test @ y < test.sum()):
             continue
-        counts = ranked.counts(lesson[None])
-        at = ranked.grid(counts) if rule.by == "f1" else ranked.choose(counts, rule)
-        for name, values in ranked.counts(test[None]).figures(at).items():
-            found.setdefault(name, []).append(values)
+        here, next_one = ranked.counts(lesson[None]), ranked.counts(test[None])
+        at = ranked.choose(here, rule)
+        before, after = here.figures(at), next_one.figures(at)
+        for name in before:
+            differences.setdefault(name, []).append(float(after[name][0] - before[name][0]))
+    figures = choose_threshold(y, p, rule).figures
     ends = (50 * (1 - level), 50 * (1 + level))
     result = {}
-    for name, pieces in found.items():
-        values = np.concatenate(pieces)
-        low, high = np.percentile(values, ends)
-        result[name] = Interval(float(values.mean()), float(low), float(high))
+    for name, found in differences.items():
+        middle = figures[name] + np.mean(found)
+        low, high = figures[name] + np.percentile(found, ends)
+        result[name] = Interval(*(float(np.clip(end, 0, 1)) for end in (middle, low, high)))
     return result
 
 
@@ -254,18 +257,12 @@ class _Ranked:
         flagged, hits = w.cumsum(axis=1), (w * self.y).cumsum(axis=1)
         return _Counts(flagged[:, self.ends], hits[:, self.ends], hits[:, -1:], flagged[:, -1:])
 
-    def at(self, thresholds: Floats) -> NDArray[np.intp]:
-        """Index of the last candidate flagged by a threshold; the first where none is."""
-        return (np.searchsorted(-self.thresholds, -thresholds, side="right") - 1).clip(0)
-
-    def grid(self, counts: _Counts) -> NDArray[np.intp]:
-        """Per resample, the candidate that F1's maximum on `GRID` comes down to."""
-        places = self.at(np.array(GRID))
-        f1 = _share(2 * counts.hits, counts.flagged + counts.positives)[:, places]
-        return places[(f1 - 1e-9 * np.abs(np.array(GRID) - 0.5)).argmax(axis=1)]
-
     def choose(self, counts: _Counts, rule: ThresholdConfig) -> NDArray[np.intp]:
         """Per resample, the index of the candidate that the rule takes."""
+        if rule.by == "f1":  # what the grid comes down to; a threshold that flags nothing is as good as the first
+            places = (np.searchsorted(-self.thresholds, -np.array(GRID), side="right") - 1).clip(0)
+            f1 = _share(2 * counts.hits, counts.flagged + counts.positives)[:, places]
+            return places[(f1 - 1e-9 * np.abs(np.array(GRID) - 0.5)).argmax(axis=1)]
         if rule.bound is None:
             return _gain(counts, rule).argmax(axis=1)
         kept = _kept(counts, rule)

@@ -75,6 +75,7 @@ def findings(folder: str | Path) -> dict[str, Any]:
         "headline": {"model": main, "metric": metric, "split": tested, **said["calibrated"][metric]}
         | {"n": said["n"], "positives": said["positives"]},
         "gain": results.get("gain"),
+        "actions": results.get("actions"),
         "marks": {
             "in_sample": results["in_sample"],
             "approximate": policy["approximate"],

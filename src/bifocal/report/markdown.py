@@ -141,7 +141,21 @@ def _decision(facts: Mapping[str, Any]) -> str:
     return (
         f"At its threshold of {said['threshold']:.2f}, {chosen}{others}, it flags {flags}, and misses "
         f"{counts['fn']:,} of the {positives:,} positive ones "
-        f"({share(counts['fn'], positives)}). It is right on {share(right, 1)} of all; {against}.{ahead}"
+        f"({share(counts['fn'], positives)}). It is right on {share(right, 1)} of all; {against}."
+        f"{ahead}{_reviewed(facts['actions'])}"
+    )
+
+
+def _reviewed(actions: Mapping[str, Mapping[str, int]] | None) -> str:
+    """What the review band does with the posts, as a further sentence."""
+    if not actions:
+        return ""
+    total = sum(sum(by_class.values()) for by_class in actions.values())
+    positives, negatives = (sum(by_class[kind] for by_class in actions.values()) for kind in ("positive", "negative"))
+    return (
+        f" By its review band {share(sum(actions['review'].values()), total)} of the posts go to a person; of the "
+        f"positive ones {share(actions['allow']['positive'], positives)} are allowed and of the negative ones "
+        f"{share(actions['block']['negative'], negatives)} blocked without one."
     )
 
 
