@@ -168,7 +168,7 @@ def test_equal_and_certain_scores_end_in_a_threshold_and_no_nan(by, p):
     rule = ThresholdConfig(by=by, bound=0.4 if by in dict(BOUNDED) else None)
     chosen = choose_threshold(y, p, rule)
     assert 0 <= chosen.threshold <= 1 and np.isfinite(list(chosen.figures.values())).all()
-    for interval in expected_figures(y, p, range(40), rule, resamples=20).values():
+    for interval in expected_figures(y, p, range(40), rule, splits=20).values():
         assert np.isfinite(interval).all()
 
 
@@ -191,12 +191,12 @@ def share_kept(by, bound, redraws, n=400, confidence=0.9):
     return right / redraws
 
 
-def expected_share(rule, redraws, n=400, size=1.0):
+def expected_share(rule, redraws, n=400, size=1.0, splits=500):
     """By figure, the share of redraws whose next rows lie in the interval."""
     inside = {}
     for seed in range(redraws):
         y, p = drawn(n, seed)
-        intervals = expected_figures(y, p, range(n), rule, size=size, resamples=200)
+        intervals = expected_figures(y, p, range(n), rule, size=size, splits=splits)
         next_y, next_p = drawn(round(n * size), 50_000 + seed)
         found = realised(next_y, next_p, choose_threshold(y, p, rule).threshold)
         for name, (_, low, high) in intervals.items():
@@ -220,7 +220,7 @@ def test_a_confident_bound_holds_in_500_redraws(by, bound):
 
 
 def test_the_next_rows_lie_in_the_prediction_interval():
-    shares = expected_share(ThresholdConfig(by="precision", bound=0.6), 60, size=0.5)
+    shares = expected_share(ThresholdConfig(by="precision", bound=0.6), 60, size=0.5, splits=200)
     assert min(shares.values()) >= 0.9 - 2 * slack(60)  # the least of five
 
 

@@ -42,21 +42,19 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap_weights(groups: Sequence[Any], resamples: int, seed: int, *, size: float = 1.0) -> Iterator[Floats]:
+def bootstrap_weights(groups: Sequence[Any], resamples: int, seed: int) -> Iterator[Floats]:
     """How often each row stands in each resample, in chunks ``[b, n]`` of all ``resamples`` rows.
 
     Groups are drawn with replacement, as many as there are, and bring all their rows: rows of a group are not
     independent, and drawing them singly makes intervals too narrow (Field and Welsh 2007). The same groups and seed
-    give the same weights, so that two models are compared on the same resamples. ``size`` is that of a resample,
-    relative to the rows.
+    give the same weights, so that two models are compared on the same resamples.
     """
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
     rng = np.random.default_rng(seed)
-    draws = max(1, round(len(names) * size))
-    chunk = max(1, CHUNK // max(len(group_of), draws))
-    for done in range(0, resamples, chunk):
-        b = min(chunk, resamples - done)
-        drawn = rng.integers(len(names), size=(b, draws)) + np.arange(b)[:, None] * len(names)
+    size = max(1, CHUNK // len(group_of))
+    for done in range(0, resamples, size):
+        b = min(size, resamples - done)
+        drawn = rng.integers(len(names), size=(b, len(names))) + np.arange(b)[:, None] * len(names)
         counts = np.bincount(drawn.ravel(), minlength=b * len(names)).astype(np.float64)
         yield np.take(counts.reshape(b, -1), group_of, axis=1)
 
