@@ -30,6 +30,7 @@ def test_source_options_are_kept_for_the_source():
         ({"modalities": ["text", "text"]}, "names one twice"),
         ({"decide": {"review": {}}}, "a review band needs fnr, fpr or both"),
         ({"decide": {"review": {"fnr": 1}}}, "decide.review.fnr"),
+        ({"decide": {"review": {"fnrr": 0.1}}}, "unknown key 'decide.review.fnrr'; did you mean 'fnr'"),
         ({"decide": {"threshold": {"by": "precison"}}}, "decide.threshold.by"),
         ({"decide": {"threshold": {"by": "precision"}}}, "by: precision needs a bound between 0 and 1"),
         ({"decide": {"threshold": {"by": "recall", "bound": 1.2}}}, "decide.threshold.bound"),

@@ -443,6 +443,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _fields_at(model: Any, location: tuple[Any, ...]) -> list[str]:
     """Names allowed below a location of a model, for the nearest-name hint."""
+    from types import UnionType
     from typing import get_args
 
     for step in location:
@@ -451,6 +452,8 @@ def _fields_at(model: Any, location: tuple[Any, ...]) -> list[str]:
             model = fields[step].annotation
         elif args := get_args(model):  # dict[str, Inner]: any key leads to Inner
             model = args[-1]
+        if isinstance(model, UnionType):  # Inner | None
+            model = next((arg for arg in get_args(model) if _by_name(arg)), model)
     return list(_by_name(model))
 
 
