@@ -143,15 +143,7 @@ class MlpTabular(TabularExpert, HfEncoder):
 
     @classmethod
     def create(cls, expert: ExpertConfig, classes: Sequence[Any], seed: int, values: Sequence[Record]) -> Self:
-        """A new expert; ``values`` are the training values, to which the preprocessing is fitted.
-
-        Raises
-        ------
-        ConfigError
-            On an unknown option or column, or a setting that is for pretrained encoders.
-        DataError
-            Where no column tells the training rows apart.
-        """
+        """As of every tabular encoder; the network is made for the columns and the number of rows."""
         options = plugins.options("encoder", cls.plugin, expert.options, cls.settings)
         cls.reach(expert)
         processor = TabularProcessor.fit(values, options)
