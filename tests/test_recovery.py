@@ -334,6 +334,8 @@ def interrupt(runs, step, seconds):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        # A shell has what it starts in the background ignore SIGINT, and that is inherited; a terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         text=True,
     )
     with process.stderr:
