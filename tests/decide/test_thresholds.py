@@ -204,6 +204,15 @@ def expected_share(rule, redraws, n=400, size=1.0, splits=500):
     return {name: np.mean(hits) for name, hits in inside.items()}
 
 
+def test_what_was_never_wrong_may_yet_be():
+    y, p = np.repeat([0, 1], 45), np.repeat([0.1, 0.9], 45)
+    for by in ("f1", "precision"):
+        found = expected_figures(y, p, range(90), ThresholdConfig(by=by, bound=None if by == "f1" else 0.9))
+        for name in ("precision", "recall", "f1"):
+            assert 0.9 < found[name].low < 0.98 and found[name].high == 1
+        assert found["fpr"].low == 0 and 0.02 < found["fpr"].high < 0.1
+
+
 def slack(redraws, level=0.9):
     return 2 * np.sqrt(level * (1 - level) / redraws)
 

@@ -28,6 +28,8 @@ LEAST, MOST = ("precision", "recall"), ("fpr", "capacity")
 NAMES = {"fpr": "false-positive rate", "capacity": "share of posts flagged"}
 LOOKS = 20
 """Thresholds that a confident precision is looked for at; each look has its share of the risk."""
+FEW = 10
+"""Under so many rows for or against a figure, halves show too little of its chance."""
 CANDIDATES = 500
 """Thresholds at most of a half: bounds the time of intervals on large splits."""
 
@@ -177,7 +179,8 @@ def expected_figures(
     of a threshold that is measured where it was chosen; scaled to the rows at hand and to come, they are added to the
     figures on the rows at hand (subsampling: Politis and Romano 1994, Annals of Statistics 22, which needs no smooth
     rule). Bootstrap resamples, which share rows, told too little of the optimism: with 400 rows the next F1 was 0.006
-    below what they expected of the F1 maximum, and 0.001 below what half-samples do.
+    below what they expected of the F1 maximum, and 0.001 below what half-samples do. Where fewer than `FEW` rows
+    speak for or against a figure, the interval is at least Jeffreys' predictive one.
 
     Parameters
     ----------
@@ -209,7 +212,8 @@ def expected_figures(
         before, after = here.figures(at), next_one.figures(at)
         for name in before:
             differences.setdefault(name, []).append(float(after[name][0] - before[name][0]))
-    figures = choose_threshold(y, p, rule).figures
+    chosen = choose_threshold(y, p, rule)
+    figures, rare = chosen.figures, _rare(y, p >= chosen.threshold, size, level)
     scale = np.sqrt(
         (1 + 1 / size) / 4
     )  # a difference of two halves has the variance 4 v / n, of these and new rows this
@@ -218,8 +222,36 @@ def expected_figures(
     for name, found in differences.items():
         middle = figures[name] + scale * np.mean(found)
         low, high = figures[name] + scale * np.percentile(found, ends)
+        if name in rare:
+            low, high = min(low, rare[name][0]), max(high, rare[name][1])
         result[name] = Interval(*(float(np.clip(end, 0, 1)) for end in (middle, low, high)))
     return result
+
+
+def _rare(y: NDArray[np.int64], flags: NDArray[np.bool_], size: float, level: float) -> dict[str, tuple[float, float]]:
+    """Prediction intervals of the figures that few rows speak for or against, by Jeffreys' prior.
+
+    Of rows that are all right, every half is, and their differences show no chance at all. F1 is the share h of hits
+    among all rows that are flagged or positive, as 2 h / (1 + h).
+    """
+    from scipy.stats import betabinom
+
+    n, positives, flagged, hits = len(y), int(y.sum()), int(flags.sum()), int(y[flags].sum())
+    shares = {
+        "precision": (hits, flagged),
+        "recall": (hits, positives),
+        "f1": (hits, flagged + positives - hits),
+        "fpr": (flagged - hits, n - positives),
+        "flagged": (flagged, n),
+    }
+    found = {}
+    for name, (part, whole) in shares.items():
+        if min(part, whole - part) < FEW:
+            rows = max(1, round(whole * size))
+            law = betabinom(rows, part + 0.5, whole - part + 0.5)
+            low, high = (float(law.ppf(end)) / rows for end in ((1 - level) / 2, (1 + level) / 2))
+            found[name] = (2 * low / (1 + low), 2 * high / (1 + high)) if name == "f1" else (low, high)
+    return found
 
 
 class _Counts(NamedTuple):
