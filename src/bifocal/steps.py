@@ -62,6 +62,7 @@ class Run:
         self.taxonomy = Taxonomy({**LABELS, **self.source.labels()})
         self.label: Label = self._label()
         self.record = Record(space.record)
+        self._check_decide()
         self._check_plugins()
 
     def _label(self) -> Label:
@@ -71,8 +72,8 @@ class Run:
             raise ConfigError(f"label {name!r} is not in the taxonomy: add it under source.labels; {known}")
         return self.taxonomy[name]
 
-    def _check_plugins(self) -> None:
-        """Refuse now what would otherwise be refused after hours of training."""
+    def _check_decide(self) -> None:
+        """Raises `ConfigError` where a line between two classes is asked for, and there are more."""
         decide = self.config.decide
         for setting, asked in (("threshold.by", decide.threshold.by != "f1"), ("review", decide.review is not None)):
             if asked and not self.label.binary:
@@ -80,6 +81,9 @@ class Run:
                     f"decide.{setting} draws a line between two classes, and {self.config.label} has "
                     f"{len(self.label.classes)}: leave it out, and the likeliest class is taken"
                 )
+
+    def _check_plugins(self) -> None:
+        """Refuse now what would otherwise be refused after hours of training."""
         plugins.load("fusions", self.config.fusion.strategy)(**self.config.fusion.options)
         self.candidates = {name: candidates(self.config.expert(name), name, m) for name, m in self.modalities.items()}
         """Modality -> the settings of each encoder that its expert may turn out to be."""

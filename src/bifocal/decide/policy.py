@@ -229,9 +229,10 @@ def fit_policy(
     """
     rule = rule or ThresholdConfig()
     models, best, findings = {}, {}, []
+    main = list(scores)[-1]
     for model, sets in scores.items():
         pooled, best[model], chosen = _fit(sets[POOLED], rule, review)
-        findings += _told(model, chosen, rule, decides=model == list(scores)[-1])
+        findings += _told(model, chosen, rule, decides=model == main)
         findings += _unpromised(model, pooled.band, review)
         patterns = {}
         for pattern, said in sorted(sets.items()):
@@ -250,7 +251,7 @@ def fit_policy(
         versions=dict(versions),
         models=models,
         rule=rule,
-        expected=_expected(scores[model][POOLED], models[model], groups, rule, seed),
+        expected=_expected(scores[main][POOLED], models[main], groups, rule, seed),
         review=review,
     )
     calibration = {
@@ -347,8 +348,7 @@ def _expected(
 
 def _own_fit(said: Scores, pooled: Scores) -> bool:
     """Whether a pattern's rows suffice for a fit of their own, and are not the pooled rows over again."""
-    labels = np.asarray(said[1])
-    labels = labels[labels != UNLABELLED]
+    labels = _annotated(said)[1]
     if len(labels) < MIN_PATTERN_ROWS or len(np.unique(labels)) < 2:
         return False
     return not all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(said, pooled, strict=True))

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 GRID = tuple(step / 20 for step in range(2, 19))
 """0.10 to 0.90 by 0.05."""
 COLUMNS = ("threshold", "precision", "recall", "f1", "fpr", "flagged")
-LEAST, MOST = ("precision", "recall"), ("fpr", "capacity")
-"""Rules whose bound is a lower one, and those whose bound is an upper one."""
+LEAST = ("precision", "recall")
+"""Rules whose bound is a lower one; of the others it is an upper one."""
 NAMES = {"fpr": "false-positive rate", "capacity": "share of posts flagged"}
 LOOKS = 20
 """Thresholds that a confident precision is looked for at; each look has its share of the risk."""
@@ -71,13 +71,16 @@ def _binary(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int
 def _at(threshold: float, y: np.ndarray, flags: np.ndarray) -> dict[str, float]:
     flagged, positives = int(flags.sum()), int(y.sum())
     hits = int(y[flags].sum())
+    return {"threshold": threshold, **_rates(hits, flagged, positives, len(y)), "flagged": flagged}
+
+
+def _rates(hits: float, flagged: float, positives: float, rows: float) -> dict[str, float]:
+    """The shares behind four counts of rows; 0 where there is nothing to go by."""
     return {
-        "threshold": threshold,
         "precision": hits / max(flagged, 1),
         "recall": hits / max(positives, 1),
         "f1": 2 * hits / max(flagged + positives, 1),  # one division of whole numbers, so that ties are exact
-        "fpr": (flagged - hits) / max(len(y) - positives, 1),
-        "flagged": flagged,
+        "fpr": (flagged - hits) / max(rows - positives, 1),
     }
 
 
@@ -148,14 +151,16 @@ def choose_threshold(labels: ArrayLike, probabilities: ArrayLike, rule: Threshol
     needed = {"recall": 1, "precision": 1, "f_beta": 1, "fpr": 0}.get(rule.by)
     if needed is not None and not (y == needed).any():
         raise DataError(f"a threshold by {rule.by} needs rows of class {needed}, found none: give more, or take f1")
-    threshold, met, nearest = best_f1_threshold(y, p), True, float("nan")
-    if rule.by != "f1":
+    met, nearest = True, float("nan")
+    if rule.by == "f1":
+        threshold = best_f1_threshold(y, p)
+    else:
         ranked = _Ranked(y, p)
-        counts = ranked.counts(np.ones((1, len(y))))
-        at = ranked.choose(counts, rule)[0]
+        counts = ranked.counts(np.ones(len(y)))
+        at = ranked.choose(counts, rule)
         threshold = float(ranked.thresholds[at])
         if rule.bound is not None:
-            nearest = float(_kept(counts, rule)[0, at])
+            nearest = float(_kept(counts, rule)[at])
             met = nearest >= rule.bound if rule.by in LEAST else nearest <= rule.bound
     figures = _at(threshold, y, p >= threshold)
     return Chosen(threshold, met, {**figures, "flagged": figures["flagged"] / len(y)}, nearest)
@@ -207,16 +212,15 @@ def expected_figures(
         test = 1 - lesson
         if not (0 < lesson @ y < lesson.sum() and 0 < test @ y < test.sum()):
             continue
-        here, next_one = ranked.counts(lesson[None]), ranked.counts(test[None])
+        here, next_one = ranked.counts(lesson), ranked.counts(test)
         at = ranked.choose(here, rule)
         before, after = here.figures(at), next_one.figures(at)
         for name in before:
-            differences.setdefault(name, []).append(float(after[name][0] - before[name][0]))
+            differences.setdefault(name, []).append(after[name] - before[name])
     chosen = choose_threshold(y, p, rule)
     figures, rare = chosen.figures, _rare(y, p >= chosen.threshold, size, level)
-    scale = np.sqrt(
-        (1 + 1 / size) / 4
-    )  # a difference of two halves has the variance 4 v / n, of these and new rows this
+    # A difference of two halves has the variance 4 v / n, one of these rows and new ones (1 + 1 / size) v / n.
+    scale = np.sqrt((1 + 1 / size) / 4)
     ends = (50 * (1 - level), 50 * (1 + level))
     result = {}
     for name, found in differences.items():
@@ -255,32 +259,27 @@ def _rare(y: NDArray[np.int64], flags: NDArray[np.bool_], size: float, level: fl
 
 
 class _Counts(NamedTuple):
-    """Per weighting and threshold ``[b, k]``: rows flagged, and positives among them; per weighting ``[b, 1]``: all."""
+    """Per threshold ``[k]``: rows flagged, and positives among them; and all positives and rows there are."""
 
     flagged: Floats
     hits: Floats
-    positives: Floats
-    rows: Floats
+    positives: float
+    rows: float
 
-    def figures(self, at: NDArray[np.intp]) -> dict[str, Floats]:
-        """By name ``[b]``, at one threshold of each weighting; 0 where there is nothing to go by."""
-        flagged, hits = (np.take_along_axis(c, at[:, None], axis=1)[:, 0] for c in (self.flagged, self.hits))
-        positives, rows = self.positives[:, 0], self.rows[:, 0]
-        return {
-            "precision": _share(hits, flagged),
-            "recall": _share(hits, positives),
-            "f1": _share(2 * hits, flagged + positives),
-            "fpr": _share(flagged - hits, rows - positives),
-            "flagged": _share(flagged, rows),
-        }
+    def figures(self, at: int) -> dict[str, float]:
+        """By name, at one threshold; 0 where there is nothing to go by."""
+        flagged, hits = float(self.flagged[at]), float(self.hits[at])
+        found = _rates(hits, flagged, self.positives, self.rows)
+        return {**found, "flagged": flagged / self.rows}
 
 
-def _share(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0)
+def _share(part: Floats, whole: Floats | float) -> Floats:
+    part, whole = np.broadcast_arrays(part, whole)
+    return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
 
 
 class _Ranked:
-    """Rows by falling probability: what every threshold would do to them, under many weightings at once."""
+    """Rows by falling probability: what every threshold would do to them, whichever of them count."""
 
     def __init__(self, y: NDArray[np.int64], p: Floats, most: int | None = None):
         self.order = np.argsort(-p, kind="stable")
@@ -291,29 +290,29 @@ class _Ranked:
         self.ends, self.thresholds = ends, self.p[ends]
 
     def counts(self, weights: Floats) -> _Counts:
-        """Of weights ``[b, n]`` in the order of the rows."""
-        w = weights[:, self.order]
-        flagged, hits = w.cumsum(axis=1), (w * self.y).cumsum(axis=1)
-        return _Counts(flagged[:, self.ends], hits[:, self.ends], hits[:, -1:], flagged[:, -1:])
+        """Of weights ``[n]`` in the order of the rows."""
+        w = weights[self.order]
+        flagged, hits = w.cumsum(), (w * self.y).cumsum()
+        return _Counts(flagged[self.ends], hits[self.ends], float(hits[-1]), float(flagged[-1]))
 
-    def choose(self, counts: _Counts, rule: ThresholdConfig) -> NDArray[np.intp]:
-        """Per weighting, the index of the candidate that the rule takes."""
+    def choose(self, counts: _Counts, rule: ThresholdConfig) -> int:
+        """The index of the candidate that the rule takes."""
         if rule.by == "f1":  # what the grid comes down to; a threshold that flags nothing is as good as the first
             places = (np.searchsorted(-self.thresholds, -np.array(GRID), side="right") - 1).clip(0)
-            f1 = _share(2 * counts.hits, counts.flagged + counts.positives)[:, places]
-            return places[(f1 - 1e-9 * np.abs(np.array(GRID) - 0.5)).argmax(axis=1)]
+            f1 = _share(2 * counts.hits, counts.flagged + counts.positives)[places]
+            return int(places[(f1 - 1e-9 * np.abs(np.array(GRID) - 0.5)).argmax()])
         if rule.bound is None:
-            return _gain(counts, rule).argmax(axis=1)
+            return int(_gain(counts, rule).argmax())
         kept = _kept(counts, rule)
         signed = kept - rule.bound if rule.by in LEAST else rule.bound - kept
-        met = signed >= 0
-        last = met.shape[1] - 1
-        first = met.argmax(axis=1) if rule.by == "recall" else last - met[:, ::-1].argmax(axis=1)
-        return np.where(met.any(axis=1), first, np.nan_to_num(signed, nan=-np.inf).argmax(axis=1))
+        met = np.flatnonzero(signed >= 0)
+        if not len(met):
+            return int(signed.argmax())
+        return int(met[0] if rule.by == "recall" else met[-1])
 
 
 def _gain(counts: _Counts, rule: ThresholdConfig) -> Floats:
-    """What a rule without a bound makes as large as it can, ``[b, k]``."""
+    """What a rule without a bound makes as large as it can, ``[k]``."""
     if rule.by == "f_beta":
         square = rule.beta**2
         return _share((1 + square) * counts.hits, counts.flagged + square * counts.positives)
@@ -322,13 +321,14 @@ def _gain(counts: _Counts, rule: ThresholdConfig) -> Floats:
 
 
 def _kept(counts: _Counts, rule: ThresholdConfig) -> Floats:
-    """The bound that each threshold keeps to, ``[b, k]``: its figure, or the end of the figure's interval."""
-    part, whole = {
+    """The bound that each threshold keeps to, ``[k]``: its figure, or the end of the figure's interval."""
+    shares: dict[str, tuple[Floats, Floats | float]] = {
         "precision": (counts.hits, counts.flagged),
         "recall": (counts.hits, counts.positives),
         "fpr": (counts.flagged - counts.hits, counts.rows - counts.positives),
         "capacity": (counts.flagged, counts.rows),
-    }[rule.by]
+    }
+    part, whole = shares[rule.by]
     if rule.confidence is None:
         return _share(part, whole)
 
@@ -338,9 +338,9 @@ def _kept(counts: _Counts, rule: ThresholdConfig) -> Floats:
     part, whole = np.broadcast_arrays(part, whole)
     if rule.by == "precision":
         # Looks lie at fixed shares of the ranks; elsewhere nothing is known.
-        looks = np.unique(np.linspace(0, part.shape[1] - 1, LOOKS + 1).round().astype(int)[1:])
+        looks = np.unique(np.linspace(0, len(part) - 1, LOOKS + 1).round().astype(int)[1:])
         kept = np.full(part.shape, -np.inf)
-        kept[:, looks] = betaincinv(part[:, looks], whole[:, looks] - part[:, looks] + 1, risk / len(looks))
+        kept[looks] = betaincinv(part[looks], whole[looks] - part[looks] + 1, risk / len(looks))
         return np.where(part > 0, kept, np.where(np.isinf(kept), kept, 0.0))
     if rule.by == "recall":
         return np.where(part > 0, betaincinv(part.clip(1), whole - part + 1, risk), 0.0)
