@@ -14,6 +14,7 @@ import bifocal
 from bifocal.config import parse_config
 from bifocal.decide import policy as policy_module
 from bifocal.decide.calibration import fit_temperature, softmax
+from bifocal.decide.calibrators import Temperature
 from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
 from bifocal.decide.thresholds import best_f1_threshold
 from bifocal.example import Evidence
@@ -178,9 +179,9 @@ def test_each_set_of_parts_gets_a_temperature_and_a_threshold_of_its_own(copied,
 
     system = bifocal.load(copied)
     logits, labels = text_alone(system, evidence, text)
-    assert fits["text"].temperature == pytest.approx(fit_temperature(logits, labels))
-    assert fits["text"].threshold == best_f1_threshold(labels, softmax(logits, fits["text"].temperature))
-    assert fits["text"].temperature != policy.models["mm_fusion"].temperature
+    assert fits["text"].calibration.temperature == pytest.approx(fit_temperature(logits, labels))
+    assert fits["text"].threshold == best_f1_threshold(labels, softmax(logits, fits["text"].calibration.temperature))
+    assert fits["text"].calibration.temperature != policy.models["mm_fusion"].calibration.temperature
 
 
 def text_alone(system, evidence, rows):
@@ -216,7 +217,7 @@ def test_200_rows_are_enough_for_a_set_of_parts_and_199_are_not():
     )
     pooled = fitted.policy.models["mm_fusion"]
     assert set(pooled.patterns) == {"text"} and pooled.patterns["text"].n == 200
-    assert pooled.patterns["text"].temperature > 2 * pooled.temperature
+    assert pooled.patterns["text"].calibration.temperature > 2 * pooled.calibration.temperature
 
 
 def test_a_post_is_decided_by_the_threshold_and_temperature_of_the_parts_it_brings(small_run, tmp_path):
@@ -228,11 +229,11 @@ def test_a_post_is_decided_by_the_threshold_and_temperature_of_the_parts_it_brin
         "image": system.predict(image_path=picture).probability,
     }
     fits = {
-        "text": PatternPolicy(temperature=1e6, threshold=0.45, n=200),
-        "image": PatternPolicy(temperature=1.0, threshold=1.0, n=200),
+        "text": PatternPolicy(calibration=Temperature(temperature=1e6), threshold=0.45, n=200),
+        "image": PatternPolicy(calibration=Temperature(temperature=1.0), threshold=1.0, n=200),
     }
     pooled = system.policy.models["mm_fusion"]
-    own = ModelPolicy(temperature=pooled.temperature, threshold=0.0, patterns=fits)
+    own = ModelPolicy(calibration=pooled.calibration, threshold=0.0, patterns=fits)
     system.policy = system.policy.model_copy(update={"models": {**system.policy.models, "mm_fusion": own}})
     text, image = system.predict("a quiet morning"), system.predict(image_path=picture)
     both = system.predict("a quiet morning", picture)
@@ -240,7 +241,7 @@ def test_a_post_is_decided_by_the_threshold_and_temperature_of_the_parts_it_brin
     assert (text.label, image.label, both.label) == (1, 0, 1)
     assert (text.action, image.action, both.action) == ("block", "allow", "block")
     assert text.probability == pytest.approx(0.5, abs=1e-4) != pytest.approx(plain["text"], abs=1e-4)
-    uncalibrated = np.log(plain["image"] / (1 - plain["image"])) * pooled.temperature
+    uncalibrated = np.log(plain["image"] / (1 - plain["image"])) * pooled.calibration.temperature
     assert image.probability == pytest.approx(1 / (1 + np.exp(-uncalibrated)), abs=1e-6)
     assert "0.45 from text" in text.why
     batch = system.predict_batch([{"text": "a quiet morning"}, {"image_path": picture}])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from bifocal.decide.calibrators import Temperature
 from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
 from bifocal.example import LABELS, Evidence, Label
 from bifocal.results import (
@@ -73,7 +74,7 @@ def policy(**models):
 
 
 def plain(*models):
-    return policy(**{model: ModelPolicy(temperature=1, threshold=0.5) for model in models})
+    return policy(**{model: ModelPolicy(calibration=Temperature(temperature=1), threshold=0.5) for model in models})
 
 
 def opinions(labels, *, has=None, patterns=None, **probabilities):
@@ -131,10 +132,10 @@ def test_the_fusion_is_heard_on_every_set_of_parts(pair):
 
 def test_each_row_is_calibrated_by_the_parts_it_brings():
     patterns = {
-        "text": PatternPolicy(temperature=2, threshold=0.6, n=200),
-        "image": PatternPolicy(temperature=0.5, threshold=0.97, n=200),
+        "text": PatternPolicy(calibration=Temperature(temperature=2), threshold=0.6, n=200),
+        "image": PatternPolicy(calibration=Temperature(temperature=0.5), threshold=0.97, n=200),
     }
-    rules = policy(mm_fusion=ModelPolicy(temperature=1, threshold=0.7, patterns=patterns))
+    rules = policy(mm_fusion=ModelPolicy(calibration=Temperature(temperature=1), threshold=0.7, patterns=patterns))
     odds = np.log(0.8 / 0.2)
     said = opinions([1, 1, 1, 1], patterns=["text", "image+text", "image", ""], mm_fusion=[0.8] * 4)
     said.has["mm_fusion"][3] = False
@@ -218,8 +219,8 @@ def test_every_model_is_measured_on_every_split_and_the_majority_beside_them():
     has[5] = False
     said = opinions(labels, has={"text_expert": has}, text_expert=p, mm_fusion=p)
     rules = policy(
-        text_expert=ModelPolicy(temperature=1, threshold=0.5),
-        mm_fusion=ModelPolicy(temperature=1, threshold=0.3),
+        text_expert=ModelPolicy(calibration=Temperature(temperature=1), threshold=0.5),
+        mm_fusion=ModelPolicy(calibration=Temperature(temperature=1), threshold=0.3),
     )
     weights = {"text_expert": {"total": 7, "trained": 3}, "mm_fusion": {"total": 2, "trained": 2}}
     shares = np.array([0.6, 0.4])
@@ -248,7 +249,7 @@ def test_every_model_is_measured_on_every_split_and_the_majority_beside_them():
 def test_figures_before_and_after_calibration_stand_apart():
     labels = np.array([0, 1] * 20)
     said = opinions(labels, mm_fusion=np.where(labels == 1, 0.99, 0.01))
-    rules = policy(mm_fusion=ModelPolicy(temperature=4, threshold=0.5))
+    rules = policy(mm_fusion=ModelPolicy(calibration=Temperature(temperature=4), threshold=0.5))
     figures = measure_models({"test": said}, rules, BINARY, {"mm_fusion": {}}, HALF, **SETTINGS)["mm_fusion"]["test"]
     odds = np.log(0.99 / 0.01) / 4
     assert figures["metrics"]["nll"]["value"] == pytest.approx(-np.log(0.99))
@@ -279,9 +280,11 @@ def test_a_model_without_an_opinion_leaves_its_cells_empty(tmp_path):
         mm_fusion=[0.8, 0.6],
     )
     rules = policy(
-        text_expert=ModelPolicy(temperature=1, threshold=0.5),
+        text_expert=ModelPolicy(calibration=Temperature(temperature=1), threshold=0.5),
         mm_fusion=ModelPolicy(
-            temperature=1, threshold=0.5, patterns={"image": PatternPolicy(temperature=1, threshold=0.7, n=200)}
+            calibration=Temperature(temperature=1),
+            threshold=0.5,
+            patterns={"image": PatternPolicy(calibration=Temperature(temperature=1), threshold=0.7, n=200)},
         ),
     )
     path = tmp_path / "errors.csv"

@@ -162,7 +162,8 @@ class ReviewConfig(Strict):
 
 
 class DecideConfig(Strict):
-    calibration: Literal["temperature"] = "temperature"
+    calibration: Literal["temperature", "temperature_bias", "vector", "beta", "isotonic", "auto"] = "temperature"
+    """``auto`` takes the simplest of them that cross-validation on val finds as good as the best."""
     threshold: ThresholdConfig = ThresholdConfig()
     review: ReviewConfig | None = None
 

@@ -330,7 +330,7 @@ class Run:
         return Opinions.gather(self.evidence_of(split), self.expert_names, self.fused, MODEL)
 
     def calibrate(self) -> dict[str, Any]:
-        """Temperatures and thresholds, from the tuning split alone."""
+        """Calibrations and thresholds, from the tuning split alone."""
         said = self.opinions(self.tuned_on)
         tuning = {m: {POOLED: (said.logits[m][said.has[m]], said.labels[said.has[m]])} for m in self.models}
         if self.fused is not None:
@@ -344,6 +344,7 @@ class Run:
             in_sample=self.in_sample,
             approximate=True,
             versions={"bifocal": __version__, "run": self.config.run, **self._model_versions()},
+            method=self.config.decide.calibration,
             rule=self.config.decide.threshold,
             review=self.config.decide.review,
             groups=None if self.in_sample else list(np.array(said.groups)[said.has[self.models[-1]]]),

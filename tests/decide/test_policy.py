@@ -47,7 +47,7 @@ def test_each_model_gets_its_pooled_temperature_and_threshold(three_models):
     policy = fitted(three_models).policy
     logits, labels = three_models["text_expert"][POOLED]
     temperature = fit_temperature(logits, labels)
-    assert policy.models["text_expert"].temperature == temperature
+    assert policy.models["text_expert"].calibration.temperature == temperature
     assert policy.threshold("text_expert", "text") == best_f1_threshold(labels, softmax(logits, temperature))
     assert policy.models["text_expert"].patterns == {}
 
@@ -63,7 +63,9 @@ def test_patterns_need_200_rows_of_their_own_and_fall_back_to_pooled(three_model
         > policy.probabilities("mm_fusion", logits, "image")[0, 1]
     )
     for pattern in ("image", "image+text", "never seen"):
-        assert (policy.probabilities("mm_fusion", logits, pattern) == softmax(logits, fusion.temperature)).all()
+        assert (
+            policy.probabilities("mm_fusion", logits, pattern) == softmax(logits, fusion.calibration.temperature)
+        ).all()
 
 
 def test_rows_without_a_label_do_not_count():
@@ -100,7 +102,7 @@ def test_multiclass_goes_to_the_likeliest_class(tmp_path):
 
 def test_a_model_without_rows_is_left_as_it_is():
     policy = fitted({"vision_expert": {POOLED: (np.empty((0, 2)), np.empty(0, int))}}).policy
-    assert policy.models["vision_expert"].temperature == 1.0
+    assert policy.models["vision_expert"].calibration.temperature == 1.0
     assert policy.threshold("vision_expert", "image") == 0.5
 
 
@@ -109,11 +111,15 @@ def test_the_two_files_have_the_form_of_the_contract(three_models):
     models = fit.policy.models
     assert fit.thresholds == {name: {"offensive": m.threshold} for name, m in models.items()}
     assert fit.calibration["text_expert"] == {
-        "offensive": {"method": "temperature", "temperature": models["text_expert"].temperature, "patterns": {}}
+        "offensive": {
+            "method": "temperature",
+            "temperature": models["text_expert"].calibration.temperature,
+            "patterns": {},
+        }
     }
     text = models["mm_fusion"].patterns["text"]
     assert fit.calibration["mm_fusion"]["offensive"]["patterns"] == {
-        "text": {"temperature": text.temperature, "n": 300}
+        "text": {"method": "temperature", "temperature": text.calibration.temperature, "n": 300}
     }
     assert json.loads(json.dumps([fit.calibration, fit.thresholds])) == [fit.calibration, fit.thresholds]
 
@@ -209,9 +215,14 @@ def damaged(content, **changed):
         (lambda c: "{", "is not valid JSON"),
         (lambda c: "[]", "expected an object, found list"),
         (lambda c: damaged(c, reviews=None), "unknown key 'reviews'; did you mean 'review'"),
-        (lambda c: damaged(c, models={"m": {"temperature": 0, "threshold": 0.5}}), r"models\.m\.temperature = 0"),
-        (lambda c: damaged(c, models={"m": {"temperature": 1, "threshold": 1.5}}), "threshold"),
-        (lambda c: damaged(c, models={"m": {"threshold": 0.5}}), r"'models\.m\.temperature' is required"),
+        (
+            lambda c: damaged(
+                c, models={"m": {"calibration": {"method": "temperature", "temperature": 0}, "threshold": 0.5}}
+            ),
+            r"models\.m\.calibration\.temperature\.temperature = 0",
+        ),
+        (lambda c: damaged(c, models={"m": {"calibration": {"method": "temperature"}, "threshold": 1.5}}), "threshold"),
+        (lambda c: damaged(c, models={"m": {"threshold": 0.5}}), r"'models\.m\.calibration' is required"),
         (lambda c: damaged(c, review={"fnr": 2}), "review"),
     ],
 )

@@ -120,8 +120,12 @@ def _results(name, label_name, models, sizes, tested, tuned, in_sample, multicla
 
 def _model_policy(multiclass, patterns):
     threshold = None if multiclass else 0.45
-    own = {"text": {"temperature": 1.7, "threshold": threshold, "n": 250}} if patterns else {}
-    return {"method": "temperature", "temperature": 1.25, "threshold": threshold, "patterns": own}
+    own = (
+        {"text": {"calibration": {"method": "temperature", "temperature": 1.7}, "threshold": threshold, "n": 250}}
+        if patterns
+        else {}
+    )
+    return {"calibration": {"method": "temperature", "temperature": 1.25}, "threshold": threshold, "patterns": own}
 
 
 def _record(name, label_name, source, sizes, experts, single, in_sample):

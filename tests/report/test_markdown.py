@@ -26,7 +26,7 @@ def test_findings_hold_the_headline_the_gain_and_the_counts(fake_run):
     }  # fmt: skip
     assert facts["gain"]["over"] == "text_expert"
     assert list(facts["models"]) == ["text_expert", "vision_expert", "mm_fusion"]
-    assert facts["models"]["mm_fusion"]["temperature"] == 1.25
+    assert facts["models"]["mm_fusion"]["formula"] == "softmax(logits / 1.250)"
     assert facts["data"]["rows"] == {"train": 700, "val": 60, "test": 200}
     assert facts["made"]["kept_for_fusion"] == {"share": 0.2, "n": 140}
     marks = facts["marks"]

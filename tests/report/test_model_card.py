@@ -36,7 +36,7 @@ def test_figures_come_with_n_and_intervals(fake_run):
     _, body = card(fake_run(), "text_expert")
     assert "On 200 test posts (100 positive), with 95% intervals" in body
     assert r"| AUROC | 0.600 \[0.550, 0.650\] | 0.610 \[0.560, 0.660\] | 0.500 |" in body
-    assert "temperature 1.250" in body and "0.45 or more" in body and "chosen on val (60 rows)" in body
+    assert "softmax(logits / 1.250)" in body and "0.45 or more" in body and "chosen on val (60 rows)" in body
     assert "Rows: 700 train, 60 val, 200 test" in body
     assert "ECE is no target under 2,000 rows" in body
 

@@ -18,10 +18,11 @@ LOWEST, HIGHEST = 0.05, 20.0
 
 def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     """Probabilities ``[n, C]`` of logits ``[n, C]`` at a temperature."""
-    return np.exp(_log_softmax(np.asarray(logits, dtype=np.float64) / temperature))
+    return np.exp(log_softmax(np.asarray(logits, dtype=np.float64) / temperature))
 
 
-def _log_softmax(z: NDArray[np.float64]) -> NDArray[np.float64]:
+def log_softmax(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-probabilities ``[n, C]`` of logits ``[n, C]``."""
     shifted = z - z.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
@@ -47,20 +48,21 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     DataError
         Where shapes disagree, a logit is not finite, or a label names no class.
     """
-    z, y = _checked(logits, labels)
+    z, y = checked_logits(logits, labels)
     if len(np.unique(y)) < 2:
         return 1.0
 
     from scipy.optimize import minimize_scalar
 
     def loss(log_temperature: float) -> float:
-        return -float(_log_softmax(z / np.exp(log_temperature))[np.arange(len(y)), y].mean())
+        return -float(log_softmax(z / np.exp(log_temperature))[np.arange(len(y)), y].mean())
 
     found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
 
 
-def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def checked_logits(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The annotated rows as float64 ``[n, C]`` and int64 ``[n]``. Raises `DataError`, as `fit_temperature`."""
     z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     if z.ndim != 2 or y.shape != z.shape[:1]:
         raise DataError(f"logits are [n, C] and labels [n], found shapes {list(z.shape)} and {list(y.shape)}")

@@ -1,4 +1,4 @@
-"""The Policy: temperature and threshold per model and per presence pattern, which turn logits into decisions."""
+"""The Policy: calibration and threshold per model and per presence pattern, which turn logits into decisions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import DataError, RunError, nearest
 from ..evaluate.metrics import predicted_classes
 from ..example import UNLABELLED
 from ..workspace import read_json, write_json
-from .calibration import fit_temperature, softmax
+from .calibrators import Calibrated, Calibration, fit_calibration
 from .conformal import alarm_threshold, least_rows, risk_threshold
 from .thresholds import Chosen, best_f1_threshold, choose_threshold, described, expected_figures
 
@@ -32,7 +32,6 @@ MIN_PATTERN_ROWS = 200
 NEARLY_ALL = 0.95
 """From this share of posts on a threshold is said to flag nearly everything."""
 
-Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Threshold = Annotated[float, Field(ge=0, le=1)] | None
 
 
@@ -72,7 +71,7 @@ class Band(Strict):
 class PatternPolicy(Strict):
     """What holds for one presence pattern, and the labelled rows it was fitted on."""
 
-    temperature: Temperature
+    calibration: Calibration
     threshold: Threshold
     band: Band | None = None
     n: Annotated[int, Field(ge=0)]
@@ -81,8 +80,7 @@ class PatternPolicy(Strict):
 class ModelPolicy(Strict):
     """What holds for one model; ``threshold`` None = the likeliest class."""
 
-    method: Literal["temperature"] = "temperature"
-    temperature: Temperature
+    calibration: Calibration
     threshold: Threshold
     band: Band | None = None
     """None = no review band: actions follow labels."""
@@ -131,7 +129,7 @@ class Policy(Strict):
 
     def probabilities(self, model: str, logits: ArrayLike, pattern: str) -> NDArray[np.float64]:
         """Calibrated probabilities ``[n, C]`` of logits ``[n, C]``. Raises `RunError` on an unknown model."""
-        return softmax(logits, self._of(model, pattern).temperature)
+        return self._of(model, pattern).calibration(logits)
 
     def predictions(self, model: str, probabilities: NDArray[np.float64], pattern: str) -> NDArray[np.int64]:
         """Class index ``[n]``: binary where P(class 1) >= the threshold, else the likeliest class.
@@ -197,12 +195,13 @@ def fit_policy(
     in_sample: bool,
     approximate: bool,
     versions: Mapping[str, str],
+    method: str = "temperature",
     rule: ThresholdConfig | None = None,
     review: ReviewConfig | None = None,
     groups: Sequence[Any] | None = None,
     seed: int = 0,
 ) -> Fitted:
-    """Fit temperature, then threshold, for each model: on all rows together, then per presence pattern.
+    """Fit calibration, then threshold, for each model: on all rows together, then per presence pattern.
 
     The last model decides. A bound that it cannot keep to is an error; the other models, and patterns, then take the
     threshold that comes nearest, and a finding says so.
@@ -215,6 +214,8 @@ def fit_policy(
         fit where it has under `MIN_PATTERN_ROWS` labelled rows, or one class only, or is the pooled set itself.
     run, label, classes, probability_key, in_sample, approximate, versions
         What `Policy` says of them.
+    method : str
+        Of calibration: a name of `calibrators.METHODS`, or ``auto``, which chooses one per model; its patterns follow.
     rule : ThresholdConfig, optional
         How thresholds are chosen; None = the F1 maximum. Other rules are for binary labels.
     review : ReviewConfig, optional
@@ -231,13 +232,19 @@ def fit_policy(
     models, best, findings = {}, {}, []
     main = list(scores)[-1]
     for model, sets in scores.items():
-        pooled, best[model], chosen = _fit(sets[POOLED], rule, review)
+        said = _annotated(sets[POOLED])
+        calibrated = fit_calibration(*said, method, groups=_known(groups, sets[POOLED]) if model == main else None)
+        pooled, best[model], chosen = _fit(said, calibrated.calibration, rule, review)
+        if calibrated.tried:
+            findings.append(_compared(model, calibrated))
         findings += _told(model, chosen, rule, decides=model == main)
         findings += _unpromised(model, pooled.band, review)
         patterns = {}
-        for pattern, said in sorted(sets.items()):
-            if _own_fit(said, sets[POOLED]):
-                patterns[pattern], _, chosen = _fit(said, rule, review)
+        for pattern, scored in sorted(sets.items()):
+            if _own_fit(scored, sets[POOLED]):
+                said = _annotated(scored)
+                own = fit_calibration(*said, pooled.calibration.method).calibration
+                patterns[pattern], _, chosen = _fit(said, own, rule, review)
                 findings += _told(f"{model} on {pattern}", chosen, rule)
                 findings += _unpromised(f"{model} on {pattern}", patterns[pattern].band, review)
         models[model] = ModelPolicy(**pooled.model_dump(exclude={"n"}), patterns=patterns)
@@ -256,9 +263,13 @@ def fit_policy(
     )
     calibration = {
         model: {
-            label: fit.model_dump(
-                mode="json", exclude={"threshold": True, "band": True, "patterns": {"__all__": {"threshold", "band"}}}
-            )
+            label: {
+                **fit.calibration.model_dump(mode="json"),
+                "patterns": {
+                    pattern: {**own.calibration.model_dump(mode="json"), "n": own.n}
+                    for pattern, own in fit.patterns.items()
+                },
+            }
         }
         for model, fit in models.items()
     }
@@ -270,22 +281,35 @@ def _annotated(said: Scores) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return logits[labels != UNLABELLED], labels[labels != UNLABELLED]
 
 
+def _known(groups: Sequence[Any] | None, said: Scores) -> list[Any] | None:
+    """The groups of the annotated rows."""
+    return None if groups is None else np.asarray(groups)[np.asarray(said[1]) != UNLABELLED].tolist()
+
+
+def _compared(model: str, chosen: Calibrated) -> str:
+    """What `auto` found, in words."""
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in chosen.tried.items())
+    return f"{model} is calibrated by {chosen.calibration.method}; cross-validated NLL: {figures}"
+
+
 def _fit(
-    said: Scores, rule: ThresholdConfig, review: ReviewConfig | None
+    said: tuple[NDArray[np.float32], NDArray[np.int64]],
+    calibration: Calibration,
+    rule: ThresholdConfig,
+    review: ReviewConfig | None,
 ) -> tuple[PatternPolicy, float | None, Chosen | None]:
     """The fit by the rule, the threshold with the best F1, and what was chosen, where there was a choice."""
-    logits, labels = _annotated(said)
-    temperature = fit_temperature(logits, labels)
+    logits, labels = said
     binary = logits.shape[1] == 2
     best = threshold = 0.5 if binary else None
     chosen = band = None
     if binary and len(labels):
-        probabilities = softmax(logits, temperature)
+        probabilities = calibration(logits)
         best = best_f1_threshold(labels, probabilities)
         chosen = choose_threshold(labels, probabilities, rule)
         threshold = chosen.threshold
         band = _band(labels, probabilities[:, 1], threshold, review) if review else None
-    return PatternPolicy(temperature=temperature, threshold=threshold, band=band, n=len(labels)), best, chosen
+    return PatternPolicy(calibration=calibration, threshold=threshold, band=band, n=len(labels)), best, chosen
 
 
 def _band(labels: NDArray[np.int64], p: NDArray[np.float64], threshold: float, review: ReviewConfig) -> Band:
@@ -336,13 +360,13 @@ def _told(what: str, chosen: Chosen | None, rule: ThresholdConfig, *, decides: b
 def _expected(
     said: Scores, fit: ModelPolicy, groups: Sequence[Any] | None, rule: ThresholdConfig, seed: int
 ) -> dict[str, Expected]:
-    if groups is None or fit.threshold is None:
+    known = _known(groups, said)
+    if known is None or fit.threshold is None:
         return {}
     logits, labels = _annotated(said)
     if len(np.unique(labels)) < 2:
         return {}
-    known = np.asarray(groups)[np.asarray(said[1]) != UNLABELLED].tolist()
-    figures = expected_figures(labels, softmax(logits, fit.temperature), known, rule, seed=seed)
+    figures = expected_figures(labels, fit.calibration(logits), known, rule, seed=seed)
     return {name: Expected(**interval._asdict()) for name, interval in figures.items()}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..config import ThresholdConfig
+from ..decide.calibrators import formula
 from ..decide.thresholds import described
 from ..errors import RunError
 from ..evaluate.metrics import bin_of
@@ -109,7 +110,8 @@ def _model(entry: Mapping[str, Any], policy: Mapping[str, Any], split: str) -> d
     return {
         "parameters": entry["parameters"],
         "threshold": entry["threshold"],
-        "temperature": policy["temperature"],
+        "calibration": policy["calibration"],
+        "formula": formula(policy["calibration"]),
         "patterns": policy["patterns"],
         "seeds": entry.get("seeds", {}),
         "n": measured["n"],

@@ -54,6 +54,16 @@ def cell(raw: Mapping[str, Any], calibrated: Mapping[str, Any] | None) -> tuple[
     return (after if before == after else f"{before} → {after}"), interval(calibrated)
 
 
+def calibrated_by(calibration: Mapping[str, Any]) -> str:
+    """The map of a model in a table: its method, and the temperature where it has one.
+
+    >>> calibrated_by({"method": "temperature", "temperature": 1.25})
+    'temperature 1.25'
+    """
+    name = calibration["method"].replace("_", " + ")
+    return f"{name} {number(calibration['temperature'], 2)}" if "temperature" in calibration else name
+
+
 def share(part: float, whole: float) -> str:
     """A share of a count in percent."""
     return f"{100 * part / whole:.0f}%" if whole else "n/a"

@@ -224,7 +224,7 @@ def _decides(facts: Mapping[str, Any], model: str) -> list[str]:
         rule = f"the label applies where the probability of class 1 is {said['threshold']:.2f} or more"
         chosen = "Both were chosen"
     lines = (
-        f"Divide the logits by the temperature {said['temperature']:.3f} before the softmax; {rule}. {chosen} on "
+        f"Calibrated probabilities are `{said['formula']}`; {rule}. {chosen} on "
         f"{marks['tuned_on']} ({marks['tuned_rows']:,} rows)."
     )
     if said["patterns"]:

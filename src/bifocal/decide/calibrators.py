@@ -1,0 +1,346 @@
+"""The maps from logits to probabilities that a val split can fit, and the choice among them.
+
+Each is small enough to lie in a JSON file, and is applied with NumPy alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
+
+import numpy as np
+from pydantic import Field, TypeAdapter
+
+from ..config import Strict
+from ..example import UNLABELLED
+from .calibration import HIGHEST, LOWEST, checked_logits, fit_temperature, log_softmax, softmax
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    Floats = NDArray[np.float64]
+    Classes = NDArray[np.int64]
+
+FOLDS = 5
+"""Of the cross-validation that chooses a method."""
+LOOSE = 3.0
+"""Standard deviation, in nats, of the normal prior on a bias: a class without rows keeps a finite one."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Temperature(Strict):
+    """``softmax(z / T)``: cannot change which class is likeliest (Guo et al. 2017, arXiv:1706.04599, section 4.2)."""
+
+    method: Literal["temperature"] = "temperature"
+    temperature: Positive = 1.0
+
+    def __call__(self, logits: ArrayLike) -> Floats:
+        return softmax(logits, self.temperature)
+
+    @property
+    def formula(self) -> str:
+        return f"softmax(logits / {self.temperature:.3f})"
+
+    @classmethod
+    def fit(cls, z: Floats, y: Classes) -> Self:
+        return cls(temperature=fit_temperature(z, y))
+
+
+class TemperatureBias(Strict):
+    """``softmax(z / T + b)``: undoes class weights and other shifts of the prior (bias-corrected temperature scaling:
+    Alexandari, Kundaje and Shrikumar 2020, arXiv:1901.06852, section 3)."""
+
+    method: Literal["temperature_bias"] = "temperature_bias"
+    temperature: Positive
+    bias: tuple[Finite, ...]
+
+    def __call__(self, logits: ArrayLike) -> Floats:
+        return softmax(np.asarray(logits, dtype=np.float64) / self.temperature + np.array(self.bias))
+
+    @property
+    def formula(self) -> str:
+        return f"softmax(logits / {self.temperature:.3f} + {_numbers(self.bias)})"
+
+    @classmethod
+    def fit(cls, z: Floats, y: Classes) -> Self:
+        classes = z.shape[1]
+        one = np.eye(classes)[y]
+
+        def loss(theta: Floats) -> tuple[float, Floats]:
+            value, residual = _cross_entropy(theta[0] * z + theta[1:], one)
+            gradient = np.append((residual * z).sum(), residual.sum(axis=0))
+            return value + _pull(theta[1:]), gradient + np.append(0.0, theta[1:] / LOOSE**2)
+
+        theta = _least(loss, [1.0] + [0.0] * classes, [(1 / HIGHEST, 1 / LOWEST)] + [(None, None)] * classes, len(y))
+        return cls(temperature=1 / theta[0], bias=_centred(theta[1:]))
+
+
+class Vector(Strict):
+    """``softmax(w * z + b)`` with a weight per class (Guo et al. 2017, section 4.2); of a binary label Platt scaling,
+    ``w * (z1 - z0) + b``, with Platt's smoothed targets (Platt 1999, equation 5; as scikit-learn's ``sigmoid``)."""
+
+    method: Literal["vector"] = "vector"
+    weight: tuple[Finite, ...]
+    bias: tuple[Finite, ...]
+
+    def __call__(self, logits: ArrayLike) -> Floats:
+        return softmax(np.asarray(logits, dtype=np.float64) * np.array(self.weight) + np.array(self.bias))
+
+    @property
+    def formula(self) -> str:
+        return f"softmax({_numbers(self.weight)} * logits + {_numbers(self.bias)})"
+
+    @classmethod
+    def fit(cls, z: Floats, y: Classes) -> Self:
+        if z.shape[1] == 2:
+            return cls._platt(z[:, 1] - z[:, 0], y)
+        classes = z.shape[1]
+        one = np.eye(classes)[y]
+
+        def loss(theta: Floats) -> tuple[float, Floats]:
+            value, residual = _cross_entropy(theta[:classes] * z + theta[classes:], one)
+            gradient = np.append((residual * z).sum(axis=0), residual.sum(axis=0))
+            away = theta - np.repeat([1.0, 0.0], classes)
+            return value + _pull(away), gradient + away / LOOSE**2
+
+        theta = _least(loss, [1.0] * classes + [0.0] * classes, [(None, None)] * 2 * classes, len(y))
+        return cls(weight=tuple(theta[:classes].tolist()), bias=_centred(theta[classes:]))
+
+    @classmethod
+    def _platt(cls, margin: Floats, y: Classes) -> Self:
+        positives = int(y.sum())
+        target = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (len(y) - positives + 2))
+        two = np.stack([1 - target, target], axis=1)
+
+        def loss(theta: Floats) -> tuple[float, Floats]:
+            scores = np.stack([np.zeros(len(y)), theta[0] * margin + theta[1]], axis=1)
+            value, residual = _cross_entropy(scores, two)
+            return value, np.array([residual[:, 1] @ margin, residual[:, 1].sum()])
+
+        slope, bias = _least(loss, [1.0, 0.0], [(None, None)] * 2, len(y)).tolist()
+        return cls(weight=(slope, slope), bias=(-bias / 2, bias / 2))
+
+
+class Isotonic(Strict):
+    """A rising step function of each class's probability, one class against the rest, then made to sum to 1 (Zadrozny
+    and Elkan 2002). Kept off 0 and 1 by a row's worth, 1 / (n + 2): n rows without a case do not prove there is none.
+    """
+
+    method: Literal["isotonic"] = "isotonic"
+    curves: tuple[tuple[tuple[Finite, ...], tuple[Finite, ...]], ...]
+    """Per class the log-odds at which its curve bends, and its height there; a binary label has the one of class 1."""
+
+    def __call__(self, logits: ArrayLike) -> Floats:
+        odds = _log_odds(np.asarray(logits, dtype=np.float64))
+        return _together([np.interp(o, *curve) for o, curve in zip(_asked(odds), self.curves, strict=True)])
+
+    @property
+    def formula(self) -> str:
+        return "a step function of each class's log-odds (isotonic), in calibration_<run>.json"
+
+    @classmethod
+    def fit(cls, z: Floats, y: Classes) -> Self:
+        from sklearn.isotonic import IsotonicRegression
+
+        edge, curves = 1 / (len(y) + 2), []
+        for odds, happened in zip(_asked(_log_odds(z)), _asked(np.eye(z.shape[1])[y]), strict=True):
+            fitted = IsotonicRegression(y_min=edge, y_max=1 - edge).fit(odds, happened)
+            curves.append((tuple(fitted.X_thresholds_.tolist()), tuple(fitted.y_thresholds_.tolist())))
+        return cls(curves=tuple(curves))
+
+
+class Beta(Strict):
+    """``sigmoid(a ln p - b ln(1 - p) + c)`` with a, b >= 0, one class against the rest, then made to sum to 1 (Kull,
+    Silva Filho and Flach 2017, Electronic Journal of Statistics 11, equation 4)."""
+
+    method: Literal["beta"] = "beta"
+    curves: tuple[tuple[Finite, Finite, Finite], ...]
+    """Per class a, b and c; a binary label has those of class 1."""
+
+    def __call__(self, logits: ArrayLike) -> Floats:
+        from scipy.special import expit
+
+        odds = _log_odds(np.asarray(logits, dtype=np.float64))
+        curves = zip(_asked(odds), self.curves, strict=True)
+        return _together([expit(_two_logs(o) @ np.array(curve[:2]) + curve[2]) for o, curve in curves])
+
+    @property
+    def formula(self) -> str:
+        terms = (f"sigmoid({a:.3f} ln p - {b:.3f} ln(1 - p) {c:+.3f})" for a, b, c in self.curves)
+        return "; ".join(terms) + (", made to sum to 1" if len(self.curves) > 1 else ", p = softmax(logits)")
+
+    @classmethod
+    def fit(cls, z: Floats, y: Classes) -> Self:
+        questions = zip(_asked(_log_odds(z)), _asked(np.eye(z.shape[1])[y]), strict=True)
+        return cls(curves=tuple(cls._curve(_two_logs(odds), happened) for odds, happened in questions))
+
+    @staticmethod
+    def _curve(logs: Floats, happened: Floats) -> tuple[float, float, float]:
+        two = np.stack([1 - happened, happened], axis=1)
+
+        def loss(theta: Floats) -> tuple[float, Floats]:
+            scores = np.stack([np.zeros(len(logs)), logs @ theta[:2] + theta[2]], axis=1)
+            value, residual = _cross_entropy(scores, two)
+            gradient = np.append(logs.T @ residual[:, 1], residual[:, 1].sum())
+            away = theta - np.array([1.0, 1.0, 0.0])
+            return value + _pull(away), gradient + away / LOOSE**2
+
+        a, b, c = _least(loss, [1.0, 1.0, 0.0], [(0, None), (0, None), (None, None)], len(logs)).tolist()
+        return a, b, c
+
+
+Calibration = Annotated[Temperature | TemperatureBias | Vector | Isotonic | Beta, Field(discriminator="method")]
+METHODS: dict[str, type[Any]] = {
+    "temperature": Temperature,
+    "temperature_bias": TemperatureBias,
+    "vector": Vector,
+    "beta": Beta,
+    "isotonic": Isotonic,
+}
+"""By name, the simplest first."""
+
+
+class Calibrated(NamedTuple):
+    """A fitted map, and what each method that was tried came to."""
+
+    calibration: Temperature | TemperatureBias | Vector | Isotonic | Beta
+    tried: dict[str, float]
+    """Method -> negative log-likelihood of rows it was not fitted on, in nats; empty where nothing was compared."""
+
+
+def formula(calibration: Mapping[str, Any]) -> str:
+    """What a fitted map, as `Policy` and ``calibration_<run>.json`` hold it, does to logits, in one line."""
+    fitted: Any = TypeAdapter(Calibration).validate_python(calibration)
+    return str(fitted.formula)
+
+
+def fit_calibration(
+    logits: ArrayLike, labels: ArrayLike, method: str = "temperature", *, groups: Sequence[Any] | None = None
+) -> Calibrated:
+    """Fit one map, or with ``auto`` the one that cross-validation would have chosen.
+
+    ``auto`` takes the simplest method whose cross-validated log-likelihood lies within one standard error of the best
+    one's (Breiman et al. 1984, section 3.4.3; the error is that of the paired difference): on few rows that is the
+    temperature. Folds keep groups whole and are the same for every method.
+
+    Parameters
+    ----------
+    logits : [n, C]
+    labels : [n]
+        Class indices; rows that are not annotated (-1) are left out.
+    method : str
+        A name of `METHODS`, or ``auto``.
+    groups : [n], optional
+        Near-duplicates share one; None = each row is its own.
+
+    Returns
+    -------
+    Calibrated
+        Temperature 1 where the rows bear fewer than two classes: there is nothing to learn.
+
+    Raises
+    ------
+    DataError
+        As `fit_temperature`.
+    """
+    z, y = checked_logits(logits, labels)
+    if len(np.unique(y)) < 2:
+        return Calibrated(Temperature(), {})
+    if method != "auto":
+        return Calibrated(METHODS[method].fit(z, y), {})
+    known = np.asarray(labels) != UNLABELLED
+    of = np.arange(len(y)) if groups is None else np.unique(np.asarray(groups)[known], return_inverse=True)[1]
+    losses = _held_out(z, y, of)
+    if not losses:
+        return Calibrated(Temperature.fit(z, y), {})
+    tried = {name: float(loss.mean()) for name, loss in losses.items()}
+    best = losses[min(tried, key=tried.__getitem__)]
+    worse = {name: loss - best for name, loss in losses.items()}
+    simplest = next(name for name, w in worse.items() if w.mean() <= w.std(ddof=1) / np.sqrt(len(y)))
+    return Calibrated(METHODS[simplest].fit(z, y), tried)
+
+
+def _held_out(z: Floats, y: Classes, groups: NDArray[np.intp]) -> dict[str, Floats]:
+    """Method -> negative log-likelihood ``[n]`` of each row by the map of the other folds; empty where too few rows."""
+    from sklearn.model_selection import StratifiedKFold
+
+    first, of = np.unique(groups, return_index=True, return_inverse=True)[1:]  # a group stands for its first row
+    folds = min(FOLDS, int(np.sort(np.bincount(y[first], minlength=2))[-2]))  # two classes at least in every lesson
+    if folds < 2:
+        return {}
+    fold_of = np.empty(len(first), dtype=int)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a class with fewer rows than folds
+        for fold, (_, test) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=0).split(first, y[first])):
+            fold_of[test] = fold
+    splits = [(np.flatnonzero(fold_of[of] != fold), np.flatnonzero(fold_of[of] == fold)) for fold in range(folds)]
+    losses = {name: np.empty(len(y)) for name in METHODS}
+    for lesson, test in splits:
+        for name, method in METHODS.items():
+            p = method.fit(z[lesson], y[lesson])(z[test])[np.arange(len(test)), y[test]]
+            losses[name][test] = -np.log(np.maximum(p, np.finfo(float).tiny))
+    return losses
+
+
+def _cross_entropy(scores: Floats, target: Floats) -> tuple[float, Floats]:
+    """Summed over rows, and its slope in the scores ``[n, C]``; ``target [n, C]`` are probabilities."""
+    logs = log_softmax(scores)
+    return -float((target * logs).sum()), np.exp(logs) - target
+
+
+def _pull(away: Floats) -> float:
+    """What a normal prior of `LOOSE` adds to the summed loss."""
+    return float(away @ away) / (2 * LOOSE**2)
+
+
+def _least(loss: Any, start: list[float], bounds: list[tuple[Any, Any]], rows: int) -> Floats:
+    """Where a smooth convex loss is least; divided by the rows, so that one tolerance fits any number of them."""
+    from scipy.optimize import minimize
+
+    def mean(theta: Floats) -> tuple[float, Floats]:
+        value, slope = loss(theta)
+        return value / rows, slope / rows
+
+    options = {"ftol": 1e-12, "gtol": 1e-8, "maxiter": 1000}
+    found: Floats = minimize(mean, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    return found
+
+
+def _centred(bias: Floats) -> tuple[float, ...]:
+    """The same map with biases that sum to 0."""
+    return tuple((bias - bias.mean()).tolist())
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{value:.3f}" for value in values) + "]"
+
+
+def _asked(columns: Floats) -> list[Floats]:
+    """The columns ``[n]`` whose questions are asked: class 1 of a binary label, every class of others."""
+    return [columns[:, 1]] if columns.shape[1] == 2 else list(columns.T)
+
+
+def _log_odds(z: Floats) -> Floats:
+    """Of each class against the others, ``[n, C]``."""
+    if z.shape[1] == 2:
+        return np.stack([z[:, 0] - z[:, 1], z[:, 1] - z[:, 0]], axis=1)
+    from scipy.special import logsumexp
+
+    others = [logsumexp(np.delete(z, c, axis=1), axis=1) for c in range(z.shape[1])]
+    return z - np.stack(others, axis=1)
+
+
+def _two_logs(odds: Floats) -> Floats:
+    """ln p and -ln(1 - p) of log-odds ``[n]``, as columns."""
+    return np.stack([-np.logaddexp(0, -odds), np.logaddexp(0, odds)], axis=1)
+
+
+def _together(columns: list[Floats]) -> Floats:
+    """Probabilities ``[n, C]`` that sum to 1."""
+    if len(columns) == 1:
+        return np.stack([1 - columns[0], columns[0]], axis=1)
+    p = np.maximum(np.stack(columns, axis=1), np.finfo(float).tiny)
+    return np.asarray(p / p.sum(axis=1, keepdims=True))

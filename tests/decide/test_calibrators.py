@@ -1,0 +1,167 @@
+"""Each map undoes the distortion it is made for, is what a known library fits, and survives JSON; `auto` chooses."""
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from bifocal.decide.calibration import HIGHEST, LOWEST, fit_temperature, softmax
+from bifocal.decide.calibrators import METHODS, Calibration, Temperature, fit_calibration, formula
+from bifocal.errors import DataError
+from bifocal.evaluate.metrics import nll
+
+
+def drawn(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Honest logits, and labels drawn from them."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(0, 1.5, (n, classes))
+    return z, (softmax(z).cumsum(axis=1) < rng.random((n, 1))).sum(axis=1).clip(max=classes - 1)
+
+
+def skewed(p: np.ndarray) -> np.ndarray:
+    """Logits of a classifier whose p is far too low, least so near 1: beyond any temperature and bias."""
+    q = p[:, 1] ** 3
+    return np.stack([np.log1p(-q), np.log(q)], axis=1)
+
+
+DISTORTED = {
+    "temperature": lambda z: 3 * z,
+    "temperature_bias": lambda z: 3 * z + 2.0 * np.arange(z.shape[1]),
+    "vector": lambda z: z * np.linspace(0.5, 3, z.shape[1]) + np.arange(z.shape[1]),
+}
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("method", DISTORTED)
+def test_each_map_undoes_the_distortion_it_is_made_for(method, classes):
+    z, y = drawn(6000, classes)
+    distort = DISTORTED[method] if classes > 2 or method != "vector" else DISTORTED["temperature_bias"]
+    fitted = METHODS[method].fit(distort(z), y)
+    new_z, new_y = drawn(20_000, classes, seed=1)
+    assert nll(new_y, fitted(distort(new_z))) == pytest.approx(nll(new_y, softmax(new_z)), abs=0.002)
+
+
+@pytest.mark.parametrize("method", ["beta", "isotonic"])
+def test_beta_and_isotonic_undo_what_no_temperature_can(method):
+    z, y = drawn(8000, 2)
+    new_z, new_y = drawn(20_000, 2, seed=1)
+    bent, new_bent = skewed(softmax(z)), skewed(softmax(new_z))
+    best = nll(new_y, softmax(new_z))
+    assert nll(new_y, METHODS["temperature_bias"].fit(bent, y)(new_bent)) > best + 0.003
+    assert nll(new_y, METHODS[method].fit(bent, y)(new_bent)) == pytest.approx(best, abs=0.002)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_map_gives_probabilities_and_survives_json(method, classes):
+    z, y = drawn(400, classes)
+    fitted = METHODS[method].fit(2 * z, y)
+    extreme = np.concatenate([2 * z, 1e4 * np.eye(classes), -1e4 * np.eye(classes), np.zeros((1, classes))])
+    p = fitted(extreme.astype(np.float32))
+    assert p.shape == extreme.shape and (p >= 0).all() and p.sum(axis=1) == pytest.approx(np.ones(len(p)))
+    adapter = TypeAdapter(Calibration)
+    again = adapter.validate_json(adapter.dump_json(fitted))
+    assert type(again) is METHODS[method] and (again(extreme) == fitted(extreme)).all()
+    assert formula(fitted.model_dump(mode="json"))
+
+
+def test_platt_is_scikit_learns_sigmoid():
+    from sklearn.calibration import _SigmoidCalibration
+
+    z, y = drawn(500, 2)
+    margin = 2 * (z[:, 1] - z[:, 0]) + 1
+    theirs = _SigmoidCalibration().fit(margin, y).predict(margin)
+    ours = METHODS["vector"].fit(np.stack([-margin / 2, margin / 2], axis=1), y)
+    assert ours(np.stack([-margin / 2, margin / 2], axis=1))[:, 1] == pytest.approx(theirs, abs=1e-4)
+
+
+def test_isotonic_is_scikit_learns_but_for_its_ends():
+    from sklearn.isotonic import IsotonicRegression
+
+    z, y = drawn(500, 2)
+    p = softmax(z)[:, 1]
+    theirs = IsotonicRegression(out_of_bounds="clip").fit(p, y).predict(p)
+    ours = METHODS["isotonic"].fit(z, y)(z)[:, 1]
+    assert ours == pytest.approx(theirs.clip(1 / 502, 1 - 1 / 502), abs=1e-9)
+
+
+def test_beta_is_a_logistic_regression_on_two_logs():
+    from sklearn.linear_model import LogisticRegression
+
+    z, y = drawn(5000, 2)
+    bent = skewed(softmax(z))
+    p = softmax(bent)[:, 1]
+    logs = np.stack([np.log(p), -np.log1p(-p)], axis=1)
+    theirs = LogisticRegression(C=np.inf).fit(logs, y)
+    assert METHODS["beta"].fit(bent, y)(bent)[:, 1] == pytest.approx(theirs.predict_proba(logs)[:, 1], abs=0.01)
+
+
+def test_one_step_down_is_never_taken_for_a_rising_curve():
+    z, y = drawn(2000, 2)
+    for method in ("isotonic", "beta"):
+        upside_down = METHODS[method].fit(-z, y)(-z)[:, 1]
+        assert upside_down == pytest.approx(np.full(len(y), y.mean()), abs=0.03)
+
+
+def test_a_class_without_rows_keeps_a_finite_bias():
+    z, y = drawn(500, 4)
+    y[y == 3] = 0
+    for method in METHODS:
+        fitted = METHODS[method].fit(z, y)
+        assert np.isfinite(fitted(z)).all() and (fitted(z)[:, 3] > 0).all()
+    assert -10 < METHODS["temperature_bias"].fit(z, y).bias[3] < -1
+
+
+def test_the_temperature_is_that_of_fit_temperature():
+    z, y = drawn(500, 3)
+    assert METHODS["temperature"].fit(2 * z, y).temperature == fit_temperature(2 * z, y)
+    perfect, labels = np.array([[0.1, -0.1], [-0.1, 0.1]] * 20), np.array([0, 1] * 20)
+    assert LOWEST <= METHODS["temperature_bias"].fit(perfect, labels).temperature <= HIGHEST
+
+
+@pytest.mark.parametrize(
+    ("bent", "expected"), [("temperature", {"temperature"}), ("temperature_bias", {"temperature_bias"})]
+)
+@pytest.mark.parametrize("classes", [2, 4])
+def test_auto_takes_the_simplest_that_suffices(bent, expected, classes):
+    z, y = drawn(3000, classes)
+    found = fit_calibration(DISTORTED[bent](z), y, "auto")
+    assert found.calibration.method in expected and set(found.tried) == set(METHODS)
+
+
+def test_auto_takes_what_it_needs():
+    z, y = drawn(20_000, 2)
+    assert fit_calibration(skewed(softmax(z)), y, "auto").calibration.method == "beta"
+    z, y = drawn(3000, 4)
+    assert fit_calibration(DISTORTED["vector"](z), y, "auto").calibration.method == "vector"
+
+
+def test_auto_keeps_groups_whole():
+    """Rows that stand twice with the same label let a flexible map see what it is judged on."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(0, 1, (150, 2))
+    y = rng.integers(0, 2, 150)
+    twice, labels, groups = np.repeat(z, 20, axis=0), np.repeat(y, 20), np.repeat(np.arange(150), 20)
+    apart, together = (fit_calibration(twice, labels, "auto", groups=g).tried for g in (None, groups))
+    assert apart["isotonic"] < together["isotonic"] - 0.01
+    assert together["isotonic"] > together["temperature"]
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [(np.empty((0, 2)), []), ([[1.0, 2.0], [0.0, 3.0]], [1, 1]), ([[1.0, 2.0], [0.0, 3.0]], [-1, 1])],
+    ids=["no rows", "one class", "one labelled row"],
+)
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_nothing_to_learn_leaves_the_probabilities_as_they_are(logits, labels, method):
+    assert fit_calibration(logits, labels, method) == (Temperature(temperature=1.0), {})
+
+
+def test_auto_on_a_handful_of_rows_is_the_temperature():
+    z, y = drawn(3, 2)
+    y[:] = [0, 0, 1]
+    assert fit_calibration(z, y, "auto").calibration == Temperature(temperature=fit_temperature(z, y))
+
+
+def test_senseless_logits_are_refused():
+    with pytest.raises(DataError, match="must be finite"):
+        fit_calibration([[0, np.inf], [1, 0]], [0, 1], "beta")
