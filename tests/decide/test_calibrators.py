@@ -95,6 +95,23 @@ def test_beta_is_a_logistic_regression_on_two_logs():
     assert METHODS["beta"].fit(bent, y)(bent)[:, 1] == pytest.approx(theirs.predict_proba(logs)[:, 1], abs=0.01)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("classes", [2, 4])
+def test_temperature_and_beta_are_netcals(classes):
+    from netcal.scaling import BetaCalibration, TemperatureScaling
+
+    z, y = drawn(2000, classes)
+    p = softmax(2 * z)
+    given = p[:, 1] if classes == 2 else p
+    theirs = np.squeeze(TemperatureScaling().fit(given, y).transform(given))
+    assert theirs == pytest.approx(
+        METHODS["temperature"].fit(2 * z, y)(2 * z)[:, slice(None) if classes > 2 else 1], abs=1e-4
+    )
+    if classes == 2:
+        theirs = np.squeeze(BetaCalibration().fit(given, y).transform(given))
+        assert theirs == pytest.approx(METHODS["beta"].fit(2 * z, y)(2 * z)[:, 1], abs=1e-3)
+
+
 def test_one_step_down_is_never_taken_for_a_rising_curve():
     z, y = drawn(2000, 2)
     for method in ("isotonic", "beta"):
