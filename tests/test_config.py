@@ -28,6 +28,11 @@ def test_source_options_are_kept_for_the_source():
         ({"splits": {"val": 0.5, "test": 0.5}}, "leaves nothing to train on"),
         ({"run": "../elsewhere"}, "run = '../elsewhere'"),
         ({"modalities": ["text", "text"]}, "names one twice"),
+        ({"decide": {"base_rate": 1.5}}, "decide.base_rate"),
+        (
+            {"decide": {"base_rate": 0.1, "threshold": {"by": "precision", "bound": 0.9, "confidence": 0.9}}},
+            "leave one of the two out",
+        ),
         ({"decide": {"review": {}}}, "a review band needs fnr, fpr or both"),
         ({"decide": {"review": {"fnr": 1}}}, "decide.review.fnr"),
         ({"decide": {"review": {"fnrr": 0.1}}}, "unknown key 'decide.review.fnrr'; did you mean 'fnr'"),

@@ -164,8 +164,19 @@ class ReviewConfig(Strict):
 class DecideConfig(Strict):
     calibration: Literal["temperature", "temperature_bias", "vector", "beta", "isotonic", "auto"] = "temperature"
     """``auto`` takes the simplest of them that cross-validation on val finds as good as the best."""
+    base_rate: Annotated[float, Field(gt=0, lt=1)] | dict[str, Annotated[float, Field(gt=0, lt=1)]] | None = None
+    """Share of positive posts where the run will be used (several classes: class -> share); None = as in val."""
     threshold: ThresholdConfig = ThresholdConfig()
     review: ReviewConfig | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> DecideConfig:
+        if self.base_rate is not None and self.threshold.confidence and self.threshold.by in ("precision", "capacity"):
+            raise ValueError(
+                f"threshold.confidence counts val rows as they come, and {self.threshold.by} at another base_rate "
+                "weighs them: leave one of the two out, or bound recall or fpr, which no base rate moves"
+            )
+        return self
 
 
 class OcrConfig(Strict):

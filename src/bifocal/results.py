@@ -81,18 +81,22 @@ def pattern_opinions(
     return result
 
 
-def calibrated(said: Opinions, policy: Policy, model: str) -> tuple[np.ndarray, np.ndarray]:
+def calibrated(said: Opinions, policy: Policy, model: str, *, adjusted: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated probabilities ``[n, C]`` and predicted classes ``[n]``, each row by its presence pattern.
 
-    Rows on which the model has no opinion are nan.
+    Rows on which the model has no opinion are nan. Unless ``adjusted``, probabilities are those at the base rate of
+    val, which is that of test, whatever base rate the policy is for; the predicted classes are the policy's.
     """
     probabilities = np.empty_like(said.logits[model], dtype=float)
     predictions = np.empty(len(said.ids), dtype=int)
     row_patterns = np.array(said.patterns)
     for pattern in set(said.patterns):
         rows = row_patterns == pattern
-        probabilities[rows] = policy.probabilities(model, said.logits[model][rows], pattern)
-        predictions[rows] = policy.predictions(model, probabilities[rows], pattern)
+        deployed = policy.probabilities(model, said.logits[model][rows], pattern)
+        predictions[rows] = policy.predictions(model, deployed, pattern)
+        probabilities[rows] = (
+            deployed if adjusted else policy.probabilities(model, said.logits[model][rows], pattern, adjusted=False)
+        )
     probabilities[~said.has[model]] = np.nan
     return probabilities, predictions
 
@@ -138,7 +142,7 @@ def measure_model(
     rows = said.has[model]
     groups = [g for g, keep in zip(said.groups, rows, strict=True) if keep]
     labels = said.labels[rows]
-    probabilities, predictions = (a[rows] for a in calibrated(said, policy, model))
+    probabilities, predictions = (a[rows] for a in calibrated(said, policy, model, adjusted=False))
     common = {"resamples": resamples, "seed": seed}
     raw = measure(labels, softmax(said.logits[model][rows]), groups, **common)
     after = measure(labels, probabilities, groups, predictions=predictions, **common)
@@ -146,6 +150,17 @@ def measure_model(
     if label.binary:
         result["confusion"] = confusion(labels, predictions)
     return result
+
+
+def calibration_gains(said: Opinions, model: str, policy: Policy, *, resamples: int, seed: int) -> dict[str, Any]:
+    """What calibration did to a model's NLL and Brier on one split, as `paired_gain`: below 0 is better."""
+    rows = np.flatnonzero(said.has[model])
+    after = calibrated(said, policy, model, adjusted=False)[0][rows]
+    before, groups = softmax(said.logits[model][rows]), [said.groups[row] for row in rows]
+    return {
+        metric: paired_gain(said.labels[rows], before, after, groups, metric=metric, resamples=resamples, seed=seed)
+        for metric in ("nll", "brier")
+    }
 
 
 def measure_majority(said: Opinions, shares: np.ndarray, *, resamples: int, seed: int) -> dict[str, Any]:
@@ -222,7 +237,7 @@ def gain_over_best(
     experts = [model for model in tuned.logits if model != fusion]
 
     def probabilities(said: Opinions, model: str) -> np.ndarray:
-        return np.where(said.has[model][:, None], calibrated(said, policy, model)[0], shares)
+        return np.where(said.has[model][:, None], calibrated(said, policy, model, adjusted=False)[0], shares)
 
     scores = {model: headline(tuned.labels, probabilities(tuned, model), label) for model in experts}
     best = max(experts, key=lambda model: scores[model])

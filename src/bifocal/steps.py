@@ -32,6 +32,7 @@ from .report.model_card import write_model_card
 from .results import (
     ECE,
     Opinions,
+    calibration_gains,
     example_row,
     gain_over_best,
     measure_actions,
@@ -81,6 +82,28 @@ class Run:
                     f"decide.{setting} draws a line between two classes, and {self.config.label} has "
                     f"{len(self.label.classes)}: leave it out, and the likeliest class is taken"
                 )
+
+        self._base_rate()
+
+    def _base_rate(self) -> list[float] | None:
+        """Share of each class where the run will be used. Raises `ConfigError` where it does not fit the label."""
+        asked, classes = self.config.decide.base_rate, [str(c) for c in self.label.classes]
+        if asked is None:
+            return None
+        if isinstance(asked, float):
+            if self.label.binary:
+                return [1 - asked, asked]
+            raise ConfigError(
+                f"decide.base_rate of {self.config.label} names the share of each class ({', '.join(classes)}), "
+                f"found {asked:g}"
+            )
+        shares = [asked.get(c, 0.0) for c in classes]
+        if set(asked) != set(classes) or abs(sum(shares) - 1) > 1e-6:
+            raise ConfigError(
+                f"decide.base_rate names {', '.join(sorted(asked))}, {sum(asked.values()):g} in all; the classes of "
+                f"{self.config.label} are {', '.join(classes)}: give each its share, 1 in all"
+            )
+        return shares
 
     def _check_plugins(self) -> None:
         """Refuse now what would otherwise be refused after hours of training."""
@@ -345,6 +368,7 @@ class Run:
             approximate=True,
             versions={"bifocal": __version__, "run": self.config.run, **self._model_versions()},
             method=self.config.decide.calibration,
+            base_rate=self._base_rate(),
             rule=self.config.decide.threshold,
             review=self.config.decide.review,
             groups=None if self.in_sample else list(np.array(said.groups)[said.has[self.models[-1]]]),
@@ -358,7 +382,8 @@ class Run:
             if self.label.binary:
                 rows = said.has[model]
                 probabilities = fitted.policy.probabilities(model, said.logits[model][rows], POOLED)
-                write_curve(self.space.curve(model), threshold_curve(said.labels[rows], probabilities[:, 1]))
+                weights = fitted.policy.weights(model, said.labels[rows])
+                write_curve(self.space.curve(model), threshold_curve(said.labels[rows], probabilities[:, 1], weights))
         fitted.policy.save(self.space.policy)
         return {"tuned_on": self.tuned_on, "rows": len(said.ids), "findings": fitted.findings}
 
@@ -380,6 +405,8 @@ class Run:
             "models": models,
         }
         tested = said[self.tested_on]
+        for model in self.models:
+            models[model]["calibration"] = calibration_gains(tested, model, policy, **settings)
         if policy.review is not None:
             results["actions"] = measure_actions(tested, policy, self.models[-1])
         if self.fused is not None:

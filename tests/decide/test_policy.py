@@ -12,6 +12,7 @@ from bifocal.decide.calibration import fit_temperature, softmax
 from bifocal.decide.policy import MIN_PATTERN_ROWS, POOLED, Policy, fit_policy
 from bifocal.decide.thresholds import best_f1_threshold, choose_threshold
 from bifocal.errors import DataError, RunError
+from bifocal.evaluate.metrics import nll
 
 
 def scored(n: int, classes: int = 2, sharpening: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +201,7 @@ def test_a_policy_survives_the_disk(three_models, tmp_path):
     content = json.loads((tmp_path / "policy_demo.json").read_text())
     assert list(content) == [
         "run", "label", "classes", "probability_key", "in_sample", "approximate", "versions", "models",
-        "rule", "expected", "review",
+        "base_rate", "rule", "expected", "review",
     ]  # fmt: skip
     assert content["review"] == {"fnr": 0.1, "fpr": None}
 
@@ -251,3 +252,61 @@ def test_deciding_needs_neither_torch_nor_scikit_learn():
         "print(*{'torch', 'sklearn', 'scipy', 'pandas'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout.strip() == b""
+
+
+def at_rate(rate: float, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Honest logits of two normal classes, of which the share ``rate`` is positive: Bayes' rule at one half."""
+    rng = np.random.default_rng(seed)
+    y = (rng.random(n) < rate).astype(int)
+    x = rng.normal(2.0 * y - 1, 1.5)
+    margin = 4 * x / (2 * 1.5**2)
+    return np.stack([-margin / 2, margin / 2], axis=1), y
+
+
+def test_a_base_rate_adjusts_probabilities_to_where_they_are_used():
+    tuned, (logits, labels) = at_rate(0.5, 6000, 0), at_rate(0.05, 60_000, 1)
+    policy = fitted({"mm_fusion": {POOLED: tuned}}, base_rate=(0.95, 0.05)).policy
+    as_val, there = (policy.probabilities("mm_fusion", logits, POOLED, adjusted=a)[:, 1] for a in (False, True))
+    assert there.mean() == pytest.approx(labels.mean(), abs=0.005) and as_val.mean() > 0.15
+    assert nll(labels, there) < nll(labels, as_val) - 0.05
+    assert (np.argsort(there, kind="stable") == np.argsort(as_val, kind="stable")).all()
+    assert fitted({"mm_fusion": {POOLED: tuned}}).policy.models["mm_fusion"].shares is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "figure"),
+    [({"by": "precision", "bound": 0.4}, "precision"), ({"by": "capacity", "bound": 0.03}, "flagged"), ({}, "f1")],
+)
+def test_thresholds_are_chosen_for_the_base_rate(rule, figure):
+    rule = ThresholdConfig(**rule)
+    tuned, (logits, labels) = at_rate(0.5, 20_000, 0), at_rate(0.05, 100_000, 1)
+    adjusted = fitted({"mm_fusion": {POOLED: tuned}}, rule=rule, base_rate=(0.95, 0.05), groups=range(20_000)).policy
+    p = adjusted.probabilities("mm_fusion", logits, POOLED)
+    flags = p[:, 1] >= adjusted.threshold("mm_fusion", POOLED)
+    hits = (flags & (labels == 1)).sum()
+    found = {"precision": hits / flags.sum(), "flagged": flags.mean(), "f1": 2 * hits / (flags.sum() + labels.sum())}
+    expected = adjusted.expected[figure]
+    assert expected.low <= found[figure] <= expected.high and expected.high - expected.low < 0.25
+    if rule.bound:
+        assert found[figure] == pytest.approx(rule.bound, abs=0.05)
+
+
+def test_figures_of_one_class_are_counted_as_before_at_another_base_rate():
+    rule = ThresholdConfig(by="fpr", bound=0.05, confidence=0.9)
+    scores = {"mm_fusion": {POOLED: at_rate(0.5, 2000, 0)}}
+    plain, adjusted = (fitted(scores, rule=rule, base_rate=rate).policy for rate in (None, (0.9, 0.1)))
+    logits = scores["mm_fusion"][POOLED][0]
+    flags = [
+        p.predictions("mm_fusion", p.probabilities("mm_fusion", logits, POOLED), POOLED) for p in (plain, adjusted)
+    ]
+    assert (flags[0] == flags[1]).all()
+
+
+def test_several_classes_are_adjusted_too():
+    logits, labels = scored(3000, classes=3)
+    policy = fitted({"m": {POOLED: (logits, labels)}}, classes=("a", "b", "c"), base_rate=(0.8, 0.1, 0.1)).policy
+    assert policy.probabilities("m", logits, POOLED)[:, 0].mean() > 0.6
+    rare = fitted(
+        {"m": {POOLED: (logits[labels < 2], labels[labels < 2])}}, classes=("a", "b", "c"), base_rate=(0.8, 0.1, 0.1)
+    )
+    assert np.isfinite(rare.policy.probabilities("m", logits, POOLED)).all()

@@ -17,6 +17,7 @@ from ..example import UNLABELLED
 from ..workspace import read_json, write_json
 from .calibrators import Calibrated, Calibration, fit_calibration
 from .conformal import alarm_threshold, least_rows, risk_threshold
+from .prior import adjust_prior
 from .thresholds import Chosen, best_f1_threshold, choose_threshold, described, expected_figures
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ MIN_PATTERN_ROWS = 200
 NEARLY_ALL = 0.95
 """From this share of posts on a threshold is said to flag nearly everything."""
 
+Shares = tuple[Annotated[float, Field(gt=0, lt=1)], ...]
 Threshold = Annotated[float, Field(ge=0, le=1)] | None
 
 
@@ -72,6 +74,7 @@ class PatternPolicy(Strict):
     """What holds for one presence pattern, and the labelled rows it was fitted on."""
 
     calibration: Calibration
+    shares: Shares | None = None
     threshold: Threshold
     band: Band | None = None
     n: Annotated[int, Field(ge=0)]
@@ -81,6 +84,8 @@ class ModelPolicy(Strict):
     """What holds for one model; ``threshold`` None = the likeliest class."""
 
     calibration: Calibration
+    shares: Shares | None = None
+    """Of the classes among the rows it was fitted on, where the policy is for another base rate; else None."""
     threshold: Threshold
     band: Band | None = None
     """None = no review band: actions follow labels."""
@@ -110,6 +115,8 @@ class Policy(Strict):
     """One val served early stopping, temperature and threshold alike."""
     versions: dict[str, str]
     models: dict[str, ModelPolicy]
+    base_rate: Shares | None = None
+    """Share of each class where it is used, to which probabilities and thresholds are adjusted; None = as in val."""
     rule: ThresholdConfig = ThresholdConfig()
     """What the thresholds were chosen by."""
     expected: dict[str, Expected] = Field(default_factory=dict)
@@ -127,9 +134,19 @@ class Policy(Strict):
         """The threshold on calibrated probabilities; None = the likeliest class. Raises `RunError`: unknown model."""
         return self._of(model, pattern).threshold
 
-    def probabilities(self, model: str, logits: ArrayLike, pattern: str) -> NDArray[np.float64]:
-        """Calibrated probabilities ``[n, C]`` of logits ``[n, C]``. Raises `RunError` on an unknown model."""
-        return self._of(model, pattern).calibration(logits)
+    def probabilities(
+        self, model: str, logits: ArrayLike, pattern: str, *, adjusted: bool = True
+    ) -> NDArray[np.float64]:
+        """Calibrated probabilities ``[n, C]`` of logits ``[n, C]``; unless ``adjusted``, at the base rate of val.
+
+        Raises `RunError` on an unknown model.
+        """
+        fit = self._of(model, pattern)
+        return _at_base_rate(fit.calibration(logits), fit.shares, self.base_rate if adjusted else None)
+
+    def weights(self, model: str, labels: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """What each labelled row ``[n]`` of val counts for at the base rate of the policy; None = one."""
+        return _weights(labels, self._of(model, POOLED).shares, self.base_rate)
 
     def predictions(self, model: str, probabilities: NDArray[np.float64], pattern: str) -> NDArray[np.int64]:
         """Class index ``[n]``: binary where P(class 1) >= the threshold, else the likeliest class.
@@ -196,6 +213,7 @@ def fit_policy(
     approximate: bool,
     versions: Mapping[str, str],
     method: str = "temperature",
+    base_rate: Sequence[float] | None = None,
     rule: ThresholdConfig | None = None,
     review: ReviewConfig | None = None,
     groups: Sequence[Any] | None = None,
@@ -216,6 +234,9 @@ def fit_policy(
         What `Policy` says of them.
     method : str
         Of calibration: a name of `calibrators.METHODS`, or ``auto``, which chooses one per model; its patterns follow.
+    base_rate : [C], optional
+        Share of each class where the policy will be used. Probabilities are adjusted to it (`adjust_prior`), and
+        thresholds chosen on rows weighted to it; None = both as in val.
     rule : ThresholdConfig, optional
         How thresholds are chosen; None = the F1 maximum. Other rules are for binary labels.
     review : ReviewConfig, optional
@@ -234,7 +255,7 @@ def fit_policy(
     for model, sets in scores.items():
         said = _annotated(sets[POOLED])
         calibrated = fit_calibration(*said, method, groups=_known(groups, sets[POOLED]) if model == main else None)
-        pooled, best[model], chosen = _fit(said, calibrated.calibration, rule, review)
+        pooled, best[model], chosen = _fit(said, calibrated.calibration, base_rate, rule, review)
         if calibrated.tried:
             findings.append(_compared(model, calibrated))
         findings += _told(model, chosen, rule, decides=model == main)
@@ -244,7 +265,7 @@ def fit_policy(
             if _own_fit(scored, sets[POOLED]):
                 said = _annotated(scored)
                 own = fit_calibration(*said, pooled.calibration.method).calibration
-                patterns[pattern], _, chosen = _fit(said, own, rule, review)
+                patterns[pattern], _, chosen = _fit(said, own, base_rate, rule, review)
                 findings += _told(f"{model} on {pattern}", chosen, rule)
                 findings += _unpromised(f"{model} on {pattern}", patterns[pattern].band, review)
         models[model] = ModelPolicy(**pooled.model_dump(exclude={"n"}), patterns=patterns)
@@ -257,8 +278,9 @@ def fit_policy(
         approximate=approximate,
         versions=dict(versions),
         models=models,
+        base_rate=None if base_rate is None else tuple(base_rate),
         rule=rule,
-        expected=_expected(scores[main][POOLED], models[main], groups, rule, seed),
+        expected=_expected(scores[main][POOLED], models[main], base_rate, groups, rule, seed),
         review=review,
     )
     calibration = {
@@ -295,21 +317,47 @@ def _compared(model: str, chosen: Calibrated) -> str:
 def _fit(
     said: tuple[NDArray[np.float32], NDArray[np.int64]],
     calibration: Calibration,
+    base_rate: Sequence[float] | None,
     rule: ThresholdConfig,
     review: ReviewConfig | None,
 ) -> tuple[PatternPolicy, float | None, Chosen | None]:
     """The fit by the rule, the threshold with the best F1, and what was chosen, where there was a choice."""
     logits, labels = said
-    binary = logits.shape[1] == 2
+    classes = logits.shape[1]
+    binary, shares = classes == 2, None if base_rate is None else _shares(labels, classes)
     best = threshold = 0.5 if binary else None
     chosen = band = None
     if binary and len(labels):
-        probabilities = calibration(logits)
-        best = best_f1_threshold(labels, probabilities)
-        chosen = choose_threshold(labels, probabilities, rule)
+        probabilities = _at_base_rate(calibration(logits), shares, base_rate)
+        weights = _weights(labels, shares, base_rate)
+        best = best_f1_threshold(labels, probabilities, weights)
+        chosen = choose_threshold(labels, probabilities, rule, weights)
         threshold = chosen.threshold
         band = _band(labels, probabilities[:, 1], threshold, review) if review else None
-    return PatternPolicy(calibration=calibration, threshold=threshold, band=band, n=len(labels)), best, chosen
+    fit = PatternPolicy(calibration=calibration, shares=shares, threshold=threshold, band=band, n=len(labels))
+    return fit, best, chosen
+
+
+def _shares(labels: NDArray[np.int64], classes: int) -> tuple[float, ...]:
+    """Of each class, by Jeffreys' prior: a class without rows is rare, not impossible."""
+    counts = np.bincount(labels, minlength=classes) + 0.5
+    return tuple((counts / counts.sum()).tolist())
+
+
+def _at_base_rate(
+    p: NDArray[np.float64], shares: Sequence[float] | None, base_rate: Sequence[float] | None
+) -> NDArray[np.float64]:
+    return p if shares is None or base_rate is None else adjust_prior(p, shares, base_rate)
+
+
+def _weights(
+    labels: NDArray[np.int64], shares: Sequence[float] | None, base_rate: Sequence[float] | None
+) -> NDArray[np.float64] | None:
+    """What each row counts for among as many rows of the base rate; None = one."""
+    if shares is None or base_rate is None:
+        return None
+    weights = (np.array(base_rate) / np.array(shares))[labels]
+    return np.asarray(weights / weights.mean())
 
 
 def _band(labels: NDArray[np.int64], p: NDArray[np.float64], threshold: float, review: ReviewConfig) -> Band:
@@ -358,7 +406,12 @@ def _told(what: str, chosen: Chosen | None, rule: ThresholdConfig, *, decides: b
 
 
 def _expected(
-    said: Scores, fit: ModelPolicy, groups: Sequence[Any] | None, rule: ThresholdConfig, seed: int
+    said: Scores,
+    fit: ModelPolicy,
+    base_rate: Sequence[float] | None,
+    groups: Sequence[Any] | None,
+    rule: ThresholdConfig,
+    seed: int,
 ) -> dict[str, Expected]:
     known = _known(groups, said)
     if known is None or fit.threshold is None:
@@ -366,7 +419,9 @@ def _expected(
     logits, labels = _annotated(said)
     if len(np.unique(labels)) < 2:
         return {}
-    figures = expected_figures(labels, fit.calibration(logits), known, rule, seed=seed)
+    probabilities = _at_base_rate(fit.calibration(logits), fit.shares, base_rate)
+    weights = _weights(labels, fit.shares, base_rate)
+    figures = expected_figures(labels, probabilities, known, rule, weights=weights, seed=seed)
     return {name: Expected(**interval._asdict()) for name, interval in figures.items()}
 
 

@@ -34,7 +34,9 @@ CANDIDATES = 500
 """Thresholds at most of a half: bounds the time of intervals on large splits."""
 
 
-def threshold_curve(labels: ArrayLike, probabilities: ArrayLike) -> list[dict[str, float]]:
+def threshold_curve(
+    labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None
+) -> list[dict[str, float]]:
     """What each threshold of `GRID` would do; a row is flagged where its probability >= the threshold.
 
     Parameters
@@ -43,6 +45,8 @@ def threshold_curve(labels: ArrayLike, probabilities: ArrayLike) -> list[dict[st
         0 or 1.
     probabilities : [n] or [n, 2]
         Calibrated.
+    weights : [n], optional
+        What a row counts for, where classes are to have other shares than here; None = one.
 
     Returns
     -------
@@ -57,7 +61,8 @@ def threshold_curve(labels: ArrayLike, probabilities: ArrayLike) -> list[dict[st
         Where there are more than two classes, or as `evaluate.metrics.checked`.
     """
     y, p = _binary(labels, probabilities)
-    return [_at(threshold, y, p >= threshold) for threshold in GRID]
+    w = _counted(weights, y)
+    return [_at(threshold, y, p >= threshold, w) for threshold in GRID]
 
 
 def _binary(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64], Floats]:
@@ -68,28 +73,32 @@ def _binary(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int
     return y, p[:, 1]
 
 
-def _at(threshold: float, y: np.ndarray, flags: np.ndarray) -> dict[str, float]:
-    flagged, positives = int(flags.sum()), int(y.sum())
-    hits = int(y[flags].sum())
-    return {"threshold": threshold, **_rates(hits, flagged, positives, len(y)), "flagged": flagged}
+def _counted(weights: ArrayLike | None, y: NDArray[np.int64]) -> Floats:
+    return np.ones(len(y)) if weights is None else np.asarray(weights, dtype=np.float64)
+
+
+def _at(threshold: float, y: np.ndarray, flags: np.ndarray, w: Floats) -> dict[str, float]:
+    flagged, hits = float(w[flags].sum()), float((w * y)[flags].sum())
+    rates = _rates(hits, flagged, float(w @ y), float(w.sum()))
+    return {"threshold": threshold, **rates, "flagged": round(flagged)}
 
 
 def _rates(hits: float, flagged: float, positives: float, rows: float) -> dict[str, float]:
     """The shares behind four counts of rows; 0 where there is nothing to go by."""
     return {
-        "precision": hits / max(flagged, 1),
-        "recall": hits / max(positives, 1),
-        "f1": 2 * hits / max(flagged + positives, 1),  # one division of whole numbers, so that ties are exact
-        "fpr": (flagged - hits) / max(rows - positives, 1),
+        "precision": hits / (flagged or 1),
+        "recall": hits / (positives or 1),
+        "f1": 2 * hits / (flagged + positives or 1),  # one division of whole numbers, so that ties are exact
+        "fpr": (flagged - hits) / (rows - positives or 1),
     }
 
 
-def best_f1_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
+def best_f1_threshold(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> float:
     """The threshold of `GRID` with the highest F1; of equals the nearest to 0.5, then the lower.
 
     Input and errors as `threshold_curve`.
     """
-    curve = threshold_curve(labels, probabilities)
+    curve = threshold_curve(labels, probabilities, weights)
     best = max(curve, key=lambda row: (row["f1"], -round(abs(row["threshold"] - 0.5), 2), -row["threshold"]))
     return best["threshold"]
 
@@ -122,7 +131,9 @@ class Chosen(NamedTuple):
     """The bound that could be kept to at this threshold; nan for rules without one."""
 
 
-def choose_threshold(labels: ArrayLike, probabilities: ArrayLike, rule: ThresholdConfig) -> Chosen:
+def choose_threshold(
+    labels: ArrayLike, probabilities: ArrayLike, rule: ThresholdConfig, weights: ArrayLike | None = None
+) -> Chosen:
     """The threshold that a rule asks for.
 
     A bounded rule takes the lowest threshold that keeps to the bound (``recall``: the highest), so that precision is
@@ -141,6 +152,8 @@ def choose_threshold(labels: ArrayLike, probabilities: ArrayLike, rule: Threshol
     probabilities : [n] or [n, 2]
         Calibrated.
     rule : ThresholdConfig
+    weights : [n], optional
+        As `threshold_curve`; with ``confidence`` rows count as they are, and the rule's figure must be of one class.
 
     Raises
     ------
@@ -151,19 +164,21 @@ def choose_threshold(labels: ArrayLike, probabilities: ArrayLike, rule: Threshol
     needed = {"recall": 1, "precision": 1, "f_beta": 1, "fpr": 0}.get(rule.by)
     if needed is not None and not (y == needed).any():
         raise DataError(f"a threshold by {rule.by} needs rows of class {needed}, found none: give more, or take f1")
+    w = _counted(weights, y)
     met, nearest = True, float("nan")
     if rule.by == "f1":
-        threshold = best_f1_threshold(y, p)
+        threshold = best_f1_threshold(y, p, w)
     else:
         ranked = _Ranked(y, p)
-        counts = ranked.counts(np.ones(len(y)))
+        # Within a class all weights are equal, and its own rows are what a confident figure of it counts.
+        counts = ranked.counts(w if rule.confidence is None else np.ones(len(y)))
         at = ranked.choose(counts, rule)
         threshold = float(ranked.thresholds[at])
         if rule.bound is not None:
             nearest = float(_kept(counts, rule)[at])
             met = nearest >= rule.bound if rule.by in LEAST else nearest <= rule.bound
-    figures = _at(threshold, y, p >= threshold)
-    return Chosen(threshold, met, {**figures, "flagged": figures["flagged"] / len(y)}, nearest)
+    flags = p >= threshold
+    return Chosen(threshold, met, {**_at(threshold, y, flags, w), "flagged": float(w[flags].sum() / w.sum())}, nearest)
 
 
 def expected_figures(
@@ -172,6 +187,7 @@ def expected_figures(
     groups: Sequence[Any],
     rule: ThresholdConfig,
     *,
+    weights: ArrayLike | None = None,
     size: float = 1.0,
     splits: int = 500,
     seed: int = 0,
@@ -189,7 +205,7 @@ def expected_figures(
 
     Parameters
     ----------
-    labels, probabilities, rule : as `choose_threshold`
+    labels, probabilities, rule, weights : as `choose_threshold`
     groups : [n]
         Halved, with all their rows.
     size : float
@@ -203,6 +219,7 @@ def expected_figures(
         By figure, as in `Chosen`; the value is the mean. Halves that lack a class are left out.
     """
     y, p = _binary(labels, probabilities)
+    w = _counted(weights, y)
     ranked = _Ranked(y, p, most=CANDIDATES)
     differences: dict[str, list[float]] = {}
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
@@ -212,13 +229,15 @@ def expected_figures(
         test = 1 - lesson
         if not (0 < lesson @ y < lesson.sum() and 0 < test @ y < test.sum()):
             continue
-        here, next_one = ranked.counts(lesson), ranked.counts(test)
-        at = ranked.choose(here, rule)
+        here, next_one = ranked.counts(lesson * w), ranked.counts(test * w)
+        at = ranked.choose(here if rule.confidence is None else ranked.counts(lesson), rule)
         before, after = here.figures(at), next_one.figures(at)
         for name in before:
             differences.setdefault(name, []).append(after[name] - before[name])
-    chosen = choose_threshold(y, p, rule)
+    chosen = choose_threshold(y, p, rule, w)
     figures, rare = chosen.figures, _rare(y, p >= chosen.threshold, size, level)
+    if weights is not None:  # the others are no shares of the rows that were counted
+        rare = {name: ends for name, ends in rare.items() if name in ("recall", "fpr")}
     # A difference of two halves has the variance 4 v / n, one of these rows and new ones (1 + 1 / size) v / n.
     scale = np.sqrt((1 + 1 / size) / 4)
     ends = (50 * (1 - level), 50 * (1 + level))

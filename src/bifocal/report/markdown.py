@@ -174,8 +174,16 @@ def _calibration(facts: Mapping[str, Any]) -> str:
     pairs = [(name, said["raw"][name]["value"], said["calibrated"][name]["value"]) for name in ("brier", "nll")]
     if any(value is None for _, *values in pairs for value in values):
         return ""
-    moves = " and ".join(f"{METRICS[name]} from {before:.3f} to {after:.3f}" for name, before, after in pairs)
+    moves = " and ".join(
+        f"{METRICS[name]} from {before:.3f} to {after:.3f}{_moved(said['gains'].get(name))}"
+        for name, before, after in pairs
+    )
     return f"Calibration took {moves} (lower is better)."
+
+
+def _moved(gain: Mapping[str, Any] | None) -> str:
+    """The interval of a paired difference, in brackets."""
+    return f" ({signed(gain['value'])} {interval(gain)})" if gain and interval(gain) else ""
 
 
 def about_the_data(facts: Mapping[str, Any]) -> list[str]:
@@ -250,6 +258,7 @@ def _limits(facts: Mapping[str, Any]) -> Iterable[str]:
         figures = ", ".join(f"{encoder} {number(value)}" for encoder, value in tried.items())
         yield f"The encoder of {expert} is the best of {len(tried)} on {tuned} ({METRICS[found['metric']]} {figures})."
     yield _base_rates(facts)
+    yield _deployed(facts)
     if marks["ece_is_chance"]:
         yield (
             f"ECE is no target under {ECE_ROWS:,} rows, and here are {found['n']:,} (at 200 a perfectly calibrated "
@@ -275,6 +284,24 @@ def _base_rates(facts: Mapping[str, Any]) -> str:
     return (
         f"The base rate shifts: {share(rates[0], 1)} of {facts['marks']['tuned_on']} is positive, "
         f"{share(rates[1], 1)} of {facts['headline']['split']}. Temperature and threshold were tuned at the former."
+    )
+
+
+def _deployed(facts: Mapping[str, Any]) -> str:
+    """A line where decisions are made for another base rate than that of the rows at hand."""
+    rate = facts["marks"]["base_rate"]
+    if rate is None:
+        return ""
+    classes = facts["label"]["classes"]
+    of = (
+        f"{number(rate[1])} of positive posts"
+        if facts["label"]["binary"]
+        else ", ".join(f"{name} {number(share)}" for name, share in zip(classes, rate, strict=True))
+    )
+    return (
+        f"Decisions are for a base rate of {of}, which was given, not measured: probabilities and thresholds of the "
+        "policy are adjusted to it, provided that only the shares of the classes differ there. Calibrated figures here "
+        f"are of probabilities at the base rate of {facts['marks']['tuned_on']}."
     )
 
 
