@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 import bifocal
 from bifocal.config import parse_config
-from bifocal.decide import policy as policy_module
+from bifocal.decide import fitting
 from bifocal.decide.calibration import fit_temperature, softmax
 from bifocal.decide.calibrators import Temperature
 from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
@@ -163,7 +163,7 @@ def test_each_set_of_parts_gets_a_temperature_and_a_threshold_of_its_own(copied,
     space = Workspace.of(copied)
     assert Policy.load(space.policy).models["mm_fusion"].patterns == {}  # under 200 rows
 
-    monkeypatch.setattr(policy_module, "MIN_PATTERN_ROWS", 10)
+    monkeypatch.setattr(fitting, "MIN_PATTERN_ROWS", 10)
     run(config, root=copied.parent, start="calibrate", until="calibrate")
     policy = Policy.load(space.policy)
     fits = policy.models["mm_fusion"].patterns
@@ -205,7 +205,7 @@ def test_200_rows_are_enough_for_a_set_of_parts_and_199_are_not():
         return np.stack([-margin, margin], 1), labels
 
     tuning = {"mm_fusion": {"pooled": scores(400, 4.0), "text": scores(200, 40.0), "image": scores(199, 40.0)}}
-    fitted = policy_module.fit_policy(
+    fitted = fitting.fit_policy(
         tuning,
         run="r",
         label="abuse_hate",

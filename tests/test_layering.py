@@ -26,7 +26,7 @@ LAYERS = [
     {"results", "score"},
     {"report"},
     {"steps"},
-    {"train", "plan", "inspection"},
+    {"train", "plan", "inspection", "policies"},
     {"experiment", "encoded_again", "lab"},
     {"doctor", "console", "__main__"},
 ]

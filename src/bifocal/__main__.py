@@ -241,6 +241,43 @@ def lab(
             print_counts({"written": [str(path) for path in written]}, as_json)
 
 
+policy_app = typer.Typer(help="Compare policies, and set a threshold by hand.", no_args_is_help=True)
+app.add_typer(policy_app, name="policy")
+
+
+@policy_app.command("diff")
+def policy_diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A run folder, or a policy file in one.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another policy for the same models.")],
+    on: Annotated[str, typer.Option(metavar="SPLIT", help="Posts to decide on: test, val or train.")] = "test",
+    as_json: Json = False,
+) -> None:
+    """Which decisions policy B would change: counts and examples, from the cached Evidence."""
+    from .console import print_policy_diff
+    from .policies import compare
+
+    print_policy_diff(compare(a, b, on=on), as_json)
+
+
+@policy_app.command("set")
+def policy_set(
+    run_folder: RunFolder,
+    threshold: Annotated[float, typer.Option(help="The new threshold, on calibrated probabilities.")],
+    by: Annotated[str, typer.Option(help="Who sets it.")],
+    why: Annotated[str, typer.Option(help="The reason, for those who come after.")],
+    model: Annotated[str | None, typer.Option(help="The model that decides, unless another is named.")] = None,
+    pattern: Annotated[
+        str, typer.Option(help="Posts that bring these parts only, such as text; pooled = all that have no own one.")
+    ] = "pooled",
+    as_json: Json = False,
+) -> None:
+    """Set a threshold by hand; the policy records who and why, and the old one is kept under policies/."""
+    from .console import print_counts
+    from .policies import set_threshold
+
+    print_counts(set_threshold(run_folder, model, threshold, pattern=pattern, by=by, why=why), as_json)
+
+
 @app.command()
 def doctor(runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """What is installed, which accelerator, which models are cached, free disk."""

@@ -223,6 +223,32 @@ def print_lab(folder: Path, as_json: bool) -> None:
     console.print(f"all of it: {folder / 'results.json'}", soft_wrap=True)
 
 
+def print_policy_diff(found: Mapping[str, Any], as_json: bool) -> None:
+    """Settings that differ, decisions that change, and some of the posts behind them."""
+    if as_json:
+        emit_json(found)
+        return
+    console = plain()
+    settings = Table("setting", f"A {found['a']}", f"B {found['b']}", box=SIMPLE_HEAD)
+    for name, values in found["settings"].items():
+        settings.add_row(name, *("none" if value is None else str(value) for value in values))
+    console.print(settings if found["settings"] else "the policies decide alike: no setting differs")
+    right = found["right"]
+    console.print(
+        f"{found['model']} on {found['n']:,} {words.posts(found['on'])}: {found['changed']:,} decisions change "
+        f"({words.share(found['changed'], found['n'])}); labels right: {right['a']:,} in A, {right['b']:,} in B, "
+        f"of {right['of']:,}"
+    )
+    for before, after in found["moves"].items():
+        console.print("  " + "; ".join(f"{before} to {name}: {n:,}" for name, n in after.items()))
+    if found["examples"]:
+        examples = Table("id", "label", "A", "B", "text", box=SIMPLE_HEAD)
+        for post in found["examples"]:
+            sides = (f"{post[side]['probability']:.3f} {post[side]['action']}" for side in ("a", "b"))
+            examples.add_row(post["id"], str(post["label"]), *sides, post["text"])
+        console.print(examples)
+
+
 def print_decision(decision: Decision, as_json: bool) -> None:
     """One decision: the answer first, then each model's opinion."""
     content = decision.to_dict()

@@ -15,7 +15,7 @@ from .evaluate.compare import paired_gain
 from .evaluate.error_table import write_errors
 from .evaluate.intervals import measure
 from .evaluate.metrics import auroc, macro_f1
-from .example import Evidence, Label
+from .example import UNLABELLED, Evidence, Label
 
 if TYPE_CHECKING:
     from .contracts import Fusion
@@ -101,6 +101,20 @@ def calibrated(said: Opinions, policy: Policy, model: str, *, adjusted: bool = T
     return probabilities, predictions
 
 
+def actions(said: Opinions, policy: Policy, model: str) -> np.ndarray:
+    """What the policy does with each row ``[n]``: allow, review or block; of several classes the name it gives.
+
+    Rows on which the model has no opinion are empty.
+    """
+    probabilities, predictions = calibrated(said, policy, model)
+    if len(policy.classes) > 2:
+        done = np.array(policy.classes, dtype=object)[predictions]
+    else:
+        rows = zip(probabilities[:, 1], predictions, said.patterns, strict=True)
+        done = np.array([policy.action(model, p, label, pattern) for p, label, pattern in rows], dtype=object)
+    return np.where(said.has[model], done, "")
+
+
 def measure_actions(said: Opinions, policy: Policy, model: str) -> dict[str, Any]:
     """What the policy does with a split of a binary label, by class of the post; posts without a label under ``none``.
 
@@ -109,14 +123,11 @@ def measure_actions(said: Opinions, policy: Policy, model: str) -> dict[str, Any
     dict
         ``allow``, ``review``, ``block``: counts by ``negative``, ``positive``, ``none``.
     """
-    probabilities, predictions = calibrated(said, policy, model)
-    counts = {action: {"negative": 0, "positive": 0, "none": 0} for action in ("allow", "review", "block")}
-    rows = zip(probabilities, predictions, said.labels, said.patterns, said.has[model], strict=True)
-    for row, prediction, label, pattern, has in rows:
-        if has:
-            action = policy.action(model, row[1], prediction, pattern)
-            counts[action][("negative", "positive", "none")[label]] += 1
-    return counts
+    done, kinds = actions(said, policy, model), {"negative": 0, "positive": 1, "none": UNLABELLED}
+    return {
+        action: {kind: int(np.sum((done == action) & (said.labels == y))) for kind, y in kinds.items()}
+        for action in ("allow", "review", "block")
+    }
 
 
 def prior(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -17,7 +17,8 @@ from .data.ocr import read_pictures
 from .data.prepare import write_shards, write_splits
 from .data.shards import Split, open_split
 from .data.splits import holdout_rows
-from .decide.policy import POOLED, Policy, fit_policy
+from .decide.fitting import fit_policy
+from .decide.policy import POOLED, Policy
 from .decide.thresholds import threshold_curve, write_curve
 from .errors import ConfigError, DataError, ModelError, RunError, nearest
 from .evaluate.metrics import macro_f1
@@ -367,6 +368,7 @@ class Run:
             in_sample=self.in_sample,
             approximate=True,
             versions={"bifocal": __version__, "run": self.config.run, **self._model_versions()},
+            data={self.tuned_on: self.packed[self.tuned_on].fingerprint},
             method=self.config.decide.calibration,
             base_rate=self._base_rate(),
             rule=self.config.decide.threshold,
@@ -374,6 +376,8 @@ class Run:
             groups=None if self.in_sample else list(np.array(said.groups)[said.has[self.models[-1]]]),
             seed=self.config.seed,
         )
+        if kept := sorted(self.space.policies.glob("*.json")):
+            self.reporter.note(f"{len(kept)} policies changed by hand are kept in {self.space.policies}, and not used")
         for finding in fitted.findings:
             self.reporter.note(finding)
         write_json(self.space.calibration, fitted.calibration)

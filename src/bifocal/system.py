@@ -129,6 +129,7 @@ class System:
         self.text_role = text_role
         self.main = fusion_name if fusion else next(iter(self.modalities.values())).expert_name
         """The model whose word counts: the fusion, or the only expert."""
+        self.policy_version = policy.version
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -331,7 +332,7 @@ class System:
             present={name: name in present for name in self.modalities},
             text_used=example.parts.get(TEXT, ""),
             language=example.meta.get("language", "und"),
-            versions=self.policy.versions,
+            versions={**self.policy.versions, "policy": self.policy_version},
             probability_key=self.label.probability,
         )
 

@@ -290,6 +290,7 @@ _ARTIFACTS = {
     "thresholds": "thresholds_{run}.json",
     "errors": "errors_{run}.csv",
     "policy": "policy_{run}.json",
+    "policies": "policies",
     "record": "run.json",
     "report": "report",
 }

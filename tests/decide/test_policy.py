@@ -1,312 +1,82 @@
-"""The policy applies the fit of a post's own presence pattern, survives the disk, and refuses what it does not know."""
+"""A policy's version is its content's; it keeps record of what is changed by hand, and refuses what was edited."""
 
 import json
-import subprocess
-import sys
 
-import numpy as np
 import pytest
 
-from bifocal.config import ReviewConfig, ThresholdConfig
-from bifocal.decide.calibration import fit_temperature, softmax
-from bifocal.decide.policy import MIN_PATTERN_ROWS, POOLED, Policy, fit_policy
-from bifocal.decide.thresholds import best_f1_threshold, choose_threshold
-from bifocal.errors import DataError, RunError
-from bifocal.evaluate.metrics import nll
+from bifocal.decide.calibrators import Temperature
+from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
+from bifocal.errors import RunError
 
 
-def scored(n: int, classes: int = 2, sharpening: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    z = rng.normal(0, 1.5, (n, classes))
-    return (z * sharpening).astype(np.float32), np.array([rng.choice(classes, p=p) for p in softmax(z)])
-
-
-def fitted(scores, classes=(0, 1), **changed):
+def policy(**changed) -> Policy:
+    own = PatternPolicy(calibration=Temperature(temperature=2), threshold=0.6, n=250)
+    model = ModelPolicy(calibration=Temperature(temperature=1.3), threshold=0.4, patterns={"text": own})
     settings = {
-        "run": "demo",
-        "label": "offensive",
-        "classes": classes,
-        "probability_key": "prob_offensive",
-        "in_sample": False,
-        "approximate": True,
-        "versions": {"bifocal": "0.1.0"},
-    }
-    return fit_policy(scores, **{**settings, **changed})
+        "run": "demo", "label": "abuse_hate", "classes": (0, 1), "probability_key": "prob_hate", "in_sample": False,
+        "approximate": True, "versions": {"bifocal": "0.1.0"}, "models": {"text_expert": model, "mm_fusion": model},
+        "data": {"val": "abc"}, "date": "2026-11-25T10:00:00+00:00",
+    }  # fmt: skip
+    return Policy(**{**settings, **changed})
 
 
-@pytest.fixture(scope="module")
-def three_models():
-    both, text_only = scored(400, sharpening=2.0), scored(300, sharpening=0.5, seed=1)
-    return {
-        "text_expert": {POOLED: both},
-        "vision_expert": {POOLED: scored(150, sharpening=1.5, seed=2)},
-        "mm_fusion": {POOLED: both, "image+text": both, "text": text_only, "image": scored(199, seed=3)},
-    }
-
-
-def test_each_model_gets_its_pooled_temperature_and_threshold(three_models):
-    policy = fitted(three_models).policy
-    logits, labels = three_models["text_expert"][POOLED]
-    temperature = fit_temperature(logits, labels)
-    assert policy.models["text_expert"].calibration.temperature == temperature
-    assert policy.threshold("text_expert", "text") == best_f1_threshold(labels, softmax(logits, temperature))
-    assert policy.models["text_expert"].patterns == {}
-
-
-def test_patterns_need_200_rows_of_their_own_and_fall_back_to_pooled(three_models):
-    policy = fitted(three_models).policy
-    fusion = policy.models["mm_fusion"]
-    assert set(fusion.patterns) == {"text"}  # image+text is the pooled set itself, image has a row too few
-    assert fusion.patterns["text"].n == 300
-    logits = np.array([[0.0, 1.0]])
+def test_the_version_is_that_of_the_content_and_not_of_the_day(tmp_path):
+    one = policy()
+    assert one.version == policy(date="2027-01-01T00:00:00+00:00").version
+    assert one.version != policy(data={"val": "abd"}).version
+    one.save(tmp_path / "p.json")
     assert (
-        policy.probabilities("mm_fusion", logits, "text")[0, 1]
-        > policy.probabilities("mm_fusion", logits, "image")[0, 1]
+        json.loads((tmp_path / "p.json").read_text())["version"]
+        == one.version
+        == Policy.load(tmp_path / "p.json").version
     )
-    for pattern in ("image", "image+text", "never seen"):
-        assert (
-            policy.probabilities("mm_fusion", logits, pattern) == softmax(logits, fusion.calibration.temperature)
-        ).all()
 
 
-def test_rows_without_a_label_do_not_count():
-    logits, labels = scored(MIN_PATTERN_ROWS)
-    enough = fitted({"mm_fusion": {POOLED: scored(300, seed=1), "text": (logits, labels)}}).policy
-    assert enough.models["mm_fusion"].patterns["text"].n == MIN_PATTERN_ROWS
-    labels = np.append(labels[1:], -1)
-    too_few = fitted({"mm_fusion": {POOLED: scored(300, seed=1), "text": (logits, labels)}}).policy
-    assert too_few.models["mm_fusion"].patterns == {}
+@pytest.mark.parametrize("edit", [{"in_sample": True}, {"version": "0" * 16}, {"version": None}])
+def test_an_edited_file_is_refused(tmp_path, edit):
+    path = tmp_path / "p.json"
+    policy().save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **edit}))
+    with pytest.raises(RunError, match=r"p\.json says that it is version .* edited or damaged.*bifocal policy set"):
+        Policy.load(path)
 
 
-def test_a_pattern_of_one_class_falls_back_to_pooled():
-    logits, labels = scored(500)
-    policy = fitted({"mm_fusion": {POOLED: (logits, labels), "text": (logits, np.zeros_like(labels))}}).policy
-    assert policy.models["mm_fusion"].patterns == {}
-
-
-def test_binary_rows_are_flagged_at_the_threshold():
-    policy = fitted({"text_expert": {POOLED: scored(300)}}).policy
-    t = policy.threshold("text_expert", "text")
-    p = np.array([[1 - t, t], [1 - t + 1e-6, t - 1e-6], [0.0, 1.0]])
-    assert policy.predictions("text_expert", p, "text").tolist() == [1, 0, 1]
-
-
-def test_multiclass_goes_to_the_likeliest_class(tmp_path):
-    fit = fitted({"text_expert": {POOLED: scored(300, classes=3)}}, classes=("none", "individual", "society"))
-    assert fit.policy.threshold("text_expert", "text") is None
-    p = np.array([[0.4, 0.35, 0.25], [0.1, 0.1, 0.8]])
-    assert fit.policy.predictions("text_expert", p, "text").tolist() == [0, 2]
-    assert fit.thresholds == {"text_expert": {"offensive": None}}
-    fit.policy.save(tmp_path / "policy.json")
-    assert Policy.load(tmp_path / "policy.json").classes == ("none", "individual", "society")
-
-
-def test_a_model_without_rows_is_left_as_it_is():
-    policy = fitted({"vision_expert": {POOLED: (np.empty((0, 2)), np.empty(0, int))}}).policy
-    assert policy.models["vision_expert"].calibration.temperature == 1.0
-    assert policy.threshold("vision_expert", "image") == 0.5
-
-
-def test_the_two_files_have_the_form_of_the_contract(three_models):
-    fit = fitted(three_models)
-    models = fit.policy.models
-    assert fit.thresholds == {name: {"offensive": m.threshold} for name, m in models.items()}
-    assert fit.calibration["text_expert"] == {
-        "offensive": {
-            "method": "temperature",
-            "temperature": models["text_expert"].calibration.temperature,
-            "patterns": {},
-        }
-    }
-    text = models["mm_fusion"].patterns["text"]
-    assert fit.calibration["mm_fusion"]["offensive"]["patterns"] == {
-        "text": {"method": "temperature", "temperature": text.calibration.temperature, "n": 300}
-    }
-    assert json.loads(json.dumps([fit.calibration, fit.thresholds])) == [fit.calibration, fit.thresholds]
-
-
-def test_a_rule_sets_the_thresholds_of_the_policy_and_not_those_of_the_thresholds_file(three_models):
-    rule = ThresholdConfig(by="recall", bound=0.9)
-    by_rule = fitted(three_models, rule=rule, groups=range(400))
-    assert by_rule.thresholds == fitted(three_models).thresholds
-    assert by_rule.policy.rule == rule
-    logits, labels = three_models["mm_fusion"][POOLED]
-    probabilities = by_rule.policy.probabilities("mm_fusion", logits, POOLED)
-    chosen = choose_threshold(labels, probabilities, rule)
-    assert by_rule.policy.threshold("mm_fusion", "image") == chosen.threshold
-    expected = by_rule.policy.expected["recall"]
-    assert expected.low <= chosen.figures["recall"] <= expected.high
-
-
-def test_a_bound_that_the_deciding_model_cannot_keep_to_is_an_error_and_others_take_the_nearest(three_models):
-    rule = ThresholdConfig(by="fpr", bound=0.004)
-    flat = (np.zeros((300, 2)), np.arange(300) % 2)
-    others = fitted({**three_models, "vision_expert": {POOLED: flat}, "mm_fusion": {POOLED: scored(4000)}}, rule=rule)
-    assert others.findings[0].startswith("vision_expert: no threshold keeps false-positive rate at most 0.004")
-    assert others.findings[0].endswith("the nearest is 1.000, at 0.500, which is taken")
-    assert "vision_expert: the threshold 0.500 flags 100% of posts" not in others.findings
-    with pytest.raises(DataError, match=r"the nearest is 1\.000, at 0\.500: ask for less in `decide.threshold.bound`"):
-        fitted({**three_models, "mm_fusion": {POOLED: flat}}, rule=rule)
-
-
-def test_a_threshold_that_flags_nearly_everything_is_told_of():
-    logits = np.stack([np.zeros(100), np.linspace(-2, 2, 100)], axis=1)
-    labels = np.arange(100) % 2 == 0  # the least likely row among them
-    found = fitted({"mm_fusion": {POOLED: (logits, labels.astype(int))}}, rule=ThresholdConfig(by="recall", bound=0.99))
-    assert [line.endswith("flags 100% of posts") for line in found.findings] == [True]
-
-
-def test_the_review_band_bounds_each_error_and_disagreement_is_reviewed(three_models):
-    policy = fitted(three_models, review=ReviewConfig(fnr=0.1, fpr=0.05)).policy
-    logits, labels = three_models["mm_fusion"][POOLED]
-    probabilities = policy.probabilities("mm_fusion", logits, POOLED)
-    predictions = policy.predictions("mm_fusion", probabilities, POOLED)
-    actions = np.array(
-        [policy.action("mm_fusion", p, y, POOLED) for p, y in zip(probabilities[:, 1], predictions, strict=True)]
-    )
-    assert (actions[labels == 1] == "allow").mean() <= 0.1 and (actions[labels == 0] == "block").mean() <= 0.05
-    assert set(actions[predictions == 1]) == {"block", "review"} and set(actions[predictions == 0]) == {
-        "allow",
-        "review",
-    }
-    band = policy.models["mm_fusion"].band
-    assert (band.positives, band.negatives) == tuple(np.bincount(labels)[::-1])
-    assert policy.models["mm_fusion"].patterns["text"].band != band
-    assert "band" not in json.dumps(fitted(three_models, review=ReviewConfig(fnr=0.1)).calibration)
-
-
-def test_one_limit_leaves_the_other_to_the_threshold(three_models):
-    policy = fitted(three_models, review=ReviewConfig(fnr=0.05)).policy
-    band, threshold = policy.models["mm_fusion"].band, policy.models["mm_fusion"].threshold
-    assert band.block_from == threshold
-    low = band.allow_below
-    assert policy.action("mm_fusion", low - 1e-6, 0, POOLED) == "allow"
-    assert policy.action("mm_fusion", (low + threshold) / 2, 0, POOLED) == "review"
-    assert policy.action("mm_fusion", threshold, 1, POOLED) == "block"
-    assert fitted(three_models).policy.action("mm_fusion", threshold, 1, POOLED) == "block"
-
-
-def test_too_few_rows_promise_nothing_and_nothing_is_done_alone(three_models):
-    found = fitted(three_models, review=ReviewConfig(fpr=0.001))
-    line = "vision_expert: no guarantee of fpr 0.001: it takes 999 negative rows, found"
-    assert next(f for f in found.findings if f.startswith(line)).endswith("; nothing is blocked")
-    assert found.policy.action("vision_expert", 1.0, 1, POOLED) == "review"
-
-
-def test_a_policy_survives_the_disk(three_models, tmp_path):
-    policy = fitted(three_models, in_sample=True, review=ReviewConfig(fnr=0.1)).policy
-    policy.save(tmp_path / "policy_demo.json")
-    again = Policy.load(tmp_path / "policy_demo.json")
-    assert again == policy and again.in_sample and again.classes == (0, 1)
-    content = json.loads((tmp_path / "policy_demo.json").read_text())
-    assert list(content) == [
-        "run", "label", "classes", "probability_key", "in_sample", "approximate", "versions", "models",
-        "base_rate", "rule", "expected", "review",
-    ]  # fmt: skip
-    assert content["review"] == {"fnr": 0.1, "fpr": None}
-
-
-def damaged(content, **changed):
-    return json.dumps({**content, **changed})
+@pytest.mark.parametrize(("pattern", "before"), [("pooled", 0.4), ("text", 0.6)])
+def test_a_threshold_set_by_hand_is_recorded(tmp_path, pattern, before):
+    one = policy()
+    two = one.with_threshold("mm_fusion", 1, pattern=pattern, by="Ada", why="complaints")
+    assert two.threshold("mm_fusion", pattern) == 1.0 and two.threshold("text_expert", pattern) == before
+    other = "pooled" if pattern == "text" else "text"
+    assert two.threshold("mm_fusion", other) == one.threshold("mm_fusion", other)
+    change = two.changes[-1]
+    assert (change.by, change.why, change.before, change.after) == ("Ada", "complaints", before, 1.0)
+    assert change.version == one.version != two.version and change.date.endswith("+00:00")
+    two.save(tmp_path / "p.json")
+    assert Policy.load(tmp_path / "p.json") == two
+    three = two.with_threshold("mm_fusion", 0.5, pattern=pattern, by="Bo", why="too much review")
+    assert [c.by for c in three.changes] == ["Ada", "Bo"]
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("asked", "message"),
     [
-        (lambda c: "{", "is not valid JSON"),
-        (lambda c: "[]", "expected an object, found list"),
-        (lambda c: damaged(c, reviews=None), "unknown key 'reviews'; did you mean 'review'"),
-        (
-            lambda c: damaged(
-                c, models={"m": {"calibration": {"method": "temperature", "temperature": 0}, "threshold": 0.5}}
-            ),
-            r"models\.m\.calibration\.temperature\.temperature = 0",
-        ),
-        (lambda c: damaged(c, models={"m": {"calibration": {"method": "temperature"}, "threshold": 1.5}}), "threshold"),
-        (lambda c: damaged(c, models={"m": {"threshold": 0.5}}), r"'models\.m\.calibration' is required"),
-        (lambda c: damaged(c, review={"fnr": 2}), "review"),
+        ({"model": "mm_fuson"}, "did you mean 'mm_fusion'"),
+        ({"pattern": "txt"}, "did you mean 'text'"),
+        ({"threshold": 1.2}, "a probability of 0 to 1, found 1.2"),
+        ({"threshold": float("nan")}, "a probability of 0 to 1"),
+        ({"why": " "}, "say who sets the threshold, and why"),
+        ({"by": ""}, "say who sets the threshold, and why"),
     ],
 )
-def test_a_damaged_policy_is_refused_with_the_name_of_its_file(three_models, tmp_path, damage, message):
-    path = tmp_path / "policy_demo.json"
-    fitted(three_models).policy.save(path)
-    path.write_text(damage(json.loads(path.read_text())))
-    with pytest.raises(RunError, match=message) as raised:
-        Policy.load(path)
-    assert "policy_demo.json" in str(raised.value) and "\n" not in str(raised.value)
+def test_what_cannot_be_set_is_refused(asked, message):
+    given = {"model": "mm_fusion", "threshold": 0.7, "pattern": "pooled", "by": "Ada", "why": "trial", **asked}
+    with pytest.raises(RunError, match=message):
+        policy().with_threshold(given.pop("model"), given.pop("threshold"), **given)
 
 
-def test_a_missing_policy_is_named(tmp_path):
-    with pytest.raises(RunError, match=r"policy_demo\.json is missing"):
-        Policy.load(tmp_path / "policy_demo.json")
-
-
-def test_an_unknown_model_is_answered_with_the_known_ones(three_models):
-    with pytest.raises(RunError, match="no model 'mm_fusoin'; did you mean 'mm_fusion'"):
-        fitted(three_models).policy.threshold("mm_fusoin", "text")
-
-
-def test_deciding_needs_neither_torch_nor_scikit_learn():
-    program = (
-        "import sys, bifocal.decide.policy, bifocal.evaluate.compare, bifocal.evaluate.error_table; "
-        "print(*{'torch', 'sklearn', 'scipy', 'pandas'} & set(sys.modules))"
-    )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout.strip() == b""
-
-
-def at_rate(rate: float, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Honest logits of two normal classes, of which the share ``rate`` is positive: Bayes' rule at one half."""
-    rng = np.random.default_rng(seed)
-    y = (rng.random(n) < rate).astype(int)
-    x = rng.normal(2.0 * y - 1, 1.5)
-    margin = 4 * x / (2 * 1.5**2)
-    return np.stack([-margin / 2, margin / 2], axis=1), y
-
-
-def test_a_base_rate_adjusts_probabilities_to_where_they_are_used():
-    tuned, (logits, labels) = at_rate(0.5, 6000, 0), at_rate(0.05, 60_000, 1)
-    policy = fitted({"mm_fusion": {POOLED: tuned}}, base_rate=(0.95, 0.05)).policy
-    as_val, there = (policy.probabilities("mm_fusion", logits, POOLED, adjusted=a)[:, 1] for a in (False, True))
-    assert there.mean() == pytest.approx(labels.mean(), abs=0.005) and as_val.mean() > 0.15
-    assert nll(labels, there) < nll(labels, as_val) - 0.05
-    assert (np.argsort(there, kind="stable") == np.argsort(as_val, kind="stable")).all()
-    assert fitted({"mm_fusion": {POOLED: tuned}}).policy.models["mm_fusion"].shares is None
-
-
-@pytest.mark.parametrize(
-    ("rule", "figure"),
-    [({"by": "precision", "bound": 0.4}, "precision"), ({"by": "capacity", "bound": 0.03}, "flagged"), ({}, "f1")],
-)
-def test_thresholds_are_chosen_for_the_base_rate(rule, figure):
-    rule = ThresholdConfig(**rule)
-    tuned, (logits, labels) = at_rate(0.5, 20_000, 0), at_rate(0.05, 100_000, 1)
-    adjusted = fitted({"mm_fusion": {POOLED: tuned}}, rule=rule, base_rate=(0.95, 0.05), groups=range(20_000)).policy
-    p = adjusted.probabilities("mm_fusion", logits, POOLED)
-    flags = p[:, 1] >= adjusted.threshold("mm_fusion", POOLED)
-    hits = (flags & (labels == 1)).sum()
-    found = {"precision": hits / flags.sum(), "flagged": flags.mean(), "f1": 2 * hits / (flags.sum() + labels.sum())}
-    expected = adjusted.expected[figure]
-    assert expected.low <= found[figure] <= expected.high and expected.high - expected.low < 0.25
-    if rule.bound:
-        assert found[figure] == pytest.approx(rule.bound, abs=0.05)
-
-
-def test_figures_of_one_class_are_counted_as_before_at_another_base_rate():
-    rule = ThresholdConfig(by="fpr", bound=0.05, confidence=0.9)
-    scores = {"mm_fusion": {POOLED: at_rate(0.5, 2000, 0)}}
-    plain, adjusted = (fitted(scores, rule=rule, base_rate=rate).policy for rate in (None, (0.9, 0.1)))
-    logits = scores["mm_fusion"][POOLED][0]
-    flags = [
-        p.predictions("mm_fusion", p.probabilities("mm_fusion", logits, POOLED), POOLED) for p in (plain, adjusted)
-    ]
-    assert (flags[0] == flags[1]).all()
-
-
-def test_several_classes_are_adjusted_too():
-    logits, labels = scored(3000, classes=3)
-    policy = fitted({"m": {POOLED: (logits, labels)}}, classes=("a", "b", "c"), base_rate=(0.8, 0.1, 0.1)).policy
-    assert policy.probabilities("m", logits, POOLED)[:, 0].mean() > 0.6
-    rare = fitted(
-        {"m": {POOLED: (logits[labels < 2], labels[labels < 2])}}, classes=("a", "b", "c"), base_rate=(0.8, 0.1, 0.1)
-    )
-    assert np.isfinite(rare.policy.probabilities("m", logits, POOLED)).all()
+def test_the_likeliest_class_has_no_threshold():
+    several = policy(models={"m": ModelPolicy(calibration=Temperature(), threshold=None)}, classes=("a", "b", "c"))
+    with pytest.raises(RunError, match="names the likeliest of 3 classes"):
+        several.with_threshold("m", 0.5, by="Ada", why="trial")
+    with pytest.raises(RunError, match="set pooled, which holds for them"):
+        several.with_threshold("m", 0.5, pattern="text", by="Ada", why="trial")

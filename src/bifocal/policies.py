@@ -1,0 +1,186 @@
+"""Policies side by side and by hand: which decisions another would change, and thresholds that a person sets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .config import parse_config
+from .contracts import Reporter
+from .data.compose import TEXT
+from .decide.policy import POOLED, Policy
+from .errors import RunError, nearest
+from .results import actions, calibrated
+from .steps import Run
+from .workspace import Record, Workspace, read_json
+
+if TYPE_CHECKING:
+    from .data.shards import Split
+    from .results import Opinions
+
+EXAMPLES = 10
+"""Posts that are named of those whose decision changes."""
+SHOWN = 120
+"""Characters of an example's text."""
+
+
+def set_threshold(
+    folder: str | Path, model: str | None, threshold: float, *, pattern: str = POOLED, by: str, why: str
+) -> dict[str, Any]:
+    """Set one threshold of a run's policy by hand, and keep the record: who, when, why, and the policy as it was.
+
+    The policy before and after lie under ``policies/`` by their versions. What was measured by the old one is to be
+    measured again: the run's next `bifocal run` does that, and fits nothing.
+
+    Parameters
+    ----------
+    folder : path
+        Of the run.
+    model : str or None
+        None = the model that decides.
+    threshold, pattern, by, why : as `Policy.with_threshold`
+
+    Returns
+    -------
+    dict
+        The change, as the policy records it, and ``policy``: the new version.
+
+    Raises
+    ------
+    RunError
+        As `Policy.load` and `Policy.with_threshold`; where the run is not finished, or another process holds it.
+    """
+    space = Workspace.of(folder)
+    with space.lock():
+        record = Record(space.record)
+        if "calibrate" not in record.steps():
+            raise RunError(f"the run in {folder} has no policy yet: let `bifocal run CONFIG` end")
+        before = Policy.load(space.policy)
+        after = before.with_threshold(model or list(before.models)[-1], threshold, pattern=pattern, by=by, why=why)
+        for policy in (before, after):
+            policy.save(space.policies / f"{policy.version}.json")
+        after.save(space.policy)
+        steps = {name: step for name, step in record.steps().items() if name not in ("evaluate", "report")}
+        steps["calibrate"]["outputs"][space.policy.name] = space.policy.stat().st_size
+        record.update(steps=steps)
+    return {**after.changes[-1].model_dump(mode="json"), "policy": after.version}
+
+
+def compare(a: str | Path, b: str | Path, *, on: str = "test") -> dict[str, Any]:
+    """Which decisions of a split would be others under policy b than under policy a.
+
+    Parameters
+    ----------
+    a, b : path
+        Of a run's folder, or of a policy file in one. Both policies are for the same models.
+    on : str
+        A split of the run of a, whose Evidence is read from the cache.
+
+    Returns
+    -------
+    dict
+        ``a``, ``b``: versions; ``settings``: setting -> what it is in a and b, where they differ; ``n``; ``changed``: a
+        count; ``moves``: from -> to -> count of actions (labels, where there are several classes); ``by_class``: class
+        of the changed posts -> count; ``right``: posts whose label is right in a, in b; ``examples``: those whose
+        probability differs most, the most uncertain first where probabilities are the same.
+
+    Raises
+    ------
+    RunError
+        As `Policy.load`; where the policies are for other models, or there is no such split.
+    """
+    (space, one), (_, two) = _found(Path(a)), _found(Path(b))
+    _same_models(one, two)
+    run = Run(parse_config(read_json(space.record)["config"], where=str(space.record)), space, Reporter())
+    if on not in run.packed:
+        raise RunError(f"the run in {space.folder} has no split {on!r}; {nearest(on, run.packed)}")
+    said, model = run.opinions(on), run.models[-1]
+    settings = _differences(one.model_dump(mode="json"), two.model_dump(mode="json"))
+    return {
+        "a": one.version,
+        "b": two.version,
+        "on": on,
+        "settings": {name: values for name, values in settings.items() if not name.startswith(("date", "changes"))},
+        **_moves(said, one, two, model, run.packed[on]),
+    }
+
+
+def _found(path: Path) -> tuple[Workspace, Policy]:
+    """A policy and the run that it belongs to."""
+    if path.is_dir():
+        space = Workspace.of(path)
+        return space, Policy.load(space.policy)
+    policy = Policy.load(path)
+    for folder in path.resolve().parents[:2]:
+        if (folder / "run.json").is_file():
+            return Workspace.of(folder), policy
+    raise RunError(f"{path} lies in no run folder (no run.json beside it): the Evidence it decides on is not known")
+
+
+def _same_models(one: Policy, two: Policy) -> None:
+    models = [{k: v for k, v in policy.versions.items() if k in policy.models} for policy in (one, two)]
+    if models[0] != models[1]:
+        raise RunError(
+            f"the policies are for other models ({_listed(models[0])} and {_listed(models[1])}): decisions can be "
+            "compared where only the policy differs"
+        )
+
+
+def _listed(models: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in models.items())
+
+
+def _differences(one: Any, two: Any, name: str = "") -> dict[str, list[Any]]:
+    """Dotted name -> both values, of the leaves that differ."""
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        found: dict[str, list[Any]] = {}
+        for key in [*one, *(k for k in two if k not in one)]:
+            found |= _differences(one.get(key), two.get(key), f"{name}.{key}" if name else key)
+        return found
+    return {} if one == two else {name: [one, two]}
+
+
+def _moves(said: Opinions, one: Policy, two: Policy, model: str, split: Split) -> dict[str, Any]:
+    rows = np.flatnonzero(said.has[model])
+    (p, labels), (q, new_labels) = ([part[rows] for part in calibrated(said, policy, model)] for policy in (one, two))
+    done, new_done = (actions(said, policy, model)[rows] for policy in (one, two))
+    changed = np.flatnonzero(done != new_done)
+    moves: dict[str, Counter[str]] = {}
+    for before, after in zip(done[changed], new_done[changed], strict=True):
+        moves.setdefault(str(before), Counter())[str(after)] += 1
+    truth = said.labels[rows]
+    names = np.array([*map(str, one.classes), "none"], dtype=object)
+    shown = np.abs(q - p).max(axis=1)[changed]
+    order = changed[np.lexsort((np.abs(p.max(axis=1) - 0.5)[changed], -shown.round(6)))][:EXAMPLES]
+    texts = split.values(TEXT) if TEXT in split.present else None
+    return {
+        "model": model,
+        "n": len(rows),
+        "changed": len(changed),
+        "moves": {before: dict(after) for before, after in sorted(moves.items())},
+        "by_class": dict(Counter(names[truth[changed]].tolist())),
+        "right": {
+            "a": int((labels == truth).sum()),
+            "b": int((new_labels == truth).sum()),
+            "of": int((truth >= 0).sum()),
+        },
+        "examples": [
+            {
+                "id": said.ids[rows[i]],
+                "label": names[truth[i]],
+                "a": {"probability": float(p[i, _shown(p, i)]), "action": str(done[i])},
+                "b": {"probability": float(q[i, _shown(q, i)]), "action": str(new_done[i])},
+                "text": texts[rows[i]][:SHOWN] if texts is not None else "",
+            }
+            for i in order
+        ],
+    }
+
+
+def _shown(p: np.ndarray, row: int) -> int:
+    """The class whose probability is shown: 1 of a binary label, else the likeliest."""
+    return 1 if p.shape[1] == 2 else int(p[row].argmax())

@@ -1,0 +1,93 @@
+"""Setting a threshold by hand keeps record and has figures measured again; comparing says which decisions change."""
+
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+import bifocal
+from bifocal.__main__ import app
+from bifocal.config import parse_config
+from bifocal.contracts import Reporter
+from bifocal.decide.policy import Policy
+from bifocal.errors import RunError
+from bifocal.policies import compare, set_threshold
+from bifocal.train import run
+from bifocal.workspace import Workspace, read_json
+
+
+@pytest.fixture
+def space(small_run, tmp_path):
+    shutil.copytree(small_run, tmp_path / "runs" / small_run.name)
+    return Workspace.of(tmp_path / "runs" / small_run.name)
+
+
+def test_a_threshold_by_hand_holds_for_predict_and_for_the_next_report(space, small_config):
+    before = Policy.load(space.policy)
+    said = set_threshold(space.folder, None, 0.999, by="Ada", why="complaints")
+    policy = Policy.load(space.policy)
+    assert said["policy"] == policy.version and policy.changes[0].why == "complaints"
+    assert Policy.load(space.policies / f"{before.version}.json") == before
+    assert Policy.load(space.policies / f"{policy.version}.json") == policy
+    decision = bifocal.load(space.folder).predict(text="a quiet morning")
+    assert (decision.threshold, decision.label, decision.versions["policy"]) == (0.999, 0, policy.version)
+
+    run(parse_config(small_config), root=space.folder.parent)  # measures, and fits nothing
+    assert Policy.load(space.policy) == policy
+    results = read_json(space.results)
+    assert results["models"]["mm_fusion"]["threshold"] == 0.999
+    assert results["models"]["mm_fusion"]["test"]["confusion"]["tp"] == 0
+
+
+def test_a_new_fit_says_that_it_replaces_what_was_set_by_hand(space, small_config):
+    said = set_threshold(space.folder, None, 0.999, by="Ada", why="complaints")
+
+    notes: list[str] = []
+    reporter = Reporter()
+    reporter.note = notes.append
+    run(parse_config(small_config), root=space.folder.parent, start="calibrate", reporter=reporter)
+    assert any("2 policies changed by hand are kept in" in note for note in notes)
+    assert not Policy.load(space.policy).changes
+    assert (space.policies / f"{said['policy']}.json").is_file()
+
+
+def test_a_comparison_counts_what_would_change(space):
+    old = Policy.load(space.policy)
+    set_threshold(space.folder, None, 0.999, by="Ada", why="complaints")
+    found = compare(space.policies / f"{old.version}.json", space.folder, on="test")
+    flagged = read_json(space.results)["models"]["mm_fusion"]["test"]["confusion"]  # as it was before
+    assert found["changed"] == flagged["tp"] + flagged["fp"] > 0
+    assert found["moves"] == {"block": {"allow": found["changed"]}}
+    assert found["by_class"] == {k: v for k, v in (("1", flagged["tp"]), ("0", flagged["fp"])) if v}
+    assert found["settings"] == {"models.mm_fusion.threshold": [old.threshold("mm_fusion", "pooled"), 0.999]}
+    assert found["right"]["a"] - found["right"]["b"] == flagged["tp"] - flagged["fp"]
+    assert 0 < len(found["examples"]) <= 10 and found["examples"][0]["text"].startswith("[OCR]")
+    same = compare(space.folder, space.folder, on="val")
+    assert same["changed"] == 0 and same["settings"] == {} and same["moves"] == {} and same["examples"] == []
+
+
+def test_other_models_other_splits_and_stray_files_are_refused(space, tmp_path):
+    policy = Policy.load(space.policy)
+    other = policy.model_copy(update={"versions": {**policy.versions, "mm_fusion": "0" * 16}})
+    other.save(space.folder / "other.json")
+    with pytest.raises(RunError, match="the policies are for other models"):
+        compare(space.folder, space.folder / "other.json")
+    with pytest.raises(RunError, match="has no split 'tset'; did you mean 'test'"):
+        compare(space.folder, space.folder, on="tset")
+    policy.save(tmp_path / "stray" / "deep" / "policy.json")
+    with pytest.raises(RunError, match="lies in no run folder"):
+        compare(tmp_path / "stray" / "deep" / "policy.json", space.folder)
+
+
+def test_from_the_command_line(space):
+    call = CliRunner().invoke
+    old = Policy.load(space.policy).version
+    done = call(app, ["policy", "set", str(space.folder), "--threshold", "0.999", "--by", "Ada", "--why", "complaints"])
+    assert done.exit_code == 0 and "complaints" in done.output
+    shown = call(app, ["policy", "diff", str(space.policies / f"{old}.json"), str(space.folder), "--on", "val"])
+    assert shown.exit_code == 0 and "decisions change" in shown.output and "block to allow" in shown.output
+    told = call(app, ["policy", "diff", str(space.folder), str(space.folder), "--json"])
+    assert json.loads(told.output)["changed"] == 0
+    again = call(app, ["policy", "diff", str(space.folder), str(space.folder)])
+    assert "no setting differs" in again.output
