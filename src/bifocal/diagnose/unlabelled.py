@@ -214,7 +214,8 @@ class _Counted:
         accuracy = weights @ self.right / total
         limit, tied = self._limits(weights[:, self.order], (1 - accuracy) * total)
         hits, seen = weights @ (self.classes * self.right[:, None]), weights @ self.classes
-        tables = np.stack([np.bincount(self.places, w, minlength=np.prod(self.shape)) for w in weights])
+        size = self.shape[0] * self.shape[1]
+        tables = np.array([np.bincount(self.places, w, minlength=size) for w in weights], dtype=np.float64)
         return _Figures(
             accuracy,
             weights @ self.confidence / total,
