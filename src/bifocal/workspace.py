@@ -290,6 +290,8 @@ _ARTIFACTS = {
     "thresholds": "thresholds_{run}.json",
     "errors": "errors_{run}.csv",
     "policy": "policy_{run}.json",
+    "reference": "reference_{run}.json",
+    "drift": "drift_{run}.json",
     "record": "run.json",
     "report": "report",
 }
