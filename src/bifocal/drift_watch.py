@@ -219,7 +219,7 @@ def _movement(entry: Mapping[str, Any]) -> str:
 
 
 def _estimate_findings(found: Mapping[str, Any], binary: bool) -> list[str]:
-    told = []
+    told: list[str] = []
     if found["estimated_accuracy"] is None:
         return ["no post of the reference bears a label: accuracy and base rate cannot be estimated"]
     if found["estimated_base_rate"] is None:
@@ -231,6 +231,11 @@ def _estimate_findings(found: Mapping[str, Any], binary: bool) -> list[str]:
                 f"was {share['reference']:.1%}, if nothing else has changed"
             )
     shift = found["label_shift"]
+    if told and shift["holds"]:
+        told.append(
+            "scores that were calibrated at the old base rate are not at the new one: of the estimated accuracies, go by "
+            "`label_shift`"
+        )
     if shift["holds"] is False:
         told.append(
             f"{shift['misfit']:.0%} of the new posts have scores like no mixture of the classes (p {shift['p']:.2g}): "

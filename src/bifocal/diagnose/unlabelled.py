@@ -111,8 +111,9 @@ def estimate(
     - ``label_shift``: the reference's accuracy class by class, at the estimated base rate;
     - the base rate itself: EM (`decide.prior.estimate_prior`) on the shares of `Cells`.
 
-    Intervals (95%) resample reference groups, and new rows less their copies; they know nothing of a broken assumption.
-    Where the estimates lie far apart, at most one assumption holds. That of label shift is tested: whether shares of
+    Accuracies are of posts like these; a labelled sample of them strays further by its own size. Intervals (95%)
+    resample reference groups, and new rows less their copies; they know nothing of a broken assumption. Where the
+    estimates lie far apart, at most one assumption holds: label shift breaks that of the first two. It is tested: whether shares of
     cells are a mixture of the reference's classes, by a parametric bootstrap of the likelihood ratio.
 
     Parameters
