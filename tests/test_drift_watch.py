@@ -170,7 +170,7 @@ def test_several_classes(tmp_path):
     found = compared(space, tmp_path, rows, "csv")
     assert "predicted class" in found["alarms"]
     for y, share in enumerate(found["estimated_base_rate"].values()):
-        assert share["value"] == pytest.approx(np.mean(labels == y), abs=0.04)
+        assert share["value"] == pytest.approx(np.mean(labels == y), abs=0.06)
         assert share["low"] < share["value"] < share["high"]
 
 

@@ -233,8 +233,8 @@ def _estimate_findings(found: Mapping[str, Any], binary: bool) -> list[str]:
     shift = found["label_shift"]
     if told and shift["holds"]:
         told.append(
-            "scores that were calibrated at the old base rate are not at the new one: of the estimated accuracies, go by "
-            "`label_shift`"
+            "scores that were calibrated at the old base rate are not at the new one: of the estimated accuracies, go "
+            "by `label_shift`"
         )
     if shift["holds"] is False:
         told.append(

@@ -113,8 +113,8 @@ def estimate(
 
     Accuracies are of posts like these; a labelled sample of them strays further by its own size. Intervals (95%)
     resample reference groups, and new rows less their copies; they know nothing of a broken assumption. Where the
-    estimates lie far apart, at most one assumption holds: label shift breaks that of the first two. It is tested: whether shares of
-    cells are a mixture of the reference's classes, by a parametric bootstrap of the likelihood ratio.
+    estimates lie far apart, at most one assumption holds: label shift breaks that of the first two. It is tested:
+    whether shares of cells are a mixture of the reference's classes, by a parametric bootstrap of the likelihood ratio.
 
     Parameters
     ----------
