@@ -330,8 +330,8 @@ def test_posts_are_decided_on_first_and_the_decisions_kept(small_run, posts, tmp
         assert found[key] == again[key]
 
 
-def test_val_itself_has_not_drifted(small_run, tmp_path):
-    """Every row of val, served as posts are: the reference says of it what the policy says of it."""
+def test_the_reference_is_val(small_run, tmp_path):
+    """Row by row, in the order of the shards."""
     from bifocal.data.shards import open_split
     from bifocal.system import build_modalities
 

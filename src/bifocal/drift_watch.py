@@ -224,13 +224,14 @@ def _estimate_findings(found: Mapping[str, Any], binary: bool) -> list[str]:
         return ["no post of the reference bears a label: accuracy and base rate cannot be estimated"]
     if found["estimated_base_rate"] is None:
         return ["the reference's scores do not tell classes apart, or it has one only: no base rate can be estimated"]
+    shift = found["label_shift"]
     for name, share in found["estimated_base_rate"].items():
-        if not share["low"] <= share["reference"] <= share["high"] and not (binary and name == "0"):
+        moved = not share["low"] <= share["reference"] <= share["high"]
+        if moved and shift["holds"] is not False and not (binary and name == "0"):
             told.append(
                 f"base rate of {name}: estimated at {share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}], "
                 f"was {share['reference']:.1%}, if nothing else has changed"
             )
-    shift = found["label_shift"]
     if told and shift["holds"]:
         told.append(
             "scores that were calibrated at the old base rate are not at the new one: of the estimated accuracies, go "
@@ -239,13 +240,14 @@ def _estimate_findings(found: Mapping[str, Any], binary: bool) -> list[str]:
     if shift["holds"] is False:
         told.append(
             f"{shift['misfit']:.0%} of the new posts have scores like no mixture of the classes (p {shift['p']:.2g}): "
-            "not only the base rate has changed, so do not rely on its estimate"
+            "not only the base rate has changed, so do not rely on its estimate, nor on the accuracy by `label_shift`"
         )
     elif shift["holds"] is None:
         told.append("too few rows to test whether only the base rate has changed")
     accuracy = found["estimated_accuracy"]
     before = accuracy["reference"]["value"]
-    estimates = [entry for name, entry in accuracy.items() if name != "reference"]
+    unsound = {"reference", *(["label_shift"] if shift["holds"] is False else [])}
+    estimates = [entry for name, entry in accuracy.items() if name not in unsound]
     if all(entry["high"] < before for entry in estimates):
-        told.append(f"every estimate of the accuracy lies below the {before:.1%} of the reference")
+        told.append(f"what estimates of the accuracy are left all lie below the {before:.1%} of the reference")
     return told
