@@ -23,7 +23,7 @@ LAYERS = [
     {"fusion"},
     {"diagnose"},
     {"system"},
-    {"results", "score"},
+    {"results", "reference", "decisions", "score", "drift_watch"},
     {"report"},
     {"steps"},
     {"train", "plan", "inspection", "policies"},

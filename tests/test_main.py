@@ -23,7 +23,7 @@ def config_path(tmp_path, small_config):
 def test_help_names_the_commands_and_imports_nothing_heavy():
     answer = bifocal("--help")
     assert answer.returncode == 0
-    for command in ("run", "pack", "train", "evaluate", "predict", "score", "synth", "doctor"):
+    for command in ("run", "pack", "train", "evaluate", "predict", "score", "drift", "synth", "doctor"):
         assert f" {command} " in answer.stdout
     code = "import sys, bifocal.__main__; assert not {'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -35,6 +35,7 @@ def test_help_names_the_commands_and_imports_nothing_heavy():
         (["run", "configs/dmo.yaml"], "there is no configuration file"),
         (["predict", "runs/nothing", "--text", "x"], "not a run folder"),
         (["score", "runs/nothing", "in.csv", "-o", "out.csv"], "not a run folder"),
+        (["drift", "runs/nothing", "new.csv"], "not a run folder"),
         (["synth", "OUT", "--structure", "andd"], "did you mean 'and'"),
     ],
 )

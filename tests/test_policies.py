@@ -13,6 +13,7 @@ from bifocal.contracts import Reporter
 from bifocal.decide.policy import Policy
 from bifocal.errors import RunError
 from bifocal.policies import compare, set_threshold
+from bifocal.reference import Reference
 from bifocal.train import run
 from bifocal.workspace import Workspace, read_json
 
@@ -91,3 +92,10 @@ def test_from_the_command_line(space):
     assert json.loads(told.output)["changed"] == 0
     again = call(app, ["policy", "diff", str(space.folder), str(space.folder)])
     assert "no setting differs" in again.output
+
+
+def test_the_reference_of_drift_is_decided_by_the_policy_as_it_is_now(space):
+    before = Reference.load(space.reference)
+    set_threshold(space.folder, None, 0.999, by="Ada", why="complaints")
+    assert before.under(Policy.load(space.policy)).predicted == [0] * len(before.scores)
+    assert sum(before.predicted) > 0

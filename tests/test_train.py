@@ -45,7 +45,7 @@ def test_every_artifact_of_the_contract_is_there(space):
         f"evidence/{m}/{s}.safetensors" for m in ("text_expert", "vision_expert") for s in ("train", "val", "test")
     ]
     names += [f"shards/{s}/shard-000000.tar" for s in ("train", "val", "test")]
-    names += ["policy_small.json", "models/mm_fusion/fusion_model.pt", "report/index.html"]
+    names += ["policy_small.json", "reference_small.json", "models/mm_fusion/fusion_model.pt", "report/index.html"]
     assert [n for n in names if not (space.folder / n).is_file()] == []
 
 

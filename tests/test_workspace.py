@@ -28,6 +28,7 @@ def test_names_are_the_contract(tmp_path):
     space = Workspace(tmp_path / "demo", "demo")
     assert space.results.name == "results_demo.json"
     assert space.policy.name == "policy_demo.json"
+    assert space.reference.name == "reference_demo.json" and space.drift.name == "drift_demo.json"
     assert space.curve("mm_fusion").name == "thresholds_curve_mm_fusion_demo.csv"
     assert (
         space.evidence("text_expert", "val").relative_to(space.folder).as_posix()

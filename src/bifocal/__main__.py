@@ -161,6 +161,46 @@ def score(
 
 
 @app.command()
+def drift(
+    run_folder: RunFolder,
+    new: Annotated[
+        Path, typer.Argument(metavar="NEW", help="Posts as `score` reads them, or its output (no encoder runs then).")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="JSON; by default drift_<run>.json in the run's folder.")
+    ] = None,
+    psi: Annotated[
+        float | None, typer.Option(help="Movement that is an alarm; by default drift.psi of the run.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Chance of a false alarm, at most; by default drift.alpha of the run.")
+    ] = None,
+    fail_on_alarm: Annotated[bool, typer.Option("--fail-on-alarm", help="Exit status 1 on any alarm.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Posts per pass.")] = 32,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Do new posts look like those the run was tuned on; and, estimated without labels, how good is it on them."""
+    from .console import print_drift
+    from .drift_watch import watch
+
+    with _reporter(as_json or quiet) as reporter:
+        found = watch(
+            run_folder,
+            new,
+            output=output,
+            psi=psi,
+            alpha=alpha,
+            batch_size=batch_size,
+            progress=reporter.progress,
+            note=reporter.note,
+        )
+    print_drift(found, as_json)
+    if fail_on_alarm and found["alarms"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def synth(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, in the Hateful Memes layout.")],
     size: Annotated[int, typer.Option(min=1)] = 1000,

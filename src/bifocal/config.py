@@ -179,6 +179,15 @@ class DecideConfig(Strict):
         return self
 
 
+class DriftConfig(Strict):
+    """When `bifocal drift` raises an alarm: a property has moved by both measures."""
+
+    psi: Annotated[float, Field(gt=0)] = 0.2
+    """Population stability index beyond what chance makes of it; by custom 0.1 is little and 0.25 much."""
+    alpha: Annotated[float, Field(ge=0.001, lt=0.5)] = 0.01
+    """Chance of any alarm where nothing has changed; permutation tests do not tell less than 0.001 over all."""
+
+
 class OcrConfig(Strict):
     when: Literal["auto", "always", "never"] = "auto"
     """``auto`` reads a picture only where the source brings no transcript of it."""
@@ -264,6 +273,7 @@ class RunConfig(Strict):
     experts: dict[str, ExpertConfig] = {}
     fusion: FusionConfig = FusionConfig()
     decide: DecideConfig = DecideConfig()
+    drift: DriftConfig = DriftConfig()
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """Resamples behind every interval."""
     lab: LabConfig = LabConfig()

@@ -267,6 +267,44 @@ def print_decision(decision: Decision, as_json: bool) -> None:
     console.print(f"text used: {decision.text_used or '(none)'}  language: {decision.language}")
 
 
+def print_drift(found: Mapping[str, Any], as_json: bool) -> None:
+    """A line per property, the estimates with what they take for granted, and the findings."""
+    if as_json:
+        emit_json(found)
+        return
+    console, new, reference = plain(), found["new"], found["reference"]
+    console.print(
+        f"{found['run']}: {new['compared']:,} new posts against {reference['compared']:,} of {reference['split']}; "
+        f"an alarm is a PSI of {found['rule']['psi']:g} beyond chance with p at most {found['rule']['alpha']:g}",
+        soft_wrap=True,
+    )
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("", "PSI", "by chance", "p (Holm)", "state"):
+        table.add_column(name, justify="left" if name in ("", "state") else "right", no_wrap=True)
+    for name, entry in found["compared"].items():
+        p = "n/a" if entry["p_holm"] is None else f"{entry['p_holm']:.2g}"
+        loud = "bold" if entry["state"] == "alarm" else None
+        table.add_row(
+            name, words.number(entry["psi"]), words.number(entry["psi_by_chance"]), p, entry["state"], style=loud
+        )
+    console.print(table)
+    for name, share in (found["estimated_base_rate"] or {}).items():
+        if name != "0" or len(found["estimated_base_rate"]) > 2:
+            was = words.number(share["reference"])
+            console.print(
+                f"base rate of {name}, estimated: {words.number(share['value'])} {words.interval(share)}, was {was}"
+            )
+    for name, figure in (found["estimated_accuracy"] or {}).items():
+        if name == "reference":
+            console.print(f"accuracy on {reference['split']}: {words.number(figure['value'])} {words.interval(figure)}")
+        else:
+            estimated = f"{words.number(figure['value'])} {words.interval(figure)}"
+            console.print(f"  on the new posts, estimated: {estimated} if {figure['assumes']}", soft_wrap=True)
+    for finding in found["findings"]:
+        console.print(f"finding: {finding}", soft_wrap=True)
+    console.print(f"all of it: {found['output']}", soft_wrap=True)
+
+
 def print_counts(content: Mapping[str, Any], as_json: bool) -> None:
     """Any flat result, a line each."""
     if as_json:

@@ -27,6 +27,7 @@ from .example import LABELS, UNLABELLED, Evidence, Label, Taxonomy
 from .expert import candidates, fit_expert, load_expert
 from .fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusion
 from .models.saved import CARD
+from .reference import Reference
 from .report.example import write_example
 from .report.html import write_report
 from .report.model_card import write_model_card
@@ -389,6 +390,10 @@ class Run:
                 weights = fitted.policy.weights(model, said.labels[rows])
                 write_curve(self.space.curve(model), threshold_curve(said.labels[rows], probabilities[:, 1], weights))
         fitted.policy.save(self.space.policy)
+        texts = self._texts(self.tuned_on)
+        Reference.gather(said, texts, fitted.policy, self.models[-1], split=self.tuned_on, seed=self.config.seed).save(
+            self.space.reference
+        )
         return {"tuned_on": self.tuned_on, "rows": len(said.ids), "findings": fitted.findings}
 
     def evaluate(self) -> dict[str, Any]:
@@ -420,13 +425,17 @@ class Run:
             evidence = self.evidence_of(self.tested_on)
             models[MODEL]["seeds"] = seed_spread(self.fused, evidence, tested.labels, self.label)
         write_json(self.space.results, results)
-        packed = self.packed[self.tested_on]
-        texts = [""] * len(packed)
-        if TEXT in self.modalities:
-            parts = zip(packed.values(TEXT), packed.present[TEXT], strict=True)
-            texts = [text if there else "" for text, there in parts]
+        texts = self._texts(self.tested_on)
         write_error_table(self.space.errors, tested, texts, policy, self.label, self.tested_on, self.models)
         return {"tested_on": self.tested_on, "rows": len(tested.ids)}
+
+    def _texts(self, split: str) -> list[str]:
+        """The composed text of each row of a split, empty where there is none."""
+        packed = self.packed[split]
+        if TEXT not in self.modalities:
+            return [""] * len(packed)
+        parts = zip(packed.values(TEXT), packed.present[TEXT], strict=True)
+        return [text if there else "" for text, there in parts]
 
     def _parameters(self) -> dict[str, dict[str, int]]:
         """Total and trained weights, by model."""

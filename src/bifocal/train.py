@@ -182,7 +182,7 @@ STEPS: dict[str, Step] = {
         Run.calibrate,
         ("decide",),
         lambda run: [
-            *(run.space.calibration, run.space.thresholds, run.space.policy),
+            *(run.space.calibration, run.space.thresholds, run.space.policy, run.space.reference),
             *(path for path in map(run.space.curve, run.models) if path.is_file()),
         ],
     ),

@@ -291,6 +291,8 @@ _ARTIFACTS = {
     "errors": "errors_{run}.csv",
     "policy": "policy_{run}.json",
     "policies": "policies",
+    "reference": "reference_{run}.json",
+    "drift": "drift_{run}.json",
     "record": "run.json",
     "report": "report",
 }
