@@ -64,7 +64,8 @@ def set_threshold(
         for policy in (before, after):
             policy.save(space.policies / f"{policy.version}.json")
         after.save(space.policy)
-        steps = {name: step for name, step in record.steps().items() if name not in ("evaluate", "report")}
+        done = record.steps()
+        steps = {name: done[name] for name in list(done)[: list(done).index("calibrate") + 1]}
         steps["calibrate"]["outputs"][space.policy.name] = space.policy.stat().st_size
         record.update(steps=steps)
     return {**after.changes[-1].model_dump(mode="json"), "policy": after.version}

@@ -12,6 +12,7 @@ import numpy as np
 from .decide.calibration import softmax
 from .decide.policy import POOLED, Policy, pattern_of, patterns
 from .evaluate.compare import paired_gain
+from .evaluate.curves import asked_of, explored, precision_recall, reliability, roc
 from .evaluate.error_table import write_errors
 from .evaluate.intervals import measure
 from .evaluate.metrics import auroc, macro_f1
@@ -262,6 +263,52 @@ def gain_over_best(
         seed=seed,
     )
     return {"over": best, "chosen_on": scores, **gain}
+
+
+def draw_curves(
+    tested: Opinions, tuned: Opinions, policy: Policy, models: Sequence[str], *, tuned_on: str
+) -> dict[str, Any]:
+    """What ``curves_<run>.json`` holds.
+
+    Returns
+    -------
+    dict
+        ``models``: of each, on the tested split, ``roc`` and ``precision_recall`` (points of a binary label) and
+        ``reliability`` ``before`` and ``after`` calibration, at the split's own base rate; ``explorer``: the split that
+        thresholds are chosen on and what each would do there, of the model that decides (null: several classes).
+    """
+    drawn: dict[str, Any] = {}
+    for model in models:
+        rows = tested.has[model] & (tested.labels != UNLABELLED)
+        if not rows.any():
+            drawn[model] = {"roc": [], "precision_recall": [], "reliability": {"before": [], "after": []}}
+            continue
+        y, binary = tested.labels[rows], len(policy.classes) == 2
+        after = calibrated(tested, policy, model, adjusted=False)[0][rows]
+        before = softmax(tested.logits[model][rows])
+        drawn[model] = {
+            "roc": roc(y, after) if binary else [],
+            "precision_recall": precision_recall(y, after) if binary else [],
+            "reliability": {
+                "before": reliability(*asked_of(y, before)),
+                "after": reliability(*asked_of(y, after)),
+            },
+        }
+    return {"models": drawn, "explorer": _explorer(tuned, policy, models[-1], tuned_on)}
+
+
+def _explorer(said: Opinions, policy: Policy, model: str, split: str) -> dict[str, Any] | None:
+    rows = np.flatnonzero(said.has[model] & (said.labels != UNLABELLED))
+    if len(policy.classes) > 2 or not len(rows):
+        return None
+    limits: dict[str, Any] = {}
+    if policy.review is not None:
+        bands = [policy.band(model, said.patterns[row]) for row in rows]
+        # A side without a promise does nothing without a person.
+        limits["allow_below"] = [0.0 if b is None or b.allow_below is None else b.allow_below for b in bands]
+        limits["block_from"] = [2.0 if b is None or b.block_from is None else b.block_from for b in bands]
+    p = calibrated(said, policy, model)[0][rows]
+    return {"split": split, "model": model, "rows": explored(said.labels[rows], p, **limits)}
 
 
 def column(model: str) -> str:

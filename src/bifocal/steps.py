@@ -29,12 +29,15 @@ from .fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusi
 from .models.saved import CARD
 from .reference import Reference
 from .report.example import write_example
+from .report.findings import findings
+from .report.gallery import write_gallery
 from .report.html import write_report
 from .report.model_card import write_model_card
 from .results import (
     ECE,
     Opinions,
     calibration_gains,
+    draw_curves,
     example_row,
     gain_over_best,
     measure_actions,
@@ -425,6 +428,8 @@ class Run:
             evidence = self.evidence_of(self.tested_on)
             models[MODEL]["seeds"] = seed_spread(self.fused, evidence, tested.labels, self.label)
         write_json(self.space.results, results)
+        tuned = said[self.tuned_on]
+        write_json(self.space.curves, draw_curves(tested, tuned, policy, self.models, tuned_on=self.tuned_on))
         texts = self._texts(self.tested_on)
         write_error_table(self.space.errors, tested, texts, policy, self.label, self.tested_on, self.models)
         return {"tested_on": self.tested_on, "rows": len(tested.ids)}
@@ -456,5 +461,7 @@ class Run:
             write_model_card(self.space.folder, model)
         row = example_row(self.opinions(self.tested_on), Policy.load(self.space.policy), self.models[-1])
         self.record.update(example=write_example(self.space, self.packed[self.tested_on], self.modalities, row))
+        worst = [error["id"] for error in findings(self.space.folder)["errors"]["worst"]]
+        write_gallery(self.space, self.packed[self.tested_on], self.modalities, worst)
         write_report(self.space.folder)
         return {}

@@ -186,6 +186,6 @@ STEPS: dict[str, Step] = {
             *(path for path in map(run.space.curve, run.models) if path.is_file()),
         ],
     ),
-    "evaluate": Step(Run.evaluate, ("bootstrap",), lambda run: [run.space.results, run.space.errors]),
+    "evaluate": Step(Run.evaluate, ("bootstrap",), lambda run: [run.space.results, run.space.errors, run.space.curves]),
     "report": Step(Run.report, (), lambda run: [run.space.report / "index.html"]),
 }

@@ -289,6 +289,7 @@ _ARTIFACTS = {
     "calibration": "calibration_{run}.json",
     "thresholds": "thresholds_{run}.json",
     "errors": "errors_{run}.csv",
+    "curves": "curves_{run}.json",
     "policy": "policy_{run}.json",
     "policies": "policies",
     "reference": "reference_{run}.json",

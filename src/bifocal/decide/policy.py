@@ -154,6 +154,10 @@ class Policy(Strict):
         """The threshold on calibrated probabilities; None = the likeliest class. Raises `RunError`: unknown model."""
         return self._of(model, pattern).threshold
 
+    def band(self, model: str, pattern: str) -> Band | None:
+        """The review band; None = actions follow labels. Raises `RunError` on an unknown model."""
+        return self._of(model, pattern).band
+
     def probabilities(
         self, model: str, logits: ArrayLike, pattern: str, *, adjusted: bool = True
     ) -> NDArray[np.float64]:
@@ -181,7 +185,7 @@ class Policy(Strict):
 
         Raises `RunError` on an unknown model.
         """
-        band = self._of(model, pattern).band
+        band = self.band(model, pattern)
         if band is not None:
             limit = band.block_from if label else band.allow_below
             if limit is None or (probability < limit if label else probability >= limit):

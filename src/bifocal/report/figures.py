@@ -1,4 +1,4 @@
-"""The figures of a report as SVG: text stays text, colours follow the page, equal numbers give equal bytes."""
+"""The figures of a report as SVG and PNG: text stays text, colours follow the page, equal numbers give equal bytes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
-from io import StringIO
-from typing import TYPE_CHECKING, Any
+from io import BytesIO, StringIO
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
@@ -83,25 +84,53 @@ def svg_of(figure: Figure, title: str) -> str:
     return svg
 
 
-def reliability_diagram(bins: Sequence[Mapping[str, Any]], *, predicted: str, observed: str) -> str:
-    """Observed against predicted, and how many rows each bin has.
+class Drawn(NamedTuple):
+    """One figure for the page and for other documents."""
+
+    svg: str
+    png: bytes
+
+
+def drawn_of(figure: Figure, title: str) -> Drawn:
+    """The figure as `svg_of` gives it, and as PNG on white paper."""
+    out = BytesIO()
+    figure.savefig(out, format="png", dpi=150, facecolor="white", metadata={"Software": None, "Title": title})
+    return Drawn(svg_of(figure, title), out.getvalue())
+
+
+def reliability_diagram(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], *, predicted: str, observed: str
+) -> Drawn:
+    """Observed against predicted before and after calibration, and how many rows each bin has after it.
 
     Parameters
     ----------
-    bins : sequence
-        As `bifocal.report.findings.reliability` gives them.
+    before, after : sequence
+        As `evaluate.curves.reliability` gives them.
     predicted, observed : str
         Names of the axes.
     """
     with drawing(height=3.9) as figure:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
-        x = [b["predicted"] for b in bins]
-        y = [b["observed"] for b in bins]
-        spans = [[b["observed"] - b["low"] for b in bins], [b["high"] - b["observed"] for b in bins]]
         top.plot([0, 1], [0, 1], color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
-        top.errorbar(x, y, yerr=spans, fmt="o", color=PALETTE["blue"], markersize=5.5, linewidth=1.4)
+        top.plot(
+            [b["predicted"] for b in before],
+            [b["observed"] for b in before],
+            "D",
+            markerfacecolor="none",
+            markeredgecolor=PALETTE["muted"],
+            markersize=4.5,
+            label="before",
+        )
+        x = [b["predicted"] for b in after]
+        y = [b["observed"] for b in after]
+        spans = [[b["observed"] - b["low"] for b in after], [b["high"] - b["observed"] for b in after]]
+        top.errorbar(
+            x, y, yerr=spans, fmt="o", color=PALETTE["blue"], markersize=5.5, linewidth=1.4, label="after calibration"
+        )
         top.set(xlim=(-0.02, 1.02), ylim=(-0.03, 1.03), ylabel=observed)
-        counts = [b["n"] for b in bins]
+        legend(top, 2)
+        counts = [b["n"] for b in after]
         bottom.bar(x, counts, width=0.05, color=PALETTE["blue"])
         for at, n in zip(x, counts, strict=True):
             bottom.annotate(
@@ -115,10 +144,141 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], *, predicted: str, ob
             )
         bottom.set(xlabel=predicted, ylabel="rows", ylim=(0, 1.35 * max(counts, default=1)), yticks=[])
         bottom.grid(visible=False)
-        return svg_of(figure, f"Reliability diagram: {observed} against {predicted}")
+        return drawn_of(figure, f"Reliability diagram: {observed} against {predicted}")
 
 
-def threshold_curves(rows: Sequence[Mapping[str, float]], chosen: float | None) -> str:
+LINES: tuple[tuple[str, Any], ...] = (
+    ("muted", (0, (5, 2))),
+    ("orange", (0, (1, 1.2))),
+    ("green", (0, (3, 1, 1, 1))),
+    ("purple", (0, (7, 2))),
+)
+"""Colour and dashes of models beside the main one, which is blue and whole."""
+
+
+def ranking_curves(
+    roc: Mapping[str, Sequence[Sequence[float]]],
+    precision_recall: Mapping[str, Sequence[Sequence[float]]],
+    main: str,
+    base_rate: float,
+) -> Drawn:
+    """ROC beside precision and recall, a line per model; dashed thin lines are what guessing gives.
+
+    Parameters
+    ----------
+    roc, precision_recall : mapping
+        Model -> points, as `evaluate.curves` gives them.
+    main : str
+        The model whose word counts.
+    base_rate : float
+        Share of positive rows: the precision of guessing.
+    """
+    with drawing(height=3.2) as figure:
+        left, right = figure.subplots(1, 2)
+        others = iter(LINES * len(roc))
+        styles = {name: ("blue", "-") if name == main else next(others) for name in roc}
+        for axes, curves in ((left, roc), (right, precision_recall)):
+            for name, points in curves.items():
+                colour, dashes = styles[name]
+                axes.plot(*zip(*points, strict=True), color=PALETTE[colour], linestyle=dashes, label=name)
+            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.03), aspect="equal")
+        guess = {"color": PALETTE["muted"], "linewidth": 0.8, "linestyle": (0, (4, 3))}
+        left.plot([0, 1], [0, 1], **guess)
+        right.axhline(base_rate, **guess)
+        left.set(xlabel="false-positive rate", ylabel="recall")
+        right.set(xlabel="recall", ylabel="precision")
+        legend(left, len(roc))
+        return drawn_of(figure, "ROC curves, and precision against recall")
+
+
+MATRIX_CLASSES = 20
+"""More classes than this make a matrix that nobody can read."""
+
+
+def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[object]) -> Drawn:
+    """Rows of each class by the class they were given; shaded by the share of the row.
+
+    Parameters
+    ----------
+    counts : [C, C]
+        Rows: truth.
+    classes : [C]
+    """
+    names = [str(name) if len(str(name)) <= 18 else f"{str(name)[:17]}…" for name in classes]
+    few = len(names) <= 6
+    with drawing(height=2.6 if few else 1.2 + 0.24 * len(names)) as figure:
+        axes = figure.subplots()
+        for y, row in enumerate(counts):
+            for x, n in enumerate(row):
+                share = n / max(sum(row), 1)
+                colour = PALETTE["blue"] if x == y else PALETTE["orange"]
+                box = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, alpha=0.75 * share, linewidth=0)
+                axes.add_patch(box)
+                if n:
+                    axes.annotate(f"{n:,}", (x, y), ha="center", va="center", fontsize=11 if few else 7)
+        axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="named", ylabel="truth")
+        axes.set_xticks(range(len(names)), names, rotation=0 if few else 60, ha="center" if few else "right")
+        axes.set_yticks(range(len(names)), names)
+        axes.grid(visible=False)
+        return drawn_of(figure, "Confusion matrix")
+
+
+def forest(rows: Sequence[Mapping[str, Any]], axis: str) -> Drawn:
+    """Differences with their intervals, one below the other; those that are more than chance are filled.
+
+    Parameters
+    ----------
+    rows : sequence
+        ``name``, ``value``, ``low``, ``high`` and ``sure``.
+    axis : str
+    """
+    with drawing(height=0.8 + 0.3 * len(rows)) as figure:
+        axes = figure.subplots()
+        axes.axvline(0, color=PALETTE["muted"], linewidth=1)
+        for y, row in enumerate(rows):
+            colour = PALETTE["orange"] if row["sure"] else PALETTE["muted"]
+            if row["low"] is not None and row["high"] is not None:
+                axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.8, solid_capstyle="round")
+            face = colour if row["sure"] else PALETTE["paper"]
+            axes.plot([row["value"]], [y], "o", markersize=6, markeredgecolor=colour, markerfacecolor=face)
+        axes.set(xlabel=axis, ylim=(len(rows) - 0.5, -0.5))
+        axes.set_yticks(range(len(rows)), [row["name"] for row in rows], color=PALETTE["ink"])
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False, axis="y")
+        return drawn_of(figure, axis)
+
+
+def flip_bars(rows: Sequence[Mapping[str, Any]]) -> Drawn:
+    """Share of decisions that each attack turns over; open marks: the same without cleaning the words first.
+
+    Parameters
+    ----------
+    rows : sequence
+        ``name``, ``value``, ``low``, ``high``, and ``uncleaned`` (or None).
+    """
+    with drawing(height=0.9 + 0.27 * len(rows)) as figure:
+        axes = figure.subplots()
+        for y, row in enumerate(rows):
+            axes.barh(y, row["value"], height=0.6, color=PALETTE["blue"], alpha=0.75)
+            if row["low"] is not None and row["high"] is not None:
+                axes.plot([row["low"], row["high"]], [y, y], color=PALETTE["ink"], linewidth=1.2)
+            if row["uncleaned"] is not None:
+                axes.plot(
+                    [row["uncleaned"]],
+                    [y],
+                    "D",
+                    markersize=5,
+                    markeredgecolor=PALETTE["orange"],
+                    markerfacecolor="none",
+                )
+        most = max((row[key] or 0) for row in rows for key in ("value", "high", "uncleaned"))
+        axes.set(xlabel="share of decisions that flip", ylim=(len(rows) - 0.5, -0.5), xlim=(0, max(0.05, 1.05 * most)))
+        axes.set_yticks(range(len(rows)), [row["name"] for row in rows], color=PALETTE["ink"])
+        axes.grid(visible=False, axis="y")
+        return drawn_of(figure, "Share of decisions that each attack turns over")
+
+
+def threshold_curves(rows: Sequence[Mapping[str, float]], chosen: float | None) -> Drawn:
     """Precision, recall and F1 against the threshold, the chosen one marked.
 
     Parameters
@@ -146,10 +306,10 @@ def threshold_curves(rows: Sequence[Mapping[str, float]], chosen: float | None) 
             )
         axes.set(xlabel="threshold", ylim=(0, 1.03), xlim=(min(x) - 0.02, max(x) + 0.02))
         legend(axes, len(series))
-        return svg_of(figure, "Precision, recall and F1 against the threshold")
+        return drawn_of(figure, "Precision, recall and F1 against the threshold")
 
 
-def metric_intervals(figures: Mapping[str, Mapping[str, float | None]], metric: str, main: str) -> str:
+def metric_intervals(figures: Mapping[str, Mapping[str, float | None]], metric: str, main: str) -> Drawn:
     """One figure of every model with its interval, the main model marked; the last entry is the line to beat.
 
     Parameters
@@ -182,10 +342,10 @@ def metric_intervals(figures: Mapping[str, Mapping[str, float | None]], metric: 
         axes.spines["left"].set_visible(False)
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.08)
-        return svg_of(figure, f"{metric} of every model with its 95% interval")
+        return drawn_of(figure, f"{metric} of every model with its 95% interval")
 
 
-def training_curves(history: Mapping[str, Sequence[Mapping[str, float]]]) -> str | None:
+def training_curves(history: Mapping[str, Sequence[Mapping[str, float]]]) -> Drawn | None:
     """Loss and macro-F1 per epoch on train and val, a row of panels per expert.
 
     Experts with fewer than two epochs (a frozen encoder's head is fitted at one go) have no curve; None where that is
@@ -214,7 +374,7 @@ def training_curves(history: Mapping[str, Sequence[Mapping[str, float]]]) -> str
         for axes in panels[-1]:
             axes.set_xlabel("epoch")
         panels[0][0].legend()
-        return svg_of(figure, "Loss and macro-F1 of each expert per epoch")
+        return drawn_of(figure, "Loss and macro-F1 of each expert per epoch")
 
 
 def legend(axes: Axes, columns: int) -> None:

@@ -10,21 +10,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..config import ThresholdConfig
 from ..decide.calibrators import formula
 from ..decide.thresholds import described
 from ..errors import RunError
-from ..evaluate.metrics import bin_of
 from ..example import SPLITS, Label, Taxonomy
 from ..results import MAJORITY
 from ..workspace import Workspace, read_json
 
 ECE_ROWS = 2000
 """Under so many rows a calibration error is mostly chance: no target, only a description."""
-BINS = 10
-WORST = 10
+WORST = 6
+"""Errors of each type that are shown, the most confident first."""
 TEXT_LENGTH = 160
 
 
@@ -41,8 +38,8 @@ def findings(folder: str | Path) -> dict[str, Any]:
     dict
         ``run, label, source, modalities``; ``headline`` (the main model's figure and interval), ``gain`` (null with
         one modality), ``marks`` (what limits these figures), ``models``, ``baseline``, ``splits``, ``data``,
-        ``errors`` (the most confident ones, texts cut to 160 characters), ``classes``, ``reliability``, ``curve``,
-        ``history``, ``tried`` (expert -> encoder -> its figure on val), ``made``.
+        ``errors`` (the most confident ones, texts cut to 160 characters), ``classes``, ``confusion`` (rows: truth),
+        ``roc``, ``precision_recall``, ``reliability`` (``before``, ``after``), ``explorer``, ``curve``, ``history``, ``tried`` (expert -> encoder -> its figure on val), ``made``.
 
     Raises
     ------
@@ -77,6 +74,7 @@ def findings(folder: str | Path) -> dict[str, Any]:
         | {"n": said["n"], "positives": said["positives"]},
         "gain": results.get("gain"),
         "actions": results.get("actions"),
+        "robustness": read_json(space.robustness) if space.robustness.is_file() else None,
         "marks": {
             "in_sample": results["in_sample"],
             "approximate": policy["approximate"],
@@ -93,6 +91,7 @@ def findings(folder: str | Path) -> dict[str, Any]:
         "splits": splits,
         "data": _data(steps),
         **_errors(space.errors, results["label"], label),
+        **_drawn(space.curves, main),
         "curve": _curve(space.curve(main)) if label.binary else [],
         "history": steps["experts"].get("history", {}),
         "tried": steps["experts"].get("tried", {}),
@@ -145,15 +144,25 @@ def _made(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _drawn(path: Path, main: str) -> dict[str, Any]:
+    """What ``curves_<run>.json`` holds: curves of every model, reliability of the main one, thresholds to explore."""
+    curves = read_json(path)
+    models = curves["models"]
+    return {
+        "roc": {name: drawn["roc"] for name, drawn in models.items() if drawn["roc"]},
+        "precision_recall": {name: drawn["precision_recall"] for name, drawn in models.items() if drawn["roc"]},
+        "reliability": models[main]["reliability"],
+        "explorer": curves["explorer"],
+    }
+
+
 def _curve(path: Path) -> list[dict[str, float]]:
     return [{name: float(value) for name, value in row.items()} for row in _rows(path)]
 
 
 def _errors(path: Path, label_name: str, label: Label) -> dict[str, Any]:
-    """What the error table tells, in one pass: the worst errors, counts per class, and the reliability of the bins."""
-    worst: list[tuple[float, int, dict[str, str]]] = []
-    probabilities: list[float] = []
-    happened: list[bool] = []
+    """What the error table tells, in one pass: the worst errors, and counts per class."""
+    worst: dict[str, list[tuple[float, int, dict[str, str]]]] = {}
     named: Counter[tuple[str, str]] = Counter()
     models: list[str] = []
     for i, row in enumerate(_rows(path)):
@@ -163,24 +172,25 @@ def _errors(path: Path, label_name: str, label: Label) -> dict[str, Any]:
             continue
         truth, guess, p = row[label_name], row[f"{main}_pred"], float(row[f"{main}_prob"])
         named[truth, guess] += 1
-        probabilities.append(p)
-        happened.append(truth == "1" if label.binary else truth == guess)
         if truth != guess:
             confidence = 1 - p if label.binary and guess == "0" else p
             # -i: of equals the earlier row, and heapq never gets to compare the rows themselves.
-            heapq.heappush(worst, (confidence, -i, row))
-            if len(worst) > WORST:
-                heapq.heappop(worst)
+            extremes = worst.setdefault(row["error_type"], [])
+            heapq.heappush(extremes, (confidence, -i, row))
+            if len(extremes) > WORST:
+                heapq.heappop(extremes)
     return {
         "errors": {
             "n": sum(n for (truth, guess), n in named.items() if truth != guess),
             "models": models,
             "worst": [
-                _error(row, confidence, label_name, models) for confidence, _, row in sorted(worst, reverse=True)
+                _error(row, confidence, label_name, models)
+                for extremes in worst.values()
+                for confidence, _, row in sorted(extremes, reverse=True)
             ],
         },
         "classes": [_class(str(c), named) for c in label.classes],
-        "reliability": reliability(probabilities, happened),
+        "confusion": [[named[str(a), str(b)] for b in label.classes] for a in label.classes],
     }
 
 
@@ -217,27 +227,3 @@ def _class(name: str, named: Mapping[tuple[str, str], int]) -> dict[str, Any]:
         "named": sum(n for (_, guess), n in named.items() if guess == name),
         "right": named.get((name, name), 0),
     }
-
-
-def reliability(probabilities: Iterable[float], happened: Iterable[bool], bins: int = BINS) -> list[dict[str, Any]]:
-    """How often what was given a probability came true, per bin of equal width.
-
-    Returns
-    -------
-    list of dict
-        Of each bin that has rows: ``n``, ``predicted`` (mean probability), ``observed`` (share that came true) and
-        its 95% Wilson interval ``low``, ``high`` (which takes rows for independent, near-duplicates included).
-    """
-    from scipy.stats import binomtest
-
-    p, came_true = np.array(list(probabilities)), np.array(list(happened), dtype=bool)
-    found = []
-    of = bin_of(p, bins)
-    for b in range(bins):
-        inside = of == b
-        n, k = int(inside.sum()), int(came_true[inside].sum())
-        if n:
-            ends = binomtest(k, n).proportion_ci(method="wilson")
-            predicted = float(p[inside].mean())
-            found.append({"n": n, "predicted": predicted, "observed": k / n, "low": ends.low, "high": ends.high})
-    return found

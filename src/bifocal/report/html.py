@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ..errors import extras_named
-from ..workspace import Workspace, atomic, write_json
+from ..workspace import Workspace, atomic, read_json, write_json
 from . import markdown as words
+from .drawings import draw_figures, write_figures
 from .findings import findings
+from .gallery import GALLERY
+
+if TYPE_CHECKING:
+    from .drawings import Figure
 
 TEMPLATE = "template.html"
+SCRIPT = "page.js"
 
 
 def write_report(folder: Path) -> Path:
@@ -22,8 +30,8 @@ def write_report(folder: Path) -> Path:
     Parameters
     ----------
     folder : Path
-        The run's folder. ``report/index.html``, ``report/report.json`` (the findings) and ``report/report.md`` are
-        written there, each whole or not at all.
+        The run's folder. ``report/index.html``, ``report/report.json`` (the findings), ``report/report.md`` and of
+        every figure ``report/figures/<name>.png`` and ``.csv`` are written there, each whole or not at all.
 
     Returns
     -------
@@ -39,18 +47,35 @@ def write_report(folder: Path) -> Path:
     """
     space = Workspace.of(folder)
     facts = findings(folder)
-    page = to_html(facts)
+    figures = draw_figures(facts)
+    page = to_html(facts, figures, pictures(space.report))
     write_json(space.report / "report.json", facts)
+    write_figures(space.report / "figures", figures)
     for name, content in (("report.md", words.to_markdown(facts)), ("index.html", page)):
         with atomic(space.report / name) as f:
             f.write(content)
     return space.report / "index.html"
 
 
-def to_html(facts: Mapping[str, Any]) -> str:
-    """The page of some findings; everything that comes from a run is escaped. Raises `MissingExtra`."""
+def to_html(
+    facts: Mapping[str, Any], figures: Mapping[str, Figure], gallery: Mapping[str, str] | None = None
+) -> str:
+    """The page of some findings; everything that comes from a run is escaped.
+
+    Parameters
+    ----------
+    facts : mapping
+        As `findings` gives them.
+    figures : mapping
+        As `draw_figures` gives them.
+    gallery : mapping, optional
+        Id of a post -> its picture as a data URI.
+
+    Raises `MissingExtra` without the packages of ``bifocal[report]``.
+    """
     with extras_named():
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        from markupsafe import Markup
 
     env = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -60,47 +85,23 @@ def to_html(facts: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     env.filters |= {"number": words.number, "signed": words.signed, "interval": words.interval}
+    script = (Path(__file__).parent / SCRIPT).read_text(encoding="utf-8")
     return env.get_template(TEMPLATE).render(
         facts=facts,
-        figures=_figures(facts),
+        figures={name: {"svg": Markup(f.drawn.svg), "caption": f.caption} for name, f in figures.items()},
+        gallery=gallery or {},
         words=words,
         config=yaml.safe_dump(facts["made"]["config"], sort_keys=False, allow_unicode=True),
+        script=Markup(script),
+        # The page runs this one script and no other, whatever a post may hold.
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
     )
 
 
-def _figures(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The figures that this run has, by name, each with the sentence below it."""
-    with extras_named():
-        from markupsafe import Markup
-
-        from . import figures as draw
-
-    headline, marks = facts["headline"], facts["marks"]
-    main, metric, tested = headline["model"], headline["metric"], words.posts(headline["split"])
-    title = words.METRICS[metric]
-    intervals = {name: said["calibrated"][metric] for name, said in facts["models"].items()}
-    intervals["majority"] = facts["baseline"]["metrics"][metric]
-    compare = " Two of them may overlap where the paired difference is clear: compare by the gain."
-    drawn = {
-        "intervals": (
-            draw.metric_intervals(intervals, title, main),
-            f"{title} on {headline['n']:,} {tested}, with 95% intervals.{compare if facts['gain'] else ''}",
-        )
-    }
-    if facts["reliability"]:
-        binary = facts["label"]["binary"]
-        names = ("predicted probability", "share positive") if binary else ("confidence", "share right")
-        drawn["reliability"] = (
-            draw.reliability_diagram(facts["reliability"], predicted=names[0], observed=names[1]),
-            f"{main} after calibration, on {tested}: on the dashed line its probabilities can be taken at their word. "
-            "Lines are 95% Wilson intervals; below, the rows of each bin.",
-        )
-    if facts["curve"]:
-        drawn["curve"] = (
-            draw.threshold_curves(facts["curve"], facts["models"][main]["threshold"]),
-            f"{main} on {marks['tuned_on']} ({marks['tuned_rows']:,} rows), where its threshold was chosen: the "
-            "upright line marks it.",
-        )
-    if curves := draw.training_curves(facts["history"]):
-        drawn["training"] = (curves, "Fine-tuning of the experts, epoch by epoch.")
-    return {name: {"svg": Markup(svg), "caption": caption} for name, (svg, caption) in drawn.items()}
+def pictures(report: Path) -> dict[str, str]:
+    """Id of a post -> its picture as a data URI, of those that `write_gallery` left."""
+    index = report / GALLERY / "index.json"
+    if not index.is_file():
+        return {}
+    found = ((id, report / GALLERY / name) for id, name in read_json(index).items())
+    return {id: f"data:image/jpeg;base64,{b64encode(path.read_bytes()).decode()}" for id, path in found if path.is_file()}

@@ -26,6 +26,7 @@ METRICS = {
 LEADING = ("auroc", "macro_f1", "accuracy", "brier", "nll", "ece_top_label_debiased")
 """The metrics of the first table; NLL and Brier lead among those of calibration."""
 LOWER_IS_BETTER = frozenset(METRICS) - {"auroc", "macro_f1", "accuracy", "auprc"}
+ERROR_TYPES = {"FP": "False positives", "FN": "False negatives", "wrong": "Taken for another class"}
 SHIFT = 0.10
 """A larger difference in base rate between the tuning and the tested split is worth a line."""
 

@@ -1,0 +1,221 @@
+"""The figures that a run's findings call for, each with the sentence below it and the numbers behind it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import extras_named
+from ..workspace import atomic
+from . import markdown as words
+
+if TYPE_CHECKING:
+    from .figures import Drawn
+
+Rows = Sequence[Mapping[str, Any]]
+SLICES = 12
+"""That are drawn, the least likely differences first."""
+
+
+class Figure(NamedTuple):
+    """A figure of the page."""
+
+    drawn: Drawn
+    caption: str
+    rows: Rows
+    """The numbers behind it, for its CSV."""
+
+
+def draw_figures(facts: Mapping[str, Any]) -> dict[str, Figure]:
+    """Name -> figure, of those that this run has. Raises `MissingExtra` without the packages of ``bifocal[report]``."""
+    with extras_named():
+        from . import figures  # noqa: F401 - matplotlib is missing here or nowhere
+
+    makers: dict[str, Callable[[Mapping[str, Any]], Figure | None]] = {
+        "intervals": _intervals,
+        "ranking": _ranking,
+        "reliability": _reliability,
+        "curve": _curve,
+        "confusion": _confusion,
+        "slices": _slices,
+        "robustness": _robustness,
+        "training": _training,
+    }
+    made = {name: make(facts) for name, make in makers.items()}
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
+    """Write each as ``<name>.png`` and its numbers as ``<name>.csv``; figures of a former report go."""
+    for path in folder.glob("*"):
+        if path.suffix in (".png", ".csv") and path.stem not in figures:
+            path.unlink()
+    for name, figure in figures.items():
+        with atomic(folder / f"{name}.png", "wb") as f:
+            f.write(figure.drawn.png)
+        columns = list(dict.fromkeys(column for row in figure.rows for column in row))
+        with atomic(folder / f"{name}.csv") as f:
+            table = csv.DictWriter(f, columns, lineterminator="\n")
+            table.writeheader()
+            table.writerows(figure.rows)
+
+
+def _intervals(facts: Mapping[str, Any]) -> Figure:
+    from . import figures as draw
+
+    headline = facts["headline"]
+    metric, title = headline["metric"], words.METRICS[headline["metric"]]
+    found = {name: said["calibrated"][metric] for name, said in facts["models"].items()}
+    found["majority"] = facts["baseline"]["metrics"][metric]
+    compare = " Two of them may overlap where the paired difference is clear: compare by the gain."
+    return Figure(
+        draw.metric_intervals(found, title, headline["model"]),
+        f"{title} on {headline['n']:,} {words.posts(headline['split'])}, with 95% intervals."
+        f"{compare if facts['gain'] else ''}",
+        [{"model": name, "metric": metric, **figure} for name, figure in found.items()],
+    )
+
+
+def _ranking(facts: Mapping[str, Any]) -> Figure | None:
+    from . import figures as draw
+
+    headline = facts["headline"]
+    if headline["model"] not in facts["roc"]:
+        return None
+    base_rate = headline["positives"] / headline["n"]
+
+    def points(kind: str, x: str, y: str) -> Iterator[dict[str, Any]]:
+        for model, curve in facts[kind].items():
+            yield from ({"curve": kind, "model": model, x: a, y: b} for a, b in curve)
+
+    return Figure(
+        draw.ranking_curves(facts["roc"], facts["precision_recall"], headline["model"], base_rate),
+        f"How the models rank {words.posts(headline['split'])}, whatever the threshold. Dashed thin lines: guessing; "
+        f"{words.share(base_rate, 1)} of the posts are positive.",
+        [*points("roc", "fpr", "recall"), *points("precision_recall", "recall", "precision")],
+    )
+
+
+def _reliability(facts: Mapping[str, Any]) -> Figure | None:
+    from . import figures as draw
+
+    before, after = (facts["reliability"][side] for side in ("before", "after"))
+    if not after:
+        return None
+    binary, headline = facts["label"]["binary"], facts["headline"]
+    names = ("predicted probability", "share positive") if binary else ("confidence", "share right")
+    return Figure(
+        draw.reliability_diagram(before, after, predicted=names[0], observed=names[1]),
+        f"{headline['model']} on {words.posts(headline['split'])}: on the dashed line its probabilities can be taken at "
+        "their word. Lines are 95% Wilson intervals; below, the rows of each bin after calibration.",
+        [{"calibration": side, **row} for side, rows in facts["reliability"].items() for row in rows],
+    )
+
+
+def _curve(facts: Mapping[str, Any]) -> Figure | None:
+    from . import figures as draw
+
+    main, marks = facts["headline"]["model"], facts["marks"]
+    if not facts["curve"]:
+        return None
+    return Figure(
+        draw.threshold_curves(facts["curve"], facts["models"][main]["threshold"]),
+        f"{main} on {marks['tuned_on']} ({marks['tuned_rows']:,} rows), where its threshold was chosen: the "
+        "upright line marks it.",
+        facts["curve"],
+    )
+
+
+def _confusion(facts: Mapping[str, Any]) -> Figure | None:
+    from . import figures as draw
+
+    classes, counts = facts["label"]["classes"], facts["confusion"]
+    if len(classes) > draw.MATRIX_CLASSES or not any(map(any, counts)):
+        return None
+    headline = facts["headline"]
+    return Figure(
+        draw.confusion_matrix(counts, classes),
+        f"What {headline['model']} calls the {words.posts(headline['split'])} of each class; darker: more of the row.",
+        [
+            {"truth": a, "named": b, "rows": counts[i][j]}
+            for i, a in enumerate(classes)
+            for j, b in enumerate(classes)
+        ],
+    )
+
+
+def _slices(facts: Mapping[str, Any]) -> Figure | None:
+    from . import figures as draw
+
+    figure = facts["headline"]["metric"]
+    rows = []
+    for found in facts["slices"]["slices"] if facts["slices"] else []:
+        gap = found["differences"].get(figure)
+        if gap and gap["value"] is not None:
+            name = f"{found['column']}: {found['slice']} ({found['n']:,})"
+            rows.append({"name": name, **gap, "sure": (gap.get("p_adjusted") or 1) < 0.05})
+    if not rows:
+        return None
+    rows = sorted(rows, key=lambda row: (row.get("p") if row.get("p") is not None else 1, row["value"]))[:SLICES]
+    return Figure(
+        draw.forest(rows, f"{words.METRICS[figure]}: slice less the rest"),
+        "Slices of the tested posts whose ranking differs most surely from that of the rest (in brackets: rows). Filled: "
+        f"more than chance with all {facts['slices']['comparisons']} comparisons counted (Holm). Lines: 95% intervals of "
+        "each by itself.",
+        rows,
+    )
+
+
+def _robustness(facts: Mapping[str, Any]) -> Figure | None:
+    from . import figures as draw
+
+    if not facts["robustness"]:
+        return None
+    rows = robustness_rows(facts["robustness"])
+    if not rows:
+        return None
+    return Figure(
+        draw.flip_bars(rows),
+        f"Attacks at their strongest on {facts['robustness']['rows']:,} {words.posts(facts['robustness']['split'])}: the "
+        "share of decisions that become others, with 95% intervals. Open diamonds: had the words not been cleaned first.",
+        rows,
+    )
+
+
+def robustness_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each attack at its strongest, the most harmful first: ``name, severity, value, low, high, uncleaned, review,
+    change`` (of AUROC or macro-F1)."""
+    strongest: dict[tuple[str, str], dict[str, Any]] = {}
+    uncleaned = {}
+    for row in found["attacks"]:
+        key = (row["modality"], row["attack"])
+        if row["normaliser"] is False:
+            uncleaned[*key, row["severity"]] = row["flips"]["value"]
+        elif key not in strongest or row["severity"] > strongest[key]["severity"]:
+            strongest[key] = row
+    rows = [
+        {
+            "name": f"{row['modality']}: {row['attack'].replace('_', ' ')}",
+            "severity": row["severity"],
+            **{end: row["flips"][end] for end in ("value", "low", "high")},
+            "uncleaned": uncleaned.get((*key, row["severity"])),
+            "auroc_change": row["auroc"]["change"]["value"],
+            "macro_f1_change": row["macro_f1"]["change"]["value"],
+            "review_change": row["review"]["change"]["value"] if row["review"] else None,
+        }
+        for key, row in strongest.items()
+        if row["flips"]["value"] is not None
+    ]
+    return sorted(rows, key=lambda row: -row["value"])
+
+
+def _training(facts: Mapping[str, Any]) -> Figure | None:
+    from . import figures as draw
+
+    drawn = draw.training_curves(facts["history"])
+    if drawn is None:
+        return None
+    rows = [{"expert": expert, **epoch} for expert, epochs in facts["history"].items() for epoch in epochs]
+    return Figure(drawn, "Fine-tuning of the experts, epoch by epoch.", rows)
