@@ -23,7 +23,7 @@ LAYERS = [
     {"fusion"},
     {"diagnose"},
     {"system"},
-    {"results", "score"},
+    {"results", "score", "slicing"},
     {"report"},
     {"steps"},
     {"train", "plan", "inspection"},

@@ -167,6 +167,21 @@ class DecideConfig(Strict):
     review: ReviewConfig | None = None
 
 
+class SlicesConfig(Strict):
+    """Which parts of the tested split are looked at by themselves, beside those that every run has."""
+
+    columns: list[str] = []
+    """Columns of the source that are kept in ``meta``, or other labels of the taxonomy."""
+    groups: str | None = None
+    """Such a column that says whom a post speaks of, for the fairness table; None = ``target_type`` where it is known."""
+    terms: str | None = None
+    """File of words that name a group, for the fairness table: ``group: term, term`` or one term a line."""
+    rates_of: int | str | None = None
+    """Of a label of several classes: the class, against the rest, whose error rates are wanted."""
+    min_rows: Annotated[int, Field(ge=10)] = 30
+    """A slice of fewer rows (near-duplicates count as one) is named and not measured."""
+
+
 class OcrConfig(Strict):
     when: Literal["auto", "always", "never"] = "auto"
     """``auto`` reads a picture only where the source brings no transcript of it."""
@@ -254,6 +269,7 @@ class RunConfig(Strict):
     decide: DecideConfig = DecideConfig()
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """Resamples behind every interval."""
+    slices: SlicesConfig = SlicesConfig()
     lab: LabConfig = LabConfig()
 
     @field_validator("source", mode="before")

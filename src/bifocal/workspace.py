@@ -289,6 +289,7 @@ _ARTIFACTS = {
     "calibration": "calibration_{run}.json",
     "thresholds": "thresholds_{run}.json",
     "errors": "errors_{run}.csv",
+    "slices": "slices_{run}.csv",
     "policy": "policy_{run}.json",
     "record": "run.json",
     "report": "report",
