@@ -173,13 +173,19 @@ class SlicesConfig(Strict):
     columns: list[str] = []
     """Columns of the source that are kept in ``meta``, or other labels of the taxonomy."""
     groups: str | None = None
-    """Such a column that says whom a post speaks of, for the fairness table; None = ``target_type`` where it is known."""
+    """Such a column that says whom a post speaks of, for the fairness table; None = ``target_type`` if known."""
     terms: str | None = None
-    """File of words that name a group, for the fairness table: ``group: term, term`` or one term a line."""
+    """Instead: a file of words that name a group, ``group: term, term`` or one term a line."""
     rates_of: int | str | None = None
     """Of a label of several classes: the class, against the rest, whose error rates are wanted."""
     min_rows: Annotated[int, Field(ge=10)] = 30
     """A slice of fewer rows (near-duplicates count as one) is named and not measured."""
+
+    @model_validator(mode="after")
+    def _one_way_to_groups(self) -> SlicesConfig:
+        if self.groups is not None and self.terms is not None:
+            raise ValueError("groups and terms both say whom a post speaks of: give one of them")
+        return self
 
 
 class OcrConfig(Strict):

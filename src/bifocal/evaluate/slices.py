@@ -309,14 +309,14 @@ def _note(row: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     return None
 
 
-def write_slices(path: Path, measured: Mapping[str, Any]) -> None:
+def write_slices(path: Path, measured: Mapping[str, Any] | None) -> None:
     """``slices_<run>.csv``: a row per slice, from what `measure_slices` gave, whole or not at all.
 
     Columns: ``column, slice, n, groups, positives`` (of several classes: one count each, spaces between), ``note``;
     then ``<figure>`` and its ``_low, _high, _difference, _difference_low, _difference_high, _p, _p_adjusted``, of each
     figure. What the rows cannot tell, or is not compared, is an empty cell.
     """
-    slices = measured["slices"]
+    slices = measured["slices"] if measured else []
     names = list(slices[0]["figures"]) if slices else []
     tail = [("", "value"), ("_low", "low"), ("_high", "high")]
     gaps = [(f"_difference{end}", key) for end, key in tail] + [("_p", "p"), ("_p_adjusted", "p_adjusted")]

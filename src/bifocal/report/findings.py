@@ -39,9 +39,10 @@ def findings(folder: str | Path) -> dict[str, Any]:
     -------
     dict
         ``run, label, source, modalities``; ``headline`` (the main model's figure and interval), ``gain`` (null with
-        one modality), ``marks`` (what limits these figures), ``models``, ``baseline``, ``splits``, ``data``,
-        ``errors`` (the most confident ones, texts cut to 160 characters), ``classes``, ``reliability``, ``curve``,
-        ``history``, ``tried`` (expert -> encoder -> its figure on val), ``made``.
+        one modality), ``slices`` and ``fairness`` (as in the results, or null), ``marks`` (what limits these figures),
+        ``models``, ``baseline``, ``splits``, ``data``, ``errors`` (the most confident ones, texts cut to 160
+        characters), ``classes``, ``reliability``, ``curve``, ``history``, ``tried`` (expert -> encoder -> its figure
+        on val), ``made``.
 
     Raises
     ------
@@ -76,6 +77,8 @@ def findings(folder: str | Path) -> dict[str, Any]:
         | {"n": said["n"], "positives": said["positives"]},
         "gain": results.get("gain"),
         "actions": results.get("actions"),
+        "slices": results.get("slices"),
+        "fairness": results.get("fairness"),
         "marks": {
             "in_sample": results["in_sample"],
             "approximate": policy["approximate"],
