@@ -23,7 +23,7 @@ LAYERS = [
     {"fusion"},
     {"diagnose"},
     {"system"},
-    {"results", "reference", "decisions", "score", "drift_watch"},
+    {"results", "reference", "decisions", "score", "drift_watch", "slicing"},
     {"report"},
     {"steps"},
     {"train", "plan", "inspection", "policies"},

@@ -188,6 +188,27 @@ class DriftConfig(Strict):
     """Chance of any alarm where nothing has changed; permutation tests do not tell less than 0.001 over all."""
 
 
+class SlicesConfig(Strict):
+    """Which parts of the tested split are looked at by themselves, beside those that every run has."""
+
+    columns: list[str] = []
+    """Columns of the source that are kept in ``meta``, or other labels of the taxonomy."""
+    groups: str | None = None
+    """Such a column that says whom a post speaks of, for the fairness table; None = ``target_type`` if known."""
+    terms: str | None = None
+    """Instead: a file of words that name a group, ``group: term, term`` or one term a line."""
+    rates_of: int | str | None = None
+    """Of a label of several classes: the class, against the rest, whose error rates are wanted."""
+    min_rows: Annotated[int, Field(ge=10)] = 30
+    """A slice of fewer rows (near-duplicates count as one) is named and not measured."""
+
+    @model_validator(mode="after")
+    def _one_way_to_groups(self) -> SlicesConfig:
+        if self.groups is not None and self.terms is not None:
+            raise ValueError("groups and terms both say whom a post speaks of: give one of them")
+        return self
+
+
 class OcrConfig(Strict):
     when: Literal["auto", "always", "never"] = "auto"
     """``auto`` reads a picture only where the source brings no transcript of it."""
@@ -276,6 +297,7 @@ class RunConfig(Strict):
     drift: DriftConfig = DriftConfig()
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """Resamples behind every interval."""
+    slices: SlicesConfig = SlicesConfig()
     lab: LabConfig = LabConfig()
 
     @field_validator("source", mode="before")

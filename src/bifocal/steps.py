@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from .decide.policy import POOLED, Policy
 from .decide.thresholds import threshold_curve, write_curve
 from .errors import ConfigError, DataError, ModelError, RunError, nearest
 from .evaluate.metrics import macro_f1
+from .evaluate.slices import write_slices
 from .evidence import evidence_of
 from .example import LABELS, UNLABELLED, Evidence, Label, Taxonomy
 from .expert import candidates, fit_expert, load_expert
@@ -47,6 +49,7 @@ from .results import (
     seed_spread,
     write_error_table,
 )
+from .slicing import check_slices, measure_parts, read_columns
 from .sources._columns import Columns
 from .system import build_modalities
 from .workspace import Record, Workspace, file_sha256, read_json, write_json
@@ -70,6 +73,7 @@ class Run:
         self.record = Record(space.record)
         self._check_decide()
         self._check_plugins()
+        check_slices(config.slices, self.label, config.modalities)
 
     def _label(self) -> Label:
         name = self.config.label
@@ -214,6 +218,8 @@ class Run:
     # ------------------------------------------------------------------ step 4: experts and Evidence
 
     def experts(self) -> dict[str, Any]:
+        if self.config.slices.columns or self.config.slices.groups:
+            read_columns(self.packed[self.tested_on], self.settled, self.config.slices)  # an unknown one is refused now
         self._tell_majority()
         for folder in (*self.space.models.glob("*"), *self.space.evidence_folder.glob("*")):
             if folder.is_dir() and folder.name not in self.models:  # of a run with other modalities
@@ -406,7 +412,7 @@ class Run:
         settings = {"resamples": self.config.bootstrap, "seed": self.config.seed}
         shares = prior(said["train"].labels, len(self.label.classes))
         models = measure_models(said, policy, self.label, self._parameters(), shares, **settings)
-        results = {
+        results: dict[str, Any] = {
             "run": self.config.run,
             "label": self.config.label,
             "in_sample": self.in_sample,
@@ -427,10 +433,23 @@ class Run:
             )
             evidence = self.evidence_of(self.tested_on)
             models[MODEL]["seeds"] = seed_spread(self.fused, evidence, tested.labels, self.label)
+        tuned, texts = said[self.tuned_on], self._texts(self.tested_on)
+        results |= measure_parts(
+            self.packed[self.tested_on],
+            tested,
+            texts,
+            policy,
+            self.models,
+            self.label,
+            self.settled,
+            self.config.slices,
+            ocr=self.space.ocr,
+            clusters=Counter(group for split in self.packed.values() for group in split.groups),
+            **settings,
+        )
         write_json(self.space.results, results)
-        tuned = said[self.tuned_on]
+        write_slices(self.space.slices, results["slices"])
         write_json(self.space.curves, draw_curves(tested, tuned, policy, self.models, tuned_on=self.tuned_on))
-        texts = self._texts(self.tested_on)
         write_error_table(self.space.errors, tested, texts, policy, self.label, self.tested_on, self.models)
         return {"tested_on": self.tested_on, "rows": len(tested.ids)}
 

@@ -19,7 +19,7 @@ from .errors import ConfigError, nearest
 from .example import SPLITS
 from .expert import FINISHED
 from .steps import Run
-from .workspace import Record, Workspace, fingerprint, room, sweep, versions
+from .workspace import Record, Workspace, file_sha256, fingerprint, room, sweep, versions
 
 
 def run(
@@ -186,6 +186,11 @@ STEPS: dict[str, Step] = {
             *(path for path in map(run.space.curve, run.models) if path.is_file()),
         ],
     ),
-    "evaluate": Step(Run.evaluate, ("bootstrap",), lambda run: [run.space.results, run.space.errors, run.space.curves]),
+    "evaluate": Step(
+        Run.evaluate,
+        ("bootstrap", "slices"),
+        lambda run: [run.space.results, run.space.errors, run.space.slices, run.space.curves],
+        lambda run: file_sha256(Path(run.config.slices.terms).expanduser()) if run.config.slices.terms else None,
+    ),
     "report": Step(Run.report, (), lambda run: [run.space.report / "index.html"]),
 }

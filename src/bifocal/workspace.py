@@ -290,6 +290,7 @@ _ARTIFACTS = {
     "thresholds": "thresholds_{run}.json",
     "errors": "errors_{run}.csv",
     "curves": "curves_{run}.json",
+    "slices": "slices_{run}.csv",
     "policy": "policy_{run}.json",
     "policies": "policies",
     "reference": "reference_{run}.json",

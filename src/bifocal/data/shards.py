@@ -107,11 +107,15 @@ class Split:
 
     def classes(self, label_name: str, label: Label) -> list[int]:
         """Class index of each row, `UNLABELLED` where it is not annotated. Raises `DataError` on an unknown value."""
-        return [label.index(self._record(row).labels.get(label_name)) for row in range(len(self))]
+        return [label.index(self.record(row).labels.get(label_name)) for row in range(len(self))]
+
+    def record(self, row: int) -> Record:
+        """What is packed of a row besides its parts."""
+        return _parse(self.read(row, RECORD), f"{self.ids[row]!r}")
 
     def meta(self, row: int) -> dict[str, Any]:
         """What the source and the manifest know of a row besides its parts."""
-        return self._record(row).meta
+        return self.record(row).meta
 
     def values(self, modality: str) -> Values:
         """The parts of one modality, unpacked one by one as they are asked for; blank where absent."""
@@ -141,9 +145,6 @@ class Split:
         if len(blob) != size:
             raise ShardError(f"{self.paths[shard]} was removed or cut while it was read; {AGAIN}")
         return blob
-
-    def _record(self, row: int) -> Record:
-        return _parse(self.read(row, RECORD), f"{self.ids[row]!r}")
 
 
 class Values(Sequence[Any]):

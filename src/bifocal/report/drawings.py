@@ -108,8 +108,8 @@ def _reliability(facts: Mapping[str, Any]) -> Figure | None:
     names = ("predicted probability", "share positive") if binary else ("confidence", "share right")
     return Figure(
         draw.reliability_diagram(before, after, predicted=names[0], observed=names[1]),
-        f"{headline['model']} on {words.posts(headline['split'])}: on the dashed line its probabilities can be taken at "
-        "their word. Lines are 95% Wilson intervals; below, the rows of each bin after calibration.",
+        f"{headline['model']} on {words.posts(headline['split'])}: on the dashed line its probabilities can be taken "
+        "at their word. Lines are 95% Wilson intervals; below, the rows of each bin after calibration.",
         [{"calibration": side, **row} for side, rows in facts["reliability"].items() for row in rows],
     )
 
@@ -138,11 +138,7 @@ def _confusion(facts: Mapping[str, Any]) -> Figure | None:
     return Figure(
         draw.confusion_matrix(counts, classes),
         f"What {headline['model']} calls the {words.posts(headline['split'])} of each class; darker: more of the row.",
-        [
-            {"truth": a, "named": b, "rows": counts[i][j]}
-            for i, a in enumerate(classes)
-            for j, b in enumerate(classes)
-        ],
+        [{"truth": a, "named": b, "rows": counts[i][j]} for i, a in enumerate(classes) for j, b in enumerate(classes)],
     )
 
 
@@ -161,9 +157,9 @@ def _slices(facts: Mapping[str, Any]) -> Figure | None:
     rows = sorted(rows, key=lambda row: (row.get("p") if row.get("p") is not None else 1, row["value"]))[:SLICES]
     return Figure(
         draw.forest(rows, f"{words.METRICS[figure]}: slice less the rest"),
-        "Slices of the tested posts whose ranking differs most surely from that of the rest (in brackets: rows). Filled: "
-        f"more than chance with all {facts['slices']['comparisons']} comparisons counted (Holm). Lines: 95% intervals of "
-        "each by itself.",
+        "Slices of the tested posts whose figure differs most surely from that of the rest (in brackets: rows). "
+        f"Filled: more than chance with all {facts['slices']['comparisons']} comparisons counted (Holm). Lines: 95% "
+        "intervals of each by itself.",
         rows,
     )
 
@@ -171,15 +167,14 @@ def _slices(facts: Mapping[str, Any]) -> Figure | None:
 def _robustness(facts: Mapping[str, Any]) -> Figure | None:
     from . import figures as draw
 
-    if not facts["robustness"]:
-        return None
-    rows = robustness_rows(facts["robustness"])
+    found = facts["robustness"]
+    rows = robustness_rows(found) if found else []
     if not rows:
         return None
     return Figure(
         draw.flip_bars(rows),
-        f"Attacks at their strongest on {facts['robustness']['rows']:,} {words.posts(facts['robustness']['split'])}: the "
-        "share of decisions that become others, with 95% intervals. Open diamonds: had the words not been cleaned first.",
+        f"Attacks at their strongest on {found['rows']:,} {words.posts(found['split'])}: the share of decisions that "
+        "become others, with 95% intervals. Open diamonds: had the words not been cleaned first.",
         rows,
     )
 

@@ -37,9 +37,11 @@ def findings(folder: str | Path) -> dict[str, Any]:
     -------
     dict
         ``run, label, source, modalities``; ``headline`` (the main model's figure and interval), ``gain`` (null with
-        one modality), ``marks`` (what limits these figures), ``models``, ``baseline``, ``splits``, ``data``,
-        ``errors`` (the most confident ones, texts cut to 160 characters), ``classes``, ``confusion`` (rows: truth),
-        ``roc``, ``precision_recall``, ``reliability`` (``before``, ``after``), ``explorer``, ``curve``, ``history``, ``tried`` (expert -> encoder -> its figure on val), ``made``.
+        one modality), ``slices`` and ``fairness`` (as in the results, or null), ``robustness`` (as in its file, or
+        null), ``marks`` (what limits these figures), ``models``, ``baseline``, ``splits``, ``data``, ``errors`` (the
+        most confident ones, texts cut to 160 characters), ``classes``, ``confusion`` (rows: truth), ``roc``,
+        ``precision_recall``, ``reliability`` (``before``, ``after``), ``explorer``, ``curve``, ``history``, ``tried``
+        (expert -> encoder -> its figure on val), ``made``.
 
     Raises
     ------
@@ -75,6 +77,8 @@ def findings(folder: str | Path) -> dict[str, Any]:
         "gain": results.get("gain"),
         "actions": results.get("actions"),
         "robustness": read_json(space.robustness) if space.robustness.is_file() else None,
+        "slices": results.get("slices"),
+        "fairness": results.get("fairness"),
         "marks": {
             "in_sample": results["in_sample"],
             "approximate": policy["approximate"],

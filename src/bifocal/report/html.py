@@ -57,9 +57,7 @@ def write_report(folder: Path) -> Path:
     return space.report / "index.html"
 
 
-def to_html(
-    facts: Mapping[str, Any], figures: Mapping[str, Figure], gallery: Mapping[str, str] | None = None
-) -> str:
+def to_html(facts: Mapping[str, Any], figures: Mapping[str, Figure], gallery: Mapping[str, str] | None = None) -> str:
     """The page of some findings; everything that comes from a run is escaped.
 
     Parameters
@@ -103,5 +101,9 @@ def pictures(report: Path) -> dict[str, str]:
     index = report / GALLERY / "index.json"
     if not index.is_file():
         return {}
-    found = ((id, report / GALLERY / name) for id, name in read_json(index).items())
-    return {id: f"data:image/jpeg;base64,{b64encode(path.read_bytes()).decode()}" for id, path in found if path.is_file()}
+    found = {id: report / GALLERY / name for id, name in read_json(index).items()}
+    return {
+        id: f"data:image/jpeg;base64,{b64encode(path.read_bytes()).decode()}"
+        for id, path in found.items()
+        if path.is_file()
+    }

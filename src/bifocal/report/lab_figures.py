@@ -45,7 +45,7 @@ def fusions(results: Results) -> str:
     figures = {r["model"]: r["test"][metric] for r in rows}
     over = results["best_baseline"]
     figures[f"B: {over}"] = row_of(results, over)["test"][metric]
-    return standalone(metric_intervals(figures, f"{metric_name(results)} on test", results["best_fusion"]))
+    return standalone(metric_intervals(figures, f"{metric_name(results)} on test", results["best_fusion"]).svg)
 
 
 def missing(results: Results) -> str | None:

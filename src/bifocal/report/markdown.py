@@ -27,6 +27,8 @@ LEADING = ("auroc", "macro_f1", "accuracy", "brier", "nll", "ece_top_label_debia
 """The metrics of the first table; NLL and Brier lead among those of calibration."""
 LOWER_IS_BETTER = frozenset(METRICS) - {"auroc", "macro_f1", "accuracy", "auprc"}
 ERROR_TYPES = {"FP": "False positives", "FN": "False negatives", "wrong": "Taken for another class"}
+FIGURES = {**METRICS, "fpr": "false-positive rate", "fnr": "false-negative rate"}
+SLICES_SHOWN = 10
 SHIFT = 0.10
 """A larger difference in base rate between the tuning and the tested split is worth a line."""
 
@@ -247,6 +249,8 @@ def _limits(facts: Mapping[str, Any]) -> Iterable[str]:
         f"Intervals are bootstrapped over groups of near-duplicates among the {found['n']:,} {posts(tested)}. They do "
         "not cover another training, other annotators, or posts of another platform, language or year."
     )
+    yield weakest_slice(facts)
+    yield largest_gap(facts)
     if tested == tuned and not marks["in_sample"]:
         yield f"There is no test split: the figures are of {tuned}, on which the run was tuned, and flatter it."
     if marks["approximate"] and not marks["in_sample"]:
@@ -272,6 +276,32 @@ def _limits(facts: Mapping[str, Any]) -> Iterable[str]:
             "speaks for them."
         )
     yield "The labels are taken for the truth: where annotators erred, a model that disagrees is counted as wrong."
+
+
+def weakest_slice(facts: Mapping[str, Any]) -> str:
+    """Where the model is worse than on the rest by more than chance, all comparisons counted; else empty."""
+    worst = facts["slices"] and facts["slices"]["worst"]
+    if not worst or not worst["significant"]:
+        return ""
+    rows = f"the {worst['n']:,} {posts(facts['headline']['split'])} with {worst['column']} “{worst['slice']}”"
+    return (
+        f"The figures do not hold everywhere: on {rows} the {FIGURES[worst['figure']]} is {number(worst['here'])}, on "
+        f"the others {number(worst['rest'])} (difference {signed(worst['value'])}, interval {signed(worst['low'])} to "
+        f"{signed(worst['high'])} with all {facts['slices']['comparisons']} comparisons counted)."
+    )
+
+
+def largest_gap(facts: Mapping[str, Any]) -> str:
+    """The widest gap in false-positive rate between groups, where it is more than chance; else empty."""
+    gap = facts["fairness"] and facts["fairness"]["largest"]
+    if not gap or not gap["significant"]:
+        return ""
+    return (
+        f"Negative posts that speak of {gap['slice']} are flagged {share(gap['here'], 1)} of the time, those that "
+        f"speak of no group {share(gap['rest'], 1)} (difference {signed(gap['value'])}, interval "
+        f"{signed(gap['low'])} to {signed(gap['high'])} with all {facts['fairness']['comparisons']} comparisons "
+        "counted)."
+    )
 
 
 def _base_rates(facts: Mapping[str, Any]) -> str:
@@ -347,6 +377,7 @@ def to_markdown(facts: Mapping[str, Any]) -> str:
     lines += [f"- {plain(sentence)}" for sentence in answer(facts)]
     lines += ["", f"## Models on {facts['headline']['split']} (raw → calibrated)", "", *_models_table(facts)]
     lines += ["## Decisions", "", *_decisions_table(facts)]
+    lines += [*_slices_table(facts), *_fairness_table(facts)]
     lines += [
         "## Data",
         "",
@@ -383,3 +414,57 @@ def _decisions_table(facts: Mapping[str, Any]) -> list[str]:
         counts = said["confusion"]
         rows.append([name, number(said["threshold"], 2), *(counts[k] for k in ("tp", "fp", "fn", "tn"))])
     return table(["model", "threshold", "TP", "FP", "FN", "TN"], rows)
+
+
+def _slices_table(facts: Mapping[str, Any]) -> list[str]:
+    """The slices with the least likely differences for the worse, at most ten; how many had too few rows."""
+    measured = facts["slices"]
+    if not measured:
+        return []
+    compared = []
+    for row in measured["slices"]:
+        for figure, gap in row["differences"].items():
+            if gap and "p" in gap and (gap["value"] > 0 if figure in ("fpr", "fnr") else gap["value"] < 0):
+                compared.append((gap["p"], row, figure, gap))
+    compared.sort(key=lambda found: found[0])
+    few = sum(not any(row["figures"].values()) for row in measured["slices"])
+    told = (
+        f"{len(measured['slices'])} slices, {few} of them under {measured['min_rows']} rows and not measured; "
+        f"{measured['comparisons']} comparisons with the rest of the posts, p after Holm's correction over all of them."
+    )
+    lines = ["## Slices", "", plain(told), ""]
+    if not compared:
+        return [*lines, "None that could be compared is worse than the rest.", ""]
+    rows = [
+        [
+            f"{row['column']}: {row['slice']}",
+            row["n"],
+            FIGURES[figure],
+            f"{number(row['figures'][figure]['value'])} {interval(row['figures'][figure])}",
+            number(gap["rest"]),
+            f"{signed(gap['value'])} {interval(gap)}",
+            number(gap["p_adjusted"]),
+        ]
+        for _, row, figure, gap in compared[:SLICES_SHOWN]
+    ]
+    return [*lines, *table(["worse on", "n", "figure", "there", "rest", "difference", "p"], rows)]
+
+
+def _fairness_table(facts: Mapping[str, Any]) -> list[str]:
+    found = facts["fairness"]
+    if not found:
+        return []
+    told = (
+        f"False positives and negatives on posts that speak of a group (by {found['by']}), beside those that speak of "
+        f"none; p after Holm's correction over {found['comparisons']} comparisons."
+    )
+    rows = []
+    for row in ({"group": "no group", "differences": {}, **found["reference"]}, *found["groups"]):
+        cells = [row["group"], row["n"], row["negatives"]]
+        for name in ("fpr", "fnr"):
+            figure, gap = row["figures"][name], row["differences"].get(name)
+            cells.append(f"{number(figure['value'])} {interval(figure)}" if figure else "too few rows")
+            cells.append(f"{signed(gap['value'])} {interval(gap)}, p {number(gap['p_adjusted'])}" if gap else "")
+        rows.append(cells)
+    head = ["group", "n", "negatives", "false-positive rate", "gap", "false-negative rate", "gap"]
+    return ["## Groups", "", plain(told), "", *table(head, rows)]
