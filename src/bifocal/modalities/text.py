@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..errors import ConfigError, DataError, nearest
+from ._confusables import one_script, unspaced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +51,9 @@ def clean(text: str) -> str:
     Mojibake and HTML entities (social media exports escape them; the reader saw ``&``) are undone by ftfy,
     compatibility forms folded by NFKC. Invisible and control characters go: between letters they serve evasion. The
     price: an emoji sequence falls into its parts (a family into its members), and Persian or Indic joiners are lost.
-    Homoglyphs stay. White space, line breaks included, becomes single spaces; a lone surrogate becomes U+FFFD.
+    Look-alikes of other scripts within a word are written in the word's own (`one_script`), letters spaced out one by
+    one are joined (`unspaced`). White space, line breaks included, becomes single spaces; a lone surrogate becomes
+    U+FFFD.
 
     A tag of `compose` inside the text is defused, so that no post can forge a block: ``[OCR]`` is written ``(OCR)``
     and ``<lang=`` is written ``(lang=``, whatever its case, spacing or disguise.
@@ -80,10 +83,10 @@ def _settled(text: str) -> str:
     before = None
     while text != before:
         before = text
-        text = ftfy.fix_text(" ".join(_TERMINAL_ESCAPE.sub("", text).split()), config)
+        text = ftfy.fix_text(" ".join(unspaced(_TERMINAL_ESCAPE.sub("", text)).split()), config)
         text = _SURROGATE.sub("\ufffd", _INVISIBLE.sub("", text))
         if not text.isascii():
-            text = unicodedata.normalize("NFKC", _few_marks(text)).replace(_BLANK_BRAILLE, " ")
+            text = one_script(unicodedata.normalize("NFKC", _few_marks(text)).replace(_BLANK_BRAILLE, " "))
         text = " ".join(text.split())
         text = _FORGED_LANGUAGE.sub("(", _FORGED_BLOCK.sub(r"(\g<inside>)", text))
     return text
