@@ -8,9 +8,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..errors import ConfigError, DataError, nearest
-from ._confusables import one_script, unspaced
+from ._disguises import as_displayed, one_script, unspaced
+from ._text_attacks import ATTACKS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
 
     from ..config import RunConfig
@@ -52,8 +55,8 @@ def clean(text: str) -> str:
     compatibility forms folded by NFKC. Invisible and control characters go: between letters they serve evasion. The
     price: an emoji sequence falls into its parts (a family into its members), and Persian or Indic joiners are lost.
     Look-alikes of other scripts within a word are written in the word's own (`one_script`), letters spaced out one by
-    one are joined (`unspaced`). White space, line breaks included, becomes single spaces; a lone surrogate becomes
-    U+FFFD.
+    one are joined (`unspaced`), runs that are shown in reverse are turned round (`as_displayed`). White space, line
+    breaks included, becomes single spaces; a lone surrogate becomes U+FFFD.
 
     A tag of `compose` inside the text is defused, so that no post can forge a block: ``[OCR]`` is written ``(OCR)``
     and ``<lang=`` is written ``(lang=``, whatever its case, spacing or disguise.
@@ -83,7 +86,8 @@ def _settled(text: str) -> str:
     before = None
     while text != before:
         before = text
-        text = ftfy.fix_text(" ".join(unspaced(_TERMINAL_ESCAPE.sub("", text)).split()), config)
+        text = unspaced(as_displayed(_TERMINAL_ESCAPE.sub("", text)))
+        text = ftfy.fix_text(" ".join(text.split()), config)
         text = _SURROGATE.sub("\ufffd", _INVISIBLE.sub("", text))
         if not text.isascii():
             text = one_script(unicodedata.normalize("NFKC", _few_marks(text)).replace(_BLANK_BRAILLE, " "))
@@ -138,6 +142,7 @@ class Text:
     by_reference: ClassVar[bool] = False
     lossless: ClassVar[bool] = True
     corruptions: ClassVar[tuple[str, ...]] = ("typos", "word_drop", "truncation")
+    attacks: ClassVar[Mapping[str, tuple[int, ...]]] = dict.fromkeys((*ATTACKS, "typos", "truncation"), (1, 2, 3, 4, 5))
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Self:
@@ -168,8 +173,11 @@ class Text:
         """Disturb the words of a composed (or plain) text and leave its tags alone.
 
         ``typos`` swaps two neighbouring letters or doubles one, ``word_drop`` takes words out anywhere,
-        ``truncation`` takes them from the end of each block. Severity 1..5 touches 10, 20, 30, 45, 60% of the words,
-        at least one.
+        ``truncation`` takes them from the end of each block. Attacks go on raw words, before `clean`: ``homoglyphs``
+        (some letters of a word by look-alikes, so that it mixes scripts), ``leetspeak``, ``zero_width`` and ``bidi``
+        characters, ``spacing`` (letter by letter), ``case``, ``emoji``, and English sentences behind the words,
+        ``benign_appended`` or ``hostile_appended``. Severity 1..5 touches 10, 20, 30, 45, 60% of the words, at least
+        one, or appends as many.
         """
         if kind not in _CORRUPTIONS:
             raise ConfigError(f"text has no corruption {kind!r}; {nearest(kind, _CORRUPTIONS)}")
@@ -207,4 +215,4 @@ def _truncation(words: list[str], n: int, rng: np.random.Generator) -> list[str]
     return words[: len(words) - n]
 
 
-_CORRUPTIONS = {"typos": _typos, "word_drop": _word_drop, "truncation": _truncation}
+_CORRUPTIONS = {"typos": _typos, "word_drop": _word_drop, "truncation": _truncation, **ATTACKS}

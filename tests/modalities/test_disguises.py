@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bifocal.modalities._confusables import LOOKALIKES, one_script, unspaced
+from bifocal.modalities._disguises import LOOKALIKES, as_displayed, one_script, unspaced
 from bifocal.modalities.text import clean
 
 SENTENCES = {
@@ -44,6 +44,7 @@ def test_honest_text_is_left_alone(language):
         ("АLL CAРS НЕRE", "ALL CAPS HERE"),
         ("&#1072;pple", "apple"),
         ("f\u200br\u0435\u200be", "free"),
+        ("\u202eе\u0435rf", "free"),
     ],
 )
 def test_words_of_several_scripts_are_written_in_one(disguised, meant):
@@ -70,6 +71,22 @@ def test_a_word_of_one_script_and_a_letter_without_a_twin_stay(word):
 )
 def test_spaced_out_letters_are_joined(spaced, joined):
     assert clean(spaced) == joined
+
+
+@pytest.mark.parametrize(
+    ("written", "seen"),
+    [
+        ("so \u202eeerf\u202c now", "so free now"),
+        ("\u202e(eerf)!", "!(free)"),  # to the end of the line, brackets mirrored
+        ("\u202ee\u0301te\u0301\u202c", "été"),  # a mark stays on its letter
+        ("\u202eשלום\u202c", "שלום"),  # runs that way anyway
+        ("e\u202err\u202ce", "erre"),
+        ("&#8238;eerf&#8236;", "free"),
+        ("\u2067free\u2069 \u202afree\u202c fr\u200eee", "free free free"),  # no override: shown as it is
+    ],
+)
+def test_what_is_shown_in_reverse_is_turned_round(written, seen):
+    assert clean(written) == seen
 
 
 @pytest.mark.parametrize(
@@ -116,6 +133,14 @@ def test_every_look_alike_is_a_letter_of_its_script_and_stands_once():
 
 def test_the_time_grows_with_the_length_alone():
     begun = process_time()
-    for hostile in ("a " * 50_000, "a.b-" * 25_000, "fr\u0435e " * 20_000, "\u0430b" * 50_000, "a." * 50_000):
-        one_script(unspaced(hostile))
+    for hostile in (
+        "a " * 50_000,
+        "a.b-" * 25_000,
+        "fr\u0435e " * 20_000,
+        "\u0430b" * 50_000,
+        "a." * 50_000,
+        "\u202ea" * 50_000,
+        "\u202e" + "a" * 99_999,
+    ):
+        one_script(unspaced(as_displayed(hostile)))
     assert process_time() - begun < 3
