@@ -88,7 +88,7 @@ def compare_decisions(
             f"the two sides are of one split's rows, found probabilities {list(before.probabilities.shape)} and "
             f"{list(after.probabilities.shape)} for {len(y)} labels and {len(groups)} groups"
         )
-    decided = np.isfinite(before.probabilities + after.probabilities).all(axis=1, keepdims=True)[:, 0]
+    decided = np.isnan(before.probabilities + after.probabilities).sum(axis=1) == 0
     y, sides = y[decided], (before.take(decided), after.take(decided))
     kept = list(compress(groups, decided))
     figures = _figures(y, kept, sides, resamples, seed)
