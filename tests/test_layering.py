@@ -23,7 +23,7 @@ LAYERS = [
     {"fusion"},
     {"diagnose"},
     {"system"},
-    {"results", "score"},
+    {"results", "score", "functional", "robustness"},
     {"report"},
     {"steps"},
     {"train", "plan", "inspection"},

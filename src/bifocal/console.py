@@ -223,6 +223,54 @@ def print_lab(folder: Path, as_json: bool) -> None:
     console.print(f"all of it: {folder / 'results.json'}", soft_wrap=True)
 
 
+def print_robustness(path: Path, as_json: bool) -> None:
+    """A line per attack at its strongest, and below it what it does to words that are not cleaned."""
+    results = read_json(path)
+    if as_json:
+        emit_json({"file": str(path), **results})
+        return
+    console = plain()
+    title = f"{results['run']}: {results['model']} on {results['rows']:,} of {results['of']:,} {results['split']} posts"
+    console.print(title)
+    strongest: dict[str, dict[str, Any]] = {}
+    for row in results["attacks"]:
+        name = row["attack"] if row["normaliser"] is not False else f"  {row['attack']}, not cleaned"
+        strongest.setdefault(row["modality"], {})[name] = row
+    for part, rows in strongest.items():
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for name in (part, "at", "flips", "95%", "AUROC", "95%", "F1", "review"):
+            table.add_column(name, justify="left" if name == part else "right", no_wrap=True)
+        for name, row in rows.items():
+            flips, loss, review = row["flips"], row["auroc"]["change"], row["review"]
+            table.add_row(
+                name if row["normaliser"] is not False else "  not cleaned",
+                str(row["severity"]),
+                words.number(flips["value"]),
+                words.interval(flips),
+                words.signed(loss["value"]),
+                words.interval(loss),
+                words.signed(row["macro_f1"]["change"]["value"]),
+                "" if review is None else words.signed(review["change"]["value"]),
+            )
+        console.print(table)
+    if suite := results["functional"]:
+        _print_functional(console, suite)
+    for finding in results["findings"]:
+        console.print(f"finding: {finding}", soft_wrap=True)
+    console.print(f"every severity: {path}", soft_wrap=True)
+
+
+def _print_functional(console: Console, suite: Mapping[str, Any]) -> None:
+    failed = f", {suite['failed']:,} could not be decided on" if suite["failed"] else ""
+    table = Table(title=f"{suite['file']}: {suite['n']:,} texts{failed}", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("functionality", "texts", "accuracy", "95%"):
+        table.add_column(name, justify="left" if name == "functionality" else "right")
+    for row in (*suite["functionalities"], {"functionality": "all", **suite}):
+        accuracy = row["accuracy"]
+        table.add_row(row["functionality"], f"{row['n']:,}", words.number(accuracy["value"]), words.interval(accuracy))
+    console.print(table)
+
+
 def print_decision(decision: Decision, as_json: bool) -> None:
     """One decision: the answer first, then each model's opinion."""
     content = decision.to_dict()

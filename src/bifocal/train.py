@@ -187,5 +187,10 @@ STEPS: dict[str, Step] = {
         ],
     ),
     "evaluate": Step(Run.evaluate, ("bootstrap",), lambda run: [run.space.results, run.space.errors]),
+    "robustness": Step(
+        Run.robustness,
+        ("robustness",),
+        lambda run: [run.space.robustness] if run.config.robustness.attacks else [],
+    ),
     "report": Step(Run.report, (), lambda run: [run.space.report / "index.html"]),
 }

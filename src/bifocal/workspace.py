@@ -289,6 +289,7 @@ _ARTIFACTS = {
     "calibration": "calibration_{run}.json",
     "thresholds": "thresholds_{run}.json",
     "errors": "errors_{run}.csv",
+    "robustness": "robustness_{run}.json",
     "policy": "policy_{run}.json",
     "record": "run.json",
     "report": "report",
@@ -334,6 +335,13 @@ class Record:
                 (self.path.parent / output).unlink(missing_ok=True)
             known.pop(name, None)
         self.update(steps=known)
+
+    def rewritten(self, step: str, output: Path) -> None:
+        """Another command wrote an output of a finished step, which stays finished and takes it along when it goes."""
+        steps = self.steps()
+        if step in steps:
+            outputs = {**steps[step]["outputs"], str(output.relative_to(self.path.parent)): output.stat().st_size}
+            self.update(steps={**steps, step: {**steps[step], "outputs": outputs}})
 
     def perform(
         self, step: str, key: str, work: Callable[[], Mapping[str, Any]], outputs: Callable[[], list[Path]]

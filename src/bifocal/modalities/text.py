@@ -47,6 +47,8 @@ _FORGED_LANGUAGE = re.compile(r"<(?=\s*lang\s*=)", re.IGNORECASE)
 TAG = re.compile(r"\[/?(?:OCR|CAP)\]|<lang=[^<>\s]*>")
 """What `compose` puts around the words of a post."""
 
+_COMPOSED = re.compile(r"\[OCR\](?P<transcript>.*)\[/OCR\] \[CAP\](?P<caption>.*)\[/CAP\] <lang=[^<>\s]*>", re.DOTALL)
+
 
 def clean(text: str) -> str:
     """What a reader of the post sees, in one spelling; used alike for training and serving.
@@ -131,6 +133,18 @@ def compose(transcript: str, caption: str, language: str) -> str:
     """
     pieces = ("[OCR]", transcript, "[/OCR]", "[CAP]", caption, "[/CAP]", f"<lang={language}>")
     return " ".join(piece for piece in pieces if piece)
+
+
+def words_of(composed: str) -> tuple[str, str]:
+    """The transcript and the caption in what `compose` made.
+
+    >>> words_of("[OCR] one does not simply [/OCR] [CAP] [/CAP] <lang=en>")
+    ('one does not simply', '')
+    """
+    match = _COMPOSED.fullmatch(composed)
+    if match is None:
+        raise DataError(f"no composed text: {composed[:100]!r}")
+    return match["transcript"].strip(), match["caption"].strip()
 
 
 class Text:
