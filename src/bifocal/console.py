@@ -224,7 +224,10 @@ def print_lab(folder: Path, as_json: bool) -> None:
 
 
 def print_robustness(path: Path, as_json: bool) -> None:
-    """A line per attack at its strongest, and below it what it does to words that are not cleaned."""
+    """A line per attack at its strongest, and where that differs what it does to words that are not cleaned.
+
+    ``flips`` is the share of decisions turned over, the other columns are changes.
+    """
     results = read_json(path)
     if as_json:
         emit_json({"file": str(path), **results})
@@ -232,25 +235,27 @@ def print_robustness(path: Path, as_json: bool) -> None:
     console = plain()
     title = f"{results['run']}: {results['model']} on {results['rows']:,} of {results['of']:,} {results['split']} posts"
     console.print(title)
-    strongest: dict[str, dict[str, Any]] = {}
+    strongest: dict[str, dict[tuple[str, bool], dict[str, Any]]] = {}
     for row in results["attacks"]:
-        name = row["attack"] if row["normaliser"] is not False else f"  {row['attack']}, not cleaned"
-        strongest.setdefault(row["modality"], {})[name] = row
+        strongest.setdefault(row["modality"], {})[row["attack"], row["normaliser"] is False] = row
     for part, rows in strongest.items():
         table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        for name in (part, "at", "flips", "95%", "AUROC", "95%", "F1", "review"):
+        review = any(row["review"] for row in rows.values())
+        for name in (part, "at", "flips", "95%", "AUROC", "95%", "F1", *(["review"] if review else [])):
             table.add_column(name, justify="left" if name == part else "right", no_wrap=True)
-        for name, row in rows.items():
-            flips, loss, review = row["flips"], row["auroc"]["change"], row["review"]
+        for (attack, uncleaned), row in rows.items():
+            if uncleaned and row["flips"] == rows[attack, False]["flips"]:
+                continue
+            loss = row["auroc"]["change"]
             table.add_row(
-                name if row["normaliser"] is not False else "  not cleaned",
+                "  not cleaned" if uncleaned else attack,
                 str(row["severity"]),
-                words.number(flips["value"]),
-                words.interval(flips),
-                words.signed(loss["value"]),
-                words.interval(loss),
-                words.signed(row["macro_f1"]["change"]["value"]),
-                "" if review is None else words.signed(review["change"]["value"]),
+                words.number(row["flips"]["value"]),
+                words.interval(row["flips"]),
+                words.signed(loss["value"], 2),
+                "" if loss["low"] is None else f"{words.signed(loss['low'], 2)} {words.signed(loss['high'], 2)}",
+                words.signed(row["macro_f1"]["change"]["value"], 2),
+                *([words.signed(row["review"]["change"]["value"], 2)] if review else []),
             )
         console.print(table)
     if suite := results["functional"]:
