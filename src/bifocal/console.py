@@ -244,7 +244,8 @@ def print_robustness(path: Path, as_json: bool) -> None:
         for name in (part, "at", "flips", "95%", "AUROC", "95%", "F1", *(["review"] if review else [])):
             table.add_column(name, justify="left" if name == part else "right", no_wrap=True)
         for (attack, uncleaned), row in rows.items():
-            if uncleaned and row["flips"] == rows[attack, False]["flips"]:
+            cleaned = rows[attack, False] if uncleaned else {}
+            if uncleaned and all(row[found] == cleaned[found] for found in ("reached", "flips")):
                 continue
             loss = row["auroc"]["change"]
             table.add_row(
