@@ -41,6 +41,7 @@ def test_honest_text_is_left_alone(language):
         ("вся сoсна шумит", "вся сосна шумит"),  # н tells, though о and с do not
         ("там рoсa и гроза", "там роса и гроза"),  # nothing in the word tells, the text does
         ("hᎪte ꓐad", "hAte Bad"),  # Cherokee, Lisu
+        ("D\u041eN'\u0422 \u0406'm U.\u0405. he'\u0455", "DON'T I'm U.S. he's"),
         ("АLL CAРS НЕRE", "ALL CAPS HERE"),
         ("&#1072;pple", "apple"),
         ("f\u200br\u0435\u200be", "free"),
@@ -51,7 +52,10 @@ def test_words_of_several_scripts_are_written_in_one(disguised, meant):
     assert clean(disguised) == meant
 
 
-@pytest.mark.parametrize("word", ["рау", "сосо", "ХОР", "οινος", "ITшный-кабинет", "Tシャツ", "kΩ", "ışık", "naïve"])
+@pytest.mark.parametrize(
+    "word",
+    ["рау", "сосо", "ХОР", "οινος", "ITшный-кабинет", "Tシャツ", "kΩ", "ışık", "naïve", "Wi-Fi-роутер", "сайт.com"],
+)
 def test_a_word_of_one_script_and_a_letter_without_a_twin_stay(word):
     assert one_script(word).translate(str.maketrans("ІТ", "IT")) == word
 

@@ -27,7 +27,8 @@ _TWINS = {script: dict(zip(latin[::-1], own[::-1], strict=True)) for script, (ow
 
 _OVERRIDDEN = re.compile("\u202e([^\u202a-\u202e\u2066-\u2069\n]*)(?:\u202c|$)", re.MULTILINE)
 _MIRRORED = str.maketrans("()[]{}<>", ")(][}{><")
-_WORD = re.compile(r"[^\W\d_]+")
+# Letters, around apostrophes too (don't), or single ones between full stops (U.S.). Hyphens join words of two scripts.
+_WORD = re.compile(r"[^\W\d_](?:\.[^\W\d_])+(?![^\W\d_])|[^\W\d_]+(?:['’][^\W\d_]+)*")
 _SPACED = re.compile(r"(?<!\w)[^\W\d_](?: [^\W\d_]){3,}(?!\w)")
 _DIVIDED = re.compile(r"(?<!\w)(?<!\w[.\-_*])[^\W\d_]([.\-_*])[^\W\d_](?:\1[^\W\d_]){2,}(?!\w|\1\w)")
 
