@@ -142,14 +142,19 @@ def test_the_command_writes_the_file_and_keeps_what_was_found_before(copy, tmp_p
     table = tmp_path / "cases.csv"
     table.write_text("functionality,text,label\nslurs,some words,1\nslurs,other words,0\nnegation,not these words,0\n")
     common = ["robustness", str(copy), "--rows", "10", "-q"]
-    shown = CliRunner().invoke(app, [*common, "--attacks", "case,zero_width,part_missing", "--functional", str(table)])
+    shown = CliRunner().invoke(
+        app, [*common, "--attacks", "case,zero_width,part_missing,caption_moved", "--functional", str(table)]
+    )
     assert shown.exit_code == 0, shown.output
     assert "part_missing" in shown.output and "negation" in shown.output
     assert shown.output.count("not cleaned") == 1  # case is as it was, zero width not
     assert max(map(len, shown.output.splitlines()[:12])) <= 80
     again = CliRunner().invoke(app, [*common, "--attacks", "case,emoji", "--json"])
     found = json.loads(again.stdout)
-    assert {row["attack"] for row in found["attacks"]} == {"part_missing", "zero_width", "case", "emoji"}
+    assert {row["attack"] for row in found["attacks"]} == {
+        "part_missing", "zero_width", "caption_moved", "case", "emoji",
+    }  # fmt: skip
+    assert any("caption_moved alters no image" in finding for finding in found["findings"])
     assert len([row for row in found["attacks"] if row["attack"] == "case"]) == 10
     assert [row["n"] for row in found["functional"]["functionalities"]] == [2, 1]
     assert read_json(Workspace.of(copy).robustness) == {k: v for k, v in found.items() if k != "file"}

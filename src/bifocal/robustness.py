@@ -84,6 +84,7 @@ def robustness(
             kept = [row for row in before["attacks"] if (row["modality"], row["attack"]) not in fresh]
             found["attacks"] = kept + found["attacks"]
             found["functional"] = before["functional"]
+            found["findings"] = list(dict.fromkeys(before["findings"] + found["findings"]))
         write_json(space.robustness, {**found, "functional": suite or found["functional"]})
         Record(space.record).rewritten("robustness", space.robustness)
     return space.robustness
