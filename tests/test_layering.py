@@ -23,7 +23,7 @@ LAYERS = [
     {"fusion"},
     {"diagnose"},
     {"system"},
-    {"results", "reference", "decisions", "score", "drift_watch", "slicing"},
+    {"results", "reference", "decisions", "score", "drift_watch", "slicing", "functional", "robustness"},
     {"report"},
     {"steps"},
     {"train", "plan", "inspection", "policies"},

@@ -201,6 +201,29 @@ def drift(
 
 
 @app.command()
+def robustness(
+    run_folder: RunFolder,
+    rows: Annotated[int | None, typer.Option(min=1, help="Posts that are attacked, at most; 500 by default.")] = None,
+    attacks: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Those attacks alone, such as homoglyphs,jpeg.")
+    ] = None,
+    functional: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV: functionality, text, label; or HateCheck's own.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Attack the tested posts, from homoglyphs to screenshots, and see which decisions turn over."""
+    from .console import print_robustness
+    from .robustness import robustness as attack
+
+    named = None if attacks is None else [name.strip() for name in attacks.split(",") if name.strip()]
+    with _reporter(as_json or quiet) as reporter:
+        path = attack(run_folder, rows=rows, attacks=named, functional=functional, reporter=reporter)
+    print_robustness(path, as_json)
+
+
+@app.command()
 def synth(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, in the Hateful Memes layout.")],
     size: Annotated[int, typer.Option(min=1)] = 1000,

@@ -269,6 +269,16 @@ class LabConfig(Strict):
     """Labels of the taxonomy that a linear head on each modality's features is to tell (hidden cues)."""
 
 
+class RobustnessConfig(Strict):
+    """Attacks on the posts that a run was tested on, at its end; `bifocal robustness` makes them all, at any time."""
+
+    attacks: list[str] = []
+    """By name, such as ``homoglyphs`` or ``jpeg``: an encoder runs once for each, and each of its severities."""
+    severities: Annotated[list[Annotated[int, Field(ge=1, le=5)]], Field(min_length=1)] = [1, 2, 3, 4, 5]
+    rows: Annotated[int, Field(ge=1)] = 500
+    """At most so many, drawn by the seed."""
+
+
 class RunConfig(Strict):
     """Everything a run depends on."""
 
@@ -298,6 +308,7 @@ class RunConfig(Strict):
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """Resamples behind every interval."""
     slices: SlicesConfig = SlicesConfig()
+    robustness: RobustnessConfig = RobustnessConfig()
     lab: LabConfig = LabConfig()
 
     @field_validator("source", mode="before")

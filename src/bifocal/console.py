@@ -249,6 +249,60 @@ def print_policy_diff(found: Mapping[str, Any], as_json: bool) -> None:
         console.print(examples)
 
 
+def print_robustness(path: Path, as_json: bool) -> None:
+    """A line per attack at its strongest, and where that differs what it does to words that are not cleaned.
+
+    ``flips`` is the share of decisions turned over, the other columns are changes.
+    """
+    results = read_json(path)
+    if as_json:
+        emit_json({"file": str(path), **results})
+        return
+    console = plain()
+    title = f"{results['run']}: {results['model']} on {results['rows']:,} of {results['of']:,} {results['split']} posts"
+    console.print(title)
+    strongest: dict[str, dict[tuple[str, bool], dict[str, Any]]] = {}
+    for row in results["attacks"]:
+        strongest.setdefault(row["modality"], {})[row["attack"], row["normaliser"] is False] = row
+    for part, rows in strongest.items():
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        review = any(row["review"] for row in rows.values())
+        for name in (part, "at", "flips", "95%", "AUROC", "95%", "F1", *(["review"] if review else [])):
+            table.add_column(name, justify="left" if name == part else "right", no_wrap=True)
+        for (attack, uncleaned), row in rows.items():
+            cleaned = rows[attack, False] if uncleaned else {}
+            if uncleaned and all(row[found] == cleaned[found] for found in ("reached", "flips")):
+                continue
+            loss = row["auroc"]["change"]
+            table.add_row(
+                "  not cleaned" if uncleaned else attack,
+                str(row["severity"]),
+                words.number(row["flips"]["value"]),
+                words.interval(row["flips"]),
+                words.signed(loss["value"], 2),
+                "" if loss["low"] is None else f"{words.signed(loss['low'], 2)} {words.signed(loss['high'], 2)}",
+                words.signed(row["macro_f1"]["change"]["value"], 2),
+                *([words.signed(row["review"]["change"]["value"], 2)] if review else []),
+            )
+        console.print(table)
+    if suite := results["functional"]:
+        _print_functional(console, suite)
+    for finding in results["findings"]:
+        console.print(f"finding: {finding}", soft_wrap=True)
+    console.print(f"every severity: {path}", soft_wrap=True)
+
+
+def _print_functional(console: Console, suite: Mapping[str, Any]) -> None:
+    failed = f", {suite['failed']:,} could not be decided on" if suite["failed"] else ""
+    table = Table(title=f"{suite['file']}: {suite['n']:,} texts{failed}", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("functionality", "texts", "accuracy", "95%"):
+        table.add_column(name, justify="left" if name == "functionality" else "right")
+    for row in (*suite["functionalities"], {"functionality": "all", **suite}):
+        accuracy = row["accuracy"]
+        table.add_row(row["functionality"], f"{row['n']:,}", words.number(accuracy["value"]), words.interval(accuracy))
+    console.print(table)
+
+
 def print_decision(decision: Decision, as_json: bool) -> None:
     """One decision: the answer first, then each model's opinion."""
     content = decision.to_dict()

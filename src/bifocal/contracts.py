@@ -58,9 +58,12 @@ class Modality(Protocol):
         """The value of an absent part; absent and ablated are the same thing."""
 
     def corrupt(self, value: Any, kind: str, severity: int, rng: np.random.Generator) -> Any:
-        """The value disturbed; ``kind`` is one of `corruptions`, ``severity`` 1..5. Raises `ConfigError` on others."""
+        """The value disturbed; ``kind`` is of `corruptions` (``severity`` 1..5) or `attacks`; others: `ConfigError`."""
 
     corruptions: ClassVar[tuple[str, ...]]
+    """What the lab disturbs inputs by."""
+    attacks: ClassVar[Mapping[str, tuple[int, ...]]]
+    """What people do to a part to get it past a model, or a platform does: kind -> its severities, of 1..5."""
 
 
 @runtime_checkable

@@ -49,9 +49,10 @@ from .results import (
     seed_spread,
     write_error_table,
 )
+from .robustness import attack_run, check_attacks
 from .slicing import check_slices, measure_parts, read_columns
 from .sources._columns import Columns
-from .system import build_modalities
+from .system import System, build_modalities
 from .workspace import Record, Workspace, file_sha256, read_json, write_json
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Run:
     def _check_plugins(self) -> None:
         """Refuse now what would otherwise be refused after hours of training."""
         plugins.load("fusions", self.config.fusion.strategy)(**self.config.fusion.options)
+        check_attacks(self.config.robustness, self.modalities)
         self.candidates = {name: candidates(self.config.expert(name), name, m) for name, m in self.modalities.items()}
         """Modality -> the settings of each encoder that its expert may turn out to be."""
 
@@ -472,6 +474,18 @@ class Run:
         if self.fused is not None:
             cards[MODEL] = self.space.fusion / "config.json"
         return {model: file_sha256(card)[:16] for model, card in cards.items()}  # a card holds its files' hashes
+
+    def robustness(self) -> dict[str, Any]:
+        if not self.config.robustness.attacks:
+            return {"skipped": "no attacks are named (robustness.attacks)"}
+        policy, label = Policy.load(self.space.policy), self.settled[self.config.label]
+        role = self.record.content["text_role"]
+        system = System(self.config, self.modalities, self.encoders, self.fused, MODEL, policy, label, role)
+        found = attack_run(system, self.space, self.config.robustness, self.reporter.progress)
+        for finding in found["findings"]:
+            self.reporter.note(finding)
+        write_json(self.space.robustness, found)
+        return {"attacked": found["rows"]}
 
     # ------------------------------------------------------------------ the page a person reads
 

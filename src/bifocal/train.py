@@ -192,5 +192,10 @@ STEPS: dict[str, Step] = {
         lambda run: [run.space.results, run.space.errors, run.space.slices, run.space.curves],
         lambda run: file_sha256(Path(run.config.slices.terms).expanduser()) if run.config.slices.terms else None,
     ),
+    "robustness": Step(
+        Run.robustness,
+        ("robustness",),
+        lambda run: [run.space.robustness] if run.config.robustness.attacks else [],
+    ),
     "report": Step(Run.report, (), lambda run: [run.space.report / "index.html"]),
 }

@@ -291,6 +291,7 @@ _ARTIFACTS = {
     "errors": "errors_{run}.csv",
     "curves": "curves_{run}.json",
     "slices": "slices_{run}.csv",
+    "robustness": "robustness_{run}.json",
     "policy": "policy_{run}.json",
     "policies": "policies",
     "reference": "reference_{run}.json",
@@ -339,6 +340,13 @@ class Record:
                 (self.path.parent / output).unlink(missing_ok=True)
             known.pop(name, None)
         self.update(steps=known)
+
+    def rewritten(self, step: str, output: Path) -> None:
+        """Another command wrote an output of a finished step, which stays finished and takes it along when it goes."""
+        steps = self.steps()
+        if step in steps:
+            outputs = {**steps[step]["outputs"], str(output.relative_to(self.path.parent)): output.stat().st_size}
+            self.update(steps={**steps, step: {**steps[step], "outputs": outputs}})
 
     def perform(
         self, step: str, key: str, work: Callable[[], Mapping[str, Any]], outputs: Callable[[], list[Path]]

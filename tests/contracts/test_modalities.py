@@ -11,6 +11,7 @@ from bifocal import plugins
 from bifocal.config import RunConfig, parse_config
 from bifocal.contracts import Modality
 from bifocal.errors import ConfigError, DataError
+from bifocal.modalities.image import worded
 
 NAMES = plugins.names("modalities")
 
@@ -36,6 +37,10 @@ RAW = {
     },
 }
 """A raw part for each modality that cannot be tested by its blank value alone."""
+
+
+ATTACKED = {"image": lambda value: worded(value, [[(40, 40), (200, 40), (200, 80), (40, 80)]], (320, 240), "pad")}
+"""What makes a value one that every attack of its modality does something to."""
 
 
 @pytest.fixture(params=NAMES)
@@ -125,6 +130,22 @@ def test_corruptions(name, modality, value):
             assert same(modality.unpack(modality.pack(once)), once)
             if name in RAW:
                 assert not same(once, value), (kind, severity)
+
+
+def test_attacks(name, modality, value):
+    value = ATTACKED.get(name, lambda value: value)(value)
+    for kind, severities in modality.attacks.items():
+        assert severities and set(severities) <= set(range(1, 6))
+        for severity in severities:
+            before = modality.pack(value)
+            once, again = (modality.corrupt(value, kind, severity, np.random.default_rng(7)) for _ in range(2))
+            assert same(once, again), (kind, severity)
+            assert type(once) is type(value)
+            assert modality.pack(value) == before, "the original was altered"
+            assert same(modality.unpack(modality.pack(once)), once)
+            assert not same(once, value), (kind, severity)
+            with pytest.raises(ConfigError):
+                modality.corrupt(value, kind, max(severities) + 1, np.random.default_rng(7))
 
 
 def test_unknown_corruptions_are_refused(modality, value):

@@ -16,7 +16,21 @@ PIECES = st.lists(
         [
             *("[", "]", "/", "OCR", "cap", "[OCR]", "[/CAP]", "<", ">", "lang", "=", "<lang=en>", "[O", "CR]"),
             *("&", "amp;", "&lt;", "&#91;", "&#x200b;", "lt;", "#38;", "&#27;", "[31m", "\x1b[0m", "\x1b["),
-            *("\u200b", "\u200d", "\u00ad", "\u202e", "\ufe0f", "\u2800", "\u0301", "\u0316", "e", "\u3164", "\x00"),
+            *("\u0430", "p", "\u03bf", "r", " c ", "p.", "l a n g", "\u0421AP"),
+            *(
+                "\u200b",
+                "\u200d",
+                "\u00ad",
+                "\u202e",
+                "\u202c",
+                "\ufe0f",
+                "\u2800",
+                "\u0301",
+                "\u0316",
+                "e",
+                "\u3164",
+                "\x00",
+            ),
             *(
                 "\ud83d",
                 "\ude00",
@@ -43,7 +57,7 @@ PIECES = st.lists(
 @pytest.mark.parametrize(
     ("raw", "cleaned"),
     [
-        ("h\u200be\u00adl\u202el\u2060o\ufeff", "hello"),  # zero width, soft hyphen, bidi
+        ("h\u200be\u00adl\u202al\u2060o\ufeff", "hello"),  # zero width, soft hyphen, bidi
         ("a\ufe0fb\U000e0100c\u115fd\u3164e", "abcde"),  # variation selectors, Hangul fillers
         ("ＦＵＬＬ ｗｉｄｔｈ ﬁne", "FULL width fine"),
         ("schÃ¶n â€“ itâ€™s", "schön – it's"),
@@ -181,6 +195,44 @@ def test_corruptions_leave_the_tags_alone(severity):
 def test_corrupting_an_absent_text_gives_it_back():
     for kind in Text.corruptions:
         assert Text().corrupt(Text().blank(), kind, 5, np.random.default_rng(0)) == Text().blank()
+
+
+PLAIN = "Nobody wants the silly people of this old country here today, or so they say"
+
+
+@pytest.mark.parametrize("severity", range(1, 6))
+@pytest.mark.parametrize("kind", ["homoglyphs", "zero_width", "bidi"])
+def test_what_only_a_machine_sees_is_undone_by_cleaning(kind, severity):
+    for text in (PLAIN, "Сегодня утром мы долго шли вдоль реки", "Σήμερα ο καιρός είναι καλός και ο ήλιος λάμπει"):
+        for seed in range(20):
+            attacked = Text().corrupt(text, kind, severity, np.random.default_rng(seed))
+            assert attacked != text and clean(attacked) == text
+
+
+def test_homoglyphs_leave_every_word_mixed():
+    attacked = Text().corrupt("cope hope rope", "homoglyphs", 5, np.random.default_rng(0)).split()
+    assert sum(not word.isascii() for word in attacked) == 2
+    assert all(any(letter.isascii() for letter in word) for word in attacked)
+
+
+@pytest.mark.parametrize("severity", range(1, 6))
+def test_attacks_touch_the_share_of_words_that_they_say(severity):
+    touched, words = {1: 2, 2: 3, 3: 4, 4: 7, 5: 9}[severity], PLAIN.split()
+    for kind in ("case", "zero_width", "bidi", "homoglyphs"):
+        attacked = Text().corrupt(PLAIN, kind, severity, np.random.default_rng(1)).split()
+        assert sum(a != b for a, b in zip(attacked, words, strict=True)) == touched, kind
+    emoji = Text().corrupt(PLAIN, "emoji", severity, np.random.default_rng(1)).split()
+    assert len(emoji) == len(words) + touched
+    for kind in ("benign_appended", "hostile_appended"):
+        longer = Text().corrupt(PLAIN, kind, severity, np.random.default_rng(1)).split()
+        assert longer[: len(words)] == words and touched <= len(longer) - len(words) < touched + 9
+
+
+def test_letter_by_letter_is_undone_and_leetspeak_is_not():
+    attacked = Text().corrupt(PLAIN, "spacing", 1, np.random.default_rng(2))
+    assert len(attacked) > len(PLAIN) and clean(attacked) == PLAIN
+    leet = Text().corrupt("a silly sister", "leetspeak", 5, np.random.default_rng(0))
+    assert leet != "a silly sister" and clean(leet) == leet
 
 
 def test_a_typo_shows_even_where_a_swap_would_not():

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import Example
-from ..modalities.text import NO_LANGUAGE, clean, compose
+from ..modalities.text import NO_LANGUAGE, clean, compose, words_of
 from ..workspace import read_jsonl
 from .manifest import read_manifest
 
@@ -30,7 +30,9 @@ def detect_language(text: str) -> str:
     return str(py3langid.classify(text)[0])
 
 
-def composed(example: Example, role: TextRole, ocr_text: str | None) -> Example:
+def composed(
+    example: Example, role: TextRole, ocr_text: str | None, *, normalise: Callable[[str], str] = clean
+) -> Example:
     """A copy of an example whose text part is the composed string.
 
     Parameters
@@ -41,14 +43,16 @@ def composed(example: Example, role: TextRole, ocr_text: str | None) -> Example:
         Whether that text is what stands on the picture (OCR block) or what the post says (CAP block).
     ocr_text : str or None
         What OCR read off the picture; it follows a transcript, unless it says the same.
+    normalise : callable
+        Another than `clean` only to find out what it is good for.
 
     Returns
     -------
     Example
         With ``meta["language"]``. Where there is nothing to read at all, the text part is absent.
     """
-    own = clean(example.parts.get(TEXT) or "")
-    seen = clean(ocr_text or "")
+    own = normalise(example.parts.get(TEXT) or "")
+    seen = normalise(ocr_text or "")
     transcript, caption = (own, "") if role == "transcript" else ("", own)
     if _letters(seen) != _letters(transcript):
         transcript = f"{transcript} {seen}".strip()
@@ -57,6 +61,13 @@ def composed(example: Example, role: TextRole, ocr_text: str | None) -> Example:
     if transcript or caption:
         parts[TEXT] = compose(transcript, caption, language)
     return replace(example, parts=parts, meta={**example.meta, "language": language})
+
+
+def recomposed(text: str, *, normalise: Callable[[str], str] = clean) -> str | None:
+    """A composed text whose words were altered, made anew as those of a post are; None where no word is left."""
+    transcript, caption = words_of(text)
+    example = composed(Example("", {TEXT: caption}, {}), "caption", transcript, normalise=normalise)
+    return example.parts.get(TEXT)
 
 
 def _letters(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -12,6 +12,7 @@ from PIL import Image as Pillow
 from PIL import ImageEnhance, ImageFilter, ImageOps
 
 from ..errors import ConfigError, PictureError, extras_named, nearest
+from ._picture_attacks import ATTACKS, WORDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,6 +91,10 @@ class Image:
     encoder: ClassVar[str] = "hf_image"
     by_reference: ClassVar[bool] = True
     corruptions: ClassVar[tuple[str, ...]] = ("blur", "jpeg", "noise", "occlusion", "contrast")
+    attacks: ClassVar[Mapping[str, tuple[int, ...]]] = {
+        **dict.fromkeys(("jpeg", "blur", "noise"), (1, 2, 3, 4, 5)),
+        **{kind: tuple(range(1, len(strengths) + 1)) for kind, (_, strengths) in ATTACKS.items()},
+    }
 
     def __init__(self, fit: Fit = "pad", image_format: Packing = "png"):
         self.fit: Fit = fit
@@ -156,17 +161,46 @@ class Image:
         return Pillow.new("RGB", (SIDE, SIDE), "white")
 
     def corrupt(self, value: Picture, kind: str, severity: int, rng: np.random.Generator) -> Picture:
-        """One of five corruptions at severity 1..5, after ImageNet-C (Hendrycks & Dietterich 2019, arXiv:1903.12261).
+        """A corruption at severity 1..5, after ImageNet-C (Hendrycks & Dietterich 2019, arXiv:1903.12261), or attack.
 
         ``blur`` (Gaussian), ``jpeg``, ``noise`` (Gaussian), ``occlusion`` (a grey square over 10..60% of the area, at
-        random), ``contrast``.
+        random), ``contrast``; ``brightness`` (either way), ``crop``, ``rotation``, ``overlay`` (a watermark),
+        ``screenshot`` (smaller, in a frame), ``mirrored`` (severity 1 only). ``caption_removed`` and ``caption_moved``
+        need to know where words stand (`worded`); without, they leave the picture as it is.
         """
         if kind not in _CORRUPTIONS:
             raise ConfigError(f"image has no corruption {kind!r}; {nearest(kind, _CORRUPTIONS)}")
         corruption, strengths = _CORRUPTIONS[kind]
         if severity not in range(1, len(strengths) + 1):
-            raise ConfigError(f"severity {severity!r} is not among 1, 2, 3, 4, 5")
+            known = ", ".join(str(step + 1) for step in range(len(strengths)))
+            raise ConfigError(f"severity {severity!r} of {kind} is not among {known}")
         return corruption(value, strengths[severity - 1], rng)
+
+
+def worded(picture: Picture, boxes: Sequence[Sequence[Sequence[float]]], size: tuple[int, int], fit: Fit) -> Picture:
+    """A copy of a packed picture that knows where its words stand, for attacks on them.
+
+    Parameters
+    ----------
+    boxes : list of four corners ``[x, y]``
+        As ``ocr.jsonl`` has them: in pixels of the whole picture padded to `SIDE`.
+    size : (width, height)
+        Of the picture before it was made to fit.
+    fit : str
+        How it was.
+    """
+    width, height = size
+    padded = SIDE / max(size)
+    scales = {"pad": (padded,) * 2, "stretch": (SIDE / width, SIDE / height), "crop": (SIDE / min(size),) * 2}[fit]
+    copy = picture.copy()
+    copy.info[WORDS] = [
+        [
+            [(at - SIDE / 2) / padded * scale + SIDE / 2 for at, scale in zip(corner, scales, strict=True)]
+            for corner in box
+        ]
+        for box in boxes
+    ]
+    return copy
 
 
 def _open(blob: Any) -> Picture:
@@ -304,4 +338,5 @@ _CORRUPTIONS: dict[str, tuple[_Corruption, tuple[float, ...]]] = {
     "noise": (_noise, (0.08, 0.12, 0.18, 0.26, 0.38)),
     "occlusion": (_occlusion, (0.1, 0.2, 0.3, 0.45, 0.6)),
     "contrast": (_contrast, (0.4, 0.3, 0.2, 0.1, 0.05)),
+    **ATTACKS,
 }

@@ -53,6 +53,7 @@ class Tabular:
     by_reference: ClassVar[bool] = False
     lossless: ClassVar[bool] = True
     corruptions: ClassVar[tuple[str, ...]] = ("missing", "noise", "unseen")
+    attacks: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Self:

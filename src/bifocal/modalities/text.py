@@ -8,8 +8,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..errors import ConfigError, DataError, nearest
+from ._disguises import as_displayed, one_script, unspaced
+from ._text_attacks import ATTACKS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
 
     from ..config import RunConfig
@@ -43,6 +47,8 @@ _FORGED_LANGUAGE = re.compile(r"<(?=\s*lang\s*=)", re.IGNORECASE)
 TAG = re.compile(r"\[/?(?:OCR|CAP)\]|<lang=[^<>\s]*>")
 """What `compose` puts around the words of a post."""
 
+_COMPOSED = re.compile(r"\[OCR\](?P<transcript>.*)\[/OCR\] \[CAP\](?P<caption>.*)\[/CAP\] <lang=[^<>\s]*>", re.DOTALL)
+
 
 def clean(text: str) -> str:
     """What a reader of the post sees, in one spelling; used alike for training and serving.
@@ -50,7 +56,9 @@ def clean(text: str) -> str:
     Mojibake and HTML entities (social media exports escape them; the reader saw ``&``) are undone by ftfy,
     compatibility forms folded by NFKC. Invisible and control characters go: between letters they serve evasion. The
     price: an emoji sequence falls into its parts (a family into its members), and Persian or Indic joiners are lost.
-    Homoglyphs stay. White space, line breaks included, becomes single spaces; a lone surrogate becomes U+FFFD.
+    Look-alikes of other scripts within a word are written in the word's own (`one_script`), letters spaced out one by
+    one are joined (`unspaced`), runs that are shown in reverse are turned round (`as_displayed`). White space, line
+    breaks included, becomes single spaces; a lone surrogate becomes U+FFFD.
 
     A tag of `compose` inside the text is defused, so that no post can forge a block: ``[OCR]`` is written ``(OCR)``
     and ``<lang=`` is written ``(lang=``, whatever its case, spacing or disguise.
@@ -80,10 +88,11 @@ def _settled(text: str) -> str:
     before = None
     while text != before:
         before = text
-        text = ftfy.fix_text(" ".join(_TERMINAL_ESCAPE.sub("", text).split()), config)
+        text = unspaced(as_displayed(_TERMINAL_ESCAPE.sub("", text)))
+        text = ftfy.fix_text(" ".join(text.split()), config)
         text = _SURROGATE.sub("\ufffd", _INVISIBLE.sub("", text))
         if not text.isascii():
-            text = unicodedata.normalize("NFKC", _few_marks(text)).replace(_BLANK_BRAILLE, " ")
+            text = one_script(unicodedata.normalize("NFKC", _few_marks(text)).replace(_BLANK_BRAILLE, " "))
         text = " ".join(text.split())
         text = _FORGED_LANGUAGE.sub("(", _FORGED_BLOCK.sub(r"(\g<inside>)", text))
     return text
@@ -126,6 +135,18 @@ def compose(transcript: str, caption: str, language: str) -> str:
     return " ".join(piece for piece in pieces if piece)
 
 
+def words_of(composed: str) -> tuple[str, str]:
+    """The transcript and the caption in what `compose` made.
+
+    >>> words_of("[OCR] one does not simply [/OCR] [CAP] [/CAP] <lang=en>")
+    ('one does not simply', '')
+    """
+    match = _COMPOSED.fullmatch(composed)
+    if match is None:
+        raise DataError(f"no composed text: {composed[:100]!r}")
+    return match["transcript"].strip(), match["caption"].strip()
+
+
 class Text:
     """The text part; its value is the composed string."""
 
@@ -135,6 +156,7 @@ class Text:
     by_reference: ClassVar[bool] = False
     lossless: ClassVar[bool] = True
     corruptions: ClassVar[tuple[str, ...]] = ("typos", "word_drop", "truncation")
+    attacks: ClassVar[Mapping[str, tuple[int, ...]]] = dict.fromkeys((*ATTACKS, "typos", "truncation"), (1, 2, 3, 4, 5))
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Self:
@@ -165,8 +187,11 @@ class Text:
         """Disturb the words of a composed (or plain) text and leave its tags alone.
 
         ``typos`` swaps two neighbouring letters or doubles one, ``word_drop`` takes words out anywhere,
-        ``truncation`` takes them from the end of each block. Severity 1..5 touches 10, 20, 30, 45, 60% of the words,
-        at least one.
+        ``truncation`` takes them from the end of each block. Attacks go on raw words, before `clean`: ``homoglyphs``
+        (some letters of a word by look-alikes, so that it mixes scripts), ``leetspeak``, ``zero_width`` and ``bidi``
+        characters, ``spacing`` (letter by letter), ``case``, ``emoji``, and English sentences behind the words,
+        ``benign_appended`` or ``hostile_appended``. Severity 1..5 touches 10, 20, 30, 45, 60% of the words, at least
+        one, or appends as many.
         """
         if kind not in _CORRUPTIONS:
             raise ConfigError(f"text has no corruption {kind!r}; {nearest(kind, _CORRUPTIONS)}")
@@ -204,4 +229,4 @@ def _truncation(words: list[str], n: int, rng: np.random.Generator) -> list[str]
     return words[: len(words) - n]
 
 
-_CORRUPTIONS = {"typos": _typos, "word_drop": _word_drop, "truncation": _truncation}
+_CORRUPTIONS = {"typos": _typos, "word_drop": _word_drop, "truncation": _truncation, **ATTACKS}
