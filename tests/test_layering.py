@@ -22,7 +22,7 @@ LAYERS = [
     {"expert"},
     {"fusion"},
     {"diagnose"},
-    {"system"},
+    {"system", "explanation"},
     {"results", "score"},
     {"report"},
     {"steps"},

@@ -6,11 +6,14 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
+from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from PIL import Image as Pillow
-from PIL import ImageEnhance, ImageFilter, ImageOps
+from PIL import ImageEnhance, ImageFilter, ImageOps, ImageStat
 
+from ..contracts import Piece
 from ..errors import ConfigError, PictureError, extras_named, nearest
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ MAX_PIXELS = 50_000_000
 """More than any phone takes by default; a few bytes may claim far more, so the header is asked before decoding."""
 PADDING = "white"
 """The colour behind transparent pixels too: a sticker gets no frame, and a white caption panel simply goes on."""
+CELLS = 64
+"""Of the grid whose cells are hidden one by one, by default: 8 x 8."""
 
 _HASH_SIDE = 512  # what PDQ's authors scale to before hashing
 _PACKINGS: dict[Packing, tuple[str, str, dict[str, Any]]] = {
@@ -167,6 +172,21 @@ class Image:
         if severity not in range(1, len(strengths) + 1):
             raise ConfigError(f"severity {severity!r} is not among 1, 2, 3, 4, 5")
         return corruption(value, strengths[severity - 1], rng)
+
+    def occlusions(self, value: Picture, pieces: int | None = None) -> list[tuple[Piece, Picture]]:
+        """Each cell of a square grid of at most ``pieces`` cells, painted in the picture's mean colour, row by row."""
+        n = isqrt(max(1, pieces or CELLS))
+        if n < 2:
+            return []
+        across, down = ([round(i * length / n) for i in range(n + 1)] for length in value.size)
+        colour = tuple(round(mean) for mean in ImageStat.Stat(value).mean)
+        hidden = []
+        for row, column in product(range(n), repeat=2):
+            box = (across[column], down[row], across[column + 1], down[row + 1])
+            covered = value.copy()
+            covered.paste(colour, box)
+            hidden.append((Piece(f"row {row + 1}, column {column + 1}", box), covered))
+        return hidden
 
 
 def _open(blob: Any) -> Picture:
