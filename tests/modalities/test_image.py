@@ -413,3 +413,25 @@ def test_the_configuration_names_the_format():
     config = parse_config({"run": "r", "source": {"kind": "synthetic"}, "image_format": "webp", "fit": "crop"})
     assert (Image.from_config(config).suffix, Image.from_config(config).fit) == ("webp", "crop")
     assert Image().suffix == "png"
+
+
+@pytest.mark.parametrize(("pieces", "side"), [(4, 2), (8, 2), (9, 3), (None, 8)])
+def test_the_cells_of_a_grid_are_hidden_one_by_one_and_cover_the_picture(pieces, side):
+    picture = Pillow.fromarray(np.random.default_rng(0).integers(0, 256, (100, 130, 3), dtype=np.uint8))
+    values = np.asarray(picture)
+    hidden = Image().occlusions(picture, pieces)
+    assert len(hidden) == side**2 and hidden[0][0].name == "row 1, column 1"
+    counted = np.zeros(values.shape[:2], dtype=int)
+    for piece, covered in hidden:
+        left, top, right, bottom = piece.place
+        box = np.zeros(values.shape[:2], dtype=bool)
+        box[top:bottom, left:right] = True
+        counted += box
+        found = np.asarray(covered)
+        assert (found[~box] == values[~box]).all()
+        assert np.abs(found[box] - values.mean((0, 1))).max() <= 0.5  # the picture's mean colour
+    assert (counted == 1).all()
+
+
+def test_a_grid_of_one_cell_hides_nothing():
+    assert Image().occlusions(Image().blank(), 3) == []
