@@ -134,7 +134,7 @@ def test_of_several_classes_the_decided_one_is_explained(system, picture, monkey
 
 @pytest.mark.parametrize("grid", [0, 1, 17, 2.5])
 def test_another_grid_is_refused(system, picture, grid):
-    with pytest.raises(DataError, match="has 2 to 16 cells along each side, found"):
+    with pytest.raises(DataError, match="has 2 to 16 regions along each side, found"):
         system.explain(WORDS, picture, grid=grid)
 
 

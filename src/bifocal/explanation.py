@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .system import Decision, System
 
 GRIDS = range(2, 17)
-"""Cells along each side of a picture; as many encoder passes as there are cells."""
+"""Regions along each side of a picture; each takes an encoder pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,10 @@ class Explanation:
     pieces: dict[str, tuple[Weighed, ...]]
     values: dict[str, Any] = field(repr=False, compare=False)
 
+    def alone(self, name: str) -> float:
+        """The score of a post that brought this part only."""
+        return self.subsets[frozenset({name})]
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: numbers in log-odds, with the probabilities behind them."""
         return {
@@ -109,7 +113,8 @@ def explain(system: System, example: Example, values: Mapping[str, Any], grid: i
     the other parts' Evidence as it was.
     """
     if grid not in GRIDS:
-        raise DataError(f"the grid over a picture has {GRIDS[0]} to {GRIDS[-1]} cells along each side, found {grid!r}")
+        raise DataError(f"the grid over a picture has {GRIDS[0]} to {GRIDS[-1]} regions along each side, found {grid!r}")
+    values = {name: values[name] for name in system.modalities if name in values}
     hidden = {
         name: system.modalities[name].occlusions(value, grid**2 if name == PICTURE else None)
         for name, value in values.items()
@@ -136,7 +141,7 @@ def explain(system: System, example: Example, values: Mapping[str, Any], grid: i
         contributions=effects.contributions,
         subsets=effects.subsets,
         pieces={name: _weighed([piece for piece, _ in pieces], name, effects) for name, pieces in hidden.items()},
-        values=dict(values),
+        values=values,
     )
 
 

@@ -215,7 +215,7 @@ class System:
         image_path: str | Path | None = None,
         tabular: Mapping[str, Any] | None = None,
         *,
-        grid: int = 8,
+        grid: int = 7,
     ) -> Explanation:
         """Decide on one post and say what made the decision: parts, words, regions of the picture, columns.
 
@@ -224,7 +224,8 @@ class System:
         text, image_path, tabular
             As `predict` takes them.
         grid : int
-            Cells along each side of the picture, 2 to 16: as many encoder passes as there are cells.
+            Regions along each side of the picture, 2 to 16, each overlapping its neighbours by half; each takes an
+            encoder pass.
 
         Raises
         ------

@@ -88,7 +88,7 @@ def test_log_odds_are_those_of_one_class_against_all_others():
 
 
 def test_log_odds_keep_what_is_left_of_a_probability_near_one_and_stay_finite():
-    assert log_odds([[1e-11, 1.0]], 1) == pytest.approx([11 * np.log(10)])  # 1 - (1 - 1e-11) would be off by 1e-6
+    assert log_odds([[1e-11, 1.0]], 1) == pytest.approx([11 * np.log(10)])  # 1 - (1 - 1e-11) would not give it back
     assert log_odds([[0.0, 1.0], [1.0, 0.0]], 1) == pytest.approx([-np.log(LEAST), np.log(LEAST)])
 
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 ABSENT, POSTED = -1, 0
 """Versions of a part: left out, and as it was posted. Version i from 1 on has its i-th piece hidden."""
-LEAST = 1e-12
-"""Probability below which log-odds no longer grow: a calibration by steps may say 0, and infinity explains nothing."""
+LEAST = 1e-300
+"""Stands for a probability of exactly 0, which a calibration by steps may give. Models that are sure of generated posts reach
+1e-30 in earnest: a higher floor would hide what their pieces do."""
 
 
 class Effects(NamedTuple):
@@ -94,7 +95,7 @@ def log_odds(probabilities: ArrayLike, index: int) -> Floats:
     """Log-odds ``[n]`` of one class against the others, natural logarithm, of probabilities ``[n, C]``.
 
     Where probabilities are near 0 or 1, and those of a trained model are, equal evidence moves them less and less and
-    log-odds still alike: what adds up in the model adds up here. They end at ±27.6 (`LEAST`).
+    log-odds still alike: what adds up in the model adds up here. They end at ±691 (`LEAST`).
     """
     p = np.asarray(probabilities, dtype=np.float64)
     rest = np.delete(p, index, axis=1).sum(axis=1)  # 1 - p would lose what is left of a probability near 1
@@ -104,4 +105,5 @@ def log_odds(probabilities: ArrayLike, index: int) -> Floats:
 
 def probability(log_odds: ArrayLike) -> Floats:
     """The probabilities behind log-odds, elementwise."""
-    return 1 / (1 + np.exp(-np.asarray(log_odds, dtype=np.float64)))
+    z = np.asarray(log_odds, dtype=np.float64)
+    return np.exp(-np.logaddexp(0, -z))  # exp(-z) itself would overflow
