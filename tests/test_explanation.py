@@ -122,7 +122,8 @@ def test_of_several_classes_the_decided_one_is_explained(system, picture, monkey
     """The binary run passed off as one of two named classes without a threshold."""
     label = system.label.__class__(("calm", "loud"))
     pooled = {
-        name: model.model_copy(update={"threshold": None, "patterns": {}}) for name, model in system.policy.models.items()
+        name: model.model_copy(update={"threshold": None, "patterns": {}})
+        for name, model in system.policy.models.items()
     }
     monkeypatch.setattr(system, "label", label)
     monkeypatch.setattr(system, "policy", system.policy.model_copy(update={"models": pooled}))

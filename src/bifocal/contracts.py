@@ -29,8 +29,8 @@ class Piece(NamedTuple):
     name: str
     """As a person calls it."""
     place: tuple[int, ...] = ()
-    """Where it lies in the value: ``(start, end)`` in characters of a text, ``(left, top, right, bottom)`` in pixels of a
-    picture; nothing where the name says it."""
+    """Where it lies in the value: ``(start, end)`` in characters of a text, ``(left, top, right, bottom)`` in pixels of
+    a picture; nothing where the name says it."""
 
 
 @runtime_checkable

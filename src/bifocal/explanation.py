@@ -98,7 +98,12 @@ class Explanation:
             ],
             "pieces": {
                 name: [
-                    {**w.piece._asdict(), "place": list(w.piece.place), "effect": w.effect, "probability": w.probability}
+                    {
+                        **w.piece._asdict(),
+                        "place": list(w.piece.place),
+                        "effect": w.effect,
+                        "probability": w.probability,
+                    }
                     for w in weighed
                 ]
                 for name, weighed in self.pieces.items()
@@ -113,7 +118,9 @@ def explain(system: System, example: Example, values: Mapping[str, Any], grid: i
     the other parts' Evidence as it was.
     """
     if grid not in GRIDS:
-        raise DataError(f"the grid over a picture has {GRIDS[0]} to {GRIDS[-1]} regions along each side, found {grid!r}")
+        raise DataError(
+            f"the grid over a picture has {GRIDS[0]} to {GRIDS[-1]} regions along each side, found {grid!r}"
+        )
     values = {name: values[name] for name in system.modalities if name in values}
     hidden = {
         name: system.modalities[name].occlusions(value, grid**2 if name == PICTURE else None)

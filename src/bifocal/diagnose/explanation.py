@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 ABSENT, POSTED = -1, 0
 """Versions of a part: left out, and as it was posted. Version i from 1 on has its i-th piece hidden."""
 LEAST = 1e-300
-"""Stands for a probability of exactly 0, which a calibration by steps may give. Models that are sure of generated posts reach
-1e-30 in earnest: a higher floor would hide what their pieces do."""
+"""Stands for a probability of exactly 0, which a calibration by steps may give. Models that are sure of generated posts
+reach 1e-30 in earnest: a higher floor would hide what their pieces do."""
 
 
 class Effects(NamedTuple):
@@ -44,16 +44,16 @@ def measure_effects(score: Callable[[Versions], ArrayLike], pieces: Mapping[str,
 
     All versions of the post are scored in one call. Parts: for each set of them the others are left out, as if never
     posted, so that the shares sum to ``score - baseline`` (efficiency) and parts that only work together share what
-    they bring. Pieces: one at a time is hidden, everything else as posted (occlusion; Zeiler and Fergus 2014, "Visualizing
-    and understanding convolutional networks", arXiv:1311.2901; for words Li, Monroe and Jurafsky 2016, "Understanding
-    neural networks through representation erasure", arXiv:1612.08220). Their effects sum to nothing in particular: of
-    two words that say the same neither is missed.
+    they bring. Pieces: one at a time is hidden, everything else as posted (occlusion; Zeiler and Fergus 2014,
+    "Visualizing and understanding convolutional networks", arXiv:1311.2901; for words Li, Monroe and Jurafsky 2016,
+    "Understanding neural networks through representation erasure", arXiv:1612.08220). Their effects sum to nothing in
+    particular: of two words that say the same neither is missed.
 
     Parameters
     ----------
     score : callable
-        ``{part: [r] versions}`` -> ``[r]`` scores of r versions of one post, the first with no part at all. A version is
-        `ABSENT`, `POSTED`, or i from 1 on: the part with its i-th piece hidden.
+        ``{part: [r] versions}`` -> ``[r]`` scores of r versions of one post, the first with no part at all. A version
+        is `ABSENT`, `POSTED`, or i from 1 on: the part with its i-th piece hidden.
     pieces : {part: m}
         The parts that the post has, and how many pieces of each can be hidden.
 

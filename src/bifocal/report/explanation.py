@@ -37,8 +37,8 @@ def write_explanation(explanation: Explanation, folder: Path) -> dict[str, Path]
     Returns
     -------
     dict
-        ``page``: ``explanation.html``, ``json``: ``explanation.json``; and the heat map over each part that is a picture,
-        by modality: ``explanation_image.png``.
+        ``page``: ``explanation.html``, ``json``: ``explanation.json``; by modality the heat map over each part that is
+        a picture: ``explanation_image.png``.
 
     Raises
     ------
@@ -53,7 +53,9 @@ def write_explanation(explanation: Explanation, folder: Path) -> dict[str, Path]
         if isinstance(value, Image.Image) and explanation.pieces[name]:
             written[name] = folder / f"explanation_{name}.png"
             with atomic(written[name], "wb") as f:
-                with_legend(heat_map(value, explanation.pieces[name]), scale_of(explanation.pieces[name])).save(f, "PNG")
+                with_legend(heat_map(value, explanation.pieces[name]), scale_of(explanation.pieces[name])).save(
+                    f, "PNG"
+                )
     with atomic(written["page"]) as f:
         f.write(page)
     write_json(written["json"], explanation.to_dict())
@@ -117,7 +119,7 @@ def marked(text: str, pieces: Sequence[Weighed]) -> Iterator[tuple[str, Weighed 
 
 
 def heat_map(picture: Image.Image, pieces: Sequence[Weighed]) -> Image.Image:
-    """The picture in light grey, each pixel coloured by the mean effect of the regions over it; the strongest is framed.
+    """The picture in light grey, pixels coloured by the mean effect of the regions over them; the strongest is framed.
 
     Grey, since a colour of the picture would pass for one of the map; light, so that blue stays blue on it.
     """
@@ -143,14 +145,11 @@ def with_legend(picture: Image.Image, scale: float) -> Image.Image:
     pen, top, font = ImageDraw.Draw(whole), picture.height, ImageFont.load_default(13)
     middle = picture.width / 2
     for x in range(picture.width):
-        share = (x - middle) / middle
+        share = x / middle - 1
         colour = UP if share > 0 else DOWN
         mixed = tuple(round(255 + STRONGEST * abs(share) * (c - 255)) for c in colour)
         pen.line((x, top + 6, x, top + 16), fill=mixed)
-    for x, anchor, label in (
-        (4, "lt", f"against, -{scale:.2f}"),
-        (middle, "mt", "log-odds"),
-        (picture.width - 4, "rt", f"for, +{scale:.2f}"),
-    ):
-        pen.text((x, top + 22), label, fill="black", font=font, anchor=anchor)
+    labels = {"l": f"against, -{scale:.2f}", "m": "log-odds", "r": f"for, +{scale:.2f}"}
+    for (anchor, label), place in zip(labels.items(), (4.0, middle, picture.width - 4.0), strict=True):
+        pen.text((place, top + 22), label, fill="black", font=font, anchor=f"{anchor}t")
     return whole
