@@ -23,7 +23,20 @@ def config_path(tmp_path, small_config):
 def test_help_names_the_commands_and_imports_nothing_heavy():
     answer = bifocal("--help")
     assert answer.returncode == 0
-    for command in ("run", "pack", "train", "evaluate", "predict", "score", "drift", "synth", "doctor"):
+    for command in (
+        "run",
+        "pack",
+        "train",
+        "evaluate",
+        "predict",
+        "explain",
+        "score",
+        "drift",
+        "robustness",
+        "policy",
+        "synth",
+        "doctor",
+    ):
         assert f" {command} " in answer.stdout
     code = "import sys, bifocal.__main__; assert not {'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -34,6 +47,7 @@ def test_help_names_the_commands_and_imports_nothing_heavy():
     [
         (["run", "configs/dmo.yaml"], "there is no configuration file"),
         (["predict", "runs/nothing", "--text", "x"], "not a run folder"),
+        (["explain", "runs/nothing", "--text", "x"], "not a run folder"),
         (["score", "runs/nothing", "in.csv", "-o", "out.csv"], "not a run folder"),
         (["drift", "runs/nothing", "new.csv"], "not a run folder"),
         (["synth", "OUT", "--structure", "andd"], "did you mean 'and'"),
@@ -69,6 +83,19 @@ def test_pack_then_run_then_the_commands_on_its_result(config_path, small_run, t
 
     results = bifocal("run", config_path, "--runs", runs, "--json")
     assert json.loads(results.stdout)["run"] == "small" and results.stderr == ""
+
+
+def test_explain_answers_people_machines_and_in_files(small_run, tmp_path):
+    words = ["explain", small_run, "--text", "a quiet lantern waits", "--image", small_run / "report" / "example.png"]
+    answer = bifocal(*words, "--grid", 2, "--output", tmp_path / "why")
+    assert answer.returncode == 0, answer.stderr
+    assert "baseline" in answer.stdout and "lantern" in answer.stdout and "row 2, column 1" in answer.stdout
+    assert {p.name for p in (tmp_path / "why").iterdir()} == {
+        "explanation.html", "explanation.json", "explanation_image.png",
+    }  # fmt: skip
+    said = json.loads(bifocal(*words, "--json").stdout)
+    assert len(said["pieces"]["image"]) == 49 and said["files"] == {}
+    assert sum(said["contributions"].values()) == pytest.approx(said["score"] - said["baseline"]["score"])
 
 
 def test_a_dry_run_says_what_it_costs_and_writes_nothing(config_path, tmp_path):

@@ -139,6 +139,35 @@ def predict(
 
 
 @app.command()
+def explain(
+    run_folder: RunFolder,
+    text: Annotated[str | None, typer.Option("--text", "-t", help="The post's text.")] = None,
+    image: Annotated[Path | None, typer.Option("--image", "-i", help="The post's picture.")] = None,
+    tabular: Annotated[
+        str | None, typer.Option("--tabular", metavar="{COLUMN: VALUE}", help="The post's record, as JSON or YAML.")
+    ] = None,
+    grid: Annotated[int, typer.Option(help="Regions along each side of the picture.")] = 7,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write the page, heat map and JSON there.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Why a post is decided as it is: the share of each part, and the words, regions and columns within them."""
+    from . import load
+    from .config import read_mapping
+    from .console import print_explanation
+
+    record = None if tabular is None else read_mapping(tabular, "--tabular")
+    explanation = load(run_folder).explain(text=text, image_path=image, tabular=record, grid=grid)
+    written = {}
+    if output is not None:
+        from .report.explanation import write_explanation
+
+        written = write_explanation(explanation, output)
+    print_explanation(explanation, written, as_json)
+
+
+@app.command()
 def score(
     run_folder: RunFolder,
     rows: Annotated[

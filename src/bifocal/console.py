@@ -22,6 +22,7 @@ from .report import markdown as words
 from .workspace import Workspace, read_json
 
 if TYPE_CHECKING:
+    from .explanation import Explanation
     from .system import Decision
 
 IN_SAMPLE = {
@@ -30,6 +31,8 @@ IN_SAMPLE = {
 }
 SHOWN = 30
 """Classes, formats or languages that are named before the rest is counted."""
+STRONGEST = 5
+"""Pieces of a part that an explanation names."""
 HEADLINE = {
     "auroc": "AUROC",
     "macro_f1": "F1",
@@ -357,6 +360,25 @@ def print_drift(found: Mapping[str, Any], as_json: bool) -> None:
     for finding in found["findings"]:
         console.print(f"finding: {finding}", soft_wrap=True)
     console.print(f"all of it: {found['output']}", soft_wrap=True)
+
+
+def print_explanation(explanation: Explanation, written: Mapping[str, Path], as_json: bool) -> None:
+    """The decision, the shares of its parts, the strongest pieces of each, and the files written."""
+    if as_json:
+        emit_json({**explanation.to_dict(), "files": {name: str(path) for name, path in written.items()}})
+        return
+    print_decision(explanation.decision, as_json)
+    console = plain()
+    shares = "".join(f" {share:+.2f} {name}" for name, share in explanation.contributions.items())
+    console.print(
+        f"log-odds of {explanation.explains}: {explanation.baseline:+.2f} baseline{shares} = {explanation.score:+.2f}",
+        soft_wrap=True,
+    )
+    for name, pieces in explanation.pieces.items():
+        strongest = ", ".join(f"{w.piece.name} {w.effect:+.2f}" for w in pieces[:STRONGEST])
+        console.print(f"{name}: {strongest or 'no second piece to compare with'}", soft_wrap=True)
+    for path in written.values():
+        console.print(f"written: {path}", soft_wrap=True)
 
 
 def print_counts(content: Mapping[str, Any], as_json: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from .config import ExpertConfig, Reads, RunConfig, Strict, Tune
 from .example import Evidence, Example, Label, Rejected, Rows
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 
 
 TextRole = Literal["transcript", "caption"]
+
+
+class Piece(NamedTuple):
+    """A piece of a part that can be hidden from an expert: a word, a region, a column."""
+
+    name: str
+    """As a person calls it."""
+    place: tuple[int, ...] = ()
+    """Where it lies in the value: ``(start, end)`` in characters of a text, ``(left, top, right, bottom)`` in pixels of
+    a picture; nothing where the name says it."""
 
 
 @runtime_checkable
@@ -64,6 +74,13 @@ class Modality(Protocol):
     """What the lab disturbs inputs by."""
     attacks: ClassVar[Mapping[str, tuple[int, ...]]]
     """What people do to a part to get it past a model, or a platform does: kind -> its severities, of 1..5."""
+
+    def occlusions(self, value: Any, pieces: int | None = None) -> list[tuple[Piece, Any]]:
+        """The value with one piece hidden, for each piece that it has, in their order; for `System.explain`.
+
+        ``pieces`` is the most it is cut into, where that is the modality's to choose; None = as suits it. Without a
+        second piece there is none: to hide the only one is to leave the part out.
+        """
 
 
 @runtime_checkable

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .contracts import Encoder, Fusion, Modality, TextRole
     from .data.ocr import Reader
+    from .explanation import Explanation
 
 TABULAR = "tabular"
 """The part that is a record of columns."""
@@ -209,6 +210,33 @@ class System:
         """
         return self._decide([self._parts(text, image_path, tabular)])[0]
 
+    def explain(
+        self,
+        text: str | None = None,
+        image_path: str | Path | None = None,
+        tabular: Mapping[str, Any] | None = None,
+        *,
+        grid: int = 7,
+    ) -> Explanation:
+        """Decide on one post and say what made the decision: parts, words, regions of the picture, columns.
+
+        Parameters
+        ----------
+        text, image_path, tabular
+            As `predict` takes them.
+        grid : int
+            Regions along each side of the picture, 2 to 16, each overlapping its neighbours by half; each takes an
+            encoder pass.
+
+        Raises
+        ------
+        DataError
+            As `predict`, and on another grid.
+        """
+        from .explanation import explain
+
+        return explain(self, *self._parts(text, image_path, tabular), grid)
+
     def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Decision | BifocalError]:
         """Decide on many posts with one batched pass of each encoder.
 
@@ -280,8 +308,10 @@ class System:
         self.experts[name].check(value)
         return value
 
-    def _decide(self, posts: Sequence[tuple[Example, dict[str, Any]]]) -> list[Decision]:
-        evidence = self.evidence([values for _, values in posts])
+    def decisions(
+        self, posts: Sequence[tuple[Example, Mapping[str, Any]]], evidence: Mapping[str, Evidence]
+    ) -> list[Decision]:
+        """What follows from the Evidence of composed posts, a Decision each; no encoder runs."""
         logits = {self.modalities[name].expert_name: e.logits for name, e in evidence.items()}
         if self.fusion is not None:
             logits[self.main] = self.fusion(evidence)
@@ -289,6 +319,9 @@ class System:
             self._decision(example, set(values), {model: rows[i] for model, rows in logits.items()})
             for i, (example, values) in enumerate(posts)
         ]
+
+    def _decide(self, posts: Sequence[tuple[Example, dict[str, Any]]]) -> list[Decision]:
+        return self.decisions(posts, self.evidence([values for _, values in posts]))
 
     def evidence(self, posts: Sequence[Mapping[str, Any]]) -> dict[str, Evidence]:
         """Run each encoder once over the parts that are there; modality -> Evidence of all rows."""

@@ -9,7 +9,7 @@ from PIL import Image as Pillow
 
 from bifocal import plugins
 from bifocal.config import RunConfig, parse_config
-from bifocal.contracts import Modality
+from bifocal.contracts import Modality, Piece
 from bifocal.errors import ConfigError, DataError
 from bifocal.modalities.image import worded
 
@@ -152,3 +152,29 @@ def test_unknown_corruptions_are_refused(modality, value):
     for kind, severity in (("none-such", 1), (modality.corruptions[0], 0), (modality.corruptions[0], 6)):
         with pytest.raises(ConfigError):
             modality.corrupt(value, kind, severity, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("pieces", [None, 4])
+def test_occlusions_hide_one_piece_each_and_leave_the_value_alone(name, modality, value, pieces):
+    before = modality.pack(value)
+    hidden = modality.occlusions(value, pieces)
+    assert modality.pack(value) == before, "the original was altered"
+    assert all(isinstance(piece, Piece) and piece.name for piece, _ in hidden)
+    assert len({piece for piece, _ in hidden}) == len(hidden) != 1
+    for piece, covered in hidden:
+        assert type(covered) is type(value)
+        assert all(isinstance(number, int) for number in piece.place)
+        assert same(modality.unpack(modality.pack(covered)), covered)
+        if name in RAW:
+            assert not same(covered, value), piece
+    again = modality.occlusions(value, pieces)
+    assert [piece for piece, _ in again] == [piece for piece, _ in hidden]
+    assert all(same(a, b) for (_, a), (_, b) in zip(again, hidden, strict=True))
+    if name in RAW:
+        assert len(hidden) > 1
+
+
+def test_what_has_no_second_piece_has_no_occlusions(modality):
+    for _, covered in modality.occlusions(modality.blank()):
+        assert same(covered, modality.blank())  # a blank picture has regions, and they hide nothing
+    assert modality.occlusions(modality.blank(), 1) == []

@@ -449,3 +449,26 @@ def test_the_configuration_names_the_format():
     config = parse_config({"run": "r", "source": {"kind": "synthetic"}, "image_format": "webp", "fit": "crop"})
     assert (Image.from_config(config).suffix, Image.from_config(config).fit) == ("webp", "crop")
     assert Image().suffix == "png"
+
+
+@pytest.mark.parametrize(("pieces", "side"), [(4, 2), (8, 2), (9, 3), (None, 7)])
+def test_the_regions_of_a_grid_are_hidden_one_by_one_and_overlap_by_half(pieces, side):
+    picture = Pillow.fromarray(np.random.default_rng(0).integers(0, 256, (100, 130, 3), dtype=np.uint8))
+    values = np.asarray(picture)
+    hidden = Image().occlusions(picture, pieces)
+    assert len(hidden) == side**2 and hidden[0][0].name == "row 1, column 1"
+    counted = np.zeros(values.shape[:2], dtype=int)
+    for piece, covered in hidden:
+        left, top, right, bottom = piece.place
+        box = np.zeros(values.shape[:2], dtype=bool)
+        box[top:bottom, left:right] = True
+        counted += box
+        found = np.asarray(covered)
+        assert (found[~box] == values[~box]).all()
+        assert np.abs(found[box] - values.mean((0, 1))).max() <= 0.5  # the picture's mean colour
+        assert (right - left) / 130 == pytest.approx(2 / (side + 1), abs=0.02)
+    assert counted.min() == 1 and counted.max() == 4 and counted[50, 65] > 1
+
+
+def test_a_grid_of_one_region_hides_nothing():
+    assert Image().occlusions(Image().blank(), 3) == []

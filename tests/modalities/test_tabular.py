@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bifocal.contracts import Piece
 from bifocal.errors import ConfigError, DataError
 from bifocal.modalities.tabular import MAX_CHARACTERS, MAX_COLUMNS, Tabular, as_number
 
@@ -159,3 +160,12 @@ def test_unknown_corruptions_are_named():
         TABULAR.corrupt(RECORD, "noize", 1, np.random.default_rng(0))
     with pytest.raises(ConfigError, match="severity 6 is not among 1, 2, 3, 4, 5"):
         TABULAR.corrupt(RECORD, "noise", 6, np.random.default_rng(0))
+
+
+def test_each_cell_that_holds_something_is_emptied_once():
+    record = {"price": 3.5, "pets": None, "lift": False}
+    assert Tabular().occlusions(record) == [
+        (Piece("price"), {"price": None, "pets": None, "lift": False}),
+        (Piece("lift"), {"price": 3.5, "pets": None, "lift": None}),
+    ]
+    assert Tabular().occlusions({"price": 3.5, "pets": None}) == []

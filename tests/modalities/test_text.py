@@ -244,3 +244,34 @@ def test_unknown_corruptions_are_named():
         Text().corrupt("a", "typo", 1, np.random.default_rng(0))
     with pytest.raises(ConfigError, match="severity 6 is not among 1, 2, 3, 4, 5"):
         Text().corrupt("a", "typos", 6, np.random.default_rng(0))
+
+
+def test_each_word_is_left_out_once_and_its_place_is_where_it_stands():
+    value = compose("don't panic,", "two words two", "en")
+    hidden = Text().occlusions(value)
+    assert [piece.name for piece, _ in hidden] == ["don't", "panic,", "two", "words", "two"]
+    assert all(value[slice(*piece.place)] == piece.name for piece, _ in hidden)
+    assert hidden[1][1] == compose("don't", "two words two", "en")
+    assert hidden[4][1] == compose("don't panic,", "two words", "en")
+
+
+def test_signs_of_scripts_without_spaces_are_left_out_one_by_one():
+    hidden = Text().occlusions(compose("", "猫が ok", "ja"))
+    assert [(piece.name, text) for piece, text in hidden] == [
+        ("猫", compose("", "が ok", "ja")),
+        ("が", compose("", "猫 ok", "ja")),
+        ("ok", compose("", "猫が", "ja")),
+    ]
+
+
+@pytest.mark.parametrize("limit", [2, 3, 5, 19, 20, 1000])
+def test_long_texts_are_cut_into_runs_within_a_block(limit):
+    hidden = Text().occlusions(COMPOSED, limit)
+    assert len(hidden) <= limit and len(hidden) >= min(limit, 20) / 2
+    assert " ".join(piece.name for piece, _ in hidden) == f"{WORDS} {WORDS.upper()}"  # all of it, tags left out
+    assert all(text.startswith("[OCR]") and "[/OCR] [CAP]" in text and "<lang=en>" in text for _, text in hidden)
+
+
+@pytest.mark.parametrize("value", [compose("", "", "und"), compose("alone", "", "en"), ""])
+def test_a_text_of_one_word_has_nothing_to_compare(value):
+    assert Text().occlusions(value) == []

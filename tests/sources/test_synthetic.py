@@ -391,3 +391,20 @@ def test_the_fingerprint_follows_what_changes_the_rows():
     assert base == synthetic(size=8).fingerprint()
     others = [{"seed": 1}, {"size": 9}, {"structure": "xor"}, {"overlay": True}, {"label_noise": 0.1}]
     assert len({base, *(synthetic(**({"size": 8} | change)).fingerprint() for change in others)}) == 6
+
+
+@pytest.mark.parametrize("structure", ["and", "xor"])
+def test_the_cue_word_is_the_one_that_says_t(structure):
+    source = Synthetic(size=40, structure=structure, languages=["en", "de"])
+    for i, example in enumerate(source):
+        vocabulary = VOCABULARIES[example.meta["vocabulary"]]
+        assert source.cue_word(i) in example.parts["text"].lower().split()
+        assert source.cue_word(i) in vocabulary.cue_words(example.labels["cue_text"])
+
+
+def test_the_cue_mask_is_the_coloured_object():
+    source = Synthetic(size=12)
+    for i, example in enumerate(source):
+        pixels = np.asarray(Image.open(io.BytesIO(source.open(example.parts["image"]))), dtype=int)
+        coloured = np.ptp(pixels, axis=2) > 40  # all else is grey
+        assert coloured.any() and (source.cue_mask(i) == coloured).mean() > 0.999

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..example import Example
-from ..modalities.text import TAG
+from ..modalities.text import ALONE, TAG
 from .splits import numbered
 
 if TYPE_CHECKING:
@@ -39,10 +39,9 @@ COMPARED_AT_ONCE = 500
 
 Ints = NDArray[np.int64]
 
-# Scripts written without spaces count each sign as a word; marks belong to the letter before them.
-_ALONE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+# Marks belong to the letter before them.
 _MARKS = "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0dff"
-_WORD = re.compile(rf"[{_ALONE}]|(?:[^\W_{_ALONE}]|[{_MARKS}])+")
+_WORD = re.compile(rf"[{ALONE}]|(?:[^\W_{ALONE}]|[{_MARKS}])+")
 
 
 def duplicate_groups(

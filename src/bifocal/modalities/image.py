@@ -6,11 +6,14 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
+from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from PIL import Image as Pillow
-from PIL import ImageEnhance, ImageFilter, ImageOps
+from PIL import ImageEnhance, ImageFilter, ImageOps, ImageStat
 
+from ..contracts import Piece
 from ..errors import ConfigError, PictureError, extras_named, nearest
 from ._picture_attacks import ATTACKS, WORDS
 
@@ -31,6 +34,8 @@ MAX_PIXELS = 50_000_000
 """More than any phone takes by default; a few bytes may claim far more, so the header is asked before decoding."""
 PADDING = "white"
 """The colour behind transparent pixels too: a sticker gets no frame, and a white caption panel simply goes on."""
+REGIONS = 49
+"""Regions that are hidden one by one, by default: 7 x 7, each a quarter of the picture wide and high."""
 
 _HASH_SIDE = 512  # what PDQ's authors scale to before hashing
 _PACKINGS: dict[Packing, tuple[str, str, dict[str, Any]]] = {
@@ -175,6 +180,26 @@ class Image:
             known = ", ".join(str(step + 1) for step in range(len(strengths)))
             raise ConfigError(f"severity {severity!r} of {kind} is not among {known}")
         return corruption(value, strengths[severity - 1], rng)
+
+    def occlusions(self, value: Picture, pieces: int | None = None) -> list[tuple[Piece, Picture]]:
+        """Each region of a square grid of at most ``pieces``, painted in the picture's mean colour, row by row.
+
+        Regions overlap their neighbours by half, so that what lies on the border of one lies in the middle of another:
+        a thing that is only half hidden is still seen. The mean colour is no edge and no object to the expert; a grey
+        square, on a light picture, is one.
+        """
+        n = isqrt(max(1, pieces or REGIONS))
+        if n < 2:
+            return []
+        across, down = ([round(i * length / (n + 1)) for i in range(n + 2)] for length in value.size)
+        colour = tuple(round(mean) for mean in ImageStat.Stat(value).mean)
+        hidden = []
+        for row, column in product(range(n), repeat=2):
+            box = (across[column], down[row], across[column + 2], down[row + 2])
+            covered = value.copy()
+            covered.paste(colour, box)
+            hidden.append((Piece(f"row {row + 1}, column {column + 1}", box), covered))
+        return hidden
 
 
 def worded(picture: Picture, boxes: Sequence[Sequence[Sequence[float]]], size: tuple[int, int], fit: Fit) -> Picture:

@@ -7,6 +7,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from ..contracts import Piece
 from ..errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
@@ -113,6 +114,11 @@ class Tabular:
         n = max(1, round(_SHARES[severity] * len(names))) if names else 0
         chosen = {names[i] for i in rng.choice(len(names), n, replace=False)} if names else set()
         return {name: disturbed(cell, rng) if name in chosen else cell for name, cell in value.items()}
+
+    def occlusions(self, value: Record, pieces: int | None = None) -> list[tuple[Piece, Record]]:
+        """Each cell that holds something emptied, whatever ``pieces``: columns have no neighbours to be joined with."""
+        names = [name for name, cell in value.items() if cell is not None]
+        return [(Piece(name), {**value, name: None}) for name in names] if len(names) > 1 else []
 
 
 def _checked_name(name: Any) -> str:

@@ -7,6 +7,7 @@ import unicodedata
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from ..contracts import Piece
 from ..errors import ConfigError, DataError, nearest
 from ._disguises import as_displayed, one_script, unspaced
 from ._text_attacks import ATTACKS
@@ -46,6 +47,12 @@ _FORGED_LANGUAGE = re.compile(r"<(?=\s*lang\s*=)", re.IGNORECASE)
 
 TAG = re.compile(r"\[/?(?:OCR|CAP)\]|<lang=[^<>\s]*>")
 """What `compose` puts around the words of a post."""
+ALONE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""Ranges, for a regular expression, of scripts written without spaces: each sign counts as a word."""
+MOST_WORDS = 128
+"""Pieces that a text is cut into by default, at most: as many encoder passes."""
+
+_WORD = re.compile(rf"[{ALONE}]|[^\s{ALONE}]+")
 
 _COMPOSED = re.compile(r"\[OCR\](?P<transcript>.*)\[/OCR\] \[CAP\](?P<caption>.*)\[/CAP\] <lang=[^<>\s]*>", re.DOTALL)
 
@@ -202,6 +209,28 @@ class Text:
             words = list(run)
             pieces += words if is_tag else _CORRUPTIONS[kind](words, max(1, round(_SHARES[severity] * len(words))), rng)
         return " ".join(pieces)
+
+    def occlusions(self, value: str, pieces: int | None = None) -> list[tuple[Piece, str]]:
+        """Each word left out, tags kept; of long texts runs of words of one block, at most ``pieces`` (from 2).
+
+        Left out rather than masked: not every encoder has a mask token, and none meets one when it serves.
+        """
+        limit = max(2, pieces or MOST_WORDS)
+        words = list(_WORD.finditer(value))
+        blocks = [list(run) for is_tag, run in groupby(words, key=lambda w: bool(TAG.fullmatch(w[0]))) if not is_tag]
+        n = sum(map(len, blocks))
+        if n < 2:
+            return []
+        length = 1 if n <= limit else -(-n // max(1, limit + 1 - len(blocks)))  # the last run of a block may be short
+        spans = [
+            (block[i].start(), block[min(i + length, len(block)) - 1].end())
+            for block in blocks
+            for i in range(0, len(block), length)
+        ]
+        return [
+            (Piece(value[start:end], (start, end)), " ".join((value[:start] + value[end:]).split()))
+            for start, end in spans
+        ]
 
 
 _SHARES = {1: 0.10, 2: 0.20, 3: 0.30, 4: 0.45, 5: 0.60}

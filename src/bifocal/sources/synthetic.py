@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from PIL.Image import Image as Picture
 from pydantic import Field, field_validator, model_validator
 
 from ..config import Strict
@@ -209,8 +210,20 @@ class Synthetic(Strict):
             last = self.size - 1
             raise DataError(f"picture {reference!r} is not of this source; it has synthetic:0 to synthetic:{last}")
         row = self._row(int(match[1]))
-        caption = row.caption if self.overlay and row.missing != "text" else None
-        return png(draw(self.cue, row.v, np.random.default_rng([self.seed, row.unit, SCENE]), caption))
+        return png(self._scene(row, row.v))
+
+    def cue_word(self, i: int) -> str:
+        """The word of row ``i``'s caption that says t, in lower case: what an explanation of its text should find."""
+        row = self._row(i)
+        (word,) = VOCABULARIES[row.language].cue_words(row.t).intersection(row.caption.lower().split())
+        return word
+
+    def cue_mask(self, i: int) -> np.ndarray:
+        """Pixels ``[384, 384]`` bool that bear v in row ``i``'s picture: those that would differ, were it turned."""
+        row = self._row(i)
+        off, on = (np.asarray(self._scene(row, v)) for v in (0, 1))
+        mask: np.ndarray = (off != on).any(axis=2)
+        return mask
 
     def joint(self) -> np.ndarray:
         """P(t, v, y) with the label noise, ``[2, 2, 2]``: what the known answers follow from."""
@@ -314,6 +327,11 @@ class Synthetic(Strict):
             caption=VOCABULARIES[language].caption(t, rng),
             missing=self._missing(missing),
         )
+
+    def _scene(self, row: _Row, v: int) -> Picture:
+        """A row's picture, its cue saying ``v``."""
+        caption = row.caption if self.overlay and row.missing != "text" else None
+        return draw(self.cue, v, np.random.default_rng([self.seed, row.unit, SCENE]), caption)
 
     def _missing(self, drawn: float) -> str | None:
         if drawn < self.missing_text:

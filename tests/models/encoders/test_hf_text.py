@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from bifocal.config import ExpertConfig
 from bifocal.errors import ConfigError, ModelError
+from bifocal.modalities.text import TAG, compose
 from bifocal.models.encoders.hf_text import HfText, train_tokenizer
 from bifocal.models.pretrained import quiet
 
@@ -110,3 +111,18 @@ def test_minilm_reads_texts(pooling):
         near = torch.nn.functional.cosine_similarity(features[0], features[1], dim=0)
         far = torch.nn.functional.cosine_similarity(features[0], features[2], dim=0)
         assert near > far
+
+
+def test_words_are_dropped_in_training_by_their_share_and_the_seeds_alone():
+    text = compose("one two three four five", "six seven eight nine ten", "en")
+    assert create().augment(text, (0, 0, 0)) == text
+    encoder = create(options={"word_drop": 0.3})
+    seen = [encoder.augment(text, (0, epoch, row)) for epoch in range(10) for row in range(10)]
+    assert seen == [encoder.augment(text, (0, epoch, row)) for epoch in range(10) for row in range(10)]
+    words = text.split()
+    for shorter in seen:
+        kept = iter(words)
+        assert all(word in kept for word in shorter.split())  # in their order
+        assert [w for w in shorter.split() if TAG.fullmatch(w)] == [w for w in words if TAG.fullmatch(w)]
+    left = sum(len(shorter.split()) - 5 for shorter in seen) / (100 * 10)
+    assert 0.65 < left < 0.75

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -23,6 +24,7 @@ from transformers import (
 
 from ...config import Strict
 from ...errors import ConfigError, ModelError
+from ...modalities.text import TAG
 from ..hf import HfEncoder
 
 SPECIAL = {
@@ -41,6 +43,9 @@ class Options(Strict):
     """Tokens of a text that are read; the rest is cut off."""
     vocabulary: Annotated[int, Field(ge=100)] = 2000
     """Pieces of the tokenizer that ``model: tiny`` trains on the training texts."""
+    word_drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Chance of each word to be left out of a training text. The model then learns what a text without its telling word
+    is worth, which an explanation by leaving words out asks."""
 
 
 class HfText(HfEncoder):
@@ -132,6 +137,13 @@ class HfText(HfEncoder):
             rows = order[start : start + self.expert.encode_batch_size]
             batch = {name: [column[i] for i in rows] for name, column in tokens.items()}
             yield rows, dict(self.processor.pad(batch, return_tensors="pt"))
+
+    def augment(self, value: str, seed: Sequence[int]) -> str:
+        """The text with words left out at random, its tags kept."""
+        if not self.options.word_drop:
+            return value
+        rng = np.random.default_rng(seed)
+        return " ".join(w for w in value.split() if TAG.fullmatch(w) or rng.random() >= self.options.word_drop)
 
     def save(self, folder: Path) -> None:
         self._tokenizer_as_made()

@@ -1,0 +1,187 @@
+"""The explanation of one decision: which part carried it, and which words, regions and columns within each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .data.ocr import PICTURE
+from .decide.calibration import softmax
+from .decide.policy import pattern_of
+from .diagnose.explanation import ABSENT, Effects, log_odds, measure_effects, probability
+from .errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .contracts import Piece
+    from .example import Evidence, Example
+    from .system import Decision, System
+
+GRIDS = range(2, 17)
+"""Regions along each side of a picture; each takes an encoder pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A piece of a part, and what hiding it does.
+
+    Attributes
+    ----------
+    effect : float
+        Log-odds that the piece adds: above 0 it speaks for the explained class, below 0 against.
+    probability : float
+        Of the explained class without the piece.
+    """
+
+    piece: Piece
+    effect: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a post was decided as it was; scores are log-odds of calibrated probabilities (natural logarithm).
+
+    Attributes
+    ----------
+    decision : Decision
+    explains : int or str
+        The class whose score is explained: 1 (binary), or the decided label.
+    score, baseline : float
+        Of the post as it is, and of one of which nothing is known: the class shares of the rows that the fusion learned
+        from (what it answers to a post without any part), uncalibrated. A run of one modality has no fusion, and its
+        baseline is equal shares.
+    threshold : float or None
+        On the same scale; None = the likeliest class wins.
+    contributions : dict
+        Modality -> its Shapley share, of the parts that the post has; ``score - baseline`` in sum.
+    subsets : dict
+        Modalities that alone are there -> score, from none to all.
+    pieces : dict
+        Modality -> every `Weighed` piece, the strongest effect first, whatever its sign.
+    values : dict
+        Modality -> what its expert read; for drawing, not in `to_dict`.
+    """
+
+    decision: Decision
+    explains: int | str
+    score: float
+    baseline: float
+    threshold: float | None
+    contributions: dict[str, float]
+    subsets: dict[frozenset[str], float]
+    pieces: dict[str, tuple[Weighed, ...]]
+    values: dict[str, Any] = field(repr=False, compare=False)
+
+    def alone(self, name: str) -> float:
+        """The score of a post that brought this part only."""
+        return self.subsets[frozenset({name})]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: numbers in log-odds, with the probabilities behind them."""
+        return {
+            "decision": self.decision.to_dict(),
+            "explains": self.explains,
+            "scale": "log-odds",
+            "score": self.score,
+            "baseline": {"score": self.baseline, "probability": float(probability(self.baseline))},
+            "threshold": self.threshold,
+            "contributions": dict(self.contributions),
+            "subsets": [
+                {"modalities": sorted(names), "score": score, "probability": float(probability(score))}
+                for names, score in self.subsets.items()
+            ],
+            "pieces": {
+                name: [
+                    {
+                        **w.piece._asdict(),
+                        "place": list(w.piece.place),
+                        "effect": w.effect,
+                        "probability": w.probability,
+                    }
+                    for w in weighed
+                ]
+                for name, weighed in self.pieces.items()
+            },
+        }
+
+
+def explain(system: System, example: Example, values: Mapping[str, Any], grid: int) -> Explanation:
+    """Explain the decision on one composed post; what `System.explain` returns and raises.
+
+    Each encoder runs once, over its part as posted and with every piece of it hidden; the fusion then joins these with
+    the other parts' Evidence as it was.
+    """
+    if grid not in GRIDS:
+        raise DataError(
+            f"the grid over a picture has {GRIDS[0]} to {GRIDS[-1]} regions along each side, found {grid!r}"
+        )
+    values = {name: values[name] for name in system.modalities if name in values}
+    hidden = {
+        name: system.modalities[name].occlusions(value, grid**2 if name == PICTURE else None)
+        for name, value in values.items()
+    }
+    versions = {name: [value, *(covered for _, covered in hidden[name])] for name, value in values.items()}
+    evidence = system.evidence(
+        [
+            {name: of_part[i] for name, of_part in versions.items() if i < len(of_part)}
+            for i in range(max(map(len, versions.values())))
+        ]
+    )
+    decision = system.decisions([(example, values)], {name: e.take([0]) for name, e in evidence.items()})[0]
+    index = 1 if system.label.binary else system.label.classes.index(decision.label)
+    effects = measure_effects(
+        partial(_scores, system, evidence, index), {name: len(pieces) for name, pieces in hidden.items()}
+    )
+    line = decision.threshold
+    return Explanation(
+        decision=decision,
+        explains=system.label.classes[index],
+        score=effects.score,
+        baseline=effects.baseline,
+        threshold=None if line is None else float(log_odds([[1 - line, line]], 1)[0]),
+        contributions=effects.contributions,
+        subsets=effects.subsets,
+        pieces={name: _weighed([piece for piece, _ in pieces], name, effects) for name, pieces in hidden.items()},
+        values=values,
+    )
+
+
+def _scores(
+    system: System, evidence: Mapping[str, Evidence], index: int, versions: Mapping[str, NDArray[np.int64]]
+) -> NDArray[np.float64]:
+    """Log-odds ``[r]`` of versions of a post, calibrated as posts that have these parts are."""
+    import torch
+
+    n = len(next(iter(versions.values())))
+    absent = np.full(n, ABSENT)
+    rows = {name: versions.get(name, absent) for name in evidence}
+    said = {
+        name: replace(e.take(np.maximum(rows[name], 0).tolist()), present=torch.from_numpy(rows[name] != ABSENT))
+        for name, e in evidence.items()
+    }
+    logits = system.fusion(said) if system.fusion is not None else next(iter(said.values())).logits
+    patterns = np.array([pattern_of(name for name in rows if rows[name][i] != ABSENT) for i in range(n)])
+    scores = np.empty(n)
+    for pattern in np.unique(patterns).tolist():
+        there = patterns == pattern
+        if pattern:
+            found = system.policy.probabilities(system.main, logits[there].numpy(), pattern)
+        elif system.fusion is not None:
+            found = softmax(logits[there].numpy())  # class shares: no temperature belongs to them
+        else:
+            found = np.full(logits[there].shape, 1 / logits.shape[1])
+        scores[there] = log_odds(found, index)
+    return scores
+
+
+def _weighed(pieces: list[Piece], name: str, effects: Effects) -> tuple[Weighed, ...]:
+    of_part = effects.pieces[name]
+    left = probability(effects.score - of_part)
+    order = np.argsort(-np.abs(of_part), kind="stable")
+    return tuple(Weighed(pieces[i], float(of_part[i]), float(left[i])) for i in order)
