@@ -61,6 +61,9 @@ def fake_run(tmp_path):
         common = {"run": name, "label": label_name, "classes": label.classes, "probability_key": "prob_hate"}
         marks = {"in_sample": in_sample, "approximate": True, "versions": {}, "review": None}
         write_json(space.policy, {**common, **marks, "models": policies})
+        write_json(space.curves, _curves(models, multiclass, tuned))
+        if not multiclass and not single:
+            write_json(space.robustness, ROBUSTNESS)
         write_json(space.record, _record(name, label_name, source, sizes, experts, single, in_sample))
         _write_errors(space.errors, label_name, multiclass, single, tested, text)
         if not multiclass:
@@ -110,12 +113,76 @@ def _results(name, label_name, models, sizes, tested, tuned, in_sample, multicla
         "run": name, "label": label_name, "in_sample": in_sample, "tuned_on": tuned, "tested_on": tested,
         "main": models[-1], "ece": {"bins": 15, "kind": "equal width"}, "models": found,
     }  # fmt: skip
+    if not multiclass:
+        results |= {"slices": SLICES, "fairness": FAIRNESS}
     if len(models) > 1:
         metric = "macro_f1" if multiclass else "auroc"
         found["mm_fusion"]["seeds"] = {"n": 5, metric: {"mean": 0.631, "std": 0.012}}
         gain = {"value": -0.012, "low": -0.051, "high": 0.031, "n": sizes[tested], "positives": 1, "detectable": 0.058}
         results["gain"] = {"over": "text_expert", "metric": metric, "chosen_on": {"text_expert": 0.6}, **gain}
     return results
+
+
+def _gap(value: float, p: float) -> dict:
+    return {"value": value, "low": value - 0.05, "high": value + 0.05, "rest": 0.6, "p": p / 10, "p_adjusted": p}
+
+
+def _slice(column: str, name: str, n: int, gap: dict | None) -> dict:
+    figures_here = {"auroc": {"value": 0.4, "low": 0.3, "high": 0.5}, "fpr": None} if gap else {"auroc": None}
+    return {"column": column, "slice": name, "n": n, "figures": figures_here, "differences": {"auroc": gap}}
+
+
+SLICES = {
+    "min_rows": 30, "comparisons": 3,
+    "worst": {
+        "column": "language", "slice": "<de>", "figure": "auroc", "n": 40, "here": 0.4, "value": -0.2, "low": -0.3,
+        "high": -0.1, "rest": 0.6, "significant": True,
+    },
+    "slices": [
+        _slice("language", "<de>", 40, _gap(-0.2, 0.001)), _slice("text length", "1 to 9", 90, _gap(0.05, 0.4)),
+        _slice("language", "fr", 3, None),
+    ],
+}  # fmt: skip
+FAIRNESS = {
+    "by": "terms", "comparisons": 1, "largest": None,
+    "reference": {"n": 150, "negatives": 80, "figures": {"fpr": {"value": 0.1, "low": 0.05, "high": 0.2}, "fnr": None}},
+    "groups": [{
+        "group": "<women>", "n": 50, "negatives": 20, "differences": {"fpr": _gap(0.1, 0.2)},
+        "figures": {"fpr": {"value": 0.2, "low": 0.1, "high": 0.4}, "fnr": None},
+    }],
+}  # fmt: skip
+
+
+def _attack(name: str, severity: int, flips: float, normaliser: bool | None) -> dict:
+    change = {"before": 0.7, "after": 0.6, "change": {"value": -0.1, "low": -0.2, "high": 0.0}}
+    return {
+        "modality": "text", "attack": name, "severity": severity, "normaliser": normaliser, "auroc": change,
+        "macro_f1": change, "review": None, "flips": {"value": flips, "low": flips / 2, "high": flips * 2, "n": 3},
+    }  # fmt: skip
+
+
+ROBUSTNESS = {
+    "model": "mm_fusion", "split": "test", "rows": 100, "of": 200, "functional": None,
+    "attacks": [
+        _attack("homoglyphs", 1, 0.01, True), _attack("homoglyphs", 5, 0.02, True),
+        _attack("homoglyphs", 5, 0.3, False), _attack("word_drop", 5, 0.1, None),
+    ],
+}  # fmt: skip
+
+
+def _curves(models, multiclass, tuned):
+    line = [[0.0, 0.0], [0.3, 0.6], [1.0, 1.0]]
+    bins = [{"n": 3, "predicted": 0.2, "observed": 0.3, "low": 0.1, "high": 0.6}]
+    rows = [
+        {"threshold": step / 100, "tp": 100 - step, "fp": 100 - step, "fn": step, "tn": step, "review": step}
+        for step in range(101)
+    ]
+    drawn = {
+        "roc": [] if multiclass else line, "precision_recall": [] if multiclass else line,
+        "reliability": {"before": bins, "after": bins},
+    }  # fmt: skip
+    explorer = None if multiclass else {"split": tuned, "model": models[-1], "rows": rows}
+    return {"models": dict.fromkeys(models, drawn), "explorer": explorer}
 
 
 def _model_policy(multiclass, patterns):

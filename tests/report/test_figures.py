@@ -4,12 +4,25 @@ import re
 import subprocess
 import sys
 from functools import cache
+from io import BytesIO
 from xml.etree import ElementTree
 
 import matplotlib
+from PIL import Image
 
-from bifocal.report.figures import PALETTE, metric_intervals, reliability_diagram, threshold_curves, training_curves
-from bifocal.report.findings import reliability
+from bifocal.evaluate.curves import reliability
+from bifocal.report.figures import (
+    PALETTE,
+    Drawn,
+    confusion_matrix,
+    flip_bars,
+    forest,
+    metric_intervals,
+    ranking_curves,
+    reliability_diagram,
+    threshold_curves,
+    training_curves,
+)
 
 BINS = reliability([0.1, 0.15, 0.9, 0.92, 0.5], [False, False, True, False, True])
 CURVE = [
@@ -27,15 +40,31 @@ FIGURES = {
 }
 
 
-def draw() -> dict[str, str]:
+LINE = [[0.0, 0.0], [0.2, 0.7], [1.0, 1.0]]
+GAPS = [
+    {"name": "language: de (40)", "value": -0.2, "low": -0.3, "high": -0.1, "sure": True},
+    {"name": "language: fr (9)", "value": 0.1, "low": None, "high": None, "sure": False},
+]
+FLIPS = [{"name": "text: homoglyphs", "value": 0.02, "low": 0.0, "high": 0.1, "uncleaned": 0.3}]
+
+
+def all_drawn() -> dict[str, Drawn]:
     curves = training_curves({"a_expert": EPOCHS, "head_only": EPOCHS[:1]})
     assert curves is not None
     return {
-        "reliability": reliability_diagram(BINS, predicted="predicted probability", observed="share positive"),
+        "reliability": reliability_diagram(BINS, BINS, predicted="predicted probability", observed="share positive"),
+        "ranking": ranking_curves({"fused": LINE, "a": LINE}, {"fused": LINE, "a": LINE}, "fused", 0.4),
+        "confusion": confusion_matrix([[5, 1], [0, 7]], [0, 1]),
+        "forest": forest(GAPS, "AUROC: slice less the rest"),
+        "flips": flip_bars(FLIPS),
         "threshold": threshold_curves(CURVE, 0.4),
         "intervals": metric_intervals(FIGURES, "AUROC", "fused"),
         "training": curves,
     }
+
+
+def draw() -> dict[str, str]:
+    return {name: drawn.svg for name, drawn in all_drawn().items()}
 
 
 drawings = cache(draw)
@@ -50,6 +79,13 @@ def test_every_figure_is_one_well_formed_svg_element_with_a_name():
         assert svg.startswith("<svg")  # no XML declaration or doctype: it stands inside a page
 
 
+def test_every_figure_comes_as_png_too():
+    for drawn in all_drawn().values():
+        with Image.open(BytesIO(drawn.png)) as picture:
+            assert picture.format == "PNG" and picture.width > 600
+            assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_text_stays_text():
     found = {name: set(re.findall(r">([^<>]+)</text>", svg)) for name, svg in drawings().items()}
     assert {"predicted probability", "share positive", "1"} <= found["reliability"]
@@ -57,6 +93,9 @@ def test_text_stays_text():
     assert {"a_expert", "fused", "lost", "majority", "AUROC", "0.700"} <= found["intervals"]
     assert {"a_expert: loss", "train", "val", "epoch"} <= found["training"]
     assert not any("head_only" in text for text in found["training"])
+    assert {"fused", "a", "recall", "precision"} <= found["ranking"]
+    assert {"truth", "named", "5", "7"} <= found["confusion"] and {"language: de (40)"} <= found["forest"]
+    assert {"text: homoglyphs"} <= found["flips"]
 
 
 def test_the_same_numbers_give_the_same_bytes():
@@ -78,7 +117,7 @@ def test_figures_on_one_page_share_no_ids():
 
 
 def test_names_from_a_run_are_neither_markup_nor_mathematics():
-    svg = metric_intervals({"<b>$x_{$": FIGURES["a_expert"], "majority": FIGURES["majority"]}, "AUROC", "majority")
+    svg = metric_intervals({"<b>$x_{$": FIGURES["a_expert"], "majority": FIGURES["majority"]}, "AUROC", "majority").svg
     assert "&lt;b&gt;$x_{$" in svg
 
 
@@ -95,10 +134,10 @@ def test_heads_fitted_at_one_go_have_no_curve():
 
 
 def test_a_run_without_val_draws_train_alone():
-    svg = training_curves({"a_expert": [{"epoch": e, "train_loss": 1 / e, "train_macro_f1": 0.5} for e in (1, 2, 3)]})
-    assert svg is not None
-    assert ">train<" in svg
-    assert ">val<" not in svg
+    drawn = training_curves({"a_expert": [{"epoch": e, "train_loss": 1 / e, "train_macro_f1": 0.5} for e in (1, 2, 3)]})
+    assert drawn is not None
+    assert ">train<" in drawn.svg
+    assert ">val<" not in drawn.svg
 
 
 def test_no_global_state_is_touched():

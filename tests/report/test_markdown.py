@@ -5,7 +5,8 @@ import csv
 import pytest
 
 from bifocal.errors import RunError
-from bifocal.report.findings import TEXT_LENGTH, findings, reliability
+from bifocal.evaluate.curves import reliability
+from bifocal.report.findings import TEXT_LENGTH, findings
 from bifocal.report.markdown import answer, asked, cell, number, plain, signed, to_markdown, unknowns
 from bifocal.workspace import Workspace, read_json, write_json
 

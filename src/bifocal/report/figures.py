@@ -93,9 +93,9 @@ class Drawn(NamedTuple):
 
 def drawn_of(figure: Figure, title: str) -> Drawn:
     """The figure as `svg_of` gives it, and as PNG on white paper."""
-    out = BytesIO()
+    svg, out = svg_of(figure, title), BytesIO()  # in this order: ids in the SVG come from where things lie
     figure.savefig(out, format="png", dpi=150, facecolor="white", metadata={"Software": None, "Title": title})
-    return Drawn(svg_of(figure, title), out.getvalue())
+    return Drawn(svg, out.getvalue())
 
 
 def reliability_diagram(

@@ -418,53 +418,87 @@ def _decisions_table(facts: Mapping[str, Any]) -> list[str]:
 
 def _slices_table(facts: Mapping[str, Any]) -> list[str]:
     """The slices with the least likely differences for the worse, at most ten; how many had too few rows."""
-    measured = facts["slices"]
-    if not measured:
+    if not facts["slices"]:
         return []
-    compared = []
-    for row in measured["slices"]:
-        for figure, gap in row["differences"].items():
-            if gap and "p" in gap and (gap["value"] > 0 if figure in ("fpr", "fnr") else gap["value"] < 0):
-                compared.append((gap["p"], row, figure, gap))
-    compared.sort(key=lambda found: found[0])
+    lines = ["## Slices", "", plain(about_slices(facts)), ""]
+    head, *rows = slice_rows(facts)
+    return [*lines, *(table([str(cell) for cell in head], rows) if rows else [])]
+
+
+def about_slices(facts: Mapping[str, Any]) -> str:
+    """How many slices there are, and what could be said of them."""
+    measured = facts["slices"]
     few = sum(not any(row["figures"].values()) for row in measured["slices"])
     told = (
         f"{len(measured['slices'])} slices, {few} of them under {measured['min_rows']} rows and not measured; "
         f"{measured['comparisons']} comparisons with the rest of the posts, p after Holm's correction over all of them."
     )
-    lines = ["## Slices", "", plain(told), ""]
-    if not compared:
-        return [*lines, "None that could be compared is worse than the rest.", ""]
-    rows = [
-        [
-            f"{row['column']}: {row['slice']}",
-            row["n"],
-            FIGURES[figure],
-            f"{number(row['figures'][figure]['value'])} {interval(row['figures'][figure])}",
-            number(gap["rest"]),
-            f"{signed(gap['value'])} {interval(gap)}",
-            number(gap["p_adjusted"]),
-        ]
-        for _, row, figure, gap in compared[:SLICES_SHOWN]
-    ]
-    return [*lines, *table(["worse on", "n", "figure", "there", "rest", "difference", "p"], rows)]
+    return told if len(slice_rows(facts)) > 1 else f"{told} None that could be compared is worse than the rest."
+
+
+def slice_rows(facts: Mapping[str, Any]) -> list[list[object]]:
+    """A table, its head first: differences for the worse, the least likely first."""
+    compared = []
+    for row in facts["slices"]["slices"]:
+        for figure, gap in row["differences"].items():
+            if gap and "p" in gap and (gap["value"] > 0 if figure in ("fpr", "fnr") else gap["value"] < 0):
+                compared.append((gap["p"], row, figure, gap))
+    compared.sort(key=lambda found: found[0])
+    rows: list[list[object]] = [["worse on", "n", "figure", "there", "rest", "difference", "p"]]
+    for _, row, figure, gap in compared[:SLICES_SHOWN]:
+        there = row["figures"][figure]
+        rows.append(
+            [
+                f"{row['column']}: {row['slice']}",
+                row["n"],
+                FIGURES[figure],
+                f"{number(there['value'])} {interval(there)}",
+                number(gap["rest"]),
+                f"{signed(gap['value'])} {interval(gap)}",
+                number(gap["p_adjusted"]),
+            ]
+        )
+    return rows
 
 
 def _fairness_table(facts: Mapping[str, Any]) -> list[str]:
-    found = facts["fairness"]
-    if not found:
+    if not facts["fairness"]:
         return []
-    told = (
+    head, *rows = group_rows(facts)
+    return ["## Groups", "", plain(about_groups(facts)), "", *table([str(cell) for cell in head], rows)]
+
+
+def about_groups(facts: Mapping[str, Any]) -> str:
+    """What the table of groups compares."""
+    found = facts["fairness"]
+    return (
         f"False positives and negatives on posts that speak of a group (by {found['by']}), beside those that speak of "
         f"none; p after Holm's correction over {found['comparisons']} comparisons."
     )
-    rows = []
+
+
+def group_rows(facts: Mapping[str, Any]) -> list[list[object]]:
+    """A table, its head first: error rates on posts that speak of each group, those that speak of none first."""
+    found = facts["fairness"]
+    rows: list[list[object]] = [["group", "n", "negatives", "false-positive rate", "gap", "false-negative rate", "gap"]]
     for row in ({"group": "no group", "differences": {}, **found["reference"]}, *found["groups"]):
-        cells = [row["group"], row["n"], row["negatives"]]
+        cells: list[object] = [row["group"], row["n"], row["negatives"]]
         for name in ("fpr", "fnr"):
             figure, gap = row["figures"][name], row["differences"].get(name)
             cells.append(f"{number(figure['value'])} {interval(figure)}" if figure else "too few rows")
             cells.append(f"{signed(gap['value'])} {interval(gap)}, p {number(gap['p_adjusted'])}" if gap else "")
         rows.append(cells)
-    head = ["group", "n", "negatives", "false-positive rate", "gap", "false-negative rate", "gap"]
-    return ["## Groups", "", plain(told), "", *table(head, rows)]
+    return rows
+
+
+def about_robustness(facts: Mapping[str, Any]) -> str:
+    """Whose decisions were attacked, and what the suite of functionalities came to."""
+    found = facts["robustness"]
+    told = f"{found['model']} decided again on {found['rows']:,} of {found['of']:,} {posts(found['split'])}, attacked."
+    if suite := found["functional"]:
+        accuracy = suite["accuracy"]
+        told += (
+            f" Of {suite['n']:,} texts of the functional suite {suite['file']} it decides "
+            f"{share(accuracy['value'], 1)} rightly {interval(accuracy)}."
+        )
+    return told
