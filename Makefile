@@ -20,10 +20,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install  ## 1,200 generated memes, from pictures to a calibrated decision, in a few minutes
 	$(BIN)/bifocal run configs/demo.yaml
 
-test: install  ## the tests (offline, under 10 minutes on 2 cores)
+browser:  # pages are tested in Debian's chromium; without it those tests are skipped, and say so
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		{ apt-get install -y -qq chromium >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null 2>&1; }; } \
+		|| echo "no chromium: install it to have the pages tested"
+
+test: install browser  ## the tests (offline, under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest $(TWO)
 
-test-all: install  ## the long suites too, unsampled
+test-all: install browser  ## the long suites too, unsampled
 	$(BIN)/python -m pytest $(TWO) -m "not network and not gpu"
 
 lint: install  ## ruff format, ruff lint, mypy
@@ -40,4 +45,4 @@ check: lint test  ## what CI runs
 clean:  ## remove the environment and all runs
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-all lint format check clean
+.PHONY: help install browser demo test test-all lint format check clean

@@ -181,13 +181,13 @@ def ranking_curves(
             for name, points in curves.items():
                 colour, dashes = styles[name]
                 axes.plot(*zip(*points, strict=True), color=PALETTE[colour], linestyle=dashes, label=name)
-            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.03), aspect="equal")
+            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.03))
         guess = {"color": PALETTE["muted"], "linewidth": 0.8, "linestyle": (0, (4, 3))}
         left.plot([0, 1], [0, 1], **guess)
         right.axhline(base_rate, **guess)
         left.set(xlabel="false-positive rate", ylabel="recall")
         right.set(xlabel="recall", ylabel="precision")
-        legend(left, len(roc))
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=3, columnspacing=1.6)
         return drawn_of(figure, "ROC curves, and precision against recall")
 
 

@@ -15,6 +15,7 @@ from ..decide.calibrators import formula
 from ..decide.thresholds import described
 from ..errors import RunError
 from ..example import SPLITS, Label, Taxonomy
+from ..modalities.text import TAG
 from ..results import MAJORITY
 from ..workspace import Workspace, read_json
 
@@ -209,7 +210,7 @@ def _rows(path: Path) -> Iterable[dict[str, str]]:
 
 
 def _error(row: Mapping[str, str], confidence: float, label_name: str, models: Iterable[str]) -> dict[str, Any]:
-    text = " ".join(row["text"].split())
+    text = " ".join(TAG.sub(" ", row["text"]).split())
     return {
         "id": row["id"],
         "text": text if len(text) <= TEXT_LENGTH else text[: TEXT_LENGTH - 1] + "…",
