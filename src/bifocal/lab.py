@@ -25,7 +25,7 @@ from .steps import Run
 from .train import run
 from .workspace import Workspace, read_json, sweep, versions, write_json
 
-FOLDER, RESULTS = "lab", "results.json"
+RESULTS = "results.json"
 
 
 def lab(config: RunConfig | str | Path, *, root: str | Path = "runs", reporter: Reporter | None = None) -> Path:
@@ -73,10 +73,10 @@ def lab(config: RunConfig | str | Path, *, root: str | Path = "runs", reporter: 
     probed = {name: work.settled[name] for name in config.lab.probes}
     run(config, root=root, until="evidence", reporter=_Onward(reporter))
     work = Run(config, work.space, reporter)
-    folder = work.space.folder / FOLDER
+    folder = work.space.lab_results.parent
     with work.space.lock():
         sweep(folder)
-        write_json(folder / RESULTS, _examine(work, probed, folder))
+        write_json(work.space.lab_results, _examine(work, probed, folder))
     return folder
 
 

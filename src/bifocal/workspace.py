@@ -298,6 +298,7 @@ _ARTIFACTS = {
     "drift": "drift_{run}.json",
     "record": "run.json",
     "report": "report",
+    "lab_results": "lab/results.json",
 }
 
 

@@ -177,3 +177,12 @@ def test_pictures_of_errors_are_embedded(fake_run):
     write_json(pictures / "index.json", {"p0": "0.jpg", "p2": "gone.jpg"})
     page = write_report(folder).read_text()
     assert page.count('<img src="data:image/jpeg;base64,') == 1
+
+
+def test_the_labs_verdict_is_told_where_there_is_one(fake_run):
+    folder = fake_run()
+    assert "verdict" not in write_report(folder).read_text().partition("What this page cannot know")[0]
+    write_json(Workspace.of(folder).lab_results, {"verdict": {"sentence": "not worth it: <b> the gain"}})
+    page = write_report(folder).read_text()
+    assert "The lab&#39;s verdict on this Evidence: not worth it: &lt;b&gt; the gain." in page
+    assert "without a verdict" not in page

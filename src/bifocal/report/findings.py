@@ -37,12 +37,12 @@ def findings(folder: str | Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``run, label, source, modalities``; ``headline`` (the main model's figure and interval), ``gain`` (null with
-        one modality), ``slices`` and ``fairness`` (as in the results, or null), ``robustness`` (as in its file, or
-        null), ``marks`` (what limits these figures), ``models``, ``baseline``, ``splits``, ``data``, ``errors`` (the
-        most confident ones, texts cut to 160 characters), ``classes``, ``confusion`` (rows: truth), ``roc``,
-        ``precision_recall``, ``reliability`` (``before``, ``after``), ``explorer``, ``curve``, ``history``, ``tried``
-        (expert -> encoder -> its figure on val), ``made``.
+        ``run, label, source, modalities``; ``headline`` (the main model's figure and interval), ``gain`` (null with one
+        modality), ``verdict`` (the lab's sentence, or null), ``slices`` and ``fairness`` (as in the results, or null),
+        ``robustness`` (as in its file, or null), ``marks`` (what limits these figures), ``models``, ``baseline``,
+        ``splits``, ``data``, ``errors`` (the most confident ones, texts cut to 160 characters), ``classes``,
+        ``confusion`` (rows: truth), ``roc``, ``precision_recall``, ``reliability`` (``before``, ``after``),
+        ``explorer``, ``curve``, ``history``, ``tried`` (expert -> encoder -> its figure on val), ``made``.
 
     Raises
     ------
@@ -76,6 +76,7 @@ def findings(folder: str | Path) -> dict[str, Any]:
         "headline": {"model": main, "metric": metric, "split": tested, **said["calibrated"][metric]}
         | {"n": said["n"], "positives": said["positives"]},
         "gain": results.get("gain"),
+        "verdict": _verdict(space.lab_results),
         "actions": results.get("actions"),
         "robustness": read_json(space.robustness) if space.robustness.is_file() else None,
         "slices": results.get("slices"),
@@ -94,7 +95,7 @@ def findings(folder: str | Path) -> dict[str, Any]:
         "models": models,
         "baseline": {"metrics": baseline[tested]["metrics"]},
         "splits": splits,
-        "data": _data(steps),
+        "data": {**_data(steps), "languages": _languages(results.get("slices"))},
         **_errors(space.errors, results["label"], label),
         **_drawn(space.curves, main),
         "curve": _curve(space.curve(main)) if label.binary else [],
@@ -135,6 +136,17 @@ def _data(steps: Mapping[str, Any]) -> dict[str, Any]:
         **{k: splits[k] for k in ("rows", "by_class", "groups", "near_duplicates", "leakage")},
         "ocr": {k: ocr[k] for k in ("pictures", "read", "with_text") if k in ocr},
     }
+
+
+def _verdict(path: Path) -> str | None:
+    """What the lab concluded on this run's Evidence, where it was asked."""
+    return str(read_json(path)["verdict"]["sentence"]) if path.is_file() else None
+
+
+def _languages(slices: Mapping[str, Any] | None) -> dict[str, int]:
+    """Tested rows in each language, as they were detected."""
+    found = slices["slices"] if slices else []
+    return {row["slice"]: row["n"] for row in found if row["column"] == "language"}
 
 
 def _made(record: Mapping[str, Any]) -> dict[str, Any]:

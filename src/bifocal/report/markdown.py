@@ -98,7 +98,7 @@ def asked(facts: Mapping[str, Any]) -> list[str]:
 
 def answer(facts: Mapping[str, Any]) -> list[str]:
     """The answer in a few sentences, each with its numbers; facts without a verdict, which is the lab's to give."""
-    parts = [_headline(facts), _gain(facts), _decision(facts), _calibration(facts)]
+    parts = [_headline(facts), _gain(facts), _concluded(facts), _decision(facts), _calibration(facts)]
     return [sentence for sentence in parts if sentence]
 
 
@@ -128,6 +128,10 @@ def _gain(facts: Mapping[str, Any]) -> str:
         f"{signed(gain['low'])} to {signed(gain['high'])}); a gain of {number(gain['detectable'])} or more had an 80% "
         "chance of showing on these rows."
     )
+
+
+def _concluded(facts: Mapping[str, Any]) -> str:
+    return f"The lab's verdict on this Evidence: {facts['verdict']}." if facts["verdict"] else ""
 
 
 def _decision(facts: Mapping[str, Any]) -> str:
@@ -345,7 +349,7 @@ def _of_the_fusion(facts: Mapping[str, Any]) -> Iterable[str]:
             f"Over {spread['n']} seeds the {METRICS[found['metric']]} of {found['model']} is {number(over['mean'])} ± "
             f"{number(over['std'])}; the tables show their averaged answer. The experts were trained with one seed."
         )
-    if facts["gain"]:
+    if facts["gain"] and not facts["verdict"]:
         yield (
             "Gain and interval stand here without a verdict: one run has no controls of equal capacity, and only its "
             "own experts to compare with."
