@@ -33,6 +33,7 @@ def test_source_options_are_kept_for_the_source():
             {"decide": {"base_rate": 0.1, "threshold": {"by": "precision", "bound": 0.9, "confidence": 0.9}}},
             "leave one of the two out",
         ),
+        ({"decide": {"review": {"alpha": 0.1, "fnr": 0.1}}}, "leave out one"),
         ({"decide": {"review": {}}}, "a review band needs fnr, fpr or both"),
         ({"decide": {"review": {"fnr": 1}}}, "decide.review.fnr"),
         ({"decide": {"review": {"fnrr": 0.1}}}, "unknown key 'decide.review.fnrr'; did you mean 'fnr'"),

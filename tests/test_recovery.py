@@ -23,6 +23,7 @@ from safetensors.numpy import load_file
 
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter
+from bifocal.decide.policy import Policy
 from bifocal.expert import FINISHED
 from bifocal.steps import Run
 from bifocal.train import STEPS, execute, run
@@ -172,7 +173,7 @@ def snapshot(folder):
 
     TensorBoard's events (a file per start, of that time), in ``run.json`` the seconds of each step, expert and picture
     and how many pictures an interrupted call had read, and the seconds that an expert has noted: with them the size of
-    that note, which has as many bytes as the figure has digits.
+    that note, which has as many bytes as the figure has digits; and the date of a policy.
     """
     files = [p for p in folder.rglob("*") if p.is_file() and "tensorboard" not in p.relative_to(folder).parts]
     found = {str(p.relative_to(folder)): file_sha256(p) for p in files}
@@ -187,6 +188,8 @@ def snapshot(folder):
     for name in [name for name in found if Path(name).name == FINISHED]:
         noted = {key: value for key, value in read_json(folder / name).items() if key != "seconds"}
         found[name] = fingerprint(noted)
+    for name in [name for name in found if name.startswith("policy_")]:
+        found[name] = Policy.load(folder / name).version
     return found
 
 

@@ -227,7 +227,7 @@ def test_every_model_is_measured_on_every_split_and_the_majority_beside_them():
     models = measure_models({"val": said, "test": said}, rules, BINARY, weights, shares, **SETTINGS)
     assert list(models) == ["text_expert", "mm_fusion", "majority"]
     for name, figures in models.items():
-        threshold = set() if name == "majority" else {"threshold"}
+        threshold = set() if name == "majority" else {"threshold", "class_thresholds"}
         assert set(figures) == {"parameters", "val", "test"} | threshold
         for split in ("val", "test"):
             extra = set() if name == "majority" else {"calibrated", "confusion"}

@@ -295,6 +295,9 @@ def test_a_multiclass_label_goes_all_the_way(small_config, tmp_path):
 
 
 def test_a_line_between_two_classes_is_not_drawn_through_four(small_config, tmp_path):
+    for rule in ({"threshold": {"per_class": True}}, {"review": {"alpha": 0.1}}):
+        with pytest.raises(ConfigError, match="is for several classes, and abuse_hate has two"):
+            run(small(small_config, decide=rule), root=tmp_path)
     for rule in ({"threshold": {"by": "precision", "bound": 0.9}}, {"review": {"fnr": 0.1}}):
         with pytest.raises(ConfigError, match="draws a line between two classes, and cue_pair has 4"):
             run(small(small_config, label="cue_pair", decide=rule), root=tmp_path)

@@ -131,6 +131,9 @@ class ThresholdConfig(Strict):
     beta: Annotated[float, Field(gt=0)] = 1.0
     """Recall counts ``beta`` times as much as precision."""
     costs: CostConfig = CostConfig()
+    per_class: bool = False
+    """Of several classes: a threshold each (its best F1 against the rest); the class is named that exceeds its own by
+    the largest factor. False = the likeliest."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> ThresholdConfig:
@@ -147,17 +150,27 @@ class ThresholdConfig(Strict):
 
 
 class ReviewConfig(Strict):
-    """The review band of a binary label: which errors may pass without a person, at most."""
+    """Which errors may pass without a person, at most: ``fnr`` and ``fpr`` of a binary label, ``alpha`` of others."""
 
     fnr: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of positive posts that are allowed; None = the threshold is the limit."""
     fpr: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of negative posts that are blocked; None = the threshold is the limit."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of posts of each class whose prediction set leaves their class out."""
+    per_language: bool = False
+    """Keep to ``fnr`` and ``fpr`` within each language of 200 val rows or more, too."""
 
     @model_validator(mode="after")
     def _limits_something(self) -> ReviewConfig:
-        if self.fnr is None and self.fpr is None:
-            raise ValueError("a review band needs fnr, fpr or both, such as fnr: 0.1; or null for none")
+        if self.fnr is None and self.fpr is None and self.alpha is None:
+            raise ValueError(
+                "a review band needs fnr, fpr or both, such as fnr: 0.1 (several classes: alpha: 0.1); or null for none"
+            )
+        if self.alpha is not None and (self.fnr is not None or self.fpr is not None or self.per_language):
+            raise ValueError(
+                "fnr, fpr and per_language are for a binary label, alpha is for several classes: leave out one"
+            )
         return self
 
 

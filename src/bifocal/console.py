@@ -131,7 +131,12 @@ def print_results(folder: Path, as_json: bool) -> None:
             counts = " ".join(f"{kind.upper()} {n}" for kind, n in figures[split]["confusion"].items())
             console.print(f"{model} at {figures['threshold']:.2f}: {counts}", soft_wrap=True)
     if actions := results.get("actions"):
-        counts = ", ".join(f"{action} {sum(by_class.values()):,}" for action, by_class in actions.items())
+        if "size" in actions:
+            counts = (
+                f"{words.number(actions['size'], 2)} classes a set, {actions['review']:,} of {actions['n']:,} to review"
+            )
+        else:
+            counts = ", ".join(f"{action} {sum(by_class.values()):,}" for action, by_class in actions.items())
         console.print(f"{results['main']} by its review band: {counts}", soft_wrap=True)
     if results["in_sample"]:
         console.print("in-sample: " + IN_SAMPLE[split == results["tuned_on"]])

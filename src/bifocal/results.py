@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .decide.calibration import softmax
-from .decide.policy import POOLED, Policy, pattern_of, patterns
+from .decide.policy import Policy, pattern_of, patterns
 from .evaluate.compare import paired_gain
-from .evaluate.curves import asked_of, explored, precision_recall, reliability, roc
+from .evaluate.curves import asked_of, explored, precision_recall, reliability, risk_coverage, roc
 from .evaluate.error_table import write_errors
 from .evaluate.intervals import measure
 from .evaluate.metrics import auroc, macro_f1
@@ -47,6 +47,8 @@ class Opinions:
     logits: dict[str, np.ndarray]
     has: dict[str, np.ndarray]
     patterns: list[str]
+    languages: list[str] | None = None
+    """As they were detected, empty without text; None = not known here."""
 
     @classmethod
     def gather(
@@ -103,31 +105,62 @@ def calibrated(said: Opinions, policy: Policy, model: str, *, adjusted: bool = T
 
 
 def actions(said: Opinions, policy: Policy, model: str) -> np.ndarray:
-    """What the policy does with each row ``[n]``: allow, review or block; of several classes the name it gives.
+    """What the policy does with each row ``[n]``: allow, review or block; of several classes review, or its name.
 
     Rows on which the model has no opinion are empty.
     """
     probabilities, predictions = calibrated(said, policy, model)
-    if len(policy.classes) > 2:
-        done = np.array(policy.classes, dtype=object)[predictions]
-    else:
-        rows = zip(probabilities[:, 1], predictions, said.patterns, strict=True)
-        done = np.array([policy.action(model, p, label, pattern) for p, label, pattern in rows], dtype=object)
+    done = np.array([str(name) for name in policy.classes], dtype=object)[predictions]
+    row_patterns = np.array(said.patterns)
+    languages = None if said.languages is None else np.array(said.languages, dtype=object)
+    for pattern in set(said.patterns):
+        rows = row_patterns == pattern
+        own = None if languages is None else languages[rows].tolist()
+        found = policy.actions(model, probabilities[rows], predictions[rows], pattern, own)
+        done[rows] = np.where(found == "", done[rows], found)
     return np.where(said.has[model], done, "")
 
 
 def measure_actions(said: Opinions, policy: Policy, model: str) -> dict[str, Any]:
-    """What the policy does with a split of a binary label, by class of the post; posts without a label under ``none``.
+    """What the policy does with a split, by class of the post; posts without a label under ``none``.
 
     Returns
     -------
     dict
-        ``allow``, ``review``, ``block``: counts by ``negative``, ``positive``, ``none``.
+        ``allow``, ``review``, ``block``: counts by ``negative``, ``positive``, ``none``. Of several classes ``n``,
+        ``review`` (posts whose prediction set is not their label alone), ``size`` (classes of a set, mean),
+        ``labelled`` and ``missed`` (posts whose set leaves their class out) in all and ``by_class``.
     """
     done, kinds = actions(said, policy, model), {"negative": 0, "positive": 1, "none": UNLABELLED}
+    if len(policy.classes) > 2:
+        return _measure_sets(said, policy, model, done)
     return {
         action: {kind: int(np.sum((done == action) & (said.labels == y))) for kind, y in kinds.items()}
         for action in ("allow", "review", "block")
+    }
+
+
+def _measure_sets(said: Opinions, policy: Policy, model: str, done: np.ndarray) -> dict[str, Any]:
+    probabilities, _ = calibrated(said, policy, model)
+    sets = np.ones_like(probabilities, dtype=bool)
+    row_patterns = np.array(said.patterns)
+    for pattern in set(said.patterns):
+        rows = row_patterns == pattern
+        found = policy.candidates(model, probabilities[rows], pattern)
+        sets[rows] = True if found is None else found
+    there = said.has[model]
+    known = there & (said.labels != UNLABELLED)
+    missed = ~sets[known, said.labels[known]]
+    return {
+        "n": int(there.sum()),
+        "review": int(np.sum(done[there] == "review")),
+        "size": float(sets[there].sum(axis=1).mean()) if there.any() else None,
+        "labelled": int(known.sum()),
+        "missed": int(missed.sum()),
+        "by_class": {
+            str(name): {"labelled": int(of.sum()), "missed": int(missed[of].sum())}
+            for name, of in ((name, said.labels[known] == c) for c, name in enumerate(policy.classes))
+        },
     }
 
 
@@ -197,7 +230,8 @@ def measure_models(
     models: dict[str, Any] = {
         model: {
             "parameters": weights,
-            "threshold": policy.threshold(model, POOLED),
+            "threshold": policy.models[model].threshold,
+            "class_thresholds": policy.models[model].class_thresholds,
             **{split: measure_model(opinions, model, policy, label, **settings) for split, opinions in said.items()},
         }
         for model, weights in parameters.items()
@@ -274,18 +308,22 @@ def draw_curves(
     -------
     dict
         ``models``: of each, on the tested split, ``roc`` and ``precision_recall`` (points of a binary label) and
-        ``reliability`` ``before`` and ``after`` calibration, at the split's own base rate; ``explorer``: the split that
-        thresholds are chosen on and what each would do there, of the model that decides (null: several classes).
+        ``reliability`` ``before`` and ``after`` calibration, at the split's own base rate, ``risk_coverage`` of
+        decisions and its area ``aurc``; ``explorer``: the split that thresholds are chosen on and what each would do
+        there, of the model that decides (null: several classes).
     """
     drawn: dict[str, Any] = {}
     for model in models:
         rows = tested.has[model] & (tested.labels != UNLABELLED)
         if not rows.any():
-            drawn[model] = {"roc": [], "precision_recall": [], "reliability": {"before": [], "after": []}}
+            nothing: dict[str, list[Any]] = {"before": [], "after": []}
+            curves: dict[str, Any] = {"roc": [], "precision_recall": [], "risk_coverage": [], "aurc": None}
+            drawn[model] = {**curves, "reliability": nothing}
             continue
         y, binary = tested.labels[rows], len(policy.classes) == 2
-        after = calibrated(tested, policy, model, adjusted=False)[0][rows]
+        after, named = (part[rows] for part in calibrated(tested, policy, model, adjusted=False))
         before = softmax(tested.logits[model][rows])
+        risks, area = risk_coverage(y, after, named)
         drawn[model] = {
             "roc": roc(y, after) if binary else [],
             "precision_recall": precision_recall(y, after) if binary else [],
@@ -293,6 +331,8 @@ def draw_curves(
                 "before": reliability(*asked_of(y, before)),
                 "after": reliability(*asked_of(y, after)),
             },
+            "risk_coverage": risks,
+            "aurc": area,
         }
     return {"models": drawn, "explorer": _explorer(tuned, policy, models[-1], tuned_on)}
 

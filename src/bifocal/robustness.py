@@ -24,7 +24,7 @@ from .errors import ConfigError, nearest
 from .evidence import Evidence, features_of
 from .functional import functional_suite
 from .modalities.image import worded
-from .results import Opinions, calibrated
+from .results import Opinions, actions, calibrated
 from .system import System
 from .workspace import Record, Workspace, fingerprint, read_json, read_jsonl, write_json
 
@@ -281,11 +281,9 @@ def _said(system: System, evidence: Mapping[str, Evidence]) -> Said:
     experts = {name: modality.expert_name for name, modality in system.modalities.items()}
     said = Opinions.gather(evidence, experts, system.fusion, system.main)
     probabilities, predictions = calibrated(said, system.policy, system.main)
-    if system.policy.review is None or not system.label.binary:
+    if system.policy.review is None:
         return Said(probabilities, predictions)
-    rows = zip(probabilities[:, 1], predictions, said.patterns, strict=True)
-    actions = [system.policy.action(system.main, p, int(label), pattern) for p, label, pattern in rows]
-    return Said(probabilities, predictions, np.array([action == "review" for action in actions], dtype=bool))
+    return Said(probabilities, predictions, actions(said, system.policy, system.main) == "review")
 
 
 def _as_it_is(posts: _Posts, i: int, value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from .example import LABELS, UNLABELLED, Evidence, Label, Taxonomy
 from .expert import candidates, fit_expert, load_expert
 from .fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusion
 from .models.saved import CARD
-from .reference import Reference
+from .reference import Reference, text_facts
 from .report.example import write_example
 from .report.findings import findings
 from .report.gallery import write_gallery
@@ -84,15 +85,19 @@ class Run:
         return self.taxonomy[name]
 
     def _check_decide(self) -> None:
-        """Raises `ConfigError` where a line between two classes is asked for, and there are more."""
-        decide = self.config.decide
-        for setting, asked in (("threshold.by", decide.threshold.by != "f1"), ("review", decide.review is not None)):
-            if asked and not self.label.binary:
-                raise ConfigError(
-                    f"decide.{setting} draws a line between two classes, and {self.config.label} has "
-                    f"{len(self.label.classes)}: leave it out, and the likeliest class is taken"
-                )
-
+        """Raises `ConfigError` where a line between two classes is asked for, and there are more; or the reverse."""
+        rule, review = self.config.decide.threshold, self.config.decide.review
+        name, classes = self.config.label, len(self.label.classes)
+        if not self.label.binary:
+            for setting, asked in (("threshold.by", rule.by != "f1"), ("review", review and review.alpha is None)):
+                if asked:
+                    raise ConfigError(
+                        f"decide.{setting} draws a line between two classes, and {name} has {classes}: leave it out, "
+                        "and the likeliest class is taken; or ask for threshold.per_class, or review.alpha"
+                    )
+        elif rule.per_class or (review and review.alpha is not None):
+            setting = "threshold.per_class" if rule.per_class else "review.alpha"
+            raise ConfigError(f"decide.{setting} is for several classes, and {name} has two: see docs/decisions.md")
         self._base_rate()
 
     def _base_rate(self) -> list[float] | None:
@@ -363,7 +368,8 @@ class Run:
 
     @cache  # noqa: B019
     def opinions(self, split: str) -> Opinions:
-        return Opinions.gather(self.evidence_of(split), self.expert_names, self.fused, MODEL)
+        said = Opinions.gather(self.evidence_of(split), self.expert_names, self.fused, MODEL)
+        return replace(said, languages=[text_facts(text)[0] for text in self._texts(split)])
 
     def calibrate(self) -> dict[str, Any]:
         """Calibrations and thresholds, from the tuning split alone."""
@@ -385,6 +391,7 @@ class Run:
             base_rate=self._base_rate(),
             rule=self.config.decide.threshold,
             review=self.config.decide.review,
+            languages=np.array(said.languages, dtype=object)[said.has[self.models[-1]]].tolist(),
             groups=None if self.in_sample else list(np.array(said.groups)[said.has[self.models[-1]]]),
             seed=self.config.seed,
         )

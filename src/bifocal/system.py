@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from . import plugins
 from .config import RunConfig, parse_config
 from .data.compose import TEXT, composed
@@ -16,6 +18,7 @@ from .data.ocr import PICTURE, wanted
 from .decide.policy import Policy, pattern_of
 from .errors import BifocalError, DataError, PictureError, RunError
 from .example import UNLABELLED, Evidence, Example, Label, Taxonomy
+from .modalities.text import NO_LANGUAGE
 from .workspace import Workspace, read_json
 
 if TYPE_CHECKING:
@@ -59,10 +62,12 @@ class Decision:
     threshold : float or None
         None = the likeliest class wins.
     action : str or None
-        ``allow`` or ``block``, following the label, or ``review`` inside the policy's band; None for multiclass labels,
-        which name no action.
+        ``allow`` or ``block``, following the label, or ``review`` inside the policy's band. Multiclass labels name no
+        action: ``review`` where the policy has prediction sets and the label does not stand alone in its own, or None.
     why : str
         The rule that decided, with its numbers.
+    candidates : tuple or None
+        Of a multiclass label, the classes that cannot be ruled out (`ReviewConfig.alpha`); None without such sets.
     models : dict
         Model name -> `Opinion` of every model that could read a part of the post.
     present : dict
@@ -82,6 +87,7 @@ class Decision:
     language: str
     versions: dict[str, str]
     probability_key: str = "prob"
+    candidates: tuple[int | str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the probability stands under the key that the taxonomy gives the label (``prob_hate``)."""
@@ -92,6 +98,7 @@ class Decision:
             "threshold": self.threshold,
             "action": self.action,
             "why": self.why,
+            **({} if self.candidates is None else {"candidates": list(self.candidates)}),
             "models": {m: {key: o.probability, "label": o.label} for m, o in self.models.items()},
             "present": self.present,
             "text_used": self.text_used,
@@ -349,12 +356,13 @@ class System:
         for name, modality in self.modalities.items():
             if name in present:
                 opinions[modality.expert_name] = self._opinion(modality.expert_name, logits, name)
-        opinions[self.main] = self._opinion(self.main, logits, pattern)
-        main = opinions[self.main]
-        threshold = self.policy.threshold(self.main, pattern)
-        action = (
-            self.policy.action(self.main, main.probability, int(main.label), pattern) if self.label.binary else None
-        )
+        main = opinions[self.main] = self._opinion(self.main, logits, pattern)
+        language = example.meta.get("language", NO_LANGUAGE)
+        p = self.policy.probabilities(self.main, logits[self.main][None].numpy(), pattern)
+        index = self.label.classes.index(main.label)
+        action = str(self.policy.actions(self.main, p, np.array([index]), pattern, [language])[0]) or None
+        sets = self.policy.candidates(self.main, p, pattern)
+        threshold = self.policy.threshold(self.main, pattern, index)
         return Decision(
             probability=main.probability,
             label=main.label,
@@ -364,9 +372,10 @@ class System:
             models=opinions,
             present={name: name in present for name in self.modalities},
             text_used=example.parts.get(TEXT, ""),
-            language=example.meta.get("language", "und"),
+            language=language,
             versions={**self.policy.versions, "policy": self.policy_version},
             probability_key=self.label.probability,
+            candidates=None if sets is None else tuple(self.label.classes[c] for c in sets[0].nonzero()[0]),
         )
 
     def _opinion(self, model: str, logits: Mapping[str, Tensor], pattern: str) -> Opinion:
@@ -376,8 +385,11 @@ class System:
         return Opinion(float(probabilities[0, shown]), self.label.classes[index])
 
     def _why(self, main: Opinion, threshold: float | None, pattern: str, action: str | None) -> str:
-        if threshold is None:
-            return f"{self.main} finds {main.label!r} likeliest ({main.probability:.3f}) from {pattern}"
+        if not self.label.binary:
+            rule = "likeliest" if threshold is None else f"furthest above its threshold {threshold:.2f}"
+            doubt = ", and cannot rule others out" if action == "review" else ""
+            return f"{self.main} finds {main.label!r} {rule} ({main.probability:.3f}) from {pattern}{doubt}"
+        assert threshold is not None  # of two classes
         sign = ">=" if main.probability >= threshold else "<"
         band = ", inside the review band" if action == "review" else ""
         return f"{self.main} gives {main.probability:.3f} {sign} threshold {threshold:.2f} from {pattern}{band}"

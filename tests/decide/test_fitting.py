@@ -13,13 +13,18 @@ from bifocal.decide.fitting import MIN_PATTERN_ROWS, fit_policy
 from bifocal.decide.policy import POOLED, Policy
 from bifocal.decide.thresholds import best_f1_threshold, choose_threshold
 from bifocal.errors import DataError, RunError
-from bifocal.evaluate.metrics import nll
+from bifocal.evaluate.metrics import macro_f1, nll
 
 
 def scored(n: int, classes: int = 2, sharpening: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     z = rng.normal(0, 1.5, (n, classes))
     return (z * sharpening).astype(np.float32), np.array([rng.choice(classes, p=p) for p in softmax(z)])
+
+
+def one(policy, model, p, label):
+    """The action on one row."""
+    return policy.actions(model, np.array([[1 - p, p]]), np.array([label]), POOLED)[0]
 
 
 def fitted(scores, classes=(0, 1), **changed):
@@ -162,9 +167,7 @@ def test_the_review_band_bounds_each_error_and_disagreement_is_reviewed(three_mo
     logits, labels = three_models["mm_fusion"][POOLED]
     probabilities = policy.probabilities("mm_fusion", logits, POOLED)
     predictions = policy.predictions("mm_fusion", probabilities, POOLED)
-    actions = np.array(
-        [policy.action("mm_fusion", p, y, POOLED) for p, y in zip(probabilities[:, 1], predictions, strict=True)]
-    )
+    actions = policy.actions("mm_fusion", probabilities, predictions, POOLED)
     assert (actions[labels == 1] == "allow").mean() <= 0.1 and (actions[labels == 0] == "block").mean() <= 0.05
     assert set(actions[predictions == 1]) == {"block", "review"} and set(actions[predictions == 0]) == {
         "allow",
@@ -181,17 +184,17 @@ def test_one_limit_leaves_the_other_to_the_threshold(three_models):
     band, threshold = policy.models["mm_fusion"].band, policy.models["mm_fusion"].threshold
     assert band.block_from == threshold
     low = band.allow_below
-    assert policy.action("mm_fusion", low - 1e-6, 0, POOLED) == "allow"
-    assert policy.action("mm_fusion", (low + threshold) / 2, 0, POOLED) == "review"
-    assert policy.action("mm_fusion", threshold, 1, POOLED) == "block"
-    assert fitted(three_models).policy.action("mm_fusion", threshold, 1, POOLED) == "block"
+    assert one(policy, "mm_fusion", low - 1e-6, 0) == "allow"
+    assert one(policy, "mm_fusion", (low + threshold) / 2, 0) == "review"
+    assert one(policy, "mm_fusion", threshold, 1) == "block"
+    assert one(fitted(three_models).policy, "mm_fusion", threshold, 1) == "block"
 
 
 def test_too_few_rows_promise_nothing_and_nothing_is_done_alone(three_models):
     found = fitted(three_models, review=ReviewConfig(fpr=0.001))
     line = "vision_expert: no guarantee of fpr 0.001: it takes 999 negative rows, found"
     assert next(f for f in found.findings if f.startswith(line)).endswith("; nothing is blocked")
-    assert found.policy.action("vision_expert", 1.0, 1, POOLED) == "review"
+    assert one(found.policy, "vision_expert", 1.0, 1) == "review"
 
 
 def test_a_policy_survives_the_disk(three_models, tmp_path):
@@ -204,7 +207,7 @@ def test_a_policy_survives_the_disk(three_models, tmp_path):
         "version", "run", "label", "classes", "probability_key", "in_sample", "approximate", "versions", "models",
         "base_rate", "rule", "expected", "review", "data", "date", "changes",
     ]  # fmt: skip
-    assert content["review"] == {"fnr": 0.1, "fpr": None}
+    assert content["review"] == {"fnr": 0.1, "fpr": None, "alpha": None, "per_language": False}
 
 
 def damaged(content, **changed):
@@ -311,3 +314,98 @@ def test_several_classes_are_adjusted_too():
         {"m": {POOLED: (logits[labels < 2], labels[labels < 2])}}, classes=("a", "b", "c"), base_rate=(0.8, 0.1, 0.1)
     )
     assert np.isfinite(rare.policy.probabilities("m", logits, POOLED)).all()
+
+
+NAMES = ("a", "b", "c")
+
+
+def test_prediction_sets_leave_out_the_right_class_as_seldom_as_promised():
+    """Over 500 splits of a pool: of each class at most alpha on average, whatever the probabilities are worth."""
+    logits, labels = scored(3000, classes=3, sharpening=3.0)
+    rng = np.random.default_rng(0)
+    missed = {c: [] for c in range(3)}
+    alone = []
+    for _ in range(500):
+        tuned, new = np.split(rng.permutation(3000), [600])
+        policy = fitted(
+            {"m": {POOLED: (logits[tuned], labels[tuned])}}, classes=NAMES, review=ReviewConfig(alpha=0.1)
+        ).policy
+        p = policy.probabilities("m", logits[new], POOLED)
+        sets = policy.candidates("m", p, POOLED)
+        for c in range(3):
+            missed[c].append(1 - sets[labels[new] == c, c].mean())
+        alone.append((policy.actions("m", p, policy.predictions("m", p, POOLED), POOLED) == "").mean())
+    for rates in missed.values():
+        assert 0.09 < np.mean(rates) <= 0.1 + 2 * np.std(rates) / np.sqrt(500)
+    assert 0.1 < np.mean(alone) < 0.9
+
+
+def test_a_class_with_few_rows_is_always_in_the_set():
+    logits, labels = scored(400, classes=3)
+    keep = (labels < 2) | (np.arange(400) < 20)
+    found = fitted({"m": {POOLED: (logits[keep], labels[keep])}}, classes=NAMES, review=ReviewConfig(alpha=0.05))
+    assert (labels[keep] == 2).sum() < 19
+    assert found.policy.models["m"].least[2] is None
+    assert "m: no guarantee of alpha 0.05 for c: it takes 19 rows of a class; always in the set" in found.findings
+    p = np.array([[1.0, 0.0, 0.0]])
+    assert found.policy.candidates("m", p, POOLED).tolist() == [[True, False, True]]
+    assert found.policy.actions("m", p, np.array([0]), POOLED).tolist() == ["review"]
+
+
+def test_without_sets_several_classes_name_no_action():
+    policy = fitted({"m": {POOLED: scored(300, classes=3)}}, classes=NAMES).policy
+    p = np.array([[0.4, 0.3, 0.3]])
+    assert policy.candidates("m", p, POOLED) is None
+    assert policy.actions("m", p, np.array([0]), POOLED).tolist() == [""]
+
+
+def test_thresholds_per_class_find_rare_classes(tmp_path):
+    """A rare class that is seldom likeliest: its best F1 against the rest lies under the likeliest's."""
+    rng = np.random.default_rng(0)
+    centres = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 1.5]])
+    y = rng.choice(3, 6000, p=[0.8, 0.15, 0.05])
+    x = centres[y] + rng.normal(0, 1, (6000, 2))
+    logits = -((x[:, None] - centres) ** 2).sum(axis=2) / 2 + np.log([0.8, 0.15, 0.05])
+    tuned, new = slice(0, 3000), slice(3000, None)
+    f1 = {}
+    for per_class in (False, True):
+        found = fitted(
+            {"m": {POOLED: (logits[tuned], y[tuned])}}, classes=NAMES, rule=ThresholdConfig(per_class=per_class)
+        )
+        p = found.policy.probabilities("m", logits[new], POOLED)
+        f1[per_class] = macro_f1(y[new], p, predictions=found.policy.predictions("m", p, POOLED))
+    assert f1[True] > f1[False] + 0.02
+    lines = found.thresholds["m"]["offensive"]
+    assert list(lines) == list(NAMES) and lines["c"] < lines["a"]
+    assert found.policy.threshold("m", POOLED, 2) == lines["c"]
+    found.policy.save(tmp_path / "policy.json")
+    assert Policy.load(tmp_path / "policy.json") == found.policy
+
+
+def test_bands_within_a_language_bound_errors_there_too():
+    """Scores of one language lie lower: the common band allows too many of its positives."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 6000)
+    language = np.where(rng.random(6000) < 0.3, "de", "en").astype(object)
+    margin = rng.normal(1.2 * (2 * y - 1) + 2.0 * (language == "en"), 1.0)
+    logits = np.stack([-margin / 2, margin / 2], axis=1)
+    tuned, new = slice(0, 3000), slice(3000, None)
+    rates = {}
+    for per_language in (False, True):
+        policy = fitted(
+            {"m": {POOLED: (logits[tuned], y[tuned])}},
+            review=ReviewConfig(fnr=0.1, per_language=per_language),
+            languages=language[tuned],
+        ).policy
+        p = policy.probabilities("m", logits[new], POOLED)
+        done = policy.actions("m", p, policy.predictions("m", p, POOLED), POOLED, language[new])
+        rates[per_language] = (done[(y[new] == 1) & (language[new] == "de")] == "allow").mean()
+    assert rates[False] > 0.2 and rates[True] <= 0.12
+    assert set(policy.models["m"].languages) == {"de", "en"}
+    few = fitted(
+        {"m": {POOLED: (logits[:600], y[:600])}},
+        review=ReviewConfig(fnr=0.001, per_language=True),
+        languages=language[:600],
+    )
+    assert set(few.policy.models["m"].languages) == {"en"}
+    assert any(f.startswith("m: posts in en: no guarantee of fnr 0.001") for f in few.findings)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bifocal.errors import DataError
-from bifocal.evaluate.curves import POINTS, asked_of, explored, precision_recall, reliability, roc
+from bifocal.evaluate.curves import POINTS, asked_of, explored, precision_recall, reliability, risk_coverage, roc
 from bifocal.evaluate.metrics import auprc, auroc
 
 
@@ -61,3 +61,19 @@ def test_the_band_decides_who_is_reviewed():
     assert rows[50]["review"] == 2  # 0.3 is not flagged and not sure to be allowed, 0.8 flagged and not sure
     assert rows[95]["review"] == 3  # nothing is flagged: three lie above the lower limit
     assert rows[0]["review"] == 3
+
+
+def test_risk_rises_with_coverage_as_counted():
+    points, area = risk_coverage([1, 1, 0, 0], [0.9, 0.8, 0.7, 0.4])
+    assert points == [(0.25, 0), (0.5, 0), (0.75, pytest.approx(1 / 3)), (1, 0.25)]
+    assert area == pytest.approx((0 + 0 + 1 / 3 + 0.25) / 4)
+    points, area = risk_coverage([1, 0], [0.5, 0.5])
+    assert points == [(1, 0.5)] and area == 0.5
+
+
+def test_confidence_that_tells_nothing_has_the_error_rate_as_its_area(scored):
+    y, p = scored
+    rng = np.random.default_rng(0)
+    told, blind = risk_coverage(y, p)[1], risk_coverage(y, rng.permutation(p), (p >= 0.5).astype(int))[1]
+    wrong = ((p >= 0.5) != y).mean()
+    assert told < wrong / 2 and blind == pytest.approx(wrong, abs=0.02)

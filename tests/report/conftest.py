@@ -179,7 +179,7 @@ def _curves(models, multiclass, tuned):
     ]
     drawn = {
         "roc": [] if multiclass else line, "precision_recall": [] if multiclass else line,
-        "reliability": {"before": bins, "after": bins},
+        "reliability": {"before": bins, "after": bins}, "risk_coverage": line, "aurc": 0.2,
     }  # fmt: skip
     explorer = None if multiclass else {"split": tuned, "model": models[-1], "rows": rows}
     return {"models": dict.fromkeys(models, drawn), "explorer": explorer}

@@ -20,6 +20,7 @@ from bifocal.report.figures import (
     metric_intervals,
     ranking_curves,
     reliability_diagram,
+    risk_coverage_curves,
     threshold_curves,
     training_curves,
 )
@@ -55,6 +56,7 @@ def all_drawn() -> dict[str, Drawn]:
         "reliability": reliability_diagram(BINS, BINS, predicted="predicted probability", observed="share positive"),
         "ranking": ranking_curves({"fused": LINE, "a": LINE}, {"fused": LINE, "a": LINE}, "fused", 0.4),
         "confusion": confusion_matrix([[5, 1], [0, 7]], [0, 1]),
+        "risk": risk_coverage_curves({"fused": LINE, "a": LINE}, "fused"),
         "forest": forest(GAPS, "AUROC: slice less the rest"),
         "flips": flip_bars(FLIPS),
         "threshold": threshold_curves(CURVE, 0.4),

@@ -111,15 +111,15 @@ def test_figures_and_tables_follow_the_kind_of_run(page_of):
         }, page.text
 
     figures, text = drawn()
-    assert figures == {"AUROC", "AUROC:", "ROC", "Reliability", "Precision,", "Confusion", "Share", "Loss"}
+    assert figures == {"AUROC", "AUROC:", "ROC", "Reliability", "Precision,", "Confusion", "Risk", "Share", "Loss"}
     assert "true positives" in text and "Gain over text_expert −0.012" in text and "Posts that" not in text
     assert "model AUROC ↑ macro-F1 ↑ accuracy ↑ Brier ↓ NLL ↓ ECE, debiased ↓ text_expert 0.600 → 0.610" in text
     assert "In-sample" not in text and "compare by the gain" in text
     figures, text = drawn(multiclass=True)
-    assert figures == {"macro-F1", "Reliability", "Confusion", "Loss"}
+    assert figures == {"macro-F1", "Reliability", "Confusion", "Risk", "Loss"}
     assert "true positives" not in text and "rightly" in text
     figures, text = drawn(single=True)
-    assert figures == {"AUROC", "AUROC:", "ROC", "Reliability", "Precision,", "Confusion"}
+    assert figures == {"AUROC", "AUROC:", "ROC", "Reliability", "Precision,", "Confusion", "Risk"}
     assert "gain." not in text.replace("there is no gain to report.", "") and "mm_fusion" not in text
     _, text = drawn(in_sample=True)
     assert text.index("In-sample: there is no val split") < text.index("What was asked")
@@ -136,7 +136,7 @@ def test_every_file_is_written_and_can_be_redrawn(fake_run):
     report = Workspace.of(folder).report
     assert path == report / "index.html"
     first = {p.name: p.read_bytes() for p in report.rglob("*") if p.is_file()}
-    names = ("intervals", "ranking", "reliability", "curve", "confusion", "slices", "robustness", "training")
+    names = ("intervals", "ranking", "reliability", "curve", "confusion", "risk", "slices", "robustness", "training")
     drawn = {f"{name}.{ending}" for name in names for ending in ("png", "csv")}
     assert set(first) == {"index.html", "report.json", "report.md"} | drawn
     assert all(first[name].startswith(b"\x89PNG" if name.endswith("png") else b"") for name in drawn)

@@ -75,7 +75,7 @@ def test_in_sample_figures_stay_out_of_the_front_matter(fake_run):
 
 def test_multiclass_and_single_modality(fake_run):
     _, body = card(fake_run(multiclass=True), "mm_fusion")
-    assert "the likeliest class wins. It was chosen on val" in body
+    assert "the class that is likeliest is named. It was chosen on val" in body
     _, body = card(fake_run("alone", single=True), "text_expert")
     assert "system.predict(text=…)" in body
     assert "fusion of a Bifocal run" not in body

@@ -13,7 +13,7 @@ from ..example import UNLABELLED
 from .calibrators import Calibrated, Calibration, fit_calibration
 from .conformal import alarm_threshold, least_rows, risk_threshold
 from .policy import POOLED, Band, Expected, ModelPolicy, PatternPolicy, Policy, at_base_rate, now, row_weights
-from .thresholds import Chosen, best_f1_threshold, choose_threshold, described, expected_figures
+from .thresholds import Chosen, best_f1_threshold, choose_threshold, class_thresholds, described, expected_figures
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -54,6 +54,7 @@ def fit_policy(
     rule: ThresholdConfig | None = None,
     review: ReviewConfig | None = None,
     groups: Sequence[Any] | None = None,
+    languages: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Fitted:
     """Fit calibration, then threshold, for each model: on all rows together, then per presence pattern.
@@ -77,9 +78,12 @@ def fit_policy(
     rule : ThresholdConfig, optional
         How thresholds are chosen; None = the F1 maximum. Other rules are for binary labels.
     review : ReviewConfig, optional
-        Of a binary label: the review bands to fit, class by class, on the rows that the thresholds are chosen on.
+        The review bands (several classes: prediction sets) to fit, class by class, on the rows that the thresholds are
+        chosen on.
     groups : sequence, optional
         Of the last model's pooled rows: near-duplicates share one. None = no figures are expected.
+    languages : sequence, optional
+        Of the same rows, for bands ``per_language``.
 
     Raises
     ------
@@ -96,7 +100,7 @@ def fit_policy(
         if calibrated.tried:
             findings.append(_compared(model, calibrated))
         findings += _told(model, chosen, rule, decides=model == main)
-        findings += _unpromised(model, pooled.band, review)
+        findings += _unpromised(model, pooled, classes, review)
         patterns = {}
         for pattern, scored in sorted(sets.items()):
             if _own_fit(scored, sets[POOLED]):
@@ -104,8 +108,12 @@ def fit_policy(
                 own = fit_calibration(*said, pooled.calibration.method).calibration
                 patterns[pattern], _, chosen = _fit(said, own, base_rate, rule, review)
                 findings += _told(f"{model} on {pattern}", chosen, rule)
-                findings += _unpromised(f"{model} on {pattern}", patterns[pattern].band, review)
-        models[model] = ModelPolicy(**pooled.model_dump(exclude={"n"}), patterns=patterns)
+                findings += _unpromised(f"{model} on {pattern}", patterns[pattern], classes, review)
+        bands: dict[str, Band] = {}
+        if model == main and review is not None and review.per_language and languages is not None:
+            bands, lacking = _language_bands(sets[POOLED], languages, pooled, base_rate, review)
+            findings += [f"{model}: {finding}" for finding in lacking]
+        models[model] = ModelPolicy(**pooled.model_dump(exclude={"n"}), patterns=patterns, languages=bands)
     policy = Policy(
         run=run,
         label=label,
@@ -134,7 +142,11 @@ def fit_policy(
         }
         for model, fit in models.items()
     }
-    return Fitted(policy, calibration, {model: {label: threshold} for model, threshold in best.items()}, findings)
+    thresholds: dict[str, Any] = {model: {label: threshold} for model, threshold in best.items()}
+    for model, fit in models.items():
+        if fit.class_thresholds is not None:
+            thresholds[model][label] = dict(zip(map(str, classes), fit.class_thresholds, strict=True))
+    return Fitted(policy, calibration, thresholds, findings)
 
 
 def _annotated(said: Scores) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -173,7 +185,23 @@ def _fit(
         chosen = choose_threshold(labels, probabilities, rule, weights)
         threshold = chosen.threshold
         band = _band(labels, probabilities[:, 1], threshold, review) if review else None
-    fit = PatternPolicy(calibration=calibration, shares=shares, threshold=threshold, band=band, n=len(labels))
+    lines = least = None
+    if not binary:
+        probabilities = at_base_rate(calibration(logits), shares, base_rate)
+        if rule.per_class:
+            weights = row_weights(labels, shares, base_rate)
+            lines = tuple(class_thresholds(labels, probabilities, weights)) if len(labels) else (0.5,) * classes
+        if review is not None and review.alpha is not None:
+            least = tuple(risk_threshold(probabilities[labels == c, c], review.alpha) for c in range(classes))
+    fit = PatternPolicy(
+        calibration=calibration,
+        shares=shares,
+        threshold=threshold,
+        class_thresholds=lines,
+        band=band,
+        least=least,
+        n=len(labels),
+    )
     return fit, best, chosen
 
 
@@ -193,10 +221,42 @@ def _band(labels: NDArray[np.int64], p: NDArray[np.float64], threshold: float, r
     )
 
 
-def _unpromised(what: str, band: Band | None, review: ReviewConfig | None) -> list[str]:
+def _language_bands(
+    said: Scores,
+    languages: Sequence[str],
+    fit: PatternPolicy,
+    base_rate: Sequence[float] | None,
+    review: ReviewConfig,
+) -> tuple[dict[str, Band], list[str]]:
+    """A band for each language that has `MIN_PATTERN_ROWS` annotated rows, and where it promises nothing."""
+    logits, labels = _annotated(said)
+    p = at_base_rate(fit.calibration(logits), fit.shares, base_rate)[:, 1]
+    known = np.array(languages, dtype=object)[np.asarray(said[1]) != UNLABELLED]
+    bands, findings = {}, []
+    for language in sorted(set(known.tolist()) - {""}):
+        rows = known == language
+        if rows.sum() >= MIN_PATTERN_ROWS and fit.threshold is not None:
+            bands[language] = _band(labels[rows], p[rows], fit.threshold, review)
+            findings += _lacking(f"posts in {language}", bands[language], review)
+    return bands, findings
+
+
+def _unpromised(what: str, fit: PatternPolicy, classes: Sequence[int | str], review: ReviewConfig | None) -> list[str]:
     """Where the rows are too few for a promise."""
+    if review is None:
+        return []
+    if fit.least is not None and review.alpha is not None:
+        few = [str(name) for name, limit in zip(classes, fit.least, strict=True) if limit is None]
+        rows = f"it takes {least_rows(review.alpha):,} rows of a class"
+        return [
+            f"{what}: no guarantee of alpha {review.alpha:g} for {', '.join(few)}: {rows}; always in the set"
+        ] * bool(few)
+    return _lacking(what, fit.band, review)
+
+
+def _lacking(what: str, band: Band | None, review: ReviewConfig) -> list[str]:
     found = []
-    if band is not None and review is not None:
+    if band is not None:
         sides = (
             ("fnr", band.allow_below, band.positives, "allowed"),
             ("fpr", band.block_from, band.negatives, "blocked"),

@@ -67,7 +67,9 @@ class PatternPolicy(Strict):
     calibration: Calibration
     shares: Shares | None = None
     threshold: Threshold
+    class_thresholds: tuple[float, ...] | None = None
     band: Band | None = None
+    least: tuple[float | None, ...] | None = None
     n: Annotated[int, Field(ge=0)]
 
 
@@ -78,8 +80,15 @@ class ModelPolicy(Strict):
     shares: Shares | None = None
     """Of the classes among the rows it was fitted on, where the policy is for another base rate; else None."""
     threshold: Threshold
+    class_thresholds: tuple[float, ...] | None = None
+    """Of several classes: the class is named that exceeds its threshold by the largest factor; None = the likeliest."""
     band: Band | None = None
     """None = no review band: actions follow labels."""
+    least: tuple[float | None, ...] | None = None
+    """Of several classes: the probability from which on each is in a post's prediction set (None = always, for want of
+    rows); None = no sets."""
+    languages: dict[str, Band] = Field(default_factory=dict)
+    """Bands that hold within a language, beside the one above."""
     patterns: dict[str, PatternPolicy] = Field(default_factory=dict)
     """By pattern: the names of the present modalities, sorted, joined by ``+``."""
 
@@ -150,9 +159,10 @@ class Policy(Strict):
         pooled = self.models[model]
         return pooled.patterns.get(pattern, pooled)
 
-    def threshold(self, model: str, pattern: str) -> float | None:
-        """The threshold on calibrated probabilities; None = the likeliest class. Raises `RunError`: unknown model."""
-        return self._of(model, pattern).threshold
+    def threshold(self, model: str, pattern: str, label: int = 1) -> float | None:
+        """The threshold of a class on calibrated probabilities; None = the likeliest. Raises `RunError`: no model."""
+        fit = self._of(model, pattern)
+        return fit.threshold if fit.class_thresholds is None else fit.class_thresholds[label]
 
     def band(self, model: str, pattern: str) -> Band | None:
         """The review band; None = actions follow labels. Raises `RunError` on an unknown model."""
@@ -177,20 +187,59 @@ class Policy(Strict):
 
         Raises `RunError` on an unknown model.
         """
-        threshold = self.threshold(model, pattern)
-        return predicted_classes(probabilities, 0.5 if threshold is None else threshold)
+        fit = self._of(model, pattern)
+        if fit.class_thresholds is not None:
+            return np.asarray((probabilities / np.array(fit.class_thresholds)).argmax(axis=1))
+        return predicted_classes(probabilities, 0.5 if fit.threshold is None else fit.threshold)
 
-    def action(self, model: str, probability: float, label: int, pattern: str) -> Action:
-        """What is done with a post of a binary label: where label and review band disagree, a person decides.
+    def candidates(self, model: str, probabilities: NDArray[np.float64], pattern: str) -> NDArray[np.bool_] | None:
+        """Which classes cannot be ruled out for each row, ``[n, C]``: its prediction set; None without one.
 
         Raises `RunError` on an unknown model.
         """
-        band = self.band(model, pattern)
-        if band is not None:
-            limit = band.block_from if label else band.allow_below
-            if limit is None or (probability < limit if label else probability >= limit):
-                return "review"
-        return "block" if label else "allow"
+        least = self._of(model, pattern).least
+        if least is None:
+            return None
+        limits = np.array([-np.inf if limit is None else limit for limit in least])
+        return np.asarray(probabilities >= limits)
+
+    def actions(
+        self,
+        model: str,
+        probabilities: NDArray[np.float64],
+        labels: NDArray[np.int64],
+        pattern: str,
+        languages: Sequence[str] | None = None,
+    ) -> NDArray[np.object_]:
+        """What is done with each row ``[n]``: where label and review band disagree, a person decides.
+
+        Parameters
+        ----------
+        probabilities : [n, C]
+            Calibrated.
+        labels : [n]
+            As `predictions` gives them.
+        languages : [n], optional
+            For bands of their own; None = those are not asked.
+
+        Returns
+        -------
+        array, [n]
+            `Action`; of several classes ``review``, or empty where the label stands alone in its prediction set, and
+            where there are no sets. Raises `RunError` on an unknown model.
+        """
+        if len(self.classes) > 2:
+            sets = self.candidates(model, probabilities, pattern)
+            alone = True if sets is None else sets[np.arange(len(labels)), labels] & (sets.sum(axis=1) == 1)
+            return np.where(alone, np.full(len(labels), "", dtype=object), "review")
+        sure, p = np.ones(len(labels), dtype=bool), probabilities[:, 1]
+        if (band := self.band(model, pattern)) is not None:
+            sure &= _sure(band, p, labels)
+        for language, own in self.models[model].languages.items() if languages is not None else ():
+            sure &= (np.array(languages, dtype=object) != language) | _sure(own, p, labels)
+        done = np.where(labels == 1, "block", "allow").astype(object)
+        done[~sure] = "review"
+        return done
 
     def save(self, path: Path) -> None:
         """Write the policy, whole or not at all."""
@@ -267,6 +316,13 @@ class Policy(Strict):
             changed = self.models[model].model_copy(update={"patterns": {**own, pattern: changed}})
         models = {**self.models, model: changed}
         return self.model_copy(update={"models": models, "changes": (*self.changes, change)})
+
+
+def _sure(band: Band, p: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether a band leaves a label as it is, ``[n]``; a side without a promise never does."""
+    block = np.inf if band.block_from is None else band.block_from
+    allow = -np.inf if band.allow_below is None else band.allow_below
+    return np.where(labels == 1, p >= block, p < allow)
 
 
 def now() -> str:

@@ -131,6 +131,27 @@ class Chosen(NamedTuple):
     """The bound that could be kept to at this threshold; nan for rules without one."""
 
 
+def class_thresholds(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> list[float]:
+    """Of several classes, the threshold of `GRID` with the best F1 of each against the rest; 0.5 where no row bears it.
+
+    A rare class that is seldom likeliest is found more often, and macro-F1, which counts it like any other, may gain.
+
+    Parameters
+    ----------
+    labels : [n]
+    probabilities : [n, C]
+    weights : [n], optional
+        As `threshold_curve`.
+
+    Raises
+    ------
+    DataError
+        As `evaluate.metrics.checked`.
+    """
+    y, p = checked(labels, probabilities)
+    return [best_f1_threshold(y == c, p[:, c], weights) if (y == c).any() else 0.5 for c in range(p.shape[1])]
+
+
 def choose_threshold(
     labels: ArrayLike, probabilities: ArrayLike, rule: ThresholdConfig, weights: ArrayLike | None = None
 ) -> Chosen:

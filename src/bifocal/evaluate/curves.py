@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .metrics import bin_of, checked
+from .metrics import bin_of, checked, checked_predictions
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -94,6 +94,39 @@ def asked_of(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.fl
         return p[:, 1], y == 1
     top = p.argmax(axis=1)
     return p[np.arange(len(p)), top], y == top
+
+
+def risk_coverage(
+    labels: ArrayLike, probabilities: ArrayLike, predictions: ArrayLike | None = None
+) -> tuple[list[tuple[float, float]], float]:
+    """Error rate on the surest rows, by the share of rows that they are (El-Yaniv and Wiener 2010, JMLR 11).
+
+    Parameters
+    ----------
+    labels, probabilities : [n], [n] or [n, C]
+    predictions : [n], optional
+        Class indices; None = as `metrics.predicted_classes`. The surest are those whose class is likeliest.
+
+    Returns
+    -------
+    list of (coverage, risk), float
+        And the area under the curve, the mean risk over all coverages (AURC: Geifman et al. 2019, arXiv:1805.08206).
+        Rows of equal confidence come together.
+
+    Raises
+    ------
+    DataError
+        As `metrics.checked`.
+    """
+    y, p = checked(labels, probabilities)
+    named = checked_predictions(predictions, p)
+    confidence = p[np.arange(len(y)), named]
+    order = np.argsort(-confidence, kind="stable")
+    ordered, wrong = confidence[order], (named != y)[order].cumsum()
+    ends = np.flatnonzero(np.append(np.diff(ordered) != 0, True))
+    coverage, risk = (ends + 1) / len(y), wrong[ends] / (ends + 1)
+    area = float((np.diff(coverage, prepend=0) * risk).sum())
+    return _thinned(coverage, risk), area
 
 
 def explored(

@@ -39,6 +39,7 @@ def draw_figures(facts: Mapping[str, Any]) -> dict[str, Figure]:
         "reliability": _reliability,
         "curve": _curve,
         "confusion": _confusion,
+        "risk": _risk,
         "slices": _slices,
         "robustness": _robustness,
         "training": _training,
@@ -139,6 +140,21 @@ def _confusion(facts: Mapping[str, Any]) -> Figure | None:
         draw.confusion_matrix(counts, classes),
         f"What {headline['model']} calls the {words.posts(headline['split'])} of each class; darker: more of the row.",
         [{"truth": a, "named": b, "rows": counts[i][j]} for i, a in enumerate(classes) for j, b in enumerate(classes)],
+    )
+
+
+def _risk(facts: Mapping[str, Any]) -> Figure | None:
+    from . import figures as draw
+
+    curves, main = facts["risk_coverage"], facts["headline"]["model"]
+    if main not in curves:
+        return None
+    areas = ", ".join(f"{name} {words.number(area)}" for name, area in facts["aurc"].items() if area is not None)
+    return Figure(
+        draw.risk_coverage_curves(curves, main),
+        f"If each model decided only on its surest {words.posts(facts['headline']['split'])}: the share of them that "
+        f"it gets wrong. Area under the curve, lower is better: {areas}.",
+        [{"model": model, "coverage": a, "risk": b} for model, curve in curves.items() for a, b in curve],
     )
 
 

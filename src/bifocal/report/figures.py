@@ -191,6 +191,20 @@ def ranking_curves(
         return drawn_of(figure, "ROC curves, and precision against recall")
 
 
+def risk_coverage_curves(curves: Mapping[str, Sequence[Sequence[float]]], main: str) -> Drawn:
+    """Error rate on the surest posts against their share, a line per model; input as `ranking_curves`."""
+    with drawing(height=3.4) as figure:
+        axes = figure.subplots()
+        others = iter(LINES * len(curves))
+        for name, points in curves.items():
+            colour, dashes = ("blue", "-") if name == main else next(others)
+            axes.plot(*zip(*points, strict=True), color=PALETTE[colour], linestyle=dashes, label=name)
+        axes.set(xlim=(-0.02, 1.02), xlabel="share of posts decided on, the surest first", ylabel="share wrong")
+        axes.set_ylim(bottom=0)
+        legend(axes, 3)
+        return drawn_of(figure, "Risk against coverage")
+
+
 MATRIX_CLASSES = 20
 """More classes than this make a matrix that nobody can read."""
 

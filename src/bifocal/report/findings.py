@@ -42,7 +42,8 @@ def findings(folder: str | Path) -> dict[str, Any]:
         ``robustness`` (as in its file, or null), ``marks`` (what limits these figures), ``models``, ``baseline``,
         ``splits``, ``data``, ``errors`` (the most confident ones, texts cut to 160 characters), ``classes``,
         ``confusion`` (rows: truth), ``roc``, ``precision_recall``, ``reliability`` (``before``, ``after``),
-        ``explorer``, ``curve``, ``history``, ``tried`` (expert -> encoder -> its figure on val), ``made``.
+        ``risk_coverage``, ``aurc``, ``explorer``, ``curve``, ``history``, ``tried`` (expert -> encoder -> its figure on
+        val), ``made``.
 
     Raises
     ------
@@ -116,6 +117,7 @@ def _model(entry: Mapping[str, Any], policy: Mapping[str, Any], split: str) -> d
     return {
         "parameters": entry["parameters"],
         "threshold": entry["threshold"],
+        "class_thresholds": entry.get("class_thresholds"),
         "calibration": policy["calibration"],
         "formula": formula(policy["calibration"]),
         "patterns": policy["patterns"],
@@ -169,6 +171,8 @@ def _drawn(path: Path, main: str) -> dict[str, Any]:
         "roc": {name: drawn["roc"] for name, drawn in models.items() if drawn["roc"]},
         "precision_recall": {name: drawn["precision_recall"] for name, drawn in models.items() if drawn["roc"]},
         "reliability": models[main]["reliability"],
+        "risk_coverage": {name: drawn["risk_coverage"] for name, drawn in models.items() if drawn["risk_coverage"]},
+        "aurc": {name: drawn["aurc"] for name, drawn in models.items()},
         "explorer": curves["explorer"],
     }
 

@@ -142,7 +142,7 @@ def _decision(facts: Mapping[str, Any]) -> str:
     against = f"always naming the commonest class of train would be right on {share(common, 1)}"
     counts = said["confusion"]
     if not counts:
-        return f"It is right on {share(right, 1)} of the posts; {against}."
+        return f"It is right on {share(right, 1)} of the posts; {against}.{_reviewed(facts['actions'])}"
     flagged, positives = counts["tp"] + counts["fp"], counts["tp"] + counts["fn"]
     flags = f"{flagged:,} posts, {counts['tp']:,} of them rightly ({share(counts['tp'], flagged)})"
     others = " (posts that lack a part have their own)" if said["patterns"] else ""
@@ -163,10 +163,16 @@ def _decision(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _reviewed(actions: Mapping[str, Mapping[str, int]] | None) -> str:
+def _reviewed(actions: Mapping[str, Any] | None) -> str:
     """What the review band does with the posts, as a further sentence."""
     if not actions:
         return ""
+    if "size" in actions:
+        return (
+            f" Its prediction sets hold {number(actions['size'], 2)} classes on average and leave out the right one of "
+            f"{share(actions['missed'], actions['labelled'])} of the posts; {share(actions['review'], actions['n'])}, "
+            "whose set is not their label alone, go to a person."
+        )
     total = sum(sum(by_class.values()) for by_class in actions.values())
     positives, negatives = (sum(by_class[kind] for by_class in actions.values()) for kind in ("positive", "negative"))
     return (

@@ -219,7 +219,8 @@ def _fusion(facts: Mapping[str, Any], model: str, card: Mapping[str, Any]) -> li
 def _decides(facts: Mapping[str, Any], model: str) -> list[str]:
     said, marks = facts["models"][model], facts["marks"]
     if said["threshold"] is None:
-        rule, chosen = "the likeliest class wins", "It was chosen"
+        wins = "exceeds its threshold by the largest factor" if said["class_thresholds"] else "is likeliest"
+        rule, chosen = f"the class that {wins} is named", "It was chosen"
     else:
         rule = f"the label applies where the probability of class 1 is {said['threshold']:.2f} or more"
         chosen = "Both were chosen"
