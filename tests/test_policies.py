@@ -63,7 +63,7 @@ def test_a_comparison_counts_what_would_change(space):
     assert found["by_class"] == {k: v for k, v in (("1", flagged["tp"]), ("0", flagged["fp"])) if v}
     assert found["settings"] == {"models.mm_fusion.threshold": [old.threshold("mm_fusion", "pooled"), 0.999]}
     assert found["right"]["a"] - found["right"]["b"] == flagged["tp"] - flagged["fp"]
-    assert 0 < len(found["examples"]) <= 10 and found["examples"][0]["text"].startswith("[OCR]")
+    assert 0 < len(found["examples"]) <= 10 and any(post["text"] for post in found["examples"])
     same = compare(space.folder, space.folder, on="val")
     assert same["changed"] == 0 and same["settings"] == {} and same["moves"] == {} and same["examples"] == []
 

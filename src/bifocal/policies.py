@@ -14,6 +14,7 @@ from .contracts import Reporter
 from .data.compose import TEXT
 from .decide.policy import POOLED, Policy
 from .errors import RunError, nearest
+from .modalities.text import TAG
 from .results import actions, calibrated
 from .steps import Run
 from .workspace import Record, Workspace, read_json
@@ -175,7 +176,7 @@ def _moves(said: Opinions, one: Policy, two: Policy, model: str, split: Split) -
                 "label": names[truth[i]],
                 "a": {"probability": float(p[i, _shown(p, i)]), "action": str(done[i])},
                 "b": {"probability": float(q[i, _shown(q, i)]), "action": str(new_done[i])},
-                "text": texts[rows[i]][:SHOWN] if texts is not None else "",
+                "text": "" if texts is None else " ".join(TAG.sub(" ", texts[rows[i]]).split())[:SHOWN],
             }
             for i in order
         ],

@@ -32,6 +32,11 @@ def test_the_version_is_that_of_the_content_and_not_of_the_day(tmp_path):
     )
 
 
+def test_the_version_is_the_same_next_year(tmp_path):
+    """A policy lives longer than a Bifocal: a version that changed would have every old policy refused as edited."""
+    assert policy().version == "fdc78c2943760b42"
+
+
 @pytest.mark.parametrize("edit", [{"in_sample": True}, {"version": "0" * 16}, {"version": None}])
 def test_an_edited_file_is_refused(tmp_path, edit):
     path = tmp_path / "p.json"

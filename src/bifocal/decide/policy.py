@@ -150,8 +150,11 @@ class Policy(Strict):
 
     @property
     def version(self) -> str:
-        """A hash of everything but the date, 16 hexadecimal digits."""
-        return fingerprint(self.model_dump(mode="json", exclude={"date"}))
+        """A hash of everything but the date, 16 hexadecimal digits.
+
+        What stands at its default is left out, so that a Bifocal that knows one setting more gives the same version.
+        """
+        return fingerprint(self.model_dump(mode="json", exclude={"date"}, exclude_defaults=True))
 
     def _of(self, model: str, pattern: str) -> ModelPolicy | PatternPolicy:
         if model not in self.models:
