@@ -132,8 +132,8 @@ class ThresholdConfig(Strict):
     """Recall counts ``beta`` times as much as precision."""
     costs: CostConfig = CostConfig()
     per_class: bool = False
-    """Of several classes: a threshold each (its best F1 against the rest); the class is named that exceeds its own by
-    the largest factor. False = the likeliest."""
+    """Of several classes: a threshold each, for the best macro-F1; the class is named that exceeds its own by the
+    largest factor. False = the likeliest."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> ThresholdConfig:

@@ -183,7 +183,7 @@ def _results_table(results: Mapping[str, Any], split: str) -> Table:
             threshold = figures["threshold"]
             table.add_row(
                 "  calibrated",
-                "argmax" if threshold is None else f"{threshold:.2f}",
+                f"{threshold:.2f}" if threshold is not None else "each" if figures["class_thresholds"] else "argmax",
                 *(words.number(measured["calibrated"][name]["value"]) for name in HEADLINE),
             )
     return table

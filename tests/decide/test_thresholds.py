@@ -12,11 +12,13 @@ from bifocal.decide.thresholds import (
     GRID,
     best_f1_threshold,
     choose_threshold,
+    class_thresholds,
     expected_figures,
     threshold_curve,
     write_curve,
 )
 from bifocal.errors import DataError
+from bifocal.evaluate.metrics import macro_f1
 
 
 def test_the_grid_is_of_exact_decimals():
@@ -240,3 +242,19 @@ def test_the_next_rows_lie_in_the_prediction_interval():
 def test_the_next_rows_lie_in_the_prediction_interval_in_500_redraws(rule):
     shares = expected_share(rule, 500)
     assert min(shares.values()) >= 0.9 - 1.5 * slack(500), shares  # the least of five; by f1 it is F1, with 0.862
+
+
+def test_thresholds_per_class_are_never_worse_than_the_likeliest_on_their_own_rows():
+    """Also where two classes cannot be told apart, which undoes thresholds that are chosen one by one."""
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        y = rng.choice(4, 400, p=[0.5, 0.3, 0.15, 0.05])
+        half = rng.dirichlet([1, 1], 400)
+        p = np.zeros((400, 4))
+        p[:, :2], p[:, 2:] = half[:, :1] * [0.62, 0.38], half[:, 1:] * [0.75, 0.25]
+        p[np.arange(400), y] += 0.2 * (seed > 0)
+        p /= p.sum(axis=1, keepdims=True)
+        lines = class_thresholds(y, p)
+        named = (p / lines).argmax(axis=1)
+        assert macro_f1(y, p, predictions=named) >= macro_f1(y, p)
+    assert class_thresholds([0, 1, 2], np.eye(3)) == [0.5, 0.5, 0.5]

@@ -30,6 +30,8 @@ LOOKS = 20
 """Thresholds that a confident precision is looked for at; each look has its share of the risk."""
 FEW = 10
 """Under so many rows for or against a figure, halves show too little of its chance."""
+SWEEPS = 10
+"""Over the classes, at most; two or three are enough."""
 CANDIDATES = 500
 """Thresholds at most of a half: bounds the time of intervals on large splits."""
 
@@ -132,9 +134,13 @@ class Chosen(NamedTuple):
 
 
 def class_thresholds(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> list[float]:
-    """Of several classes, the threshold of `GRID` with the best F1 of each against the rest; 0.5 where no row bears it.
+    """Of several classes, thresholds on `GRID` with the best macro-F1, where the class is named whose probability
+    exceeds its own by the largest factor.
 
-    A rare class that is seldom likeliest is found more often, and macro-F1, which counts it like any other, may gain.
+    From 0.5 for all, which is the likeliest class, one class after another takes the threshold that serves macro-F1
+    best until none can do better (cyclic optimisation: Fan and Lin 2007, "A study on threshold selection for
+    multi-label classification"): on these rows never worse than the likeliest. Thresholds with the best F1 of each
+    class against the rest, one by one, halved the macro-F1 of a model that cannot tell two classes apart.
 
     Parameters
     ----------
@@ -149,7 +155,27 @@ def class_thresholds(labels: ArrayLike, probabilities: ArrayLike, weights: Array
         As `evaluate.metrics.checked`.
     """
     y, p = checked(labels, probabilities)
-    return [best_f1_threshold(y == c, p[:, c], weights) if (y == c).any() else 0.5 for c in range(p.shape[1])]
+    w, classes = _counted(weights, y), p.shape[1]
+    lines = np.full(classes, 0.5)
+    best = _macro_f1(y, p, lines, w)
+    for _ in range(SWEEPS):
+        before = best
+        for c in range(classes):
+            for threshold in GRID:
+                tried = np.where(np.arange(classes) == c, threshold, lines)
+                if (found := _macro_f1(y, p, tried, w)) > best + 1e-9:
+                    best, lines = found, tried
+        if best == before:
+            break
+    return [float(line) for line in lines]
+
+
+def _macro_f1(y: NDArray[np.int64], p: Floats, lines: Floats, w: Floats) -> float:
+    classes = p.shape[1]
+    named = (p / lines).argmax(axis=1)
+    hits = np.bincount(y[named == y], w[named == y], classes)
+    both = np.bincount(y, w, classes) + np.bincount(named, w, classes)
+    return float((2 * hits[both > 0] / both[both > 0]).mean())
 
 
 def choose_threshold(
