@@ -39,6 +39,7 @@ def small(small_config, **changes):
 def test_every_artifact_of_the_contract_is_there(space):
     names = ["data_manifest.jsonl", "ocr.jsonl", "quarantine.jsonl", "label_taxonomy.json", "splits.json", "run.json"]
     names += ["results_small.json", "calibration_small.json", "thresholds_small.json", "errors_small.csv"]
+    names += ["slices_small.csv"]
     names += [f"thresholds_curve_{m}_small.csv" for m in ("text_expert", "vision_expert", "mm_fusion")]
     names += [f"models/{m}/config.json" for m in ("text_expert", "vision_expert", "mm_fusion")]
     names += [

@@ -147,7 +147,7 @@ def read_columns(split: Split, taxonomy: Taxonomy, config: SlicesConfig) -> dict
             values.append(record.labels.get(name) if name in taxonomy.labels else record.meta.get(name))
     for name in asked:
         if name not in known - {"facts"}:
-            raise ConfigError(f"slices: no row bears a column {name!r}; {nearest(name, known - {'facts'})}")
+            raise ConfigError(f"slices: no tested row bears a column {name!r}; {nearest(name, known - {'facts'})}")
         if any(isinstance(value, dict) for value in columns[name]):
             raise ConfigError(
                 f"slices: column {name!r} holds records: name a column of texts, numbers or lists of them"
@@ -239,12 +239,16 @@ def _bins(numbers: NDArray[np.float64], there: Rows, min_rows: int) -> dict[str,
     count = int(np.clip(there.sum() // (2 * min_rows), 2, MOST_BINS))
     edges = np.unique(np.quantile(numbers[there], np.arange(1, count) / count))
     place = np.searchsorted(edges, numbers, side="left")
-    found = {}
-    for b in range(len(edges) + 1):
-        rows = there & (place == b)
-        if rows.any():
-            found[f"{numbers[rows].min():.4g} to {numbers[rows].max():.4g}"] = rows
-    return found
+    bins = [rows for b in range(len(edges) + 1) if (rows := there & (place == b)).any()]
+    for digits in (4, 17):  # the shorter where that tells the bins apart
+        ends = [(_shown(numbers[rows].min(), digits), _shown(numbers[rows].max(), digits)) for rows in bins]
+        if len(set(ends)) == len(bins):
+            break
+    return {f"{low} to {high}": rows for (low, high), rows in zip(ends, bins, strict=True)}
+
+
+def _shown(number: float, digits: int) -> str:
+    return f"{number:.0f}" if number.is_integer() and abs(number) < 1e15 else f"{number:.{digits}g}"
 
 
 def _confidences(ids: Sequence[str], ocr: Path) -> list[Any]:

@@ -483,7 +483,7 @@ def about_groups(facts: Mapping[str, Any]) -> str:
     found = facts["fairness"]
     return (
         f"False positives and negatives on posts that speak of a group (by {found['by']}), beside those that speak of "
-        f"none; p after Holm's correction over {found['comparisons']} comparisons."
+        f"none; p after Holm's correction, comparisons: {found['comparisons']}."
     )
 
 
