@@ -1,95 +1,202 @@
-"""Seconds and peak memory of what follows the predictions, on generated rows: each part in a process of its own.
+"""Seconds and memory of everything that turns cached predictions into decisions, on 100,000 rows of val and of test.
 
-python benchmarks/decisions.py [--rows 100000] [--parts slices fairness]
+A real run of generated posts (words in four languages, and a record of three columns; some lack one of the two) with
+three models: experts and fusion are made beforehand, in a process of their own, and not counted. Then, in this process,
+the run's steps calibrate (method `auto`, precision under a bound with confidence, review band, expected figures),
+evaluate (1,000 resamples for every model and split, slices, fairness, curves) and report, `bifocal drift` on 100,000
+scored posts, and `bifocal policy set` and `diff`. The peak is the kernel's maximum resident set, imports included.
+
+    python benchmarks/decisions.py                    # half an hour, most of it the run beforehand; afterwards minutes
+    python benchmarks/decisions.py --rows 5000 --resamples 100                                       # a quick look
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 
-MIB = 2**20
-GROUPS_OF_PEOPLE = 20
+if TYPE_CHECKING:  # what this process imports counts as its memory
+    from bifocal.config import RunConfig
+
+TRAIN = 20_000
+SEED = 0
+RUN = "decisions"
+LANGUAGES = ("en", "de", "es", "fr")
+REGIONS = ("north", "south", "east", "west", "coast", "hills", "islands", "abroad")
+CHANNELS = ("app", "web", "mail", "forum", "partner")
+TARGETS = ("none", "none", "none", "none", "neighbours", "drivers", "visitors", "gardeners")
+HEAD = ("id", "words", "reports", "age", "hour", "thread", "part", "label", "region", "channel", "weekday", "speaks_of")
+PARTS = {
+    "1 calibration": [("decide.fitting", "fit_calibration")],
+    "2 thresholds": [("decide.fitting", "choose_threshold"), ("decide.fitting", "expected_figures")],
+    "3 review band": [("decide.fitting", "_band"), ("steps", "measure_actions")],
+    "  figures, 1,000 resamples": [
+        ("steps", name) for name in ("measure_models", "calibration_gains", "gain_over_best")
+    ],
+    "4 slices, fairness": [("steps", "measure_parts")],
+    "9 curves": [("steps", "draw_curves")],
+    "9 error table": [("steps", "write_error_table")],
+    "9 page, figures": [("steps", "write_report")],
+}
+"""What is timed by itself inside the steps: part -> functions."""
 
 
-def decided(rows: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Labels, probabilities of class 1 of a model with AUROC 0.9, and groups: every tenth row has a near-duplicate."""
-    rng = np.random.default_rng(0)
-    labels = (rng.random(rows) < 0.3).astype(int)
-    probabilities = 1 / (1 + np.exp(-(1.8 * (labels - 0.5) + rng.normal(0, 1, rows)) * 1.8 + 0.8))
-    groups = np.arange(rows)
-    groups[::20] = groups[1::20][: len(groups[::20])]
-    return labels, probabilities, [f"group {g}" for g in groups]
+def write_posts(path: Path, rows: int) -> None:
+    """Posts whose label both parts tell something of, a few rows to a thread."""
+    from bifocal.sources._captions import VOCABULARIES
+
+    rng = np.random.default_rng(SEED)
+    with open(path, "w", encoding="utf-8", newline="") as f:
+        table = csv.writer(f)
+        table.writerow(HEAD)
+        for part, size in (("train", TRAIN), ("val", rows), ("test", rows)):
+            hidden, lack = rng.normal(size=size), rng.random(size)
+            label = hidden + rng.normal(scale=0.7, size=size) > 1
+            for i in range(size):
+                words = VOCABULARIES[LANGUAGES[rng.integers(len(LANGUAGES))]]
+                text = [words.caption(int(hidden[i] + rng.normal() > 0.8), rng) for _ in range(int(rng.integers(1, 4)))]
+                text.append(f"w{rng.integers(10**6)} w{rng.integers(10**6)}")  # no two posts are the same
+                record = [rng.poisson(np.exp(0.6 * hidden[i])), int(rng.integers(14, 80)), int(rng.integers(24))]
+                table.writerow([
+                    f"{part}-{i}", "" if lack[i] < 0.05 else " ".join(text),
+                    *(("", "", "") if lack[i] > 0.95 else record), f"{part}-{i // 2 if i % 10 < 4 else -i}", part,
+                    int(label[i]), REGIONS[rng.integers(8)], CHANNELS[rng.integers(5)], int(rng.integers(7)),
+                    TARGETS[rng.integers(8)],
+                ])  # fmt: skip
 
 
-def slices(rows: int) -> Callable[[], str]:
-    """Ten columns cut into forty slices; four of them of numbers."""
-    from bifocal.evaluate.slices import measure_slices
-    from bifocal.slicing import cut
+def configuration(table: Path, resamples: int) -> RunConfig:
+    from bifocal.config import parse_config
 
-    labels, probabilities, groups = decided(rows)
-    rng = np.random.default_rng(1)
-    columns = [rng.lognormal(4, 1, rows).tolist() for _ in range(4)]
-    columns += [rng.choice(list("abcd"), rows, p=[0.7, 0.2, 0.09, 0.01]).tolist() for _ in range(6)]
-
-    def work() -> str:
-        found = {(f"column {i}", name): part for i, c in enumerate(columns) for name, part in cut(c, 30).items()}
-        measured = measure_slices(labels, probabilities, None, groups, found)
-        return f"{len(found)} slices, {measured['comparisons']} comparisons, 1,000 resamples"
-
-    return work
-
-
-def fairness(rows: int) -> Callable[[], str]:
-    """Twenty groups of people, named by three words each, looked for in texts of twelve words."""
-    from bifocal.evaluate.slices import measure_gaps
-    from bifocal.slicing import mentions
-
-    labels, probabilities, groups = decided(rows)
-    rng = np.random.default_rng(1)
-    drawn = rng.integers(3000, size=(rows, 12))
-    texts = [f"[OCR] {' '.join(f'word{w}' for w in row)} [/OCR] [CAP] [/CAP] <lang=en>" for row in drawn]
-    terms = {f"people {g}": [f"word{3 * g + k}" for k in range(3)] for g in range(GROUPS_OF_PEOPLE)}
-
-    def work() -> str:
-        found = measure_gaps(labels, probabilities, None, groups, mentions(texts, terms))
-        return f"{len(terms)} groups of three words, {found['comparisons']} comparisons, 1,000 resamples"
-
-    return work
+    return parse_config(
+        {
+            "run": RUN,
+            "label": "abuse_hate",
+            "seed": SEED,
+            "source": {
+                "kind": "table", "root": str(table), "id": "id", "text": "words",
+                "tabular": ["reports", "age", "hour"], "group": "thread", "split": "part",
+                "labels": {"abuse_hate": "label"},
+            },
+            "shard_size": 10_000,
+            "modalities": ["text", "tabular"],
+            "experts": {"text": {"encoder": "tfidf_text"}, "tabular": {"encoder": "linear_tabular"}},
+            "fusion": {"strategy": "stacking", "seeds": 3},
+            "decide": {
+                "calibration": "auto",
+                "threshold": {"by": "precision", "bound": 0.6, "confidence": 0.9},
+                "review": {"fnr": 0.1, "fpr": 0.02},
+            },
+            "bootstrap": resamples,
+            "slices": {"columns": ["region", "channel", "weekday"], "groups": "speaks_of"},
+        }
+    )  # fmt: skip
 
 
-PARTS = {"slices": slices, "fairness": fairness}
-"""Part -> what makes its rows, and gives the work that is timed, which says what it did."""
+def prepare(folder: Path, rows: int, resamples: int) -> None:
+    """Everything up to the cached predictions, and the scored posts that drift looks at."""
+    from bifocal.score import score_file
+    from bifocal.system import System
+    from bifocal.train import run
+
+    table = folder / "posts.csv"
+    if not table.is_file():
+        write_posts(table, rows)
+    place = run(configuration(table, resamples), root=folder, until="calibrate")
+    with open(table, encoding="utf-8", newline="") as whole, open(folder / "new.csv", "w", encoding="utf-8") as new:
+        posts = csv.DictReader(whole)
+        out = csv.DictWriter(new, HEAD)
+        out.writeheader()
+        out.writerows(row for row in posts if row["part"] == "test")
+    score_file(System.load(place), folder / "new.csv", folder / "new.jsonl", batch_size=2048)
 
 
-def measure(part: str, rows: int) -> None:
-    work = PARTS[part](rows)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
+@contextmanager
+def timed_parts(seconds: dict[str, float]) -> Iterator[None]:
+    """Adds up what the functions of `PARTS` take."""
+    from importlib import import_module
+
+    def timed(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(work)
+        def call(*args: Any, **settings: Any) -> Any:
+            start = perf_counter()
+            try:
+                return work(*args, **settings)
+            finally:
+                seconds[part] += perf_counter() - start
+
+        return call
+
+    with ExitStack() as stack:
+        for part, places in PARTS.items():
+            for module, name in places:
+                at = import_module(f"bifocal.{module}")
+                stack.enter_context(patch.object(at, name, timed(part, getattr(at, name))))
+        yield
+
+
+def decide(folder: Path, rows: int, resamples: int) -> None:
+    from bifocal.drift_watch import watch
+    from bifocal.policies import compare, set_threshold
+    from bifocal.train import run
+    from bifocal.workspace import read_json
+
+    config = configuration(folder / "posts.csv", resamples)
+    parts: dict[str, float] = defaultdict(float)
+    seconds: dict[str, float] = {}
+    place = folder / RUN
+    with timed_parts(parts):
+        start = perf_counter()
+        run(config, root=folder, start="calibrate")
+        seconds["steps calibrate, evaluate, report"] = perf_counter() - start
     start = perf_counter()
-    done = work()
-    took, peak = perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
-    print(f"{part:<12} {took:6.1f} s, {peak:5.0f} MiB at the most ({before:.0f} before): {done}")
+    drift = watch(place, folder / "new.jsonl")
+    seconds["7 drift"] = perf_counter() - start
+    start = perf_counter()
+    before = read_json(place / f"policy_{RUN}.json")["version"]
+    set_threshold(place, None, 0.3, by="benchmark", why="to have another policy to compare with")
+    diff = compare(place / "policies" / f"{before}.json", place)
+    seconds["8 policy set, diff"] = perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+    results = read_json(place / f"results_{RUN}.json")
+    print(f"{rows:,} rows of val and of test, {TRAIN:,} of train; {resamples:,} resamples; seed {SEED}")
+    print(f"{len(results['slices']['slices'])} slices, {len(results['fairness']['groups'])} groups of people")
+    print(f"{drift['new']['compared']:,} new posts, {diff['changed']:,} of {diff['n']:,} decisions changed")
+    for part, took in (*parts.items(), *seconds.items()):
+        print(f"{took:7.1f} s  {part}")
+    print(f"{sum(seconds.values()):7.1f} s  in all (at most 60), peak {peak:.2f} GB (at most 2)")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int, default=100_000, help="of val, and of test")
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--folder", type=Path, help="is kept, and used again; by default runs/decisions-<rows>")
+    parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.here:
-        measure(asked.parts[0], asked.rows)
+    folder = asked.folder or Path("runs") / f"decisions-{asked.rows}"
+    if asked.prepare:
+        folder.mkdir(parents=True, exist_ok=True)
+        prepare(folder, asked.rows, asked.resamples)
         return
-    print(f"{asked.rows:,} rows")
-    for part in asked.parts:
-        command = [sys.executable, __file__, "--here", "--rows", str(asked.rows), "--parts", part]
-        subprocess.run(command, check=True)
+    if not (folder / "new.jsonl").is_file():
+        again = [sys.executable, __file__, *sys.argv[1:], "--folder", str(folder), "--prepare"]
+        subprocess.run(again, check=True)
+    decide(folder, asked.rows, asked.resamples)
 
 
 if __name__ == "__main__":

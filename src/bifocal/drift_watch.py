@@ -59,7 +59,7 @@ def watch(
     DataError
         Where the table cannot be read, holds no decision, lacks a column, or was scored by another run.
     RunError
-        Where the run has not reached its policy, or is of a version that kept no reference.
+        Where the run has not reached its policy, its policy or reference is of another run, or it kept no reference.
     """
     space = Workspace.of(folder)
     record = read_json(space.record)
@@ -69,6 +69,9 @@ def watch(
     rule = _rule(config.drift, psi, alpha)
     policy = Policy.load(space.policy)
     reference = Reference.load(space.reference)
+    for path, run in ((space.policy, policy.run), (space.reference, reference.run)):
+        if run != config.run:
+            raise RunError(f"{path} is of the run {run!r}, and lies in the folder of {config.run!r}: put its own back")
     if policy.changes:
         reference = reference.under(policy)
     output = output or space.drift

@@ -17,6 +17,7 @@ from .errors import RunError, nearest
 from .modalities.text import TAG
 from .results import actions, calibrated
 from .steps import Run
+from .system import load_policy
 from .workspace import Record, Workspace, read_json
 
 if TYPE_CHECKING:
@@ -53,14 +54,14 @@ def set_threshold(
     Raises
     ------
     RunError
-        As `Policy.load` and `Policy.with_threshold`; where the run is not finished, or another process holds it.
+        As `load_policy` and `Policy.with_threshold`; where the run is not finished, or another process holds it.
     """
     space = Workspace.of(folder)
     with space.lock():
         record = Record(space.record)
         if "calibrate" not in record.steps():
             raise RunError(f"the run in {folder} has no policy yet: let `bifocal run CONFIG` end")
-        before = Policy.load(space.policy)
+        before = load_policy(space, parse_config(record.content["config"], where=str(space.record)))
         after = before.with_threshold(model or list(before.models)[-1], threshold, pattern=pattern, by=by, why=why)
         for policy in (before, after):
             policy.save(space.policies / f"{policy.version}.json")

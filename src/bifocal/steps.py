@@ -29,7 +29,6 @@ from .evidence import evidence_of
 from .example import LABELS, UNLABELLED, Evidence, Label, Taxonomy
 from .expert import candidates, fit_expert, load_expert
 from .fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusion
-from .models.saved import CARD
 from .reference import Reference, text_facts
 from .report.example import write_example
 from .report.findings import findings
@@ -53,8 +52,8 @@ from .results import (
 from .robustness import attack_run, check_attacks
 from .slicing import check_slices, measure_parts, read_columns
 from .sources._columns import Columns
-from .system import System, build_modalities
-from .workspace import Record, Workspace, file_sha256, read_json, write_json
+from .system import System, build_modalities, load_policy, model_versions
+from .workspace import Record, Workspace, read_json, write_json
 
 if TYPE_CHECKING:
     from .contracts import Encoder, Fusion, Modality, Source
@@ -371,6 +370,10 @@ class Run:
         said = Opinions.gather(self.evidence_of(split), self.expert_names, self.fused, MODEL)
         return replace(said, languages=[text_facts(text)[0] for text in self._texts(split)])
 
+    def policy(self) -> Policy:
+        """The policy as it lies in the folder, set by hand or not."""
+        return load_policy(self.space, self.config)
+
     def calibrate(self) -> dict[str, Any]:
         """Calibrations and thresholds, from the tuning split alone."""
         said = self.opinions(self.tuned_on)
@@ -385,7 +388,11 @@ class Run:
             probability_key=self.label.probability,
             in_sample=self.in_sample,
             approximate=True,
-            versions={"bifocal": __version__, "run": self.config.run, **self._model_versions()},
+            versions={
+                "bifocal": __version__,
+                "run": self.config.run,
+                **model_versions(self.space, list(self.expert_names.values())),
+            },
             data={self.tuned_on: self.packed[self.tuned_on].fingerprint},
             method=self.config.decide.calibration,
             base_rate=self._base_rate(),
@@ -416,7 +423,7 @@ class Run:
 
     def evaluate(self) -> dict[str, Any]:
         """Measure every model on every split; the test split is read here, once."""
-        policy = Policy.load(self.space.policy)
+        policy = self.policy()
         said = {split: self.opinions(split) for split in self.packed}
         settings = {"resamples": self.config.bootstrap, "seed": self.config.seed}
         shares = prior(said["train"].labels, len(self.label.classes))
@@ -475,17 +482,10 @@ class Run:
         found = {self.expert_names[name]: encoder.parameters() for name, encoder in self.encoders.items()}
         return found | ({MODEL: fusion_parameters(self.fused)} if self.fused is not None else {})
 
-    def _model_versions(self) -> dict[str, str]:
-        """A short hash of each model's weights, so that a Decision says exactly what made it."""
-        cards = {expert: self.space.expert(expert) / CARD for expert in self.expert_names.values()}
-        if self.fused is not None:
-            cards[MODEL] = self.space.fusion / "config.json"
-        return {model: file_sha256(card)[:16] for model, card in cards.items()}  # a card holds its files' hashes
-
     def robustness(self) -> dict[str, Any]:
         if not self.config.robustness.attacks:
             return {"skipped": "no attacks are named (robustness.attacks)"}
-        policy, label = Policy.load(self.space.policy), self.settled[self.config.label]
+        policy, label = self.policy(), self.settled[self.config.label]
         role = self.record.content["text_role"]
         system = System(self.config, self.modalities, self.encoders, self.fused, MODEL, policy, label, role)
         found = attack_run(system, self.space, self.config.robustness, self.reporter.progress)
@@ -499,7 +499,7 @@ class Run:
     def report(self) -> dict[str, Any]:
         for model in self.models:
             write_model_card(self.space.folder, model)
-        row = example_row(self.opinions(self.tested_on), Policy.load(self.space.policy), self.models[-1])
+        row = example_row(self.opinions(self.tested_on), self.policy(), self.models[-1])
         self.record.update(example=write_example(self.space, self.packed[self.tested_on], self.modalities, row))
         worst = [error["id"] for error in findings(self.space.folder)["errors"]["worst"]]
         write_gallery(self.space, self.packed[self.tested_on], self.modalities, worst)

@@ -19,7 +19,8 @@ from .decide.policy import Policy, pattern_of
 from .errors import BifocalError, DataError, PictureError, RunError
 from .example import UNLABELLED, Evidence, Example, Label, Taxonomy
 from .modalities.text import NO_LANGUAGE
-from .workspace import Workspace, read_json
+from .models.saved import CARD
+from .workspace import Workspace, file_sha256, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,7 +147,7 @@ class System:
         Raises
         ------
         RunError
-            Where the folder is missing or its run has not reached its policy.
+            Where the folder is missing, its run has not reached its policy, or the policy there is of other models.
         ModelError
             Where a model is damaged.
         """
@@ -163,13 +164,14 @@ class System:
 
         config = parse_config(record["config"], where=str(space.record))
         modalities = build_modalities(config)
+        experts = {name: load_expert(space.expert(m.expert_name)) for name, m in modalities.items()}
         return cls(
             config,
             modalities,
-            {name: load_expert(space.expert(m.expert_name)) for name, m in modalities.items()},
+            experts,
             load_fusion(space.fusion) if len(modalities) > 1 else None,
             MODEL,
-            Policy.load(space.policy),
+            load_policy(space, config),
             Taxonomy.from_json(read_json(space.taxonomy))[config.label],
             record["text_role"],
         )
@@ -393,6 +395,27 @@ class System:
         sign = ">=" if main.probability >= threshold else "<"
         band = ", inside the review band" if action == "review" else ""
         return f"{self.main} gives {main.probability:.3f} {sign} threshold {threshold:.2f} from {pattern}{band}"
+
+
+def model_versions(space: Workspace, experts: Sequence[str]) -> dict[str, str]:
+    """A short hash of each model's weights, so that a Decision says exactly what made it; several experts are fused."""
+    cards = {expert: space.expert(expert) / CARD for expert in experts}
+    if len(experts) > 1:
+        cards[space.fusion.name] = space.fusion / "config.json"
+    return {model: file_sha256(card)[:16] for model, card in cards.items()}  # a card holds its files' hashes
+
+
+def load_policy(space: Workspace, config: RunConfig) -> Policy:
+    """The policy in a run's folder. Raises `RunError` as `Policy.load`, and where it was fitted to other models."""
+    policy = Policy.load(space.policy)
+    experts = [modality.expert_name for modality in build_modalities(config).values()]
+    for name, version in {"run": config.run, **model_versions(space, experts)}.items():
+        if (fitted := policy.versions.get(name, "none")) != version:
+            raise RunError(
+                f"{space.policy} is for {name} {fitted}, here is {name} {version}: it is of another run or of other "
+                "models; put this run's own back, or let `bifocal run CONFIG --from calibrate` fit it again"
+            )
+    return policy
 
 
 def read_file(path: str | Path) -> bytes:
