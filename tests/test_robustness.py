@@ -12,6 +12,7 @@ import bifocal
 from bifocal import robustness as suite
 from bifocal.__main__ import app
 from bifocal.config import ReviewConfig, RobustnessConfig, parse_config
+from bifocal.decide.policy import Band
 from bifocal.errors import ConfigError, DataError, RunError
 from bifocal.functional import functional_suite
 from bifocal.modalities.text import words_of
@@ -132,7 +133,8 @@ def test_the_same_seed_gives_the_same_figures_and_all_of_it_is_json(system, spac
 
 
 def test_a_review_band_is_followed(system, space, monkeypatch):
-    monkeypatch.setattr(type(system.policy), "action", lambda *_: "review")
+    everything = Band(allow_below=None, block_from=None, positives=0, negatives=0)
+    monkeypatch.setattr(type(system.policy), "band", lambda *_: everything)
     monkeypatch.setattr(system.policy, "review", ReviewConfig(fnr=0.1))
     review = one(attacked(system, space, "case", rows=12), normaliser=True)["review"]
     assert (review["before"], review["after"], review["change"]["value"]) == (1, 1, 0)
