@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..diagnose.explanation import probability
-from ..errors import extras_named
 from ..workspace import atomic, write_json
+from .html import environment
 
 if TYPE_CHECKING:
     from ..explanation import Explanation, Weighed
@@ -64,25 +64,19 @@ def write_explanation(explanation: Explanation, folder: Path) -> dict[str, Path]
 
 def to_html(explanation: Explanation) -> str:
     """The page; whatever comes from the post is escaped, and nothing is asked of any server. Raises `MissingExtra`."""
-    with extras_named():
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    env = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shares = explanation.contributions
-    return env.get_template(TEMPLATE).render(
-        said=explanation,
-        decision=explanation.decision,
-        probability=lambda score: f"{float(probability(score)):.3f}",
-        longest=max(map(abs, shares.values()), default=0) or 1,
-        parts=[_part(explanation, name) for name in shares],
-        up="#{:02x}{:02x}{:02x}".format(*UP),
-        down="#{:02x}{:02x}{:02x}".format(*DOWN),
+    return (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            said=explanation,
+            decision=explanation.decision,
+            probability=lambda score: f"{float(probability(score)):.3f}",
+            longest=max(map(abs, shares.values()), default=0) or 1,
+            parts=[_part(explanation, name) for name in shares],
+            up="#{:02x}{:02x}{:02x}".format(*UP),
+            down="#{:02x}{:02x}{:02x}".format(*DOWN),
+        )
     )
 
 

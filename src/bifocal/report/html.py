@@ -18,6 +18,8 @@ from .findings import findings
 from .gallery import GALLERY
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
+
     from .drawings import Figure
 
 TEMPLATE = "template.html"
@@ -57,6 +59,20 @@ def write_report(folder: Path) -> Path:
     return space.report / "index.html"
 
 
+def environment() -> Environment:
+    """Where the pages' templates lie; what they are given is escaped. Raises `MissingExtra`, as `to_html`."""
+    with extras_named():
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 def to_html(facts: Mapping[str, Any], figures: Mapping[str, Figure], gallery: Mapping[str, str] | None = None) -> str:
     """The page of some findings; everything that comes from a run is escaped.
 
@@ -71,17 +87,9 @@ def to_html(facts: Mapping[str, Any], figures: Mapping[str, Figure], gallery: Ma
 
     Raises `MissingExtra` without the packages of ``bifocal[report]``.
     """
-    with extras_named():
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-        from markupsafe import Markup
+    env = environment()
+    from markupsafe import Markup
 
-    env = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     env.filters |= {"number": words.number, "signed": words.signed, "interval": words.interval}
     script = (Path(__file__).parent / SCRIPT).read_text(encoding="utf-8")
     return env.get_template(TEMPLATE).render(
