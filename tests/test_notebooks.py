@@ -1,4 +1,4 @@
-"""The notebooks run from nothing, in their own folder, as `jupyter nbconvert --execute` runs them, and bear no output."""
+"""The notebooks run from nothing, as `jupyter nbconvert --execute` runs them, and their files bear no output."""
 
 import json
 import re
