@@ -3,9 +3,10 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from bifocal import steps, train
-from bifocal.config import parse_config
+from bifocal.config import FusionConfig, parse_config
 from bifocal.contracts import Reporter
 from bifocal.errors import ConfigError, DataError, ModelError, RunError, UnknownPlugin
 from bifocal.steps import Run
@@ -122,6 +123,19 @@ def test_the_fusion_learned_from_rows_that_no_expert_saw(space):
         seen = load_file(space.evidence(expert, "train"))["seen"]
         assert (~seen.astype(bool)).sum() > 0
     assert record["steps"]["fusion"]["rows"] == record["fuse"]["n"]
+
+
+def test_a_run_opened_by_its_folder_fits_the_fusion_that_it_saved_and_writes_nothing(space):
+    opened = Run.of(space.folder)
+    assert [len(e) for e in opened.lessons.values()] == [read_json(space.record)["fuse"]["n"]] * 2
+    before = {path: path.stat().st_mtime_ns for path in space.folder.rglob("*")}
+    tested = opened.evidence_of("test")
+    assert torch.equal(opened.fit_fusion(opened.config.fusion)(tested), opened.fused(tested))
+    other = opened.fit_fusion(FusionConfig(strategy="stacking"))(tested)
+    assert other.shape == opened.fused(tested).shape and not torch.equal(other, opened.fused(tested))
+    assert {path: path.stat().st_mtime_ns for path in space.folder.rglob("*")} == before
+    with pytest.raises(RunError, match="not a run folder"):
+        Run.of(space.folder / "models")
 
 
 def test_a_second_run_skips_everything(small_config, small_run):

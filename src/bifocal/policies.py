@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .config import parse_config
-from .contracts import Reporter
 from .data.compose import TEXT
 from .decide.policy import POOLED, Policy
 from .errors import RunError, nearest
@@ -18,7 +17,7 @@ from .modalities.text import TAG
 from .results import actions, calibrated
 from .steps import Run
 from .system import load_policy
-from .workspace import Record, Workspace, read_json
+from .workspace import Record, Workspace
 
 if TYPE_CHECKING:
     from .data.shards import Split
@@ -98,7 +97,7 @@ def compare(a: str | Path, b: str | Path, *, on: str = "test") -> dict[str, Any]
     """
     (space, one), (_, two) = _found(Path(a)), _found(Path(b))
     _same_models(one, two)
-    run = Run(parse_config(read_json(space.record)["config"], where=str(space.record)), space, Reporter())
+    run = Run.of(space.folder)
     if on not in run.packed:
         raise RunError(f"the run in {space.folder} has no split {on!r}; {nearest(on, run.packed)}")
     said, model = run.opinions(on), run.models[-1]

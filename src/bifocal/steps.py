@@ -6,12 +6,13 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from . import __version__, plugins
-from .config import RunConfig
+from .config import FusionConfig, RunConfig, parse_config
 from .contracts import Reporter
 from .data.compose import TEXT
 from .data.manifest import write_manifest
@@ -75,6 +76,18 @@ class Run:
         self._check_decide()
         self._check_plugins()
         check_slices(config.slices, self.label, config.modalities)
+
+    @classmethod
+    def of(cls, folder: str | Path) -> Self:
+        """The run in a folder, configured as it was: for whoever reads its shards, Evidence and opinions again.
+
+        Raises
+        ------
+        RunError
+            Where there is no ``run.json``; names the runs beside it.
+        """
+        space = Workspace.of(folder)
+        return cls(parse_config(read_json(space.record)["config"], where=str(space.record)), space, Reporter())
 
     def _label(self) -> Label:
         name = self.config.label
@@ -342,14 +355,28 @@ class Run:
     def fusion(self) -> dict[str, Any]:
         if len(self.modalities) == 1:
             return {"skipped": "one modality: the expert decides alone"}
+        save_fusion(self.fit_fusion(self.config.fusion), self.config.fusion, self.space.fusion)
+        return {"rows": len(next(iter(self.lessons.values())))}
+
+    @cached_property
+    def lessons(self) -> dict[str, Evidence]:
+        """Evidence of the train rows that a fusion learns from: those that no expert saw, or in-sample all of them."""
         train = self.evidence_of("train")
-        if not self.in_sample:
-            clean = np.flatnonzero(~np.any([e.seen.numpy() for e in train.values()], axis=0)).tolist()
-            train = {name: e.take(clean) for name, e in train.items()}
+        if self.in_sample:
+            return train
+        clean = np.flatnonzero(~np.any([e.seen.numpy() for e in train.values()], axis=0)).tolist()
+        return {name: e.take(clean) for name, e in train.items()}
+
+    def fit_fusion(self, config: FusionConfig) -> Fusion:
+        """A fusion fitted on this run's Evidence, be it the run's own or another; nothing is written.
+
+        Raises
+        ------
+        BifocalError
+            As `fusion.fit_fusion`.
+        """
         val = None if self.in_sample else self.evidence_of("val")
-        fitted = fit_fusion(self.config.fusion, train, val=val, seed=self.config.seed, in_sample=self.in_sample)
-        save_fusion(fitted, self.config.fusion, self.space.fusion)
-        return {"rows": len(next(iter(train.values())))}
+        return fit_fusion(config, self.lessons, val=val, seed=self.config.seed, in_sample=self.in_sample)
 
     @cached_property
     def fused(self) -> Fusion | None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -9,7 +10,17 @@ from PIL import Image
 
 from bifocal.contracts import Piece
 from bifocal.explanation import Explanation, Weighed
-from bifocal.report.explanation import DOWN, FAINTEST, UP, heat_map, marked, scale_of, to_html, write_explanation
+from bifocal.report.explanation import (
+    DOWN,
+    FAINTEST,
+    UP,
+    framed,
+    heat_map,
+    marked,
+    scale_of,
+    to_html,
+    write_explanation,
+)
 from bifocal.system import Decision, Opinion
 
 TEXT = '[OCR] [/OCR] [CAP] <script>alert(1)</script> & "quoted" [/CAP] <lang=en>'
@@ -66,6 +77,12 @@ def test_nothing_of_the_post_becomes_markup_and_nothing_is_asked_of_a_server(exp
     assert "default-src 'none'" in page
     assert not re.findall(r"(?:https?:)?//[a-z]|url\(| on[a-z]+=", re.sub(r'src="data:[^"]*"', "", page))
     assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)"', page))
+
+
+def test_in_a_frame_the_page_stays_whole_and_cannot_leave_it(explanation):
+    frame = ElementTree.fromstring(framed(explanation, height=300).replace("<iframe sandbox", '<iframe sandbox=""'))
+    assert (frame.tag, frame.get("height"), frame.get("sandbox")) == ("iframe", "300", "")
+    assert frame.text is None and " ".join(frame.get("srcdoc").split()) == " ".join(to_html(explanation).split())
 
 
 def test_the_page_says_every_number_that_a_reader_needs(explanation):

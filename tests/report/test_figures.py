@@ -88,6 +88,14 @@ def test_every_figure_comes_as_png_too():
             assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
+def test_a_notebook_shows_a_figure_as_wide_as_the_page_does():
+    from IPython.core.formatters import DisplayFormatter
+
+    drawn = all_drawn()["intervals"]
+    shown, about = DisplayFormatter().format(drawn)
+    assert shown["image/png"] == drawn.png and about["image/png"] == {"width": 538}
+
+
 def test_text_stays_text():
     found = {name: set(re.findall(r">([^<>]+)</text>", svg)) for name, svg in drawings().items()}
     assert {"predicted probability", "share positive", "1"} <= found["reliability"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,17 @@ def to_html(explanation: Explanation) -> str:
             up="#{:02x}{:02x}{:02x}".format(*UP),
             down="#{:02x}{:02x}{:02x}".format(*DOWN),
         )
+    )
+
+
+def framed(explanation: Explanation, *, height: int = 1000) -> str:
+    """The page within a frame, for a notebook: neither's style touches the other. Raises `MissingExtra`.
+
+    ``height`` is in pixels; a longer page scrolls.
+    """
+    page = escape(to_html(explanation))
+    return (
+        f'<iframe sandbox title="Explanation" srcdoc="{page}" width="100%" height="{height}" frameborder="0"></iframe>'
     )
 
 

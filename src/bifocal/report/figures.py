@@ -90,6 +90,10 @@ class Drawn(NamedTuple):
     svg: str
     png: bytes
 
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """How a notebook shows it: on white paper, as wide as on the page, whatever the notebook's theme."""
+        return self.png, {"width": round(96 * WIDTH)}
+
 
 def drawn_of(figure: Figure, title: str) -> Drawn:
     """The figure as `svg_of` gives it, and as PNG on white paper."""

@@ -1,0 +1,86 @@
+"""The notebooks run from nothing, as `jupyter nbconvert --execute` runs them, and their files bear no output."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbconvert.preprocessors import ExecutePreprocessor
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+QUICKEST = "step8_inference"
+LINES = 15
+"""A longer cell holds logic, which belongs in the package."""
+SECONDS = 600
+"""For one cell; a whole notebook takes under two minutes on two cores."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Where the notebooks make their runs, each going on with what those before it have made."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def executed(name, runs, monkeypatch):
+    """Every output of a notebook, by what it is: MIME type -> contents."""
+    monkeypatch.setenv("BIFOCAL_RUNS", str(runs))
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    where = {"metadata": {"path": str(ROOT / "notebooks")}}
+    ExecutePreprocessor(timeout=SECONDS).preprocess(notebook, where)
+    found = {}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            assert output.get("name") != "stderr", output["text"]  # a warning is nothing to teach
+            for kind, content in output.get("data", {}).items():
+                found.setdefault(kind, []).append(content)
+    return found
+
+
+def test_there_is_one_for_each_step_that_is_worth_walking_through():
+    steps = ["step4_unimodal_experts", "step5_fusion", "step7_analysis", "step8_inference"]
+    assert [path.stem for path in NOTEBOOKS] == steps
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_file_is_valid_short_and_holds_no_output(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs and cell.execution_count is None
+            assert 0 < len(cell.source.splitlines()) <= LINES
+            assert not re.search(r"^(?:def |class |%|!)", cell.source, flags=re.MULTILINE), "logic, or another language"
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}  # nothing of the machine it was written on
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_names_no_place_outside_the_project(path):
+    source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    assert not re.search(r"(?<![\w.])(?:/\w|~/|[A-Z]:\\|\.\./)", source)
+    assert "BIFOCAL_RUNS" in source and "pyproject.toml" in source
+
+
+def test_the_quickest_runs_from_nothing_and_decides(runs, monkeypatch):
+    found = executed(QUICKEST, runs, monkeypatch)
+    assert (runs / "pilot" / "report" / "index.html").is_file()
+    decision = next(text for text in found["text/plain"] if "prob_hate" in text)
+    assert "'label'" in decision and "[OCR]" in decision
+    assert any("missing.png" in table for table in found["text/html"])  # the row that cannot be used says why
+    assert any("srcdoc" in page and "What each part adds" in page for page in found["text/html"])
+    assert found["image/png"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS if path.stem != QUICKEST])
+def test_the_others_run(name, runs, monkeypatch):
+    found = executed(name, runs, monkeypatch)
+    assert found["image/png"] and found["text/html"]
+    if name.startswith("step4"):
+        steps = json.loads((runs / "step4" / "run.json").read_text())["steps"]
+        assert all(len(epochs) > 1 for epochs in steps["experts"]["history"].values())
+    if name.startswith("step5"):  # the fusion built here is the one that the run has saved
+        assert any("'the one that was saved': True" in text for text in found["text/plain"])
+    if name.startswith("step7"):
+        assert (runs / "pilot" / "robustness_pilot.json").is_file()
