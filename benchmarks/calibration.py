@@ -1,13 +1,14 @@
 """What each calibration method is worth on test: NLL, Brier and debiased ECE before and after, with paired intervals.
 
 Reads the cached predictions of finished runs, of any label; no encoder runs. Every method is fitted on val, as
-`bifocal run` does, and judged on test by 1,000 paired resamples of groups. The temperature is also fitted by
+`bifocal run` does, and judged on test by 1,000 paired resamples of groups. Other fusions of the same predictions are
+fitted where they are named; the scores of `mean` are far from calibrated. The temperature is also fitted by
 scikit-learn's `CalibratedClassifierCV(method="temperature")` on the same logits. Without a run named it first makes one
 of generated memes, which both parts are needed for and every tenth label of which is wrong: 2,000 rows of train, 1,000
 of val, 10,000 of test.
 
-    python benchmarks/calibration.py                                          # a quarter of an hour, then seconds
-    python benchmarks/calibration.py runs/fashion runs/smear-memes            # finished runs
+    python benchmarks/calibration.py --fusions mean weighted stacking boosted      # a quarter of an hour, then a minute
+    python benchmarks/calibration.py runs/fashion runs/smear-memes --fusions mean                       # finished runs
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from bifocal.decide.calibrators import METHODS, fit_calibration
 from bifocal.evaluate.compare import paired_gain
 from bifocal.evaluate.metrics import ece
 from bifocal.example import UNLABELLED
+from bifocal.fusion import fit_fusion
 from bifocal.results import Opinions
 from bifocal.steps import Run
 from bifocal.train import run
@@ -78,6 +80,19 @@ def sklearn_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return 1 / beta
 
 
+def other_fusion(work: Run, strategy: str) -> tuple[Opinions, Opinions]:
+    """What another fusion of the run's experts says of val and test, fitted as the run fits its own."""
+    config = work.config.fusion.model_copy(update={"strategy": strategy, "read": {}, "options": {}})
+    train = work.evidence_of("train")
+    clean = np.flatnonzero(~np.any([e.seen.numpy() for e in train.values()], axis=0)).tolist()
+    train = {name: e.take(clean) for name, e in train.items()}
+    fused = fit_fusion(config, train, val=work.evidence_of("val"), seed=work.config.seed, in_sample=False)
+    tuned, tested = (
+        Opinions.gather(work.evidence_of(split), work.expert_names, fused, strategy) for split in ("val", "test")
+    )
+    return tuned, tested
+
+
 def judge(model: str, tuned: Opinions, tested: Opinions, resamples: int, seed: int) -> Iterator[dict[str, Any]]:
     """A row per method: figures on test, and their change with its interval."""
     logits, labels, groups = rows_of(tuned, model)
@@ -119,6 +134,7 @@ def tell(model: str, tuned: Opinions, tested: Opinions, resamples: int, seed: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="*", help="finished runs; none = generated memes, made here")
+    parser.add_argument("--fusions", nargs="*", default=[], metavar="STRATEGY", help="others, beside the run's own")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where they are made")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
@@ -133,6 +149,8 @@ def main() -> None:
         print(f"  on test, after less before: below 0 is better; 95% paired intervals, {asked.resamples:,} resamples")
         for model in work.models:
             tell(model, tuned, tested, asked.resamples, asked.seed)
+        for strategy in asked.fusions:
+            tell(strategy, *other_fusion(work, strategy), asked.resamples, asked.seed)
         print(f"  {perf_counter() - start:.0f} s")
 
 

@@ -224,11 +224,11 @@ def test_every_model_is_measured_on_every_split_and_the_majority_beside_them():
     )
     weights = {"text_expert": {"total": 7, "trained": 3}, "mm_fusion": {"total": 2, "trained": 2}}
     shares = np.array([0.6, 0.4])
-    models = measure_models({"val": said, "test": said}, rules, BINARY, weights, shares, **SETTINGS)
+    models = measure_models({"val": said, "test": said}, rules, BINARY, weights, shares, tested_on="test", **SETTINGS)
     assert list(models) == ["text_expert", "mm_fusion", "majority"]
     for name, figures in models.items():
-        threshold = set() if name == "majority" else {"threshold", "class_thresholds"}
-        assert set(figures) == {"parameters", "val", "test"} | threshold
+        own = set() if name == "majority" else {"threshold", "class_thresholds", "calibration"}
+        assert set(figures) == {"parameters", "val", "test"} | own
         for split in ("val", "test"):
             extra = set() if name == "majority" else {"calibrated", "confusion"}
             assert {"n", "positives", "metrics"} | extra <= set(figures[split])
@@ -250,10 +250,16 @@ def test_figures_before_and_after_calibration_stand_apart():
     labels = np.array([0, 1] * 20)
     said = opinions(labels, mm_fusion=np.where(labels == 1, 0.99, 0.01))
     rules = policy(mm_fusion=ModelPolicy(calibration=Temperature(temperature=4), threshold=0.5))
-    figures = measure_models({"test": said}, rules, BINARY, {"mm_fusion": {}}, HALF, **SETTINGS)["mm_fusion"]["test"]
+    model = measure_models({"test": said}, rules, BINARY, {"mm_fusion": {}}, HALF, tested_on="test", **SETTINGS)[
+        "mm_fusion"
+    ]
+    figures = model["test"]
     odds = np.log(0.99 / 0.01) / 4
     assert figures["metrics"]["nll"]["value"] == pytest.approx(-np.log(0.99))
     assert figures["calibrated"]["nll"]["value"] == pytest.approx(np.log(1 + np.exp(-odds)))
+    change = model["calibration"]["nll"]
+    assert change["value"] == pytest.approx(figures["calibrated"]["nll"]["value"] - figures["metrics"]["nll"]["value"])
+    assert change["low"] <= change["value"] <= change["high"] and set(model["calibration"]) == {"nll", "brier"}
 
 
 def test_the_spread_over_seeds_is_that_of_the_members_alone():

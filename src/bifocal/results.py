@@ -11,7 +11,7 @@ import numpy as np
 
 from .decide.calibration import softmax
 from .decide.policy import Policy, pattern_of, patterns
-from .evaluate.compare import paired_gain
+from .evaluate.compare import measure_change, paired_gain
 from .evaluate.curves import asked_of, explored, precision_recall, reliability, risk_coverage, roc
 from .evaluate.error_table import write_errors
 from .evaluate.intervals import measure
@@ -182,30 +182,28 @@ def confusion(labels: np.ndarray, predictions: np.ndarray) -> dict[str, int]:
 
 def measure_model(
     said: Opinions, model: str, policy: Policy, label: Label, *, resamples: int, seed: int
-) -> dict[str, Any]:
-    """One model on one split: uncalibrated at 0.5, calibrated at the policy's thresholds, and the confusion counts."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One model on one split: uncalibrated at 0.5, calibrated at the policy's thresholds, and the confusion counts.
+
+    And what calibration did to its NLL and Brier, as `paired_gain`: below 0 is better.
+    """
     rows = said.has[model]
     groups = [g for g, keep in zip(said.groups, rows, strict=True) if keep]
     labels = said.labels[rows]
     probabilities, predictions = (a[rows] for a in calibrated(said, policy, model, adjusted=False))
-    common = {"resamples": resamples, "seed": seed}
-    raw = measure(labels, softmax(said.logits[model][rows]), groups, **common)
-    after = measure(labels, probabilities, groups, predictions=predictions, **common)
+    raw, after, change = measure_change(
+        labels,
+        softmax(said.logits[model][rows]),
+        probabilities,
+        groups,
+        predictions=predictions,
+        resamples=resamples,
+        seed=seed,
+    )
     result = {**raw, "calibrated": after["metrics"]}
     if label.binary:
         result["confusion"] = confusion(labels, predictions)
-    return result
-
-
-def calibration_gains(said: Opinions, model: str, policy: Policy, *, resamples: int, seed: int) -> dict[str, Any]:
-    """What calibration did to a model's NLL and Brier on one split, as `paired_gain`: below 0 is better."""
-    rows = np.flatnonzero(said.has[model])
-    after = calibrated(said, policy, model, adjusted=False)[0][rows]
-    before, groups = softmax(said.logits[model][rows]), [said.groups[row] for row in rows]
-    return {
-        metric: paired_gain(said.labels[rows], before, after, groups, metric=metric, resamples=resamples, seed=seed)
-        for metric in ("nll", "brier")
-    }
+    return result, change
 
 
 def measure_majority(said: Opinions, shares: np.ndarray, *, resamples: int, seed: int) -> dict[str, Any]:
@@ -222,20 +220,25 @@ def measure_models(
     parameters: Mapping[str, Any],
     shares: np.ndarray,
     *,
+    tested_on: str,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Every model, and the majority baseline, on every split (``said``: split -> `Opinions`)."""
+    """Every model, and the majority baseline, on every split (``said``: split -> `Opinions`).
+
+    What calibration did to NLL and Brier (``calibration``) is told of the split ``tested_on``.
+    """
     settings = {"resamples": resamples, "seed": seed}
-    models: dict[str, Any] = {
-        model: {
+    models: dict[str, Any] = {}
+    for model, weights in parameters.items():
+        found = {split: measure_model(opinions, model, policy, label, **settings) for split, opinions in said.items()}
+        models[model] = {
             "parameters": weights,
             "threshold": policy.models[model].threshold,
             "class_thresholds": policy.models[model].class_thresholds,
-            **{split: measure_model(opinions, model, policy, label, **settings) for split, opinions in said.items()},
+            **{split: figures for split, (figures, _) in found.items()},
+            "calibration": found[tested_on][1],
         }
-        for model, weights in parameters.items()
-    }
     models[MAJORITY] = {
         "parameters": {"total": 0, "trained": 0},
         **{split: measure_majority(opinions, shares, **settings) for split, opinions in said.items()},

@@ -39,7 +39,6 @@ from .report.model_card import write_model_card
 from .results import (
     ECE,
     Opinions,
-    calibration_gains,
     draw_curves,
     example_row,
     gain_over_best,
@@ -454,7 +453,8 @@ class Run:
         said = {split: self.opinions(split) for split in self.packed}
         settings = {"resamples": self.config.bootstrap, "seed": self.config.seed}
         shares = prior(said["train"].labels, len(self.label.classes))
-        models = measure_models(said, policy, self.label, self._parameters(), shares, **settings)
+        parameters, tested_on = self._parameters(), self.tested_on
+        models = measure_models(said, policy, self.label, parameters, shares, tested_on=tested_on, **settings)
         results: dict[str, Any] = {
             "run": self.config.run,
             "label": self.config.label,
@@ -466,8 +466,6 @@ class Run:
             "models": models,
         }
         tested = said[self.tested_on]
-        for model in self.models:
-            models[model]["calibration"] = calibration_gains(tested, model, policy, **settings)
         if policy.review is not None:
             results["actions"] = measure_actions(tested, policy, self.models[-1])
         if self.fused is not None:

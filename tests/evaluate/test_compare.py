@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bifocal.errors import DataError
-from bifocal.evaluate.compare import paired_gain
+from bifocal.evaluate.compare import measure_change, paired_gain
+from bifocal.evaluate.intervals import measure
 from bifocal.evaluate.metrics import auroc, macro_f1, nll
 
 
@@ -27,6 +28,22 @@ def test_the_gain_is_the_difference_of_the_figures():
     assert gain["low"] < gain["value"] < gain["high"]
     assert (gain["metric"], gain["n"], gain["positives"]) == ("auroc", 300, int(y.sum()))
     assert paired_gain(y, a, b, groups, metric="nll", resamples=9)["value"] == pytest.approx(nll(y, b) - nll(y, a))
+
+
+@pytest.mark.parametrize("n", [120, 0])
+def test_a_change_is_told_as_by_measuring_twice_and_comparing(n):
+    y, a, b = two_models(n, skill=0.5)
+    groups, settings = [str(i // 2) for i in range(n)], {"resamples": 60, "seed": 3}
+    chosen = (b[:, 1] >= 0.7).astype(int)
+    before, after, changes = measure_change(y, a, b, groups, predictions=chosen, **settings)
+    np.testing.assert_equal(before, measure(y, a, groups, **settings))
+    np.testing.assert_equal(after, measure(y, b, groups, predictions=chosen, **settings))
+    assert list(changes) == ["nll", "brier"]
+    for metric, change in changes.items():
+        alone = paired_gain(y, a, b, groups, metric=metric, **settings)
+        assert list(change) == list(alone)
+        for key, value in alone.items():
+            assert change[key] == (value if key == "metric" else pytest.approx(value, nan_ok=True))
 
 
 def test_multiclass_is_judged_by_macro_f1():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,8 +24,9 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
 
 def log_softmax(z: NDArray[np.float64]) -> NDArray[np.float64]:
     """Log-probabilities ``[n, C]`` of logits ``[n, C]``."""
-    shifted = z - z.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    # Column by column: along an axis of two, NumPy's own maximum and sum take ten times as long.
+    shifted = z - reduce(np.maximum, np.moveaxis(z, -1, 0))[..., None]
+    return np.asarray(shifted - np.log(np.exp(shifted) @ np.ones(z.shape[-1]))[..., None])
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:

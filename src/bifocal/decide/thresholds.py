@@ -353,13 +353,13 @@ class _Ranked:
         ends = np.flatnonzero(np.append(np.diff(self.p) != 0, True))
         if most and len(ends) > most:
             ends = ends[np.linspace(0, len(ends) - 1, most).round().astype(int)]
-        self.ends, self.thresholds = ends, self.p[ends]
+        self.starts, self.thresholds = np.append(0, ends[:-1] + 1), self.p[ends]
 
     def counts(self, weights: Floats) -> _Counts:
         """Of weights ``[n]`` in the order of the rows."""
         w = weights[self.order]
-        flagged, hits = w.cumsum(), (w * self.y).cumsum()
-        return _Counts(flagged[self.ends], hits[self.ends], float(hits[-1]), float(flagged[-1]))
+        flagged, hits = (np.add.reduceat(part, self.starts).cumsum() for part in (w, w * self.y))
+        return _Counts(flagged, hits, float(hits[-1]), float(flagged[-1]))
 
     def choose(self, counts: _Counts, rule: ThresholdConfig) -> int:
         """The index of the candidate that the rule takes."""

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .intervals import RESAMPLES, Weighted, bootstrap_weights, count_classes, percentile_interval, positives
+from .intervals import (
+    RESAMPLES,
+    Weighted,
+    bootstrap_weights,
+    count_classes,
+    measure_each,
+    percentile_interval,
+    positives,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -63,12 +71,58 @@ def paired_gain(
         value = float(gain(np.ones((1, n)))[0])
         if len(set(groups)) > 1:
             replicates = np.concatenate([gain(w) for w in bootstrap_weights(groups, resamples, seed)])
-    interval = percentile_interval(value, replicates)
+    return _told(metric, value, replicates, classes)
+
+
+def _told(metric: str, value: float, replicates: np.ndarray, classes: list[int]) -> dict[str, Any]:
     defined = replicates[~np.isnan(replicates)]
     return {
         "metric": metric,
-        **interval._asdict(),
-        "n": n,
+        **percentile_interval(value, replicates)._asdict(),
+        "n": sum(classes),
         "positives": positives(classes),
         "detectable": POWER_FACTOR * float(defined.std(ddof=1)) if len(defined) > 1 else float("nan"),
     }
+
+
+def measure_change(
+    labels: ArrayLike,
+    before: ArrayLike,
+    after: ArrayLike,
+    groups: Sequence[Any],
+    *,
+    predictions: ArrayLike | None = None,
+    metrics: Sequence[str] = ("nll", "brier"),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """A model before and after calibration: what `intervals.measure` and `paired_gain` say, by one set of resamples.
+
+    Parameters
+    ----------
+    labels, groups : [n]
+    before, after : [n, C]
+        Probabilities.
+    predictions : [n], optional
+        Class indices that a policy chose afterwards.
+    metrics : sequence of str
+        Those whose change is wanted.
+
+    Returns
+    -------
+    tuple of dict
+        Before, after; metric -> the gain, below 0 where a loss became less.
+
+    Raises
+    ------
+    DataError
+        As `metrics.checked`.
+    """
+    sides = [(before, None), (after, predictions)]
+    (raw, first), (fitted, second) = measure_each(labels, sides, groups, resamples=resamples, seed=seed)
+    classes = count_classes(labels, before, groups)
+    changes = {}
+    for metric in metrics:
+        value = fitted["metrics"][metric]["value"] - raw["metrics"][metric]["value"]
+        changes[metric] = _told(metric, value, second[metric] - first[metric], classes)
+    return raw, fitted, changes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,8 +31,9 @@ RECENTRED = {name for name in METRICS if name.startswith("ece")}
 """Figures whose resamples stray from the value by bias, not by chance; see `percentile_interval`."""
 LEVEL = (2.5, 97.5)
 """Percentiles between which 95% of the resamples lie."""
-CHUNK = 500_000
-"""Weights held at a time (resamples x rows): about ten arrays of this many float64 live at once, 40 MB."""
+CHUNK = 2_000_000
+"""Weights held at a time (resamples x rows): 16 MB of float64. With fewer, what is read of the rows for every chunk
+takes longer than the sums themselves."""
 
 
 class Interval(NamedTuple):
@@ -55,8 +57,8 @@ def bootstrap_weights(groups: Sequence[Any], resamples: int, seed: int) -> Itera
     for done in range(0, resamples, size):
         b = min(size, resamples - done)
         drawn = rng.integers(len(names), size=(b, len(names))) + np.arange(b)[:, None] * len(names)
-        counts = np.bincount(drawn.ravel(), minlength=b * len(names)).astype(np.float64)
-        yield np.take(counts.reshape(b, -1), group_of, axis=1)
+        counts = np.bincount(drawn.ravel(), minlength=b * len(names)).astype(np.int32)  # half as much to look up
+        yield np.take(counts.reshape(b, -1), group_of, axis=1).astype(np.float64)
 
 
 class Weighted:
@@ -78,10 +80,9 @@ class Weighted:
     def __init__(self, labels: ArrayLike, probabilities: ArrayLike, predictions: ArrayLike | None = None):
         self.y, self.p = checked(labels, probabilities)
         self.predicted = checked_predictions(predictions, self.p)
-        self._rankings = [_Ranking(happened, q) for happened, q in one_vs_rest(self.y, self.p)]
 
     def __call__(self, weights: Floats, names: Iterable[str] = METRICS) -> dict[str, Floats]:
-        """Figures ``[b]`` by name, under weights ``[b, n]`` that count how often a row is there.
+        """Figures ``[b]`` by name, under weights ``[b, n]`` that count how often a row is there: whole numbers.
 
         Raises `DataError` on an unknown name.
         """
@@ -100,63 +101,95 @@ class Weighted:
                     figures |= self._binned(weights, kind)
         return {name: figures[name] for name in wanted}
 
+    @cached_property
+    def _rankings(self) -> list[_Ranking]:
+        return [_Ranking(happened, q) for happened, q in one_vs_rest(self.y, self.p)]
+
     def _ranked(self, weights: Floats) -> dict[str, Floats]:
         areas = np.array([ranking.areas(weights) for ranking in self._rankings])  # [classes, 2, b]
         defined = ~np.isnan(areas[:, 0])
         roc, pr = np.where(defined, areas.transpose(1, 0, 2), 0).sum(axis=1) / defined.sum(axis=0)
         return {"auroc": roc, "auprc": pr}
 
-    def _summed(self, weights: Floats) -> dict[str, Floats]:
+    @cached_property
+    def _losses(self) -> Floats:
+        """``[n, 4 + 2 C]``: 1, right, squared error, log-loss; right by class; by class in truth and prediction."""
         y, p, c = self.y, self.p, self.p.shape[1]
         truth, guess = y[:, None] == np.arange(c), self.predicted[:, None] == np.arange(c)
         q = p / p.sum(axis=1, keepdims=True)
         eps = np.finfo(np.float64).eps
-        losses = np.stack(
-            [
-                np.ones(len(y)),
-                y == self.predicted,
-                (p[:, 1] - y) ** 2 if c == 2 else ((q - truth) ** 2).sum(axis=1),
-                -np.log(q[np.arange(len(y)), y].clip(eps, 1 - eps)),
-            ],
-            axis=1,
-        )
-        n, right, squared, logs = (weights @ losses).T
-        hits, seen = weights @ (truth & guess), weights @ (truth.astype(np.float64) + guess)
+        losses = [
+            np.ones(len(y)),
+            y == self.predicted,
+            (p[:, 1] - y) ** 2 if c == 2 else ((q - truth) ** 2).sum(axis=1),
+            -np.log(q[np.arange(len(y)), y].clip(eps, 1 - eps)),
+        ]
+        return np.column_stack([*losses, truth & guess, truth.astype(np.float64) + guess])
+
+    def _summed(self, weights: Floats) -> dict[str, Floats]:
+        sums = weights @ self._losses
+        n, right, squared, logs = sums[:, :4].T
+        hits, seen = np.split(sums[:, 4:], 2, axis=1)
         f1 = np.where(seen > 0, 2 * hits / seen, 0)
         f1 = f1.sum(axis=1) / (seen > 0).sum(axis=1)
         return {"accuracy": right / n, "macro_f1": f1, "brier": squared / n, "nll": logs / n}
 
     def _binned(self, weights: Floats, kind: str) -> dict[str, Floats]:
         plain, debiased = [], []
-        for happened, q in ece_questions(self.y, self.p, kind):
-            inside = (bin_of(q, BINS)[:, None] == np.arange(BINS)).astype(np.float64)
-            sums = [weights @ (inside * v[:, None]) for v in calibration_terms(happened, q)]
+        for terms in self._bins[kind] if kind in self._bins else self._terms(kind):
+            sums = (weights @ terms).reshape(len(weights), 3, -1).transpose(1, 0, 2)
             plain.append(calibration_error(*sums, debiased=False))
             debiased.append(calibration_error(*sums, debiased=True))
         return {f"ece_{kind}": np.mean(plain, axis=0), f"ece_{kind}_debiased": np.mean(debiased, axis=0)}
 
+    def _terms(self, kind: str) -> Iterator[Floats]:
+        """Of each question what `calibration_error` sums, ``[n, 3 * bins]``, a row's own bin filled; no empty bins."""
+        for happened, q in ece_questions(self.y, self.p, kind):
+            filled, place = np.unique(bin_of(q, BINS), return_inverse=True)
+            terms = np.zeros((len(q), 3, len(filled)))
+            terms[np.arange(len(q)), :, place] = np.stack(calibration_terms(happened, q), axis=1)
+            yield terms.reshape(len(q), -1)
+
+    @cached_property
+    def _bins(self) -> dict[str, list[Floats]]:
+        """Terms that are kept: those of kinds that ask one question; a question per class would fill the memory."""
+        kinds = ("top_label", "positive") if self.p.shape[1] == 2 else ("top_label",)
+        return {kind: list(self._terms(kind)) for kind in kinds}
+
 
 class _Ranking:
-    """Rows by falling probability, and where each run of equal probabilities ends."""
+    """Rows by falling probability, and the runs of equal probability among them that hold a row of the class."""
 
     def __init__(self, happened: NDArray[np.bool_], q: Floats):
         self.order = np.argsort(-q, kind="stable")
-        self.happened = happened[self.order].astype(np.float64)
         ends = np.flatnonzero(np.append(np.diff(q[self.order]) != 0, True))
-        self.ends = None if len(ends) == len(q) else ends
+        self.places = np.flatnonzero(happened[self.order])
+        run = np.searchsorted(ends, self.places)
+        self.first = np.flatnonzero(np.diff(run, prepend=-1))
+        """Of the rows of the class, the first of each run."""
+        self.ends = ends[run[self.first]]
+        self.starts = np.append(0, ends[:-1] + 1)[run[self.first]]
+        self.tied = bool((self.ends > self.starts).any())
 
     def areas(self, weights: Floats) -> tuple[Floats, Floats]:
         """Areas under the ROC and the precision-recall curve, ``[b]`` each; the first is nan where a class is lost."""
-        w = np.take(weights, self.order, axis=1)
-        flagged, right = np.cumsum(w, axis=1), np.cumsum(w * self.happened, axis=1)
-        if self.ends is not None:  # rows of equal probability are flagged together
-            flagged, right = np.take(flagged, self.ends, axis=1), np.take(right, self.ends, axis=1)
-        gained = np.diff(right, axis=1, prepend=0)
-        false = np.diff(flagged, axis=1, prepend=0) - gained
-        positives = right[:, -1]
+        if not len(self.places):
+            return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
+        w = np.take(weights.astype(np.int32), self.order, axis=1)  # counts: sums of whole numbers are exact, and fast
+        flagged = np.cumsum(w, axis=1, dtype=np.int32)
+        found, reached = np.take(w, self.places, axis=1), np.take(flagged, self.ends, axis=1)
+        if self.tied:  # rows of equal probability are flagged together
+            found = np.add.reduceat(found, self.first, axis=1)
+        right = np.cumsum(found, axis=1, dtype=np.int32)
+        gained = found.astype(np.float64)
+        positives = right[:, -1].astype(np.float64)
         negatives = flagged[:, -1] - positives
-        roc = np.einsum("bt,bt->b", false, right - gained / 2) / (positives * negatives)
-        pr = np.einsum("bt,bt->b", gained, right / np.maximum(flagged, 1)) / positives
+        beaten = negatives[:, None] - (reached - right)  # of the other rows, those below each run
+        if self.tied:
+            inside = reached - np.take(flagged, self.starts, axis=1) + np.take(w, self.starts, axis=1) - found
+            beaten += inside / 2
+        roc = np.einsum("bt,bt->b", gained, beaten) / (positives * negatives)
+        pr = np.einsum("bt,bt->b", gained, right / np.maximum(reached, 1)) / positives
         return roc, pr
 
 
@@ -207,22 +240,49 @@ def measure(
     DataError
         As `metrics.checked`, or where groups are not one per row.
     """
-    classes = count_classes(labels, probabilities, groups)
+    return measure_each(labels, [(probabilities, predictions)], groups, resamples=resamples, seed=seed)[0][0]
+
+
+def measure_each(
+    labels: ArrayLike,
+    sides: Sequence[tuple[ArrayLike, ArrayLike | None]],
+    groups: Sequence[Any],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[tuple[dict[str, Any], dict[str, Floats]]]:
+    """Several models of the same rows on the same resamples, which are drawn once.
+
+    Parameters
+    ----------
+    sides : sequence of (probabilities [n, C], predictions [n] or None)
+        As `measure` takes them, and all else.
+
+    Returns
+    -------
+    list of (dict, dict)
+        Of each side what `measure` gives, and its replicates: name -> ``[resamples]``, empty where there are none.
+    """
+    classes = count_classes(labels, sides[0][0], groups)
     if not sum(classes):
-        nothing = Interval(*[float("nan")] * 3)
-        return {"n": 0, "positives": positives(classes), "metrics": {name: nothing._asdict() for name in METRICS}}
-    weighted = Weighted(labels, probabilities, predictions)
-    replicates: dict[str, list[Floats]] = {name: [] for name in METRICS}
+        figures: dict[str, Any] = {name: Interval(*[float("nan")] * 3)._asdict() for name in METRICS}
+        nothing = {"n": 0, "positives": positives(classes), "metrics": figures}
+        return [(nothing, {name: np.array([]) for name in METRICS}) for _ in sides]
+    scorers = [Weighted(labels, *side) for side in sides]
+    chunks: list[list[dict[str, Floats]]] = [[] for _ in sides]
     if len(set(groups)) > 1:
         for weights in bootstrap_weights(groups, resamples, seed):
-            for name, values in weighted(weights).items():
-                replicates[name].append(values)
-    metrics = {}
-    for name, figure in METRICS.items():
-        value = figure(labels, probabilities, predictions)
-        drawn = np.concatenate([[], *replicates[name]])
-        metrics[name] = percentile_interval(value, drawn, recentred=name in RECENTRED)._asdict()
-    return {"n": sum(classes), "positives": positives(classes), "metrics": metrics}
+            for scorer, parts in zip(scorers, chunks, strict=True):
+                parts.append(scorer(weights))
+    found = []
+    for side, parts in zip(sides, chunks, strict=True):
+        drawn = {name: np.concatenate([[], *(part[name] for part in parts)]) for name in METRICS}
+        figures = {
+            name: percentile_interval(figure(labels, *side), drawn[name], recentred=name in RECENTRED)._asdict()
+            for name, figure in METRICS.items()
+        }
+        found.append(({"n": sum(classes), "positives": positives(classes), "metrics": figures}, drawn))
+    return found
 
 
 def count_classes(labels: ArrayLike, probabilities: ArrayLike, groups: Sequence[Any]) -> list[int]:
