@@ -12,9 +12,9 @@ import re
 import tarfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,13 +101,19 @@ class Split:
     paths: tuple[Path, ...]
     places: Mapping[str, NDArray[np.int64]]
     """Suffix -> ``[n, 3]``: which of the paths, offset and size of the member, in bytes."""
+    read_classes: dict[tuple[str, Label], tuple[int, ...]] = field(default_factory=dict, init=False, repr=False)
+    """What `classes` found: a record of every row is read for it."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def classes(self, label_name: str, label: Label) -> list[int]:
         """Class index of each row, `UNLABELLED` where it is not annotated. Raises `DataError` on an unknown value."""
-        return [label.index(self.record(row).labels.get(label_name)) for row in range(len(self))]
+        key = (label_name, label)
+        if key not in self.read_classes:
+            found = (label.index(self.record(row).labels.get(label_name)) for row in range(len(self)))
+            self.read_classes[key] = tuple(found)
+        return list(self.read_classes[key])
 
     def record(self, row: int) -> Record:
         """What is packed of a row besides its parts."""
@@ -264,11 +270,29 @@ def _samples(
             yield key, _parse(file.read(size), f"{path}: {key}.{RECORD}"), members
 
 
+class _Header(tarfile.TarInfo):
+    """A tar header of which only what `_scan` asks is read: the other fields take longer than all else there."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """As `tarfile.TarInfo.frombuf`; what is not the sound header of a plain file is left to it."""
+        if len(buf) == tarfile.BLOCKSIZE and buf[156:157] == tarfile.REGTYPE and not buf[345]:  # no prefix of the name
+            try:
+                size, checksum = (int(buf[a:b].strip(b" \0"), 8) for a, b in ((124, 136), (148, 156)))
+            except ValueError:
+                checksum = -1
+            if checksum == sum(buf) - sum(buf[148:156]) + 8 * ord(" "):
+                member = cls(buf[:100].partition(b"\0")[0].decode(encoding, errors))
+                member.size = size
+                return member
+        return super().frombuf(buf, encoding, errors)
+
+
 def _scan(path: Path, suffixes: Sequence[str]) -> dict[str, dict[str, tuple[int, int]]]:
     """Key -> suffix -> offset and size, from the tar's headers; no member is opened."""
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", tarinfo=_Header) as tar:
             for member in tar:
                 key, _, suffix = member.name.partition(".")
                 if not member.isreg() or member.issparse() or suffix not in suffixes:
