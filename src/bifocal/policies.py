@@ -11,6 +11,7 @@ import numpy as np
 
 from .config import parse_config
 from .data.compose import TEXT
+from .data.shards import open_split
 from .decide.policy import POOLED, Policy
 from .errors import RunError, nearest
 from .modalities.text import TAG
@@ -98,8 +99,9 @@ def compare(a: str | Path, b: str | Path, *, on: str = "test") -> dict[str, Any]
     (space, one), (_, two) = _found(Path(a)), _found(Path(b))
     _same_models(one, two)
     run = Run.of(space.folder)
-    if on not in run.packed:
-        raise RunError(f"the run in {space.folder} has no split {on!r}; {nearest(on, run.packed)}")
+    if on not in space.packed_splits():
+        raise RunError(f"the run in {space.folder} has no split {on!r}; {nearest(on, space.packed_splits())}")
+    run.packed = {on: open_split(space.shards(on), run.modalities, run.settled)}  # of the others nothing is asked
     said, model = run.opinions(on), run.models[-1]
     settings = _differences(one.model_dump(mode="json"), two.model_dump(mode="json"))
     return {

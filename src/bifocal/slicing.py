@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -214,15 +213,14 @@ def cut(values: Sequence[Any], min_rows: int) -> dict[str, Rows]:
     if len(np.unique(numbers[there])) <= DISTINCT:
         there[:] = False
     found = _bins(numbers, there, min_rows) if there.any() else {}
-    given = [list(dict.fromkeys(UNKNOWN if v is None else _spelt(v) for v in row or [None])) for row in members]
-    counts = Counter(value for row, binned in zip(given, there, strict=True) if not binned for value in row)
-    ranked = sorted(counts, key=lambda value: (-counts[value], value))
+    rows_of: dict[str, list[int]] = {}
+    for row in np.flatnonzero(~there).tolist():
+        for name in {UNKNOWN if value is None else _spelt(value) for value in members[row] or [None]}:
+            rows_of.setdefault(name, []).append(row)
+    ranked = sorted(rows_of, key=lambda name: (-len(rows_of[name]), name))
     kept = ranked if len(ranked) <= COMMONEST + 1 else ranked[:COMMONEST]
-    for value in [*kept, *([OTHERS] if len(kept) < len(ranked) else [])]:
-        found[value] = np.zeros(len(values), dtype=bool)
-    for row, (own, binned) in enumerate(zip(given, there, strict=True)):
-        for value in () if binned else own:
-            found[value if value in kept else OTHERS][row] = True
+    for name in ranked:
+        found.setdefault(name if name in kept else OTHERS, np.zeros(len(values), dtype=bool))[rows_of[name]] = True
     return found
 
 

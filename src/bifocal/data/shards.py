@@ -12,7 +12,7 @@ import re
 import tarfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -101,13 +101,19 @@ class Split:
     paths: tuple[Path, ...]
     places: Mapping[str, NDArray[np.int64]]
     """Suffix -> ``[n, 3]``: which of the paths, offset and size of the member, in bytes."""
+    read_classes: dict[tuple[str, Label], tuple[int, ...]] = field(default_factory=dict, init=False, repr=False)
+    """What `classes` found: a record of every row is read for it."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def classes(self, label_name: str, label: Label) -> list[int]:
         """Class index of each row, `UNLABELLED` where it is not annotated. Raises `DataError` on an unknown value."""
-        return [label.index(self.record(row).labels.get(label_name)) for row in range(len(self))]
+        key = (label_name, label)
+        if key not in self.read_classes:
+            found = (label.index(self.record(row).labels.get(label_name)) for row in range(len(self)))
+            self.read_classes[key] = tuple(found)
+        return list(self.read_classes[key])
 
     def record(self, row: int) -> Record:
         """What is packed of a row besides its parts."""

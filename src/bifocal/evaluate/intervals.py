@@ -31,8 +31,8 @@ RECENTRED = {name for name in METRICS if name.startswith("ece")}
 """Figures whose resamples stray from the value by bias, not by chance; see `percentile_interval`."""
 LEVEL = (2.5, 97.5)
 """Percentiles between which 95% of the resamples lie."""
-CHUNK = 2_000_000
-"""Weights held at a time (resamples x rows): 16 MB of float64. With fewer, what is read of the rows for every chunk
+CHUNK = 4_000_000
+"""Weights held at a time (resamples x rows): 32 MB of float64. With fewer, what is read of the rows for every chunk
 takes longer than the sums themselves."""
 
 
