@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from .config import SlicesConfig
 from .data.compose import TEXT
 from .decide.policy import Policy
-from .errors import ConfigError, nearest
+from .errors import ConfigError, listed, nearest
 from .evaluate.slices import measure_gaps, measure_slices
 from .example import UNLABELLED, Label, Taxonomy
 from .modalities.text import TAG, clean
@@ -71,6 +72,7 @@ def measure_parts(
     dict
         ``slices``: as `measure_slices`, or null where no row has a label; ``fairness``: as `measure_gaps`, with ``by``
         (where groups come from), or null where nothing says whom a post speaks of, or the label has no such rates.
+        Values that only rows without a label bear are named, with no rows.
 
     Raises
     ------
@@ -81,6 +83,7 @@ def measure_parts(
     known = said.has[model] & (said.labels != UNLABELLED)
     if not known.any():
         return {"slices": None, "fairness": None}
+    enough = math.ceil(config.min_rows / known.mean())
     columns = read_columns(split, taxonomy, config)
     common = {
         "language": columns["language"],
@@ -95,9 +98,9 @@ def measure_parts(
     asked = {name: columns[name] for name in config.columns}
     slices: dict[tuple[str, str], Rows] = {}
     for name, values in (common | asked).items():
-        found = cut([value for value, keep in zip(values, known, strict=False) if keep], config.min_rows)
+        found = cut(values, enough)
         if name in asked or len(found) > 1:
-            slices |= {(name, value): rows for value, rows in found.items()}
+            slices |= {(name, value): rows[known] for value, rows in found.items()}
     probabilities, predictions = (a[known] for a in calibrated(said, policy, model))
     judged = said.labels[known], probabilities, predictions, [g for g, k in zip(said.groups, known, strict=True) if k]
     settings: dict[str, Any] = {
@@ -106,10 +109,13 @@ def measure_parts(
         "resamples": resamples,
         "seed": seed,
     }
-    fairness, speaks = None, _groups(columns, [text for text, k in zip(texts, known, strict=True) if k], known, config)
-    if speaks is not None and (label.binary or config.rates_of is not None):
-        by = config.terms or config.groups or TARGET
-        fairness = {"by": by, **measure_gaps(*judged, speaks, **settings)}
+    fairness = None
+    by = config.terms or config.groups or (TARGET if policy.label != TARGET else None)
+    if by is not None and (label.binary or config.rates_of is not None):
+        speaks = mentions(texts, read_terms(by)) if config.terms else _spoken_of(columns.get(by, []), enough)
+        if speaks:
+            members = {group: rows[known] for group, rows in speaks.items()}
+            fairness = {"by": by, **measure_gaps(*judged, members, **settings)}
     return {"slices": measure_slices(*judged, slices, **settings), "fairness": fairness}
 
 
@@ -119,6 +125,11 @@ def check_slices(config: SlicesConfig, label: Label, modalities: Sequence[str]) 
         read_terms(config.terms)
         if TEXT not in modalities:
             raise ConfigError(f"slices.terms are looked for in the part {TEXT!r}, which is not among modalities")
+    if (config.terms or config.groups) and not label.binary and config.rates_of is None:
+        raise ConfigError(
+            f"slices.{'terms' if config.terms else 'groups'} compares error rates, and a label of several classes has "
+            f"them class by class: name one of {listed([*map(str, label.classes)])} in slices.rates_of"
+        )
     if config.rates_of is not None and (label.binary or config.rates_of not in label.classes):
         classes = "a binary label has its two rates anyway" if label.binary else ""
         known = classes or nearest(str(config.rates_of), map(str, label.classes))
@@ -159,10 +170,11 @@ def read_columns(split: Split, taxonomy: Taxonomy, config: SlicesConfig) -> dict
 def read_terms(path: str | Path) -> dict[str, list[str]]:
     """Group -> its words, from a text file: ``group: term, term`` or one term a line, which names its group itself.
 
-    Empty lines and those that begin with ``#`` are left out. Raises `ConfigError` naming the file, or the line.
+    Empty lines and those that begin with ``#`` are left out, and so is a byte-order mark. Raises `ConfigError` naming
+    the file, or the line.
     """
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise ConfigError(f"slices.terms: {str(path)!r} cannot be read ({reason}): give a text file of words") from None
@@ -235,7 +247,9 @@ def _spelt(value: Any) -> str:
 
 def _bins(numbers: NDArray[np.float64], there: Rows, min_rows: int) -> dict[str, Rows]:
     count = int(np.clip(there.sum() // (2 * min_rows), 2, MOST_BINS))
-    edges = np.unique(np.quantile(numbers[there], np.arange(1, count) / count))
+    values = np.unique(numbers[there])
+    # Where many rows share the greatest number, the others still have a bin.
+    edges = np.unique(np.quantile(numbers[there], np.arange(1, count) / count).clip(max=values[-2]))
     place = np.searchsorted(edges, numbers, side="left")
     bins = [rows for b in range(len(edges) + 1) if (rows := there & (place == b)).any()]
     for digits in (4, 17):  # the shorter where that tells the bins apart
@@ -266,14 +280,7 @@ def _agreement(said: Opinions, policy: Policy, models: Sequence[str]) -> list[st
     return np.where(has.sum(axis=0) < 2, "one opinion", np.where(low == high, "agree", "differ")).tolist()
 
 
-def _groups(
-    columns: Mapping[str, Sequence[Any]], texts: Sequence[str], known: Rows, config: SlicesConfig
-) -> dict[str, Rows] | None:
-    """Group -> whether each known row speaks of it; None where nothing tells."""
-    if config.terms is not None:
-        return mentions(texts, read_terms(config.terms))
-    values = columns.get(config.groups or TARGET)
-    if values is None:
-        return None
-    found = cut([value for value, keep in zip(values, known, strict=True) if keep], config.min_rows)
+def _spoken_of(values: Sequence[Any], min_rows: int) -> dict[str, Rows]:
+    """Group -> whether each row speaks of it, by a column."""
+    found = cut(values, min_rows)
     return {name: rows for name, rows in found.items() if name != UNKNOWN and name.casefold() not in NO_GROUP}

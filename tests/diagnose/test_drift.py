@@ -9,7 +9,6 @@ from bifocal.diagnose.drift import (
     bin_of,
     by_chance,
     compare,
-    holm,
     independent_rows,
     quantile_edges,
     stability_index,
@@ -172,8 +171,3 @@ def test_bins_hold_as_many_rows_each_and_fewer_where_rows_are_few():
     assert len(edges) == 9 and set(np.bincount(bin_of(x, edges))) == {100}
     assert len(quantile_edges(x[:70])) == 2 and len(quantile_edges(x[:3])) == 1
     assert np.bincount(bin_of([0, 0, 0, 0, 1], quantile_edges([0, 0, 0, 0, 1]))).tolist() == [4, 1]
-
-
-def test_holm():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]) == [] and holm([0.9]) == [0.9] and holm([0.6, 0.7]) == [1, 1]

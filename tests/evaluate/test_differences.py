@@ -88,7 +88,7 @@ def test_the_difference_is_newcombes():
 def test_holm_steps_down():
     adjusted = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
     assert adjusted == pytest.approx({"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06})
-    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0} and holm({}) == {}
+    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0} and holm({"a": 0.9}) == {"a": 0.9} and holm({}) == {}
 
 
 def sides(make, n, others, copies, rng):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from ..evaluate.differences import holm
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -63,30 +65,16 @@ def compare(
         shares, by ``low`` and ``high`` (the bin holds ``low < x <= high``; None = open) or by ``value``.
     """
     found = {name: _compared(reference[name], new[name], seed) for name in reference}
-    tested = [entry for entry in found.values() if entry["p"] is not None]
-    for entry, p in zip(tested, holm([entry["p"] for entry in tested]), strict=True):
+    adjusted = holm({name: entry["p"] for name, entry in found.items() if entry["p"] is not None})
+    for name, p in adjusted.items():
+        entry = found[name]
         entry["p_holm"] = p
-        entry["detectable"] = _detectable(entry, alpha / len(tested))
+        entry["detectable"] = _detectable(entry, alpha / len(adjusted))
         if p <= alpha:
             entry["state"] = "alarm" if entry["psi_beyond_chance"] >= psi else "moved"
         else:
             entry["state"] = "too few rows" if (entry["detectable"] or 0) > psi else "steady"
     return found
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (1979): the chance of any false rejection stays below the level, whatever depends on
-    what.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p)
-    stepped = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
-    adjusted = np.empty_like(p)
-    adjusted[order] = stepped.clip(max=1)
-    return adjusted.tolist()
 
 
 def stability_index(reference: ArrayLike, new: ArrayLike) -> float:

@@ -75,7 +75,7 @@ def measure_slices(
     compared = tuple("accuracy" if name == "macro_f1" else name for name in judged.names if name != "accuracy")
     found = _Measured(judged, slices, None, compared, min_rows=min_rows, resamples=resamples, seed=seed)
     worse = [key for key, sides in found.sides.items() if sides.harm > 0]
-    worst = min(worse, key=lambda key: (found.adjusted(key), -found.sides[key].harm), default=None)
+    worst = min(worse, key=lambda key: (found.p_value(key), -found.sides[key].harm), default=None)
     return {
         "headline": judged.headline,
         "min_rows": min_rows,
@@ -116,8 +116,9 @@ def measure_gaps(
     dict
         ``min_rows``, ``comparisons``; ``reference`` (the rows that speak of none): ``n, groups, positives, negatives,
         note, figures``; ``groups``: the same of each with its name as ``group``, and ``differences`` to the reference
-        as in `measure_slices`; ``largest``: the group whose false-positive rate is furthest from the reference's, with
-        a ``low`` and ``high`` that hold for all comparisons together; null where none can be compared.
+        as in `measure_slices`; ``largest``: the group whose false-positive rate is furthest from the reference's by
+        more than chance, or else by chance, with a ``low`` and ``high`` that hold for all comparisons together; null
+        where none can be compared.
 
     Raises
     ------
@@ -131,7 +132,7 @@ def measure_gaps(
     slices = {("group", name): rows for name, rows in members.items()}
     found = _Measured(judged, slices, none, ("fpr", "fnr"), min_rows=min_rows, resamples=resamples, seed=seed)
     rates = [key for key in found.sides if key[1] == "fpr"]
-    largest = max(rates, key=lambda key: abs(found.sides[key].harm), default=None)
+    largest = max(rates, key=lambda key: (found.significant(key), abs(found.sides[key].harm)), default=None)
 
     def told(row: dict[str, Any], rows: Rows) -> dict[str, Any]:
         return {**row, "negatives": int((judged.y[rows] != judged.of).sum())}
@@ -194,7 +195,8 @@ class _Measured:
             # Against a reference there is one other side for all.
             other = self._row(against, {name: drawn[min(i + 1, len(drawn) - 1)] for name, drawn in there.items()})
             differences = self._differences(i, rows, against, row["figures"], other["figures"])
-            self.rows.append({**row, "note": _note(row, other), "differences": differences})
+            self.rows.append({**row, "note": _note(row, other, reference is None), "differences": differences})
+        self.base["note"] = _note(self.base, self.base, False)
         self.p_values = {sides.question: sides.p_value() for sides in self.sides.values()}
         self._adjusted = holm(self.p_values)
         self.comparisons = len(self.p_values)
@@ -258,8 +260,14 @@ class _Measured:
                     self.sides[i, name] = _Sides(name, mine, others, question)
         return found
 
+    def p_value(self, key: tuple[int, str]) -> float:
+        return self.p_values[self.sides[key].question]
+
     def adjusted(self, key: tuple[int, str]) -> float:
         return self._adjusted[self.sides[key].question]
+
+    def significant(self, key: tuple[int, str]) -> bool:
+        return self.adjusted(key) <= ALPHA
 
     def told(self, key: tuple[int, str]) -> dict[str, Any]:
         """One comparison by itself, with an interval that holds for all of them together (Bonferroni's)."""
@@ -275,9 +283,9 @@ class _Measured:
             "rest": sides.there.value,
             **gap._asdict(),
             "confidence": confidence,
-            "p": self.p_values[sides.question],
+            "p": self.p_value(key),
             "p_adjusted": self.adjusted(key),
-            "significant": self.adjusted(key) <= ALPHA,
+            "significant": self.significant(key),
         }
 
 
@@ -294,8 +302,8 @@ def _joined(
     return one, other
 
 
-def _note(row: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Why something is missing of a slice, or of what it is held against."""
+def _note(row: Mapping[str, Any], other: Mapping[str, Any], rest: bool) -> str | None:
+    """Why something is missing of a slice, or of what it is held against: the ``rest`` of the rows, or others."""
     if not row["n"]:
         return "no rows"
     if not any(row["figures"].values()):
@@ -303,7 +311,7 @@ def _note(row: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     if missing := [name for name, figure in row["figures"].items() if figure is None]:
         return f"{TOO_FEW} for {', '.join(missing)}"
     if not other["n"]:
-        return "all rows: nothing to compare with"
+        return "all rows: nothing to compare with" if rest else "no rows to compare with"
     if missing := [name for name, figure in other["figures"].items() if figure is None]:
         return f"{TOO_FEW} to compare with for {', '.join(missing)}"
     return None

@@ -167,7 +167,7 @@ def _slices(facts: Mapping[str, Any]) -> Figure | None:
         gap = found["differences"].get(figure)
         if gap and gap["value"] is not None:
             name = f"{found['column']}: {found['slice']} ({found['n']:,})"
-            rows.append({"name": name, **gap, "sure": (gap.get("p_adjusted") or 1) < 0.05})
+            rows.append({"name": name, **gap, "sure": gap.get("p_adjusted", 1) <= 0.05})
     if not rows:
         return None
     rows = sorted(rows, key=lambda row: (row.get("p") if row.get("p") is not None else 1, row["value"]))[:SLICES]

@@ -43,6 +43,11 @@ def signed(value: float | None, digits: int = 3) -> str:
     return "n/a" if value is None else f"{value:+.{digits}f}".replace("-", "−")
 
 
+def chance(p: float) -> str:
+    """A p-value for people, which is never 0."""
+    return "< 0.001" if p < 0.001 else number(p)
+
+
 def interval(found: Mapping[str, float | None]) -> str:
     """The ends of a 95% interval in brackets; empty where there is none."""
     low, high = found["low"], found["high"]
@@ -465,7 +470,7 @@ def slice_rows(facts: Mapping[str, Any]) -> list[list[object]]:
                 f"{number(there['value'])} {interval(there)}",
                 number(gap["rest"]),
                 f"{signed(gap['value'])} {interval(gap)}",
-                number(gap["p_adjusted"]),
+                chance(gap["p_adjusted"]),
             ]
         )
     return rows
@@ -496,7 +501,7 @@ def group_rows(facts: Mapping[str, Any]) -> list[list[object]]:
         for name in ("fpr", "fnr"):
             figure, gap = row["figures"][name], row["differences"].get(name)
             cells.append(f"{number(figure['value'])} {interval(figure)}" if figure else "too few rows")
-            cells.append(f"{signed(gap['value'])} {interval(gap)}, p {number(gap['p_adjusted'])}" if gap else "")
+            cells.append(f"{signed(gap['value'])} {interval(gap)}, p {chance(gap['p_adjusted'])}" if gap else "")
         rows.append(cells)
     return rows
 
