@@ -6,8 +6,21 @@ import pytest
 
 from bifocal.errors import RunError
 from bifocal.evaluate.curves import reliability
+from bifocal.report.drawings import draw_figures
 from bifocal.report.findings import TEXT_LENGTH, findings
-from bifocal.report.markdown import answer, asked, cell, number, plain, signed, to_markdown, unknowns
+from bifocal.report.markdown import (
+    answer,
+    asked,
+    cell,
+    chance,
+    group_rows,
+    number,
+    plain,
+    signed,
+    slice_rows,
+    to_markdown,
+    unknowns,
+)
 from bifocal.workspace import Workspace, read_json, write_json
 
 VERDICTS = ("worth", "undecided", "significant", "outperform", "beats", "wins over", "better than")
@@ -243,3 +256,14 @@ def test_a_choice_between_encoders_is_told_with_its_figures(fake_run):
     page = to_markdown(findings(folder))
     assert "The encoder of tabular_expert is the best of 2 on val" in page
     assert "boosted_trees 0.915, mlp_tabular 0.900" in page
+
+
+def test_a_p_value_is_never_zero(fake_run):
+    assert [chance(p) for p in (0.0, 4e-9, 0.001, 0.25, 1.0)] == ["< 0.001", "< 0.001", "0.001", "0.250", "1.000"]
+    facts = findings(fake_run())
+    facts["slices"]["slices"][0]["differences"]["auroc"]["p_adjusted"] = 0.0
+    facts["fairness"]["groups"][0]["differences"]["fpr"]["p_adjusted"] = 0.0
+    assert slice_rows(facts)[1][-1] == "< 0.001"
+    assert group_rows(facts)[2][4].endswith("p < 0.001")
+    (first, *others) = draw_figures(facts)["slices"].rows
+    assert first["sure"] and not any(row["sure"] for row in others)

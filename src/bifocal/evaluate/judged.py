@@ -72,6 +72,8 @@ class Judged:
 
         None where under `MIN_CLASS` groups stand behind it, and for macro-F1, which few rows make too low.
         """
+        if name not in self.names or name == "macro_f1":
+            return None
         happened = self.y == (1 if self.of is None else self.of)
         if name == "auroc":
             enough = min(self.groups(rows & happened), self.groups(rows & ~happened)) >= MIN_CLASS
@@ -80,10 +82,8 @@ class Judged:
             event = self.y == self.predicted
         elif name == "fpr":
             rows, event = rows & ~happened, self.predicted == self.of
-        elif name == "fnr":
-            rows, event = rows & happened, self.predicted != self.of
         else:
-            return None
+            rows, event = rows & happened, self.predicted != self.of
         return rate(event[rows], self.group[rows]) if self.groups(rows) >= MIN_CLASS else None
 
     def replicates(
