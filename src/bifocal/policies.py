@@ -66,10 +66,9 @@ def set_threshold(
         for policy in (before, after):
             policy.save(space.policies / f"{policy.version}.json")
         after.save(space.policy)
+        record.rewritten("calibrate", space.policy)
         done = record.steps()
-        steps = {name: done[name] for name in list(done)[: list(done).index("calibrate") + 1]}
-        steps["calibrate"]["outputs"][space.policy.name] = space.policy.stat().st_size
-        record.update(steps=steps)
+        record.update(steps={name: done[name] for name in list(done)[: list(done).index("calibrate") + 1]})
     return {**after.changes[-1].model_dump(mode="json"), "policy": after.version}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,16 +92,21 @@ def calibrated(said: Opinions, policy: Policy, model: str, *, adjusted: bool = T
     """
     probabilities = np.empty_like(said.logits[model], dtype=float)
     predictions = np.empty(len(said.ids), dtype=int)
-    row_patterns = np.array(said.patterns)
-    for pattern in set(said.patterns):
-        rows = row_patterns == pattern
-        deployed = policy.probabilities(model, said.logits[model][rows], pattern)
+    as_it_is = adjusted or policy.base_rate is None
+    for pattern, rows in _by_pattern(said):
+        logits = said.logits[model][rows]
+        deployed = policy.probabilities(model, logits, pattern)
         predictions[rows] = policy.predictions(model, deployed, pattern)
-        probabilities[rows] = (
-            deployed if adjusted else policy.probabilities(model, said.logits[model][rows], pattern, adjusted=False)
-        )
+        probabilities[rows] = deployed if as_it_is else policy.probabilities(model, logits, pattern, adjusted=False)
     probabilities[~said.has[model]] = np.nan
     return probabilities, predictions
+
+
+def _by_pattern(said: Opinions) -> Iterator[tuple[str, np.ndarray]]:
+    """Each presence pattern, and whether a row bears it ``[n]``."""
+    row_patterns = np.array(said.patterns)
+    for pattern in set(said.patterns):
+        yield pattern, row_patterns == pattern
 
 
 def actions(said: Opinions, policy: Policy, model: str) -> np.ndarray:
@@ -111,10 +116,8 @@ def actions(said: Opinions, policy: Policy, model: str) -> np.ndarray:
     """
     probabilities, predictions = calibrated(said, policy, model)
     done = np.array([str(name) for name in policy.classes], dtype=object)[predictions]
-    row_patterns = np.array(said.patterns)
     languages = None if said.languages is None else np.array(said.languages, dtype=object)
-    for pattern in set(said.patterns):
-        rows = row_patterns == pattern
+    for pattern, rows in _by_pattern(said):
         own = None if languages is None else languages[rows].tolist()
         found = policy.actions(model, probabilities[rows], predictions[rows], pattern, own)
         done[rows] = np.where(found == "", done[rows], found)
@@ -143,9 +146,7 @@ def measure_actions(said: Opinions, policy: Policy, model: str) -> dict[str, Any
 def _measure_sets(said: Opinions, policy: Policy, model: str, done: np.ndarray) -> dict[str, Any]:
     probabilities, _ = calibrated(said, policy, model)
     sets = np.ones_like(probabilities, dtype=bool)
-    row_patterns = np.array(said.patterns)
-    for pattern in set(said.patterns):
-        rows = row_patterns == pattern
+    for pattern, rows in _by_pattern(said):
         found = policy.candidates(model, probabilities[rows], pattern)
         sets[rows] = True if found is None else found
     there = said.has[model]

@@ -494,6 +494,7 @@ class Run:
         write_error_table(self.space.errors, tested, texts, policy, self.label, self.tested_on, self.models)
         return {"tested_on": self.tested_on, "rows": len(tested.ids)}
 
+    @cache  # noqa: B019
     def _texts(self, split: str) -> list[str]:
         """The composed text of each row of a split, empty where there is none."""
         packed = self.packed[split]
@@ -522,11 +523,12 @@ class Run:
     # ------------------------------------------------------------------ the page a person reads
 
     def report(self) -> dict[str, Any]:
+        facts = findings(self.space.folder)
         for model in self.models:
-            write_model_card(self.space.folder, model)
+            write_model_card(self.space.folder, model, facts)
         row = example_row(self.opinions(self.tested_on), self.policy(), self.models[-1])
         self.record.update(example=write_example(self.space, self.packed[self.tested_on], self.modalities, row))
-        worst = [error["id"] for error in findings(self.space.folder)["errors"]["worst"]]
+        worst = [error["id"] for error in facts["errors"]["worst"]]
         write_gallery(self.space, self.packed[self.tested_on], self.modalities, worst)
-        write_report(self.space.folder)
+        write_report(self.space.folder, facts)
         return {}

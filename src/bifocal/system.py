@@ -23,6 +23,7 @@ from .models.saved import CARD
 from .workspace import Workspace, file_sha256, read_json
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from .contracts import Encoder, Fusion, Modality, TextRole
@@ -357,11 +358,10 @@ class System:
         opinions = {}
         for name, modality in self.modalities.items():
             if name in present:
-                opinions[modality.expert_name] = self._opinion(modality.expert_name, logits, name)
-        main = opinions[self.main] = self._opinion(self.main, logits, pattern)
+                opinions[modality.expert_name] = self._opinion(*self._said(modality.expert_name, logits, name))
+        p, index = self._said(self.main, logits, pattern)
+        main = opinions[self.main] = self._opinion(p, index)
         language = example.meta.get("language", NO_LANGUAGE)
-        p = self.policy.probabilities(self.main, logits[self.main][None].numpy(), pattern)
-        index = self.label.classes.index(main.label)
         action = str(self.policy.actions(self.main, p, np.array([index]), pattern, [language])[0]) or None
         sets = self.policy.candidates(self.main, p, pattern)
         threshold = self.policy.threshold(self.main, pattern, index)
@@ -380,9 +380,12 @@ class System:
             candidates=None if sets is None else tuple(self.label.classes[c] for c in sets[0].nonzero()[0]),
         )
 
-    def _opinion(self, model: str, logits: Mapping[str, Tensor], pattern: str) -> Opinion:
+    def _said(self, model: str, logits: Mapping[str, Tensor], pattern: str) -> tuple[NDArray[np.float64], int]:
+        """Calibrated probabilities ``[1, C]`` of one post, and the class that they make it."""
         probabilities = self.policy.probabilities(model, logits[model][None].numpy(), pattern)
-        index = int(self.policy.predictions(model, probabilities, pattern)[0])
+        return probabilities, int(self.policy.predictions(model, probabilities, pattern)[0])
+
+    def _opinion(self, probabilities: NDArray[np.float64], index: int) -> Opinion:
         shown = 1 if self.label.binary else index
         return Opinion(float(probabilities[0, shown]), self.label.classes[index])
 

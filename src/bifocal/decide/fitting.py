@@ -177,22 +177,18 @@ def _fit(
     classes = logits.shape[1]
     binary, shares = classes == 2, None if base_rate is None else _shares(labels, classes)
     best = threshold = 0.5 if binary else None
-    chosen = band = None
+    chosen = band = lines = least = None
+    probabilities = at_base_rate(calibration(logits), shares, base_rate)
+    weights = row_weights(labels, shares, base_rate)
     if binary and len(labels):
-        probabilities = at_base_rate(calibration(logits), shares, base_rate)
-        weights = row_weights(labels, shares, base_rate)
         best = best_f1_threshold(labels, probabilities, weights)
         chosen = choose_threshold(labels, probabilities, rule, weights)
         threshold = chosen.threshold
         band = _band(labels, probabilities[:, 1], threshold, review) if review else None
-    lines = least = None
-    if not binary:
-        probabilities = at_base_rate(calibration(logits), shares, base_rate)
-        if rule.per_class:
-            weights = row_weights(labels, shares, base_rate)
-            lines = tuple(class_thresholds(labels, probabilities, weights)) if len(labels) else (0.5,) * classes
-        if review is not None and review.alpha is not None:
-            least = tuple(risk_threshold(probabilities[labels == c, c], review.alpha) for c in range(classes))
+    if not binary and rule.per_class:
+        lines = tuple(class_thresholds(labels, probabilities, weights)) if len(labels) else (0.5,) * classes
+    if not binary and review is not None and review.alpha is not None:
+        least = tuple(risk_threshold(probabilities[labels == c, c], review.alpha) for c in range(classes))
     fit = PatternPolicy(
         calibration=calibration,
         shares=shares,
@@ -230,7 +226,7 @@ def _language_bands(
 ) -> tuple[dict[str, Band], list[str]]:
     """A band for each language that has `MIN_PATTERN_ROWS` annotated rows, and where it promises nothing."""
     logits, labels = _annotated(said)
-    p = at_base_rate(fit.calibration(logits), fit.shares, base_rate)[:, 1]
+    p = fit.probabilities(logits, base_rate)[:, 1]
     known = np.array(languages, dtype=object)[np.asarray(said[1]) != UNLABELLED]
     bands, findings = {}, []
     for language in sorted(set(known.tolist()) - {""}):
@@ -302,7 +298,7 @@ def _expected(
     logits, labels = _annotated(said)
     if len(np.unique(labels)) < 2:
         return {}
-    probabilities = at_base_rate(fit.calibration(logits), fit.shares, base_rate)
+    probabilities = fit.probabilities(logits, base_rate)
     weights = row_weights(labels, fit.shares, base_rate)
     figures = expected_figures(labels, probabilities, known, rule, weights=weights, seed=seed)
     return {name: Expected(**interval._asdict()) for name, interval in figures.items()}

@@ -61,20 +61,8 @@ class Band(Strict):
     negatives: Annotated[int, Field(ge=0)]
 
 
-class PatternPolicy(Strict):
-    """What holds for one presence pattern, and the labelled rows it was fitted on."""
-
-    calibration: Calibration
-    shares: Shares | None = None
-    threshold: Threshold
-    class_thresholds: tuple[float, ...] | None = None
-    band: Band | None = None
-    least: tuple[float | None, ...] | None = None
-    n: Annotated[int, Field(ge=0)]
-
-
-class ModelPolicy(Strict):
-    """What holds for one model; ``threshold`` None = the likeliest class."""
+class Fit(Strict):
+    """What was fitted to some rows; ``threshold`` None = the likeliest class."""
 
     calibration: Calibration
     shares: Shares | None = None
@@ -87,6 +75,21 @@ class ModelPolicy(Strict):
     least: tuple[float | None, ...] | None = None
     """Of several classes: the probability from which on each is in a post's prediction set (None = always, for want of
     rows); None = no sets."""
+
+    def probabilities(self, logits: ArrayLike, base_rate: Sequence[float] | None) -> NDArray[np.float64]:
+        """Calibrated ``[n, C]``, adjusted from the class shares it was fitted on to a base rate; None = as they are."""
+        return at_base_rate(self.calibration(logits), self.shares, base_rate)
+
+
+class PatternPolicy(Fit):
+    """What holds for one presence pattern, and the labelled rows it was fitted on."""
+
+    n: Annotated[int, Field(ge=0)]
+
+
+class ModelPolicy(Fit):
+    """What holds for one model."""
+
     languages: dict[str, Band] = Field(default_factory=dict)
     """Bands that hold within a language, beside the one above."""
     patterns: dict[str, PatternPolicy] = Field(default_factory=dict)
@@ -156,7 +159,7 @@ class Policy(Strict):
         """
         return fingerprint(self.model_dump(mode="json", exclude={"date"}, exclude_defaults=True))
 
-    def _of(self, model: str, pattern: str) -> ModelPolicy | PatternPolicy:
+    def _of(self, model: str, pattern: str) -> Fit:
         if model not in self.models:
             raise RunError(f"the policy of run {self.run!r} has no model {model!r}; {nearest(model, self.models)}")
         pooled = self.models[model]
@@ -178,8 +181,7 @@ class Policy(Strict):
 
         Raises `RunError` on an unknown model.
         """
-        fit = self._of(model, pattern)
-        return at_base_rate(fit.calibration(logits), fit.shares, self.base_rate if adjusted else None)
+        return self._of(model, pattern).probabilities(logits, self.base_rate if adjusted else None)
 
     def weights(self, model: str, labels: NDArray[np.int64]) -> NDArray[np.float64] | None:
         """What each labelled row ``[n]`` of val counts for at the base rate of the policy; None = one."""

@@ -5,14 +5,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from ..errors import extras_named
 from ..workspace import atomic
+from . import figures as draw
 from . import markdown as words
-
-if TYPE_CHECKING:
-    from .figures import Drawn
 
 Rows = Sequence[Mapping[str, Any]]
 SLICES = 12
@@ -22,17 +19,14 @@ SLICES = 12
 class Figure(NamedTuple):
     """A figure of the page."""
 
-    drawn: Drawn
+    drawn: draw.Drawn
     caption: str
     rows: Rows
     """The numbers behind it, for its CSV."""
 
 
 def draw_figures(facts: Mapping[str, Any]) -> dict[str, Figure]:
-    """Name -> figure, of those that this run has. Raises `MissingExtra` without the packages of ``bifocal[report]``."""
-    with extras_named():
-        from . import figures  # noqa: F401 - matplotlib is missing here or nowhere
-
+    """Name -> figure, of those that this run has."""
     makers: dict[str, Callable[[Mapping[str, Any]], Figure | None]] = {
         "intervals": _intervals,
         "ranking": _ranking,
@@ -64,8 +58,6 @@ def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
 
 
 def _intervals(facts: Mapping[str, Any]) -> Figure:
-    from . import figures as draw
-
     headline = facts["headline"]
     metric, title = headline["metric"], words.METRICS[headline["metric"]]
     found = {name: said["calibrated"][metric] for name, said in facts["models"].items()}
@@ -80,8 +72,6 @@ def _intervals(facts: Mapping[str, Any]) -> Figure:
 
 
 def _ranking(facts: Mapping[str, Any]) -> Figure | None:
-    from . import figures as draw
-
     headline = facts["headline"]
     if headline["model"] not in facts["roc"]:
         return None
@@ -100,8 +90,6 @@ def _ranking(facts: Mapping[str, Any]) -> Figure | None:
 
 
 def _reliability(facts: Mapping[str, Any]) -> Figure | None:
-    from . import figures as draw
-
     before, after = (facts["reliability"][side] for side in ("before", "after"))
     if not after:
         return None
@@ -116,8 +104,6 @@ def _reliability(facts: Mapping[str, Any]) -> Figure | None:
 
 
 def _curve(facts: Mapping[str, Any]) -> Figure | None:
-    from . import figures as draw
-
     main, marks = facts["headline"]["model"], facts["marks"]
     if not facts["curve"]:
         return None
@@ -130,8 +116,6 @@ def _curve(facts: Mapping[str, Any]) -> Figure | None:
 
 
 def _confusion(facts: Mapping[str, Any]) -> Figure | None:
-    from . import figures as draw
-
     classes, counts = facts["label"]["classes"], facts["confusion"]
     if len(classes) > draw.MATRIX_CLASSES or not any(map(any, counts)):
         return None
@@ -144,8 +128,6 @@ def _confusion(facts: Mapping[str, Any]) -> Figure | None:
 
 
 def _risk(facts: Mapping[str, Any]) -> Figure | None:
-    from . import figures as draw
-
     curves, main = facts["risk_coverage"], facts["headline"]["model"]
     if main not in curves:
         return None
@@ -159,8 +141,6 @@ def _risk(facts: Mapping[str, Any]) -> Figure | None:
 
 
 def _slices(facts: Mapping[str, Any]) -> Figure | None:
-    from . import figures as draw
-
     figure = facts["headline"]["metric"]
     rows = []
     for found in facts["slices"]["slices"] if facts["slices"] else []:
@@ -181,10 +161,8 @@ def _slices(facts: Mapping[str, Any]) -> Figure | None:
 
 
 def _robustness(facts: Mapping[str, Any]) -> Figure | None:
-    from . import figures as draw
-
     found = facts["robustness"]
-    rows = robustness_rows(found) if found else []
+    rows = _flips(found) if found else []
     if not rows:
         return None
     return Figure(
@@ -195,7 +173,7 @@ def _robustness(facts: Mapping[str, Any]) -> Figure | None:
     )
 
 
-def robustness_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _flips(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each attack at its strongest, the most harmful first: ``name, severity, value, low, high, uncleaned, review,
     change`` (of AUROC or macro-F1)."""
     strongest: dict[tuple[str, str], dict[str, Any]] = {}
@@ -223,8 +201,6 @@ def robustness_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _training(facts: Mapping[str, Any]) -> Figure | None:
-    from . import figures as draw
-
     drawn = draw.training_curves(facts["history"])
     if drawn is None:
         return None

@@ -13,7 +13,6 @@ import yaml
 from ..errors import extras_named
 from ..workspace import Workspace, atomic, read_json, write_json
 from . import markdown as words
-from .drawings import draw_figures, write_figures
 from .findings import findings
 from .gallery import GALLERY
 
@@ -26,7 +25,7 @@ TEMPLATE = "template.html"
 SCRIPT = "page.js"
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, facts: Mapping[str, Any] | None = None) -> Path:
     """Draw the report of a run from its artifacts alone; draw it again whenever the report's code has changed.
 
     Parameters
@@ -34,6 +33,8 @@ def write_report(folder: Path) -> Path:
     folder : Path
         The run's folder. ``report/index.html``, ``report/report.json`` (the findings), ``report/report.md`` and of
         every figure ``report/figures/<name>.png`` and ``.csv`` are written there, each whole or not at all.
+    facts : mapping, optional
+        As `findings` gives them, for who has them already.
 
     Returns
     -------
@@ -47,8 +48,11 @@ def write_report(folder: Path) -> Path:
     MissingExtra
         Without the packages of ``bifocal[report]``.
     """
+    with extras_named():
+        from .drawings import draw_figures, write_figures
+
     space = Workspace.of(folder)
-    facts = findings(folder)
+    facts = findings(folder) if facts is None else facts
     figures = draw_figures(facts)
     page = to_html(facts, figures, pictures(space.report))
     write_json(space.report / "report.json", facts)

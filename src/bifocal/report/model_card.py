@@ -44,7 +44,7 @@ HUB_METRICS = {"auroc": "roc_auc", "macro_f1": "f1", "accuracy": "accuracy", "br
 HUB_ID = re.compile(r"^\w[\w.-]*/[\w.-]+$")
 
 
-def write_model_card(folder: Path, model: str) -> Path:
+def write_model_card(folder: Path, model: str, facts: Mapping[str, Any] | None = None) -> Path:
     """Write ``models/<model>/README.md`` from the run's artifacts, so that a model never travels without its figures.
 
     Parameters
@@ -53,6 +53,8 @@ def write_model_card(folder: Path, model: str) -> Path:
         The run's folder, evaluated.
     model : str
         An expert or the fusion, as named in the results.
+    facts : mapping, optional
+        As `findings` gives them, for who has them already.
 
     Returns
     -------
@@ -64,7 +66,7 @@ def write_model_card(folder: Path, model: str) -> Path:
     RunError
         Where the run has no such model, or an artifact is missing or broken.
     """
-    facts = findings(folder)
+    facts = findings(folder) if facts is None else facts
     if model not in facts["models"]:
         raise RunError(f"run {facts['run']!r} has no model {model!r}; {nearest(model, facts['models'])}")
     space = Workspace.of(folder)
