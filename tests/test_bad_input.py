@@ -34,7 +34,7 @@ from bifocal.errors import BifocalError, DataError
 from bifocal.evidence import _digest
 from bifocal.example import Taxonomy
 from bifocal.models.pretrained import quiet
-from bifocal.system import build_modalities
+from bifocal.posts import build_modalities
 from bifocal.train import run
 from bifocal.workspace import Workspace, file_sha256, read_json, read_jsonl, write_json
 

@@ -7,6 +7,7 @@ from PIL import Image
 import bifocal
 from bifocal.diagnose.explanation import probability
 from bifocal.errors import DataError
+from bifocal.torch_engine import TorchEngine
 
 WORDS = "a quiet lantern waits by the river"
 
@@ -54,7 +55,7 @@ def test_what_is_explained_is_the_decision_that_predict_gives(system, records, p
 
 
 def test_the_baseline_is_the_class_shares_that_the_fusion_counted(system, picture):
-    shares = system.fusion.prior.exp().numpy()
+    shares = system.engine.fusion.prior.exp().numpy()
     for post in ({"text": WORDS}, {"text": WORDS, "image_path": picture}):
         assert probability(system.explain(**post).baseline) == pytest.approx(shares[1], abs=1e-6)
 
@@ -82,7 +83,7 @@ def test_a_piece_is_worth_what_the_post_loses_without_it(system, picture):
 
 def test_one_call_of_each_encoder_reads_all_versions_of_its_part(system, picture, monkeypatch):
     calls = []
-    for name, encoder in system.experts.items():
+    for name, encoder in system.engine.experts.items():
         encode = encoder.encode
         monkeypatch.setattr(encoder, "encode", lambda v, *a, n=name, f=encode: calls.append((n, len(v))) or f(v, *a))
     system.explain(WORDS, picture, grid=3)
@@ -109,10 +110,10 @@ def test_it_is_json_and_says_which_scale_it_is_on(system, picture):
 
 
 def test_a_run_of_one_modality_owes_all_to_it(system, monkeypatch):
-    monkeypatch.setattr(system, "fusion", None)
-    monkeypatch.setattr(system, "main", "text_expert")
-    for held in ("modalities", "experts"):
-        monkeypatch.setattr(system, held, {"text": getattr(system, held)["text"]})
+    engine = system.engine
+    monkeypatch.setattr(system, "engine", TorchEngine({"text": engine.experts["text"]}, {"text": "text_expert"}, None))
+    for held in (system, system.preparer):
+        monkeypatch.setattr(held, "modalities", {"text": held.modalities["text"]})
     found = system.explain(WORDS)
     assert found.baseline == 0.0 and found.contributions == {"text": pytest.approx(found.score)}
     assert probability(found.score) == pytest.approx(system.predict(WORDS).probability, abs=1e-5)

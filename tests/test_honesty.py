@@ -195,7 +195,7 @@ def text_alone(system, evidence, rows):
         arrays = {k: torch.from_numpy(evidence[expert][k][rows]) for k in ("features", "logits")}
         flags = torch.full((n,), present)
         made[modality] = Evidence(("",) * n, ("",) * n, *arrays.values(), flags, labels, torch.zeros(n) > 0)
-    return system.fusion(made).numpy(), labels.numpy()
+    return system.engine.fusion(made).numpy(), labels.numpy()
 
 
 def test_200_rows_are_enough_for_a_set_of_parts_and_199_are_not():

@@ -22,7 +22,7 @@ LAYERS = [
     {"expert"},
     {"fusion"},
     {"diagnose"},
-    {"system", "explanation"},
+    {"posts", "engine", "torch_engine", "system", "explanation"},
     {"results", "reference", "decisions", "score", "drift_watch", "slicing", "functional", "robustness"},
     {"report"},
     {"steps"},

@@ -50,14 +50,14 @@ def one(found, **named):
 
 
 def test_what_cleaning_undoes_reaches_no_encoder_and_flips_nothing(system, space):
-    before = {name: encoder.examples_encoded for name, encoder in system.experts.items()}
+    before = {name: encoder.examples_encoded for name, encoder in system.engine.experts.items()}
     found = attacked(system, space, "zero_width", "bidi", "homoglyphs")
     for kind in ("zero_width", "bidi", "homoglyphs"):
         cleaned, raw = (one(found, attack=kind, normaliser=on) for on in (True, False))
         assert cleaned["altered"] == raw["altered"] == raw["reached"] == 1
         assert cleaned["reached"] == cleaned["flips"]["n"] == 0
         assert cleaned["auroc"]["change"]["value"] == 0
-    after = {name: encoder.examples_encoded for name, encoder in system.experts.items()}
+    after = {name: encoder.examples_encoded for name, encoder in system.engine.experts.items()}
     assert after["image"] == before["image"]  # only the attacked part is encoded again
     assert 0 < after["text"] - before["text"] <= 3 * found["rows"]  # and only what its encoder has not seen
 
@@ -81,12 +81,12 @@ def test_an_attack_reads_as_serving_the_attacked_post_does(system, space):
 
 
 def test_parts_are_swapped_and_taken_away_without_an_encoder(system, space):
-    before = {name: encoder.examples_encoded for name, encoder in system.experts.items()}
+    before = {name: encoder.examples_encoded for name, encoder in system.engine.experts.items()}
     found = attacked(system, space, "part_swapped", "part_missing", rows=40)
     assert {(row["modality"], row["attack"]) for row in found["attacks"]} == {
         (name, kind) for name in ("text", "image") for kind in suite.PART
     }
-    assert {name: encoder.examples_encoded for name, encoder in system.experts.items()} == before
+    assert {name: encoder.examples_encoded for name, encoder in system.engine.experts.items()} == before
     without = one(found, modality="image", attack="part_missing")
     alone = sum(not (text and image) for text, image in zip(*_presence(space), strict=True))
     assert 0 < without["undecided"] <= alone and without["n"] + without["undecided"] == 40

@@ -127,19 +127,19 @@ def test_these_pictures_tell_the_ways_to_fit_apart(memes, transcribed):
 
 def test_a_transcript_goes_into_the_ocr_block_and_spares_the_ocr(memes, transcribed):
     system = bifocal.load(transcribed)
-    system._reader = Reader("words off the picture")
+    system.preparer.reader = Reader("words off the picture")
     decision = system.predict(text="storm over hill", image_path=memes / "img/0.png")
     assert decision.text_used.startswith("[OCR] storm over hill [/OCR] [CAP] [/CAP]")
-    assert system._reader.calls == 0
+    assert system.preparer.reader.calls == 0
     read = system.predict(image_path=memes / "img/0.png")
     assert read.text_used.startswith("[OCR] words off the picture [/OCR] [CAP] [/CAP]")
-    assert system._reader.calls == 1
+    assert system.preparer.reader.calls == 1
 
 
 def test_the_posts_own_words_leave_the_picture_to_be_read(memes, transcribed):
     """The same system told that texts are captions, as the record of another run would tell it."""
     system = bifocal.load(transcribed)
-    system.text_role, system._reader = "caption", Reader("words off the picture")
+    system.preparer.text_role, system.preparer.reader = "caption", Reader("words off the picture")
     decision = system.predict(text="my holiday", image_path=memes / "img/0.png")
     assert decision.text_used.startswith("[OCR] words off the picture [/OCR] [CAP] my holiday [/CAP]")
-    assert system._reader.calls == 1
+    assert system.preparer.reader.calls == 1

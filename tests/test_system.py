@@ -53,10 +53,10 @@ def test_either_part_may_be_missing_not_both(system, picture):
 
 
 def test_one_pass_of_each_encoder_serves_all_three_answers(system, picture):
-    before = {name: encoder.examples_encoded for name, encoder in system.experts.items()}
+    before = {name: encoder.examples_encoded for name, encoder in system.engine.experts.items()}
     system.predict(text="a quiet morning", image_path=picture)
     system.predict_batch([{"text": "words"}, {"text": "more words", "image_path": picture}])
-    after = {name: encoder.examples_encoded for name, encoder in system.experts.items()}
+    after = {name: encoder.examples_encoded for name, encoder in system.engine.experts.items()}
     assert {name: after[name] - before[name] for name in after} == {"text": 3, "image": 2}
 
 
@@ -171,14 +171,13 @@ def test_a_run_without_records_says_what_it_reads(system):
 
 def test_a_picture_is_refused_where_nothing_reads_it(records, picture, monkeypatch):
     assert "image" in records.reads  # for the words on it
-    ocr = records.config.ocr.model_copy(update={"when": "never"})
-    monkeypatch.setattr(records, "config", records.config.model_copy(update={"ocr": ocr}))
+    monkeypatch.setattr(records.preparer, "ocr", "never")
     with pytest.raises(DataError, match="this run reads text, tabular; leave image_path out"):
         records.predict(text="a marble house", image_path=picture)
 
 
 def test_a_text_is_refused_where_nothing_reads_it(system, picture, monkeypatch):
-    monkeypatch.setattr(system, "modalities", {"image": system.modalities["image"]})
+    monkeypatch.setattr(system.preparer, "modalities", {"image": system.modalities["image"]})
     with pytest.raises(DataError, match="this run reads image; leave text out"):
         system.predict(text="words", image_path=picture)
 

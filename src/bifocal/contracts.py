@@ -61,6 +61,12 @@ class Modality(Protocol):
     def read(self, raw: Any) -> Any:
         """The canonical value of a raw part: the one function that packing and serving share. Raises `DataError`."""
 
+    def moments(self, raw: Any) -> Sequence[Any]:
+        """The canonical values of a raw part that shows several things in turn (frames); else what `read` gives.
+
+        Serving decides by the worst of them. Raises `DataError`.
+        """
+
     def pack(self, value: Any) -> bytes: ...
     def unpack(self, blob: bytes) -> Any: ...
 

@@ -220,6 +220,9 @@ class Evidence:
             *(t[index] for t in (self.features, self.logits, self.present, self.labels, self.seen)),
         )
 
-    def without(self) -> Evidence:
-        """The same rows with this part blanked, as if it had never been posted."""
-        return replace(self, present=self.present & False)
+    def without(self, rows: Iterable[int] | None = None) -> Evidence:
+        """The same with this part blanked in some rows (None: in all), as if it had never been posted."""
+        index = list(range(len(self)) if rows is None else rows)
+        present = self.present | False  # a copy
+        present[index] = False
+        return replace(self, present=present)

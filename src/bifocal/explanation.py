@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .contracts import Piece
-    from .example import Evidence, Example
+    from .example import Evidence
+    from .posts import Post
     from .system import Decision, System
 
 GRIDS = range(2, 17)
@@ -111,29 +112,30 @@ class Explanation:
         }
 
 
-def explain(system: System, example: Example, values: Mapping[str, Any], grid: int) -> Explanation:
-    """Explain the decision on one composed post; what `System.explain` returns and raises.
+def explain(system: System, post: Post, grid: int) -> Explanation:
+    """Explain the decision on one post; what `System.explain` returns and raises.
 
-    Each encoder runs once, over its part as posted and with every piece of it hidden; the fusion then joins these with
-    the other parts' Evidence as it was.
+    Of several views the one that decides is explained. Each encoder runs once, over its part as posted and with every
+    piece of it hidden; the fusion then joins these with the other parts' Evidence as it was.
     """
     if grid not in GRIDS:
         raise DataError(
             f"the grid over a picture has {GRIDS[0]} to {GRIDS[-1]} regions along each side, found {grid!r}"
         )
-    values = {name: values[name] for name in system.modalities if name in values}
+    view = system.deciding_view(post)
+    values = {name: view[name] for name in system.modalities if name in view}
     hidden = {
         name: system.modalities[name].occlusions(value, grid**2 if name == PICTURE else None)
         for name, value in values.items()
     }
     versions = {name: [value, *(covered for _, covered in hidden[name])] for name, value in values.items()}
-    evidence = system.evidence(
+    evidence = system.engine.evidence(
         [
             {name: of_part[i] for name, of_part in versions.items() if i < len(of_part)}
             for i in range(max(map(len, versions.values())))
         ]
     )
-    decision = system.decisions([(example, values)], {name: e.take([0]) for name, e in evidence.items()})[0]
+    decision = system.decisions([(post.example, values)], {name: e.take([0]) for name, e in evidence.items()})[0]
     index = 1 if system.label.binary else system.label.classes.index(decision.label)
     effects = measure_effects(
         partial(_scores, system, evidence, index), {name: len(pieces) for name, pieces in hidden.items()}
@@ -156,24 +158,22 @@ def _scores(
     system: System, evidence: Mapping[str, Evidence], index: int, versions: Mapping[str, NDArray[np.int64]]
 ) -> NDArray[np.float64]:
     """Log-odds ``[r]`` of versions of a post, calibrated as posts that have these parts are."""
-    import torch
-
     n = len(next(iter(versions.values())))
     absent = np.full(n, ABSENT)
     rows = {name: versions.get(name, absent) for name in evidence}
     said = {
-        name: replace(e.take(np.maximum(rows[name], 0).tolist()), present=torch.from_numpy(rows[name] != ABSENT))
+        name: e.take(np.maximum(rows[name], 0).tolist()).without(np.flatnonzero(rows[name] == ABSENT).tolist())
         for name, e in evidence.items()
     }
-    logits = system.fusion(said) if system.fusion is not None else next(iter(said.values())).logits
+    logits = system.engine.logits(said)[system.main]
     patterns = np.array([pattern_of(name for name in rows if rows[name][i] != ABSENT) for i in range(n)])
     scores = np.empty(n)
     for pattern in np.unique(patterns).tolist():
         there = patterns == pattern
         if pattern:
-            found = system.policy.probabilities(system.main, logits[there].numpy(), pattern)
-        elif system.fusion is not None:
-            found = softmax(logits[there].numpy())  # class shares: no temperature belongs to them
+            found = system.policy.probabilities(system.main, logits[there], pattern)
+        elif len(system.modalities) > 1:
+            found = softmax(logits[there])  # class shares: no temperature belongs to them
         else:
             found = np.full(logits[there].shape, 1 / logits.shape[1])
         scores[there] = log_odds(found, index)

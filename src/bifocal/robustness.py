@@ -26,6 +26,7 @@ from .functional import functional_suite
 from .modalities.image import worded
 from .results import Opinions, actions, calibrated
 from .system import System
+from .torch_engine import torch_engine
 from .workspace import Record, Workspace, fingerprint, read_json, read_jsonl, write_json
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class _Posts:
     def take(cls, system: System, space: Workspace, whole: Split, split_name: str, chosen: list[int]) -> _Posts:
         classes = torch.tensor(whole.classes(system.config.label, system.label))
         evidence = {}
-        for name, encoder in system.experts.items():
+        for name, encoder in torch_engine(system).experts.items():
             path = space.evidence(system.modalities[name].expert_name, split_name)
             encoded = features_of(encoder, whole, name, path)
             present = torch.tensor(whole.present[name], dtype=torch.bool)
@@ -205,7 +206,8 @@ class _Posts:
 
     def _encoded(self, name: str, kind: str, severity: int, remake: Callable[[Any], Any] | None) -> tuple[Any, ...]:
         """Evidence of the attacked part; the rows that were altered, and those whose change reached the encoder."""
-        modality, encoder, part = self.system.modalities[name], self.system.experts[name], self.evidence[name]
+        modality, part = self.system.modalities[name], self.evidence[name]
+        encoder = torch_engine(self.system).experts[name]
         features, logits, present = part.features.clone(), part.logits.clone(), part.present.clone()
         altered, reached = torch.zeros_like(present), torch.zeros_like(present)
         rows = iter(part.present.nonzero().flatten().tolist())
@@ -279,7 +281,7 @@ class _Posts:
 def _said(system: System, evidence: Mapping[str, Evidence]) -> Said:
     """What the policy decides on these rows."""
     experts = {name: modality.expert_name for name, modality in system.modalities.items()}
-    said = Opinions.gather(evidence, experts, system.fusion, system.main)
+    said = Opinions.gather(evidence, experts, torch_engine(system).fusion, system.main)
     probabilities, predictions = calibrated(said, system.policy, system.main)
     if system.policy.review is None:
         return Said(probabilities, predictions)

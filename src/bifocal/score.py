@@ -12,9 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from .data.compose import TEXT
 from .errors import BifocalError, DataError, RunError, listed
+from .posts import PICTURE, TABULAR
 from .sources._posts import Post, Posts
-from .system import PICTURE, TABULAR, TEXT
 from .workspace import atomic, fingerprint, read_jsonl, room, sweep
 
 if TYPE_CHECKING:

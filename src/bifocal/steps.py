@@ -30,6 +30,7 @@ from .evidence import evidence_of
 from .example import LABELS, UNLABELLED, Evidence, Label, Taxonomy
 from .expert import candidates, fit_expert, load_expert
 from .fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusion
+from .posts import build_modalities
 from .reference import Reference, text_facts
 from .report.example import write_example
 from .report.findings import findings
@@ -52,7 +53,8 @@ from .results import (
 from .robustness import attack_run, check_attacks
 from .slicing import check_slices, measure_parts, read_columns
 from .sources._columns import Columns
-from .system import System, build_modalities, load_policy, model_versions
+from .system import System, load_policy, model_versions
+from .torch_engine import TorchEngine
 from .workspace import Record, Workspace, read_json, write_json
 
 if TYPE_CHECKING:
@@ -512,8 +514,8 @@ class Run:
         if not self.config.robustness.attacks:
             return {"skipped": "no attacks are named (robustness.attacks)"}
         policy, label = self.policy(), self.settled[self.config.label]
-        role = self.record.content["text_role"]
-        system = System(self.config, self.modalities, self.encoders, self.fused, MODEL, policy, label, role)
+        engine = TorchEngine(self.encoders, self.expert_names, self.fused)
+        system = System(self.config, engine, policy, label, self.record.content["text_role"])
         found = attack_run(system, self.space, self.config.robustness, self.reporter.progress)
         for finding in found["findings"]:
             self.reporter.note(finding)

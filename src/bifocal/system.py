@@ -4,43 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from . import plugins
 from .config import RunConfig, parse_config
-from .data.compose import TEXT, composed
-from .data.manifest import is_empty
-from .data.ocr import PICTURE, wanted
+from .data.compose import TEXT
 from .decide.policy import Policy, pattern_of
 from .errors import BifocalError, DataError, PictureError, RunError
-from .example import UNLABELLED, Evidence, Example, Label, Taxonomy
+from .example import Evidence, Example, Label, Taxonomy
 from .modalities.text import NO_LANGUAGE
 from .models.saved import CARD
+from .posts import ARGUMENTS, PICTURE, Post, Preparer, build_modalities, read_file
 from .workspace import Workspace, file_sha256, read_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
-    from .contracts import Encoder, Fusion, Modality, TextRole
-    from .data.ocr import Reader
+    from .contracts import TextRole
+    from .engine import Engine
     from .explanation import Explanation
 
-TABULAR = "tabular"
-"""The part that is a record of columns."""
-ARGUMENTS = {TEXT: "text", PICTURE: "image_path", TABULAR: "tabular"}
-"""Modality -> what `System.predict` calls it."""
-MAX_PICTURE_BYTES = 50 * 2**20
-"""Pictures larger than this on disk are refused before they are read."""
 
-
-def build_modalities(config: RunConfig) -> dict[str, Modality]:
-    """The modalities of a run, by name, configured."""
-    return {name: plugins.load("modalities", name).from_config(config) for name in config.modalities}
+ACTIONS = (None, "allow", "review", "block")
+"""What may be done with a post, the mildest first; None = its labels name no action."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +98,7 @@ class Decision:
 
 
 class System:
-    """Experts, fusion and policy of one run, ready to decide.
+    """Engine and policy of one run, ready to decide.
 
     Examples
     --------
@@ -119,26 +107,13 @@ class System:
     >>> system.predict(text="a caption", image_path="meme.png").to_dict()      # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        modalities: Mapping[str, Modality],
-        experts: Mapping[str, Encoder],
-        fusion: Fusion | None,
-        fusion_name: str,
-        policy: Policy,
-        label: Label,
-        text_role: TextRole,
-    ):
+    def __init__(self, config: RunConfig, engine: Engine, policy: Policy, label: Label, text_role: TextRole):
         self.config = config
-        self.modalities = dict(modalities)
-        self.experts = dict(experts)
-        self.fusion = fusion
+        self.engine = engine
         self.policy = policy
         self.label = label
-        self.text_role = text_role
-        self.main = fusion_name if fusion else next(iter(self.modalities.values())).expert_name
-        """The model whose word counts: the fusion, or the only expert."""
+        self.preparer = Preparer(config, text_role)
+        self.modalities = self.preparer.modalities
         self.policy_version = policy.version
 
     @classmethod
@@ -160,39 +135,32 @@ class System:
                 "let `bifocal run CONFIG` end"
             )
         # After the checks above, so that a wrong folder is an error at once and not after seconds of imports.
-        from .expert import load_expert
-        from .fusion import MODEL, load_fusion
+        from .torch_engine import TorchEngine
 
         config = parse_config(record["config"], where=str(space.record))
-        modalities = build_modalities(config)
-        experts = {name: load_expert(space.expert(m.expert_name)) for name, m in modalities.items()}
-        return cls(
-            config,
-            modalities,
-            experts,
-            load_fusion(space.fusion) if len(modalities) > 1 else None,
-            MODEL,
-            load_policy(space, config),
-            Taxonomy.from_json(read_json(space.taxonomy))[config.label],
-            record["text_role"],
-        )
+        engine = TorchEngine.load(space, build_modalities(config))
+        label = Taxonomy.from_json(read_json(space.taxonomy))[config.label]
+        return cls(config, engine, load_policy(space, config), label, record["text_role"])
 
-    @cached_property
-    def _reader(self) -> Reader:
-        from .data.ocr import Reader
+    @property
+    def main(self) -> str:
+        """The model whose word counts: the fusion, or the only expert."""
+        return self.engine.main
 
-        return Reader()
+    @property
+    def text_role(self) -> TextRole:
+        """Whether a post's text is a transcript of its picture or the post's own words."""
+        return self.preparer.text_role
 
     @property
     def reads(self) -> frozenset[str]:
         """The parts that a post may bring: the run's modalities, and a picture where its words are read (``ocr``)."""
-        words = TEXT in self.modalities and self.config.ocr.when != "never"
-        return frozenset(self.modalities) | ({PICTURE} if words else set())
+        return self.preparer.reads
 
     @property
     def columns(self) -> frozenset[str]:
         """The columns of a record that the experts read."""
-        return frozenset(column for expert in self.experts.values() for column in expert.columns or ())
+        return self.engine.columns
 
     def predict(
         self,
@@ -218,7 +186,7 @@ class System:
         DataError
             Where all are missing, a part cannot be used or is none that the run reads, or a column is unknown.
         """
-        return self._decide([self._parts(text, image_path, tabular)])[0]
+        return self.decide([self._post(text, image_path, tabular)])[0]
 
     def explain(
         self,
@@ -245,7 +213,7 @@ class System:
         """
         from .explanation import explain
 
-        return explain(self, *self._parts(text, image_path, tabular), grid)
+        return explain(self, self._post(text, image_path, tabular), grid)
 
     def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Decision | BifocalError]:
         """Decide on many posts with one batched pass of each encoder.
@@ -261,99 +229,61 @@ class System:
             In the order of the rows; a row that cannot be used yields its `BifocalError` and harms no other.
         """
         results: list[Decision | BifocalError | None] = [None] * len(rows)
-        usable: list[tuple[int, Example, dict[str, Any]]] = []
+        usable: list[tuple[int, Post]] = []
         for i, row in enumerate(rows):
             try:
-                unknown = set(row) - {"text", "image_path", "tabular", "id"}
+                unknown = set(row) - {*ARGUMENTS.values(), "id"}
                 if unknown:
                     found = ", ".join(sorted(unknown))
                     raise DataError(f"a row takes text, image_path and tabular, found also {found}")
-                usable.append((i, *self._parts(row.get("text"), row.get("image_path"), row.get("tabular"))))
+                usable.append((i, self._post(*(row.get(name) for name in ARGUMENTS.values()))))
             except BifocalError as error:
                 results[i] = error
-        for (i, *_), decision in zip(usable, self._decide([u[1:] for u in usable]) if usable else [], strict=True):
+        for (i, _), decision in zip(usable, self.decide([post for _, post in usable]), strict=True):
             results[i] = decision
         return [r for r in results if r is not None]
 
-    def _parts(
-        self, text: str | None, image_path: str | Path | None, tabular: Mapping[str, Any] | None
-    ) -> tuple[Example, dict[str, Any]]:
-        """One post as a composed Example and its canonical values, by the very functions that packing uses."""
-        if text is None and image_path is None and tabular is None:
-            needed = " or ".join(ARGUMENTS[name] for name in self.modalities)
-            raise DataError(f"a post needs {needed}; none was given")
-        for name, given in ((TEXT, text), (PICTURE, image_path), (TABULAR, tabular)):
-            if name not in self.reads and given is not None and not is_empty(given):
-                raise DataError(f"this run reads {', '.join(self.modalities)}; leave {ARGUMENTS[name]} out")
-        raw: dict[str, Any] = {}
-        if tabular is not None and not is_empty(tabular):  # an empty record is an absent one
-            raw[TABULAR] = dict(tabular) if isinstance(tabular, Mapping) else tabular
-        if text is not None:
-            raw[TEXT] = text
-        if image_path is not None:
-            raw[PICTURE] = read_file(image_path)
+    def _post(self, text: str | None, image_path: str | Path | None, tabular: Mapping[str, Any] | None) -> Post:
+        if image_path is not None and PICTURE not in self.reads:
+            raise DataError(f"this run reads {', '.join(self.modalities)}; leave {ARGUMENTS[PICTURE]} out")
         try:
-            values = {name: self._value(name, raw[name]) for name in raw.keys() & self.modalities.keys()}
-            read = None
-            if PICTURE in raw and TEXT in self.modalities and wanted(self.config.ocr.when, text, self.text_role):
-                read = self._reader.read_file(raw[PICTURE]).text
+            post = self.preparer.post(text, None if image_path is None else read_file(image_path), tabular)
         except PictureError as error:
             raise PictureError(f"{image_path}: {error}") from error
-        example = composed(Example("", raw, {}), self.text_role, read)
-        values = {name: value for name, value in values.items() if name in example.parts}
-        if TEXT in example.parts and TEXT in self.modalities:
-            values[TEXT] = self.modalities[TEXT].read(example.parts[TEXT])
-        if not values:
-            raise DataError(f"this run reads {', '.join(self.modalities)}, and the post has none of it (or no words)")
-        return example, values
+        self.check(post)
+        return post
 
-    def _value(self, name: str, raw: Any) -> Any:
-        """The canonical value of one part."""
-        modality = self.modalities[name]
-        if not modality.by_reference:
-            modality.facts(raw)  # the manifest's limits hold here; reading a file checks its own
-        value = modality.read(raw)
-        if not modality.lossless:  # the experts learned from what came back from a shard
-            value = modality.unpack(modality.pack(value))
-        self.experts[name].check(value)
-        return value
+    def check(self, post: Post) -> None:
+        """Refuse what no training can have meant (a column of an unknown name). Raises `DataError`."""
+        for name, value in post.views[0].items():
+            self.engine.check(name, value)
+
+    def decide(self, posts: Sequence[Post]) -> list[Decision]:
+        """Decide on posts that are prepared and checked, with one batched pass of each encoder."""
+        if not posts:
+            return []
+        views = [(post.example, view) for post in posts for view in post.views]
+        found = iter(self.decisions(views, self.engine.evidence([view for _, view in views])))
+        return [max([next(found) for _ in post.views], key=severity) for post in posts]
+
+    def deciding_view(self, post: Post) -> dict[str, Any]:
+        """The view that is worst, whose Decision is the post's."""
+        if len(post.views) == 1:
+            return post.views[0]
+        decided = self.decisions([(post.example, view) for view in post.views], self.engine.evidence(post.views))
+        return post.views[max(range(len(decided)), key=lambda i: severity(decided[i]))]
 
     def decisions(
         self, posts: Sequence[tuple[Example, Mapping[str, Any]]], evidence: Mapping[str, Evidence]
     ) -> list[Decision]:
         """What follows from the Evidence of composed posts, a Decision each; no encoder runs."""
-        logits = {self.modalities[name].expert_name: e.logits for name, e in evidence.items()}
-        if self.fusion is not None:
-            logits[self.main] = self.fusion(evidence)
+        logits = self.engine.logits(evidence)
         return [
             self._decision(example, set(values), {model: rows[i] for model, rows in logits.items()})
             for i, (example, values) in enumerate(posts)
         ]
 
-    def _decide(self, posts: Sequence[tuple[Example, dict[str, Any]]]) -> list[Decision]:
-        return self.decisions(posts, self.evidence([values for _, values in posts]))
-
-    def evidence(self, posts: Sequence[Mapping[str, Any]]) -> dict[str, Evidence]:
-        """Run each encoder once over the parts that are there; modality -> Evidence of all rows."""
-        import torch
-
-        n = len(posts)
-        blank = torch.zeros(n, dtype=torch.bool)
-        result = {}
-        for name, encoder in self.experts.items():
-            rows = [i for i, values in enumerate(posts) if name in values]
-            encoded = encoder.encode([posts[i][name] for i in rows])
-            full = {}
-            for key in ("features", "logits"):
-                full[key] = torch.zeros(n, encoded[key].shape[1])
-                full[key][rows] = encoded[key]
-            present = blank.clone()
-            present[rows] = True
-            labels = torch.full((n,), UNLABELLED)
-            result[name] = Evidence(("",) * n, ("",) * n, full["features"], full["logits"], present, labels, blank)
-        return result
-
-    def _decision(self, example: Example, present: set[str], logits: Mapping[str, Tensor]) -> Decision:
+    def _decision(self, example: Example, present: set[str], logits: Mapping[str, NDArray[np.float32]]) -> Decision:
         pattern = pattern_of(present)
         opinions = {}
         for name, modality in self.modalities.items():
@@ -380,9 +310,11 @@ class System:
             candidates=None if sets is None else tuple(self.label.classes[c] for c in sets[0].nonzero()[0]),
         )
 
-    def _said(self, model: str, logits: Mapping[str, Tensor], pattern: str) -> tuple[NDArray[np.float64], int]:
+    def _said(
+        self, model: str, logits: Mapping[str, NDArray[np.float32]], pattern: str
+    ) -> tuple[NDArray[np.float64], int]:
         """Calibrated probabilities ``[1, C]`` of one post, and the class that they make it."""
-        probabilities = self.policy.probabilities(model, logits[model][None].numpy(), pattern)
+        probabilities = self.policy.probabilities(model, logits[model][None], pattern)
         return probabilities, int(self.policy.predictions(model, probabilities, pattern)[0])
 
     def _opinion(self, probabilities: NDArray[np.float64], index: int) -> Opinion:
@@ -398,6 +330,11 @@ class System:
         sign = ">=" if main.probability >= threshold else "<"
         band = ", inside the review band" if action == "review" else ""
         return f"{self.main} gives {main.probability:.3f} {sign} threshold {threshold:.2f} from {pattern}{band}"
+
+
+def severity(decision: Decision) -> tuple[int, float]:
+    """What the views of one post are ordered by: the action, then the probability."""
+    return ACTIONS.index(decision.action), decision.probability
 
 
 def model_versions(space: Workspace, experts: Sequence[str]) -> dict[str, str]:
@@ -419,21 +356,3 @@ def load_policy(space: Workspace, config: RunConfig) -> Policy:
                 "models; put this run's own back, or let `bifocal run CONFIG --from calibrate` fit it again"
             )
     return policy
-
-
-def read_file(path: str | Path) -> bytes:
-    """A picture's bytes. Raises `DataError` where it is missing, no plain file, or larger than the cap."""
-    if not isinstance(path, str | Path):
-        raise DataError(f"image_path must be a path, found {type(path).__name__}")
-    path = Path(path)
-    try:
-        if not path.is_file():
-            raise DataError(f"there is no picture file {str(path)!r}")
-        size = path.stat().st_size
-        if size > MAX_PICTURE_BYTES:
-            raise DataError(
-                f"{path} is {size / 2**20:.0f} MiB; pictures up to {MAX_PICTURE_BYTES // 2**20} MiB are read"
-            )
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # a name too long, a NUL in it, no permission
-        raise DataError(f"the picture {str(path)[:100]!r} cannot be read: {error.__class__.__name__}") from None

@@ -12,7 +12,7 @@ from PIL import ImageCms, ImageFile, ImageFilter
 from bifocal.config import parse_config
 from bifocal.errors import ConfigError, PictureError
 from bifocal.modalities import image
-from bifocal.modalities.image import FORMATS, SIDE, Image, decode, square, worded
+from bifocal.modalities.image import FORMATS, FRAMES, SIDE, Image, decode, square, worded
 
 
 def encoded(picture, form, **options):
@@ -472,3 +472,39 @@ def test_the_regions_of_a_grid_are_hidden_one_by_one_and_overlap_by_half(pieces,
 
 def test_a_grid_of_one_region_hides_nothing():
     assert Image().occlusions(Image().blank(), 3) == []
+
+
+def animation(colours, kind="GIF", size=(40, 30), **settings):
+    frames = [Pillow.new("RGB", size, colour) for colour in colours]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], **settings)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_moments_of_an_animation_are_frames_of_it_the_first_and_the_last_among_them(kind):
+    colours = [(10 * i, 0, 255 - 10 * i) for i in range(20)]
+    moments = Image().moments(animation(colours, kind))
+    assert len(moments) == FRAMES and all(moment.size == (SIDE, SIDE) for moment in moments)
+    middles = [moment.getpixel((SIDE // 2, SIDE // 2)) for moment in moments]
+    for at, colour in ((0, colours[0]), (-1, colours[-1])):
+        assert max(abs(a - b) for a, b in zip(middles[at], colour, strict=True)) < 12
+    assert [m[0] for m in middles] == sorted(m[0] for m in middles)
+
+
+def test_a_picture_that_stands_still_has_one_moment():
+    still = animation(["red"], "PNG")
+    assert [m.tobytes() for m in Image().moments(still)] == [Image().read(still).tobytes()]
+    assert len(Image().moments(animation([(255, 0, 0), (255, 0, 0), (255, 0, 1)], "TIFF"))) == 2
+
+
+def test_an_animation_is_as_large_as_its_frames_together(monkeypatch):
+    monkeypatch.setattr(image, "MAX_ANIMATION_PIXELS", 5_000)
+    with pytest.raises(PictureError, match="5 frames of 40 x 30 pixels, 6,000 in all; at most 5,000"):
+        Image().moments(animation([(i, 0, 0) for i in range(0, 250, 50)]))
+
+
+def test_an_animation_cut_in_its_middle_is_damaged():
+    whole = animation([(i, 255 - i, 7 * i % 255) for i in range(0, 250, 10)], "PNG")
+    with pytest.raises(PictureError, match="truncated or damaged"):
+        Image().moments(whole[: len(whole) * 2 // 3])

@@ -32,6 +32,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What Pillow may try (EPS, for one, would reach Ghostscript). A phone's multi-picture JPEG opens as JPEG."""
 MAX_PIXELS = 50_000_000
 """More than any phone takes by default; a few bytes may claim far more, so the header is asked before decoding."""
+FRAMES = 8
+"""Frames of an animation that are looked at."""
+MAX_ANIMATION_PIXELS = 1_000_000_000
+"""Of all its frames: to reach the last, each before it has to be decoded (1 Gpx takes some 5 s)."""
 PADDING = "white"
 """The colour behind transparent pixels too: a sticker gets no frame, and a white caption panel simply goes on."""
 REGIONS = 49
@@ -136,8 +140,7 @@ class Image:
 
         opened = _open(raw)
         with _named(opened):
-            # What a phone keeps behind its picture (MPO: previews, depth) no viewer shows.
-            frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
+            frames = _frames(opened)
         picture = decode(raw)
         bits, _ = pdqhash.compute(np.asarray(square(picture, "stretch", _HASH_SIDE)))
         return {
@@ -152,6 +155,36 @@ class Image:
     def read(self, raw: bytes) -> Picture:
         """The 384x384 RGB square of a file's bytes. Raises `PictureError` as `decode` does."""
         return square(decode(raw, at_least=2 * SIDE), self.fit)  # twice the side: resizing still has detail to average
+
+    def moments(self, raw: bytes) -> list[Picture]:
+        """The squares of up to `FRAMES` frames of an animation (pages of a TIFF), first and last among them.
+
+        Frames that look like the one before are left out; a picture that stands still is one square, as `read` has it.
+
+        Raises
+        ------
+        PictureError
+            As `decode`; where all frames together have more than `MAX_ANIMATION_PIXELS` pixels.
+        """
+        opened = _open(raw)
+        with _named(opened):
+            frames = _frames(opened)
+            first = 1 if opened.info.get("default_image") else 0
+            if frames - first < 2:
+                return [self.read(raw)]
+            if (pixels := frames * opened.width * opened.height) > MAX_ANIMATION_PIXELS:
+                raise PictureError(
+                    f"the {opened.format} animation has {frames:,} frames of {opened.width} x {opened.height} pixels, "
+                    f"{pixels:,} in all; at most {MAX_ANIMATION_PIXELS:,} are allowed: shorten it or scale it down"
+                )
+            steps = min(FRAMES, frames - first)
+            shown: list[Picture] = []
+            for step in range(steps):
+                opened.seek(first + round(step * (frames - 1 - first) / (steps - 1)))
+                frame = square(_rgb(ImageOps.exif_transpose(opened)), self.fit)
+                if not shown or frame.tobytes() != shown[-1].tobytes():
+                    shown.append(frame)
+            return shown
 
     def pack(self, value: Picture) -> bytes:
         buffer = io.BytesIO()
@@ -228,6 +261,11 @@ def worded(picture: Picture, boxes: Sequence[Sequence[Sequence[float]]], size: t
     return copy
 
 
+def _frames(opened: Picture) -> int:
+    """How many frames or pages a viewer may show; what a phone keeps behind its picture (MPO: previews) none does."""
+    return 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
+
+
 def _open(blob: Any) -> Picture:
     """The picture behind a header that was found fit to be decoded; no pixel is decoded yet."""
     if not isinstance(blob, bytes):
@@ -258,7 +296,7 @@ def _named(picture: Picture) -> Iterator[None]:
     """Whatever the decoder of a damaged file raises (OSError, SyntaxError, struct.error, ...) as a `PictureError`."""
     try:
         yield
-    except MemoryError:  # no fault of the picture's
+    except (MemoryError, PictureError):  # no fault of the picture's, or named already
         raise
     except Exception as error:
         raise PictureError(

@@ -87,6 +87,9 @@ class Tabular:
         """The record with names and strings stripped; an empty string, NaN and `NOTHING` are None: a missing cell."""
         return {_settled(name): _plain(cell) for name, cell in raw.items()}
 
+    def moments(self, raw: Mapping[str, Cell]) -> list[Record]:
+        return [self.read(raw)]
+
     def pack(self, value: Record) -> bytes:
         return json.dumps(value, sort_keys=True, allow_nan=False).encode()
 

@@ -181,6 +181,9 @@ class Text:
         """The text as it is: composing needs the picture's words too, and has been done by ``data/compose.py``."""
         return raw
 
+    def moments(self, raw: str) -> list[str]:
+        return [self.read(raw)]
+
     def pack(self, value: str) -> bytes:
         return value.encode()
 

@@ -1,0 +1,35 @@
+"""What computes: from the values of posts to the logits of every model; a System does not know by what means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .example import Evidence
+
+
+class Engine(Protocol):
+    """Runs a run's models. Several threads may call it at once."""
+
+    name: str
+    """As ``--engine`` names it: ``torch``, ``onnx-int8``, ..."""
+    main: str
+    """The model whose word counts: the fusion, or the only expert."""
+    columns: frozenset[str]
+    """The columns of a record that the experts read."""
+
+    def check(self, modality: str, value: Any) -> None:
+        """Refuse a value that training cannot have meant. Raises `DataError`."""
+
+    def evidence(self, posts: Sequence[Mapping[str, Any]]) -> dict[str, Evidence]:
+        """Run each encoder once over the parts that are there; modality -> Evidence of all rows.
+
+        The arrays in it are the engine's own: torch's tensors, or numpy's where there is no torch.
+        """
+
+    def logits(self, evidence: Mapping[str, Evidence]) -> dict[str, NDArray[np.float32]]:
+        """Model -> ``[n, C]``, of every expert and, where there are several, of the fusion; no encoder runs."""

@@ -1,0 +1,158 @@
+"""From the parts of a post as they come to what the experts read; loads no model, so that any process can do it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import plugins
+from .config import RunConfig
+from .data.compose import TEXT, composed
+from .data.manifest import is_empty
+from .data.ocr import PICTURE, wanted
+from .errors import DataError
+from .example import Example
+
+if TYPE_CHECKING:
+    from .contracts import Modality, TextRole
+    from .data.ocr import Reader
+
+TABULAR = "tabular"
+"""The part that is a record of columns."""
+ARGUMENTS = {TEXT: "text", PICTURE: "image_path", TABULAR: "tabular"}
+"""Modality -> what `System.predict` calls it."""
+MAX_PICTURE_BYTES = 50 * 2**20
+"""Pictures larger than this on disk are refused before they are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A composed post, ready for the experts.
+
+    Attributes
+    ----------
+    example : Example
+        Its text part as the text expert reads it.
+    views : tuple of dict
+        Modality -> canonical value. One, but where a part has several to show (the frames of an animation): the view
+        that is worst decides.
+    """
+
+    example: Example
+    views: tuple[dict[str, Any], ...]
+
+
+def build_modalities(config: RunConfig) -> dict[str, Modality]:
+    """The modalities of a run, by name, configured."""
+    return {name: plugins.load("modalities", name).from_config(config) for name in config.modalities}
+
+
+class Preparer:
+    """Makes posts of their parts, by the very functions that packing uses.
+
+    Parameters
+    ----------
+    config : RunConfig
+    text_role : {"transcript", "caption"}
+        What a post's text is, as in the run.
+    """
+
+    def __init__(self, config: RunConfig, text_role: TextRole):
+        self.modalities = build_modalities(config)
+        self.ocr = config.ocr.when
+        self.text_role = text_role
+
+    @cached_property
+    def reader(self) -> Reader:
+        """Reads the words on pictures; made at the first use, which takes a second."""
+        from .data.ocr import Reader
+
+        return Reader()
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The parts that a post may bring: the run's modalities, and a picture where its words are read (``ocr``)."""
+        words = TEXT in self.modalities and self.ocr != "never"
+        return frozenset(self.modalities) | ({PICTURE} if words else set())
+
+    def reads_words(self, text: str | None) -> bool:
+        """Whether the words on a picture that comes with this text are read."""
+        return TEXT in self.modalities and wanted(self.ocr, text, self.text_role)
+
+    def post(
+        self, text: str | None = None, picture: bytes | None = None, tabular: Mapping[str, Any] | None = None
+    ) -> Post:
+        """One post.
+
+        Parameters
+        ----------
+        text : str, optional
+        picture : bytes, optional
+            The content of a picture file.
+        tabular : mapping, optional
+
+        Raises
+        ------
+        DataError
+            Where all are missing, or a part cannot be used or is none that the run reads.
+        PictureError
+            As `bifocal.modalities.image.decode`.
+        """
+        given = {TEXT: text, PICTURE: picture, TABULAR: tabular}
+        if all(part is None for part in given.values()):
+            raise DataError(f"a post needs {' or '.join(ARGUMENTS[name] for name in self.modalities)}; none was given")
+        for name, part in given.items():
+            if name not in self.reads and part is not None and not is_empty(part):
+                raise DataError(f"this run reads {', '.join(self.modalities)}; leave {ARGUMENTS[name]} out")
+        raw: dict[str, Any] = {name: part for name, part in given.items() if part is not None}
+        if TABULAR in raw and is_empty(raw[TABULAR]):  # an empty record is an absent one
+            del raw[TABULAR]
+        elif isinstance(raw.get(TABULAR), Mapping):
+            raw[TABULAR] = dict(raw[TABULAR])
+        values = {name: self._values(name, raw[name]) for name in raw if name in self.modalities}
+        read = None
+        if PICTURE in raw and self.reads_words(text):
+            read = self.reader.read_file(raw[PICTURE]).text
+        example = composed(Example("", raw, {}), self.text_role, read)
+        values = {name: value for name, value in values.items() if name in example.parts}
+        if TEXT in example.parts and TEXT in self.modalities:
+            values[TEXT] = [self.modalities[TEXT].read(example.parts[TEXT])]
+        if not values:
+            raise DataError(f"this run reads {', '.join(self.modalities)}, and the post has none of it (or no words)")
+        kept = {name: part for name, part in example.parts.items() if name != PICTURE}
+        return Post(
+            Example("", kept, {}, meta=example.meta),
+            tuple(dict(zip(values, view, strict=True)) for view in product(*values.values())),
+        )
+
+    def _values(self, name: str, raw: Any) -> Sequence[Any]:
+        """The canonical values of one part, in its order; more than one where it shows several things in turn."""
+        modality = self.modalities[name]
+        if not modality.by_reference:
+            modality.facts(raw)  # the manifest's limits hold here; reading a file checks its own
+        values = modality.moments(raw)
+        if not modality.lossless:  # the experts learned from what came back from a shard
+            values = [modality.unpack(modality.pack(value)) for value in values]
+        return values
+
+
+def read_file(path: str | Path) -> bytes:
+    """A picture's bytes. Raises `DataError` where it is missing, no plain file, or larger than the cap."""
+    if not isinstance(path, str | Path):
+        raise DataError(f"image_path must be a path, found {type(path).__name__}")
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise DataError(f"there is no picture file {str(path)!r}")
+        size = path.stat().st_size
+        if size > MAX_PICTURE_BYTES:
+            raise DataError(
+                f"{path} is {size / 2**20:.0f} MiB; pictures up to {MAX_PICTURE_BYTES // 2**20} MiB are read"
+            )
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # a name too long, a NUL in it, no permission
+        raise DataError(f"the picture {str(path)[:100]!r} cannot be read: {error.__class__.__name__}") from None

@@ -1,0 +1,84 @@
+"""The engine that a run was trained with: its experts and its fusion as they lie in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from .errors import RunError
+from .example import UNLABELLED, Evidence
+from .expert import load_expert
+from .fusion import MODEL, load_fusion
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .contracts import Encoder, Fusion, Modality
+    from .system import System
+
+
+class TorchEngine:
+    """See `bifocal.engine.Engine`.
+
+    Parameters
+    ----------
+    experts : mapping
+        Modality -> encoder.
+    names : mapping
+        Modality -> the name of its expert.
+    fusion : Fusion or None
+        None where there is one modality.
+    """
+
+    name = "torch"
+
+    def __init__(self, experts: Mapping[str, Encoder], names: Mapping[str, str], fusion: Fusion | None):
+        self.experts = dict(experts)
+        self.names = dict(names)
+        self.fusion = fusion
+        self.main = MODEL if fusion else next(iter(self.names.values()))
+        self.columns = frozenset(column for expert in self.experts.values() for column in expert.columns or ())
+
+    @classmethod
+    def load(cls, space: Workspace, modalities: Mapping[str, Modality]) -> Self:
+        """The models of a finished run. Raises `ModelError` where one is missing or damaged."""
+        names = {name: modality.expert_name for name, modality in modalities.items()}
+        experts = {name: load_expert(space.expert(expert)) for name, expert in names.items()}
+        return cls(experts, names, load_fusion(space.fusion) if len(experts) > 1 else None)
+
+    def check(self, modality: str, value: Any) -> None:
+        self.experts[modality].check(value)
+
+    def evidence(self, posts: Sequence[Mapping[str, Any]]) -> dict[str, Evidence]:
+        n = len(posts)
+        blank = torch.zeros(n, dtype=torch.bool)
+        result = {}
+        for name, encoder in self.experts.items():
+            rows = [i for i, values in enumerate(posts) if name in values]
+            encoded = encoder.encode([posts[i][name] for i in rows])
+            full = {}
+            for key in ("features", "logits"):
+                full[key] = torch.zeros(n, encoded[key].shape[1])
+                full[key][rows] = encoded[key]
+            present = blank.clone()
+            present[rows] = True
+            labels = torch.full((n,), UNLABELLED)
+            result[name] = Evidence(("",) * n, ("",) * n, full["features"], full["logits"], present, labels, blank)
+        return result
+
+    def logits(self, evidence: Mapping[str, Evidence]) -> dict[str, NDArray[np.float32]]:
+        logits = {self.names[name]: part.logits for name, part in evidence.items()}
+        if self.fusion is not None:
+            logits[self.main] = self.fusion(evidence)
+        return {model: rows.numpy() for model, rows in logits.items()}
+
+
+def torch_engine(system: System) -> TorchEngine:
+    """The engine of a System that holds the trained models themselves. Raises `RunError` where it was exported."""
+    if not isinstance(system.engine, TorchEngine):
+        raise RunError(f"this needs the models as they were trained, not {system.engine.name}: name the run's folder")
+    return system.engine
