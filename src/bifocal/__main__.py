@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from .errors import BifocalError, extras_named
+from .serve.cli import keys_app
+from .serve.cli import serve as serve_command
 
 if TYPE_CHECKING:
     from .console import ConsoleReporter
@@ -368,6 +370,10 @@ def policy_set(
     from .policies import set_threshold
 
     print_counts(set_threshold(run_folder, model, threshold, pattern=pattern, by=by, why=why), as_json)
+
+
+app.command("serve")(serve_command)
+app.add_typer(keys_app, name="keys")
 
 
 @app.command()

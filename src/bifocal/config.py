@@ -400,6 +400,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         Where the file is missing or not YAML, a key stands twice or is unknown, a variable is unset, or a value is of
         the wrong type.
     """
+    return parse_config(read_settings(path, overrides), where=str(path))
+
+
+def read_settings(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The mapping in a YAML file, with overrides, not yet validated. Raises `ConfigError` as `load_config`."""
     path = Path(path)
     if not path.is_file():
         here = [str(p) for p in sorted(Path("configs").glob("*.yaml"))]
@@ -413,8 +418,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of options, found {type(content).__name__}")
     for override in overrides:
-        _set(content, override)
-    return parse_config(content, where=str(path))
+        set_option(content, override)
+    return content
 
 
 def parse_config(content: Mapping[str, Any], where: str = "configuration") -> RunConfig:
@@ -439,7 +444,8 @@ def read_mapping(text: str, where: str) -> dict[str, Any]:
     return {str(k): v.isoformat() if isinstance(v, date) else v for k, v in content.items()}
 
 
-def _set(content: dict[str, Any], override: str) -> None:
+def set_option(content: dict[str, Any], override: str) -> None:
+    """Apply one ``a.b=c`` to a mapping of options. Raises `ConfigError`."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set takes a.b=c, found {override!r}")

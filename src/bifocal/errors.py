@@ -68,6 +68,10 @@ EXTRA_OF = {
     "rapidocr": "ocr",
     "datasets": "hub",
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
+    **dict.fromkeys(("onnx", "onnxscript"), "export"),
+    **dict.fromkeys(("alembic", "fastapi", "multipart", "prometheus_client"), "serve"),
+    **dict.fromkeys(("sqlalchemy", "starlette", "uvicorn"), "serve"),
+    "psycopg": "postgres",
 }  # fmt: skip
 
 

@@ -1,0 +1,462 @@
+"""The service's own door: ``/v1/*`` for posts, feedback and subjects, health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from ..errors import BifocalError, DataError
+from .errors import KINDS, Refused
+from .keys import Client
+from .metrics import CONTENT_TYPE
+from .service import Answer, Incoming, Service
+from .store import NotYours, StoreFull, StoreGone, Unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Value = TypeVar("Value")
+FIELDS = ("text", "image", "tabular", "subject", "external_id")
+Cell = str | int | float | bool | None
+
+
+class PostIn(BaseModel):
+    """One post; any part may be missing, not all."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"text": "a quiet morning", "subject": "author-17", "external_id": "post-4711"}]
+        },
+    )
+
+    text: str | None = Field(None, description="As the run's texts were: the post's words, or a transcript.")
+    image: str | None = Field(None, description="The picture file, in base64.", json_schema_extra={"format": "byte"})
+    tabular: dict[str, Cell] | None = Field(None, description="Column -> value of the post's record.")
+    subject: str | None = Field(None, max_length=200, description="The author; kept as a keyed hash only.")
+    external_id: str | None = Field(None, max_length=200, description="The post, as the platform calls it.")
+
+    def incoming(self) -> Incoming:
+        return Incoming(self.text, _decoded(self.image), self.tabular, self.subject, self.external_id)
+
+
+class BatchIn(BaseModel):
+    """Several posts."""
+
+    model_config = ConfigDict(extra="forbid")
+    items: list[dict[str, Any]] = Field(
+        min_length=1,
+        description="Each as `/v1/predict` takes it in JSON; one that cannot be used harms no other.",
+        json_schema_extra={"examples": [[{"text": "a quiet morning"}, {"text": "a second post"}]]},
+    )
+
+
+class OpinionOut(BaseModel):
+    """What one model makes of the post. Its probability also stands under the taxonomy's own name."""
+
+    model_config = ConfigDict(extra="allow")
+    label: int | str
+
+
+class MatchOut(BaseModel):
+    """The entry of a list that the picture is."""
+
+    model_config = ConfigDict(extra="allow")
+    list: str
+    entry: str
+    distance: int
+    action: str
+
+
+class AnswerOut(BaseModel):
+    """The decision on one post. The probability also stands under the taxonomy's own name (``prob_hate``)."""
+
+    model_config = ConfigDict(extra="allow")
+    id: str = Field(description="Of the decision; for feedback and appeals.")
+    action: Literal["allow", "review", "block"] | None
+    source: Literal["model", "list"]
+    probability: float | None
+    label: int | str | None
+    threshold: float | None
+    why: str
+    models: dict[str, OpinionOut]
+    present: dict[str, bool]
+    text_used: str
+    language: str | None
+    match: MatchOut | None
+    truncated: bool = Field(description="Whether the text was longer than what is read of it.")
+    versions: dict[str, str]
+
+
+class ErrorIs(BaseModel):
+    kind: str = Field(description=f"One of {', '.join(KINDS)}.")
+    message: str
+
+
+class ErrorOut(BaseModel):
+    """Why a request was not served."""
+
+    error: ErrorIs
+
+
+class BatchOut(BaseModel):
+    """In the order of the items: a decision or an error each."""
+
+    results: list[AnswerOut | ErrorOut]
+
+
+class FeedbackIn(BaseModel):
+    """What became known of a decided post."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"decision_id": "0" * 32, "label": "1", "reason": "reported by five readers"}]},
+    )
+    decision_id: str = Field(min_length=1, max_length=64)
+    label: int | str = Field(description="The class that the post is of.")
+    reason: str = Field("", max_length=2000)
+
+
+class FeedbackOut(BaseModel):
+    decision_id: str
+    label: str
+    client: str
+
+
+class PolicyOut(BaseModel):
+    """The policy that decides, as `policy_<run>.json` holds it."""
+
+    model_config = ConfigDict(extra="allow")
+    run: str
+    version: str
+    engine: str
+    model: str
+    reads: list[str]
+
+
+class ReceiptOut(BaseModel):
+    """What was deleted of a subject."""
+
+    model_config = ConfigDict(extra="allow")
+    id: str
+
+
+class HealthOut(BaseModel):
+    live: bool | None = None
+    ready: bool | None = None
+    reasons: list[str] = []
+    trouble: str | None = Field(None, description="Why the last change of models, keys or lists was refused.")
+
+
+def errors(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    """The documented answers of these kinds."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        found.setdefault(KINDS[kind], {"model": ErrorOut, "description": kind.replace("_", " ")})
+    return found
+
+
+ASKING = errors("bad_request", "unauthorized", "forbidden", "overloaded", "internal", "unavailable")
+POSTING = ASKING | errors("slow_body", "too_large", "unsupported_type", "unusable", "deadline", "storage_full")
+
+_bearer = HTTPBearer(auto_error=False, description="An API key; not needed on loopback without keys.")
+
+
+def service_of(request: Request) -> Service:
+    """The service behind a request."""
+    service: Service = request.app.state.service
+    return service
+
+
+def client_of(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None
+) -> Client:
+    """Who asks, by its key. Raises `Refused`."""
+    key = credentials.credentials if credentials else request.headers.get("x-api-key")
+    return service_of(request).door.who(key)
+
+
+Asking = Annotated[Client, Depends(client_of)]
+router = APIRouter()
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/PostIn"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {
+                        "text": {"type": "string"},
+                        "image": {"type": "string", "format": "binary"},
+                        "tabular": {"type": "string", "description": "The record, as a JSON object."},
+                        "subject": {"type": "string", "maxLength": 200},
+                        "external_id": {"type": "string", "maxLength": 200},
+                    },
+                }
+            },
+        },
+    }
+}
+_EXAMPLE = {
+    "id": "3f2a9c0e5d7b4c1e8a6f0b1d2c3e4f5a",
+    "action": "review",
+    "source": "model",
+    "probability": 0.41,
+    "prob_hate": 0.41,
+    "label": 1,
+    "threshold": 0.35,
+    "why": "mm_fusion gives 0.410 >= threshold 0.35 from image+text, inside the review band",
+    "models": {"text_expert": {"prob_hate": 0.3, "label": 0}, "mm_fusion": {"prob_hate": 0.41, "label": 1}},
+    "present": {"text": True, "image": True},
+    "text_used": "[OCR] [/OCR] [CAP] a quiet morning [/CAP] <lang=en>",
+    "language": "en",
+    "match": None,
+    "truncated": False,
+    "versions": {"run": "full", "policy": "0123456789abcdef", "bifocal": "0.1.0"},
+}
+
+
+@router.post(
+    "/v1/predict",
+    response_model=AnswerOut,
+    responses=POSTING | {200: {"content": {"application/json": {"example": _EXAMPLE}}}},
+    openapi_extra=_BODY,
+    tags=["posts"],
+)
+async def predict(request: Request, client: Asking) -> Any:
+    """Decide on one post: JSON with the picture in base64, or multipart fields `text` and `image`."""
+    service = service_of(request)
+    service.door.allow(client, "decide", 1)
+    incoming = await read_post(request)
+    answer = await unless_gone(request, service.decide(incoming, client))
+    return JSONResponse(answer.to_dict())
+
+
+@router.post("/v1/predict/batch", response_model=BatchOut, responses=POSTING, tags=["posts"])
+async def predict_batch(request: Request, batch: BatchIn, client: Asking) -> Any:
+    """Decide on several posts; each has a decision or an error of its own."""
+    service = service_of(request)
+    if len(batch.items) > service.settings.max_items:
+        raise Refused(
+            "too_large",
+            f"a batch has {service.settings.max_items} posts at most, this one {len(batch.items)}: send several",
+        )
+    service.door.allow(client, "decide", len(batch.items))
+    answers = await unless_gone(request, decide_all(service, [_read_item(item) for item in batch.items], client))
+    return JSONResponse({"results": [told(answer) for answer in answers]})
+
+
+def _read_item(item: Mapping[str, Any]) -> Incoming | BifocalError:
+    try:
+        return PostIn.model_validate(item).incoming()
+    except ValidationError as error:
+        return Refused("unusable", first_fault(error))
+    except BifocalError as error:
+        return error
+
+
+async def decide_all(
+    service: Service, posts: Sequence[Incoming | BifocalError], client: Client
+) -> list[Answer | BifocalError]:
+    """A decision or an error for each post; those that cannot be read stay what they are."""
+
+    async def one(post: Incoming | BifocalError) -> Answer | BifocalError:
+        if isinstance(post, BifocalError):
+            return post
+        try:
+            return await service.decide(post, client)
+        except BifocalError as error:
+            return error
+
+    return await asyncio.gather(*map(one, posts))
+
+
+def told(answer: Answer | BifocalError) -> dict[str, Any]:
+    """The body of an answer, or of an error."""
+    return as_refused(answer).to_dict() if isinstance(answer, BifocalError) else answer.to_dict()
+
+
+@router.get("/v1/policy", response_model=PolicyOut, responses=ASKING, tags=["posts"])
+async def policy(request: Request, client: Asking) -> Any:
+    """The policy that decides: calibration, thresholds and review band, with the versions of all models."""
+    service = service_of(request)
+    service.door.allow(client, "decide")
+    about = service.about
+    return JSONResponse(
+        about.policy
+        | {"version": about.policy_version, "engine": about.engine, "model": about.main, "reads": list(about.reads)}
+    )
+
+
+@router.post(
+    "/v1/feedback",
+    response_model=FeedbackOut,
+    responses=ASKING | errors("not_found", "unusable", "slow_body", "too_large", "conflict", "storage_full"),
+    tags=["feedback"],
+)
+async def feedback(request: Request, said: FeedbackIn, client: Asking) -> Any:
+    """Say what a decided post turned out to be: only of decisions that this client asked for."""
+    service = service_of(request)
+    service.door.allow(client, "decide")
+    classes = {str(name): name for name in service.about.classes}
+    if str(said.label) not in classes:
+        raise Refused("unusable", f"label {str(said.label)[:40]!r} is none of this run's: {', '.join(classes)}")
+    label = str(said.label)
+    await asyncio.to_thread(service.store.feedback, said.decision_id, client.name, label, said.reason)
+    return JSONResponse({"decision_id": said.decision_id, "label": label, "client": client.name})
+
+
+@router.delete(
+    "/v1/subjects/{subject}",
+    response_model=ReceiptOut,
+    responses=ASKING | errors("unusable", "storage_full"),
+    tags=["feedback"],
+)
+async def forget(request: Request, subject: str, client: Asking) -> Any:
+    """Delete all that is held of an author, and give a receipt; an admin's key deletes what all clients sent."""
+    service = service_of(request)
+    service.door.allow(client, "decide")
+    whose = None if client.may("admin") else client.name
+    receipt = await asyncio.to_thread(service.store.forget, subject, whose)
+    return JSONResponse(receipt.to_dict())
+
+
+@router.get("/v2/health/live", response_model=HealthOut, tags=["health"])
+async def live() -> Any:
+    """Whether the process answers."""
+    return JSONResponse({"live": True})
+
+
+@router.get("/v2/health/ready", response_model=HealthOut, responses={503: {"model": HealthOut}}, tags=["health"])
+async def ready(request: Request) -> Any:
+    """Whether posts are decided; 503 with the reasons where not."""
+    service = service_of(request)
+    reasons = service.not_ready()
+    body = {"ready": not reasons, "reasons": reasons, "trouble": service.trouble}
+    return JSONResponse(body, status_code=503 if reasons else 200)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    tags=["health"],
+)
+async def metrics(request: Request) -> Response:
+    """Counters for Prometheus; no text, picture or name is among them."""
+    return Response(service_of(request).metrics.page(), media_type=CONTENT_TYPE)
+
+
+# ---------------------------------------------------------------------------------------------- reading requests
+
+
+async def read_post(request: Request) -> Incoming:
+    """The post in a request. Raises `Refused` where it is none."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        try:
+            return PostIn.model_validate_json(await request.body()).incoming()
+        except ValidationError as error:
+            raise Refused("unusable", first_fault(error)) from None
+    if kind != "multipart/form-data":
+        raise Refused(
+            "unsupported_type", f"a post comes as application/json or multipart/form-data, found {kind[:80]!r}"
+        )
+    try:
+        async with request.form(max_files=1, max_fields=len(FIELDS), max_part_size=2**24) as form:
+            return await _of_form(form.multi_items())
+    except HTTPException as error:
+        if error.status_code != 400:  # ours: the body is too large or too slow
+            raise
+        raise Refused("bad_request", f"the form cannot be read: {error.detail}") from None
+
+
+async def _of_form(items: list[tuple[str, UploadFile | str]]) -> Incoming:
+    fields: dict[str, UploadFile | str] = {}
+    for name, value in items:
+        if name not in FIELDS:
+            raise Refused("unusable", f"a post has the fields {', '.join(FIELDS)}; found {name[:40]!r}")
+        if name in fields:
+            raise Refused("unusable", f"the field {name} stands there twice")
+        if (name == "image") != isinstance(value, UploadFile):
+            raise Refused("unusable", f"{name} comes as {'a file' if name == 'image' else 'plain text, not as a file'}")
+        fields[name] = value
+    picture = fields.pop("image", None)
+    record: Any = fields.pop("tabular", None)
+    if record is not None:
+        try:
+            record = json.loads(record)
+        except (ValueError, RecursionError):
+            raise Refused("unusable", "tabular must be a JSON object of column names and values") from None
+    try:
+        post = PostIn(**fields, tabular=record)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise Refused("unusable", first_fault(error)) from None
+    blob = await picture.read() if isinstance(picture, UploadFile) else None
+    return Incoming(post.text, blob, post.tabular, post.subject, post.external_id)
+
+
+def _decoded(image: str | None) -> bytes | None:
+    if image is None:
+        return None
+    try:
+        return base64.b64decode(image, validate=True)
+    except (binascii.Error, ValueError):
+        raise DataError(
+            "image must be a picture file in base64; a path or an address is not fetched: send the file itself"
+        ) from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that is wrong with a body, in a line."""
+    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part)[:40] for part in fault["loc"]) or "the body"
+    more = error.error_count() - 1
+    return f"{where}: {fault['msg']}" + (f" (and {more} more)" if more else "")
+
+
+def as_refused(error: BifocalError) -> Refused:
+    """What an error of ours is called outside."""
+    if isinstance(error, Refused):
+        return error
+    kinds = {DataError: "unusable", Unknown: "not_found", NotYours: "not_found", StoreGone: "unavailable"}
+    kinds |= {StoreFull: "storage_full"}
+    kind = next((kind for known, kind in kinds.items() if isinstance(error, known)), "internal")
+    return Refused(kind, str(error))
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Value]) -> Value:
+    """The result of work for a client that waits for it; where it goes away the work is dropped."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Gone
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class Gone(Exception):
+    """The client went away; there is nobody to answer."""

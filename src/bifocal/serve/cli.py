@@ -1,0 +1,126 @@
+"""The commands of the service: serve, and the keys of its clients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from .settings import ServeConfig
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or an exported bundle.")]
+State = Annotated[
+    Path | None, typer.Option("--state", help="Folder of log, keys and spool; by default serve/ in the run's folder.")
+]
+Keys = Annotated[Path | None, typer.Option("--keys", help="The file of API keys; by default keys.json in the state.")]
+
+keys_app = typer.Typer(help="API keys of those who ask the service.", no_args_is_help=True)
+
+
+def serve(
+    run_folder: RunFolder,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
+    port: Annotated[int | None, typer.Option(help="8080 by default; 0 takes one that is free.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Settings of the service as YAML.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one setting; repeatable.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="torch or torch-bf16; a bundle brings its own.")] = None,
+    shadow: Annotated[
+        Path | None, typer.Option(metavar="RUN2", help="Score every post with this one too; it decides none.")
+    ] = None,
+    database: Annotated[str | None, typer.Option(metavar="URL", help="Decision log; SQLite by default.")] = None,
+    state: State = None,
+    keys: Keys = None,
+    everybody: Annotated[
+        bool, typer.Option("--open", help="Answer without keys on an address that others reach.")
+    ] = False,
+) -> None:
+    """Answer over HTTP: decisions, review queue, health and metrics; until Ctrl-C or SIGTERM."""
+    given = {
+        "host": host,
+        "port": port,
+        "engine": engine,
+        "shadow": shadow,
+        "database": database,
+        "state": state,
+        "keys": keys,
+        "open": everybody or None,
+    }
+    settings = read_service_settings(config, overrides or [], given)
+    from .server import serve as run_service
+
+    run_service(run_folder, settings, started=lambda url: typer.echo(f"serving {run_folder} at {url}"))
+
+
+def read_service_settings(path: Path | None, overrides: list[str], given: dict[str, Any]) -> ServeConfig:
+    """Settings of a file, of ``--set``, and of options, the latter winning. Raises `ConfigError`."""
+    from pydantic import ValidationError
+
+    from ..config import expand, explain, read_settings, set_option
+    from ..errors import ConfigError
+    from .settings import ServeConfig
+
+    content: dict[str, Any] = {} if path is None else read_settings(path)
+    for override in overrides:
+        set_option(content, override)
+    content |= {name: value for name, value in given.items() if value is not None}
+    try:
+        return ServeConfig.model_validate(expand(content))
+    except ValidationError as error:
+        raise ConfigError(f"{path or 'settings of the service'}: {explain(error, ServeConfig)}") from None
+
+
+def _key_file(run_folder: Path, state: Path | None, keys: Path | None) -> Path:
+    from ..errors import RunError
+    from ..workspace import state_of
+
+    if not run_folder.is_dir():
+        raise RunError(f"there is no run folder {str(run_folder)!r}")
+    return keys or (state or state_of(run_folder)) / "keys.json"
+
+
+@keys_app.command("add")
+def keys_add(
+    run_folder: RunFolder,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the client, as the log will call it.")],
+    role: Annotated[
+        list[str] | None, typer.Option(help="decide (the default), review: the moderator's page, admin; repeatable.")
+    ] = None,
+    per_minute: Annotated[int | None, typer.Option(min=1, help="Posts that it may send; no limit by default.")] = None,
+    state: State = None,
+    keys: Keys = None,
+) -> None:
+    """Make a key, print it once, and keep its hash; a running service takes it up by itself."""
+    from .keys import add_key
+
+    typer.echo(add_key(_key_file(run_folder, state, keys), name, role or ["decide"], per_minute))  # type: ignore[arg-type]
+
+
+@keys_app.command("list")
+def keys_list(run_folder: RunFolder, state: State = None, keys: Keys = None) -> None:
+    """Who has a key, for what, since when."""
+    from .keys import read_keys
+
+    for client in read_keys(_key_file(run_folder, state, keys)):
+        limit = "no limit" if client.per_minute is None else f"{client.per_minute} posts a minute"
+        until = f", revoked {client.revoked}" if client.revoked else ""
+        typer.echo(f"{client.name}  {', '.join(client.roles)}  {limit}  since {client.created}{until}")
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    run_folder: RunFolder,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the client.")],
+    state: State = None,
+    keys: Keys = None,
+) -> None:
+    """Take a client's key away."""
+    from .keys import revoke_key
+
+    revoke_key(_key_file(run_folder, state, keys), name)
+    typer.echo(f"the key of {name} is revoked")

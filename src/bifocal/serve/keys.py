@@ -1,0 +1,163 @@
+"""API keys: a file of their hashes, what each client may do and how often."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from time import monotonic
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from ..config import Strict, explain
+from ..decide.policy import now
+from ..errors import RunError
+from ..workspace import read_json, write_json
+from .errors import Refused
+
+Role = Literal["decide", "review", "admin"]
+ROLES: tuple[Role, ...] = ("decide", "review", "admin")
+"""``decide``: post and give feedback; ``review``: the moderator's page; ``admin``: forget subjects of all clients."""
+PREFIX = "bf_"
+
+
+class Client(Strict):
+    """Who may ask, and what."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.@+-]+$")]
+    key_hash: str
+    """SHA-256 of the key: keys are 256 random bits, which no dictionary holds."""
+    roles: tuple[Role, ...] = ("decide",)
+    per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Posts; None = as many as it likes."""
+    created: str = ""
+    revoked: str | None = None
+
+    def may(self, role: Role) -> bool:
+        return role in self.roles or "admin" in self.roles
+
+
+EVERYBODY = Client(name="local", key_hash="", roles=ROLES)
+"""Who asks where no key is needed."""
+
+
+class KeyFile(Strict):
+    """What the file holds."""
+
+    clients: tuple[Client, ...] = ()
+
+
+def read_keys(path: Path) -> tuple[Client, ...]:
+    """The clients in a file; none where there is no file. Raises `RunError` where it is no file of keys."""
+    if not path.exists():
+        return ()
+    try:
+        return KeyFile.model_validate(read_json(path)).clients
+    except ValidationError as error:
+        raise RunError(f"{path} is no file of API keys: {explain(error, KeyFile)}") from None
+
+
+def add_key(path: Path, name: str, roles: Iterable[Role], per_minute: int | None) -> str:
+    """A new client's key, which is told once and kept nowhere. Raises `RunError`: the name is taken, or unfit."""
+    clients = read_keys(path)
+    if any(client.name == name and client.revoked is None for client in clients):
+        raise RunError(f"{path} has a client {name!r} already: revoke its key first, or take another name")
+    key = PREFIX + secrets.token_urlsafe(32)
+    try:
+        client = Client(name=name, key_hash=_hash(key), roles=tuple(roles), per_minute=per_minute, created=now())
+    except ValidationError as error:
+        raise RunError(f"this client cannot be made: {explain(error, Client)}") from None
+    _write(path, (*clients, client))
+    return key
+
+
+def revoke_key(path: Path, name: str) -> None:
+    """Take a client's key away; its name stays in the file. Raises `RunError` where nobody bears it."""
+    clients = read_keys(path)
+    if not any(client.name == name and client.revoked is None for client in clients):
+        known = ", ".join(client.name for client in clients if client.revoked is None) or "nobody"
+        raise RunError(f"{path} has no client {name!r} with a key; it has {known}")
+    changed = (c.model_copy(update={"revoked": now()}) if c.name == name and not c.revoked else c for c in clients)
+    _write(path, tuple(changed))
+
+
+def _write(path: Path, clients: tuple[Client, ...]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    write_json(path, KeyFile(clients=clients).model_dump(mode="json"))
+    path.chmod(0o600)
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Doorkeeper:
+    """Tells who asks, and whether it may.
+
+    Parameters
+    ----------
+    clients : sequence of Client
+        None: `EVERYBODY` asks, and a key that is sent is not looked at.
+    """
+
+    def __init__(self, clients: Iterable[Client]):
+        self.clients = tuple(clients)
+        self._spent: dict[str, tuple[float, float]] = {}  # client -> tokens left, and when that was
+
+    def update(self, clients: Iterable[Client]) -> None:
+        """Take another file's clients; what each has spent stays spent."""
+        self.clients = tuple(clients)
+
+    def who(self, key: str | None) -> Client:
+        """The client that bears a key.
+
+        Raises
+        ------
+        Refused
+            ``unauthorized`` without a key, or with one that is unknown or revoked.
+        """
+        if not self.clients:
+            return EVERYBODY
+        if not key:
+            raise Refused("unauthorized", "an API key is needed: send `Authorization: Bearer KEY`")
+        digest, found = _hash(key), None
+        for client in self.clients:  # all of them, so that the time taken tells nothing
+            if hmac.compare_digest(client.key_hash, digest):
+                found = client
+        if found is None:
+            raise Refused("unauthorized", "this API key is not known here")
+        if found.revoked is not None:
+            raise Refused("unauthorized", f"this API key of {found.name} was revoked on {found.revoked}")
+        return found
+
+    def allow(self, client: Client, role: Role, posts: int = 0) -> None:
+        """Let a client do what a role may, with so many posts.
+
+        Raises
+        ------
+        Refused
+            ``forbidden`` where it has not the role, ``rate_limited`` where it has asked too often (a bucket of
+            ``per_minute`` posts, refilled evenly).
+        """
+        if not client.may(role):
+            raise Refused("forbidden", f"the key of {client.name} is for {', '.join(client.roles)}, not for {role}")
+        if client.per_minute is None or not posts:
+            return
+        left, at = self._spent.get(client.name, (float(client.per_minute), monotonic()))
+        left = min(client.per_minute, left + (monotonic() - at) * client.per_minute / 60)
+        if posts > client.per_minute:
+            raise Refused(
+                "rate_limited", f"{client.name} may send {client.per_minute} posts a minute; this batch has {posts}"
+            )
+        if left < posts:
+            wait = (posts - left) * 60 / client.per_minute
+            raise Refused(
+                "rate_limited",
+                f"{client.name} may send {client.per_minute} posts a minute: try again in {wait:.1f} s",
+                retry_after=wait,
+            )
+        self._spent[client.name] = left - posts, monotonic()

@@ -1,0 +1,95 @@
+"""Runs the service until it is told to stop, and ends it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from ..errors import RunError
+from .app import create_app
+from .service import Service
+from .settings import ServeConfig
+
+MAX_CONNECTIONS = 1_000
+GRACE_S = 60
+
+
+def serve(folder: Path, settings: ServeConfig, *, started: Callable[[str], None] | None = None) -> None:
+    """Serve a run or bundle until SIGTERM or Ctrl-C.
+
+    Parameters
+    ----------
+    folder : Path
+    settings : ServeConfig
+        ``port: 0`` takes one that is free.
+    started : callable, optional
+        Told the address, once posts are decided.
+
+    Raises
+    ------
+    BifocalError
+        As `Service.running`; where the address cannot be listened on.
+    """
+    service = Service(folder, settings)
+    config = uvicorn.Config(
+        create_app(service),
+        host=settings.host,
+        port=settings.port,
+        log_level="error",
+        access_log=False,
+        lifespan="off",  # ours, so that an error at the start reaches the caller
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=GRACE_S,
+        h11_max_incomplete_event_size=2**16,
+        server_header=False,
+        proxy_headers=False,
+    )
+    asyncio.run(_run(service, _Server(config, service, started)))
+
+
+async def _run(service: Service, server: _Server) -> None:
+    try:
+        listener = server.config.bind_socket()
+    except SystemExit:  # uvicorn's way to say that the address is taken
+        where = f"{service.settings.host}:{service.settings.port}"
+        raise RunError(f"{where} cannot be listened on: is another service there? Take another --port") from None
+    with listener:
+        async with service.running():
+            await server.serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Says that it is not ready for a while before it closes its door, and exits 0 when told to end."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, started: Callable[[str], None] | None):
+        super().__init__(config)
+        self.service = service
+        self.told = started
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._end)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def _end(self) -> None:
+        if self.service.draining:  # told twice: at once
+            self.force_exit = True
+        self.service.draining = True
+        asyncio.get_running_loop().call_later(self.service.settings.drain_s, setattr, self, "should_exit", True)
+
+    async def startup(self, sockets: list | None = None) -> None:
+        await super().startup(sockets)
+        if self.told and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            self.told(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")

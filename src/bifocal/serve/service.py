@@ -1,0 +1,474 @@
+"""The service: takes posts, has them prepared, looked up, decided and logged, and holds all that this needs."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self
+
+from ..data.compose import TEXT
+from ..decide.policy import pattern_of
+from ..errors import BifocalError, DataError, RunError
+from ..workspace import state_of
+from .batching import Batcher, Places
+from .errors import Refused
+from .journal import Journal
+from .keys import Client, Doorkeeper, read_keys
+from .lists import KnownPictures, Match
+from .metrics import Metrics
+from .settings import ServeConfig
+from .spool import Spool
+from .store import Logged, Original, Store, StoreGone, audited, read_secret
+from .workers import Decoders, Description, Model, Preparation, Prepared
+
+if TYPE_CHECKING:
+    from ..explanation import Explanation
+    from ..system import Decision
+
+MAX_NAME = 200
+"""Characters of a subject or an external id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A post as it comes, whatever door it comes through."""
+
+    text: str | None = None
+    picture: bytes | None = None
+    tabular: Mapping[str, Any] | None = None
+    subject: str | None = None
+    """The author, as the platform calls it; kept as a keyed hash only."""
+    external_id: str | None = None
+    """The post, as the platform calls it."""
+    keep: bool = True
+    """Whether its original may be kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is told of a post."""
+
+    id: str
+    decision: Decision | None
+    """None where a list decided, and no model was asked."""
+    action: str | None
+    match: Match | None
+    truncated: bool
+    versions: dict[str, str]
+    why: str
+
+    @property
+    def source(self) -> str:
+        return "list" if self.decision is None else "model"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The body of the answer: the Decision's fields, ``probability`` beside its own name, and what is ours."""
+        told: dict[str, Any] = {"id": self.id, "action": self.action, "source": self.source}
+        if self.decision is None:
+            told |= dict.fromkeys(("probability", "label", "threshold", "language"))
+            told |= {"models": {}, "present": {}, "text_used": ""}
+        else:
+            told |= {"probability": self.decision.probability, **self.decision.to_dict()}
+        match = None if self.match is None else self.match.to_dict()
+        return told | {"why": self.why, "match": match, "truncated": self.truncated, "versions": self.versions}
+
+
+class Service:
+    """Everything that `bifocal serve` keeps running; `running` starts and ends it.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a run, or of an exported bundle.
+    settings : ServeConfig
+    """
+
+    def __init__(self, folder: Path, settings: ServeConfig):
+        self.folder = Path(folder)
+        self.settings = settings
+        self.state = settings.state or state_of(self.folder)
+        self.keys = settings.keys or self.state / "keys.json"
+        self.metrics = Metrics()
+        self.places = Places(settings.waiting)
+        self.draining = False
+        self.trouble: str | None = None
+        """Why the last reload was refused, if it was."""
+
+    # ------------------------------------------------------------------ from start to end
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Load, look after, and end all.
+
+        Raises
+        ------
+        BifocalError
+            What `bifocal.load` raises; where keys are needed and there are none; on a bad list or log.
+        """
+        settings = self.settings
+        self.state.mkdir(parents=True, exist_ok=True)
+        self.door = Doorkeeper(self._clients())
+        self.lists = KnownPictures.load(settings.lists)
+        url = settings.database or f"sqlite:///{(self.state / 'decisions.sqlite').resolve()}"
+        self.store = Store(url, secret=read_secret(self.state))
+        self.spool = Spool(self.state)
+        self.journal = Journal(self._write)
+        self.shadow: Model | None = None
+        self.model, self.about = await self._loaded(self.folder)
+        self.decoders = self._decoders(self.about)
+        try:
+            await asyncio.to_thread(self._open_store)
+            if settings.shadow is not None:
+                self.shadow, about = await self._loaded(settings.shadow)
+                _same_posts(self.about, about)
+            await self._try_decoders()
+            self.batcher = Batcher(
+                self._ask,
+                tokens=settings.batch_tokens,
+                pictures=settings.batch_pictures,
+                max_wait_ms=settings.max_wait_ms,
+                on_batch=self._count_batch,
+            )
+            self._gauges()
+            self.stamp = self._seen()
+            loops = [self.batcher.run(), self.journal.run(), self._watch(), self._look_after()]
+            tasks = [asyncio.create_task(loop) for loop in loops]
+            self.tasks = tasks
+            try:
+                yield self
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            for workers in (self.decoders, self.model, self.shadow):
+                if workers is not None:
+                    await asyncio.to_thread(workers.close)
+            self.store.close()
+
+    def _clients(self) -> tuple[Client, ...]:
+        clients = read_keys(self.keys)
+        if not clients and not self.settings.loopback and not self.settings.open:
+            raise RunError(
+                f"{self.settings.host} is reached by others, and {self.keys} holds no API key: make one "
+                "(`bifocal keys add RUN NAME`), listen on 127.0.0.1, or say that anybody may ask (--open)"
+            )
+        return clients
+
+    async def _loaded(self, folder: Path) -> tuple[Model, Description]:
+        model = Model(folder, self.settings.engine, timeout=self.settings.model_timeout_s)
+        try:
+            return model, await model.load()
+        except BaseException:
+            await asyncio.to_thread(model.close)
+            raise
+
+    def _decoders(self, about: Description) -> Decoders:
+        settings = self.settings
+        preparation = Preparation(
+            about.config.model_dump_json(),
+            about.text_role,
+            hashes=bool(settings.lists),
+            originals=settings.keep_originals,
+        )
+        return Decoders(
+            preparation,
+            settings.decoders,
+            timeout=settings.decode_timeout_s,
+            memory=settings.decode_memory_mib * 2**20,
+        )
+
+    async def _try_decoders(self) -> None:
+        """Prepare a post in every decoder, so that what they lack is told at the start."""
+        tries = (self.decoders.prepare("words", None, None) for _ in range(self.settings.decoders))
+        for found in await asyncio.gather(*tries, return_exceptions=True):
+            if isinstance(found, BaseException) and not isinstance(found, DataError):
+                raise found
+
+    def _open_store(self) -> None:
+        try:
+            self.store.migrate()
+        except StoreGone:
+            if self.settings.database_gone == "refuse":
+                raise
+
+    def _gauges(self) -> None:
+        watch = self.metrics.watch
+        watch("bifocal_posts_in_house", "Posts that are prepared, wait, or are decided.", lambda: self.places.taken)
+        watch("bifocal_posts_waiting", "Posts that wait for the encoders.", lambda: len(self.batcher))
+        watch("bifocal_spooled", "Decisions that wait for the database.", lambda: self.spool.pending)
+        watch("bifocal_ready", "1 where posts are decided.", lambda: not self.not_ready())
+
+    # ------------------------------------------------------------------ one post
+
+    async def decide(self, incoming: Incoming, client: Client) -> Answer:
+        """Decide on one post, and log it.
+
+        Raises
+        ------
+        Refused
+            ``overloaded``, ``deadline``, ``unavailable``, ``storage_full``.
+        BifocalError
+            Where the post cannot be used.
+        """
+        with self.places.take():
+            try:
+                async with asyncio.timeout(self.settings.deadline_s):
+                    return await self._decide(incoming, client)
+            except TimeoutError:
+                raise Refused(
+                    "deadline",
+                    f"the post was not decided within {self.settings.deadline_s:g} s: try again",
+                    retry_after=1,
+                ) from None
+
+    async def _decide(self, incoming: Incoming, client: Client) -> Answer:
+        about, (text, truncated) = self.about, self._cut(incoming.text)
+        for name in ("subject", "external_id"):
+            if len(getattr(incoming, name) or "") > MAX_NAME:
+                raise DataError(f"{name} has {len(getattr(incoming, name))} characters; at most {MAX_NAME} are allowed")
+        start = monotonic()
+        prepared = await self.decoders.prepare(text, incoming.picture, incoming.tabular)
+        start = self._stage("prepare", start)
+        number, pattern = uuid.uuid4().hex, pattern_of(prepared.post.views[0])
+        match = self.lists.match(*prepared.known) if prepared.known else None
+        told: dict[str, Any] | None = None
+        if match is not None:
+            versions = {"policy": about.policy_version, "bifocal": _version()}
+            why = f"the picture is known: {match.told()}"
+            answer = Answer(number, None, match.action, match, truncated, versions, why)
+        else:
+            decision = await self.batcher.decide(prepared.post)
+            if isinstance(decision, _WithShadow):
+                decision, told = decision.decision, decision.shadow
+            start = self._stage("model", start)
+            versions = {**decision.versions, "bifocal": _version()}
+            answer = Answer(number, decision, decision.action, None, truncated, versions, decision.why)
+        await self.journal.record(self._logged(answer, incoming, prepared, client, pattern, told))
+        self._stage("log", start)
+        self._count(answer, pattern, told)
+        return answer
+
+    def _cut(self, text: str | None) -> tuple[str | None, bool]:
+        if text is None or len(text) <= self.settings.max_text:
+            return text, False
+        return text[: self.settings.max_text], True
+
+    async def _ask(self, posts: Sequence[Any]) -> list[Any]:
+        """The models, and beside them the shadow."""
+        if self.shadow is None:
+            return list(await self.model.decide(posts))
+        decided, shadowed = await asyncio.gather(self.model.decide(posts), self._shadowed(posts))
+        return [
+            one if isinstance(one, BifocalError) else _WithShadow(one, other)
+            for one, other in zip(decided, shadowed, strict=True)
+        ]
+
+    async def _shadowed(self, posts: Sequence[Any]) -> list[dict[str, Any]]:
+        assert self.shadow is not None
+        try:
+            said = await self.shadow.decide(posts)
+        except Exception as error:  # it never stands in the way
+            return [{"error": str(error)}] * len(posts)
+        return [
+            {"error": str(s)}
+            if isinstance(s, BifocalError)
+            else {"action": s.action, "label": s.label, "probability": s.probability, "versions": s.versions}
+            for s in said
+        ]
+
+    def _logged(
+        self,
+        answer: Answer,
+        incoming: Incoming,
+        prepared: Prepared,
+        client: Client,
+        pattern: str,
+        shadow: dict[str, Any] | None,
+    ) -> Logged:
+        told = answer.to_dict()
+        kept = None
+        if self.settings.keep_originals and incoming.keep:
+            kept = Original(prepared.post.example.parts.get(TEXT), prepared.original)
+        told.pop("text_used")
+        audit, weight = audited(answer.id, answer.action, self.settings.audit_share)
+        return Logged(
+            id=answer.id,
+            at=datetime.now(UTC),
+            client=client.name,
+            subject=incoming.subject,
+            external_id=incoming.external_id,
+            text_hash=prepared.text_hash,
+            image_hash=prepared.image_hash,
+            decision=told,
+            action=answer.action,
+            label=None if told["label"] is None else str(told["label"]),
+            probability=told["probability"],
+            threshold=told["threshold"],
+            pattern=pattern,
+            run=self.about.config.run,
+            policy_version=self.about.policy_version,
+            source=answer.source,
+            match=told["match"],
+            audit=audit,
+            weight=weight,
+            shadow=shadow,
+            original=kept,
+        )
+
+    # ------------------------------------------------------------------ the log
+
+    def _write(self, rows: Sequence[Logged]) -> None:
+        try:
+            self.store.record(rows)
+        except StoreGone:
+            if self.settings.database_gone == "refuse":
+                raise
+            self.spool.append(rows)
+
+    # ------------------------------------------------------------------ figures and health
+
+    def _stage(self, name: str, start: float) -> float:
+        now = monotonic()
+        self.metrics.stages.labels(name).observe(now - start)
+        return now
+
+    def _count(self, answer: Answer, pattern: str, shadow: dict[str, Any] | None) -> None:
+        self.metrics.actions.labels(answer.action or "none", answer.source).inc()
+        self.metrics.patterns.labels(pattern).inc()
+        if answer.decision is not None:
+            self.metrics.scores.observe(answer.decision.probability)
+        if shadow is not None and shadow.get("action") != answer.action:
+            self.metrics.disagreements.inc()
+
+    def _count_batch(self, size: int, seconds: float) -> None:
+        self.metrics.batches.observe(size)
+
+    def not_ready(self) -> list[str]:
+        """Why posts are not decided; nothing where they are."""
+        reasons = []
+        if self.draining:
+            reasons.append("the service is closing")
+        if not self.model.loaded:
+            reasons.append("the models are being started anew")
+        if self.store.gone and self.settings.database_gone == "refuse":
+            reasons.append("the decision log cannot be reached")
+        if any(task.done() for task in self.tasks):
+            reasons.append("a part of the service has ended")
+        return reasons
+
+    async def _look_after(self) -> None:
+        """Start dead models anew, bring spooled decisions home, purge what is too old."""
+        purged = 0.0
+        while True:
+            await asyncio.sleep(0.5)
+            for name, workers in (("decoder", self.decoders.workers), ("model", self.model.workers)):
+                self.metrics.deaths.labels(name).set(workers.deaths)
+            for model in (self.model, self.shadow):
+                if model is not None and not model.loaded:
+                    with suppress(BifocalError):
+                        await model.load()
+            with suppress(BifocalError):
+                if self.store.gone:
+                    await asyncio.to_thread(self.store.migrate)
+                if self.spool.pending:
+                    await asyncio.to_thread(self.spool.replay, self.store.record)
+                if monotonic() - purged > 3600 or not purged:
+                    before = datetime.now(UTC) - timedelta(days=self.settings.keep_days)
+                    await asyncio.to_thread(self.store.purge, before)
+                    purged = monotonic()
+
+    # ------------------------------------------------------------------ what changes while it runs
+
+    def _seen(self) -> dict[str, Any]:
+        """What tells that policy, bundle or keys are others."""
+        files = {
+            "models": [*sorted(self.folder.glob("policy_*.json")), self.folder / "manifest.json"],
+            "keys": [self.keys],
+        }
+        return {
+            name: [(p.name, s.st_mtime_ns, s.st_size, s.st_ino) for p in paths if (s := _status(p)) is not None]
+            for name, paths in files.items()
+        }
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.reload_s)
+            seen = self._seen()
+            changed = [name for name in seen if seen[name] != self.stamp[name]]
+            if self.lists.changed():
+                changed.append("lists")
+            self.stamp = seen
+            for name in changed:
+                try:
+                    await {"models": self._new_models, "keys": self._new_keys, "lists": self._new_lists}[name]()
+                    self.trouble = None
+                    self.metrics.reloads.labels("taken").inc()
+                except BifocalError as error:
+                    self.trouble = f"the new {name} are refused, the old ones serve: {error}"
+                    self.metrics.reloads.labels("refused").inc()
+
+    async def _new_models(self) -> None:
+        model, about = await self._loaded(self.folder)
+        decoders = self.decoders
+        if about.config != self.about.config or about.text_role != self.about.text_role:
+            decoders = self._decoders(about)
+        old = [w for w, new in ((self.model, model), (self.decoders, decoders)) if w is not new]
+        self.model, self.decoders, self.about = model, decoders, about
+        await asyncio.sleep(self.settings.deadline_s)  # what the old ones have begun, they end
+        for workers in old:
+            await asyncio.to_thread(workers.close)
+
+    async def _new_keys(self) -> None:
+        self.door.update(self._clients())
+
+    async def _new_lists(self) -> None:
+        self.lists = await asyncio.to_thread(KnownPictures.load, self.settings.lists)
+
+    # ------------------------------------------------------------------ for people
+
+    async def explain(self, incoming: Incoming, *, grid: int) -> Explanation:
+        """Why a post is decided as it is; nothing of it is logged. Raises as `decide`."""
+        with self.places.take():
+            prepared = await self.decoders.prepare(self._cut(incoming.text)[0], incoming.picture, incoming.tabular)
+            return await self.model.explain(prepared.post, grid)
+
+
+@dataclass(frozen=True, slots=True)
+class _WithShadow:
+    decision: Decision
+    shadow: dict[str, Any]
+
+
+def _same_posts(ours: Description, shadow: Description) -> None:
+    for name in ("modalities", "fit", "image_format", "ocr"):
+        one, other = getattr(ours.config, name), getattr(shadow.config, name)
+        if one != other:
+            raise RunError(
+                f"the shadow {shadow.folder} has {name} = {other}, the run {one}: posts are prepared once for both, "
+                "so these must be the same"
+            )
+    if ours.text_role != shadow.text_role:
+        raise RunError(f"the shadow takes texts as {shadow.text_role}, the run as {ours.text_role}: they must agree")
+
+
+def _version() -> str:
+    from .. import __version__
+
+    return __version__
+
+
+def _status(path: Path) -> Any:
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
+__all__ = ["Answer", "Incoming", "Service", "replace"]

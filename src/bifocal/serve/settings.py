@@ -1,0 +1,109 @@
+"""What a service is told: where it listens, whom it answers, how much it takes on, and what it keeps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..config import Strict
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ListSettings(Strict):
+    """A list of known pictures, see `bifocal.serve.lists`."""
+
+    path: Path
+    action: Literal["allow", "review", "block"] = "block"
+    distance: Annotated[int, Field(ge=0, le=256)] = 0
+    """PDQ bits that may differ; 0 = the same hash."""
+
+
+class Moderations(Strict):
+    """How our label is told in the place of OpenAI's moderation API."""
+
+    categories: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Class -> the categories it is told as; empty = by the names of the classes."""
+    flag_review: bool = True
+    """Whether a post under review is flagged."""
+
+
+class Perspective(Strict):
+    """How our label is told in the place of Perspective's API."""
+
+    attributes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Attribute -> the classes whose probability it is; empty = ``TOXICITY`` for the positive class."""
+
+
+class ServeConfig(Strict):
+    """All settings of `bifocal serve`; a YAML file holds the same names."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    engine: str | None = None
+    """None = as a bundle was exported, ``torch`` for a run folder."""
+    state: Path | None = None
+    """Folder of the decision log, keys and spool; None = ``serve/`` in the run's folder."""
+
+    keys: Path | None = None
+    """The file of API keys; None = ``keys.json`` in the state folder."""
+    open: bool = False
+    """Answer without keys on an address that others reach."""
+
+    max_body: Count = 12 * 2**20
+    """Bytes of a request."""
+    max_bodies: Count = 256 * 2**20
+    """Bytes of all requests that are being read."""
+    body_timeout_s: Positive = 10.0
+    """From a request's head to its last byte."""
+    max_text: Count = 20_000
+    """Characters of a text that are read; of a longer one the rest is not (``truncated``)."""
+    max_items: Count = 64
+    """Posts of a batch."""
+
+    max_wait_ms: Annotated[float, Field(ge=0)] = 4.0
+    """How long a post waits for others, where the encoders are idle."""
+    batch_tokens: Count = 4096
+    """Of a batch, padding counted."""
+    batch_pictures: Count = 16
+    """Of a batch."""
+    waiting: Count = 128
+    """Posts that wait for the encoders, or for a decoder; more are refused (429)."""
+    deadline_s: Positive = 15.0
+    """After which a post is given up (504)."""
+    decoders: Count = max(1, min(8, os.cpu_count() or 1))
+    """Processes that decode pictures and read the words on them."""
+    decode_timeout_s: Positive = 10.0
+    decode_memory_mib: Annotated[int, Field(ge=256)] = 1536
+    """Address space of a decoder above what it has when it starts."""
+    model_timeout_s: Positive = 60.0
+    """Of one batch; a model that takes longer is started anew."""
+    drain_s: Annotated[float, Field(ge=0)] = 1.0
+    """After SIGTERM: how long the service says that it is not ready, and still answers, before it closes its door."""
+    reload_s: Positive = 2.0
+    """How often policy, bundle, keys and lists are looked at for a change."""
+
+    database: str | None = None
+    """URL of the decision log; None = SQLite in the state folder."""
+    database_gone: Literal["refuse", "spool"] = "refuse"
+    """503 until it is back, or on to disk and into the database later."""
+    audit_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Of allowed posts, drawn at random into the review queue."""
+    keep_originals: bool = False
+    keep_days: Count = 30
+    """After which originals are purged."""
+
+    lists: tuple[ListSettings, ...] = ()
+    shadow: Path | None = None
+    """A second run or bundle that scores every post and decides none."""
+    moderations: Moderations = Moderations()
+    perspective: Perspective = Perspective()
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine reaches the service."""
+        return self.host in ("127.0.0.1", "::1", "localhost")

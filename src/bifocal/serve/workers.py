@@ -1,0 +1,448 @@
+"""The processes behind the service: decoders that take pictures apart under limits, and those that hold the models.
+
+Whatever a hostile file does to a decoder, or a crash to a model, happens in a process of its own, which is started
+anew; the requests of others never notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import multiprocessing
+import os
+import queue
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..config import RunConfig
+from ..data.ocr import PICTURE
+from ..errors import BifocalError, ModelError, PictureError
+from ..posts import Post, Preparer
+from .errors import Refused
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from ..contracts import TextRole
+    from ..explanation import Explanation
+    from ..system import Decision, System
+
+Result = TypeVar("Result")
+_PARENT_LOOK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What a decoder has to know of a run."""
+
+    config: str
+    """The run's configuration, as JSON."""
+    text_role: TextRole
+    hashes: bool = False
+    """Whether pictures are hashed, for the lists of known ones."""
+    originals: bool = False
+    """Whether pictures are encoded anew, to be kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A post as a decoder hands it back."""
+
+    post: Post
+    text_hash: str | None
+    """SHA-256 of the text as it came."""
+    image_hash: str | None
+    """SHA-256 of the picture's file."""
+    known: tuple[str, int] | None
+    """PDQ hash and quality of the picture."""
+    original: bytes | None
+    """The picture that the expert saw, as a PNG of ours: never the bytes that came."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the service tells of the models that it runs."""
+
+    folder: Path
+    engine: str
+    config: RunConfig
+    text_role: TextRole
+    policy: dict[str, Any]
+    policy_version: str
+    main: str
+    classes: tuple[int | str, ...]
+    probability_key: str
+    reads: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+def _live_with_parent() -> None:
+    """End this process when its parent is gone: nobody would ever hand it work again."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_LOOK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# ------------------------------------------------------------------------------------------------ in a decoder
+
+
+@lru_cache(maxsize=2)
+def _preparer(preparation: Preparation) -> Preparer:
+    return Preparer(RunConfig.model_validate_json(preparation.config), preparation.text_role)
+
+
+def _start_decoder(preparation: Preparation, memory: int) -> None:
+    """Load what is needed, so that the first post does not wait for it, and let this process have so much more."""
+    from ..data.compose import detect_language
+
+    detect_language("words")
+    preparer = _preparer(preparation)
+    if preparer.reads_words(None) and PICTURE in preparer.reads:
+        try:
+            preparer.reader  # noqa: B018  # makes it
+        except BifocalError:
+            return  # `prepare` will say it
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + memory
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _prepare(
+    preparation: Preparation, text: str | None, picture: bytes | None, tabular: Mapping[str, Any] | None
+) -> Prepared:
+    preparer = _preparer(preparation)
+    post = preparer.post(text, picture, tabular)
+    return Prepared(
+        post,
+        None if text is None else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+        None if picture is None else hashlib.sha256(picture).hexdigest(),
+        _hashed(picture) if preparation.hashes and picture is not None else None,
+        _encoded(post) if preparation.originals and picture is not None else None,
+    )
+
+
+def _hashed(picture: bytes) -> tuple[str, int]:
+    from ..modalities.image import decode
+    from .lists import picture_hash
+
+    return picture_hash(decode(picture))
+
+
+def _encoded(post: Post) -> bytes | None:
+    shown = post.views[0].get(PICTURE)
+    if shown is None:
+        return None
+    buffer = io.BytesIO()
+    shown.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------ beside a model
+
+
+@lru_cache(maxsize=1)
+def _system(folder: Path, engine: str | None) -> System:
+    from .. import load
+
+    return load(folder)
+
+
+def _describe(folder: Path, engine: str | None) -> Description:
+    system = _system(folder, engine)
+    return Description(
+        folder,
+        system.engine.name,
+        system.config,
+        system.text_role,
+        system.policy.model_dump(mode="json"),
+        system.policy_version,
+        system.main,
+        system.label.classes,
+        system.label.probability,
+        tuple(sorted(system.reads)),
+        tuple(sorted(system.columns)),
+    )
+
+
+def _decide(folder: Path, engine: str | None, posts: Sequence[Post]) -> list[Decision | BifocalError]:
+    system = _system(folder, engine)
+    results: list[Decision | BifocalError | None] = [None] * len(posts)
+    fit = []
+    for i, post in enumerate(posts):
+        try:
+            system.check(post)
+            fit.append(i)
+        except BifocalError as error:
+            results[i] = error
+    try:
+        for i, decision in zip(fit, system.decide([posts[i] for i in fit]), strict=True):
+            results[i] = decision
+    except Exception as error:  # one post may spoil the pass of all: each by itself
+        if len(fit) == 1:
+            results[fit[0]] = ModelError(f"the models cannot decide on this post ({type(error).__name__})")
+        else:
+            for i in fit:
+                results[i] = _decide(folder, engine, [posts[i]])[0]
+    return [r for r in results if r is not None]
+
+
+def _explain(folder: Path, engine: str | None, post: Post, grid: int) -> Explanation:
+    from ..explanation import explain
+
+    system = _system(folder, engine)
+    system.check(post)
+    return explain(system, post, grid)
+
+
+def _ready() -> None:
+    """Models are loaded by the first task that needs them."""
+
+
+# ------------------------------------------------------------------------------------------------ in the service
+
+
+class Workers:
+    """Processes that do one thing at a time each; one that dies is started anew, and its task done once more.
+
+    Each has a pipe and a thread of its own and shares no lock with the others, so that none can take another down with
+    it: of the pools that are to be had, one breaks whole when a process is killed, and one waits a minute for a lock
+    that a dead process held.
+
+    Parameters
+    ----------
+    count : int
+    start, arguments
+        What each process runs first.
+    """
+
+    def __init__(self, count: int, start: Callable[..., None], *arguments: Any):
+        self.deaths = 0
+        self._start = start, arguments
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._starting = threading.Lock()
+        self._closed = False
+        self._processes: dict[int, _Process] = {}
+        self._threads = [threading.Thread(target=self._serve, args=(i,), daemon=True) for i in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    async def run(self, task: Callable[..., Result], *arguments: Any, timeout: float) -> Result:
+        """The result of a task; who is cancelled before it has begun takes it back.
+
+        Raises
+        ------
+        TimeoutError
+            Where it takes longer than ``timeout`` seconds, its wait for a process not counted; that process is ended.
+        Died
+            Where two processes died of it.
+        Exception
+            What the task raises.
+        """
+        made = _Task(task, arguments, timeout)
+        self._tasks.put(made)
+        result: Result = await asyncio.wrap_future(made.future)
+        return result
+
+    def close(self) -> None:
+        """End the processes, whatever they do."""
+        self._closed = True
+        for _ in self._threads:
+            self._tasks.put(None)
+        for process in list(self._processes.values()):
+            process.kill()
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self, number: int) -> None:
+        process = self._begun(number)
+        while (task := self._tasks.get()) is not None:
+            if not task.future.set_running_or_notify_cancel():
+                continue
+            if not process.alive():  # died idle: that is no task's fault
+                process = self._anew(number, process)
+            for _ in range(2):
+                try:
+                    good, value = process.ask(task)
+                except TimeoutError as error:
+                    good, value = False, error
+                    process = self._anew(number, process)
+                except _Ended:
+                    good, value = False, Refused("unavailable", "the service is closing") if self._closed else Died()
+                    process = self._anew(number, process)
+                    continue
+                except Exception as error:  # its arguments cannot be sent
+                    good, value = False, error
+                break
+            if good:
+                task.future.set_result(value)
+            else:
+                task.future.set_exception(value)
+        process.buried()
+
+    def _begun(self, number: int) -> _Process:
+        with self._starting:
+            process = self._processes[number] = _Process(self._start)
+        if self._closed:
+            process.kill()
+        return process
+
+    def _anew(self, number: int, process: _Process) -> _Process:
+        process.buried()
+        self.deaths += 1
+        return self._begun(number)
+
+
+class _Task:
+    def __init__(self, task: Callable[..., Any], arguments: tuple[Any, ...], timeout: float):
+        self.asked = task, arguments
+        self.timeout = timeout
+        self.future: Future[Any] = Future()
+
+
+class _Ended(Exception):
+    """The process is gone."""
+
+
+class _Process:
+    def __init__(self, start: tuple[Callable[..., None], tuple[Any, ...]]):
+        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_obey, args=(theirs, *start), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def alive(self) -> bool:
+        return self.process.is_alive()
+
+    def ask(self, task: _Task) -> tuple[bool, Any]:
+        """Whether it went well, and the result or the error. Raises `_Ended`, `TimeoutError`."""
+        try:
+            self.pipe.send(task.asked)
+            if not self.pipe.poll(task.timeout):
+                raise TimeoutError(f"more than {task.timeout:g} s")
+            answer: tuple[bool, Any] = self.pipe.recv()
+            return answer
+        except (EOFError, ConnectionError):
+            raise _Ended from None
+
+    def kill(self) -> None:
+        """End it; any thread may, and whoever waits for its answer hears that it ended."""
+        self.process.kill()
+
+    def buried(self) -> None:
+        """End it and let go of its pipe; for the thread that owns it."""
+        self.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def _obey(pipe: Connection, start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """The life of a process: do what is asked, one thing after another."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the service ends us
+    _live_with_parent()
+    start(*arguments)
+    while True:
+        try:
+            task, given = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = True, task(*given)
+        except BaseException as error:
+            answer = False, error
+        try:
+            pipe.send(answer)
+        except BrokenPipeError:
+            return
+        except Exception as error:  # what cannot be sent is told by its name
+            pipe.send((False, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]} ({error})")))
+
+
+class Died(Exception):
+    """Two processes died of one task."""
+
+
+class Decoders:
+    """Prepares posts in processes of their own."""
+
+    def __init__(self, preparation: Preparation, count: int, *, timeout: float, memory: int):
+        self.preparation = preparation
+        self.timeout = timeout
+        self.workers = Workers(count, _start_decoder, preparation, memory)
+
+    async def prepare(self, text: str | None, picture: bytes | None, tabular: Mapping[str, Any] | None) -> Prepared:
+        """One post.
+
+        Raises
+        ------
+        DataError
+            As `Preparer.post`; where the picture takes too long, too much memory, or its decoder down.
+        """
+        try:
+            return await self.workers.run(_prepare, self.preparation, text, picture, tabular, timeout=self.timeout)
+        except TimeoutError:
+            raise PictureError(
+                f"the post takes more than {self.timeout:g} s to read: send a smaller picture or a shorter text"
+            ) from None
+        except (Died, MemoryError):
+            raise PictureError("the picture takes too much to decode: scale it down, or convert it") from None
+
+    def close(self) -> None:
+        self.workers.close()
+
+
+class Model:
+    """The models of one run or bundle, in a process of their own."""
+
+    def __init__(self, folder: Path, engine: str | None, *, timeout: float):
+        self.folder = folder
+        self.engine = engine
+        self.timeout = timeout
+        self.workers = Workers(1, _ready)
+        self.loaded = False
+        """Whether the process there is has its models: not so while one that died is started anew."""
+
+    async def load(self) -> Description:
+        """Load them. Raises what `bifocal.load` raises."""
+        self.loaded = False
+        try:
+            description = await self.workers.run(_describe, self.folder, self.engine, timeout=10 * self.timeout)
+        except (TimeoutError, Died):
+            raise ModelError(f"the models in {self.folder} cannot be loaded: their process ended") from None
+        self.loaded = True
+        return description
+
+    async def decide(self, posts: Sequence[Post]) -> list[Decision | BifocalError]:
+        """A Decision, or an error, for each post. Raises `Refused` where the process ended twice, or hangs."""
+        deaths = self.workers.deaths
+        try:
+            return await self.workers.run(_decide, self.folder, self.engine, posts, timeout=self.timeout)
+        except (TimeoutError, Died):
+            self.workers.deaths += 1
+            raise Refused("unavailable", "the models ended on these posts; they are started anew") from None
+        finally:
+            if self.workers.deaths > deaths:
+                self.loaded = False
+
+    async def explain(self, post: Post, grid: int) -> Explanation:
+        """Why a post is decided as it is. Raises as `System.explain`."""
+        try:
+            return await self.workers.run(_explain, self.folder, self.engine, post, grid, timeout=self.timeout)
+        except (TimeoutError, Died):
+            raise Refused("unavailable", "this post cannot be explained: the models ended on it") from None
+
+    def close(self) -> None:
+        self.workers.close()

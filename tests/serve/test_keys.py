@@ -1,0 +1,97 @@
+import json
+import stat
+
+import pytest
+
+from bifocal.errors import RunError
+from bifocal.serve import keys
+from bifocal.serve.errors import Refused
+from bifocal.serve.keys import EVERYBODY, Doorkeeper, add_key, read_keys, revoke_key
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "state" / "keys.json"
+
+
+def refusal(door, key):
+    with pytest.raises(Refused) as refused:
+        door.who(key)
+    return refused.value.status, str(refused.value)
+
+
+def test_a_key_is_told_once_and_only_its_hash_is_kept(file):
+    key = add_key(file, "shop", ["decide"], 60)
+    assert key.startswith("bf_") and key not in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    (client,) = read_keys(file)
+    assert (client.name, client.roles, client.per_minute) == ("shop", ("decide",), 60)
+    assert Doorkeeper([client]).who(key) == client
+
+
+def test_wrong_missing_and_revoked_keys(file):
+    shop, forum = add_key(file, "shop", ["decide"], None), add_key(file, "forum", ["review"], None)
+    revoke_key(file, "shop")
+    door = Doorkeeper(read_keys(file))
+    assert door.who(forum).name == "forum"
+    assert refusal(door, None) == (401, "an API key is needed: send `Authorization: Bearer KEY`")
+    assert refusal(door, "bf_wrong\ud800")[0] == 401
+    assert "this API key of shop was revoked on 20" in refusal(door, shop)[1]
+
+
+def test_without_keys_anything_that_is_sent_is_ignored(file):
+    assert Doorkeeper(read_keys(file)).who("sk-whatever") is EVERYBODY
+    assert all(EVERYBODY.may(role) for role in keys.ROLES)
+
+
+def test_revoking_the_last_key_opens_nothing(file):
+    key = add_key(file, "shop", ["decide"], None)
+    revoke_key(file, "shop")
+    assert refusal(Doorkeeper(read_keys(file)), key)[0] == 401
+
+
+def test_a_role_is_needed_and_an_admin_has_them_all(file):
+    key, chief = add_key(file, "shop", ["decide"], None), add_key(file, "chief", ["admin"], None)
+    door = Doorkeeper(read_keys(file))
+    door.allow(door.who(key), "decide", 5)
+    with pytest.raises(Refused, match="the key of shop is for decide, not for review") as refused:
+        door.allow(door.who(key), "review")
+    assert refused.value.status == 403
+    for role in keys.ROLES:
+        door.allow(door.who(chief), role)
+
+
+def test_a_client_may_ask_so_often_and_the_bucket_refills(file, monkeypatch):
+    moment = [0.0]
+    monkeypatch.setattr(keys, "monotonic", lambda: moment[0])
+    key = add_key(file, "shop", ["decide"], 60)
+    door = Doorkeeper(read_keys(file))
+    client = door.who(key)
+    door.allow(client, "decide", 59)
+    door.allow(client, "decide", 1)
+    with pytest.raises(Refused, match="60 posts a minute: try again in 2.0 s") as refused:
+        door.allow(client, "decide", 2)
+    assert (refused.value.status, refused.value.retry_after) == (429, pytest.approx(2.0))
+    moment[0] = 2.0
+    door.allow(client, "decide", 2)
+    with pytest.raises(Refused, match="this batch has 61"):
+        door.allow(client, "decide", 61)
+    door.update(read_keys(file))  # the file was read again: nothing is forgiven
+    with pytest.raises(Refused):
+        door.allow(client, "decide", 1)
+
+
+def test_names_are_taken_once_and_what_is_no_key_file_is_named(file):
+    add_key(file, "shop", ["decide"], None)
+    with pytest.raises(RunError, match="has a client 'shop' already"):
+        add_key(file, "shop", ["decide"], None)
+    with pytest.raises(RunError, match="this client cannot be made"):
+        add_key(file, "two words", ["decide"], None)
+    with pytest.raises(RunError, match="no client 'shp' with a key; it has shop"):
+        revoke_key(file, "shp")
+    revoke_key(file, "shop")
+    add_key(file, "shop", ["decide"], None)  # a new key under the old name
+    assert [bool(c.revoked) for c in read_keys(file)] == [True, False]
+    file.write_text(json.dumps({"clients": [{"name": "x"}]}))
+    with pytest.raises(RunError, match="is no file of API keys"):
+        read_keys(file)

@@ -1,0 +1,240 @@
+import asyncio
+import io
+import os
+import random
+import signal
+import time
+
+import psutil
+import pytest
+from PIL import Image
+
+import bifocal
+from bifocal.errors import BifocalError, DataError, PictureError, RunError
+from bifocal.serve import workers
+from bifocal.serve.workers import Decoders, Died, Model, Preparation, Workers
+
+
+def picture(colour="red", size=(60, 40), kind="PNG"):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def system(small_run):
+    return bifocal.load(small_run)
+
+
+@pytest.fixture
+def preparation(system):
+    return Preparation(system.config.model_dump_json(), system.text_role)
+
+
+@pytest.fixture
+def decoders(preparation):
+    found = Decoders(preparation, 2, timeout=20, memory=2**30)
+    yield found
+    found.close()
+
+
+def children():
+    return {p.pid for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())}
+
+
+def test_a_decoder_makes_the_post_that_the_system_would(decoders, system, tmp_path):
+    (tmp_path / "a.png").write_bytes(picture())
+    prepared = asyncio.run(decoders.prepare("a quiet morning", picture(), None))
+    here = system.preparer.post("a quiet morning", picture())
+    assert prepared.post.example == here.example
+    assert prepared.post.views[0]["image"].tobytes() == here.views[0]["image"].tobytes()
+    assert (
+        system.decide([prepared.post])[0].probability
+        == system.predict("a quiet morning", tmp_path / "a.png").probability
+    )
+    assert len(prepared.text_hash) == len(prepared.image_hash) == 64 and prepared.original is None
+
+
+def test_what_cannot_be_read_is_told_by_its_own_error(decoders):
+    for given, error, told in (
+        ((None, None, None), DataError, "a post needs text or image_path"),
+        ((None, b"nonsense", None), PictureError, "no picture of an allowed format"),
+        (("words", None, {"price": 3}), DataError, "leave tabular out"),
+    ):
+        with pytest.raises(error, match=told):
+            asyncio.run(decoders.prepare(*given))
+
+
+def test_originals_are_encoded_anew(preparation, system):
+    found = Decoders(
+        Preparation(preparation.config, preparation.text_role, originals=True), 1, timeout=20, memory=2**30
+    )
+    try:
+        sent = picture() + b"PK\x03\x04 an archive behind the picture"
+        kept = asyncio.run(found.prepare("words", sent, None)).original
+        assert kept != sent and b"archive" not in kept
+        assert Image.open(io.BytesIO(kept)).size == (384, 384)
+    finally:
+        found.close()
+
+
+def nap(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def suicide(marker):
+    """Kills its process the first time."""
+    if not os.path.exists(marker):
+        open(marker, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def always():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def eat(mebibytes):
+    return len(bytearray(mebibytes * 2**20))
+
+
+@pytest.fixture
+def pool():
+    found = Workers(2, workers._ready)
+    yield found
+    found.close()
+
+
+def test_a_task_whose_process_is_killed_is_done_by_another(pool, tmp_path):
+    assert asyncio.run(pool.run(suicide, str(tmp_path / "once"), timeout=20)) == "done"
+    assert pool.deaths == 1
+
+
+def test_a_task_that_kills_two_processes_is_given_up_and_harms_no_other(pool):
+    async def both():
+        return await asyncio.gather(
+            pool.run(always, timeout=20), *(pool.run(nap, 0.2, timeout=20) for _ in range(6)), return_exceptions=True
+        )
+
+    deadly, *others = asyncio.run(both())
+    assert isinstance(deadly, Died)
+    assert all(isinstance(pid, int) for pid in others)
+
+
+def test_processes_killed_at_random_moments_lose_no_task(pool):
+    async def hunted():
+        before = children()
+        tasks = [asyncio.ensure_future(pool.run(nap, 0.05, timeout=20)) for _ in range(40)]
+        rng = random.Random(0)
+        for _ in range(3):
+            await asyncio.sleep(0.3)
+            os.kill(rng.choice(sorted(children() or before)), signal.SIGKILL)
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    found = asyncio.run(hunted())
+    assert sum(isinstance(pid, int) for pid in found) == 40, [f for f in found if not isinstance(f, int)]
+
+
+def test_a_task_that_takes_too_long_is_ended_and_its_process_with_it(pool):
+    with pytest.raises(TimeoutError):
+        asyncio.run(pool.run(nap, 60, timeout=0.5))
+    assert isinstance(asyncio.run(pool.run(nap, 0.01, timeout=20)), int)
+
+
+def test_who_stops_waiting_kills_no_process(pool):
+    async def pids():
+        return set(await asyncio.gather(*(pool.run(nap, 0.2, timeout=20) for _ in range(4))))
+
+    async def leaving():
+        before = await pids()
+        task = asyncio.ensure_future(pool.run(nap, 0.5, timeout=20))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        await asyncio.sleep(0.6)
+        return before, await pids()
+
+    before, after = asyncio.run(leaving())
+    assert before == after and len(before) == 2 and pool.deaths == 0
+
+
+def test_a_decoder_has_so_much_memory_and_no_more(preparation):
+    found = Decoders(preparation, 1, timeout=20, memory=200 * 2**20)
+    try:
+        with pytest.raises(MemoryError):
+            asyncio.run(found.workers.run(eat, 300, timeout=20))
+        assert asyncio.run(found.workers.run(eat, 20, timeout=20)) == 20 * 2**20
+        with pytest.raises(PictureError, match="takes too much to decode|takes more than"):
+            asyncio.run(found.prepare(None, picture(size=(7_000, 7_000)), None))  # 147 MB of pixels, and copies of them
+        assert asyncio.run(found.prepare("words", None, None)).post
+    finally:
+        found.close()
+
+
+def test_models_that_are_killed_are_started_anew(small_run, system):
+    model = Model(small_run, None, timeout=60)
+    try:
+        about = asyncio.run(model.load())
+        assert (
+            about.policy_version == system.policy_version
+            and about.main == "mm_fusion"
+            and about.reads == ("image", "text")
+        )
+        posts = [system.preparer.post("a quiet morning"), system.preparer.post(None, picture())]
+        here = [d.probability for d in system.decide(posts)]
+        assert [d.probability for d in asyncio.run(model.decide(posts))] == pytest.approx(here, abs=1e-6)
+        os.kill(next(iter(children())), signal.SIGKILL)
+        assert [d.probability for d in asyncio.run(model.decide(posts))] == pytest.approx(here, abs=1e-6)
+        assert model.workers.deaths == 1 and not model.loaded
+        asyncio.run(model.load())
+        assert model.loaded
+    finally:
+        model.close()
+
+
+def test_one_post_that_the_models_cannot_take_spoils_no_other(records_run):
+    model = Model(records_run, None, timeout=60)
+    try:
+        preparer = bifocal.load(records_run).preparer
+        posts = [
+            preparer.post("a marble house"),
+            preparer.post(None, None, {"colour": 3}),
+            preparer.post("plain house"),
+        ]
+        one, other, third = asyncio.run(model.decide(posts))
+        assert isinstance(other, BifocalError) and "colour" in str(other)
+        assert one.label in (0, 1) and third.label in (0, 1)
+    finally:
+        model.close()
+
+
+def test_a_folder_that_is_no_run_is_told_at_the_start(tmp_path):
+    model = Model(tmp_path, None, timeout=60)
+    try:
+        with pytest.raises(RunError, match="is not a run folder"):
+            asyncio.run(model.load())
+    finally:
+        model.close()
+
+
+def test_processes_end_with_their_parent(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import asyncio, os, time\n"
+        "from bifocal.serve import workers\n"
+        "if __name__ == '__main__':\n"
+        "    pool = workers.Workers(2, workers._ready)\n"
+        "    print(asyncio.run(pool.run(os.getpid, timeout=20)), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    import subprocess
+    import sys
+
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 10
+    while psutil.pid_exists(child) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
