@@ -28,7 +28,7 @@ LAYERS = [
     {"steps"},
     {"train", "plan", "inspection", "policies"},
     {"experiment", "encoded_again", "lab"},
-    {"serve"},
+    {"client", "serve"},
     {"doctor", "console", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}

@@ -7,7 +7,17 @@ import bifocal
 
 
 def test_public_names_are_exactly_these():
-    assert bifocal.__all__ == ["Decision", "RunConfig", "System", "__version__", "errors", "load", "run"]
+    assert bifocal.__all__ == [
+        "AsyncClient",
+        "Client",
+        "Decision",
+        "RunConfig",
+        "System",
+        "__version__",
+        "errors",
+        "load",
+        "run",
+    ]
     for name in bifocal.__all__:
         assert getattr(bifocal, name) is not None
 

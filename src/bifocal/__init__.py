@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from . import errors
 
 if TYPE_CHECKING:
+    from .client import AsyncClient, Client
     from .config import RunConfig
     from .system import Decision, System
 
 __version__ = "0.1.0"
-__all__ = ["Decision", "RunConfig", "System", "__version__", "errors", "load", "run"]
+__all__ = ["AsyncClient", "Client", "Decision", "RunConfig", "System", "__version__", "errors", "load", "run"]
 
 
 def load(folder: str | Path) -> System:
@@ -36,6 +37,7 @@ def run(
 def __getattr__(name: str) -> Any:
     # Heavy classes are imported when first asked for, so that `import bifocal` stays light.
     homes = {"System": "system", "Decision": "system", "RunConfig": "config"}
+    homes |= dict.fromkeys(("AsyncClient", "Client"), "client")
     if name not in homes:
         raise AttributeError(f"module 'bifocal' has no attribute {name!r}")
     from importlib import import_module

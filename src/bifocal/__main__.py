@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
 
-from .errors import BifocalError, extras_named
+from .errors import BifocalError, ConfigError, extras_named
 from .serve.cli import keys_app
 from .serve.cli import serve as serve_command
 
@@ -171,11 +172,17 @@ def explain(
 
 @app.command()
 def score(
-    run_folder: RunFolder,
-    rows: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="CSV, JSONL or Parquet: id, text, image_path, columns.")
+    places: Annotated[
+        list[Path],
+        typer.Argument(metavar="[RUN] INPUT", help="INPUT is CSV, JSONL or Parquet: id, text, image_path, columns."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV, JSONL or Parquet, by its ending.")],
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Ask this service, in the place of a RUN of one's own.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(envvar="BIFOCAL_KEY", help="API key of the service; better in BIFOCAL_KEY.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Posts per pass.")] = 32,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -183,10 +190,20 @@ def score(
     """Decide on a table of posts; streams, resumes where it was stopped, and one bad row stops nothing."""
     from . import load
     from .console import print_counts
-    from .score import score_file
+    from .score import Scorer, score_file
 
-    with _reporter(as_json or quiet) as reporter:
-        system = load(run_folder)
+    if len(places) != (2 if server is None else 1):
+        asked = "bifocal score RUN INPUT -o OUTPUT, or bifocal score INPUT -o OUTPUT --server URL"
+        raise ConfigError(f"found {len(places)} places ({', '.join(map(str, places))}): the forms are {asked}")
+    *run_folder, rows = places
+    with _reporter(as_json or quiet) as reporter, ExitStack() as open_ones:
+        system: Scorer
+        if server is None:
+            system = load(run_folder[0])
+        else:
+            from .client import Client, Remote
+
+            system = Remote(open_ones.enter_context(Client(server, key=key)))
         counts = score_file(system, rows, output, batch_size=batch_size, progress=reporter.progress, note=reporter.note)
     print_counts(counts, as_json)
 
@@ -314,7 +331,6 @@ def lab(
     """
     from .config import load_config
     from .console import print_counts, print_lab
-    from .errors import ConfigError
     from .lab import keep
     from .lab import lab as experiment_on
 

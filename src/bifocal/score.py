@@ -6,11 +6,11 @@ import csv
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from .data.compose import TEXT
 from .errors import BifocalError, DataError, RunError, listed
@@ -18,15 +18,54 @@ from .posts import PICTURE, TABULAR
 from .sources._posts import Post, Posts
 from .workspace import atomic, fingerprint, read_jsonl, room, sweep
 
-if TYPE_CHECKING:
-    from .system import Decision, System
-
 FORMATS = (".csv", ".jsonl", ".parquet")
 Row = TypeVar("Row")
 
 
+class Told(Protocol):
+    """A decision, whoever made it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+
+
+class Scorer(Protocol):
+    """What decides: a System, or a service."""
+
+    @property
+    def modalities(self) -> Collection[str]:
+        """Those of the run."""
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The parts that a post may bring."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns of a record that are read."""
+
+    @property
+    def source_options(self) -> Mapping[str, Any]:
+        """Of the run's source, whose columns a table may have."""
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether words on pictures are read."""
+
+    @property
+    def identity(self) -> Any:
+        """JSON-able: another wherever decisions may be others."""
+
+    @property
+    def binary(self) -> bool:
+        """Whether labels are 0 and 1."""
+
+    def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Told | BifocalError]:
+        """A decision or an error for each row."""
+
+
 def score_file(
-    system: System,
+    system: Scorer,
     rows: Path,
     output: Path,
     *,
@@ -41,7 +80,7 @@ def score_file(
 
     Parameters
     ----------
-    system : System
+    system : System, or a service behind `bifocal.client.Remote`
     rows : Path
         CSV, JSONL or Parquet with the columns that the run's own source names for id, text and image (so that the very
         table it was trained on can be scored), or else ``id`` (default: the row's number), ``text`` and ``image_path``
@@ -76,8 +115,8 @@ def score_file(
         raise DataError(f"{output} is the input itself, which would be overwritten: name another output")
     output.parent.mkdir(parents=True, exist_ok=True)
     status = rows.stat()
-    key = fingerprint(str(rows.resolve()), status.st_size, status.st_mtime_ns, system.policy.model_dump(mode="json"))
-    posts = Posts(system.reads, system.columns, system.config.source.options)
+    key = fingerprint(str(rows.resolve()), status.st_size, status.st_mtime_ns, system.identity)
+    posts = Posts(system.reads, system.columns, system.source_options)
     with room(partial), _held(partial, output) as sink:
         sweep(output.parent, output.name)
         resumed = done = _resume(partial, key, batch_size)
@@ -124,17 +163,17 @@ def _held(partial: Path, output: Path) -> Iterator[IO[str]]:
         yield sink
 
 
-def _without(system: System, posts: Posts) -> list[str]:
+def _without(system: Scorer, posts: Posts) -> list[str]:
     return [name for name in system.modalities if name not in posts.brought]
 
 
-def _lacking(system: System, posts: Posts) -> str | None:
+def _lacking(system: Scorer, posts: Posts) -> str | None:
     """What the table lacks of what the run reads, in a sentence; None where it lacks nothing."""
     told = []
     if without := _without(system, posts):
         sought = ", ".join(f"{name} ({listed(posts.names(name))})" for name in without)
         by = [name for name in system.modalities if name in posts.brought]
-        if TEXT in without and PICTURE in posts.brought and system.config.ocr.when != "never":
+        if TEXT in without and PICTURE in posts.brought and system.reads_words:
             by.append("the words on pictures")
         told.append(f"no column for {sought}: posts decided by {', '.join(by)} alone")
     if TABULAR in posts.brought and posts.missing:
@@ -144,7 +183,7 @@ def _lacking(system: System, posts: Posts) -> str | None:
     return "; ".join(told) or None
 
 
-def _answers(system: System, posts: Sequence[Post | DataError]) -> list[Decision | BifocalError]:
+def _answers(system: Scorer, posts: Sequence[Post | DataError]) -> list[Told | BifocalError]:
     """The answer to each post, in order; an unreadable one answers with its error."""
     decided = iter(system.predict_batch([post for post in posts if not isinstance(post, DataError)]))
     return [post if isinstance(post, DataError) else next(decided) for post in posts]
@@ -155,7 +194,7 @@ def _batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def _line(identity: str, answer: Decision | BifocalError) -> dict[str, Any]:
+def _line(identity: str, answer: Told | BifocalError) -> dict[str, Any]:
     if isinstance(answer, BifocalError):
         return {"id": identity, "error": str(answer)}
     return {"id": identity, **answer.to_dict(), "error": None}
@@ -193,7 +232,7 @@ def _decided(partial: Path) -> Iterator[dict[str, Any]]:
     return islice(read_jsonl(partial), 1, None)
 
 
-def _finish(system: System, partial: Path, output: Path) -> int:
+def _finish(system: Scorer, partial: Path, output: Path) -> int:
     """Write the partial file in the format asked for; gives the number of failed rows."""
     failed = 0
 
@@ -212,7 +251,7 @@ def _finish(system: System, partial: Path, output: Path) -> int:
             writer.writeheader()
             writer.writerows(_flat(row) for row in rows())
     else:
-        _write_parquet(output, _columns(partial), rows(), system.label.binary)
+        _write_parquet(output, _columns(partial), rows(), system.binary)
     return failed
 
 

@@ -158,6 +158,26 @@ class System:
         return self.preparer.reads
 
     @property
+    def source_options(self) -> Mapping[str, Any]:
+        """Of the run's source, whose columns a table of posts may have."""
+        return self.config.source.options
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether words on pictures are read, where no transcript of them comes."""
+        return self.preparer.ocr != "never"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The policy, which names its models: another wherever decisions may be others."""
+        return self.policy.model_dump(mode="json")
+
+    @property
+    def binary(self) -> bool:
+        """Whether labels are 0 and 1."""
+        return self.label.binary
+
+    @property
     def columns(self) -> frozenset[str]:
         """The columns of a record that the experts read."""
         return self.engine.columns

@@ -143,6 +143,9 @@ class PolicyOut(BaseModel):
     engine: str
     model: str
     reads: list[str]
+    reads_words: bool
+    modalities: list[str]
+    columns: list[str]
 
 
 class ReceiptOut(BaseModel):
@@ -299,6 +302,8 @@ async def policy(request: Request, client: Asking) -> Any:
     return JSONResponse(
         about.policy
         | {"version": about.policy_version, "engine": about.engine, "model": about.main, "reads": list(about.reads)}
+        | {"reads_words": about.config.ocr.when != "never"}
+        | {"modalities": list(about.config.modalities), "columns": list(about.columns)}
     )
 
 

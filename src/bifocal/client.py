@@ -1,0 +1,408 @@
+"""Asks a service over HTTP what `System.predict` answers at home; waits and asks again where it is busy."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import random
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from .errors import BifocalError, DataError
+from .posts import read_file
+
+BUSY = (429, 503)
+"""Statuses that pass: the service has no place, or its models or log are away for a moment."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 30.0
+ARGUMENTS = ("text", "image_path", "tabular", "subject", "external_id")
+"""What a row of `Client.predict_batch` may hold, beside ``id``."""
+Result = TypeVar("Result")
+
+
+class ServerError(BifocalError):
+    """A service did not do what it was asked.
+
+    Attributes
+    ----------
+    status : int or None
+        HTTP status; None where there was no answer.
+    kind : str
+        As the service names it, or ``unreachable``.
+    """
+
+    def __init__(self, message: str, status: int | None, kind: str):
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A decision of a service; ``body`` is all that it told, the fields are what most ask for.
+
+    Attributes
+    ----------
+    id : str
+        Of the decision in the service's log; for `Client.feedback`.
+    action : str or None
+        ``allow``, ``review`` or ``block``.
+    probability : float or None
+        Calibrated; None where a list of known pictures decided.
+    match : dict or None
+        The entry of that list.
+    """
+
+    id: str
+    action: str | None
+    label: int | str | None
+    probability: float | None
+    threshold: float | None
+    why: str
+    match: Mapping[str, Any] | None
+    truncated: bool
+    versions: Mapping[str, str]
+    body: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Self:
+        named = {name: body[name] for name in cls.__dataclass_fields__ if name != "body"}
+        return cls(**named, body=body)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that the service told."""
+        return dict(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What to send; the service's answer is sent back into the generator that yields it."""
+
+    method: str
+    path: str
+    content: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    seconds: float
+
+
+_Talk = Generator[_Request | _Wait, Any, Result]
+"""A conversation with a service, without the means: `Client` and `AsyncClient` bring those."""
+
+
+class _Asking:
+    """What both clients say."""
+
+    def __init__(self, url: str, key: str | None, patience_s: float):
+        self.url = url.rstrip("/")
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.patience_s = patience_s
+
+    def _ask(self, request: _Request) -> _Talk[Any]:
+        """The body of the answer, asked for until it comes or patience ends."""
+        waited, pause = 0.0, FIRST_WAIT_S
+        while True:
+            response: httpx.Response = yield request
+            if response.status_code not in BUSY or waited >= self.patience_s:
+                return self._read(response)
+            told = response.headers.get("Retry-After", "")
+            least = float(told) if told.isdigit() else 0.0
+            # Not all at once again: every client waits a little differently.
+            seconds = min(max(least, pause * random.uniform(0.5, 1.5)), self.patience_s - waited, LONGEST_WAIT_S)
+            yield _Wait(seconds)
+            waited, pause = waited + seconds, pause * 2
+
+    def _read(self, response: httpx.Response) -> Any:
+        try:
+            body = response.json()
+            if response.is_success:
+                return body
+            error = body["error"]
+            kind, message = error["kind"], error["message"]
+        except (ValueError, KeyError, TypeError):
+            raise ServerError(
+                f"{self.url} answered {response.status_code} and not as a Bifocal service does: is it one?",
+                response.status_code,
+                "not_bifocal",
+            ) from None
+        if kind == "unusable":
+            raise DataError(message)
+        raise ServerError(f"{self.url}: {message}", response.status_code, kind)
+
+    def _predict(self, row: Mapping[str, Any]) -> _Talk[Answered]:
+        return Answered.of((yield from self._ask(_Request("POST", "/v1/predict", _form(row)))))
+
+    def _predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> _Talk[list[Answered | BifocalError]]:
+        results: list[Answered | BifocalError | None] = [None] * len(rows)
+        items, places = [], []
+        for i, row in enumerate(rows):
+            try:
+                items.append(_item(row))
+                places.append(i)
+            except BifocalError as error:
+                results[i] = error
+        waited = 0.0
+        while items:
+            told = yield from self._ask(_Request("POST", "/v1/predict/batch", {"json": {"items": items}}))
+            again = []
+            for item, i, body in zip(items, places, told["results"], strict=True):
+                if "error" not in body:
+                    results[i] = Answered.of(body)
+                elif body["error"]["kind"] in ("overloaded", "unavailable") and waited < self.patience_s:
+                    again.append((item, i))
+                else:
+                    results[i] = _error(body["error"])
+            items, places = [item for item, _ in again], [i for _, i in again]
+            if items:
+                yield _Wait(1.0)
+                waited += 1.0
+        return [r for r in results if r is not None]
+
+    def _feedback(self, decision_id: str, label: int | str, reason: str) -> _Talk[dict[str, Any]]:
+        said = {"decision_id": decision_id, "label": label, "reason": reason}
+        return (yield from self._ask(_Request("POST", "/v1/feedback", {"json": said})))
+
+    def _get(self, path: str) -> _Talk[dict[str, Any]]:
+        return (yield from self._ask(_Request("GET", path, {})))
+
+    def _forget(self, subject: str) -> _Talk[dict[str, Any]]:
+        path = f"/v1/subjects/{httpx.URL('/').copy_with(path='/' + subject).raw_path.decode()[1:]}"
+        return (yield from self._ask(_Request("DELETE", path, {})))
+
+    def _unreachable(self, error: httpx.TransportError) -> ServerError:
+        return ServerError(f"no service answers at {self.url} ({error}): is it running?", None, "unreachable")
+
+
+class Client(_Asking):
+    """Asks a service, one thing after another.
+
+    Parameters
+    ----------
+    url : str
+        ``http://127.0.0.1:8080``
+    key : str, optional
+        API key.
+    timeout_s : float
+        For one answer.
+    patience_s : float
+        How long to go on asking a service that is busy (429, 503), in all.
+
+    Examples
+    --------
+    >>> with bifocal.Client("http://127.0.0.1:8080") as client:                # doctest: +SKIP
+    ...     client.predict(text="a caption", image_path="meme.png").action
+    """
+
+    def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 60.0, patience_s: float = 60.0):
+        super().__init__(url, key, patience_s)
+        self._http = httpx.Client(base_url=self.url, headers=self.headers, timeout=timeout_s)
+
+    def predict(
+        self,
+        text: str | None = None,
+        image_path: str | Path | None = None,
+        tabular: Mapping[str, Any] | None = None,
+        *,
+        subject: str | None = None,
+        external_id: str | None = None,
+    ) -> Answered:
+        """Decide on one post.
+
+        Parameters
+        ----------
+        text, image_path, tabular
+            As `System.predict` takes them.
+        subject, external_id : str, optional
+            The author and the post, as the platform calls them.
+
+        Raises
+        ------
+        DataError
+            Where the post cannot be used.
+        ServerError
+            Where the service is not to be reached, stays busy, or refuses.
+        """
+        return self._talk(
+            self._predict(dict(zip(ARGUMENTS, (text, image_path, tabular, subject, external_id), strict=True)))
+        )
+
+    def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Answered | BifocalError]:
+        """Decide on several posts; one that cannot be used yields its error, in the order of the rows.
+
+        Raises `ServerError` as `predict`.
+        """
+        return self._talk(self._predict_batch(rows))
+
+    def policy(self) -> dict[str, Any]:
+        """The policy that decides there. Raises `ServerError`."""
+        return self._talk(self._get("/v1/policy"))
+
+    def feedback(self, decision_id: str, label: int | str, reason: str = "") -> dict[str, Any]:
+        """Say what a decided post turned out to be. Raises `DataError`, `ServerError`."""
+        return self._talk(self._feedback(decision_id, label, reason))
+
+    def forget(self, subject: str) -> dict[str, Any]:
+        """Delete all that is held of an author; gives the receipt. Raises `ServerError`."""
+        return self._talk(self._forget(subject))
+
+    def _talk(self, talk: _Talk[Result]) -> Result:
+        step = next(talk)
+        while True:
+            answer = None
+            if isinstance(step, _Wait):
+                time.sleep(step.seconds)
+            else:
+                try:
+                    answer = self._http.request(step.method, step.path, **step.content)
+                except httpx.TransportError as error:
+                    raise self._unreachable(error) from error
+            try:
+                step = talk.send(answer)
+            except StopIteration as end:
+                return end.value
+
+    def close(self) -> None:
+        """Let go of its connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncClient(_Asking):
+    """`Client` for coroutines: the same methods, to be awaited."""
+
+    def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 60.0, patience_s: float = 60.0):
+        super().__init__(url, key, patience_s)
+        self._http = httpx.AsyncClient(base_url=self.url, headers=self.headers, timeout=timeout_s)
+
+    async def predict(
+        self,
+        text: str | None = None,
+        image_path: str | Path | None = None,
+        tabular: Mapping[str, Any] | None = None,
+        *,
+        subject: str | None = None,
+        external_id: str | None = None,
+    ) -> Answered:
+        """As `Client.predict`."""
+        return await self._talk(
+            self._predict(dict(zip(ARGUMENTS, (text, image_path, tabular, subject, external_id), strict=True)))
+        )
+
+    async def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Answered | BifocalError]:
+        """As `Client.predict_batch`."""
+        return await self._talk(self._predict_batch(rows))
+
+    async def policy(self) -> dict[str, Any]:
+        """As `Client.policy`."""
+        return await self._talk(self._get("/v1/policy"))
+
+    async def feedback(self, decision_id: str, label: int | str, reason: str = "") -> dict[str, Any]:
+        """As `Client.feedback`."""
+        return await self._talk(self._feedback(decision_id, label, reason))
+
+    async def forget(self, subject: str) -> dict[str, Any]:
+        """As `Client.forget`."""
+        return await self._talk(self._forget(subject))
+
+    async def _talk(self, talk: _Talk[Result]) -> Result:
+        step = next(talk)
+        while True:
+            answer = None
+            if isinstance(step, _Wait):
+                await asyncio.sleep(step.seconds)
+            else:
+                try:
+                    answer = await self._http.request(step.method, step.path, **step.content)
+                except httpx.TransportError as error:
+                    raise self._unreachable(error) from error
+            try:
+                step = talk.send(answer)
+            except StopIteration as end:
+                return end.value
+
+    async def close(self) -> None:
+        """Let go of its connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class Remote:
+    """A service as `bifocal.score.score_file` takes it; columns go by their usual names, as it knows no others."""
+
+    source_options: Mapping[str, Any] = {}
+
+    def __init__(self, client: Client):
+        self.client = client
+        policy = client.policy()
+        self.reads = frozenset(policy["reads"])
+        self.columns = frozenset(policy["columns"])
+        self.modalities: list[str] = policy["modalities"]
+        self.reads_words: bool = policy["reads_words"]
+        self.binary = len(policy["classes"]) == 2
+        self.identity = [policy["version"], policy["engine"]]
+
+    def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Answered | BifocalError]:
+        """As `Client.predict_batch`. Raises `ServerError` where the service fails a row that is in order."""
+        answers = self.client.predict_batch(rows)
+        for answer in answers:
+            if isinstance(answer, ServerError):  # not the row's fault: written down it would stay undecided
+                raise answer
+        return answers
+
+
+def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = set(row) - {*ARGUMENTS, "id"}
+    if unknown:
+        raise DataError(f"a row takes {', '.join(ARGUMENTS)}, found also {', '.join(sorted(unknown))}")
+    return {name: row[name] for name in ARGUMENTS if row.get(name) is not None}
+
+
+def _form(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A post as a form, which sends the picture as it is."""
+    given = _checked(row)
+    parts: list[tuple[str, Any]] = []
+    if (path := given.pop("image_path", None)) is not None:
+        parts.append(("image", ("picture", read_file(path), "application/octet-stream")))
+    if (record := given.pop("tabular", None)) is not None:
+        parts.append(("tabular", (None, json.dumps(dict(record)))))
+    parts += [(name, (None, _sendable(value))) for name, value in given.items()]
+    if not parts:
+        raise DataError("a post needs text, image_path or tabular; none was given")
+    return {"files": parts}
+
+
+def _item(row: Mapping[str, Any]) -> dict[str, Any]:
+    given = _checked(row)
+    if (path := given.pop("image_path", None)) is not None:
+        given["image"] = base64.b64encode(read_file(path)).decode()
+    if "tabular" in given:
+        given["tabular"] = dict(given["tabular"])
+    return {name: _sendable(value) if isinstance(value, str) else value for name, value in given.items()}
+
+
+def _sendable(text: str) -> str:
+    """A text that UTF-8 can hold: a lone surrogate becomes U+FFFD, as the service would have it."""
+    return str(text).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def _error(told: Mapping[str, str]) -> BifocalError:
+    if told["kind"] == "unusable":
+        return DataError(told["message"])
+    return ServerError(told["message"], None, told["kind"])
