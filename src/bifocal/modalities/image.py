@@ -93,6 +93,17 @@ def square(picture: Picture, fit: Fit, side: int = SIDE) -> Picture:
     return _FITS[fit](picture, side)
 
 
+def picture_hash(picture: Picture) -> tuple[str, int]:
+    """PDQ hash of a picture as 64 hex digits, and how much there is to tell it by, 0..100 (under 50: too little)."""
+    import numpy as np
+
+    with extras_named():
+        import pdqhash
+
+    bits, quality = pdqhash.compute(np.asarray(square(picture, "stretch", _HASH_SIDE)))
+    return np.packbits(bits).tobytes().hex(), int(quality)
+
+
 class Image:
     """The image part; its value is a 384x384 RGB picture."""
 
@@ -133,23 +144,17 @@ class Image:
         PictureError
             As `decode`.
         """
-        import numpy as np
-
-        with extras_named():
-            import pdqhash
-
         opened = _open(raw)
         with _named(opened):
             frames = _frames(opened)
         picture = decode(raw)
-        bits, _ = pdqhash.compute(np.asarray(square(picture, "stretch", _HASH_SIDE)))
         return {
             "format": opened.format,
             "width": picture.width,
             "height": picture.height,
             "frames": frames,
             "sha256": hashlib.sha256(raw).hexdigest(),
-            "pdq": np.packbits(bits).tobytes().hex(),
+            "pdq": picture_hash(picture)[0],
         }
 
     def read(self, raw: bytes) -> Picture:

@@ -374,9 +374,11 @@ async def read_post(request: Request) -> Incoming:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         try:
-            return PostIn.model_validate_json(await request.body()).incoming()
+            return PostIn.model_validate(json.loads(await request.body())).incoming()
         except ValidationError as error:
             raise Refused("unusable", first_fault(error)) from None
+        except (ValueError, RecursionError) as error:
+            raise Refused("bad_request", f"the body is not valid JSON: {str(error)[:100]}") from None
     if kind != "multipart/form-data":
         raise Refused(
             "unsupported_type", f"a post comes as application/json or multipart/form-data, found {kind[:80]!r}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from time import monotonic
 
 from fastapi import FastAPI, Request, Response
@@ -21,6 +21,8 @@ from .errors import KINDS, Refused
 from .service import Service
 from .settings import ServeConfig
 
+LINGER_S = 1.0
+"""How long a body that was refused is still taken off the line, and thrown away."""
 _KIND_OF = {status: kind for kind, status in reversed(KINDS.items())}
 
 
@@ -115,7 +117,8 @@ class Limits:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [(b"x-content-type-options", b"nosniff"), *message.get("headers", [])]
-                if not body.whole:  # what is left of it is not read: the connection cannot go on
+                if not body.whole:
+                    await body.drain()
                     headers.append((b"connection", b"close"))
                 message = {**message, "headers": headers}
             await send(message)
@@ -173,6 +176,14 @@ class _Body:
                 self.whole = False
                 raise self._refusal("too_large", f"a request has {settings.max_body:,} bytes at most")
         return message
+
+    async def drain(self) -> None:
+        """Throw away what still comes, for a moment: one who is still sending would not hear why he is refused."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while not self.whole:
+                    message = await self.source()
+                    self.whole = message["type"] == "http.disconnect" or not message.get("more_body", False)
 
     def _refusal(self, kind: str, told: str) -> HTTPException:
         # Of the kind that the framework lets pass while it reads a body.

@@ -135,8 +135,7 @@ def _prepare(
 
 
 def _hashed(picture: bytes) -> tuple[str, int]:
-    from ..modalities.image import decode
-    from .lists import picture_hash
+    from ..modalities.image import decode, picture_hash
 
     return picture_hash(decode(picture))
 
