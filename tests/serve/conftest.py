@@ -1,13 +1,20 @@
-"""A private PostgreSQL, for all tests of one session that need it."""
+"""A private PostgreSQL and real services, for all tests of one session that need them."""
 
+import io
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
+import httpx
+import psutil
 import psycopg
 import pytest
+from PIL import Image
 
 SKIP = "BIFOCAL_SKIP_POSTGRES"
 
@@ -73,3 +80,98 @@ def url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'decisions.sqlite'}"
     return request.getfixturevalue("cluster").create("test")
+
+
+class Server:
+    """A real service, a process of its own."""
+
+    def __init__(self, folder, state, *options):
+        self.state = state
+        self.options = [str(folder), "--state", str(state), "--port", "0", *map(str, options)]
+        self.errors = Path(f"{state}.errors")
+        self.start()
+
+    def start(self):
+        command = [sys.executable, "-m", "bifocal", "serve", *self.options]
+        with open(self.errors, "ab") as errors:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        line = self.process.stdout.readline()
+        if " at http" not in line:
+            raise AssertionError(f"the service did not start: {line}{self.errors.read_text()[-2000:]}")
+        self.url = line.split(" at ")[1].strip()
+        self.http = httpx.Client(base_url=self.url, timeout=60)
+
+    def post(self, path="/v1/predict", **content):
+        return self.http.post(path, **content)
+
+    def predict(self, text=None, image=None, **more):
+        files = [("image", ("x", image, "application/octet-stream"))] if image is not None else []
+        files += [(name, (None, value)) for name, value in ({"text": text} | more).items() if value is not None]
+        return self.http.post("/v1/predict", files=files)
+
+    def tree(self):
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def rss(self):
+        return sum(p.memory_info().rss for p in self.tree())
+
+    def model(self):
+        """The process that holds the models: of all children the largest."""
+        return max(self.tree()[1:], key=lambda p: p.memory_info().rss)
+
+    def decoders(self):
+        workers = [p for p in self.tree()[1:] if "spawn_main" in " ".join(p.cmdline())]
+        return [p for p in workers if p != self.model()]
+
+    def ready(self):
+        return self.http.get("/v2/health/ready")
+
+    def wait_ready(self, seconds=60):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self.ready().status_code == 200:
+                return
+            time.sleep(0.1)
+        raise AssertionError(self.ready().text)
+
+    def stop(self, how=signal.SIGTERM, seconds=40):
+        self.http.close()
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        code = self.process.wait(seconds)
+        self.process.stdout.close()
+        return code
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory):
+    """``serve(folder, *options)`` starts a service; all are ended with the session."""
+    started = []
+
+    def start(folder, *options, state=None):
+        server = Server(folder, state or tmp_path_factory.mktemp("state"), *options)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def server(serve, small_run):
+    """One service that many tests ask; none stops it, or leaves it busy."""
+    return serve(small_run, "--set", "max_body=3000000", "--set", "body_timeout_s=2")
+
+
+def picture(colour="red", size=(60, 40), kind="PNG", **options):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(name="picture")
+def _picture():
+    return picture

@@ -21,7 +21,7 @@ from .errors import KINDS, Refused
 from .keys import Client
 from .metrics import CONTENT_TYPE
 from .service import Answer, Incoming, Service
-from .store import NotYours, StoreFull, StoreGone, Unknown
+from .store import Conflict, NotYours, StoreFull, StoreGone, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ class PostIn(BaseModel):
     external_id: str | None = Field(None, max_length=200, description="The post, as the platform calls it.")
 
     def incoming(self) -> Incoming:
-        return Incoming(self.text, _decoded(self.image), self.tabular, self.subject, self.external_id)
+        return Incoming(self.text, decoded(self.image), self.tabular, self.subject, self.external_id)
 
 
 class BatchIn(BaseModel):
@@ -128,6 +128,22 @@ class FeedbackIn(BaseModel):
     reason: str = Field("", max_length=2000)
 
 
+class AppealIn(BaseModel):
+    """A decision that its author, or the platform, does not take for right."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"decision_id": "0" * 32, "reason": "the author says that it is satire"}]},
+    )
+    decision_id: str = Field(min_length=1, max_length=64)
+    reason: str = Field("", max_length=2000)
+
+
+class AppealOut(BaseModel):
+    decision_id: str
+    state: str
+
+
 class FeedbackOut(BaseModel):
     decision_id: str
     label: str
@@ -190,6 +206,11 @@ def client_of(
     return service_of(request).door.who(key)
 
 
+def whose(client: Client) -> str | None:
+    """The client whose decisions one may touch; None = of all."""
+    return None if client.may("admin") else client.name
+
+
 Asking = Annotated[Client, Depends(client_of)]
 router = APIRouter()
 
@@ -197,7 +218,7 @@ _BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/PostIn"}},
+            "application/json": {"schema": PostIn.model_json_schema()},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -321,8 +342,22 @@ async def feedback(request: Request, said: FeedbackIn, client: Asking) -> Any:
     if str(said.label) not in classes:
         raise Refused("unusable", f"label {str(said.label)[:40]!r} is none of this run's: {', '.join(classes)}")
     label = str(said.label)
-    await asyncio.to_thread(service.store.feedback, said.decision_id, client.name, label, said.reason)
+    await asyncio.to_thread(service.store.feedback, said.decision_id, whose(client), label, said.reason)
     return JSONResponse({"decision_id": said.decision_id, "label": label, "client": client.name})
+
+
+@router.post(
+    "/v1/appeals",
+    response_model=AppealOut,
+    responses=ASKING | errors("not_found", "unusable", "slow_body", "too_large", "conflict", "storage_full"),
+    tags=["feedback"],
+)
+async def appeal(request: Request, said: AppealIn, client: Asking) -> Any:
+    """Ask that a decision be looked at by a person; it joins the review queue."""
+    service = service_of(request)
+    service.door.allow(client, "decide")
+    await asyncio.to_thread(service.store.appeal, said.decision_id, client.name, said.reason, whose(client))
+    return JSONResponse({"decision_id": said.decision_id, "state": "open"})
 
 
 @router.delete(
@@ -335,8 +370,7 @@ async def forget(request: Request, subject: str, client: Asking) -> Any:
     """Delete all that is held of an author, and give a receipt; an admin's key deletes what all clients sent."""
     service = service_of(request)
     service.door.allow(client, "decide")
-    whose = None if client.may("admin") else client.name
-    receipt = await asyncio.to_thread(service.store.forget, subject, whose)
+    receipt = await asyncio.to_thread(service.store.forget, subject, whose(client))
     return JSONResponse(receipt.to_dict())
 
 
@@ -417,7 +451,8 @@ async def _of_form(items: list[tuple[str, UploadFile | str]]) -> Incoming:
     return Incoming(post.text, blob, post.tabular, post.subject, post.external_id)
 
 
-def _decoded(image: str | None) -> bytes | None:
+def decoded(image: str | None) -> bytes | None:
+    """The bytes of a picture in base64. Raises `DataError`."""
     if image is None:
         return None
     try:
@@ -441,7 +476,7 @@ def as_refused(error: BifocalError) -> Refused:
     if isinstance(error, Refused):
         return error
     kinds = {DataError: "unusable", Unknown: "not_found", NotYours: "not_found", StoreGone: "unavailable"}
-    kinds |= {StoreFull: "storage_full"}
+    kinds |= {StoreFull: "storage_full", Conflict: "conflict"}
     kind = next((kind for known, kind in kinds.items() if isinstance(error, known)), "internal")
     return Refused(kind, str(error))
 

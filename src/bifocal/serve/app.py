@@ -17,10 +17,13 @@ from .. import __version__
 from ..errors import BifocalError
 from .api import Gone, as_refused
 from .api import router as own_door
+from .doors import moderations, perspective
 from .errors import KINDS, Refused
 from .service import Service
 from .settings import ServeConfig
 
+_SHAPES = {moderations.PATH: moderations.told, perspective.PATH: perspective.told}
+"""Errors are told as the clients of each door read them."""
 LINGER_S = 1.0
 """How long a body that was refused is still taken off the line, and thrown away."""
 _KIND_OF = {status: kind for kind, status in reversed(KINDS.items())}
@@ -43,7 +46,8 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    app.include_router(own_door)
+    for router in (own_door, moderations.router, perspective.router):
+        app.include_router(router)
     app.add_middleware(Limits, service=service)
     app.add_exception_handler(BifocalError, _ours)
     app.add_exception_handler(RequestValidationError, _unusable)
@@ -53,19 +57,21 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-def _answer(refused: Refused, service: Service) -> JSONResponse:
+def _answer(refused: Refused, request: Request) -> JSONResponse:
+    service: Service = request.app.state.service
     service.metrics.refused.labels(refused.kind).inc()
     headers = {}
     if refused.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(refused.retry_after)))
     if refused.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(refused.to_dict(), status_code=refused.status, headers=headers)
+    body = _SHAPES.get(request.url.path, Refused.to_dict)(refused)
+    return JSONResponse(body, status_code=refused.status, headers=headers)
 
 
 async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, BifocalError)
-    return _answer(as_refused(error), request.app.state.service)
+    return _answer(as_refused(error), request)
 
 
 async def _unusable(request: Request, error: Exception) -> Response:
@@ -73,13 +79,13 @@ async def _unusable(request: Request, error: Exception) -> Response:
     fault = error.errors()[0]
     kind = "bad_request" if fault["type"] == "json_invalid" else "unusable"
     where = ".".join(str(part)[:40] for part in fault["loc"])
-    return _answer(Refused(kind, f"{where}: {fault['msg']}"), request.app.state.service)
+    return _answer(Refused(kind, f"{where}: {fault['msg']}"), request)
 
 
 async def _theirs(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = _KIND_OF.get(error.status_code, "bad_request")
-    answer = _answer(Refused(kind, str(error.detail)), request.app.state.service)
+    answer = _answer(Refused(kind, str(error.detail)), request)
     answer.headers.update(error.headers or {})
     return answer
 
@@ -89,7 +95,7 @@ async def _nobody(request: Request, error: Exception) -> Response:
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
-    return _answer(Refused("internal", "the service failed on this request; it is logged"), request.app.state.service)
+    return _answer(Refused("internal", "the service failed on this request; it is logged"), request)
 
 
 class Limits:

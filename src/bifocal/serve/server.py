@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,11 +54,15 @@ def serve(folder: Path, settings: ServeConfig, *, started: Callable[[str], None]
 
 
 async def _run(service: Service, server: _Server) -> None:
+    settings = service.settings
     try:
-        listener = server.config.bind_socket()
-    except SystemExit:  # uvicorn's way to say that the address is taken
-        where = f"{service.settings.host}:{service.settings.port}"
-        raise RunError(f"{where} cannot be listened on: is another service there? Take another --port") from None
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise RunError(
+            f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}): is another service there? "
+            "Take another --port or --host"
+        ) from None
     with listener:
         async with service.running():
             await server.serve(sockets=[listener])

@@ -140,12 +140,13 @@ class Service:
             loops = [self.batcher.run(), self.journal.run(), self._watch(), self._look_after()]
             tasks = [asyncio.create_task(loop) for loop in loops]
             self.tasks = tasks
+            self.closing: list[asyncio.Task[None]] = []
             try:
                 yield self
             finally:
-                for task in tasks:
+                for task in (*tasks, *self.closing):
                     task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.gather(*tasks, *self.closing, return_exceptions=True)
         finally:
             for workers in (self.decoders, self.model, self.shadow):
                 if workers is not None:
@@ -421,7 +422,10 @@ class Service:
             decoders = self._decoders(about)
         old = [w for w, new in ((self.model, model), (self.decoders, decoders)) if w is not new]
         self.model, self.decoders, self.about = model, decoders, about
-        await asyncio.sleep(self.settings.deadline_s)  # what the old ones have begun, they end
+        self.closing.append(asyncio.create_task(self._close(old)))
+
+    async def _close(self, old: Sequence[Model | Decoders]) -> None:
+        await asyncio.sleep(self.settings.deadline_s)  # what they have begun, they end
         for workers in old:
             await asyncio.to_thread(workers.close)
 

@@ -26,8 +26,8 @@ class ListSettings(Strict):
 class Moderations(Strict):
     """How our label is told in the place of OpenAI's moderation API."""
 
-    categories: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Class -> the categories it is told as; empty = by the names of the classes."""
+    categories: tuple[str, ...] = ("harassment",)
+    """Of its categories those that our positive class is."""
     flag_review: bool = True
     """Whether a post under review is flagged."""
 
@@ -35,8 +35,8 @@ class Moderations(Strict):
 class Perspective(Strict):
     """How our label is told in the place of Perspective's API."""
 
-    attributes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Attribute -> the classes whose probability it is; empty = ``TOXICITY`` for the positive class."""
+    attributes: tuple[str, ...] = ("TOXICITY",)
+    """Those whose score is the probability of our positive class; others are refused, as it refuses what it has not."""
 
 
 class ServeConfig(Strict):

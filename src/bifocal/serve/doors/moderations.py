@@ -1,0 +1,137 @@
+"""``POST /v1/moderations`` in the shape of OpenAI's moderation API: its clients change their address and no more."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from ...errors import BifocalError
+from ..api import POSTING, Asking, decide_all, decoded, service_of, unless_gone
+from ..errors import Refused
+from ..service import Answer, Incoming
+
+PATH = "/v1/moderations"
+CATEGORIES = (
+    "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",
+    "self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic",
+)  # fmt: skip
+"""All that its answers name; ours has a score in those that `Moderations.categories` lists, and 0 in the others."""
+_DATA = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
+
+
+class ImageUrl(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    url: str = Field(description="A data: URI with the picture in base64; no address is fetched.")
+
+
+class TextPart(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class ModerationIn(BaseModel):
+    """A text, several texts, or the parts of one post."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"input": "a quiet morning"}, {"input": ["a quiet morning", "another"]}]}
+    )
+    input: str | Annotated[list[str], Field(min_length=1)] | Annotated[list[Part], Field(min_length=1)]
+    model: str | None = Field(None, description="Not read: this service has one.")
+
+
+class ModerationResult(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    flagged: bool
+    categories: dict[str, bool]
+    category_scores: dict[str, float]
+    category_applied_input_types: dict[str, list[str]]
+
+
+class ModerationOut(BaseModel):
+    id: str
+    model: str
+    results: list[ModerationResult]
+
+
+router = APIRouter()
+
+
+@router.post(PATH, response_model=ModerationOut, responses=POSTING, tags=["other shapes"])
+async def moderate(request: Request, asked: ModerationIn, client: Asking) -> Any:
+    """Decide on texts, or on one post of text and picture, as OpenAI's moderation API is asked."""
+    service = service_of(request)
+    if len(service.about.classes) != 2:
+        raise Refused(
+            "unusable",
+            f"this run tells {len(service.about.classes)} classes apart, and this shape knows two: ask /v1/predict",
+        )
+    posts = read_input(asked)
+    if len(posts) > service.settings.max_items:
+        raise Refused("too_large", f"a request has {service.settings.max_items} inputs at most, this one {len(posts)}")
+    service.door.allow(client, "decide", len(posts))
+    answers = await unless_gone(request, decide_all(service, posts, client))
+    results = []
+    for post, answer in zip(posts, answers, strict=True):
+        if isinstance(answer, BifocalError):  # this shape knows no errors of single inputs
+            raise answer
+        results.append(_result(answer, post, service.settings.moderations))
+    version = f"bifocal-{service.about.config.run}-{service.about.policy_version}"
+    return JSONResponse({"id": f"modr-{uuid.uuid4().hex}", "model": version, "results": results})
+
+
+def read_input(asked: ModerationIn) -> list[Incoming]:
+    """The posts in a request. Raises `Refused` on an address that is no data: URI, and on several pictures."""
+    if isinstance(asked.input, str):
+        return [Incoming(text=asked.input)]
+    if isinstance(asked.input[0], str):
+        return [Incoming(text=str(text)) for text in asked.input]
+    texts = [part.text for part in asked.input if isinstance(part, TextPart)]
+    pictures = [part.image_url.url for part in asked.input if isinstance(part, ImagePart)]
+    if len(pictures) > 1:
+        raise Refused("unusable", f"a post has one picture here, found {len(pictures)}: send a request for each")
+    picture = None
+    if pictures:
+        head = _DATA.match(pictures[0])
+        if head is None:
+            raise Refused(
+                "unusable",
+                f"image_url must be a data: URI with the picture in base64, found {pictures[0][:40]!r}: "
+                "nothing is fetched",
+            )
+        picture = decoded(pictures[0][head.end() :])
+    return [Incoming(text="\n".join(texts) if texts else None, picture=picture)]
+
+
+def _result(answer: Answer, post: Incoming, settings: Any) -> dict[str, Any]:
+    probability = answer.decision.probability if answer.decision else float(answer.action != "allow")
+    flagged = answer.action == "block" or (answer.action == "review" and settings.flag_review)
+    ours = set(settings.categories)
+    there = [name for name, part in (("text", post.text), ("image", post.picture)) if part is not None]
+    return {
+        "flagged": flagged,
+        "categories": {name: flagged and name in ours for name in CATEGORIES},
+        "category_scores": {name: probability if name in ours else 0.0 for name in CATEGORIES},
+        "category_applied_input_types": {name: there if name in ours else [] for name in CATEGORIES},
+        "bifocal": {"id": answer.id, "action": answer.action, "why": answer.why, "versions": answer.versions},
+    }
+
+
+def told(refused: Refused) -> dict[str, Any]:
+    """An error as its clients read it."""
+    kind = "invalid_request_error" if refused.status < 500 else "server_error"
+    return {"error": {"message": str(refused), "type": kind, "param": None, "code": refused.kind, "kind": refused.kind}}
