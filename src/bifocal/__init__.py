@@ -16,12 +16,15 @@ __version__ = "0.1.0"
 __all__ = ["AsyncClient", "Client", "Decision", "RunConfig", "System", "__version__", "errors", "load", "run"]
 
 
-def load(folder: str | Path) -> System:
-    """Load the system that a run left in its folder: ``bifocal.load("runs/full").predict(text=…, image_path=…)``."""
+def load(folder: str | Path, engine: str | None = None) -> System:
+    """Load the system that a run left in its folder: ``bifocal.load("runs/full").predict(text=…, image_path=…)``.
+
+    An exported bundle is loaded the same way; ``engine`` takes the run's bundle for it. See `System.load`.
+    """
     with errors.extras_named():
         from .system import System
 
-        return System.load(folder)
+        return System.load(folder, engine)
 
 
 def run(

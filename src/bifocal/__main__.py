@@ -388,6 +388,28 @@ def policy_set(
     print_counts(set_threshold(run_folder, model, threshold, pattern=pattern, by=by, why=why), as_json)
 
 
+@app.command()
+def export(
+    run_folder: RunFolder,
+    engine: Annotated[str, typer.Option(help="onnx, onnx-int8, torch or torch-bf16.")] = "onnx",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="By default bundles/ENGINE in the run's.")
+    ] = None,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Take it even where more than 0.5% of decisions flip.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """A bundle for one engine, those of ONNX without torch; and how far it decides as the run does."""
+    from .console import print_export
+    from .export import export as export_run
+
+    with _reporter(as_json or quiet) as reporter:
+        report = export_run(run_folder, engine, output=output, accept=accept, reporter=reporter)
+    print_export(report, as_json)
+
+
 app.command("serve")(serve_command)
 app.add_typer(keys_app, name="keys")
 

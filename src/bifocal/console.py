@@ -401,6 +401,22 @@ def print_counts(content: Mapping[str, Any], as_json: bool) -> None:
         console.print(f"{key:<{width}}  {value}", soft_wrap=True)
 
 
+def print_export(report: Mapping[str, Any], as_json: bool) -> None:
+    """Where the bundle lies, and how far its engine decides as the run does."""
+    if as_json:
+        emit_json(report)
+        return
+    console, flips, took = plain(), report["flips"], report["seconds_per_post"]
+    console.print(f"{report['engine']} of {report['run']} lies in {report['bundle']}", soft_wrap=True)
+    console.print(
+        f"decisions that flip: {flips['count']} of {report['n']} {report['split']} posts, {flips['rate']:.2%} "
+        f"[{flips['low']:.2%}, {flips['high']:.2%}]; largest difference of a probability {report['largest']:.4f}",
+        soft_wrap=True,
+    )
+    losses = ", ".join(f"{who} {value:.4f}" for who, value in report["nll"].items() if value is not None)
+    console.print(f"NLL: {losses or 'no labels'}; {took['run'] / took['engine']:.2f} times as fast", soft_wrap=True)
+
+
 def print_inspection(found: Mapping[str, Any], as_json: bool) -> None:
     """What a source holds, a line or a table per question."""
     if as_json:

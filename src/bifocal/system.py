@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from .bundle import folder_of, is_bundle, load_bundle
 from .config import RunConfig, parse_config
 from .data.compose import TEXT
 from .decide.policy import Policy, pattern_of
@@ -117,16 +118,28 @@ class System:
         self.policy_version = policy.version
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Load what a run left in its folder.
+    def load(cls, folder: str | Path, engine: str | None = None) -> Self:
+        """Load what a run left in its folder, or what was exported of one.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Of a run, or of a bundle.
+        engine : str, optional
+            ``torch``, or one that the run was exported for; None = as the folder has it.
 
         Raises
         ------
         RunError
-            Where the folder is missing, its run has not reached its policy, or the policy there is of other models.
+            Where the folder is missing, its run has not reached its policy, the policy there is of other models, or the
+            run was not exported for that engine.
         ModelError
             Where a model is damaged.
         """
+        folder = folder_of(Path(folder), engine)
+        if is_bundle(folder):
+            bundle = load_bundle(folder, engine)
+            return cls(bundle.config, bundle.engine, bundle.policy, bundle.label, bundle.text_role)
         space = Workspace.of(folder)
         record = read_json(space.record)
         if "calibrate" not in record.get("steps", {}):
@@ -138,9 +151,9 @@ class System:
         from .torch_engine import TorchEngine
 
         config = parse_config(record["config"], where=str(space.record))
-        engine = TorchEngine.load(space, build_modalities(config))
         label = Taxonomy.from_json(read_json(space.taxonomy))[config.label]
-        return cls(config, engine, load_policy(space, config), label, record["text_role"])
+        trained = TorchEngine.load(space, build_modalities(config))
+        return cls(config, trained, load_policy(space, config), label, record["text_role"])
 
     @property
     def main(self) -> str:

@@ -32,11 +32,14 @@ class TorchEngine:
         Modality -> the name of its expert.
     fusion : Fusion or None
         None where there is one modality.
+    name : {"torch", "torch-bf16"}
+        The latter runs the encoders' matrix products in bfloat16 (autocast); the fusion stays in float32.
     """
 
-    name = "torch"
-
-    def __init__(self, experts: Mapping[str, Encoder], names: Mapping[str, str], fusion: Fusion | None):
+    def __init__(
+        self, experts: Mapping[str, Encoder], names: Mapping[str, str], fusion: Fusion | None, *, name: str = "torch"
+    ):
+        self.name = name
         self.experts = dict(experts)
         self.names = dict(names)
         self.fusion = fusion
@@ -44,11 +47,14 @@ class TorchEngine:
         self.columns = frozenset(column for expert in self.experts.values() for column in expert.columns or ())
 
     @classmethod
-    def load(cls, space: Workspace, modalities: Mapping[str, Modality]) -> Self:
+    def load(cls, space: Workspace, modalities: Mapping[str, Modality], *, name: str = "torch") -> Self:
         """The models of a finished run. Raises `ModelError` where one is missing or damaged."""
         names = {name: modality.expert_name for name, modality in modalities.items()}
         experts = {name: load_expert(space.expert(expert)) for name, expert in names.items()}
-        return cls(experts, names, load_fusion(space.fusion) if len(experts) > 1 else None)
+        for expert in experts.values():
+            if settle := getattr(expert, "settle", None):
+                settle()
+        return cls(experts, names, load_fusion(space.fusion) if len(experts) > 1 else None, name=name)
 
     def check(self, modality: str, value: Any) -> None:
         self.experts[modality].check(value)
@@ -59,7 +65,8 @@ class TorchEngine:
         result = {}
         for name, encoder in self.experts.items():
             rows = [i for i, values in enumerate(posts) if name in values]
-            encoded = encoder.encode([posts[i][name] for i in rows])
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.name == "torch-bf16"):
+                encoded = encoder.encode([posts[i][name] for i in rows])
             full = {}
             for key in ("features", "logits"):
                 full[key] = torch.zeros(n, encoded[key].shape[1])

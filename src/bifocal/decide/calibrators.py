@@ -161,11 +161,9 @@ class Beta(Strict):
     """Per class a, b and c; a binary label has those of class 1."""
 
     def __call__(self, logits: ArrayLike) -> Floats:
-        from scipy.special import expit
-
         odds = _log_odds(np.asarray(logits, dtype=np.float64))
         curves = zip(_asked(odds), self.curves, strict=True)
-        return _together([expit(_two_logs(o) @ np.array(curve[:2]) + curve[2]) for o, curve in curves])
+        return _together([_sigmoid(_two_logs(o) @ np.array(curve[:2]) + curve[2]) for o, curve in curves])
 
     @property
     def formula(self) -> str:
@@ -327,10 +325,13 @@ def _log_odds(z: Floats) -> Floats:
     """Of each class against the others, ``[n, C]``."""
     if z.shape[1] == 2:
         return np.stack([z[:, 0] - z[:, 1], z[:, 1] - z[:, 0]], axis=1)
-    from scipy.special import logsumexp
-
-    others = [logsumexp(np.delete(z, c, axis=1), axis=1) for c in range(z.shape[1])]
+    others = [np.logaddexp.reduce(np.delete(z, c, axis=1), axis=1) for c in range(z.shape[1])]
     return z - np.stack(others, axis=1)
+
+
+def _sigmoid(x: Floats) -> Floats:
+    """Without scipy, which a bundle that decides does without."""
+    return np.exp(-np.logaddexp(0, -x))
 
 
 def _two_logs(odds: Floats) -> Floats:

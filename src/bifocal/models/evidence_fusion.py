@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from .. import plugins
 from ..config import Reads, Strict
@@ -76,6 +77,13 @@ class EvidenceFusion:
     def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weight given to each modality, ``[n]``; empty where the strategy has none."""
         return {}
+
+    def traced(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """Logits ``[n, C]`` as `__call__` gives them, of inputs that are zero where absent: tensor operations only.
+
+        For export: no step may depend on what the tensors hold. Raises `ModelError` where a strategy has no such form.
+        """
+        return self._or_prior(self.combine(inputs, present), present)
 
     # ------------------------------------------------------------------ the contract
 
@@ -259,6 +267,15 @@ class LearnedFusion(EvidenceFusion):
     def combine(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """The log of the mean over seeds of the probabilities."""
         return mean_of(self.heads(inputs, present))
+
+    def traced(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        scaled = self.heads.scaling(inputs, present)
+        seeds = [{name: w[s] for name, w in self.heads.weights.items()} for s in range(self._seeds())]
+        members = [functional_call(self.heads.module, weights, (scaled, present)) for weights in seeds]
+        return self._or_prior(mean_of(torch.stack(members)), present)
+
+    def _seeds(self) -> int:
+        return len(next(iter(self.heads.weights.values())))
 
     def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The mean over seeds of the shares that the head gives."""

@@ -21,6 +21,7 @@ from ..workspace import fingerprint, read_json, write_json
 from .classifier import Classifier, figures
 from .finetune import finetune
 from .heads import cross_fit, fit_linear
+from .positions import remember_positions
 from .pretrained import build, load_configuration, load_pretrained, locate, quiet
 from .saved import check_seal, read_card, sealed
 
@@ -227,6 +228,10 @@ class HfEncoder:
     def check(self, value: Any) -> None:
         """Any text or picture that its modality reads will do."""
 
+    def settle(self) -> None:
+        """Compute once what no input changes; from now on nothing is learned any more."""
+        remember_positions(self.classifier.auto)
+
     # Learn ----------------------------------------------------------------------------------------
 
     def fit(
@@ -374,3 +379,15 @@ def _copy(fitted: Any, layer: nn.Linear) -> None:
     with torch.no_grad():
         layer.weight.copy_(fitted.weight)
         layer.bias.copy_(fitted.bias)
+
+
+class Traced(nn.Module):
+    """A classifier as a module that takes its inputs one by one and returns features and logits."""
+
+    def __init__(self, classifier: Classifier, names: Sequence[str]):
+        super().__init__()
+        self.classifier, self.names = classifier, list(names)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.classifier(dict(zip(self.names, inputs, strict=True)))
+        return output["features"], output["logits"]

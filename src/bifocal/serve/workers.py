@@ -156,7 +156,7 @@ def _encoded(post: Post) -> bytes | None:
 def _system(folder: Path, engine: str | None) -> System:
     from .. import load
 
-    return load(folder)
+    return load(folder, engine)
 
 
 def _describe(folder: Path, engine: str | None) -> Description:

@@ -16,7 +16,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from ...config import Strict
 from ...data.manifest import in_order
-from ..hf import HfEncoder
+from ..exportable import Exportable
+from ..hf import HfEncoder, Traced
 
 SIDE = 64
 """Side in pixels of the pictures that the tiny model reads."""
@@ -84,6 +85,12 @@ class HfImage(HfEncoder):
 
     def preprocessing(self) -> Any:
         return self.processor.to_dict()
+
+    def exportable(self) -> Exportable:
+        inputs = self.inputs([Image.new("RGB", (384, 384), colour) for colour in ("red", "blue")])
+        inputs = {name: tensor.contiguous() for name, tensor in inputs.items()}
+        axes = dict.fromkeys(inputs, ("batch", None, None, None))
+        return Exportable(Traced(self.classifier, list(inputs)), inputs, axes, "pixels", self.processor.to_dict())
 
     def augment(self, value: Image.Image, seed: Sequence[int]) -> Image.Image:
         """The picture cropped, mirrored and recoloured at random, at the size the processor makes of it."""

@@ -25,7 +25,8 @@ from transformers import (
 from ...config import Strict
 from ...errors import ConfigError, ModelError
 from ...modalities.text import TAG
-from ..hf import HfEncoder
+from ..exportable import Exportable
+from ..hf import HfEncoder, Traced
 
 SPECIAL = {
     "pad_token": "[PAD]",
@@ -137,6 +138,17 @@ class HfText(HfEncoder):
             rows = order[start : start + self.expert.encode_batch_size]
             batch = {name: [column[i] for i in rows] for name, column in tokens.items()}
             yield rows, dict(self.processor.pad(batch, return_tensors="pt"))
+
+    def exportable(self) -> Exportable:
+        inputs = self.inputs(["two words", "and a text that has some more of them"])
+        settings = {
+            "tokenizer": self._tokenizer_as_made().to_str(),
+            "max_length": self.options.max_length,
+            "inputs": list(inputs),
+            "padding": {"input_ids": self.processor.pad_token_id, "token_type_ids": self.processor.pad_token_type_id},
+        }
+        axes = dict.fromkeys(inputs, ("batch", "tokens"))
+        return Exportable(Traced(self.classifier, list(inputs)), inputs, axes, "tokens", settings)
 
     def augment(self, value: str, seed: Sequence[int]) -> str:
         """The text with words left out at random, its tags kept."""

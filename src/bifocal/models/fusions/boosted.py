@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ...config import Strict
+from ...errors import ModelError
 from ...example import Evidence
 from ..evidence_fusion import WEIGHTS, EvidenceFusion, mean_of
 from ..heads import Parts
@@ -92,6 +93,10 @@ class Boosted(EvidenceFusion):
     def combine(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """The log of the mean over seeds of the probabilities."""
         return mean_of(self._members(inputs, present))
+
+    def traced(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """Trees are no tensor operations. Raises `ModelError`."""
+        raise ModelError("fusion boosted cannot be exported: its trees run in LightGBM; serve the run itself")
 
     def member_logits(self, evidence: Mapping[str, Evidence]) -> Tensor:
         """Logits of the single seeds ``[S, n, C]``: the spread over seeds."""

@@ -54,6 +54,17 @@ class Stacking(EvidenceFusion):
             logits[rows] = self.heads[pattern](torch.cat(_opinions(inputs, pattern), dim=1)[rows])
         return logits
 
+    def traced(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """Every head scores every row; each row then takes the last, in rising order, that is within its parts."""
+        there = torch.stack(list(present.values()), dim=1)
+        logits = self.prior * torch.ones_like(there[:, :1], dtype=torch.float)
+        for pattern in sorted(self.heads, key=lambda p: (sum(p), self.rows[p])):
+            reads = torch.tensor(pattern)
+            within = (there | ~reads).all(dim=1) & bool(any(pattern))
+            said = self.heads[pattern](torch.cat(_opinions(inputs, pattern), dim=1))
+            logits = torch.where(within.unsqueeze(1), said, logits)
+        return self._or_prior(logits, present)
+
     def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each modality's share of the length of all contributions to the logits."""
         names = list(self.read)

@@ -1,0 +1,170 @@
+"""The folder of an exported System: what lies in it, sealed by a manifest that is checked before anything is opened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import RunConfig, parse_config
+from .decide.policy import Policy
+from .errors import ModelError, RunError, nearest
+from .example import Label, Taxonomy
+from .posts import build_modalities
+from .workspace import Workspace, file_sha256, read_json, room, state_of, sweep, write_json
+
+if TYPE_CHECKING:
+    from .contracts import TextRole
+    from .engine import Engine
+
+CARD, MANIFEST, POLICY, REFERENCE, PARITY = (
+    "bundle.json",
+    "manifest.json",
+    "policy.json",
+    "reference.json",
+    "parity.json",
+)
+FORMAT = 1
+ENGINES = ("torch", "torch-bf16", "onnx", "onnx-int8")
+"""Whatever begins with ``torch`` needs the extra [train]; the others run on the base install."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What a System is made of."""
+
+    config: RunConfig
+    engine: Engine
+    policy: Policy
+    label: Label
+    text_role: TextRole
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder was written by `bifocal export`."""
+    return (folder / MANIFEST).is_file()
+
+
+def bundle_of(run_folder: Path, engine: str) -> Path:
+    """Where the bundle of an engine lies beside its run, unless it was told another place."""
+    return run_folder / "bundles" / engine
+
+
+@contextmanager
+def written(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write into; it takes its name, and its manifest, once the block ends well."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part, old = (folder.with_name(f".{folder.name}.{ending}") for ending in ("part", "old"))
+    sweep(folder.parent, folder.name)
+    try:
+        with room(part):
+            part.mkdir(parents=True)
+            yield part
+            files = {
+                name: {"sha256": file_sha256(part / name), "bytes": (part / name).stat().st_size}
+                for name in _files(part)
+            }
+            write_json(part / MANIFEST, {"format": FORMAT, "files": files})
+        if folder.exists():
+            if not is_bundle(folder) and any(folder.iterdir()):
+                raise RunError(f"{folder} is there and is no bundle, so it is not replaced: name another --output")
+            os.replace(folder, old)
+        os.replace(part, folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def check_manifest(folder: Path) -> None:
+    """Every file is there, is the one that was written, and there is no other.
+
+    Raises
+    ------
+    ModelError
+        Naming the file.
+    """
+    try:
+        manifest = read_json(folder / MANIFEST)
+        expected: Mapping[str, Mapping[str, Any]] = manifest["files"]
+        known = manifest["format"]
+    except (RunError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / MANIFEST} is no manifest of a bundle ({error}): export it again") from None
+    if known != FORMAT:
+        raise ModelError(f"{folder} is of format {known!r}; this Bifocal reads {FORMAT}: export it again")
+    found = set(_files(folder)) - {MANIFEST}
+    for name, facts in expected.items():
+        path = folder / name
+        if name not in found:
+            raise ModelError(f"{path} is missing: copy the whole bundle again, or export it again")
+        if path.stat().st_size != facts["bytes"] or file_sha256(path) != facts["sha256"]:
+            raise ModelError(f"{path} is not the file that was exported: copy the bundle again, or export it again")
+    if others := sorted(found - set(expected)):
+        raise ModelError(f"{folder / others[0]} is none of the bundle's files: take it away")
+
+
+def _files(folder: Path) -> list[str]:
+    """The paths of all files under a folder, but for those that a service keeps there."""
+    state = state_of(folder)
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if not path.is_relative_to(state) and (path.is_symlink() or not path.is_dir())
+    )
+
+
+def load_bundle(folder: Path, engine: str | None = None) -> Bundle:
+    """Check a bundle, then open it.
+
+    Raises
+    ------
+    ModelError
+        As `check_manifest`; where a model cannot be opened.
+    RunError
+        Where it was exported for another engine than the one asked for, or its policy is for other models.
+    """
+    check_manifest(folder)
+    card = read_json(folder / CARD)
+    if engine not in (None, card["engine"]):
+        raise RunError(f"{folder} was exported for {card['engine']}, asked for is {engine}: export the run for it")
+    config = parse_config(card["config"], where=str(folder / CARD))
+    policy = Policy.load(folder / POLICY)
+    for name, version in card["versions"].items():
+        if policy.versions.get(name) != version:
+            raise RunError(f"{folder / POLICY} is for {name} {policy.versions.get(name)}, here is {name} {version}")
+    label = Taxonomy.from_json({config.label: card["label"]})[config.label]
+    return Bundle(config, _open(folder, card, config), policy, label, card["text_role"])
+
+
+def _open(folder: Path, card: Mapping[str, Any], config: RunConfig) -> Engine:
+    if card["engine"].startswith("torch"):
+        from .torch_engine import TorchEngine
+
+        return TorchEngine.load(Workspace(folder, config.run), build_modalities(config), name=card["engine"])
+    from .onnx_engine import OnnxEngine
+
+    return OnnxEngine(card["engine"], folder, card["experts"], card["fusion"])
+
+
+def folder_of(folder: Path, engine: str | None) -> Path:
+    """The folder to load: a run's own, or that of its bundle for the engine asked for.
+
+    Raises
+    ------
+    RunError
+        Where there is no such engine, or no such bundle yet.
+    """
+    if engine is None or engine == "torch" or is_bundle(folder):
+        return folder
+    if engine not in ENGINES:
+        raise RunError(f"there is no engine {engine!r}; {nearest(engine, ENGINES)}")
+    if not is_bundle(bundle_of(folder, engine)):
+        raise RunError(
+            f"{folder} has no bundle for {engine} (sought at {bundle_of(folder, engine)}): "
+            f"`bifocal export {folder} --engine {engine}` makes it"
+        )
+    return bundle_of(folder, engine)

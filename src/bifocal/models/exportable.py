@@ -1,0 +1,78 @@
+"""What an encoder or a fusion hands over to be run without torch; one that does not know how is not exported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import ModelError
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A module that can be traced, and how its inputs are made.
+
+    Attributes
+    ----------
+    module : nn.Module
+        Takes the inputs in their order and returns ``features [n, d]`` and ``logits [n, C]``.
+    inputs : dict
+        Name -> an example ``[2, ...]``.
+    axes : dict
+        Name -> the names of its dimensions; ``None`` = one of fixed size.
+    reader : str
+        Of `bifocal.readers`: what makes inputs of values.
+    settings : dict
+        JSON-able, for that reader.
+    """
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    axes: Mapping[str, Sequence[str | None]]
+    reader: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def exportable(name: str, model: Any) -> Exportable:
+    """What an expert hands over. Raises `ModelError` where its encoder does not know how."""
+    make = getattr(model, "exportable", None)
+    if make is None:
+        raise ModelError(
+            f"the {name} expert ({type(model).__name__}) cannot be exported: hf_text and hf_image can; "
+            "serve the run itself, or train that expert with one of these"
+        )
+    made: Exportable = make()
+    return made
+
+
+class FusionModule(nn.Module):
+    """A fusion on Evidence as a module of plain tensors.
+
+    Takes, for each modality in the fusion's order, its input ``[n, d]``, and after them ``present [n, M]``; returns
+    logits ``[n, C]``. Raises `ModelError` where the strategy cannot be traced.
+    """
+
+    def __init__(self, fusion: Any):
+        super().__init__()
+        if not hasattr(fusion, "traced"):
+            raise ModelError(f"fusion {type(fusion).__name__} cannot be exported: serve the run itself")
+        self.fusion = fusion
+        self.names: list[str] = list(fusion.read)
+
+    def forward(self, *given: Tensor) -> Tensor:
+        *inputs, there = given
+        present = {name: there[:, i] for i, name in enumerate(self.names)}
+        known = {name: flag if name in self.fusion.known else flag & False for name, flag in present.items()}
+        zeroed = {name: x * known[name].unsqueeze(1) for name, x in zip(self.names, inputs, strict=True)}
+        logits: Tensor = self.fusion.traced(zeroed, known)
+        return logits
+
+    def examples(self) -> dict[str, Tensor]:
+        """Inputs of two rows, ``present`` after them."""
+        import torch
+
+        inputs: Mapping[str, Tensor] = {name: torch.randn(2, self.fusion.dims[name]) for name in self.names}
+        return {**inputs, "present": torch.tensor([[True] * len(self.names), [True] + [False] * (len(self.names) - 1)])}

@@ -1,0 +1,89 @@
+"""The engine of exported bundles: ONNX Runtime, and nothing of torch or transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from .errors import DataError, ModelError
+from .example import UNLABELLED, Evidence
+from .readers import READERS
+
+
+def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """A model, ready to run on the CPU. Raises `ModelError` where the file is none."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads:
+        options.intra_op_num_threads = threads
+    # Threads that spin while they wait take the other core from whoever decodes pictures.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(f"{path} is no model that ONNX Runtime reads: {str(error).splitlines()[0]}") from error
+
+
+class OnnxEngine:
+    """See `bifocal.engine.Engine`; the arrays in its Evidence are numpy's.
+
+    Parameters
+    ----------
+    name : str
+    folder : Path
+        Of the bundle.
+    experts : mapping
+        Modality -> ``{"name", "file", "reader", "settings", "features", "classes"}``.
+    fusion : mapping or None
+        ``{"name", "file", "read": modality -> "features" or "logits"}``.
+    """
+
+    columns: frozenset[str] = frozenset()
+
+    def __init__(
+        self, name: str, folder: Path, experts: Mapping[str, Mapping[str, Any]], fusion: Mapping[str, Any] | None
+    ):
+        self.name = name
+        self.names = {modality: expert["name"] for modality, expert in experts.items()}
+        self.main = fusion["name"] if fusion else next(iter(self.names.values()))
+        self._experts = dict(experts)
+        self._sessions = {modality: open_session(folder / expert["file"]) for modality, expert in experts.items()}
+        self._readers = {m: READERS[expert["reader"]](expert["settings"]) for m, expert in experts.items()}
+        self._fusion = open_session(folder / fusion["file"], threads=1) if fusion else None
+        self._read: Mapping[str, str] = fusion["read"] if fusion else {}
+
+    def check(self, modality: str, value: Any) -> None:
+        """Any text or picture that its modality reads will do."""
+
+    def evidence(self, posts: Sequence[Mapping[str, Any]]) -> dict[str, Evidence]:
+        n, result = len(posts), {}
+        for name, expert in self._experts.items():
+            rows = [i for i, values in enumerate(posts) if name in values]
+            full = {"features": np.zeros((n, expert["features"]), np.float32)}
+            full["logits"] = np.zeros((n, expert["classes"]), np.float32)
+            for batch, inputs in self._readers[name].batches([posts[i][name] for i in rows]):
+                places = [rows[i] for i in batch]
+                full["features"][places], full["logits"][places] = self._sessions[name].run(None, inputs)
+            present = np.zeros(n, bool)
+            present[rows] = True
+            ids = ("",) * n
+            arrays: Any = (full["features"], full["logits"], present, np.full(n, UNLABELLED), np.zeros(n, bool))
+            result[name] = Evidence(ids, ids, *arrays)
+        return result
+
+    def logits(self, evidence: Mapping[str, Evidence]) -> dict[str, NDArray[np.float32]]:
+        logits: dict[str, Any] = {self.names[name]: np.asarray(part.logits) for name, part in evidence.items()}
+        if self._fusion is not None:
+            inputs = {name: np.asarray(getattr(evidence[name], what)) for name, what in self._read.items()}
+            there = np.stack([np.asarray(evidence[name].present) for name in self._read], axis=1)
+            for name, x in inputs.items():
+                if not np.isfinite(x[np.asarray(evidence[name].present)]).all():
+                    raise DataError(f"{self._read[name]} of {name} are not finite")
+            given = {**{f"input_{name}": x for name, x in inputs.items()}, "present": there}
+            logits[self.main] = self._fusion.run(None, given)[0]
+        return logits

@@ -1,0 +1,246 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import bifocal
+from bifocal.bundle import is_bundle
+from bifocal.config import parse_config
+from bifocal.errors import ModelError, RunError
+from bifocal.export import export
+from bifocal.models.exportable import FusionModule
+from bifocal.train import run
+
+WORDS = "a quiet morning"
+
+
+@pytest.fixture(scope="module")
+def bundles(small_run, tmp_path_factory):
+    """Engine -> its bundle, and the report that was made with it."""
+    place = tmp_path_factory.mktemp("bundles")
+    engines = ("onnx", "onnx-int8", "torch", "torch-bf16")
+    return {engine: export(small_run, engine, output=place / engine, accept=True) for engine in engines}
+
+
+@pytest.fixture
+def picture(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def posts(picture):
+    return [{"text": WORDS, "image_path": picture}, {"text": WORDS}, {"image_path": picture}, {"text": "x " * 300}]
+
+
+@pytest.mark.parametrize(
+    ("engine", "close"), [("onnx", 1e-4), ("torch", 1e-6), ("torch-bf16", 0.15), ("onnx-int8", 0.15)]
+)
+def test_a_bundle_decides_as_its_run(small_run, bundles, picture, engine, close):
+    here, there = bifocal.load(small_run), bifocal.load(bundles[engine]["bundle"])
+    assert there.engine.name == engine and there.main == here.main and there.reads == here.reads
+    for ours, theirs in zip(here.predict_batch(posts(picture)), there.predict_batch(posts(picture)), strict=True):
+        assert theirs.probability == pytest.approx(ours.probability, abs=close)
+        assert theirs.models.keys() == ours.models.keys() and theirs.text_used == ours.text_used
+        assert theirs.threshold == ours.threshold and theirs.versions["engine"] == engine
+    assert there.policy.version != here.policy.version
+
+
+def test_the_report_is_of_the_test_posts_and_lies_in_the_bundle(bundles):
+    report = bundles["onnx"]
+    assert (report["n"], report["split"], report["flips"]["count"]) == (40, "test", 0)
+    assert report["flips"]["high"] == pytest.approx(1 - 0.025 ** (1 / 40), abs=1e-6)  # Clopper and Pearson, of none
+    assert report["largest"] < 1e-4 and report["nll"]["run"] == pytest.approx(report["nll"]["engine"], abs=1e-4)
+    assert sum(row["n"] for row in report["patterns"].values()) == 40
+    with open(f"{report['bundle']}/parity.json") as f:
+        assert json.load(f) == {k: v for k, v in report.items() if k != "bundle"}
+    with open(f"{report['bundle']}/parity.md") as f:
+        assert "| all | 40 | 0 = 0.00% [0.00%, 8.81%]" in f.read()
+    assert bundles["onnx-int8"]["largest"] > report["largest"]
+
+
+def test_calibration_is_fitted_to_the_engine_and_the_rest_is_carried(small_run, bundles):
+    ours = bifocal.load(small_run).policy
+    theirs = bifocal.load(bundles["onnx-int8"]["bundle"]).policy
+    one, other = ours.models["mm_fusion"], theirs.models["mm_fusion"]
+    assert one.calibration.temperature != other.calibration.temperature
+    assert one.calibration.temperature == pytest.approx(other.calibration.temperature, rel=0.2)
+    assert one.threshold == other.threshold and ours.expected == theirs.expected
+
+
+def test_an_explanation_is_the_same_from_a_bundle(small_run, bundles, picture):
+    here = bifocal.load(small_run).explain(WORDS, picture, grid=2)
+    there = bifocal.load(bundles["onnx"]["bundle"]).explain(WORDS, picture, grid=2)
+    assert there.score == pytest.approx(here.score, abs=1e-3)
+    for name, share in here.contributions.items():
+        assert there.contributions[name] == pytest.approx(share, abs=1e-3)
+
+
+FORBIDDEN = (
+    "torch",
+    "transformers",
+    "safetensors",
+    "sklearn",
+    "scipy",
+    "pandas",
+    "lightgbm",
+    "pdqhash",
+    "onnx",
+    "jinja2",
+)
+
+
+def test_a_bundle_runs_on_the_base_install(bundles, picture):
+    code = f"""
+import sys
+class No:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {FORBIDDEN!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, No())
+import bifocal
+system = bifocal.load({bundles["onnx"]["bundle"]!r})
+print(system.predict({WORDS!r}, {str(picture)!r}).probability)
+print(system.explain({WORDS!r}).decision.probability)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    both = bifocal.load(bundles["onnx"]["bundle"]).predict(WORDS, picture).probability
+    assert float(done.stdout.split()[0]) == pytest.approx(both, abs=1e-6)
+
+
+@pytest.fixture
+def bundle(bundles, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(bundles["onnx"]["bundle"], tmp_path / "bundle")
+
+
+def flip(path, at=100):
+    blob = bytearray(path.read_bytes())
+    blob[at] ^= 1
+    path.write_bytes(blob)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda b: flip(b / "text_expert.onnx"), "text_expert.onnx is not the file that was exported"),
+        (lambda b: (b / "mm_fusion.onnx").unlink(), "mm_fusion.onnx is missing"),
+        (lambda b: (b / "mm_fusion.onnx").write_bytes(b"cut"), "mm_fusion.onnx is not the file"),
+        (lambda b: (b / "more.py").write_text("print()"), "more.py is none of the bundle's files"),
+        (lambda b: (b / "link").symlink_to("/etc"), "link is none of the bundle's files"),
+        (lambda b: (b / "manifest.json").write_text("{}"), "is no manifest of a bundle"),
+        (lambda b: (b / "policy.json").write_text("{}"), "policy.json is not the file"),
+    ],
+)
+def test_a_bundle_that_was_touched_is_refused_before_it_is_opened(bundle, damage, told):
+    damage(bundle)
+    with pytest.raises(ModelError, match=told):
+        bifocal.load(bundle)
+
+
+def test_what_a_service_keeps_in_a_bundles_folder_is_no_part_of_it(bundle):
+    (bundle / "serve").mkdir()
+    (bundle / "serve" / "decisions.sqlite").write_bytes(b"x")
+    assert bifocal.load(bundle)
+
+
+def test_the_engine_asked_for_is_the_one_that_runs(small_run, bundle, tmp_path):
+    copy = shutil.copytree(small_run, tmp_path / "run")
+    with pytest.raises(RunError, match="bifocal export .* --engine onnx"):
+        bifocal.load(copy, "onnx")
+    with pytest.raises(RunError, match="did you mean 'onnx'"):
+        bifocal.load(copy, "onxx")
+    export(copy, "onnx", accept=True)
+    assert bifocal.load(copy, "onnx").engine.name == "onnx" and bifocal.load(copy).engine.name == "torch"
+    with pytest.raises(RunError, match="was exported for onnx, asked for is onnx-int8"):
+        bifocal.load(bundle, "onnx-int8")
+
+
+def test_an_engine_that_flips_decisions_is_not_taken_unless_accepted(small_run, tmp_path, monkeypatch):
+    from bifocal import export as module
+    from bifocal.onnx_engine import OnnxEngine
+
+    logits = OnnxEngine.logits
+    monkeypatch.setattr(OnnxEngine, "logits", lambda self, e: {m: -x for m, x in logits(self, e).items()})
+    with pytest.raises(RunError, match=r"decides otherwise on \d+ of 40 test posts .* --accept"):
+        module.export(small_run, "onnx", output=tmp_path / "bad")
+    assert not (tmp_path / "bad").exists() and not list(tmp_path.glob(".bad*"))
+    assert module.export(small_run, "onnx", output=tmp_path / "bad", accept=True)["flips"]["rate"] > 0.005
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(small_run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(RunError, match="is no bundle, so it is not replaced"):
+        export(small_run, "torch", output=tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.tex").exists() and not is_bundle(tmp_path / "mine")
+
+
+def test_what_cannot_be_exported_says_so(records_run, tmp_path):
+    with pytest.raises(ModelError, match=r"the \w+ expert \(\w+\) cannot be exported"):
+        export(records_run, "onnx", output=tmp_path / "b")
+
+
+STRATEGIES = ["attention", "bilinear", "concat", "gated", "hadamard", "mean", "stacking", "weighted"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_fusion_of_tensors_is_traced_to_the_same_logits(strategy, tmp_path):
+    from bifocal import plugins
+    from bifocal.example import Evidence
+    from bifocal.export import _write
+    from bifocal.onnx_engine import open_session
+
+    torch.manual_seed(0)
+    n, labels = 240, torch.arange(240) % 2
+
+    def evidence(rows, seed):
+        generator = torch.Generator().manual_seed(seed)
+        made = {}
+        for name, width in (("text", 6), ("image", 5)):
+            x = torch.randn(rows, width, generator=generator)
+            there = torch.rand(rows, generator=generator) > 0.2
+            logits = torch.stack([-x[:, 0], x[:, 0]], dim=1)
+            zeros = torch.zeros(rows, dtype=torch.bool)
+            ids = tuple(map(str, range(rows)))
+            made[name] = Evidence(ids, ids, x, logits, there, torch.arange(rows) % 2, zeros)
+        return made
+
+    kind = plugins.load("fusions", strategy)
+    options = {"epochs": 3} if "epochs" in kind.Options.model_fields else {}
+    fusion = kind(**options).fit(evidence(n, 0), labels, seeds=range(2))
+    module = FusionModule(fusion)
+    inputs = {k if k == "present" else f"input_{k}": x for k, x in module.examples().items()}
+    _write(module, inputs, dict.fromkeys(inputs, ("batch", None)), ["logits"], tmp_path / "f.onnx")
+    session = open_session(tmp_path / "f.onnx")
+    for rows in (1, 50):
+        new = evidence(rows, 1)
+        read = {f"input_{name}": getattr(new[name], what).numpy() for name, what in fusion.read.items()}
+        there = np.stack([new[name].present.numpy() for name in fusion.read], axis=1)
+        (said,) = session.run(None, {**read, "present": there})
+        assert said == pytest.approx(fusion(new).numpy(), abs=1e-4)
+
+
+def test_trees_say_that_they_are_not_traced(small_config, tmp_path):
+    config = parse_config(
+        small_config | {"run": "boosted", "fusion": {"strategy": "boosted", "seeds": 1, "options": {"rounds": 5}}}
+    )
+    folder = run(config, root=tmp_path)
+    with pytest.raises(ModelError, match="fusion boosted cannot be exported"):
+        export(folder, "onnx")
+    assert export(folder, "torch", accept=True)["flips"]["count"] == 0
+
+
+def test_the_command_tells_where_the_bundle_lies(small_run, tmp_path, capsys):
+    from bifocal import __main__ as command
+
+    arguments = ["export", str(small_run), "--engine", "torch", "-o", str(tmp_path / "b"), "-q"]
+    command.app(arguments, standalone_mode=False)
+    said = capsys.readouterr().out
+    assert f"torch of small lies in {tmp_path / 'b'}" in said and "decisions that flip: 0 of 40 test posts" in said
