@@ -63,13 +63,13 @@ def write_report(folder: Path, facts: Mapping[str, Any] | None = None) -> Path:
     return space.report / "index.html"
 
 
-def environment() -> Environment:
-    """Where the pages' templates lie; what they are given is escaped. Raises `MissingExtra`, as `to_html`."""
+def environment(folder: Path = Path(__file__).parent) -> Environment:
+    """The templates of a folder; what they are given is escaped. Raises `MissingExtra`, as `to_html`."""
     with extras_named():
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

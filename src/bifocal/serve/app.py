@@ -19,6 +19,9 @@ from .api import Gone, as_refused
 from .api import router as own_door
 from .doors import moderations, perspective
 from .errors import KINDS, Refused
+from .pages.routes import error_page, not_signed_in
+from .pages.routes import router as pages
+from .pages.session import NotSignedIn
 from .service import Service
 from .settings import ServeConfig
 
@@ -46,20 +49,23 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    for router in (own_door, moderations.router, perspective.router):
+    for router in (own_door, moderations.router, perspective.router, pages):
         app.include_router(router)
     app.add_middleware(Limits, service=service)
     app.add_exception_handler(BifocalError, _ours)
     app.add_exception_handler(RequestValidationError, _unusable)
     app.add_exception_handler(HTTPException, _theirs)
     app.add_exception_handler(Gone, _nobody)
+    app.add_exception_handler(NotSignedIn, _stranger)
     app.add_exception_handler(Exception, _unforeseen)
     return app
 
 
-def _answer(refused: Refused, request: Request) -> JSONResponse:
+def _answer(refused: Refused, request: Request) -> Response:
     service: Service = request.app.state.service
     service.metrics.refused.labels(refused.kind).inc()
+    if request.url.path.startswith("/moderate"):
+        return error_page(request, refused)
     headers = {}
     if refused.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(refused.retry_after)))
@@ -88,6 +94,10 @@ async def _theirs(request: Request, error: Exception) -> Response:
     answer = _answer(Refused(kind, str(error.detail)), request)
     answer.headers.update(error.headers or {})
     return answer
+
+
+async def _stranger(request: Request, error: Exception) -> Response:
+    return not_signed_in(request)
 
 
 async def _nobody(request: Request, error: Exception) -> Response:

@@ -8,14 +8,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
+from ..bundle import REFERENCE, folder_of
 from ..data.compose import TEXT
-from ..decide.policy import pattern_of
+from ..decide.policy import Band, Policy, pattern_of, patterns
 from ..errors import BifocalError, DataError, RunError
-from ..workspace import state_of
+from ..posts import build_modalities
+from ..workspace import read_json, state_of
 from .batching import Batcher, Places
 from .errors import Refused
 from .journal import Journal
@@ -90,9 +93,9 @@ class Service:
     """
 
     def __init__(self, folder: Path, settings: ServeConfig):
-        self.folder = Path(folder)
+        self.folder = folder_of(Path(folder), settings.engine)
         self.settings = settings
-        self.state = settings.state or state_of(self.folder)
+        self.state = settings.state or state_of(Path(folder))
         self.keys = settings.keys or self.state / "keys.json"
         self.metrics = Metrics()
         self.places = Places(settings.waiting)
@@ -120,12 +123,12 @@ class Service:
         self.spool = Spool(self.state)
         self.journal = Journal(self._write)
         self.shadow: Model | None = None
-        self.model, self.about = await self._loaded(self.folder)
+        self.model, self.about = await self._loaded(self.folder, self.settings.engine)
         self.decoders = self._decoders(self.about)
         try:
             await asyncio.to_thread(self._open_store)
             if settings.shadow is not None:
-                self.shadow, about = await self._loaded(settings.shadow)
+                self.shadow, about = await self._loaded(settings.shadow, None)
                 _same_posts(self.about, about)
             await self._try_decoders()
             self.batcher = Batcher(
@@ -162,8 +165,8 @@ class Service:
             )
         return clients
 
-    async def _loaded(self, folder: Path) -> tuple[Model, Description]:
-        model = Model(folder, self.settings.engine, timeout=self.settings.model_timeout_s)
+    async def _loaded(self, folder: Path, engine: str | None) -> tuple[Model, Description]:
+        model = Model(folder, engine, timeout=self.settings.model_timeout_s)
         try:
             return model, await model.load()
         except BaseException:
@@ -416,7 +419,7 @@ class Service:
                     self.metrics.reloads.labels("refused").inc()
 
     async def _new_models(self) -> None:
-        model, about = await self._loaded(self.folder)
+        model, about = await self._loaded(self.folder, self.settings.engine)
         decoders = self.decoders
         if about.config != self.about.config or about.text_role != self.about.text_role:
             decoders = self._decoders(about)
@@ -436,6 +439,40 @@ class Service:
         self.lists = await asyncio.to_thread(KnownPictures.load, self.settings.lists)
 
     # ------------------------------------------------------------------ for people
+
+    @property
+    def expert_names(self) -> dict[str, str]:
+        """Modality -> the name of its expert."""
+        return {name: m.expert_name for name, m in build_modalities(self.about.config).items()}
+
+    @property
+    def patterns(self) -> list[str]:
+        """What posts may bring."""
+        return [pattern_of(names) for names in patterns(self.about.config.modalities)]
+
+    def band(self, pattern: str) -> Band | None:
+        """The review band for posts that bring these parts."""
+        return Policy.model_validate(self.about.policy).band(self.about.main, pattern)
+
+    @cached_property
+    def reference(self) -> list[float] | None:
+        """The probabilities that the policy was tuned on; None where they are not kept."""
+        for path in (self.folder / REFERENCE, *self.folder.glob("reference_*.json")):
+            if path.is_file():
+                return list(read_json(path)["scores"])
+        return None
+
+    def load(self) -> dict[str, Any]:
+        """How busy the service is."""
+        return {
+            "in_house": self.places.taken,
+            "places": self.places.limit,
+            "waiting": len(self.batcher),
+            "spooled": self.spool.pending,
+            "deaths": self.decoders.workers.deaths + self.model.workers.deaths,
+            "engine": self.about.engine,
+            "policy": self.about.policy_version,
+        }
 
     async def explain(self, incoming: Incoming, *, grid: int) -> Explanation:
         """Why a post is decided as it is; nothing of it is logged. Raises as `decide`."""

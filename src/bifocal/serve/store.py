@@ -187,14 +187,14 @@ def audited(decision: str, action: str | None, share: float) -> tuple[bool, floa
     """Whether a decision joins the queue as a sample, and how many decisions it stands for once it is reviewed.
 
     Drawn by the decision's random id: the same one gives the same answer. Posts under review are all seen and stand
-    for themselves; of all others the share that is drawn stands for the rest, without which retraining on what was
+    for themselves; of the allowed ones the share that is drawn stands for the rest, without which retraining on what was
     reviewed would learn from doubtful posts alone (Horvitz and Thompson 1952).
 
     >>> audited("00000000" + "a" * 24, "allow", 0.01)
     (True, 100.0)
     """
-    if action == "review":
-        return False, 1.0
+    if action in ("review", "block"):
+        return False, 1.0 if action == "review" else 0.0
     drawn = int(decision[:8], 16) < share * 2**32
     return drawn, 1 / share if drawn else 0.0
 
@@ -401,6 +401,7 @@ class Store:
         client: str | None = None,
         pattern: str | None = None,
         sort: Sort = "uncertainty",
+        exclude: Sequence[str] = (),
     ) -> Item | None:
         """Take an item into one's hands, so that nobody else is handed it.
 
@@ -410,6 +411,8 @@ class Store:
             None = the first that is free, in the order of ``sort``.
         lease_s : float
             After which it is free again.
+        exclude : sequence of str, optional
+            Items that are passed over.
 
         Returns
         -------
@@ -433,6 +436,8 @@ class Store:
                 return self._item(connection, number)
             key = items.c.distance if sort == "uncertainty" else items.c.since
             asked = select(items.c.decision_id).where(items.c.state == "open", free)
+            if exclude:
+                asked = asked.where(items.c.decision_id.not_in(exclude))
             for column, value in ((items.c.reason, reason), (items.c.client, client), (items.c.pattern, pattern)):
                 if value is not None:
                     asked = asked.where(column == value)

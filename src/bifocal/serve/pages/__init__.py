@@ -1,0 +1,1 @@
+"""The moderator's page: templates, style and script lie here, `routes` fills them."""

@@ -1,0 +1,337 @@
+"""The moderator's page: try a post, work through the queue, an item's history, the last day."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from PIL import Image
+from starlette.datastructures import FormData, UploadFile
+
+from ...decide.policy import pattern_of
+from ...diagnose.drift import by_chance, stability_index
+from ...errors import BifocalError
+from ...explanation import Explanation
+from ...report.explanation import heat_map, marked
+from ...report.html import environment
+from ..api import as_refused, service_of
+from ..errors import Refused
+from ..service import Incoming, Service
+from ..store import Conflict, Item
+from .session import COOKIE, moderator, name_of, sign_in
+
+HERE = Path(__file__).parent
+STATIC = {"style.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data: blob:; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+GRID = 5
+"""Regions along each side of a picture that is tried: an explanation in a second or so."""
+PAGE = 25
+SKIPPED = 50
+"""Items that are remembered as skipped, the latest."""
+FILTERS = ("reason", "pattern", "client", "sort")
+STEPS = 4
+"""Shades in which words are marked."""
+
+Moderator = Annotated[str, Depends(moderator)]
+router = APIRouter(prefix="/moderate", include_in_schema=False)
+
+
+@lru_cache(maxsize=1)
+def _templates() -> Any:
+    made = environment(HERE)
+    made.filters["time"] = lambda at: at.strftime("%d %b %Y, %H:%M:%S UTC")
+    made.filters["number"] = lambda value: "-" if value is None else f"{value:.3f}"
+    return made
+
+
+def _page(name: str, request: Request, status: int = 200, **given: Any) -> HTMLResponse:
+    service = service_of(request)
+    content = (
+        _templates()
+        .get_template(name)
+        .render(run=service.about.config.run, keys=bool(service.door.clients), path=request.url.path, **given)
+    )
+    return HTMLResponse(content, status, HEADERS)
+
+
+def not_signed_in(request: Request) -> Response:
+    """To the page that asks who is there."""
+    return RedirectResponse("/moderate/login", 303)
+
+
+def error_page(request: Request, refused: Refused) -> Response:
+    """An error as people read it."""
+    return _page("error.html", request, refused.status, who=None, refused=refused)
+
+
+@router.get("/static/{name}")
+async def static(name: str) -> Response:
+    if name not in STATIC:
+        raise Refused("not_found", f"there is no {name[:40]!r} here")
+    return Response((HERE / name).read_bytes(), media_type=STATIC[name], headers={"Cache-Control": "max-age=300"})
+
+
+# ------------------------------------------------------------------------------------------------ who is there
+
+
+@router.get("/login")
+async def login(request: Request) -> Response:
+    return _page("login.html", request, who=None, wrong=None)
+
+
+@router.post("/login")
+async def signing_in(request: Request) -> Response:
+    service, form = service_of(request), await request.form(max_files=0, max_fields=5)
+    try:
+        name = name_of(service, _text(form, "name"), _text(form, "key"))
+    except Refused as refused:
+        return _page("login.html", request, refused.status, who=None, wrong=str(refused))
+    response = RedirectResponse("/moderate", 303)
+    sign_in(service, response, name, secure=request.url.scheme == "https")
+    return response
+
+
+@router.post("/logout")
+async def logout(who: Moderator) -> Response:
+    response = RedirectResponse("/moderate/login", 303)
+    response.delete_cookie(COOKIE, path="/moderate")
+    return response
+
+
+# ------------------------------------------------------------------------------------------------ try a post
+
+
+@router.get("")
+async def trying(request: Request, who: Moderator) -> Response:
+    return _page("try.html", request, who=who, text="", wrong=None, said=None)
+
+
+@router.post("")
+async def tried(request: Request, who: Moderator) -> Response:
+    """Nothing of what is tried is logged."""
+    service = service_of(request)
+    form = await request.form(max_files=1, max_fields=5, max_part_size=2**22)
+    text, given = _text(form, "text"), form.get("image")
+    picture = await given.read() if isinstance(given, UploadFile) and given.filename else None
+    try:
+        said = await service.explain(Incoming(text or None, picture), grid=GRID)
+    except BifocalError as error:
+        refused = as_refused(error)
+        return _page("try.html", request, refused.status, who=who, text=text, wrong=str(refused), said=None)
+    return _page("try.html", request, who=who, text=text, wrong=None, said=_shown(said, service))
+
+
+def _shown(said: Explanation, service: Service) -> dict[str, Any]:
+    """An explanation as the template draws it."""
+    decision = said.decision
+    pattern = pattern_of(name for name, there in decision.present.items() if there)
+    parts = []
+    for name, value in said.values.items():
+        pieces = said.pieces[name]
+        part: dict[str, Any] = {"name": name, "share": said.contributions[name], "alone": None}
+        opinion = next((o for m, o in decision.models.items() if m == service.expert_names.get(name)), None)
+        part["alone"] = opinion
+        if isinstance(value, str):
+            part["words"] = [(run, w, _shade(colour)) for run, w, colour in marked(value, pieces)]
+        elif isinstance(value, Image.Image):
+            part["picture"] = _data(value)
+            part["map"] = _data(heat_map(value, pieces)) if pieces else None
+        parts.append(part)
+    return {"decision": decision, "parts": parts, "band": service.band(pattern), "pattern": pattern}
+
+
+def _shade(percentage: int) -> int:
+    return min(STEPS, 1 + percentage * STEPS // 71)
+
+
+def _data(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+# ------------------------------------------------------------------------------------------------ the queue
+
+
+def _filters(given: Mapping[str, Any]) -> dict[str, str]:
+    """What is asked of the queue, nothing empty, nothing unknown."""
+    asked = {name: str(given[name]) for name in FILTERS if given.get(name)}
+    if asked.get("reason") not in (None, "review", "audit", "appeal"):
+        del asked["reason"]
+    if asked.get("sort") not in ("uncertainty", "age"):
+        asked.pop("sort", None)
+    return asked
+
+
+@router.get("/queue")
+async def queue(request: Request, who: Moderator) -> Response:
+    service, asked = service_of(request), _filters(request.query_params)
+    sort = asked.get("sort", "uncertainty")
+    after = _after(request.query_params, sort)
+    items = await asyncio.to_thread(service.store.queue, **asked, limit=PAGE + 1, after=after)  # type: ignore[arg-type]
+    counts = await asyncio.to_thread(service.store.counts)
+    more = None
+    if len(items) > PAGE:
+        last = items[PAGE - 1]
+        key = last.distance if sort == "uncertainty" else last.since.isoformat()
+        more = urlencode({**asked, "key": key, "id": last.id})
+    return _page(
+        "queue.html", request, who=who, items=items[:PAGE], counts=counts, asked=asked, more=more,
+        start=urlencode(asked), patterns=service.patterns,
+    )  # fmt: skip
+
+
+def _after(given: Mapping[str, str], sort: str) -> tuple[Any, str] | None:
+    if not given.get("key") or not given.get("id"):
+        return None
+    try:
+        return (float(given["key"]) if sort == "uncertainty" else datetime.fromisoformat(given["key"])), given["id"]
+    except ValueError:
+        return None
+
+
+@router.get("/next")
+async def following(request: Request, who: Moderator) -> Response:
+    """Claim the next item and show it."""
+    service, asked = service_of(request), _filters(request.query_params)
+    skipped = [number for number in request.query_params.get("skip", "").split(",") if number][-SKIPPED:]
+    item = await asyncio.to_thread(service.store.claim, who, **asked, exclude=skipped)  # type: ignore[arg-type]
+    undo = request.query_params.get("undo")
+    if item is None:
+        return _page(
+            "empty.html", request, who=who, asked=asked, undo=undo, skipped=len(skipped), start=urlencode(asked)
+        )
+    return await _item_page(request, who, item, asked, ",".join(skipped), undo)
+
+
+@router.get("/items/{number}")
+async def one(request: Request, number: str, who: Moderator) -> Response:
+    """A decision, and all that happened to it."""
+    store = service_of(request).store
+    kept = await asyncio.to_thread(store.decision, number)
+    try:
+        item = await asyncio.to_thread(store.item, number)
+    except BifocalError:
+        item = None
+    return await _item_page(request, who, item, {}, "", None, kept=kept)
+
+
+async def _item_page(
+    request: Request, who: str, item: Item | None, asked: dict[str, str], skip: str, undo: str | None, kept: Any = None
+) -> Response:
+    service = service_of(request)
+    decision = kept or item.decision  # type: ignore[union-attr]
+    history = await asyncio.to_thread(service.store.history, decision.id)
+    original = await asyncio.to_thread(service.store.original, decision.id)
+    mine = item is not None and item.state == "open" and item.claimed_by == who
+    return _page(
+        "item.html", request, who=who, item=item, decision=decision, history=history, original=original, mine=mine,
+        asked=asked, skip=skip, undo=undo, start=urlencode(asked), band=service.band(decision.pattern),
+    )  # fmt: skip
+
+
+@router.post("/items/{number}")
+async def judged(request: Request, number: str, who: Moderator) -> Response:
+    """Approve, block, skip, undo or claim an item, and go on."""
+    store, form = service_of(request).store, await request.form(max_files=0, max_fields=12)
+    done, asked = _text(form, "do"), _filters({name: _text(form, name) for name in FILTERS})
+    skip = _text(form, "skip")
+    onward = {**asked, **({"skip": skip} if skip else {})}
+    if done in ("approve", "block"):
+        action = "allow" if done == "approve" else "block"
+        await asyncio.to_thread(store.verdict, number, who, action, _text(form, "why"))
+        return RedirectResponse(f"/moderate/next?{urlencode({**onward, 'undo': number})}", 303)
+    if done == "skip":
+        with suppress(Conflict):  # the claim has run out meanwhile: it is free as it is
+            await asyncio.to_thread(store.release, number, who)
+        onward["skip"] = ",".join([*skip.split(","), number][-SKIPPED:]).strip(",")
+        return RedirectResponse(f"/moderate/next?{urlencode(onward)}", 303)
+    if done == "undo":
+        await asyncio.to_thread(store.undo, number, who)
+        return RedirectResponse(f"/moderate/items/{number}", 303)
+    if done == "claim":
+        await asyncio.to_thread(store.claim, who, number)
+        return RedirectResponse(f"/moderate/items/{number}", 303)
+    raise Refused("unusable", f"an item is approved, blocked, skipped, undone or claimed, found {done[:20]!r}")
+
+
+@router.get("/items/{number}/picture")
+async def picture(request: Request, number: str, who: Moderator) -> Response:
+    """The picture as it was encoded anew; never the bytes that came."""
+    original = await asyncio.to_thread(service_of(request).store.original, number)
+    if original is None or original.picture is None:
+        raise Refused("not_found", "this picture is not kept")
+    headers = {"Content-Security-Policy": "default-src 'none'", "Cache-Control": "no-store"}
+    return Response(original.picture, media_type="image/png", headers=headers)
+
+
+# ------------------------------------------------------------------------------------------------ the last day
+
+
+@router.get("/day")
+async def day(request: Request, who: Moderator) -> Response:
+    service = service_of(request)
+    now = datetime.now(UTC)
+    said = await asyncio.to_thread(service.store.summary, now - timedelta(days=1))
+    counts = await asyncio.to_thread(service.store.counts)
+    differ = await asyncio.to_thread(service.store.disagreements, 10)
+    return _page(
+        "day.html", request, who=who, said=said, counts=counts, differ=differ, hours=_hours(said["hours"], now),
+        drift=_drift(said["probability"], service), load=service.load(),
+        shadow=None if service.settings.shadow is None else str(service.settings.shadow.name),
+    )  # fmt: skip
+
+
+def _hours(rows: list[list[Any]], now: datetime) -> list[dict[str, Any]]:
+    """Of each of the last 24 hours the counts by action, and how high they stand."""
+    found = [(now - timedelta(hours=23 - i)).strftime("%Y-%m-%dT%H:00") for i in range(24)]
+    counts: dict[str, dict[str, int]] = {hour: {} for hour in found}
+    for hour, action, n in rows:
+        if hour in counts:
+            counts[hour][action] = n
+    most = max((sum(by.values()) for by in counts.values()), default=0) or 1
+    bars = []
+    for hour, by in counts.items():
+        top, stack = 100.0, []
+        for action in ("allow", "none", "review", "block"):
+            height = 100 * by.get(action, 0) / most
+            top -= height
+            stack.append((action, top, height))
+        bars.append({"hour": hour[11:13], "n": sum(by.values()), "by": by, "stack": stack})
+    return bars
+
+
+def _drift(histogram: list[int], service: Service) -> dict[str, Any] | None:
+    """How far the day's probabilities have moved from those that the policy was tuned on; None where not known."""
+    if service.reference is None or not sum(histogram):
+        return None
+    before = [0] * len(histogram)
+    for score in service.reference:
+        before[min(len(histogram) - 1, int(score * len(histogram)))] += 1
+    n, m = sum(before), sum(histogram)
+    return {
+        "index": stability_index(before, histogram), "chance": by_chance(len(histogram), n, m), "n": m,
+        "bars": [(100 * b / max(1, n), 100 * a / m) for b, a in zip(before, histogram, strict=True)],
+    }  # fmt: skip
+
+
+def _text(form: FormData, name: str) -> str:
+    value = form.get(name)
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,231 @@
+"""The moderator's page in a real browser, on a real service."""
+
+import json
+import re
+import shutil
+
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+pytest.importorskip("playwright")
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium: `make browser` installs it")
+
+
+@pytest.fixture(scope="module")
+def moderated(serve, small_run, tmp_path_factory):
+    """A service that reads the words on pictures, audits every allowed post and keeps originals."""
+    folder = shutil.copytree(small_run, tmp_path_factory.mktemp("moderated") / "run")
+    record = json.loads((folder / "run.json").read_text())
+    record["config"]["ocr"]["when"] = "auto"
+    (folder / "run.json").write_text(json.dumps(record))
+    from bifocal.policies import set_threshold
+
+    set_threshold(folder, None, 1.0, by="ann", why="everything is allowed, and audited")
+    return serve(folder, "--set", "audit_share=1", "--set", "keep_originals=true")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def enter(browser, moderated):
+    """``enter(name)`` signs a moderator in, in a browser of their own."""
+    contexts, wrong = [], []
+
+    def signed_in(name, **options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.goto(f"{moderated.url}/moderate")
+        page.fill("#name", name)
+        page.click("text=Go in")
+        page.wait_for_url("**/moderate")
+        return page
+
+    yield signed_in
+    for context in contexts:
+        context.close()
+    # An answer that says no is a line in the console too; a script or style that was stopped is another matter.
+    assert [told for told in wrong if not told.startswith("Failed to load resource: the server responded")] == []
+
+
+@pytest.fixture
+def queued(moderated, picture):
+    """Six posts that wait."""
+    return [
+        moderated.predict(f"post {i}", picture(c), external_id=f"p{i}").json()
+        for i, c in enumerate(["red", "blue", "green", "navy", "teal", "pink"])
+    ]
+
+
+def test_a_post_is_tried_and_explained_and_not_kept(enter, moderated, picture, tmp_path):
+    (tmp_path / "a.png").write_bytes(picture(size=(300, 200)))
+    before = moderated.http.get("/metrics").text.count("bifocal_decisions_total{")
+    page = enter("ann")
+    page.fill("#text", "a quiet <b>morning</b>")
+    page.set_input_files("#image", tmp_path / "a.png")
+    assert "a.png, 1 KiB" in page.text_content("#chosen")
+    page.click("button:has-text('Decide')")
+    assert page.locator("h2 .badge").text_content() == "allow"
+    label = page.locator("svg.scale").get_attribute("aria-label")
+    assert re.fullmatch(r"Probability [01]\.\d{3}, threshold 1\.000", label)
+    assert page.locator("article h3").all_text_contents() == ["text alone", "image alone"]
+    assert page.locator("mark").count() >= 3 and "<b>morning</b>" in page.locator(".words").text_content()
+    shown = page.locator(".veiled img").first
+    assert "blur" in shown.evaluate("e => getComputedStyle(e).filter")
+    page.keyboard.press("p")
+    assert shown.evaluate("e => getComputedStyle(e).filter") == "none" and page.locator(".veiled img").count() == 2
+    assert moderated.http.get("/metrics").text.count("bifocal_decisions_total{") == before
+
+
+def test_a_picture_can_be_dropped(enter):
+    page = enter("ann")
+    page.evaluate("""() => {
+      const data = new DataTransfer();
+      data.items.add(new File(["x".repeat(3000)], "dropped.png", {type: "image/png"}));
+      document.getElementById("drop").dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true}));
+    }""")
+    assert page.text_content("#chosen") == "dropped.png, 3 KiB"
+    page.click("button:has-text('Decide')")
+    assert "no picture of an allowed format" in page.text_content("[role=alert]")
+
+
+def test_words_on_a_picture_that_are_a_script_stay_words(enter, tmp_path):
+    drawn = Image.new("RGB", (600, 120), "white")
+    ImageDraw.Draw(drawn).text((10, 40), "<script>alert(1)</script>", fill="black", font=ImageFont.load_default(36))
+    drawn.save(tmp_path / "script.png")
+    page = enter("ann")
+    page.set_input_files("#image", tmp_path / "script.png")
+    page.click("button:has-text('Decide')")
+    assert "alert(1)" in page.text_content("main") and page.locator("main script").count() == 0
+
+
+def test_the_queue_by_keyboard_alone(enter, moderated, queued):
+    page = enter("keys")
+    page.goto(f"{moderated.url}/moderate/queue?sort=age")
+    page.keyboard.press("n")
+    page.wait_for_url("**/next?*")
+    first = page.text_content("h1")
+    assert "blur" in page.locator(".veiled img").evaluate("e => getComputedStyle(e).filter")
+    page.keyboard.press("s")  # skip: another comes, and this one is free again
+    page.wait_for_url("**skip=*")
+    second = page.text_content("h1")
+    assert second != first
+    page.keyboard.press("b")
+    page.wait_for_url("**undo=*")
+    assert page.text_content("h1") not in (first, second)
+    page.keyboard.press("u")  # the last verdict, back in these hands
+    page.wait_for_url("**/items/*")
+    assert page.text_content("h1") == second
+    kinds = page.locator(".history b").all_text_contents()
+    assert kinds[0] == "decided" and kinds[-2:] == ["verdict", "undone"]
+    page.fill("#why", "b is for a typed letter")
+    page.locator("#why").press("b")  # in a field a letter is a letter
+    page.click("button:has-text('Approve')")
+    page.wait_for_url("**undo=*")
+    page.goto(f"{moderated.url}/moderate/items/{page.url.split('undo=')[1].split('&')[0]}")
+    assert "b is for a typed letterb" in page.text_content(".history") and "keys" in page.text_content(".history")
+
+
+def test_two_moderators_at_once_never_see_the_same_item(enter, moderated, queued):
+    ann, bob = enter("ann2"), enter("bob2")
+    seen = set()
+    for _ in range(2):
+        for page in (ann, bob):
+            page.goto(f"{moderated.url}/moderate/next?sort=age")
+            seen.add((page.text_content("dd code"), page))
+        for page in (ann, bob):
+            page.click("button:has-text('Block')")
+            page.wait_for_url("**undo=*")
+    assert len({number for number, _ in seen}) == len(seen) == 4
+    bob.goto(f"{moderated.url}/moderate/items/{next(number for number, page in seen if page is ann)}")
+    assert bob.locator("button:has-text('Undo')").count() == 0  # it is ann's
+    held = ann.text_content("dd code")
+    bob.goto(f"{moderated.url}/moderate/items/{held}")
+    assert "In the hands of ann2" in bob.text_content("main")
+    bob.click("button:has-text('Take it')")
+    assert "claimed by ann2: take another" in bob.text_content("[role=alert]")
+
+
+def test_the_last_day_adds_up(enter, moderated, queued):
+    page = enter("ann")
+    page.goto(f"{moderated.url}/moderate/day")
+    text = " ".join(page.text_content("main").split())
+    assert re.search(r"allow \d+", text) and "for audit" in text and "No shadow runs" in text
+    assert page.locator("svg.hours rect.allow").count() >= 1 and "population stability index" in text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_fits_a_phone_can_be_read_and_has_labels(enter, moderated, queued, scheme):
+    page = enter("ann", viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    for path in ("", "/queue", "/next", "/day", f"/items/{queued[0]['id']}"):
+        page.goto(f"{moderated.url}/moderate{path}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+        unlabelled = "e => [...e].filter(f => !f.labels?.length && !f.ariaLabel).map(f => f.outerHTML)"
+        fields = "input:not([type=hidden]), select, textarea"
+        assert page.eval_on_selector_all(fields, unlabelled) == [], path
+        assert page.locator("img:not([alt]), html:not([lang])").count() == 0
+        assert page.evaluate(CONTRAST) == [], path
+        page.keyboard.press("Tab")
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+
+
+CONTRAST = """() => {
+  const lum = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const under = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+    if (!c.startsWith("rgba(")) return c; } return "rgb(255, 255, 255)"; };
+  const poor = [];
+  for (const e of document.querySelectorAll("h1, h2, h3, p, a, td, th, button, label, .badge, dt, dd, li")) {
+    if (!e.textContent.trim() || !e.getClientRects().length) continue;
+    const [a, b] = [lum(getComputedStyle(e).color), lum(under(e))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) poor.push(`${e.outerHTML.slice(0, 80)}: ${ratio.toFixed(2)}`);
+  }
+  return poor;
+}"""
+
+
+def test_another_sites_page_decides_nothing(moderated, queued):
+    import httpx
+
+    with httpx.Client(base_url=moderated.url) as http:
+        http.post("/moderate/login", data={"name": "ann"})
+        path = f"/moderate/items/{queued[0]['id']}"
+        said = http.post(path, data={"do": "claim"}, headers={"origin": "https://elsewhere.example"})
+        assert said.status_code == 403 and "another site" in said.text
+        cookie = http.cookies.jar
+        (ours,) = list(cookie)
+        assert ours.has_nonstandard_attr("HttpOnly") and ours.get_nonstandard_attr("SameSite").lower() == "strict"
+    for value in ("", "x", "YW5u.9999999999.forged"):
+        said = httpx.get(moderated.url + "/moderate/queue", cookies={"moderator": value})
+        assert said.status_code == 303 and said.headers["location"] == "/moderate/login"
+
+
+def test_a_page_loads_nothing_from_elsewhere(moderated):
+    import httpx
+
+    said = httpx.get(moderated.url + "/moderate/login")
+    policy = said.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "http" not in policy
+    assert not re.search(r"(src|href)=\"(https?:)?//", said.text)
+    assert httpx.get(moderated.url + "/moderate/static/routes.py").status_code == 404
+
+
+def test_what_is_kept_is_never_what_came(moderated, picture, enter):
+    sent = picture(size=(90, 70)) + b"PK\x03\x04 an archive behind the picture"
+    number = moderated.predict("polyglot", sent).json()["id"]
+    page = enter("ann")
+    kept = page.request.get(f"{moderated.url}/moderate/items/{number}/picture")
+    assert kept.headers["content-type"] == "image/png" and kept.headers["x-content-type-options"] == "nosniff"
+    assert b"archive" not in kept.body() and kept.body().startswith(b"\x89PNG")
