@@ -1,0 +1,1 @@
+"""The service: an HTTP API, a moderator's page, a review queue and a decision log."""

@@ -1,0 +1,371 @@
+import multiprocessing
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from bifocal.errors import RunError
+from bifocal.serve.store import (
+    Conflict,
+    Logged,
+    NotYours,
+    Original,
+    Store,
+    StoreError,
+    StoreGone,
+    Unknown,
+    audited,
+    read_secret,
+)
+
+START = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+
+
+def logged(number, action="review", probability=0.5, **given):
+    identity = number if isinstance(number, str) else f"{number:032x}"
+    at = START + timedelta(seconds=number if isinstance(number, int) else 0)
+    row = Logged(
+        id=identity, at=at, client="shop", subject="ann", external_id=f"post-{number}", text_hash="t" * 64,
+        image_hash=None, decision={"action": action}, action=action, label="1", probability=probability,
+        threshold=0.4, pattern="image+text", run="demo", policy_version="v1", source="model", match=None, audit=False,
+        weight=1.0, shadow=None, original=None,
+    )  # fmt: skip
+    return replace(row, **given)
+
+
+@pytest.fixture
+def store(url):
+    made = Store(url, secret=b"s" * 32)
+    made.migrate()
+    yield made
+    made.close()
+
+
+def ids(items):
+    return [int(item.id, 16) for item in items]
+
+
+def test_a_decision_is_kept_as_it_was_and_its_subject_is_not(store):
+    row = logged(1, shadow={"action": "allow"}, match={"list": "known", "entry": "7"})
+    store.record([row])
+    kept = store.decision(row.id)
+    assert (kept.at, kept.client, kept.body, kept.probability) == (row.at, "shop", row.decision, 0.5)
+    assert kept.shadow == row.shadow and kept.match == row.match
+    with store.engine.connect() as connection:
+        everything = str(connection.execute(sa.text("SELECT * FROM decisions")).all())
+    assert "ann" not in everything.replace("channel", "")
+    assert [e.kind for e in store.history(row.id)] == ["decided"]
+    with pytest.raises(Unknown, match="no decision 'zzz'"):
+        store.decision("zzz")
+
+
+def test_what_is_written_twice_is_there_once(store):
+    store.record([logged(1), logged(2)])
+    store.record([logged(2, probability=0.9), logged(3)])
+    assert store.decision(logged(2).id).probability == 0.5
+    assert ids(store.queue(sort="age")) == [1, 2, 3]
+    assert len(store.history(logged(2).id)) == 1
+
+
+def test_rows_are_written_all_or_none(store):
+    with pytest.raises(Exception, match=r"(?i)null"):
+        store.record([logged(1), logged(2, run=None)])
+    assert store.queue() == []
+    with pytest.raises(Unknown):
+        store.decision(logged(1).id)
+
+
+@pytest.mark.parametrize("table", ["decisions", "events"])
+def test_the_database_itself_refuses_to_change_the_log(store, table):
+    store.record([logged(1)])
+    column = {"decisions": "action", "events": "who"}[table]
+    with pytest.raises(sa.exc.DBAPIError, match="are never changed"), store.engine.begin() as connection:
+        connection.execute(sa.text(f"UPDATE {table} SET {column} = 'x'"))
+    assert store.decision(logged(1).id).action == "review"
+
+
+def test_migrating_twice_changes_nothing(store):
+    store.record([logged(1)])
+    store.migrate()
+    assert ids(store.queue()) == [1]
+
+
+def test_tables_are_those_that_the_code_knows(store):
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from bifocal.serve.tables import metadata
+
+    with store.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+# ---------------------------------------------------------------------------------------------------- the queue
+
+
+def test_review_and_audit_join_the_queue_and_the_doubtful_come_first(store):
+    store.record(
+        [logged(1, probability=0.9), logged(2, "allow"), logged(3, "allow", audit=True, probability=0.1), logged(4)]
+    )
+    assert ids(store.queue()) == [4, 3, 1]
+    assert ids(store.queue(sort="age")) == [1, 3, 4]
+    assert ids(store.queue(reason="audit")) == [3]
+    assert store.counts() == {"open.review": 2, "open.audit": 1, "claimed": 0}
+
+
+def test_pages_follow_each_other_without_a_gap(store):
+    store.record([logged(i, probability=0.4 + (i % 7) / 20, client=f"c{i % 2}") for i in range(1, 60)])
+    for sort, key in (("uncertainty", "distance"), ("age", "since")):
+        seen, after = [], None
+        while page := store.queue(sort=sort, limit=8, after=after, client="c1"):
+            seen += ids(page)
+            after = getattr(page[-1], key), page[-1].id
+        assert sorted(seen) == [i for i in range(1, 60) if i % 2] and len(seen) == len(set(seen))
+        assert seen == ids(store.queue(sort=sort, limit=100, client="c1"))
+
+
+def test_an_item_is_in_one_hand(store):
+    store.record([logged(1), logged(2, probability=0.9)])
+    first = store.claim("ann")
+    assert (ids([first]), first.claimed_by) == ([1], "ann")
+    assert ids([store.claim("bob")]) == [2]
+    assert store.claim("eve") is None
+    with pytest.raises(Conflict, match="claimed by ann"):
+        store.claim("bob", first.id)
+    assert store.claim("ann", first.id).claimed_by == "ann"  # once more, for longer
+    store.release(first.id, "ann")
+    assert store.claim("eve").id == first.id
+    with pytest.raises(Conflict, match="claimed by eve"):
+        store.release(first.id, "ann")
+    with pytest.raises(Unknown):
+        store.claim("ann", "zzz")
+
+
+def test_a_lease_runs_out(store):
+    store.record([logged(1)])
+    number = store.claim("ann", lease_s=-1).id
+    with pytest.raises(Conflict, match="claim has run out"):
+        store.verdict(number, "ann", "allow")
+    assert store.claim("bob").id == number
+
+
+def test_a_verdict_its_undoing_and_an_appeal(store):
+    store.record([logged(1)])
+    number = logged(1).id
+    with pytest.raises(Conflict, match="claimed by nobody"):
+        store.verdict(number, "ann", "block")
+    store.claim("ann")
+    store.verdict(number, "ann", "block", "a slur in the picture")
+    assert store.queue() == [] and store.queue(state="done")[0].verdict == "block"
+    with pytest.raises(Conflict, match="not decided by bob, but by ann"):
+        store.undo(number, "bob")
+    store.undo(number, "ann")
+    assert store.item(number).claimed_by == "ann" and store.item(number).verdict is None
+    store.verdict(number, "ann", "allow", "satire")
+    with pytest.raises(NotYours):
+        store.appeal(number, "forum", "it is not", client="forum")
+    store.appeal(number, "shop", "the author says it is no satire", client="shop")
+    with pytest.raises(Conflict, match="waits in the queue already"):
+        store.appeal(number, "shop", "again")
+    (item,) = store.queue()
+    assert (item.reason, item.state, item.claimed_by) == ("appeal", "open", None)
+    kinds = [e.kind for e in store.history(number)]
+    assert kinds == ["decided", "claimed", "verdict", "undone", "verdict", "appealed"]
+    assert store.history(number)[2].what == {
+        "action": "block", "reason": "a slur in the picture", "label": None, "decided": "review"
+    }  # fmt: skip
+    with pytest.raises(StoreError, match="a verdict is allow or block"):
+        store.verdict(number, "ann", "perhaps")
+
+
+def test_a_decision_that_nobody_queued_can_be_appealed(store):
+    store.record([logged(1, "block", probability=0.95)])
+    store.appeal(logged(1).id, "shop", "harmless")
+    (item,) = store.queue()
+    assert (item.reason, item.distance) == ("appeal", pytest.approx(0.55))
+
+
+def grab(store, who, found):
+    while (item := store.claim(who)) is not None:
+        found.append((item.id, who))
+        store.verdict(item.id, who, "allow")
+
+
+def test_no_item_is_handed_to_two_of_many_threads(store):
+    store.record([logged(i) for i in range(1, 81)])
+    found = []
+    threads = [threading.Thread(target=grab, args=(store, f"m{i}", found)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 80 == len({number for number, _ in found})
+
+
+def grab_alone(url, who, pipe):
+    store, found = Store(url, secret=b"s" * 32), []
+    grab(store, who, found)
+    pipe.send(found)
+
+
+def test_no_item_is_handed_to_two_of_many_processes(store, url):
+    store.record([logged(i) for i in range(1, 61)])
+    context = multiprocessing.get_context("spawn")
+    pipes = []
+    for i in range(3):
+        here, there = context.Pipe()
+        process = context.Process(target=grab_alone, args=(url, f"m{i}", there))
+        process.start()
+        pipes.append((here, process))
+    found = [row for here, _ in pipes for row in here.recv()]
+    for _, process in pipes:
+        process.join()
+    assert len(found) == 60 == len({number for number, _ in found})
+    assert {e.who for number, _ in found for e in store.history(number)[1:]} <= {"m0", "m1", "m2"}
+
+
+# ---------------------------------------------------------------------------------------- what becomes known later
+
+
+def test_feedback_is_of_ones_own_decisions(store):
+    store.record([logged(1, "allow")])
+    store.feedback(logged(1).id, "shop", "1", "reported")
+    with pytest.raises(NotYours):
+        store.feedback(logged(1).id, "forum", "1")
+    with pytest.raises(Unknown):
+        store.feedback("zzz", "shop", "1")
+    (row,) = store.labelled("demo")
+    assert (row["label"], row["from"], row["by"], row["said"]) == ("1", "feedback", "shop", "reported")
+    assert list(store.labelled("another")) == []
+
+
+def test_the_last_verdict_counts_more_than_feedback(store):
+    store.record([logged(1, original=Original("words", b"png")), logged(2), logged(3)])
+    for number in (1, 2):
+        store.claim("ann", logged(number).id)
+        store.verdict(logged(number).id, "ann", "block")
+    store.feedback(logged(1).id, "shop", "0")
+    store.undo(logged(2).id, "ann")
+    store.feedback(logged(3).id, "shop", "0")
+    store.feedback(logged(3).id, "shop", "1")
+    first, third = store.labelled()
+    assert (first["from"], first["action"], first["text"], first["picture"]) == ("verdict", "block", "words", b"png")
+    assert (third["from"], third["label"]) == ("feedback", "1")
+
+
+def test_a_subject_is_forgotten_whole(store):
+    store.record(
+        [
+            logged(1, original=Original("words", b"p")),
+            logged(2, subject="bob"),
+            logged(3, client="forum"),
+            logged(4, subject=None),
+        ]
+    )
+    store.claim("m", logged(1).id)
+    store.feedback(logged(1).id, "shop", "1")
+    receipt = store.forget("ann", "shop")
+    assert receipt.counts == {"originals": 1, "feedback": 1, "items": 1, "events": 3, "decisions": 1}
+    assert ids(store.queue(sort="age")) == [2, 3, 4] and store.original(logged(1).id) is None
+    assert store.forget("ann").counts["decisions"] == 1  # an admin: what the forum sent too
+    assert store.forget("ann").counts["decisions"] == 0
+    with store.engine.connect() as connection:
+        assert "ann" not in str(connection.execute(sa.text("SELECT * FROM receipts")).all())
+
+
+def test_originals_are_purged_and_the_decisions_stay(store):
+    store.record([logged(i, original=Original(f"words {i}", None)) for i in range(1, 4)])
+    assert store.purge(START + timedelta(seconds=2)) == 1
+    assert store.original(logged(1).id) is None and store.original(logged(2).id).text == "words 2"
+    assert [e.kind for e in store.history(logged(1).id)] == ["decided", "purged"]
+
+
+def test_the_summary_counts_what_happened_since(store):
+    store.record(
+        [
+            logged(1, "allow", 0.1, shadow={"action": "block"}),
+            logged(2, "allow", 0.99, shadow={"action": "allow"}),
+            logged(3, "block", 1.0, audit=True),
+            logged(4, None, None, at=START + timedelta(hours=1)),
+            logged(5, "block", at=START - timedelta(days=2)),
+        ]
+    )
+    store.claim("m")
+    store.verdict(logged(3).id, "m", "allow")
+    said = store.summary(START)
+    assert said["decisions"] == {"allow": 2, "block": 1, "none": 1}
+    assert said["shadow"] == {"scored": 2, "disagree": 1}
+    assert said["verdicts"] == {"allow": 1, "block": 0, "overturned": 1}
+    assert said["probability"][2] == 1 and said["probability"][19] == 2 and sum(said["probability"]) == 3
+    assert said["hours"] == [
+        ["2026-03-01T12:00", "allow", 2],
+        ["2026-03-01T12:00", "block", 1],
+        ["2026-03-01T13:00", "none", 1],
+    ]
+    assert [int(kept.id, 16) for kept in store.disagreements()] == [1]
+
+
+# ------------------------------------------------------------------------------------------------ being away
+
+
+def test_a_database_that_went_away_is_told_and_found_again(cluster):
+    store = Store(cluster.create("away"), secret=b"s" * 32)
+    store.migrate()
+    store.record([logged(1)])
+    cluster.stop()
+    try:
+        with pytest.raises(StoreGone, match="cannot be reached"):
+            store.record([logged(2)])
+        assert store.gone
+    finally:
+        cluster.start()
+    store.record([logged(2)])
+    assert not store.gone and ids(store.queue(sort="age")) == [1, 2]
+    store.close()
+
+
+def test_what_is_no_database_is_told():
+    with pytest.raises(RunError, match="the decision log is a database such as"):
+        Store("decisions.sqlite", secret=b"s" * 32)
+    with pytest.raises(RunError):
+        Store("mystery://x/y", secret=b"s" * 32)
+
+
+def test_a_password_is_never_told(tmp_path):
+    store = Store("postgresql://someone:hunter2@127.0.0.1:1/nothing", secret=b"s" * 32)
+    with pytest.raises(StoreGone) as gone:
+        store.migrate()
+    assert "hunter2" not in str(gone.value)
+
+
+def test_the_secret_is_made_once_and_for_its_owner(tmp_path):
+    secret = read_secret(tmp_path / "state")
+    assert read_secret(tmp_path / "state") == secret and len(secret) == 32
+    assert (tmp_path / "state" / "secret").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "state" / "secret").write_bytes(b"short")
+    with pytest.raises(RunError, match="holds no key of 32 bytes"):
+        read_secret(tmp_path / "state")
+
+
+def test_the_share_that_is_audited_stands_for_the_rest():
+    import random
+
+    rng = random.Random(0)
+    drawn = [audited(f"{rng.getrandbits(128):032x}", "allow", 0.05) for _ in range(20_000)]
+    assert 0.045 < sum(audit for audit, _ in drawn) / len(drawn) < 0.055
+    assert sum(weight for _, weight in drawn) == pytest.approx(20_000, rel=0.1)
+    assert audited("0" * 32, "review", 0.05) == (False, 1.0)
+    assert audited("0" * 32, "allow", 0.0) == (False, 0.0)
+
+
+def test_what_no_database_takes_is_written_otherwise(store):
+    odd = "a\0b\ud800c"
+    store.record([logged(1, external_id=odd, subject=odd, original=Original(odd, None))])
+    store.claim("m")
+    store.verdict(logged(1).id, "m", "block", odd)
+    store.feedback(logged(1).id, "shop", "1", odd)
+    store.appeal(logged(1).id, "shop", odd)
+    assert store.decision(logged(1).id).external_id == store.original(logged(1).id).text == "ab\ufffdc"
+    assert store.forget(odd).counts["decisions"] == 1
