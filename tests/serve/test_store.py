@@ -159,7 +159,7 @@ def test_a_verdict_its_undoing_and_an_appeal(store):
     store.claim("ann")
     store.verdict(number, "ann", "block", "a slur in the picture")
     assert store.queue() == [] and store.queue(state="done")[0].verdict == "block"
-    with pytest.raises(Conflict, match="not decided by bob, but by ann"):
+    with pytest.raises(Conflict, match="was decided by ann: only bob"):
         store.undo(number, "bob")
     store.undo(number, "ann")
     assert store.item(number).claimed_by == "ann" and store.item(number).verdict is None
