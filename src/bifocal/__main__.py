@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from .errors import BifocalError, extras_named
+from .serve.commands import feedback_app, log_app
 
 if TYPE_CHECKING:
     from .console import ConsoleReporter
@@ -368,6 +369,10 @@ def policy_set(
     from .policies import set_threshold
 
     print_counts(set_threshold(run_folder, model, threshold, pattern=pattern, by=by, why=why), as_json)
+
+
+app.add_typer(feedback_app, name="feedback")
+app.add_typer(log_app, name="log")
 
 
 @app.command()

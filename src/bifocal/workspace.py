@@ -274,6 +274,11 @@ class Workspace:
             os.close(file)
 
 
+def state_of(folder: Path) -> Path:
+    """Where a service of this run or bundle keeps its decision log and keys, unless it is told another folder."""
+    return folder / "serve"
+
+
 _ARTIFACTS = {
     "manifest": "data_manifest.jsonl",
     "ocr": "ocr.jsonl",
