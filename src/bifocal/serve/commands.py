@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,6 +50,18 @@ def _store(run_folder: Path, state: Path | None, database: str | None) -> Store:
     return store
 
 
+def _print(content: Mapping[str, Any], as_json: bool) -> None:
+    """A line for each entry, or JSON."""
+    if as_json:
+        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        return
+    width = max(map(len, content))
+    for key, value in content.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name}: {one}" for name, one in value.items()) or "none"
+        typer.echo(f"{key:<{width}}  {value}")
+
+
 @feedback_app.command("export")
 def feedback_export(
     run_folder: RunFolder,
@@ -59,12 +73,11 @@ def feedback_export(
     as_json: Json = False,
 ) -> None:
     """Write posts with what people said of them; retrain on source: {kind: feedback, root: FOLDER}."""
-    from ..console import print_counts
     from .retraining import export, label_of
 
     run, name, label = label_of(run_folder)
     store = _store(run_folder, state, database)
-    print_counts({"folder": str(output), **export(store.labelled(run), name, label, output)}, as_json)
+    _print({"folder": str(output), **export(store.labelled(run), name, label, output)}, as_json)
 
 
 @log_app.command("counts")
@@ -76,12 +89,10 @@ def log_counts(
     as_json: Json = False,
 ) -> None:
     """How many decisions there were of late, and what waits in the queue."""
-    from ..console import print_counts
-
     store = _store(run_folder, state, database)
     recent = store.summary(datetime.now(UTC) - timedelta(hours=hours))
     told = {name: recent[name] for name in ("decisions", "sources", "clients", "policies", "shadow", "verdicts")}
-    print_counts({**told, "feedback": recent["feedback"], "queue": store.counts()}, as_json)
+    _print({**told, "feedback": recent["feedback"], "queue": store.counts()}, as_json)
 
 
 @log_app.command("purge")
@@ -93,10 +104,8 @@ def log_purge(
     as_json: Json = False,
 ) -> None:
     """Delete kept posts that are older than so many days; a running service does it by itself (keep_days)."""
-    from ..console import print_counts
-
     store = _store(run_folder, state, database)
-    print_counts({"purged": store.purge(datetime.now(UTC) - timedelta(days=days))}, as_json)
+    _print({"purged": store.purge(datetime.now(UTC) - timedelta(days=days))}, as_json)
 
 
 @log_app.command("forget")
@@ -111,6 +120,4 @@ def log_forget(
     as_json: Json = False,
 ) -> None:
     """Delete all that is held of an author, and print the receipt."""
-    from ..console import print_counts
-
-    print_counts(_store(run_folder, state, database).forget(subject, client).to_dict(), as_json)
+    _print(_store(run_folder, state, database).forget(subject, client).to_dict(), as_json)
