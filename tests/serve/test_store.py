@@ -352,8 +352,11 @@ def test_the_summary_counts_what_happened_since(store):
         ]
     )
     store.claim("m")
+    store.verdict(logged(3).id, "m", "block")
+    store.undo(logged(3).id, "m")
     store.verdict(logged(3).id, "m", "allow")
     said = store.summary(START)
+    assert said["clients"] == {"shop": 4} and said["policies"] == {"v1": 4} and said["feedback"] == 0
     assert said["decisions"] == {"allow": 2, "block": 1, "none": 1}
     assert said["shadow"] == {"scored": 2, "disagree": 1}
     assert said["verdicts"] == {"allow": 1, "block": 0, "overturned": 1}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import func, select
+from sqlalchemy import Connection, Row, func, select
 
 from .database import Database, hour_of
 from .queue import kept
@@ -29,36 +31,28 @@ class Figures(Database):
         """
         with self._reading() as connection:
             recent = decisions.c.at >= since
-
-            def by(column: Any) -> dict[str, int]:
-                asked = select(column, func.count()).where(recent).group_by(column).order_by(func.count().desc())
-                return {str(name) if name is not None else "none": n for name, n in connection.execute(asked)}
-
-            hour = hour_of(connection, decisions.c.at)
-            hours = select(hour, decisions.c.action, func.count()).where(recent).group_by(hour, decisions.c.action)
+            of = (decisions.c.action, decisions.c.source, decisions.c.client, decisions.c.pattern)
+            groups = hour_of(connection, decisions.c.at), *of, decisions.c.policy_version
+            differ = func.sum(sa.cast(decisions.c.disagrees, sa.Integer))
+            # One pass for all counts: a day may hold very many rows.
+            asked = select(*groups, func.count(), func.count(decisions.c.shadow), differ)
+            counted: Sequence[Row[Any]] = connection.execute(asked.where(recent).group_by(*groups)).all()
             cell = sa.cast(func.floor(decisions.c.probability * 20), sa.Integer)
             cells = select(cell, func.count()).where(recent, decisions.c.probability.is_not(None)).group_by(cell)
             histogram = [0] * 20
             for place, n in connection.execute(cells):
                 histogram[min(19, int(place))] += n
-            scored = select(func.count()).where(recent, decisions.c.shadow.is_not(None))
-            differ = select(func.count()).where(recent, decisions.c.disagrees)
-            said = select(feedback.c.number).where(feedback.c.at >= since)
-            judged = select(events.c.what).where(events.c.kind == "verdict", events.c.at >= since)
-            verdicts = {"allow": 0, "block": 0, "overturned": 0}
-            for what in connection.scalars(judged):
-                verdicts[what["action"]] += 1
-                verdicts["overturned"] += what["decided"] in VERDICTS and what["decided"] != what["action"]
+            said = select(func.count()).select_from(feedback).where(feedback.c.at >= since)
+            hours = _tally(counted, lambda row: (row[0], _named(1)(row)))
             return {
-                "decisions": by(decisions.c.action),
-                "sources": by(decisions.c.source),
-                "clients": by(decisions.c.client),
-                "patterns": by(decisions.c.pattern),
-                "policies": by(decisions.c.policy_version),
-                "hours": sorted([str(h), action or "none", n] for h, action, n in connection.execute(hours)),
-                "shadow": {"scored": connection.scalar(scored) or 0, "disagree": connection.scalar(differ) or 0},
-                "verdicts": verdicts,
-                "feedback": connection.scalar(select(func.count()).select_from(said.subquery())) or 0,
+                **{
+                    name: _tally(counted, _named(i))
+                    for i, name in enumerate(("decisions", "sources", "clients", "patterns", "policies"), start=1)
+                },
+                "hours": sorted([hour, action, n] for (hour, action), n in hours.items()),
+                "shadow": {"scored": sum(row[-2] for row in counted), "disagree": sum(row[-1] for row in counted)},
+                "verdicts": _verdicts(connection, since),
+                "feedback": connection.scalar(said) or 0,
                 "probability": histogram,
             }
 
@@ -67,3 +61,34 @@ class Figures(Database):
         asked = select(decisions).where(decisions.c.disagrees).order_by(decisions.c.at.desc()).limit(limit)
         with self._reading() as connection:
             return [kept(row) for row in connection.execute(asked)]
+
+
+def _named(column: int) -> Callable[[Row[Any]], str]:
+    return lambda row: "none" if row[column] is None else row[column]
+
+
+def _tally(counted: Sequence[Row[Any]], key: Callable[[Row[Any]], Any]) -> dict[Any, int]:
+    """Counts by a key, the largest first."""
+    tally: Counter[Any] = Counter()
+    for row in counted:
+        tally[key(row)] += row[-3]
+    return dict(sorted(tally.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _verdicts(connection: Connection, since: datetime) -> dict[str, int]:
+    """Verdicts that were not taken back, and those of them that say otherwise than the decision."""
+    asked = (
+        select(events).where(events.c.kind.in_(("verdict", "undone")), events.c.at >= since).order_by(events.c.number)
+    )
+    standing: dict[str, list[dict[str, Any]]] = {}
+    for row in connection.execute(asked):
+        of_it = standing.setdefault(row.decision_id, [])
+        if row.kind == "verdict":
+            of_it.append(row.what)
+        elif of_it:
+            of_it.pop()
+    counts = {"allow": 0, "block": 0, "overturned": 0}
+    for what in (what for of_it in standing.values() for what in of_it):
+        counts[what["action"]] += 1
+        counts["overturned"] += what["decided"] in VERDICTS and what["decided"] != what["action"]
+    return counts

@@ -61,10 +61,12 @@ class Queue(Database):
         StoreGone
         """
         key = _key(sort)
-        asked = _filtered(_ITEMS.where(items.c.state == state), reason, client, pattern)
-        asked = asked.order_by(key, items.c.decision_id).limit(limit)
+        order = key, items.c.decision_id
+        page = _filtered(select(items.c.decision_id).where(items.c.state == state), reason, client, pattern)
         if after is not None:
-            asked = asked.where(tuple_(key, items.c.decision_id) > tuple_(literal(after[0], key.type), after[1]))
+            page = page.where(tuple_(*order) > tuple_(literal(after[0], key.type), after[1]))
+        # The page first, off its index, then what belongs to it: joined first, PostgreSQL would sort the whole queue.
+        asked = _ITEMS.where(items.c.decision_id.in_(page.order_by(*order).limit(limit))).order_by(*order)
         with self._reading() as connection:
             return [_whole(row) for row in connection.execute(asked)]
 
