@@ -33,9 +33,9 @@ class Figures(Database):
             recent = decisions.c.at >= since
             of = (decisions.c.action, decisions.c.source, decisions.c.client, decisions.c.pattern)
             groups = hour_of(connection, decisions.c.at), *of, decisions.c.policy_version
-            differ = func.sum(sa.cast(decisions.c.disagrees, sa.Integer))
+            differ = func.sum(sa.cast(decisions.c.disagrees, sa.Integer)).label("differ")
             # One pass for all counts: a day may hold very many rows.
-            asked = select(*groups, func.count(), func.count(decisions.c.shadow), differ)
+            asked = select(*groups, func.count().label("n"), func.count(decisions.c.shadow).label("scored"), differ)
             counted: Sequence[Row[Any]] = connection.execute(asked.where(recent).group_by(*groups)).all()
             cell = sa.cast(func.floor(decisions.c.probability * 20), sa.Integer)
             cells = select(cell, func.count()).where(recent, decisions.c.probability.is_not(None)).group_by(cell)
@@ -50,7 +50,10 @@ class Figures(Database):
                     for i, name in enumerate(("decisions", "sources", "clients", "patterns", "policies"), start=1)
                 },
                 "hours": sorted([hour, action, n] for (hour, action), n in hours.items()),
-                "shadow": {"scored": sum(row[-2] for row in counted), "disagree": sum(row[-1] for row in counted)},
+                "shadow": {
+                    "scored": sum(row.scored for row in counted),
+                    "disagree": sum(row.differ for row in counted),
+                },
                 "verdicts": _verdicts(connection, since),
                 "feedback": connection.scalar(said) or 0,
                 "probability": histogram,
@@ -71,7 +74,7 @@ def _tally(counted: Sequence[Row[Any]], key: Callable[[Row[Any]], Any]) -> dict[
     """Counts by a key, the largest first."""
     tally: Counter[Any] = Counter()
     for row in counted:
-        tally[key(row)] += row[-3]
+        tally[key(row)] += row.n
     return dict(sorted(tally.items(), key=lambda item: (-item[1], item[0])))
 
 
