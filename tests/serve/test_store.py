@@ -136,6 +136,7 @@ def test_an_item_is_in_one_hand(store):
         store.claim("bob", first.id)
     assert store.claim("ann", first.id).claimed_by == "ann"  # once more, for longer
     store.release(first.id, "ann")
+    assert store.claim("eve", exclude=[first.id]) is None
     assert store.claim("eve").id == first.id
     with pytest.raises(Conflict, match="claimed by eve"):
         store.release(first.id, "ann")
@@ -435,7 +436,7 @@ def test_the_share_that_is_audited_stands_for_the_rest():
     assert 0.045 < sum(audit for audit, _ in drawn) / len(drawn) < 0.055
     assert sum(weight for _, weight in drawn) == pytest.approx(20_000, rel=0.1)
     assert audited("0" * 32, "review", 0.05) == (False, 1.0)
-    assert audited("0" * 32, "allow", 0.0) == (False, 0.0)
+    assert audited("0" * 32, "allow", 0.0) == audited("0" * 32, "block", 0.5) == (False, 0.0)
 
 
 def test_what_no_database_takes_is_written_otherwise(store):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -92,6 +92,7 @@ class Queue(Database):
         client: str | None = None,
         pattern: str | None = None,
         sort: Sort = "uncertainty",
+        exclude: Sequence[str] = (),
     ) -> Item | None:
         """Take an item into one's hands, so that nobody else is handed it.
 
@@ -101,6 +102,8 @@ class Queue(Database):
             None = the first that is free, in the order of ``sort``.
         lease_s : float
             After which it is free again.
+        exclude : sequence of str, optional
+            Items that are passed over.
 
         Returns
         -------
@@ -123,6 +126,8 @@ class Queue(Database):
                     raise Conflict(f"the item {number} is {by}: take another")
                 return self._item(connection, number)
             asked = _filtered(select(items.c.decision_id).where(items.c.state == "open", free), reason, client, pattern)
+            if exclude:
+                asked = asked.where(items.c.decision_id.not_in(exclude))
             asked = free_ones(connection, asked.order_by(_key(sort), items.c.decision_id).limit(1))
             for _ in range(_TRIES):
                 first = connection.scalar(asked)

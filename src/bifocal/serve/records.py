@@ -177,14 +177,14 @@ def audited(decision: str, action: str | None, share: float) -> tuple[bool, floa
     """Whether a decision joins the queue as a sample, and how many decisions it stands for once it is reviewed.
 
     Drawn by the decision's random id: the same one gives the same answer. Posts under review are all seen and stand
-    for themselves; of all others the share that is drawn stands for the rest, without which retraining on what was
-    reviewed would learn from doubtful posts alone (Horvitz and Thompson 1952).
+    for themselves; of the allowed ones the share that is drawn stands for the rest, without which retraining on what
+    was reviewed would learn from doubtful posts alone (Horvitz and Thompson 1952).
 
     >>> audited("00000000" + "a" * 24, "allow", 0.01)
     (True, 100.0)
     """
-    if action == "review":
-        return False, 1.0
+    if action in ("review", "block"):
+        return False, 1.0 if action == "review" else 0.0
     drawn = int(decision[:8], 16) < share * 2**32
     return drawn, 1 / share if drawn else 0.0
 
