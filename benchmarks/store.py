@@ -61,7 +61,7 @@ def decisions(rows: int) -> Iterator[Logged]:
             image_hash="i" * 64, decision=body, action=action,
             label=str(opinion["label"]), probability=probability, threshold=0.5,
             pattern=pattern, run="demo", policy_version="a" * 16, source="model", match=None,
-            audit=audit and action != "review", weight=100.0 if audit else 1.0,
+            audit=audit and action == "allow", weight=100.0 if audit else 1.0,
             shadow={"action": "allow"} if i % 3 == 0 else None,
             original=Original(TEXT, PICTURE) if i % 10 == 0 else None,
         )  # fmt: skip
