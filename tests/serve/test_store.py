@@ -70,7 +70,7 @@ def test_what_is_written_twice_is_there_once(store):
 
 
 def test_rows_are_written_all_or_none(store):
-    with pytest.raises(Exception, match=r"(?i)null"):
+    with pytest.raises(StoreError, match=r"refuses: (?i:.*null)"):
         store.record([logged(1), logged(2, run=None)])
     assert store.queue() == []
     with pytest.raises(Unknown):

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import RunError
-from .records import StoreFull, StoreGone
+from .records import StoreError, StoreFull, StoreGone
 
 _FULL = ("disk is full", "no space left", "disk full", "could not extend file")
 _FULL_STATE = "53100"
@@ -126,7 +126,7 @@ class Database:
             if isinstance(error, _AWAY) or error.connection_invalidated or type(error) is sa.exc.DatabaseError:
                 self.gone = True
                 raise StoreGone(f"the decision log {self.name} cannot be reached: {told}") from error
-            raise
+            raise StoreError(f"the decision log {self.name} refuses: {told}") from error
 
 
 def _engine(url: sa.URL) -> Engine:
