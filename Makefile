@@ -25,10 +25,15 @@ browser:  # pages are tested in Debian's chromium; without it those tests are sk
 		{ apt-get install -y -qq chromium >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null 2>&1; }; } \
 		|| echo "no chromium: install it to have the pages tested"
 
-test: install browser  ## the tests (offline, under 10 minutes on 2 cores)
+postgres:  # the decision log is tested in a real PostgreSQL too; without it those tests fail, and say what to do
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		{ apt-get install -y -qq postgresql >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq postgresql; } >/dev/null 2>&1; }; } \
+		|| echo "no PostgreSQL under /usr/lib/postgresql: install it, or set BIFOCAL_SKIP_POSTGRES=1"
+
+test: install browser postgres  ## the tests (offline, under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest $(TWO)
 
-test-all: install browser  ## the long suites too, unsampled
+test-all: install browser postgres  ## the long suites too, unsampled
 	$(BIN)/python -m pytest $(TWO) -m "not network and not gpu"
 
 lint: install  ## ruff format, ruff lint, mypy
@@ -45,4 +50,4 @@ check: lint test  ## what CI runs
 clean:  ## remove the environment and all runs
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install browser demo test test-all lint format check clean
+.PHONY: help install browser postgres demo test test-all lint format check clean

@@ -17,6 +17,7 @@ import typer
 from .errors import BifocalError, ConfigError, extras_named
 from .serve.cli import keys_app
 from .serve.cli import serve as serve_command
+from .serve.commands import feedback_app, log_app
 
 if TYPE_CHECKING:
     from .console import ConsoleReporter
@@ -386,6 +387,10 @@ def policy_set(
     from .policies import set_threshold
 
     print_counts(set_threshold(run_folder, model, threshold, pattern=pattern, by=by, why=why), as_json)
+
+
+app.add_typer(feedback_app, name="feedback")
+app.add_typer(log_app, name="log")
 
 
 @app.command()

@@ -47,6 +47,19 @@ def crisis_hate_mm(folder: Path) -> dict:
     return {"root": folder}
 
 
+def feedback(folder: Path) -> dict:
+    pictures(folder, "pictures/a.png")
+    label = {"abuse_hate": {"classes": [0, 1], "probability": "prob_hate", "description": "", "above": None}}
+    (folder / "label_taxonomy.json").write_text(json.dumps(label))
+    rows = [
+        {"id": "a", "image": "pictures/a.png", "labels": {"abuse_hate": 1}, "weight": 1.0, "sample": "review"},
+        {"id": "b", "text": "a lamp", "labels": {"abuse_hate": 0}, "weight": 100.0, "sample": "audit"},
+        {"id": "c", "text": "a lamp", "labels": {"abuse_hate": 7}, "weight": 1.0},
+    ]
+    (folder / "feedback.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"root": folder}
+
+
 def harmeme(folder: Path) -> dict:
     labels = [["not harmful"], ["very harmful", "society"], ["harmless"]]
     rows = [{"id": f"m{i}", "image": f"m{i}.png", "labels": own, "text": "A LAMP"} for i, own in enumerate(labels)]
@@ -136,6 +149,7 @@ def webdataset(folder: Path) -> dict:
 # A source that needs files adds a function here that writes a few into a folder and gives the options that name them.
 OPTIONS = {
     "crisis_hate_mm": crisis_hate_mm,
+    "feedback": feedback,
     "harmeme": harmeme,
     "hateful_memes": hateful_memes,
     "hub": hub,

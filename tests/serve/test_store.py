@@ -70,7 +70,7 @@ def test_what_is_written_twice_is_there_once(store):
 
 
 def test_rows_are_written_all_or_none(store):
-    with pytest.raises(Exception, match=r"(?i)null"):
+    with pytest.raises(StoreError, match=r"refuses: (?i:.*null)"):
         store.record([logged(1), logged(2, run=None)])
     assert store.queue() == []
     with pytest.raises(Unknown):
@@ -136,6 +136,7 @@ def test_an_item_is_in_one_hand(store):
         store.claim("bob", first.id)
     assert store.claim("ann", first.id).claimed_by == "ann"  # once more, for longer
     store.release(first.id, "ann")
+    assert store.claim("eve", exclude=[first.id]) is None
     assert store.claim("eve").id == first.id
     with pytest.raises(Conflict, match="claimed by eve"):
         store.release(first.id, "ann")
@@ -159,7 +160,7 @@ def test_a_verdict_its_undoing_and_an_appeal(store):
     store.claim("ann")
     store.verdict(number, "ann", "block", "a slur in the picture")
     assert store.queue() == [] and store.queue(state="done")[0].verdict == "block"
-    with pytest.raises(Conflict, match="not decided by bob, but by ann"):
+    with pytest.raises(Conflict, match="was decided by ann: only bob"):
         store.undo(number, "bob")
     store.undo(number, "ann")
     assert store.item(number).claimed_by == "ann" and store.item(number).verdict is None
@@ -226,6 +227,32 @@ def test_no_item_is_handed_to_two_of_many_processes(store, url):
     assert {e.who for number, _ in found for e in store.history(number)[1:]} <= {"m0", "m1", "m2"}
 
 
+def test_of_several_classes_the_least_sure_come_first_and_what_a_list_decided_last(store):
+    store.record(
+        [
+            logged(1, probability=0.9, threshold=None),
+            logged(2, probability=0.35, threshold=None),
+            logged(3, probability=None, threshold=None, source="list"),
+            logged(4, probability=0.5, threshold=0.3),
+        ]
+    )
+    assert ids(store.queue()) == [4, 2, 1, 3]
+
+
+@pytest.mark.parametrize("number", ["a\0b", "a\ud800b", "", "x" * 5000, "é"])
+def test_what_cannot_be_an_id_is_unknown(store, number):
+    for ask in (
+        store.decision,
+        store.history,
+        store.item,
+        lambda n: store.claim("ann", n),
+        lambda n: store.appeal(n, "shop", ""),
+        lambda n: store.feedback(n, "shop", "1"),
+    ):
+        with pytest.raises(Unknown):
+            ask(number)
+
+
 # ---------------------------------------------------------------------------------------- what becomes known later
 
 
@@ -275,6 +302,39 @@ def test_a_subject_is_forgotten_whole(store):
         assert "ann" not in str(connection.execute(sa.text("SELECT * FROM receipts")).all())
 
 
+def test_who_was_forgotten_after_a_decision_does_not_come_back_with_it(store):
+    now = datetime.now(UTC)
+    store.record([logged(1)])
+    store.forget("ann", "shop")
+    late = [
+        logged(1),
+        logged(2),
+        logged(3, client="forum"),
+        logged(4, subject="bob"),
+        logged(5, subject=None),
+        logged(6, at=now + timedelta(minutes=1)),
+    ]
+    store.record(late)
+    assert ids(store.queue(sort="age")) == [3, 4, 5, 6]
+
+
+def test_nothing_of_the_forgotten_is_left_in_the_file(tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 'decisions.sqlite'}", secret=b"s" * 32)
+    store.migrate()
+    store.record([logged(i, original=Original(f"peculiar words {i} " * 200, b"peculiar" * 9000)) for i in range(1, 30)])
+
+    def left():
+        return any(b"peculiar" in path.read_bytes() for path in tmp_path.iterdir())
+
+    assert left()
+    store.forget("ann")
+    assert not left()
+    store.record([logged(i, at=datetime.now(UTC), original=Original("peculiar words", None)) for i in range(1, 30)])
+    assert store.purge(datetime.now(UTC)) == 29
+    assert not left()
+    store.close()
+
+
 def test_originals_are_purged_and_the_decisions_stay(store):
     store.record([logged(i, original=Original(f"words {i}", None)) for i in range(1, 4)])
     assert store.purge(START + timedelta(seconds=2)) == 1
@@ -293,8 +353,11 @@ def test_the_summary_counts_what_happened_since(store):
         ]
     )
     store.claim("m")
+    store.verdict(logged(3).id, "m", "block")
+    store.undo(logged(3).id, "m")
     store.verdict(logged(3).id, "m", "allow")
     said = store.summary(START)
+    assert said["clients"] == {"shop": 4} and said["policies"] == {"v1": 4} and said["feedback"] == 0
     assert said["decisions"] == {"allow": 2, "block": 1, "none": 1}
     assert said["shadow"] == {"scored": 2, "disagree": 1}
     assert said["verdicts"] == {"allow": 1, "block": 0, "overturned": 1}
@@ -349,6 +412,22 @@ def test_the_secret_is_made_once_and_for_its_owner(tmp_path):
         read_secret(tmp_path / "state")
 
 
+def test_services_that_start_at_once_share_a_secret(tmp_path):
+    found, gate = [], threading.Barrier(8)
+
+    def read():
+        gate.wait()
+        found.append(read_secret(tmp_path / "state"))
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8 and len(set(found)) == 1
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["secret"]
+
+
 def test_the_share_that_is_audited_stands_for_the_rest():
     import random
 
@@ -362,7 +441,9 @@ def test_the_share_that_is_audited_stands_for_the_rest():
 
 def test_what_no_database_takes_is_written_otherwise(store):
     odd = "a\0b\ud800c"
-    store.record([logged(1, external_id=odd, subject=odd, original=Original(odd, None))])
+    record = {"age": 3, "words": odd}
+    store.record([logged(1, external_id=odd, subject=odd, decision={"why": odd}, original=Original(odd, None, record))])
+    assert store.decision(logged(1).id).body == {"why": odd} and store.original(logged(1).id).tabular == record
     store.claim("m")
     store.verdict(logged(1).id, "m", "block", odd)
     store.feedback(logged(1).id, "shop", "1", odd)

@@ -125,15 +125,15 @@ def test_a_task_that_kills_two_processes_is_given_up_and_harms_no_other(pool):
 def test_processes_killed_at_random_moments_lose_no_task(pool):
     async def hunted():
         before = children()
-        tasks = [asyncio.ensure_future(pool.run(nap, 0.05, timeout=20)) for _ in range(40)]
+        tasks = [asyncio.ensure_future(pool.run(nap, 0.1, timeout=20)) for _ in range(80)]
         rng = random.Random(0)
-        for _ in range(3):
-            await asyncio.sleep(0.3)
+        for _ in range(2):  # far enough apart that no task is hit twice
+            await asyncio.sleep(1.5)
             os.kill(rng.choice(sorted(children() or before)), signal.SIGKILL)
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     found = asyncio.run(hunted())
-    assert sum(isinstance(pid, int) for pid in found) == 40, [f for f in found if not isinstance(f, int)]
+    assert sum(isinstance(pid, int) for pid in found) == 80, [f for f in found if not isinstance(f, int)]
 
 
 def test_a_task_that_takes_too_long_is_ended_and_its_process_with_it(pool):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import threading
@@ -14,7 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .store import Logged, Original, StoreFull, StoreGone
+from ..errors import RunError
+from .store import Logged, Original, StoreFull, StoreGone, hashed, read_secret
 
 AT_ONCE = 200
 
@@ -22,33 +24,35 @@ AT_ONCE = 200
 class Spool:
     """A file of decisions, a line each, that is synced to disk before `append` returns.
 
-    `replay` writes them into the log, which leaves alone those that it has: a crash between the log's commit and the
-    end of the file costs nothing and doubles nothing. A line that a crash cut short was never acknowledged.
+    Of an author it holds the hash alone, as the log does. `replay` writes the decisions into the log, which leaves
+    alone those that it has: a crash between the log's commit and the end of the file costs nothing and doubles nothing.
+    A line that a crash cut short was never acknowledged.
     """
 
     def __init__(self, state: Path):
         self.path = Path(state) / "spool.jsonl"
+        self._secret = read_secret(Path(state))
         self._lock = threading.Lock()
         self.pending = sum(1 for _ in self._lines()) if self.path.exists() else 0
         """Decisions that wait."""
 
     def append(self, rows: Sequence[Logged]) -> None:
         """Keep decisions, all or none. Raises `StoreFull`, `StoreGone` where the disk refuses."""
-        blob = b"".join(json.dumps(_plain(row)).encode() + b"\n" for row in rows)
+        blob = b"".join(json.dumps(self._plain(row)).encode() + b"\n" for row in rows)
         with self._lock:
             try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), "rb+") as f:
-                    end = _whole(f)
+                # Unbuffered: a buffer that could not be written would be tried again when the file is closed.
+                with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), "rb+", buffering=0) as f:
+                    end = _end_of_lines(f)
+                    f.truncate(end)
                     try:
-                        f.seek(end)
-                        f.truncate()
-                        f.write(blob)
-                        f.flush()
+                        _write(f, end, blob)
                         os.fsync(f.fileno())
                     except OSError:
-                        os.truncate(self.path, end)
+                        f.truncate(end)
                         raise
+                if end == 0:
+                    _sync_folder(self.path.parent)
             except OSError as error:
                 if error.errno in (ENOSPC, EDQUOT):
                     raise StoreFull(f"{self.path} has no room, and the decision log is away") from error
@@ -74,35 +78,54 @@ class Spool:
             self.pending = 0
             return done
 
+    def _plain(self, row: Logged) -> dict[str, Any]:
+        known = row.subject_hash if row.subject is None else hashed(self._secret, row.subject)
+        plain = asdict(row) | {"at": row.at.isoformat(), "subject": None, "subject_hash": known}
+        if row.original is not None and row.original.picture is not None:
+            plain["original"]["picture"] = base64.b64encode(row.original.picture).decode()
+        return plain
+
     def _lines(self) -> Iterator[Logged]:
         with open(self.path, "rb") as f:
-            for line in f:
-                if line.endswith(b"\n"):
+            for number, line in enumerate(f, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
                     yield _logged(json.loads(line))
+                except (ValueError, KeyError, TypeError):
+                    raise RunError(
+                        f"{self.path}: line {number} is no decision of ours: mend it, or take it out"
+                    ) from None
 
 
-def _whole(f: Any) -> int:
+def _end_of_lines(f: io.FileIO) -> int:
     """Where the last whole line ends."""
     size = f.seek(0, os.SEEK_END)
-    if size == 0:
-        return 0
-    f.seek(size - 1)
-    if f.read(1) == b"\n":
-        return int(size)
+    if size == 0 or os.pread(f.fileno(), 1, size - 1) == b"\n":
+        return size
     f.seek(0)
-    return int(f.read().rfind(b"\n") + 1)
+    return f.readall().rfind(b"\n") + 1
 
 
-def _plain(row: Logged) -> dict[str, Any]:
-    plain = asdict(row) | {"at": row.at.isoformat()}
-    if row.original is not None and row.original.picture is not None:
-        plain["original"]["picture"] = base64.b64encode(row.original.picture).decode()
-    return plain
+def _write(f: io.FileIO, at: int, blob: bytes) -> None:
+    f.seek(at)
+    rest = memoryview(blob)
+    while rest:
+        rest = rest[f.write(rest) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a new file's name on disk too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _logged(plain: dict[str, Any]) -> Logged:
     original = plain["original"]
     if original is not None:
         picture = original["picture"]
-        original = Original(original["text"], None if picture is None else base64.b64decode(picture))
+        original = Original(**{**original, "picture": None if picture is None else base64.b64decode(picture)})
     return Logged(**{**plain, "at": datetime.fromisoformat(plain["at"]), "original": original})

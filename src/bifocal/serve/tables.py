@@ -118,6 +118,7 @@ originals = Table(
     Column("at", Utc, nullable=False),
     Column("text", Text),
     Column("picture", LargeBinary),
+    Column("tabular", JSON(none_as_null=True)),
     Index("ix_originals_at", "at"),
 )
 
@@ -141,5 +142,6 @@ receipts = Table(
     Column("subject", String(64), nullable=False),
     Column("client", String(100)),
     Column("counts", JSON, nullable=False),
+    Index("ix_receipts_subject", "subject"),
 )
 """That a subject was forgotten; its name is not in it."""

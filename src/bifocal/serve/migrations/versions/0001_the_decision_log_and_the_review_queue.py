@@ -50,6 +50,7 @@ def upgrade() -> None:
         sa.Column("counts", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_receipts")),
     )
+    op.create_index("ix_receipts_subject", "receipts", ["subject"], unique=False)
     op.create_table(
         "events",
         sa.Column("number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -105,6 +106,7 @@ def upgrade() -> None:
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("text", sa.Text(), nullable=True),
         sa.Column("picture", sa.LargeBinary(), nullable=True),
+        sa.Column("tabular", sa.JSON(), nullable=True),
         sa.ForeignKeyConstraint(
             ["decision_id"], ["decisions.id"], name=op.f("fk_originals_decision_id"), ondelete="CASCADE"
         ),
@@ -137,6 +139,7 @@ def downgrade() -> None:
     op.drop_index("ix_events_decision_id", table_name="events")
     op.drop_index("ix_events_at", table_name="events")
     op.drop_table("events")
+    op.drop_index("ix_receipts_subject", table_name="receipts")
     op.drop_table("receipts")
     op.drop_index("ix_decisions_subject", table_name="decisions")
     op.drop_index("ix_decisions_at", table_name="decisions")

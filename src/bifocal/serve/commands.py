@@ -1,0 +1,123 @@
+"""The commands of the decision log: what people said of decisions for retraining, counts, and deleting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from .store import Store
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or an exported bundle.")]
+State = Annotated[
+    Path | None, typer.Option("--state", help="The service's state folder; by default serve/ in the run's folder.")
+]
+Database = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        metavar="URL",
+        envvar="BIFOCAL_DATABASE",
+        help="The decision log, where it is not decisions.sqlite in the state folder; better in BIFOCAL_DATABASE.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+
+feedback_app = typer.Typer(help="What became known of decided posts.", no_args_is_help=True)
+log_app = typer.Typer(help="The decision log of a service, and its review queue.", no_args_is_help=True)
+
+
+def _store(run_folder: Path, state: Path | None, database: str | None) -> Store:
+    from ..errors import RunError
+    from ..workspace import state_of
+    from .store import Store, read_secret
+
+    if not run_folder.is_dir():
+        raise RunError(f"there is no run folder {str(run_folder)!r}")
+    state = state or state_of(run_folder)
+    file = state / "decisions.sqlite"
+    if database is None and not file.exists():
+        raise RunError(f"there is no decision log {file}: `bifocal serve` makes it; another is named by --database")
+    if not (state / "secret").exists():
+        raise RunError(f"there is no key of the decision log in {state}: name the service's state folder by --state")
+    store = Store(database or f"sqlite:///{file.resolve()}", secret=read_secret(state))
+    store.migrate()
+    return store
+
+
+def _print(content: Mapping[str, Any], as_json: bool) -> None:
+    """A line for each entry, or JSON."""
+    if as_json:
+        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        return
+    width = max(map(len, content))
+    for key, value in content.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name}: {one}" for name, one in value.items()) or "none"
+        typer.echo(f"{key:<{width}}  {value}")
+
+
+@feedback_app.command("export")
+def feedback_export(
+    run_folder: RunFolder,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="A new folder, or that of an earlier export.")
+    ],
+    state: State = None,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Write posts with what people said of them; retrain on source: {kind: feedback, root: FOLDER}."""
+    from .retraining import export, label_of
+
+    run, name, label = label_of(run_folder)
+    store = _store(run_folder, state, database)
+    _print({"folder": str(output), **export(store.labelled(run), name, label, output)}, as_json)
+
+
+@log_app.command("counts")
+def log_counts(
+    run_folder: RunFolder,
+    hours: Annotated[float, typer.Option(min=0, help="Of decisions, those so many hours back.")] = 24,
+    state: State = None,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """How many decisions there were of late, and what waits in the queue."""
+    store = _store(run_folder, state, database)
+    recent = store.summary(datetime.now(UTC) - timedelta(hours=hours))
+    told = {name: recent[name] for name in ("decisions", "sources", "clients", "policies", "shadow", "verdicts")}
+    _print({**told, "feedback": recent["feedback"], "queue": store.counts()}, as_json)
+
+
+@log_app.command("purge")
+def log_purge(
+    run_folder: RunFolder,
+    days: Annotated[float, typer.Option(min=0, help="Older originals are deleted; decisions stay.")],
+    state: State = None,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Delete kept posts that are older than so many days; a running service does it by itself (keep_days)."""
+    store = _store(run_folder, state, database)
+    _print({"purged": store.purge(datetime.now(UTC) - timedelta(days=days))}, as_json)
+
+
+@log_app.command("forget")
+def log_forget(
+    run_folder: RunFolder,
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="The author, as the platform calls it.")],
+    client: Annotated[
+        str | None, typer.Option(help="Of what this client sent alone; by default of all that is held.")
+    ] = None,
+    state: State = None,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Delete all that is held of an author, and print the receipt."""
+    _print(_store(run_folder, state, database).forget(subject, client).to_dict(), as_json)

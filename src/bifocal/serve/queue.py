@@ -1,0 +1,329 @@
+"""The review queue: who has which post in hand, what was decided on it, and what is asked to be looked at again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, literal, or_, select, tuple_, update
+
+from .database import Database, free_ones
+from .records import (
+    VERDICTS,
+    Conflict,
+    Event,
+    Item,
+    Kept,
+    NotYours,
+    Reason,
+    Sort,
+    StoreError,
+    Unknown,
+    distance,
+    storable,
+)
+from .tables import decisions, events, items, originals
+
+LEASE_S = 300
+_TRIES = 20
+_NUMBER = re.compile(r"[!-~]{1,64}")
+
+
+class Queue(Database):
+    """Items, and the events of their decisions; `Store` adds the log behind them."""
+
+    def queue(
+        self,
+        *,
+        state: str = "open",
+        reason: Reason | None = None,
+        client: str | None = None,
+        pattern: str | None = None,
+        sort: Sort = "uncertainty",
+        limit: int = 50,
+        after: tuple[Any, str] | None = None,
+    ) -> list[Item]:
+        """A page of the queue.
+
+        Parameters
+        ----------
+        state : {"open", "done"}
+        sort : {"uncertainty", "age"}
+            Nearest to where the decision turns first, or longest waiting first.
+        after : (float or datetime, str), optional
+            ``distance`` or ``since``, and ``id``, of the last item of the page before.
+
+        Raises
+        ------
+        StoreGone
+        """
+        key = _key(sort)
+        order = key, items.c.decision_id
+        page = _filtered(select(items.c.decision_id).where(items.c.state == state), reason, client, pattern)
+        if after is not None:
+            page = page.where(tuple_(*order) > tuple_(literal(after[0], key.type), after[1]))
+        # The page first, off its index, then what belongs to it: joined first, PostgreSQL would sort the whole queue.
+        asked = _ITEMS.where(items.c.decision_id.in_(page.order_by(*order).limit(limit))).order_by(*order)
+        with self._reading() as connection:
+            return [_whole(row) for row in connection.execute(asked)]
+
+    def item(self, number: str) -> Item:
+        """One item. Raises `Unknown` where the decision is not in the queue, `StoreGone`."""
+        with self._reading() as connection:
+            return self._item(connection, number)
+
+    def _item(self, connection: Connection, number: str) -> Item:
+        found(connection, number)
+        row = connection.execute(_ITEMS.where(items.c.decision_id == number)).one_or_none()
+        if row is None:
+            raise Unknown(f"the decision {number!r} is not in the queue")
+        return _whole(row)
+
+    def claim(
+        self,
+        who: str,
+        number: str | None = None,
+        *,
+        lease_s: float = LEASE_S,
+        reason: Reason | None = None,
+        client: str | None = None,
+        pattern: str | None = None,
+        sort: Sort = "uncertainty",
+        exclude: Sequence[str] = (),
+    ) -> Item | None:
+        """Take an item into one's hands, so that nobody else is handed it.
+
+        Parameters
+        ----------
+        number : str, optional
+            None = the first that is free, in the order of ``sort``.
+        lease_s : float
+            After which it is free again.
+        exclude : sequence of str, optional
+            Items that are passed over.
+
+        Returns
+        -------
+        Item or None
+            None where none is free.
+
+        Raises
+        ------
+        Conflict
+            Where the item that was named is in other hands, or decided.
+        Unknown, StoreGone
+        """
+        now = datetime.now(UTC)
+        free = or_(items.c.claimed_until.is_(None), items.c.claimed_until < now, items.c.claimed_by == who)
+        with self._writing() as connection:
+            if number is not None:
+                item = self._item(connection, number)
+                if not self._take(connection, number, who, now, lease_s, free):
+                    by = f"claimed by {item.claimed_by}" if item.state == "open" else f"{item.state} already"
+                    raise Conflict(f"the item {number} is {by}: take another")
+                return self._item(connection, number)
+            asked = _filtered(select(items.c.decision_id).where(items.c.state == "open", free), reason, client, pattern)
+            if exclude:
+                asked = asked.where(items.c.decision_id.not_in(exclude))
+            asked = free_ones(connection, asked.order_by(_key(sort), items.c.decision_id).limit(1))
+            for _ in range(_TRIES):
+                first = connection.scalar(asked)
+                if first is None:
+                    return None
+                if self._take(connection, first, who, now, lease_s, free):
+                    return self._item(connection, first)
+            return None
+
+    def _take(self, connection: Connection, number: str, who: str, now: datetime, lease_s: float, free: Any) -> bool:
+        until = now + timedelta(seconds=lease_s)
+        changed = connection.execute(
+            update(items)
+            .where(items.c.decision_id == number, items.c.state == "open", free)
+            .values(claimed_by=who, claimed_until=until)
+        )
+        if changed.rowcount:
+            connection.execute(insert(events), [event(number, "claimed", who, now)])
+        return bool(changed.rowcount)
+
+    def release(self, number: str, who: str) -> None:
+        """Put an item back. Raises `Conflict` where it is not in these hands, `Unknown`, `StoreGone`."""
+        with self._writing() as connection:
+            self._change(connection, number, who, "released", claimed_by=None, claimed_until=None)
+
+    def verdict(self, number: str, who: str, action: str, reason: str = "", label: str | None = None) -> Event:
+        """Decide an item that is in one's hands.
+
+        Parameters
+        ----------
+        action : {"allow", "block"}
+        label : str, optional
+            The class that the post is of, where the action does not say it (several classes).
+
+        Raises
+        ------
+        Conflict
+            Where it is not, or not any more.
+        Unknown, StoreGone
+        """
+        if action not in VERDICTS:
+            raise StoreError(f"a verdict is {' or '.join(VERDICTS)}, found {action!r}")
+        with self._writing() as connection:
+            before = self._item(connection, number)
+            told = {"action": action, "reason": storable(reason), "label": label, "decided": before.decision.action}
+            return self._change(
+                connection, number, who, "verdict", told, state="done", verdict=action, judged_by=who,
+                claimed_by=None, claimed_until=None,
+            )  # fmt: skip
+
+    def _change(
+        self,
+        connection: Connection,
+        number: str,
+        who: str,
+        kind: str,
+        what: Mapping[str, Any] | None = None,
+        **values: Any,
+    ) -> Event:
+        """Change an open item in ``who``'s hands, whose lease has not run out."""
+        now = datetime.now(UTC)
+        changed = connection.execute(
+            update(items)
+            .where(
+                items.c.decision_id == number,
+                items.c.state == "open",
+                items.c.claimed_by == who,
+                items.c.claimed_until >= now,
+            )
+            .values(**values)
+        )
+        if not changed.rowcount:
+            item = self._item(connection, number)
+            held = "decided already" if item.state == "done" else f"claimed by {item.claimed_by or 'nobody'}"
+            raise Conflict(f"the item {number} is {held}, or {who}'s claim has run out: claim it first")
+        row = event(number, kind, who, now, **(what or {}))
+        connection.execute(insert(events), [row])
+        return Event(kind, who, now, row["what"])
+
+    def undo(self, number: str, who: str) -> None:
+        """Take one's own verdict back; the item is in one's hands again.
+
+        Raises
+        ------
+        Conflict
+            Where the last verdict is another's, or there is none.
+        Unknown, StoreGone
+        """
+        now = datetime.now(UTC)
+        with self._writing() as connection:
+            changed = connection.execute(
+                update(items)
+                .where(items.c.decision_id == number, items.c.state == "done", items.c.judged_by == who)
+                .values(
+                    state="open", verdict=None, judged_by=None, claimed_by=who,
+                    claimed_until=now + timedelta(seconds=LEASE_S),
+                )
+            )  # fmt: skip
+            if not changed.rowcount:
+                item = self._item(connection, number)
+                by = f"was decided by {item.judged_by}" if item.state == "done" else "waits in the queue"
+                raise Conflict(f"the item {number} {by}: only {who}'s own last verdict is taken back")
+            connection.execute(insert(events), [event(number, "undone", who, now)])
+
+    def appeal(self, number: str, who: str, reason: str, client: str | None = None) -> None:
+        """Ask that a decision, or a verdict on it, be looked at again; it joins the queue.
+
+        ``client`` None = whoever asked for the decision. Raises `Unknown`, `NotYours`, `Conflict` where it waits there
+        already, `StoreGone`.
+        """
+        now = datetime.now(UTC)
+        with self._writing() as connection:
+            row = found(connection, number)
+            owned(row, client)
+            changed = connection.execute(
+                update(items)
+                .where(items.c.decision_id == number, items.c.state == "done")
+                .values(state="open", reason="appeal", since=now, claimed_by=None, claimed_until=None)
+            )
+            if not changed.rowcount:
+                if connection.scalar(select(items.c.state).where(items.c.decision_id == number)) is not None:
+                    raise Conflict(f"the decision {number} waits in the queue already")
+                connection.execute(insert(items), [item_of(number, "appeal", now, row)])
+            connection.execute(insert(events), [event(number, "appealed", who, now, reason=storable(reason))])
+
+    def counts(self) -> dict[str, int]:
+        """Items by reason that are open (``open.review``, ...), those claimed, and those done."""
+        now = datetime.now(UTC)
+        with self._reading() as connection:
+            asked = select(items.c.state, items.c.reason, func.count()).group_by(items.c.state, items.c.reason)
+            found: dict[str, int] = {}
+            for state, reason, n in connection.execute(asked):
+                name = f"open.{reason}" if state == "open" else "done"
+                found[name] = found.get(name, 0) + n
+            held = select(func.count()).where(items.c.state == "open", items.c.claimed_until >= now)
+            return {**found, "claimed": connection.scalar(held) or 0}
+
+
+def event(number: str, kind: str, who: str, at: datetime, **what: Any) -> dict[str, Any]:
+    """A row of the events."""
+    return {"decision_id": number, "kind": kind, "who": who, "at": at, "what": what}
+
+
+def item_of(number: str, reason: Reason, since: datetime, decision: Any) -> dict[str, Any]:
+    """A row of the queue for a decision, `Logged` or as the log has it."""
+    return {
+        "decision_id": number,
+        "since": since,
+        "reason": reason,
+        "state": "open",
+        "client": decision.client,
+        "pattern": decision.pattern,
+        "distance": distance(decision.probability, decision.threshold),
+    }
+
+
+def found(connection: Connection, number: str) -> Row[Any]:
+    """The row of a decision. Raises `Unknown`."""
+    row = None
+    if _NUMBER.fullmatch(number):  # a NUL, or a surrogate, is more than a database takes
+        row = connection.execute(select(decisions).where(decisions.c.id == number)).one_or_none()
+    if row is None:
+        raise Unknown(f"there is no decision {number[:64]!r}")
+    return row
+
+
+def owned(row: Row[Any], client: str | None) -> None:
+    """Raise `NotYours` where a client is named and the decision is another's."""
+    if client is not None and row.client != client:
+        raise NotYours(f"there is no decision {row.id!r}")  # that it exists is none of another's business
+
+
+def kept(row: Row[Any]) -> Kept:
+    """A decision as the log has it; columns by their tables, as an item's client and pattern bear the same names."""
+    return Kept(**{f.name: row._mapping[decisions.c[f.name]] for f in fields(Kept)})
+
+
+_ITEMS = (
+    select(decisions, items, originals.c.text, originals.c.picture.is_not(None).label("has_picture"))
+    .join(decisions, decisions.c.id == items.c.decision_id)
+    .outerjoin(originals, originals.c.decision_id == items.c.decision_id)
+)
+
+
+def _filtered(asked: Select[Any], reason: Reason | None, client: str | None, pattern: str | None) -> Select[Any]:
+    for column, value in ((items.c.reason, reason), (items.c.client, client), (items.c.pattern, pattern)):
+        if value is not None:
+            asked = asked.where(column == value)
+    return asked
+
+
+def _key(sort: Sort) -> ColumnElement[Any]:
+    return items.c.distance if sort == "uncertainty" else items.c.since
+
+
+def _whole(row: Row[Any]) -> Item:
+    mapped = row._mapping
+    of_item = {f.name: mapped[items.c[f.name]] for f in fields(Item) if f.name in items.c}
+    return Item(id=mapped[decisions.c.id], decision=kept(row), text=row.text, has_picture=row.has_picture, **of_item)

@@ -1,0 +1,194 @@
+"""What the decision log takes and gives: records of decisions, queue items, events, and the errors it answers with."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from ..errors import BifocalError
+
+Reason = Literal["review", "audit", "appeal"]
+Sort = Literal["uncertainty", "age"]
+VERDICTS = ("allow", "block")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class StoreError(BifocalError):
+    """The decision log does not do what it was asked."""
+
+
+class Unknown(StoreError):
+    """There is no such decision."""
+
+
+class NotYours(StoreError):
+    """The decision was asked for by another client."""
+
+
+class Conflict(StoreError):
+    """The item is in another state, or in other hands."""
+
+
+class StoreGone(StoreError):
+    """The database cannot be reached."""
+
+
+class StoreFull(StoreError):
+    """The database, or its disk, has no room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What was decided on, kept for those who review; never the bytes that came."""
+
+    text: str | None
+    """As the text expert read it."""
+    picture: bytes | None
+    """A PNG of ours."""
+    tabular: dict[str, Any] | None = None
+    """The post's record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """One decision, as it is logged.
+
+    Attributes
+    ----------
+    client : str
+        Who asked.
+    subject : str or None
+        The author, as the platform calls it; only a keyed hash of it is ever written.
+    subject_hash : str or None
+        That hash, where it was made before (by the `Spool`).
+    decision : dict
+        What was answered, without the text.
+    audit : bool
+        Whether the decision joins the queue although nothing asks for it.
+    weight : float
+        Decisions that one like this stands for among the reviewed ones.
+    shadow : dict or None
+        What the shadow would have done.
+    """
+
+    id: str
+    at: datetime
+    client: str
+    subject: str | None
+    external_id: str | None
+    text_hash: str | None
+    image_hash: str | None
+    decision: dict[str, Any]
+    action: str | None
+    label: str | None
+    probability: float | None
+    threshold: float | None
+    pattern: str
+    run: str
+    policy_version: str
+    source: str
+    match: dict[str, Any] | None
+    audit: bool
+    weight: float
+    shadow: dict[str, Any] | None
+    original: Original | None
+    subject_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a decision."""
+
+    kind: str
+    who: str
+    at: datetime
+    what: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A decision as the log has it."""
+
+    id: str
+    at: datetime
+    client: str
+    external_id: str | None
+    body: dict[str, Any]
+    action: str | None
+    label: str | None
+    probability: float | None
+    threshold: float | None
+    pattern: str
+    run: str
+    policy_version: str
+    source: str
+    match: dict[str, Any] | None
+    audit: bool
+    weight: float
+    shadow: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A decision in the review queue."""
+
+    id: str
+    since: datetime
+    reason: str
+    state: str
+    client: str
+    pattern: str
+    distance: float
+    claimed_by: str | None
+    verdict: str | None
+    judged_by: str | None
+    decision: Kept
+    text: str | None
+    has_picture: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """That a subject was forgotten, and what of it was deleted."""
+
+    id: str
+    at: datetime
+    counts: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"id": self.id, "at": self.at.isoformat(timespec="seconds"), "deleted": self.counts}
+
+
+def distance(probability: float | None, threshold: float | None) -> float:
+    """How far a decision is from turning; the nearest are reviewed first.
+
+    From the threshold; where the likeliest class wins, and there is none, the lower its probability, the nearer. What a
+    list decided, without a probability, comes last.
+    """
+    if probability is None:
+        return 1.0
+    return probability if threshold is None else abs(probability - threshold)
+
+
+def audited(decision: str, action: str | None, share: float) -> tuple[bool, float]:
+    """Whether a decision joins the queue as a sample, and how many decisions it stands for once it is reviewed.
+
+    Drawn by the decision's random id: the same one gives the same answer. Posts under review are all seen and stand
+    for themselves; of the allowed ones the share that is drawn stands for the rest, without which retraining on what
+    was reviewed would learn from doubtful posts alone (Horvitz and Thompson 1952).
+
+    >>> audited("00000000" + "a" * 24, "allow", 0.01)
+    (True, 100.0)
+    """
+    if action in ("review", "block"):
+        return False, 1.0 if action == "review" else 0.0
+    drawn = int(decision[:8], 16) < share * 2**32
+    return drawn, 1 / share if drawn else 0.0
+
+
+def storable(text: str) -> str:
+    """A text as every database takes it: no NUL, and U+FFFD for what UTF-8 cannot hold."""
+    return _SURROGATE.sub("\ufffd", text.replace("\0", ""))
