@@ -17,7 +17,7 @@ from ..bundle import REFERENCE, folder_of
 from ..data.compose import TEXT
 from ..decide.policy import Band, Policy, pattern_of, patterns
 from ..errors import BifocalError, DataError, RunError
-from ..posts import build_modalities
+from ..posts import TABULAR, build_modalities
 from ..workspace import read_json, state_of
 from .batching import Batcher, Places
 from .errors import Refused
@@ -299,7 +299,8 @@ class Service:
         told = answer.to_dict()
         kept = None
         if self.settings.keep_originals and incoming.keep:
-            kept = Original(prepared.post.example.parts.get(TEXT), prepared.original)
+            parts = prepared.post.example.parts
+            kept = Original(parts.get(TEXT), prepared.original, parts.get(TABULAR))
         told.pop("text_used")
         audit, weight = audited(answer.id, answer.action, self.settings.audit_share)
         return Logged(
