@@ -194,7 +194,7 @@ STRATEGIES = ["attention", "bilinear", "concat", "gated", "hadamard", "mean", "s
 def test_every_fusion_of_tensors_is_traced_to_the_same_logits(strategy, tmp_path):
     from bifocal import plugins
     from bifocal.example import Evidence
-    from bifocal.export import _write
+    from bifocal.export import write_graph
     from bifocal.onnx_engine import open_session
 
     torch.manual_seed(0)
@@ -217,7 +217,7 @@ def test_every_fusion_of_tensors_is_traced_to_the_same_logits(strategy, tmp_path
     fusion = kind(**options).fit(evidence(n, 0), labels, seeds=range(2))
     module = FusionModule(fusion)
     inputs = {k if k == "present" else f"input_{k}": x for k, x in module.examples().items()}
-    _write(module, inputs, dict.fromkeys(inputs, ("batch", None)), ["logits"], tmp_path / "f.onnx")
+    write_graph(module, inputs, dict.fromkeys(inputs, ("batch", None)), ["logits"], tmp_path / "f.onnx")
     session = open_session(tmp_path / "f.onnx")
     for rows in (1, 50):
         new = evidence(rows, 1)

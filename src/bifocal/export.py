@@ -27,7 +27,7 @@ from .onnx_engine import OnnxEngine
 from .results import Opinions, actions, calibrated
 from .steps import Run
 from .torch_engine import TorchEngine
-from .workspace import file_sha256, write_json
+from .workspace import Workspace, file_sha256, write_json
 
 if TYPE_CHECKING:
     from .data.shards import Split
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 MAX_FLIPS = 0.005
 """An engine that decides otherwise on more of the test posts is exported only where that is accepted."""
 AT_ONCE = 256
+PRODUCTS = ("MatMul", "Gemm")
+"""What becomes integers. Not Gather: an embedding is looked up. Not Conv: MobileNetV2 took ten times as long, and the
+cosine of its features to the true ones was 0.3."""
 OPSET = 18
 
 
@@ -129,7 +132,6 @@ def _models(run: Run, engine: str, part: Path, reporter: Reporter) -> dict[str, 
 def _copied(run: Run, part: Path) -> dict[str, Any]:
     """The models as they lie in the run's folder."""
     from .system import model_versions
-    from .workspace import Workspace
 
     there = Workspace(part, run.config.run)
     for expert in run.expert_names.values():
@@ -152,9 +154,9 @@ def _traced(run: Run, engine: str, part: Path, reporter: Reporter) -> dict[str, 
     for done, (modality, encoder) in enumerate(made.items()):
         name = run.expert_names[modality]
         path = part / f"{name}.onnx"
-        _write(encoder.module, encoder.inputs, encoder.axes, ["features", "logits"], path)
+        write_graph(encoder.module, encoder.inputs, encoder.axes, ["features", "logits"], path)
         if engine == "onnx-int8":
-            _quantised(path)
+            quantise(path)
         features, logits = encoder.module(*encoder.inputs.values())
         experts[modality] = {
             "name": name,
@@ -170,15 +172,19 @@ def _traced(run: Run, engine: str, part: Path, reporter: Reporter) -> dict[str, 
     if fused is not None:
         path = part / f"{MODEL}.onnx"
         inputs = {name if name == "present" else f"input_{name}": x for name, x in fused.examples().items()}
-        _write(fused, inputs, dict.fromkeys(inputs, ("batch", None)), ["logits"], path)
+        write_graph(fused, inputs, dict.fromkeys(inputs, ("batch", None)), ["logits"], path)
         fusion = {"name": MODEL, "file": path.name, "read": dict(fused.fusion.read)}
         versions[MODEL] = file_sha256(path)[:16]
     return {"experts": experts, "fusion": fusion, "versions": versions}
 
 
-def _write(
+def write_graph(
     module: Any, inputs: Mapping[str, Any], axes: Mapping[str, Sequence[str | None]], outputs: list[str], path: Path
 ) -> None:
+    """Trace a module into an ONNX file; ``axes`` names the dimensions of its inputs that may vary (None: fixed).
+
+    Raises `MissingExtra` without the packages of ``bifocal[export]``.
+    """
     import torch
 
     with extras_named():
@@ -217,7 +223,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _quantised(path: Path) -> None:
+def quantise(path: Path) -> None:
     """Weights of matrix products as 8-bit integers, a scale for each column; activations are scaled as they come.
 
     A scale per tensor costs MiniLM's features a cosine of 0.917 to their own, one per channel 0.983.
@@ -230,13 +236,37 @@ def _quantised(path: Path) -> None:
     del model.graph.value_info[:]
     with _quiet():
         quantize_dynamic(
-            model, path, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"]
+            model,
+            path,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=list(PRODUCTS),
+            nodes_to_exclude=[*_head(model.graph), *_stacked(model.graph)],
         )
+
+
+def _stacked(graph: Any) -> list[str]:
+    """Names of products of several matrices at once, which the library cannot run in integers."""
+    dims = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    return [node.name for node in graph.node if node.op_type in PRODUCTS and dims.get(node.input[1], 2) != 2]
+
+
+def _head(graph: Any) -> list[str]:
+    """Names of the nodes that make logits of features, which stay in float32: they cost nothing."""
+    made = {output: node for node in graph.node for output in node.output}
+    names, wanted = [], ["logits"]
+    while wanted:
+        node = made.get(wanted.pop())
+        if node is not None:
+            names.append(node.name)
+            if node.op_type not in PRODUCTS:  # the sum with a bias, or a new name
+                wanted += node.input
+    return names
 
 
 def _opened(run: Run, engine: str, part: Path, card: Mapping[str, Any]) -> Engine:
     if engine.startswith("torch"):
-        return TorchEngine(run.encoders, run.expert_names, run.fused, name=engine)
+        return TorchEngine.load(Workspace(part, run.config.run), run.modalities, name=engine)
     return OnnxEngine(engine, part, card["experts"], card["fusion"])
 
 

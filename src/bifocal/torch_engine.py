@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .contracts import Encoder, Fusion, Modality
     from .system import System
 
+BFLOAT16 = "torch-bf16"
+
 
 class TorchEngine:
     """See `bifocal.engine.Engine`.
@@ -53,7 +55,7 @@ class TorchEngine:
         experts = {name: load_expert(space.expert(expert)) for name, expert in names.items()}
         for expert in experts.values():
             if settle := getattr(expert, "settle", None):
-                settle()
+                settle(bfloat16=name == BFLOAT16)
         return cls(experts, names, load_fusion(space.fusion) if len(experts) > 1 else None, name=name)
 
     def check(self, modality: str, value: Any) -> None:
@@ -65,7 +67,7 @@ class TorchEngine:
         result = {}
         for name, encoder in self.experts.items():
             rows = [i for i, values in enumerate(posts) if name in values]
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.name == "torch-bf16"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.name == BFLOAT16):
                 encoded = encoder.encode([posts[i][name] for i in rows])
             full = {}
             for key in ("features", "logits"):

@@ -228,9 +228,19 @@ class HfEncoder:
     def check(self, value: Any) -> None:
         """Any text or picture that its modality reads will do."""
 
-    def settle(self) -> None:
-        """Compute once what no input changes; from now on nothing is learned any more."""
-        remember_positions(self.classifier.auto)
+    def settle(self, *, bfloat16: bool = False) -> None:
+        """Compute once what no input changes; from now on nothing is learned any more.
+
+        With ``bfloat16`` the weights of matrix products and convolutions are turned into it once, which autocast
+        would do at every pass; norms and embeddings stay in float32.
+        """
+        if bfloat16:
+            heads = {id(layer) for layer in self.classifier.heads()}
+            for module in self.classifier.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d) and id(module) not in heads:
+                    module.to(torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            remember_positions(self.classifier.auto)
 
     # Learn ----------------------------------------------------------------------------------------
 
