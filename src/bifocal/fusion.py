@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,10 @@ def load_fusion(folder: Path) -> Fusion:
         raise ModelError(f"{weights} {found}: copy the whole folder again, or run the step `fusion` again")
     kind = plugins.load("fusions", card["strategy"])
     try:
-        return kind.restore(card["state"], torch.load(weights, weights_only=True, map_location="cpu"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's words on a pickle that it refuses just after
+            tensors = torch.load(weights, weights_only=True, map_location="cpu")
+        return kind.restore(card["state"], tensors)
     except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"{folder} holds no usable fusion ({reason}): run the step `fusion` again") from error
