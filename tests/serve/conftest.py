@@ -144,9 +144,9 @@ class Server:
         return code
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def serve(tmp_path_factory):
-    """``serve(folder, *options)`` starts a service; all are ended with the session."""
+    """``serve(folder, *options)`` starts a service; all are ended with the file."""
     started = []
 
     def start(folder, *options, state=None):
@@ -161,9 +161,12 @@ def serve(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def server(serve, small_run):
+def server(tmp_path_factory, small_run):
     """One service that many tests ask; none stops it, or leaves it busy."""
-    return serve(small_run, "--set", "max_body=3000000", "--set", "body_timeout_s=2")
+    limits = ("--set", "max_body=3000000", "--set", "body_timeout_s=2")
+    started = Server(small_run, tmp_path_factory.mktemp("state"), *limits)
+    yield started
+    started.stop(signal.SIGKILL)
 
 
 def picture(colour="red", size=(60, 40), kind="PNG", **options):

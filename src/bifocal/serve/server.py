@@ -18,6 +18,8 @@ from .settings import ServeConfig
 
 MAX_CONNECTIONS = 1_000
 GRACE_S = 60
+KEEP_ALIVE_S = 75
+"""Longer than load balancers keep idle connections (60 s): who closes first must not be the one that is asked."""
 
 
 def serve(folder: Path, settings: ServeConfig, *, started: Callable[[str], None] | None = None) -> None:
@@ -46,6 +48,7 @@ def serve(folder: Path, settings: ServeConfig, *, started: Callable[[str], None]
         lifespan="off",  # ours, so that an error at the start reaches the caller
         limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=GRACE_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
         h11_max_incomplete_event_size=2**16,
         server_header=False,
         proxy_headers=False,
