@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from .errors import BifocalError, ConfigError, extras_named
-from .serve.cli import keys_app
+from .serve.cli import keys_app, lists_app
 from .serve.cli import serve as serve_command
 from .serve.commands import feedback_app, log_app
 
@@ -417,6 +417,7 @@ def export(
 
 app.command("serve")(serve_command)
 app.add_typer(keys_app, name="keys")
+app.add_typer(lists_app, name="lists")
 
 
 @app.command()

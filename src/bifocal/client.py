@@ -11,6 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 
@@ -173,8 +174,7 @@ class _Asking:
         return (yield from self._ask(_Request("GET", path, {})))
 
     def _forget(self, subject: str) -> _Talk[dict[str, Any]]:
-        path = f"/v1/subjects/{httpx.URL('/').copy_with(path='/' + subject).raw_path.decode()[1:]}"
-        return (yield from self._ask(_Request("DELETE", path, {})))
+        return (yield from self._ask(_Request("DELETE", f"/v1/subjects/{quote(subject, safe='')}", {})))
 
     def _unreachable(self, error: httpx.TransportError) -> ServerError:
         return ServerError(f"no service answers at {self.url} ({error}): is it running?", None, "unreachable")
@@ -253,8 +253,12 @@ class Client(_Asking):
         return self._talk(self._forget(subject))
 
     def _talk(self, talk: _Talk[Result]) -> Result:
-        step = next(talk)
+        answer: Any = None
         while True:
+            try:
+                step = talk.send(answer)
+            except StopIteration as end:
+                return end.value
             answer = None
             if isinstance(step, _Wait):
                 time.sleep(step.seconds)
@@ -263,10 +267,6 @@ class Client(_Asking):
                     answer = self._http.request(step.method, step.path, **step.content)
                 except httpx.TransportError as error:
                     raise self._unreachable(error) from error
-            try:
-                step = talk.send(answer)
-            except StopIteration as end:
-                return end.value
 
     def close(self) -> None:
         """Let go of its connections."""
@@ -317,8 +317,12 @@ class AsyncClient(_Asking):
         return await self._talk(self._forget(subject))
 
     async def _talk(self, talk: _Talk[Result]) -> Result:
-        step = next(talk)
+        answer: Any = None
         while True:
+            try:
+                step = talk.send(answer)
+            except StopIteration as end:
+                return end.value
             answer = None
             if isinstance(step, _Wait):
                 await asyncio.sleep(step.seconds)
@@ -327,10 +331,6 @@ class AsyncClient(_Asking):
                     answer = await self._http.request(step.method, step.path, **step.content)
                 except httpx.TransportError as error:
                     raise self._unreachable(error) from error
-            try:
-                step = talk.send(answer)
-            except StopIteration as end:
-                return end.value
 
     async def close(self) -> None:
         """Let go of its connections."""

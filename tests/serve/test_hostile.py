@@ -291,9 +291,10 @@ def test_damaged_models_are_refused_at_the_start_and_nothing_is_executed(small_r
 # ------------------------------------------------------------------------------------------------ load and deaths
 
 
-def test_a_burst_of_three_times_what_it_can_is_turned_away_in_part_and_the_rest_answered(serve, small_run):
+def test_a_burst_of_three_times_what_it_can_is_turned_away_in_part_and_the_rest_answered(serve, small_run, request):
     server = serve(small_run, "--set", "waiting=8", "--set", "deadline_s=20")
-    until, statuses, health = time.monotonic() + 6, [], []
+    whole = "not slow" not in request.config.getoption("-m")
+    until, statuses, health = time.monotonic() + (30 if whole else 4), [], []
 
     def client(i):
         with httpx.Client(base_url=server.url, timeout=60) as http:
@@ -314,10 +315,22 @@ def test_a_burst_of_three_times_what_it_can_is_turned_away_in_part_and_the_rest_
         time.sleep(0.1)
     for thread in threads:
         thread.join()
-    assert set(statuses) == {200, 429} and statuses.count(200) > 50
+    assert set(statuses) == {200, 429} and statuses.count(200) > 30
     assert max(health) < 1.0
     assert server.predict("after it").status_code == 200
     assert server.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def sturdy(serve, small_run):
+    """One service whose processes are killed."""
+    return serve(small_run, "--set", "waiting=32")
+
+
+def deaths(server, what):
+    time.sleep(1.2)  # they are counted twice a second
+    page = server.http.get("/metrics").text
+    return float(page.split(f'bifocal_process_deaths{{what="{what}"}} ')[1].split("\n")[0])
 
 
 def busy(server, pool, n=24):
@@ -326,48 +339,41 @@ def busy(server, pool, n=24):
 
 
 @pytest.mark.parametrize("whom", ["model", "decoder"])
-def test_a_process_that_is_killed_amid_its_work_is_started_anew_and_others_do_not_notice(serve, small_run, whom):
-    server = serve(small_run)
+def test_a_process_that_is_killed_amid_its_work_is_started_anew_and_others_do_not_notice(sturdy, whom):
+    before = deaths(sturdy, whom)
     with ThreadPoolExecutor(8) as pool:
-        futures = busy(server, pool)
+        futures = busy(sturdy, pool)
         time.sleep(0.2)
-        victim = server.model() if whom == "model" else server.decoders()[0]
+        victim = sturdy.model() if whom == "model" else sturdy.decoders()[0]
         victim.kill()
         assert [f.result().status_code for f in futures] == [200] * len(futures)
-    server.wait_ready()
-    assert server.predict("after it").status_code == 200
-    time.sleep(1.2)
-    deaths = server.http.get("/metrics").text
-    assert f'bifocal_process_deaths{{what="{whom}"}} 1.0' in deaths
-    assert server.stop() == 0
+    sturdy.wait_ready()
+    assert sturdy.predict("after it").status_code == 200
+    assert deaths(sturdy, whom) == before + 1
 
 
-def test_while_the_models_are_away_the_service_says_so(serve, small_run):
-    server = serve(small_run)
-    os.kill(server.model().pid, signal.SIGKILL)
+def test_while_the_models_are_away_the_service_says_so(sturdy):
+    os.kill(sturdy.model().pid, signal.SIGKILL)
     seen, until = set(), time.monotonic() + 60
-    answer = ThreadPoolExecutor(1).submit(server.predict, "in between")
+    answer = ThreadPoolExecutor(1).submit(sturdy.predict, "in between")
     while not {503, 200} <= seen and time.monotonic() < until:
-        with httpx.Client() as http:
-            seen.add(http.get(server.url + "/v2/health/ready").status_code)
+        seen.add(httpx.get(sturdy.url + "/v2/health/ready").status_code)
     assert seen == {503, 200} and answer.result().status_code == 200
-    assert server.stop() == 0
+    sturdy.wait_ready()
 
 
-def test_who_goes_away_is_not_computed_for(serve, small_run):
-    server = serve(small_run, "--set", "waiting=4")
+def test_who_goes_away_is_not_computed_for(sturdy):
     body = b'{"text": "nobody waits for this"}'
     request = HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
-    host, port = server.url.removeprefix("http://").split(":")
-    for _ in range(40):
+    host, port = sturdy.url.removeprefix("http://").split(":")
+    for _ in range(80):
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(request)
     until = time.monotonic() + 10
-    while "bifocal_posts_in_house 0.0" not in server.http.get("/metrics").text and time.monotonic() < until:
+    while "bifocal_posts_in_house 0.0" not in sturdy.http.get("/metrics").text and time.monotonic() < until:
         time.sleep(0.1)
-    assert "bifocal_posts_in_house 0.0" in server.http.get("/metrics").text
-    assert server.predict("somebody waits for this").status_code == 200
-    assert server.stop() == 0
+    assert "bifocal_posts_in_house 0.0" in sturdy.http.get("/metrics").text
+    assert sturdy.predict("somebody waits for this").status_code == 200
 
 
 # ----------------------------------------------------------------------------------------------------- the log
@@ -461,19 +467,18 @@ def test_killed_under_load_every_answered_decision_is_in_the_log(serve, small_ru
         except httpx.TransportError:
             pass
 
-    for _ in range(2):
-        threads = [threading.Thread(target=client, args=(i,)) for i in range(8)]
-        for thread in threads:
-            thread.start()
-        time.sleep(1.5)
-        children = server.tree()[1:]
-        server.process.kill()
-        server.process.wait()
-        for thread in threads:
-            thread.join()
-        _, alive = psutil.wait_procs(children, timeout=10)
-        assert alive == []
-        server.start()
+    threads = [threading.Thread(target=client, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.5)
+    children = server.tree()[1:]
+    server.process.kill()
+    server.process.wait()
+    for thread in threads:
+        thread.join()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+    server.start()
     assert len(answered) > 20
     store = Store(f"sqlite:///{tmp_path}/state/decisions.sqlite", secret=read_secret(tmp_path / "state"))
     assert all(store.decision(number) for number in answered)

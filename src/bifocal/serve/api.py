@@ -361,7 +361,7 @@ async def appeal(request: Request, said: AppealIn, client: Asking) -> Any:
 
 
 @router.delete(
-    "/v1/subjects/{subject}",
+    "/v1/subjects/{subject:path}",
     response_model=ReceiptOut,
     responses=ASKING | errors("unusable", "storage_full"),
     tags=["feedback"],

@@ -16,6 +16,7 @@ State = Annotated[
 ]
 Keys = Annotated[Path | None, typer.Option("--keys", help="The file of API keys; by default keys.json in the state.")]
 
+lists_app = typer.Typer(help="Lists of known pictures.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys of those who ask the service.", no_args_is_help=True)
 
 
@@ -124,3 +125,19 @@ def keys_revoke(
 
     revoke_key(_key_file(run_folder, state, keys), name)
     typer.echo(f"the key of {name} is revoked")
+
+
+@lists_app.command("hash")
+def lists_hash(
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES", help="Files, or folders of them.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV: PDQ hash, file name, time, quality.")],
+) -> None:
+    """Make a list of pictures, for `lists` in the settings of a service."""
+    from .lists import write_list
+
+    files = [file for path in pictures for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    counts = write_list((file for file in files if not file.is_dir()), output)
+    typer.echo(
+        f"{output}: {counts['written']} pictures, {counts['poor']} of them with too little to be told by but exactly; "
+        f"{counts['failed']} files are no pictures"
+    )
