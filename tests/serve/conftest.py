@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -121,8 +122,12 @@ class Server:
         return max(self.tree()[1:], key=lambda p: p.memory_info().rss)
 
     def decoders(self):
-        workers = [p for p in self.tree()[1:] if "spawn_main" in " ".join(p.cmdline())]
-        return [p for p in workers if p != self.model()]
+        model, found = self.model(), []
+        for process in self.tree()[1:]:
+            with suppress(psutil.Error):  # ended meanwhile
+                if process != model and "spawn_main" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
     def ready(self):
         return self.http.get("/v2/health/ready")

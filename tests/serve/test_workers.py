@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -39,7 +40,12 @@ def decoders(preparation):
 
 
 def children():
-    return {p.pid for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())}
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # ended meanwhile
+            if "spawn_main" in " ".join(process.cmdline()):
+                found.add(process.pid)
+    return found
 
 
 def test_a_decoder_makes_the_post_that_the_system_would(decoders, system, tmp_path):
@@ -183,7 +189,7 @@ def test_models_that_are_killed_are_started_anew(small_run, system):
         posts = [system.preparer.post("a quiet morning"), system.preparer.post(None, picture())]
         here = [d.probability for d in system.decide(posts)]
         assert [d.probability for d in asyncio.run(model.decide(posts))] == pytest.approx(here, abs=1e-6)
-        os.kill(next(iter(children())), signal.SIGKILL)
+        os.kill(model.workers._processes[0].process.pid, signal.SIGKILL)
         assert [d.probability for d in asyncio.run(model.decide(posts))] == pytest.approx(here, abs=1e-6)
         assert model.workers.deaths == 1 and not model.loaded
         asyncio.run(model.load())

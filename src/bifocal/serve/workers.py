@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 _PARENT_LOOK_S = 1.0
+_IDLE_LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,11 +268,17 @@ class Workers:
 
     def _serve(self, number: int) -> None:
         process = self._begun(number)
-        while (task := self._tasks.get()) is not None:
-            if not task.future.set_running_or_notify_cancel():
-                continue
+        while True:
+            try:
+                task = self._tasks.get(timeout=_IDLE_LOOK_S)
+            except queue.Empty:
+                task = _NOTHING
+            if task is None:
+                break
             if not process.alive():  # died idle: that is no task's fault
                 process = self._anew(number, process)
+            if task is _NOTHING or not task.future.set_running_or_notify_cancel():
+                continue
             for _ in range(2):
                 try:
                     good, value = process.ask(task)
@@ -309,6 +316,10 @@ class _Task:
         self.asked = task, arguments
         self.timeout = timeout
         self.future: Future[Any] = Future()
+
+
+_NOTHING = _Task(print, (), 0)
+"""Stands for no task, while processes are looked after."""
 
 
 class _Ended(Exception):
@@ -411,30 +422,29 @@ class Model:
         self.engine = engine
         self.timeout = timeout
         self.workers = Workers(1, _ready)
-        self.loaded = False
+        self._loaded_after = -1  # so many deaths
+
+    @property
+    def loaded(self) -> bool:
         """Whether the process there is has its models: not so while one that died is started anew."""
+        return self._loaded_after == self.workers.deaths
 
     async def load(self) -> Description:
         """Load them. Raises what `bifocal.load` raises."""
-        self.loaded = False
+        deaths = self.workers.deaths
         try:
             description = await self.workers.run(_describe, self.folder, self.engine, timeout=10 * self.timeout)
         except (TimeoutError, Died):
             raise ModelError(f"the models in {self.folder} cannot be loaded: their process ended") from None
-        self.loaded = True
+        self._loaded_after = deaths if self.workers.deaths == deaths else -1
         return description
 
     async def decide(self, posts: Sequence[Post]) -> list[Decision | BifocalError]:
         """A Decision, or an error, for each post. Raises `Refused` where the process ended twice, or hangs."""
-        deaths = self.workers.deaths
         try:
             return await self.workers.run(_decide, self.folder, self.engine, posts, timeout=self.timeout)
         except (TimeoutError, Died):
-            self.workers.deaths += 1
             raise Refused("unavailable", "the models ended on these posts; they are started anew") from None
-        finally:
-            if self.workers.deaths > deaths:
-                self.loaded = False
 
     async def explain(self, post: Post, grid: int) -> Explanation:
         """Why a post is decided as it is. Raises as `System.explain`."""
