@@ -65,7 +65,7 @@ class ServeConfig(Strict):
     max_items: Count = 64
     """Posts of a batch."""
 
-    max_wait_ms: Annotated[float, Field(ge=0)] = 4.0
+    max_wait_ms: Annotated[float, Field(ge=0)] = 1.0
     """How long a post waits for others, where the encoders are idle."""
     batch_tokens: Count = 4096
     """Of a batch, padding counted."""
