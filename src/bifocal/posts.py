@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from . import plugins
 from .config import RunConfig
 from .data.compose import TEXT, composed
 from .data.manifest import is_empty
 from .data.ocr import PICTURE, wanted
+from .decide.policy import pattern_of
 from .errors import DataError
 from .example import Example
 
@@ -44,6 +46,41 @@ class Post:
 
     example: Example
     views: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A post on its way between processes: what has to be known of it on the way, and the rest unopened.
+
+    Attributes
+    ----------
+    parts : dict
+        Its text as the text expert reads it, and its record; no picture.
+    pattern : str
+        What it brings.
+    views, pictures : int
+        How many views it has, and how many of them show a picture.
+    blob : bytes
+        The whole post, in Python's own format; only ever made and opened by processes of ours.
+    """
+
+    parts: dict[str, Any]
+    pattern: str
+    views: int
+    pictures: int
+    blob: bytes
+
+    @classmethod
+    def of(cls, post: Post) -> Self:
+        """Pack a post."""
+        parts, views = dict(post.example.parts), post.views
+        pictures = sum(PICTURE in view for view in views)
+        return cls(parts, pattern_of(views[0]), len(views), pictures, pickle.dumps(post, pickle.HIGHEST_PROTOCOL))
+
+    def open(self) -> Post:
+        """The post."""
+        post: Post = pickle.loads(self.blob)
+        return post
 
 
 def build_modalities(config: RunConfig) -> dict[str, Modality]:

@@ -3,15 +3,13 @@ import asyncio
 import pytest
 
 from bifocal.errors import DataError
-from bifocal.example import Example
-from bifocal.posts import Post
+from bifocal.posts import Packed
 from bifocal.serve.batching import Batcher, Places
 from bifocal.serve.errors import Refused
 
 
 def post(text="some words", pictures=0):
-    views = [{"text": text} | ({"image": object()} if pictures else {}) for _ in range(max(1, pictures))]
-    return Post(Example("", {"text": text}, {}), tuple(views))
+    return Packed({"text": text}, "text", max(1, pictures), pictures, b"")
 
 
 class Models:
@@ -23,7 +21,7 @@ class Models:
         self.go.set()
 
     async def __call__(self, posts):
-        self.batches.append([p.example.parts["text"] for p in posts])
+        self.batches.append([p.parts["text"] for p in posts])
         await self.go.wait()
         await asyncio.sleep(self.seconds)
         return [DataError("spoiled") if "bad" in t else f"decided {t}" for t in self.batches[-1]]

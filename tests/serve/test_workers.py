@@ -12,6 +12,7 @@ from PIL import Image
 
 import bifocal
 from bifocal.errors import BifocalError, DataError, PictureError, RunError
+from bifocal.posts import Packed
 from bifocal.serve import workers
 from bifocal.serve.workers import Decoders, Died, Model, Preparation, Workers
 
@@ -52,10 +53,10 @@ def test_a_decoder_makes_the_post_that_the_system_would(decoders, system, tmp_pa
     (tmp_path / "a.png").write_bytes(picture())
     prepared = asyncio.run(decoders.prepare("a quiet morning", picture(), None))
     here = system.preparer.post("a quiet morning", picture())
-    assert prepared.post.example == here.example
-    assert prepared.post.views[0]["image"].tobytes() == here.views[0]["image"].tobytes()
+    assert prepared.post.open().example == here.example
+    assert prepared.post.open().views[0]["image"].tobytes() == here.views[0]["image"].tobytes()
     assert (
-        system.decide([prepared.post])[0].probability
+        system.decide([prepared.post.open()])[0].probability
         == system.predict("a quiet morning", tmp_path / "a.png").probability
     )
     assert len(prepared.text_hash) == len(prepared.image_hash) == 64 and prepared.original is None
@@ -187,10 +188,11 @@ def test_models_that_are_killed_are_started_anew(small_run, system):
             and about.reads == ("image", "text")
         )
         posts = [system.preparer.post("a quiet morning"), system.preparer.post(None, picture())]
+        packed = [Packed.of(post) for post in posts]
         here = [d.probability for d in system.decide(posts)]
-        assert [d.probability for d in asyncio.run(model.decide(posts))] == pytest.approx(here, abs=1e-6)
+        assert [d.probability for d in asyncio.run(model.decide(packed))] == pytest.approx(here, abs=1e-6)
         os.kill(model.workers._processes[0].process.pid, signal.SIGKILL)
-        assert [d.probability for d in asyncio.run(model.decide(posts))] == pytest.approx(here, abs=1e-6)
+        assert [d.probability for d in asyncio.run(model.decide(packed))] == pytest.approx(here, abs=1e-6)
         assert model.workers.deaths == 1 and not model.loaded
         asyncio.run(model.load())
         assert model.loaded
@@ -207,7 +209,7 @@ def test_one_post_that_the_models_cannot_take_spoils_no_other(records_run):
             preparer.post(None, None, {"colour": 3}),
             preparer.post("plain house"),
         ]
-        one, other, third = asyncio.run(model.decide(posts))
+        one, other, third = asyncio.run(model.decide([Packed.of(post) for post in posts]))
         assert isinstance(other, BifocalError) and "colour" in str(other)
         assert one.label in (0, 1) and third.label in (0, 1)
     finally:

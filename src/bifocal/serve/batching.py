@@ -11,15 +11,14 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from ..data.compose import TEXT
-from ..data.ocr import PICTURE
 from ..errors import BifocalError
 from .errors import Refused
 
 if TYPE_CHECKING:
-    from ..posts import Post
+    from ..posts import Packed
     from ..system import Decision
 
-    Decide = Callable[[Sequence[Post]], Awaitable[Sequence[Decision | BifocalError]]]
+    Decide = Callable[[Sequence[Packed]], Awaitable[Sequence[Decision | BifocalError]]]
 
 CHARACTERS_PER_TOKEN = 3
 """Fewer than tokenizers make of most languages: a batch is rather too small than too large."""
@@ -57,7 +56,7 @@ class Places:
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
-    post: Post
+    post: Packed
     tokens: int
     pictures: int
     future: asyncio.Future[Decision | BifocalError]
@@ -102,7 +101,7 @@ class Batcher:
         """Posts that wait."""
         return len(self._waiting)
 
-    async def decide(self, post: Post) -> Decision:
+    async def decide(self, post: Packed) -> Decision:
         """The Decision on one post; who stops waiting (cancels) frees its place.
 
         Raises
@@ -112,12 +111,11 @@ class Batcher:
         Refused
             Where they cannot be asked.
         """
-        longest = max(len(str(view.get(TEXT, ""))) for view in post.views)
-        views = len(post.views)
+        characters = len(post.parts.get(TEXT, ""))
         mine = _Waiting(
             post,
-            views * (longest // CHARACTERS_PER_TOKEN + 2),
-            sum(PICTURE in view for view in post.views),
+            post.views * (characters // CHARACTERS_PER_TOKEN + 2),
+            post.pictures,
             asyncio.get_running_loop().create_future(),
         )
         self._waiting.append(mine)

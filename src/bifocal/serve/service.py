@@ -240,7 +240,7 @@ class Service:
         start = monotonic()
         prepared = await self.decoders.prepare(text, incoming.picture, incoming.tabular)
         start = self._stage("prepare", start)
-        number, pattern = uuid.uuid4().hex, pattern_of(prepared.post.views[0])
+        number, pattern = uuid.uuid4().hex, prepared.post.pattern
         match = self.lists.match(*prepared.known) if prepared.known else None
         told: dict[str, Any] | None = None
         if match is not None:
@@ -299,7 +299,7 @@ class Service:
         told = answer.to_dict()
         kept = None
         if self.settings.keep_originals and incoming.keep:
-            parts = prepared.post.example.parts
+            parts = prepared.post.parts
             kept = Original(parts.get(TEXT), prepared.original, parts.get(TABULAR))
         told.pop("text_used")
         audit, weight = audited(answer.id, answer.action, self.settings.audit_share)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..config import RunConfig
 from ..data.ocr import PICTURE
 from ..errors import BifocalError, ModelError, PictureError
-from ..posts import Post, Preparer
+from ..posts import Packed, Post, Preparer
 from .errors import Refused
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Preparation:
 class Prepared:
     """A post as a decoder hands it back."""
 
-    post: Post
+    post: Packed
     text_hash: str | None
     """SHA-256 of the text as it came."""
     image_hash: str | None
@@ -127,7 +127,7 @@ def _prepare(
     preparer = _preparer(preparation)
     post = preparer.post(text, picture, tabular)
     return Prepared(
-        post,
+        Packed.of(post),
         None if text is None else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
         None if picture is None else hashlib.sha256(picture).hexdigest(),
         _hashed(picture) if preparation.hashes and picture is not None else None,
@@ -177,8 +177,11 @@ def _describe(folder: Path, engine: str | None) -> Description:
     )
 
 
-def _decide(folder: Path, engine: str | None, posts: Sequence[Post]) -> list[Decision | BifocalError]:
-    system = _system(folder, engine)
+def _decide(folder: Path, engine: str | None, posts: Sequence[Packed]) -> list[Decision | BifocalError]:
+    return _decided(_system(folder, engine), [post.open() for post in posts])
+
+
+def _decided(system: System, posts: Sequence[Post]) -> list[Decision | BifocalError]:
     results: list[Decision | BifocalError | None] = [None] * len(posts)
     fit = []
     for i, post in enumerate(posts):
@@ -195,14 +198,15 @@ def _decide(folder: Path, engine: str | None, posts: Sequence[Post]) -> list[Dec
             results[fit[0]] = ModelError(f"the models cannot decide on this post ({type(error).__name__})")
         else:
             for i in fit:
-                results[i] = _decide(folder, engine, [posts[i]])[0]
+                results[i] = _decided(system, [posts[i]])[0]
     return [r for r in results if r is not None]
 
 
-def _explain(folder: Path, engine: str | None, post: Post, grid: int) -> Explanation:
+def _explain(folder: Path, engine: str | None, packed: Packed, grid: int) -> Explanation:
     from ..explanation import explain
 
     system = _system(folder, engine)
+    post = packed.open()
     system.check(post)
     return explain(system, post, grid)
 
@@ -439,14 +443,14 @@ class Model:
         self._loaded_after = deaths if self.workers.deaths == deaths else -1
         return description
 
-    async def decide(self, posts: Sequence[Post]) -> list[Decision | BifocalError]:
+    async def decide(self, posts: Sequence[Packed]) -> list[Decision | BifocalError]:
         """A Decision, or an error, for each post. Raises `Refused` where the process ended twice, or hangs."""
         try:
             return await self.workers.run(_decide, self.folder, self.engine, posts, timeout=self.timeout)
         except (TimeoutError, Died):
             raise Refused("unavailable", "the models ended on these posts; they are started anew") from None
 
-    async def explain(self, post: Post, grid: int) -> Explanation:
+    async def explain(self, post: Packed, grid: int) -> Explanation:
         """Why a post is decided as it is. Raises as `System.explain`."""
         try:
             return await self.workers.run(_explain, self.folder, self.engine, post, grid, timeout=self.timeout)
