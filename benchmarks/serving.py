@@ -1,6 +1,6 @@
 """How much of the encoders' throughput reaches the clients, what batching brings, and what the service itself costs.
 
-Usage: python benchmarks/serving.py [--run FOLDER] [--posts 400] [--engine onnx]
+Usage: python benchmarks/serving.py [--run FOLDER] [--posts 400] [--engine onnx] [--models 2]
 
 Without --run, a run on generated memes with MiniLM and MobileNetV2 (heads fitted, encoders frozen; from the folder that
 BIFOCAL_DATA names) is made first. Everything is measured on the same posts, in rounds that alternate between the ways,
@@ -21,8 +21,11 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import torch
+
 import bifocal
 from bifocal.config import parse_config
+from bifocal.serve.settings import ServeConfig
 from bifocal.sources.synthetic import Synthetic
 
 DATA = os.environ.get("BIFOCAL_DATA", "../shared")
@@ -143,6 +146,7 @@ def main() -> None:
     parser.add_argument("--posts", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--engine")
+    parser.add_argument("--models", type=int, default=ServeConfig().models, help="processes that hold the models")
     parser.add_argument("--set", action="append", default=[], help="handed to `bifocal serve`")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +159,7 @@ def main() -> None:
         system = bifocal.load(run, options.engine)
         posts = posts_of(place, options.posts)
         requests = [request_of(post) for post in posts]
-        extra = [part for value in options.set for part in ("--set", value)]
+        extra = [part for value in (*options.set, f"models={options.models}") for part in ("--set", value)]
         service = Service(run, options.engine, place, *extra)
         alone = Service(run, options.engine, place / "alone", "--set", "batch_pictures=1", *extra)
         found: dict[str, list[float]] = {"share": [], "batching": [], "generator": []}
@@ -182,6 +186,10 @@ def main() -> None:
         seconds.sort()
         middle, last = statistics.median(seconds), seconds[int(0.99 * len(seconds))]
         overhead = []
+        threads = max(1, (os.cpu_count() or 1) // options.models)  # as each of the service's processes has
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+        system = bifocal.load(run, options.engine)
         for post, request in zip(posts[:100], requests[:100], strict=True):
             start = time.perf_counter()
             system.predict(**post)

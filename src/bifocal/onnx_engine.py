@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,7 @@ def open_session(path: Path, threads: int | None = None) -> onnxruntime.Inferenc
     """A model, ready to run on the CPU. Raises `ModelError` where the file is none."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if threads:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS", 0))  # 0 = all cores
     # Threads that spin while they wait take the other core from whoever decodes pictures.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

@@ -155,7 +155,8 @@ def serve(tmp_path_factory):
     started = []
 
     def start(folder, *options, state=None):
-        server = Server(folder, state or tmp_path_factory.mktemp("state"), *options)
+        one = ("--set", "models=1")  # half the start, half the memory
+        server = Server(folder, state or tmp_path_factory.mktemp("state"), *one, *options)
         started.append(server)
         return server
 

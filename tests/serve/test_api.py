@@ -82,7 +82,7 @@ def test_the_policy_is_told(server, system):
 
 
 def test_feedback_appeal_and_forgetting(server):
-    told = server.predict("a quiet morning", subject="author-17", external_id="post-1").json()
+    told = server.predict("a quiet morning", subject="author-of-this-test", external_id="post-1").json()
     feedback = {"decision_id": told["id"], "label": 1, "reason": "reported"}
     assert server.post("/v1/feedback", json=feedback).json() == {
         "decision_id": told["id"],
@@ -94,10 +94,10 @@ def test_feedback_appeal_and_forgetting(server):
     appeal = {"decision_id": told["id"], "reason": "satire"}
     assert server.post("/v1/appeals", json=appeal).json() == {"decision_id": told["id"], "state": "open"}
     assert server.post("/v1/appeals", json=appeal).status_code == 409
-    receipt = server.http.delete("/v1/subjects/author-17").json()
+    receipt = server.http.delete("/v1/subjects/author-of-this-test").json()
     assert receipt["deleted"]["decisions"] == 1 and receipt["deleted"]["feedback"] == 1
     assert server.post("/v1/feedback", json=feedback).status_code == 404
-    assert server.http.delete("/v1/subjects/author-17").json()["deleted"]["decisions"] == 0
+    assert server.http.delete("/v1/subjects/author-of-this-test").json()["deleted"]["decisions"] == 0
 
 
 def test_health_and_metrics(server):

@@ -108,7 +108,7 @@ def eat(mebibytes):
 
 @pytest.fixture
 def pool():
-    found = Workers(2, workers._ready)
+    found = Workers(2, workers._live_with_parent)
     yield found
     found.close()
 
@@ -179,7 +179,7 @@ def test_a_decoder_has_so_much_memory_and_no_more(preparation):
 
 
 def test_models_that_are_killed_are_started_anew(small_run, system):
-    model = Model(small_run, None, timeout=60)
+    model = Model(small_run, None, timeout=60, count=1)
     try:
         about = asyncio.run(model.load())
         assert (
@@ -193,15 +193,34 @@ def test_models_that_are_killed_are_started_anew(small_run, system):
         assert [d.probability for d in asyncio.run(model.decide(packed))] == pytest.approx(here, abs=1e-6)
         os.kill(model.workers._processes[0].process.pid, signal.SIGKILL)
         assert [d.probability for d in asyncio.run(model.decide(packed))] == pytest.approx(here, abs=1e-6)
-        assert model.workers.deaths == 1 and not model.loaded
+        assert model.workers.deaths == 1 and model.loaded
+    finally:
+        model.close()
+
+
+def until(true, seconds=60):
+    limit = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_that_dies_idle_is_loaded_again_and_ready_says_whether_another_is_there(small_run, count):
+    model = Model(small_run, None, timeout=60, count=count)
+    try:
         asyncio.run(model.load())
+        os.kill(model.workers._processes[0].process.pid, signal.SIGKILL)
+        until(lambda: model.workers.deaths == 1)
+        assert model.loaded is (count == 2)
+        until(lambda: model.workers._processes[0].state == "well")
         assert model.loaded
     finally:
         model.close()
 
 
 def test_one_post_that_the_models_cannot_take_spoils_no_other(records_run):
-    model = Model(records_run, None, timeout=60)
+    model = Model(records_run, None, timeout=60, count=1)
     try:
         preparer = bifocal.load(records_run).preparer
         posts = [
@@ -217,7 +236,7 @@ def test_one_post_that_the_models_cannot_take_spoils_no_other(records_run):
 
 
 def test_a_folder_that_is_no_run_is_told_at_the_start(tmp_path):
-    model = Model(tmp_path, None, timeout=60)
+    model = Model(tmp_path, None, timeout=60, count=1)
     try:
         with pytest.raises(RunError, match="is not a run folder"):
             asyncio.run(model.load())
@@ -231,7 +250,7 @@ def test_processes_end_with_their_parent(tmp_path):
         "import asyncio, os, time\n"
         "from bifocal.serve import workers\n"
         "if __name__ == '__main__':\n"
-        "    pool = workers.Workers(2, workers._ready)\n"
+        "    pool = workers.Workers(2, workers._live_with_parent)\n"
         "    print(asyncio.run(pool.run(os.getpid, timeout=20)), flush=True)\n"
         "    time.sleep(60)\n"
     )

@@ -76,6 +76,8 @@ class Batcher:
         Posts -> a Decision or an error for each.
     tokens, pictures : int
         A batch has no more of either, padding counted; one post that has more goes alone.
+    at_once : int
+        Batches that are computed at the same time.
     on_batch : callable, optional
         Told the size of each batch and the seconds that it took.
     """
@@ -87,12 +89,14 @@ class Batcher:
         tokens: int,
         pictures: int,
         max_wait_ms: float,
+        at_once: int = 1,
         on_batch: Callable[[int, float], None] | None = None,
     ):
         self.decide_on = decide
         self.tokens = tokens
         self.pictures = pictures
         self.max_wait_s = max_wait_ms / 1000
+        self.at_once = at_once
         self.on_batch = on_batch
         self._waiting: deque[_Waiting] = deque()
         self._came = asyncio.Event()
@@ -131,13 +135,26 @@ class Batcher:
 
     async def run(self) -> None:
         """Make batches for ever; cancel it to end."""
-        while True:
-            await self._came.wait()
-            self._came.clear()
-            while self._waiting:
-                await self._company()
-                if batch := self._take():
-                    await self._answer(batch)
+        running: set[asyncio.Task[None]] = set()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            running.discard(task)
+            self._came.set()
+
+        try:
+            while True:
+                await self._came.wait()
+                self._came.clear()
+                while self._waiting and len(running) < self.at_once:
+                    if not running:
+                        await self._company()
+                    if batch := self._take():
+                        task = asyncio.create_task(self._answer(batch))
+                        running.add(task)
+                        task.add_done_callback(ended)
+        finally:
+            for task in list(running):
+                task.cancel()
 
     async def _company(self) -> None:
         """Wait for more posts, unless they fill a batch already or the first has waited long enough."""

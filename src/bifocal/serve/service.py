@@ -136,6 +136,7 @@ class Service:
                 tokens=settings.batch_tokens,
                 pictures=settings.batch_pictures,
                 max_wait_ms=settings.max_wait_ms,
+                at_once=settings.models,
                 on_batch=self._count_batch,
             )
             self._gauges()
@@ -166,7 +167,7 @@ class Service:
         return clients
 
     async def _loaded(self, folder: Path, engine: str | None) -> tuple[Model, Description]:
-        model = Model(folder, engine, timeout=self.settings.model_timeout_s)
+        model = Model(folder, engine, timeout=self.settings.model_timeout_s, count=self.settings.models)
         try:
             return model, await model.load()
         except BaseException:

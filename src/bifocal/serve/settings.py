@@ -80,6 +80,10 @@ class ServeConfig(Strict):
     decode_timeout_s: Positive = 10.0
     decode_memory_mib: Annotated[int, Field(ge=256)] = 1536
     """Address space of a decoder above what it has when it starts."""
+    models: Count = 2
+    """Processes that hold the models, each with a copy of its own and a share of the cores. Two decide more posts than
+    one, whose threads wait for each other, and one that dies leaves the other; one needs half the memory, and decides
+    a post that comes alone sooner."""
     model_timeout_s: Positive = 60.0
     """Of one batch; a model that takes longer is started anew."""
     drain_s: Annotated[float, Field(ge=0)] = 1.0

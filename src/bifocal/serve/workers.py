@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..config import RunConfig
 from ..data.ocr import PICTURE
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 _PARENT_LOOK_S = 1.0
 _IDLE_LOOK_S = 0.5
+_START_LIMIT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +212,9 @@ def _explain(folder: Path, engine: str | None, packed: Packed, grid: int) -> Exp
     return explain(system, post, grid)
 
 
-def _ready() -> None:
-    """Models are loaded by the first task that needs them."""
+def _start_model(folder: Path, engine: str | None, threads: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    _system(folder, engine)
 
 
 # ------------------------------------------------------------------------------------------------ in the service
@@ -229,7 +231,7 @@ class Workers:
     ----------
     count : int
     start, arguments
-        What each process runs first.
+        What each process runs first; where that raises, the process takes tasks all the same, which may tell why.
     """
 
     def __init__(self, count: int, start: Callable[..., None], *arguments: Any):
@@ -242,6 +244,17 @@ class Workers:
         self._threads = [threading.Thread(target=self._serve, args=(i,), daemon=True) for i in range(count)]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def starting(self) -> bool:
+        """Whether one is not past its start."""
+        return any(process.state == "starting" for process in list(self._processes.values()))
+
+    @property
+    def ready(self) -> bool:
+        """Whether one is past its start, and none is that failed in it and has done nothing well since."""
+        states = [process.state for process in list(self._processes.values())]
+        return "well" in states and "ill" not in states
 
     async def run(self, task: Callable[..., Result], *arguments: Any, timeout: float) -> Result:
         """The result of a task; who is cancelled before it has begun takes it back.
@@ -281,21 +294,23 @@ class Workers:
                 break
             if not process.alive():  # died idle: that is no task's fault
                 process = self._anew(number, process)
-            if task is _NOTHING or not task.future.set_running_or_notify_cancel():
+            if task is _NOTHING or not task.begin():
                 continue
-            for _ in range(2):
-                try:
-                    good, value = process.ask(task)
-                except TimeoutError as error:
-                    good, value = False, error
-                    process = self._anew(number, process)
-                except _Ended:
-                    good, value = False, Refused("unavailable", "the service is closing") if self._closed else Died()
+            try:
+                good, value = process.ask(task)
+            except TimeoutError as error:
+                good, value = False, error
+                process = self._anew(number, process)
+            except _Ended:
+                task.deaths += 1
+                if task.deaths < 2 and not self._closed:
+                    self._tasks.put(task)  # for whoever is free: this one is not for a while
                     process = self._anew(number, process)
                     continue
-                except Exception as error:  # its arguments cannot be sent
-                    good, value = False, error
-                break
+                good, value = False, Refused("unavailable", "the service is closing") if self._closed else Died()
+                process = self._anew(number, process)
+            except Exception as error:  # its arguments cannot be sent
+                good, value = False, error
             if good:
                 task.future.set_result(value)
             else:
@@ -307,6 +322,7 @@ class Workers:
             process = self._processes[number] = _Process(self._start)
         if self._closed:
             process.kill()
+        process.wait()
         return process
 
     def _anew(self, number: int, process: _Process) -> _Process:
@@ -320,6 +336,11 @@ class _Task:
         self.asked = task, arguments
         self.timeout = timeout
         self.future: Future[Any] = Future()
+        self.deaths = 0
+
+    def begin(self) -> bool:
+        """Whether it is still asked for."""
+        return self.future.running() or self.future.set_running_or_notify_cancel()
 
 
 _NOTHING = _Task(print, (), 0)
@@ -331,6 +352,8 @@ class _Ended(Exception):
 
 
 class _Process:
+    state: Literal["starting", "well", "ill"] = "starting"
+
     def __init__(self, start: tuple[Callable[..., None], tuple[Any, ...]]):
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         self.pipe, theirs = context.Pipe()
@@ -341,6 +364,15 @@ class _Process:
     def alive(self) -> bool:
         return self.process.is_alive()
 
+    def wait(self) -> None:
+        """Until it is past its start, or has ended in it."""
+        try:
+            if not self.pipe.poll(_START_LIMIT_S):
+                self.kill()
+            self.state = "well" if self.pipe.recv() else "ill"
+        except (EOFError, ConnectionError):
+            self.state = "ill"
+
     def ask(self, task: _Task) -> tuple[bool, Any]:
         """Whether it went well, and the result or the error. Raises `_Ended`, `TimeoutError`."""
         try:
@@ -348,6 +380,7 @@ class _Process:
             if not self.pipe.poll(task.timeout):
                 raise TimeoutError(f"more than {task.timeout:g} s")
             answer: tuple[bool, Any] = self.pipe.recv()
+            self.state = "well" if answer[0] else self.state
             return answer
         except (EOFError, ConnectionError):
             raise _Ended from None
@@ -367,7 +400,11 @@ def _obey(pipe: Connection, start: Callable[..., None], arguments: tuple[Any, ..
     """The life of a process: do what is asked, one thing after another."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the service ends us
     _live_with_parent()
-    start(*arguments)
+    try:
+        start(*arguments)
+        pipe.send(True)
+    except Exception:
+        pipe.send(False)
     while True:
         try:
             task, given = pipe.recv()
@@ -419,29 +456,29 @@ class Decoders:
 
 
 class Model:
-    """The models of one run or bundle, in a process of their own."""
+    """The models of one run or bundle, in processes of their own."""
 
-    def __init__(self, folder: Path, engine: str | None, *, timeout: float):
+    def __init__(self, folder: Path, engine: str | None, *, timeout: float, count: int):
         self.folder = folder
         self.engine = engine
         self.timeout = timeout
-        self.workers = Workers(1, _ready)
-        self._loaded_after = -1  # so many deaths
+        threads = max(1, (os.cpu_count() or 1) // count)
+        self.workers = Workers(count, _start_model, folder, engine, threads)
 
     @property
     def loaded(self) -> bool:
-        """Whether the process there is has its models: not so while one that died is started anew."""
-        return self._loaded_after == self.workers.deaths
+        """Whether a process has its models: not so while the only one is started anew."""
+        return self.workers.ready
 
     async def load(self) -> Description:
-        """Load them. Raises what `bifocal.load` raises."""
-        deaths = self.workers.deaths
+        """What they are, once every process has them. Raises what `bifocal.load` raises."""
         try:
-            description = await self.workers.run(_describe, self.folder, self.engine, timeout=10 * self.timeout)
+            about = await self.workers.run(_describe, self.folder, self.engine, timeout=10 * self.timeout)
         except (TimeoutError, Died):
             raise ModelError(f"the models in {self.folder} cannot be loaded: their process ended") from None
-        self._loaded_after = deaths if self.workers.deaths == deaths else -1
-        return description
+        while self.workers.starting:
+            await asyncio.sleep(0.05)
+        return about
 
     async def decide(self, posts: Sequence[Packed]) -> list[Decision | BifocalError]:
         """A Decision, or an error, for each post. Raises `Refused` where the process ended twice, or hangs."""
