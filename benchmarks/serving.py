@@ -190,11 +190,15 @@ def main() -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
         system = bifocal.load(run, options.engine)
-        for post, request in zip(posts[:100], requests[:100], strict=True):
-            start = time.perf_counter()
-            system.predict(**post)
-            here = time.perf_counter() - start
-            overhead.append(asyncio.run(closed_loop(service, [request], 1))[1][0] - here)
+        system.predict_batch(posts[:8])
+        for i in range(0, len(posts), 20):  # in turns; on one connection, as HTTP clients keep it
+            here = []
+            for post in posts[i : i + 20]:
+                start = time.perf_counter()
+                system.predict(**post)
+                here.append(time.perf_counter() - start)
+            there = asyncio.run(closed_loop(service, requests[i : i + 20], 1))[1]
+            overhead.append(statistics.median(there) - statistics.median(here))
         service.stop()
     figures = {name: statistics.median(values) for name, values in found.items()}
     print(
@@ -211,7 +215,6 @@ def main() -> None:
                     "refused": refused,
                 },
                 "overhead_ms_median": 1000 * statistics.median(overhead),
-                "overhead_ms_p90": 1000 * sorted(overhead)[90],
             },
             indent=2,
         )

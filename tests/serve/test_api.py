@@ -1,12 +1,14 @@
 import base64
 import json
 import signal
+import socket
 import time
 
 import httpx
 import pytest
 
 import bifocal
+from bifocal.serve.server import listen
 
 
 @pytest.fixture(scope="module")
@@ -290,3 +292,10 @@ def test_a_shadow_that_reads_posts_otherwise_is_refused(small_run, records_run, 
     command = [sys.executable, "-m", "bifocal", "serve", str(small_run), "--state", str(tmp_path), "--port", "0"]
     done = subprocess.run([*command, "--shadow", str(records_run)], capture_output=True, text=True, timeout=90)
     assert done.returncode == 2 and "these must be the same" in done.stderr
+
+
+def test_no_answer_waits_for_the_acknowledgement_of_its_head():
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

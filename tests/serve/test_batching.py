@@ -15,24 +15,23 @@ def post(text="some words", pictures=0):
 class Models:
     """Stands in for the models: answers with the text, remembers its batches, and can be held up."""
 
-    def __init__(self, seconds=0.0):
-        self.batches, self.seconds = [], seconds
+    def __init__(self):
+        self.batches = []
         self.go = asyncio.Event()
         self.go.set()
 
     async def __call__(self, posts):
         self.batches.append([p.parts["text"] for p in posts])
         await self.go.wait()
-        await asyncio.sleep(self.seconds)
         return [DataError("spoiled") if "bad" in t else f"decided {t}" for t in self.batches[-1]]
 
 
-def served(test, *, tokens=4096, pictures=16, max_wait_ms=20.0, **models):
+def served(test, *, tokens=4096, pictures=16, max_wait_ms=20.0, **more):
     """Run a test coroutine beside a batcher."""
 
     async def whole():
-        model = Models(**models)
-        batcher = Batcher(model, tokens=tokens, pictures=pictures, max_wait_ms=max_wait_ms)
+        model = Models()
+        batcher = Batcher(model, tokens=tokens, pictures=pictures, max_wait_ms=max_wait_ms, **more)
         loop = asyncio.create_task(batcher.run())
         try:
             return await asyncio.wait_for(test(batcher, model), 20)
@@ -58,6 +57,27 @@ def test_a_lonely_post_waits_no_longer_than_it_is_told():
         assert asyncio.get_running_loop().time() - start < 1.0
 
     served(test, max_wait_ms=30.0)
+
+
+def test_where_no_other_is_on_the_way_nobody_is_waited_for():
+    async def test(batcher, model):
+        await batcher.decide(post())
+        assert model.batches == [["some words"]]
+
+    served(test, max_wait_ms=1e9, on_the_way=lambda: False)
+
+
+def test_so_many_batches_run_at_once():
+    async def test(batcher, model):
+        model.go.clear()
+        tasks = [asyncio.create_task(batcher.decide(post(f"{i}", pictures=9))) for i in range(5)]
+        await asyncio.sleep(0.05)
+        assert len(model.batches) == 2 and len(batcher) == 3
+        model.go.set()
+        await asyncio.gather(*tasks)
+        assert len(model.batches) == 5
+
+    served(test, at_once=2)
 
 
 def test_while_a_batch_is_computed_the_next_gathers():

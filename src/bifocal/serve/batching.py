@@ -68,7 +68,8 @@ class Batcher:
 
     The post that has waited longest goes first, and takes with it those whose texts are of like length, until a
     budget is spent: a batch costs what its longest text costs, times its size. While a batch is computed the next
-    gathers; only where the models are idle does a post wait for company, and no longer than ``max_wait_ms``.
+    gathers; only where the models are idle and more posts are on the way does a post wait for company, and no longer
+    than ``max_wait_ms``.
 
     Parameters
     ----------
@@ -78,6 +79,8 @@ class Batcher:
         A batch has no more of either, padding counted; one post that has more goes alone.
     at_once : int
         Batches that are computed at the same time.
+    on_the_way : callable, optional
+        Whether more posts are soon to come.
     on_batch : callable, optional
         Told the size of each batch and the seconds that it took.
     """
@@ -90,6 +93,7 @@ class Batcher:
         pictures: int,
         max_wait_ms: float,
         at_once: int = 1,
+        on_the_way: Callable[[], bool] = lambda: True,
         on_batch: Callable[[int, float], None] | None = None,
     ):
         self.decide_on = decide
@@ -97,6 +101,7 @@ class Batcher:
         self.pictures = pictures
         self.max_wait_s = max_wait_ms / 1000
         self.at_once = at_once
+        self.on_the_way = on_the_way
         self.on_batch = on_batch
         self._waiting: deque[_Waiting] = deque()
         self._came = asyncio.Event()
@@ -157,8 +162,8 @@ class Batcher:
                 task.cancel()
 
     async def _company(self) -> None:
-        """Wait for more posts, unless they fill a batch already or the first has waited long enough."""
-        while self._waiting and not self._full():
+        """Wait for more posts, unless none is on the way, they fill a batch, or the first has waited long enough."""
+        while self._waiting and self.on_the_way() and not self._full():
             left = self._waiting[0].since + self.max_wait_s - monotonic()
             if left <= 0:
                 return

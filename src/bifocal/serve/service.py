@@ -99,6 +99,7 @@ class Service:
         self.keys = settings.keys or self.state / "keys.json"
         self.metrics = Metrics()
         self.places = Places(settings.waiting)
+        self.preparing = 0
         self.draining = False
         self.trouble: str | None = None
         """Why the last reload was refused, if it was."""
@@ -137,6 +138,7 @@ class Service:
                 pictures=settings.batch_pictures,
                 max_wait_ms=settings.max_wait_ms,
                 at_once=settings.models,
+                on_the_way=lambda: self.preparing > 0,
                 on_batch=self._count_batch,
             )
             self._gauges()
@@ -239,7 +241,11 @@ class Service:
             if len(getattr(incoming, name) or "") > MAX_NAME:
                 raise DataError(f"{name} has {len(getattr(incoming, name))} characters; at most {MAX_NAME} are allowed")
         start = monotonic()
-        prepared = await self.decoders.prepare(text, incoming.picture, incoming.tabular)
+        self.preparing += 1
+        try:
+            prepared = await self.decoders.prepare(text, incoming.picture, incoming.tabular)
+        finally:
+            self.preparing -= 1
         start = self._stage("prepare", start)
         number, pattern = uuid.uuid4().hex, prepared.post.pattern
         match = self.lists.match(*prepared.known) if prepared.known else None

@@ -66,7 +66,7 @@ class ServeConfig(Strict):
     """Posts of a batch."""
 
     max_wait_ms: Annotated[float, Field(ge=0)] = 1.0
-    """How long a post waits for others, where the encoders are idle."""
+    """How long a post waits for others that are being decoded, where the encoders are idle."""
     batch_tokens: Count = 4096
     """Of a batch, padding counted."""
     batch_pictures: Count = 16
