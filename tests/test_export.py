@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 import bifocal
-from bifocal.bundle import is_bundle
+from bifocal.bundle import is_bundle, state_of
 from bifocal.config import parse_config
 from bifocal.errors import ModelError, RunError
 from bifocal.export import export
@@ -98,6 +99,7 @@ FORBIDDEN = (
 def test_a_bundle_runs_on_the_base_install(bundles, picture):
     code = f"""
 import sys
+from pathlib import Path
 class No:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {FORBIDDEN!r}:
@@ -144,12 +146,6 @@ def test_a_bundle_that_was_touched_is_refused_before_it_is_opened(bundle, damage
         bifocal.load(bundle)
 
 
-def test_what_a_service_keeps_in_a_bundles_folder_is_no_part_of_it(bundle):
-    (bundle / "serve").mkdir()
-    (bundle / "serve" / "decisions.sqlite").write_bytes(b"x")
-    assert bifocal.load(bundle)
-
-
 def test_the_engine_asked_for_is_the_one_that_runs(small_run, bundle, tmp_path):
     copy = shutil.copytree(small_run, tmp_path / "run")
     with pytest.raises(RunError, match="bifocal export .* --engine onnx"):
@@ -172,6 +168,17 @@ def test_an_engine_that_flips_decisions_is_not_taken_unless_accepted(small_run, 
         module.export(small_run, "onnx", output=tmp_path / "bad")
     assert not (tmp_path / "bad").exists() and not list(tmp_path.glob(".bad*"))
     assert module.export(small_run, "onnx", output=tmp_path / "bad", accept=True)["flips"]["rate"] > 0.005
+
+
+def test_the_log_of_a_bundle_in_service_survives_another_export(small_run, tmp_path, monkeypatch):
+    export(small_run, "torch", output=tmp_path / "made")
+    monkeypatch.chdir(tmp_path / "made")
+    state = state_of(Path("."))
+    assert state == state_of(tmp_path / "made") != state_of(small_run)
+    state.mkdir()
+    (state / "decisions.sqlite").write_text("every decision")
+    export(small_run, "torch", output=tmp_path / "made", accept=True)
+    assert (state / "decisions.sqlite").exists() and bifocal.load(tmp_path / "made").predict("words").versions
 
 
 def test_a_folder_that_is_no_bundle_is_not_replaced(small_run, tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from .decide.policy import Policy
 from .errors import ModelError, RunError, nearest
 from .example import Label, Taxonomy
 from .posts import build_modalities
-from .workspace import Workspace, file_sha256, read_json, room, state_of, sweep, write_json
+from .workspace import Workspace, file_sha256, read_json, replaced, write_json
 
 if TYPE_CHECKING:
     from .contracts import TextRole
@@ -54,30 +52,32 @@ def bundle_of(run_folder: Path, engine: str) -> Path:
     return run_folder / "bundles" / engine
 
 
+def state_of(folder: Path) -> Path:
+    """Where a service of this run or bundle keeps its decision log and keys, unless it is told another folder.
+
+    That of a bundle lies beside it: nothing is written into a bundle, and another export replaces it whole.
+    """
+    whole = folder.resolve()
+    return whole.with_name(f"{whole.name}.serve") if is_bundle(folder) else folder / "serve"
+
+
 @contextmanager
 def written(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write into; it takes its name, and its manifest, once the block ends well."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part, old = (folder.with_name(f".{folder.name}.{ending}") for ending in ("part", "old"))
-    sweep(folder.parent, folder.name)
-    try:
-        with room(part):
-            part.mkdir(parents=True)
-            yield part
-            files = {
-                name: {"sha256": file_sha256(part / name), "bytes": (part / name).stat().st_size}
-                for name in _files(part)
-            }
-            write_json(part / MANIFEST, {"format": FORMAT, "files": files})
-        if folder.exists():
-            if not is_bundle(folder) and any(folder.iterdir()):
-                raise RunError(f"{folder} is there and is no bundle, so it is not replaced: name another --output")
-            os.replace(folder, old)
-        os.replace(part, folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    """Yield a folder to write into; it takes its name, and its manifest, once the block ends well.
+
+    Raises
+    ------
+    RunError
+        Where what is there is no bundle.
+    """
+    if folder.exists() and not is_bundle(folder) and any(folder.iterdir()):
+        raise RunError(f"{folder} is there and is no bundle, so it is not replaced: name another --output")
+    with replaced(folder) as part:
+        yield part
+        files = {
+            name: {"sha256": file_sha256(part / name), "bytes": (part / name).stat().st_size} for name in _files(part)
+        }
+        write_json(part / MANIFEST, {"format": FORMAT, "files": files})
 
 
 def check_manifest(folder: Path) -> None:
@@ -108,12 +108,9 @@ def check_manifest(folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[str]:
-    """The paths of all files under a folder, but for those that a service keeps there."""
-    state = state_of(folder)
+    """The paths of all files under a folder."""
     return sorted(
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if not path.is_relative_to(state) and (path.is_symlink() or not path.is_dir())
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
     )
 
 

@@ -132,6 +132,30 @@ def sweep(folder: Path, name: str | None = None) -> None:
             os.replace(path, successor)
 
 
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write into; it takes the place of the one that is there once the block ends well.
+
+    Raises
+    ------
+    RunError
+        Where the disk is full, or not to be written to.
+    """
+    part, old = (folder.with_name(f".{folder.name}.{ending}") for ending in ("part", "old"))
+    sweep(folder.parent, folder.name)
+    try:
+        with room(part):
+            part.mkdir(parents=True)
+            yield part
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(part, folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; NaN and infinities, which JSON does not know, are written as null."""
     with atomic(path) as f:
@@ -272,11 +296,6 @@ class Workspace:
                 os.ftruncate(file, 0)
         finally:
             os.close(file)
-
-
-def state_of(folder: Path) -> Path:
-    """Where a service of this run or bundle keeps its decision log and keys, unless it is told another folder."""
-    return folder / "serve"
 
 
 _ARTIFACTS = {

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, RunError
-from ..workspace import file_sha256, read_json, room, sweep, write_json
+from ..workspace import file_sha256, read_json, replaced, write_json
 
 CARD = "bifocal.json"
 
@@ -26,21 +24,10 @@ def sealed(folder: Path, card: Mapping[str, Any]) -> Iterator[Path]:
     card : mapping
         What the expert is, with its plug-in under ``encoder``; the hashes are added under ``sha256``.
     """
-    part, old = (folder.with_name(f".{folder.name}.{ending}") for ending in ("part", "old"))
-    sweep(folder.parent, folder.name)
-    try:
-        with room(part):
-            part.mkdir(parents=True)
-            yield part
-            hashes = {p.name: file_sha256(p) for p in sorted(part.iterdir())}
-            write_json(part / CARD, {**card, "sha256": hashes})
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(part, folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    with replaced(folder) as part:
+        yield part
+        hashes = {p.name: file_sha256(p) for p in sorted(part.iterdir())}
+        write_json(part / CARD, {**card, "sha256": hashes})
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -77,8 +77,8 @@ def read_service_settings(path: Path | None, overrides: list[str], given: dict[s
 
 
 def _key_file(run_folder: Path, state: Path | None, keys: Path | None) -> Path:
+    from ..bundle import state_of
     from ..errors import RunError
-    from ..workspace import state_of
 
     if not run_folder.is_dir():
         raise RunError(f"there is no run folder {str(run_folder)!r}")

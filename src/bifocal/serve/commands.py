@@ -33,8 +33,8 @@ log_app = typer.Typer(help="The decision log of a service, and its review queue.
 
 
 def _store(run_folder: Path, state: Path | None, database: str | None) -> Store:
+    from ..bundle import state_of
     from ..errors import RunError
-    from ..workspace import state_of
     from .store import Store, read_secret
 
     if not run_folder.is_dir():

@@ -13,12 +13,12 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from ..bundle import REFERENCE, folder_of
+from ..bundle import REFERENCE, folder_of, state_of
 from ..data.compose import TEXT
 from ..decide.policy import Band, Policy, pattern_of, patterns
 from ..errors import BifocalError, DataError, RunError
 from ..posts import TABULAR, build_modalities
-from ..workspace import read_json, state_of
+from ..workspace import read_json
 from .batching import Batcher, Places
 from .errors import Refused
 from .journal import Journal
