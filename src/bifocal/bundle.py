@@ -109,9 +109,7 @@ def check_manifest(folder: Path) -> None:
 
 def _files(folder: Path) -> list[str]:
     """The paths of all files under a folder."""
-    return sorted(
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
-    )
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
 def load_bundle(folder: Path, engine: str | None = None) -> Bundle:

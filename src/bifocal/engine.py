@@ -25,6 +25,9 @@ class Engine(Protocol):
     def check(self, modality: str, value: Any) -> None:
         """Refuse a value that training cannot have meant. Raises `DataError`."""
 
+    def whole(self, modality: str, value: Any) -> bool:
+        """Whether the expert reads all of a value; not so of a text that is longer than its encoder takes."""
+
     def evidence(self, posts: Sequence[Mapping[str, Any]]) -> dict[str, Evidence]:
         """Run each encoder once over the parts that are there; modality -> Evidence of all rows.
 

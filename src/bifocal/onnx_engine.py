@@ -60,6 +60,9 @@ class OnnxEngine:
     def check(self, modality: str, value: Any) -> None:
         """Any text or picture that its modality reads will do."""
 
+    def whole(self, modality: str, value: Any) -> bool:
+        return self._readers[modality].whole(value)
+
     def evidence(self, posts: Sequence[Mapping[str, Any]]) -> dict[str, Evidence]:
         n, result = len(posts), {}
         for name, expert in self._experts.items():

@@ -25,6 +25,9 @@ class Reader(Protocol):
     def batches(self, values: Sequence[Any]) -> Iterator[Batch]:
         """Rows and inputs of each batch; every row once."""
 
+    def whole(self, value: Any) -> bool:
+        """Whether all of a value is read."""
+
 
 class Tokens:
     """Texts by a tokenizer of the ``tokenizers`` library, those of like length together.
@@ -46,6 +49,9 @@ class Tokens:
         for start in range(0, len(order), TEXTS_AT_ONCE):
             rows = order[start : start + TEXTS_AT_ONCE]
             yield rows, {name: self._padded(name, [encodings[i] for i in rows]) for name in self.names}
+
+    def whole(self, value: str) -> bool:
+        return not self.tokenizer.encode(value).overflowing
 
     def _padded(self, name: str, encodings: Sequence[Any]) -> NDArray[np.int64]:
         columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
@@ -81,6 +87,9 @@ class Pixels:
             raise ModelError(f"the image processor does {what}, which an exported encoder cannot: serve the run itself")
         mean, deviation = (np.array(settings[name], dtype=np.float32) for name in ("image_mean", "image_std"))
         self.normal = (mean[:, None, None], deviation[:, None, None])
+
+    def whole(self, value: Image.Image) -> bool:
+        return True
 
     def batches(self, values: Sequence[Image.Image]) -> Iterator[Batch]:
         for start in range(0, len(values), PICTURES_AT_ONCE):

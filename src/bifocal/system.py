@@ -64,7 +64,9 @@ class Decision:
     present : dict
         Modality -> whether the post brought it.
     text_used : str
-        The composed text that the text expert read (with the OCR text where only a picture came).
+        The composed text that the text expert was given (with the OCR text where only a picture came).
+    truncated : bool
+        Whether an expert did not read all that it was given: a text has more tokens than its encoder takes.
     """
 
     probability: float
@@ -79,6 +81,7 @@ class Decision:
     versions: dict[str, str]
     probability_key: str = "prob"
     candidates: tuple[int | str, ...] | None = None
+    truncated: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the probability stands under the key that the taxonomy gives the label (``prob_hate``)."""
@@ -93,6 +96,7 @@ class Decision:
             "models": {m: {key: o.probability, "label": o.label} for m, o in self.models.items()},
             "present": self.present,
             "text_used": self.text_used,
+            "truncated": self.truncated,
             "language": self.language,
             "versions": self.versions,
         }
@@ -312,11 +316,14 @@ class System:
         """What follows from the Evidence of composed posts, a Decision each; no encoder runs."""
         logits = self.engine.logits(evidence)
         return [
-            self._decision(example, set(values), {model: rows[i] for model, rows in logits.items()})
+            self._decision(example, values, {model: rows[i] for model, rows in logits.items()})
             for i, (example, values) in enumerate(posts)
         ]
 
-    def _decision(self, example: Example, present: set[str], logits: Mapping[str, NDArray[np.float32]]) -> Decision:
+    def _decision(
+        self, example: Example, values: Mapping[str, Any], logits: Mapping[str, NDArray[np.float32]]
+    ) -> Decision:
+        present = set(values)
         pattern = pattern_of(present)
         opinions = {}
         for name, modality in self.modalities.items():
@@ -341,6 +348,7 @@ class System:
             versions={**self.policy.versions, "policy": self.policy_version},
             probability_key=self.label.probability,
             candidates=None if sets is None else tuple(self.label.classes[c] for c in sets[0].nonzero()[0]),
+            truncated=not all(self.engine.whole(name, value) for name, value in values.items()),
         )
 
     def _said(

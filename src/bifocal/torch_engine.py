@@ -61,6 +61,10 @@ class TorchEngine:
     def check(self, modality: str, value: Any) -> None:
         self.experts[modality].check(value)
 
+    def whole(self, modality: str, value: Any) -> bool:
+        whole = getattr(self.experts[modality], "whole", None)  # of encoders that cut what is too long
+        return whole is None or bool(whole(value))
+
     def evidence(self, posts: Sequence[Mapping[str, Any]]) -> dict[str, Evidence]:
         n = len(posts)
         blank = torch.zeros(n, dtype=torch.bool)

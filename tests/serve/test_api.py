@@ -35,10 +35,10 @@ def test_the_service_says_what_the_system_says(server, system, picture, tmp_path
 @pytest.mark.parametrize(
     ("given", "status", "told"),
     [
-        ({"json": {}}, 422, "a post needs text or image_path"),
+        ({"json": {}}, 422, "a post needs text or image"),
         ({"json": {"text": None}}, 422, "none was given"),
         ({"json": {"text": 3}}, 422, "text: Input should be a valid string"),
-        ({"json": {"txt": "words"}}, 422, "txt: Extra inputs"),
+        ({"json": {"txt": "words"}}, 422, "txt is no field here: the fields are text, image"),
         ({"json": ["words"]}, 422, "the body"),
         ({"json": {"text": "w", "tabular": {"price": 3}}}, 422, "leave tabular out"),
         ({"json": {"image": "no base64!"}}, 422, "image must be a picture file in base64"),

@@ -5,30 +5,37 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
-from collections.abc import Coroutine, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from ..errors import BifocalError, DataError
+from .bodies import Narrow, read_json
 from .errors import KINDS, Refused
 from .keys import Client
 from .metrics import CONTENT_TYPE
 from .service import Answer, Incoming, Service
 from .store import Conflict, NotYours, StoreFull, StoreGone, Unknown
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 Value = TypeVar("Value")
+_OBJECTS = ("model_type", "model_attributes_type", "dict_type")
 FIELDS = ("text", "image", "tabular", "subject", "external_id")
 Cell = str | int | float | bool | None
+
+
+def _cells(record: Any) -> Any:
+    for name, value in record.items() if isinstance(record, dict) else ():
+        if not isinstance(value, Cell):  # the first is enough: a record may have very many
+            raise ValueError(
+                f"{name[:40]!r} is a {type(value).__name__}; a cell is text, a number, true, false or null"
+            )
+    return record
 
 
 class PostIn(BaseModel):
@@ -43,7 +50,9 @@ class PostIn(BaseModel):
 
     text: str | None = Field(None, description="As the run's texts were: the post's words, or a transcript.")
     image: str | None = Field(None, description="The picture file, in base64.", json_schema_extra={"format": "byte"})
-    tabular: dict[str, Cell] | None = Field(None, description="Column -> value of the post's record.")
+    tabular: Annotated[dict[str, Cell] | None, BeforeValidator(_cells)] = Field(
+        None, description="Column -> value of the post's record."
+    )
     subject: str | None = Field(None, max_length=200, description="The author; kept as a keyed hash only.")
     external_id: str | None = Field(None, max_length=200, description="The post, as the platform calls it.")
 
@@ -57,6 +66,7 @@ class BatchIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
     items: list[dict[str, Any]] = Field(
         min_length=1,
+        fail_fast=True,
         description="Each as `/v1/predict` takes it in JSON; one that cannot be used harms no other.",
         json_schema_extra={"examples": [[{"text": "a quiet morning"}, {"text": "a second post"}]]},
     )
@@ -95,7 +105,9 @@ class AnswerOut(BaseModel):
     text_used: str
     language: str | None
     match: MatchOut | None
-    truncated: bool = Field(description="Whether the text was longer than what is read of it.")
+    truncated: bool = Field(
+        description="Whether the text was longer than what the service, or the text expert, reads of it."
+    )
     versions: dict[str, str]
 
 
@@ -212,7 +224,7 @@ def whose(client: Client) -> str | None:
 
 
 Asking = Annotated[Client, Depends(client_of)]
-router = APIRouter()
+router = APIRouter(route_class=Narrow)
 
 _BODY = {
     "requestBody": {
@@ -408,7 +420,7 @@ async def read_post(request: Request) -> Incoming:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         try:
-            return PostIn.model_validate(json.loads(await request.body())).incoming()
+            return PostIn.model_validate(read_json(await request.body())).incoming()
         except ValidationError as error:
             raise Refused("unusable", first_fault(error)) from None
         except (ValueError, RecursionError) as error:
@@ -440,7 +452,7 @@ async def _of_form(items: list[tuple[str, UploadFile | str]]) -> Incoming:
     record: Any = fields.pop("tabular", None)
     if record is not None:
         try:
-            record = json.loads(record)
+            record = read_json(record)
         except (ValueError, RecursionError):
             raise Refused("unusable", "tabular must be a JSON object of column names and values") from None
     try:
@@ -459,16 +471,29 @@ def decoded(image: str | None) -> bytes | None:
         return base64.b64decode(image, validate=True)
     except (binascii.Error, ValueError):
         raise DataError(
-            "image must be a picture file in base64; a path or an address is not fetched: send the file itself"
+            "image must be a picture file in base64, without `data:` before it; a path or an address is not fetched: "
+            "send the file itself"
         ) from None
 
 
-def first_fault(error: ValidationError) -> str:
-    """The first thing that is wrong with a body, in a line."""
-    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part)[:40] for part in fault["loc"]) or "the body"
-    more = error.error_count() - 1
-    return f"{where}: {fault['msg']}" + (f" (and {more} more)" if more else "")
+def first_fault(error: ValidationError, known: Iterable[str] = FIELDS) -> str:
+    """What is wrong with a body of these fields, in a line."""
+    return fault_of(error.errors(include_url=False, include_context=False, include_input=False), known)
+
+
+def fault_of(faults: Sequence[Mapping[str, Any]], known: Iterable[str]) -> str:
+    """What pydantic finds wrong with a body of these fields, in a line: names first, then the first of all else."""
+    by = {
+        kind: [str(f["loc"][-1])[:40] for f in faults if f["type"] == kind] for kind in ("missing", "extra_forbidden")
+    }
+    if by["missing"] or by["extra_forbidden"]:
+        lacks = [f"{', '.join(by['missing'])} is missing"] if by["missing"] else []
+        extra = [f"{', '.join(by['extra_forbidden'][:5])} is no field here"] if by["extra_forbidden"] else []
+        return f"{'; '.join(lacks + extra)}: the fields are {', '.join(known)}"
+    fault = faults[0]
+    where = ".".join(str(part)[:40] for part in fault["loc"] if part != "body") or "the body"
+    told = "must be a JSON object" if fault["type"] in _OBJECTS else fault["msg"]
+    return f"{where}: {told}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
 
 
 def as_refused(error: BifocalError) -> Refused:

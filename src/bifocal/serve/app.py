@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import __version__
 from ..errors import BifocalError
-from .api import Gone, as_refused
+from .api import Gone, as_refused, fault_of
 from .api import router as own_door
 from .doors import moderations, perspective
 from .errors import KINDS, Refused
@@ -82,10 +83,11 @@ async def _ours(request: Request, error: Exception) -> Response:
 
 async def _unusable(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    fault = error.errors()[0]
-    kind = "bad_request" if fault["type"] == "json_invalid" else "unusable"
-    where = ".".join(str(part)[:40] for part in fault["loc"])
-    return _answer(Refused(kind, f"{where}: {fault['msg']}"), request)
+    faults = error.errors()
+    kind = "bad_request" if faults[0]["type"] == "json_invalid" else "unusable"
+    body = getattr(request.scope.get("route"), "body_field", None)
+    known = getattr(body and body.field_info.annotation, "model_fields", ())
+    return _answer(Refused(kind, fault_of(faults, known)), request)
 
 
 async def _theirs(request: Request, error: Exception) -> Response:
@@ -124,6 +126,15 @@ class Limits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        request = Request(scope)
+        if not self.service.door.clients and self.settings.loopback and not self.settings.open and _elsewhere(request):
+            told = (
+                "without API keys only this machine is answered, and this was asked of "
+                f"{request.headers['host'][:60]!r}: make keys (`bifocal keys add RUN NAME`), or say that anybody may ask "
+                "(--open)"
+            )
+            await _answer(Refused("forbidden", told), request)(scope, receive, send)
+            return
         start = monotonic()
         body = _Body(self, receive, start + self.settings.body_timeout_s, _length(scope))
         status = 499
@@ -147,6 +158,15 @@ class Limits:
             door = getattr(route, "path", "other")
             self.service.metrics.requests.labels(door, str(status)).inc()
             self.service.metrics.latency.labels(door).observe(monotonic() - start)
+
+
+def _elsewhere(request: Request) -> bool:
+    """Whether a name of another machine was asked for, as by a page from there whose name was turned to point here."""
+    host = request.headers.get("host")
+    try:
+        return host is not None and urlsplit(f"//{host}").hostname not in ("127.0.0.1", "::1", "localhost")
+    except ValueError:
+        return True
 
 
 def _length(scope: Scope) -> int | None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row, func, select
 
 from .database import Database, hour_of
-from .queue import kept
+from .queue import kept, standing
 from .records import VERDICTS, Kept
 from .tables import decisions, events, feedback
 
@@ -83,15 +83,11 @@ def _verdicts(connection: Connection, since: datetime) -> dict[str, int]:
     asked = (
         select(events).where(events.c.kind.in_(("verdict", "undone")), events.c.at >= since).order_by(events.c.number)
     )
-    standing: dict[str, list[dict[str, Any]]] = {}
+    told: dict[str, list[Row[Any]]] = {}
     for row in connection.execute(asked):
-        of_it = standing.setdefault(row.decision_id, [])
-        if row.kind == "verdict":
-            of_it.append(row.what)
-        elif of_it:
-            of_it.pop()
+        told.setdefault(row.decision_id, []).append(row)
     counts = {"allow": 0, "block": 0, "overturned": 0}
-    for what in (what for of_it in standing.values() for what in of_it):
+    for what in (verdict.what for of_it in told.values() for verdict in standing(of_it)):
         counts[what["action"]] += 1
         counts["overturned"] += what["decided"] in VERDICTS and what["decided"] != what["action"]
     return counts

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..errors import BifocalError
 from .errors import Refused
 from .store import Logged, StoreFull, StoreGone
 
@@ -40,23 +40,25 @@ class Journal:
 
     async def run(self) -> None:
         """Write for ever; cancel it to end."""
-        while True:
-            await self._came.wait()
-            self._came.clear()
-            rows, self._rows = self._rows, []
-            try:
-                await asyncio.to_thread(self.write, [row for row, _ in rows])
-                failed: Exception | None = None
-            except StoreFull as error:
-                failed = Refused("storage_full", str(error))
-            except StoreGone as error:
-                failed = Refused("unavailable", str(error), retry_after=5.0)
-            except BifocalError as error:
-                failed = Refused("internal", str(error))
-            for _, written in rows:
-                if written.done():  # its client is gone
-                    continue
-                if failed is None:
-                    written.set_result(None)
-                else:
-                    written.set_exception(failed)
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as writer:  # its own: pages that ask much of the log keep no decision waiting
+            while True:
+                await self._came.wait()
+                self._came.clear()
+                rows, self._rows = self._rows, []
+                try:
+                    await loop.run_in_executor(writer, self.write, [row for row, _ in rows])
+                    failed: Exception | None = None
+                except StoreFull as error:
+                    failed = Refused("storage_full", str(error))
+                except StoreGone as error:
+                    failed = Refused("unavailable", str(error), retry_after=5.0)
+                except Exception as error:
+                    failed = Refused("internal", f"the decision cannot be logged ({error})")
+                for _, written in rows:
+                    if written.done():  # its client is gone
+                        continue
+                    if failed is None:
+                        written.set_result(None)
+                    else:
+                        written.set_exception(failed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import Field, ValidationError
 from ..config import Strict, explain
 from ..decide.policy import now
 from ..errors import RunError
-from ..workspace import read_json, write_json
+from ..workspace import write_json
 from .errors import Refused
 
 Role = Literal["decide", "review", "admin"]
@@ -55,9 +56,11 @@ def read_keys(path: Path) -> tuple[Client, ...]:
     if not path.exists():
         return ()
     try:
-        return KeyFile.model_validate(read_json(path)).clients
+        return KeyFile.model_validate(json.loads(path.read_bytes())).clients
     except ValidationError as error:
         raise RunError(f"{path} is no file of API keys: {explain(error, KeyFile)}") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): put it right; without it, nobody needs a key") from None
 
 
 def add_key(path: Path, name: str, roles: Iterable[Role], per_minute: int | None) -> str:
@@ -141,7 +144,7 @@ class Doorkeeper:
         ------
         Refused
             ``forbidden`` where it has not the role, ``rate_limited`` where it has asked too often (a bucket of
-            ``per_minute`` posts, refilled evenly).
+            ``per_minute`` posts, refilled evenly), ``too_large`` where so many at once are never let through.
         """
         if not client.may(role):
             raise Refused("forbidden", f"the key of {client.name} is for {', '.join(client.roles)}, not for {role}")
@@ -151,7 +154,7 @@ class Doorkeeper:
         left = min(client.per_minute, left + (monotonic() - at) * client.per_minute / 60)
         if posts > client.per_minute:
             raise Refused(
-                "rate_limited", f"{client.name} may send {client.per_minute} posts a minute; this batch has {posts}"
+                "too_large", f"{client.name} may send {client.per_minute} posts a minute; this batch has {posts}"
             )
         if left < posts:
             wait = (posts - left) * 60 / client.per_minute

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -208,7 +208,7 @@ class Queue(Database):
         return Event(kind, who, now, row["what"])
 
     def undo(self, number: str, who: str) -> None:
-        """Take one's own verdict back; the item is in one's hands again.
+        """Take one's own verdict back; the item is in one's hands again, and an earlier verdict, if any, stands.
 
         Raises
         ------
@@ -218,11 +218,14 @@ class Queue(Database):
         """
         now = datetime.now(UTC)
         with self._writing() as connection:
+            asked = select(events).where(events.c.decision_id == number).order_by(events.c.number)
+            before = standing(connection.execute(asked).all())[:-1]
+            verdict, by = (before[-1].what["action"], before[-1].who) if before else (None, None)
             changed = connection.execute(
                 update(items)
                 .where(items.c.decision_id == number, items.c.state == "done", items.c.judged_by == who)
                 .values(
-                    state="open", verdict=None, judged_by=None, claimed_by=who,
+                    state="open", verdict=verdict, judged_by=by, claimed_by=who,
                     claimed_until=now + timedelta(seconds=LEASE_S),
                 )
             )  # fmt: skip
@@ -264,6 +267,17 @@ class Queue(Database):
                 found[name] = found.get(name, 0) + n
             held = select(func.count()).where(items.c.state == "open", items.c.claimed_until >= now)
             return {**found, "claimed": connection.scalar(held) or 0}
+
+
+def standing(told: Iterable[Any]) -> list[Any]:
+    """Of an item's events, in their order, the verdicts that were not taken back."""
+    verdicts: list[Any] = []
+    for one in told:
+        if one.kind == "verdict":
+            verdicts.append(one)
+        elif one.kind == "undone" and verdicts:
+            verdicts.pop()
+    return verdicts
 
 
 def event(number: str, kind: str, who: str, at: datetime, **what: Any) -> dict[str, Any]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import RunError
 from .app import create_app
 from .service import Service
 from .settings import ServeConfig
 
-MAX_CONNECTIONS = 1_000
+MAX_CONNECTIONS = 10_000
+"""Idle ones too, which cost next to nothing; posts are bounded by `ServeConfig.waiting`."""
 GRACE_S = 60
 KEEP_ALIVE_S = 75
 """Longer than load balancers keep idle connections (60 s): who closes first must not be the one that is asked."""
@@ -39,12 +43,16 @@ def serve(folder: Path, settings: ServeConfig, *, started: Callable[[str], None]
         As `Service.running`; where the address cannot be listened on.
     """
     service = Service(folder, settings)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # of files; every connection is one
+    files = MAX_CONNECTIONS + 1_000
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files if most == resource.RLIM_INFINITY else min(files, most), most))
     config = uvicorn.Config(
         create_app(service),
         host=settings.host,
         port=settings.port,
         log_level="error",
         access_log=False,
+        http=type("Connection", (_Connection,), {"head_s": settings.body_timeout_s}),
         lifespan="off",  # ours, so that an error at the start reaches the caller
         limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=GRACE_S,
@@ -77,6 +85,37 @@ async def _run(service: Service, server: _Server) -> None:
     with listen(settings.host, settings.port) as listener:
         async with service.running():
             await server.serve(sockets=[listener])
+
+
+class _Connection(H11Protocol):
+    """Ends where the head of a request does not come: uvicorn lets such a connection stand for ever."""
+
+    head_s: float
+    _until: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:
+            self._wait_for_head()
+        else:
+            self._stop_waiting()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        if self._until is None:
+            self._until = self.loop.call_later(self.head_s, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._until is not None:
+            self._until.cancel()
+            self._until = None
 
 
 class _Server(uvicorn.Server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -80,6 +81,9 @@ class Answer:
             told |= {"probability": self.decision.probability, **self.decision.to_dict()}
         match = None if self.match is None else self.match.to_dict()
         return told | {"why": self.why, "match": match, "truncated": self.truncated, "versions": self.versions}
+
+
+_LOG = logging.getLogger(__name__)  # what it says comes to stderr, unless the program decides otherwise
 
 
 class Service:
@@ -237,6 +241,8 @@ class Service:
 
     async def _decide(self, incoming: Incoming, client: Client) -> Answer:
         about, (text, truncated) = self.about, self._cut(incoming.text)
+        if text is None and incoming.picture is None and incoming.tabular is None:
+            raise DataError(f"a post needs {' or '.join(about.config.modalities)}; none was given")
         for name in ("subject", "external_id"):
             if len(getattr(incoming, name) or "") > MAX_NAME:
                 raise DataError(f"{name} has {len(getattr(incoming, name))} characters; at most {MAX_NAME} are allowed")
@@ -260,8 +266,9 @@ class Service:
                 decision, told = decision.decision, decision.shadow
             start = self._stage("model", start)
             versions = {**decision.versions, "bifocal": _version()}
-            answer = Answer(number, decision, decision.action, None, truncated, versions, decision.why)
-        await self.journal.record(self._logged(answer, incoming, prepared, client, pattern, told))
+            cut = truncated or decision.truncated
+            answer = Answer(number, decision, decision.action, None, cut, versions, decision.why)
+        await self.journal.record(self._logged(answer, about, incoming, prepared, client, pattern, told))
         self._stage("log", start)
         self._count(answer, pattern, told)
         return answer
@@ -297,6 +304,7 @@ class Service:
     def _logged(
         self,
         answer: Answer,
+        about: Description,
         incoming: Incoming,
         prepared: Prepared,
         client: Client,
@@ -324,8 +332,8 @@ class Service:
             probability=told["probability"],
             threshold=told["threshold"],
             pattern=pattern,
-            run=self.about.config.run,
-            policy_version=self.about.policy_version,
+            run=about.config.run,
+            policy_version=answer.versions["policy"],
             source=answer.source,
             match=told["match"],
             audit=audit,
@@ -386,7 +394,8 @@ class Service:
                 if model is not None and not model.loaded:
                     with suppress(BifocalError):
                         await model.load()
-            with suppress(BifocalError):
+            # Whatever it is that fails, a disk or a database in a way not foreseen, is tried again.
+            with suppress(Exception):
                 if self.store.gone:
                     await asyncio.to_thread(self.store.migrate)
                 if self.spool.pending:
@@ -421,9 +430,11 @@ class Service:
                 try:
                     await {"models": self._new_models, "keys": self._new_keys, "lists": self._new_lists}[name]()
                     self.trouble = None
+                    _LOG.warning("the new %s serve", name)
                     self.metrics.reloads.labels("taken").inc()
-                except BifocalError as error:
+                except Exception as error:  # a file that cannot be read, too: the watch goes on
                     self.trouble = f"the new {name} are refused, the old ones serve: {error}"
+                    _LOG.warning(self.trouble)
                     self.metrics.reloads.labels("refused").inc()
 
     async def _new_models(self) -> None:
@@ -433,6 +444,7 @@ class Service:
             decoders = self._decoders(about)
         old = [w for w, new in ((self.model, model), (self.decoders, decoders)) if w is not new]
         self.model, self.decoders, self.about = model, decoders, about
+        self.__dict__.pop("reference", None)  # it came with the old ones
         self.closing.append(asyncio.create_task(self._close(old)))
 
     async def _close(self, old: Sequence[Model | Decoders]) -> None:
@@ -441,7 +453,10 @@ class Service:
             await asyncio.to_thread(workers.close)
 
     async def _new_keys(self) -> None:
-        self.door.update(self._clients())
+        clients = self._clients()
+        if self.door.clients and not clients:
+            raise RunError(f"{self.keys} is gone: put it back, or start the service anew where nobody is to need a key")
+        self.door.update(clients)
 
     async def _new_lists(self) -> None:
         self.lists = await asyncio.to_thread(KnownPictures.load, self.settings.lists)

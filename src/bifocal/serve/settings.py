@@ -59,7 +59,7 @@ class ServeConfig(Strict):
     max_bodies: Count = 256 * 2**20
     """Bytes of all requests that are being read."""
     body_timeout_s: Positive = 10.0
-    """From a request's head to its last byte."""
+    """From a connection to a request's head, and from there to its last byte."""
     max_text: Count = 20_000
     """Characters of a text that are read; of a longer one the rest is not (``truncated``)."""
     max_items: Count = 64

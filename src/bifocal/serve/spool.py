@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import io
 import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from errno import EDQUOT, ENOSPC
@@ -26,7 +28,7 @@ class Spool:
 
     Of an author it holds the hash alone, as the log does. `replay` writes the decisions into the log, which leaves
     alone those that it has: a crash between the log's commit and the end of the file costs nothing and doubles nothing.
-    A line that a crash cut short was never acknowledged.
+    A line that a crash cut short was never acknowledged. Services that share a database may share the file.
     """
 
     def __init__(self, state: Path):
@@ -39,7 +41,7 @@ class Spool:
     def append(self, rows: Sequence[Logged]) -> None:
         """Keep decisions, all or none. Raises `StoreFull`, `StoreGone` where the disk refuses."""
         blob = b"".join(json.dumps(self._plain(row)).encode() + b"\n" for row in rows)
-        with self._lock:
+        with self._alone():
             try:
                 # Unbuffered: a buffer that could not be written would be tried again when the file is closed.
                 with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), "rb+", buffering=0) as f:
@@ -67,8 +69,9 @@ class Spool:
         BifocalError
             What ``record`` raises; everything is then still there.
         """
-        with self._lock:
+        with self._alone():
             if not self.path.exists():
+                self.pending = 0  # another service has brought them home
                 return 0
             done, rows = 0, self._lines()
             while batch := list(islice(rows, AT_ONCE)):
@@ -77,6 +80,17 @@ class Spool:
             self.path.unlink()
             self.pending = 0
             return done
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other thread, and no other service of this state folder, is at the file."""
+        with self._lock:
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(folder)
 
     def _plain(self, row: Logged) -> dict[str, Any]:
         known = row.subject_hash if row.subject is None else hashed(self._secret, row.subject)

@@ -10,14 +10,14 @@ import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, or_, select
 
 from ..errors import RunError
 from .database import insert_new
 from .figures import Figures
-from .queue import LEASE_S, Queue, event, found, item_of, kept, owned
+from .queue import LEASE_S, Queue, event, found, item_of, kept, owned, standing
 from .records import (
     VERDICTS,
     Conflict,
@@ -284,13 +284,7 @@ def _original(number: str, at: datetime, given: Original) -> dict[str, Any]:
 
 
 def _said(row: Row[Any], told: Sequence[Row[Any]]) -> dict[str, Any]:
-    verdict = heard = None
-    for one in told:
-        if one.kind == "feedback":
-            heard = one
-        else:
-            verdict = one if one.kind == "verdict" else None
-    last = cast(Any, verdict or heard)
+    last = [*(one for one in told if one.kind == "feedback"), *standing(told)][-1]
     return {
         "id": row.id,
         "label": last.what.get("label"),

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..config import RunConfig
 from ..data.ocr import PICTURE
-from ..errors import BifocalError, ModelError, PictureError
+from ..errors import BifocalError, ModelError, PictureError, RunError
 from ..posts import Packed, Post, Preparer
 from .errors import Refused
 
@@ -40,6 +40,7 @@ Result = TypeVar("Result")
 _PARENT_LOOK_S = 1.0
 _IDLE_LOOK_S = 0.5
 _START_LIMIT_S = 600.0
+_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,8 @@ class Workers:
     ----------
     count : int
     start, arguments
-        What each process runs first; where that raises, the process takes tasks all the same, which may tell why.
+        What each process runs first. One in which that raises is started anew after a while, and takes tasks, which may
+        tell why, only where no other can.
     """
 
     def __init__(self, count: int, start: Callable[..., None], *arguments: Any):
@@ -239,7 +241,7 @@ class Workers:
         self._start = start, arguments
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._starting = threading.Lock()
-        self._closed = False
+        self._closed = threading.Event()
         self._processes: dict[int, _Process] = {}
         self._threads = [threading.Thread(target=self._serve, args=(i,), daemon=True) for i in range(count)]
         for thread in self._threads:
@@ -252,9 +254,8 @@ class Workers:
 
     @property
     def ready(self) -> bool:
-        """Whether one is past its start, and none is that failed in it and has done nothing well since."""
-        states = [process.state for process in list(self._processes.values())]
-        return "well" in states and "ill" not in states
+        """Whether one is past its start and did not fail in it."""
+        return any(process.state == "well" for process in list(self._processes.values()))
 
     async def run(self, task: Callable[..., Result], *arguments: Any, timeout: float) -> Result:
         """The result of a task; who is cancelled before it has begun takes it back.
@@ -275,7 +276,7 @@ class Workers:
 
     def close(self) -> None:
         """End the processes, whatever they do."""
-        self._closed = True
+        self._closed.set()
         for _ in self._threads:
             self._tasks.put(None)
         for process in list(self._processes.values()):
@@ -286,6 +287,11 @@ class Workers:
     def _serve(self, number: int) -> None:
         process = self._begun(number)
         while True:
+            if process.state == "ill" and self.ready and not self._closed.is_set():  # the others do its work meanwhile
+                self._closed.wait(_AGAIN_S)
+                process.buried()
+                process = self._begun(number)
+                continue
             try:
                 task = self._tasks.get(timeout=_IDLE_LOOK_S)
             except queue.Empty:
@@ -303,11 +309,12 @@ class Workers:
                 process = self._anew(number, process)
             except _Ended:
                 task.deaths += 1
-                if task.deaths < 2 and not self._closed:
+                if task.deaths < 2 and not self._closed.is_set():
                     self._tasks.put(task)  # for whoever is free: this one is not for a while
                     process = self._anew(number, process)
                     continue
-                good, value = False, Refused("unavailable", "the service is closing") if self._closed else Died()
+                closing = Refused("unavailable", "the service is closing")
+                good, value = False, closing if self._closed.is_set() else Died()
                 process = self._anew(number, process)
             except Exception as error:  # its arguments cannot be sent
                 good, value = False, error
@@ -320,7 +327,7 @@ class Workers:
     def _begun(self, number: int) -> _Process:
         with self._starting:
             process = self._processes[number] = _Process(self._start)
-        if self._closed:
+        if self._closed.is_set():
             process.kill()
         process.wait()
         return process
@@ -486,6 +493,8 @@ class Model:
             return await self.workers.run(_decide, self.folder, self.engine, posts, timeout=self.timeout)
         except (TimeoutError, Died):
             raise Refused("unavailable", "the models ended on these posts; they are started anew") from None
+        except (ModelError, RunError) as error:  # what is on disk now is not what was loaded
+            raise Refused("unavailable", f"the models cannot be loaded: {error}") from None
 
     async def explain(self, post: Packed, grid: int) -> Explanation:
         """Why a post is decided as it is. Raises as `System.explain`."""
@@ -493,6 +502,8 @@ class Model:
             return await self.workers.run(_explain, self.folder, self.engine, post, grid, timeout=self.timeout)
         except (TimeoutError, Died):
             raise Refused("unavailable", "this post cannot be explained: the models ended on it") from None
+        except (ModelError, RunError) as error:
+            raise Refused("unavailable", f"the models cannot be loaded: {error}") from None
 
     def close(self) -> None:
         self.workers.close()

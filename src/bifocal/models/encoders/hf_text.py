@@ -125,6 +125,14 @@ class HfText(HfEncoder):
     def _tokens(self, values: Sequence[str]) -> dict[str, list[list[int]]]:
         return dict(self.processor(list(values), truncation=True, max_length=self.options.max_length))
 
+    def whole(self, value: str) -> bool:
+        """Whether a text has no more tokens than are read."""
+        # Cut as `_tokens` cuts: truncation is a state of the tokenizer, which other threads use too.
+        cut = self.processor(
+            [value], truncation=True, max_length=self.options.max_length, return_overflowing_tokens=True
+        )
+        return len(cut["input_ids"]) == 1
+
     def inputs(self, values: Sequence[str]) -> dict[str, Tensor]:
         return dict(self.processor.pad(self._tokens(values), return_tensors="pt"))
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ...errors import BifocalError
 from ..api import POSTING, Asking, decide_all, decoded, service_of, unless_gone
+from ..bodies import Narrow
 from ..errors import Refused
 from ..service import Answer, Incoming
 
@@ -50,7 +51,11 @@ class ModerationIn(BaseModel):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"input": "a quiet morning"}, {"input": ["a quiet morning", "another"]}]}
     )
-    input: str | Annotated[list[str], Field(min_length=1)] | Annotated[list[Part], Field(min_length=1)]
+    input: (
+        str
+        | Annotated[list[str], Field(min_length=1, fail_fast=True)]
+        | Annotated[list[Part], Field(min_length=1, fail_fast=True)]
+    )
     model: str | None = Field(None, description="Not read: this service has one.")
 
 
@@ -68,7 +73,7 @@ class ModerationOut(BaseModel):
     results: list[ModerationResult]
 
 
-router = APIRouter()
+router = APIRouter(route_class=Narrow)
 
 
 @router.post(PATH, response_model=ModerationOut, responses=POSTING, tags=["other shapes"])

@@ -12,8 +12,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..api import POSTING, service_of, unless_gone
+from ..bodies import Narrow
 from ..errors import Refused
 from ..keys import Client
+from ..records import storable
 from ..service import Incoming
 
 PATH = "/v1alpha1/comments:analyze"
@@ -68,7 +70,7 @@ async def _client(request: Request) -> Client:
     return service_of(request).door.who(key or None)
 
 
-router = APIRouter()
+router = APIRouter(route_class=Narrow)
 
 
 @router.post(PATH, response_model=AnalyzeOut, responses=POSTING, tags=["other shapes"])
@@ -82,7 +84,7 @@ async def analyze(request: Request, asked: AnalyzeIn, client: Annotated[Client, 
     for name in asked.requestedAttributes:
         if name not in ours:
             raise Refused(
-                "bad_request", f"Unknown requested attribute: {name[:60]}; this service has {', '.join(ours)}"
+                "bad_request", f"Unknown requested attribute: {storable(name[:60])}; this service has {', '.join(ours)}"
             )
     if not asked.comment.text.strip():
         raise Refused("bad_request", "Comment must be non-empty.")
@@ -98,8 +100,12 @@ async def analyze(request: Request, asked: AnalyzeIn, client: Annotated[Client, 
         if wanted.scoreThreshold is None or value >= wanted.scoreThreshold
     }
     language = answer.decision.language
-    told = {"attributeScores": scores, "languages": asked.languages or [language], "detectedLanguages": [language]}
-    return JSONResponse(told | ({} if asked.clientToken is None else {"clientToken": asked.clientToken}))
+    told: dict[str, Any] = {
+        "attributeScores": scores,
+        "languages": [storable(name) for name in asked.languages] or [language],
+        "detectedLanguages": [language],
+    }
+    return JSONResponse(told | ({} if asked.clientToken is None else {"clientToken": storable(asked.clientToken)}))
 
 
 def told(refused: Refused) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from ..api import as_refused, service_of
 from ..errors import Refused
 from ..service import Incoming, Service
 from ..store import Conflict, Item
-from .session import COOKIE, moderator, name_of, sign_in
+from .session import COOKIE, from_our_page, moderator, name_of, sign_in
 
 HERE = Path(__file__).parent
 STATIC = {"style.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
@@ -37,7 +37,7 @@ HEADERS = {
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data: blob:; form-action 'self'; "
         "base-uri 'none'; frame-ancestors 'none'"
     ),
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 GRID = 5
@@ -98,6 +98,7 @@ async def login(request: Request) -> Response:
 
 @router.post("/login")
 async def signing_in(request: Request) -> Response:
+    from_our_page(request)
     service, form = service_of(request), await request.form(max_files=0, max_fields=5)
     try:
         name = name_of(service, _text(form, "name"), _text(form, "key"))

@@ -24,10 +24,10 @@ class NotSignedIn(Exception):
 
 
 def sign_in(service: Service, response: Response, name: str, *, secure: bool) -> None:
-    """Remember a name in the browser for `HOURS`."""
+    """Remember a name in the browser for `HOURS`, or until the key is taken away."""
     until = int(time.time()) + HOURS * 3600
     token = f"{base64.urlsafe_b64encode(name.encode()).decode()}.{until}"
-    value = f"{token}.{_signature(service, token)}"
+    value = f"{token}.{_signature(service, name, token)}"
     # Strict: no other site's page can make this browser decide anything.
     response.set_cookie(
         COOKIE, value, max_age=HOURS * 3600, httponly=True, samesite="strict", secure=secure, path="/moderate"
@@ -61,25 +61,34 @@ def moderator(request: Request) -> str:
         Where another site's page sent the browser here.
     """
     service = service_of(request)
-    origin = request.headers.get("origin")
-    if (
-        request.method != "GET"
-        and origin not in (None, "null")
-        and urlsplit(origin).netloc != request.headers.get("host")
-    ):
-        raise Refused("forbidden", "this came from another site's page")
+    from_our_page(request)
     token, _, signature = request.cookies.get(COOKIE, "").rpartition(".")
     name, _, until = token.partition(".")
-    if not hmac.compare_digest(signature.encode(), _signature(service, token).encode()):
+    try:
+        known = base64.urlsafe_b64decode(name).decode()
+    except ValueError:
+        raise NotSignedIn from None
+    if not hmac.compare_digest(signature.encode(), _signature(service, known, token).encode()):
         raise NotSignedIn
     if not until.isdigit() or int(until) < time.time():
-        raise NotSignedIn
-    known = base64.urlsafe_b64decode(name).decode()
-    clients = service.door.clients
-    if clients and not any(c.name == known and c.revoked is None and c.may("review") for c in clients):
         raise NotSignedIn
     return known
 
 
-def _signature(service: Service, token: str) -> str:
-    return hmac.new(service.store.secret, f"moderator {token}".encode(), hashlib.sha256).hexdigest()
+def from_our_page(request: Request) -> None:
+    """Refuse what another site's page, or another service of this site, has the browser send. Raises `Refused`."""
+    origin, kind = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
+    ours = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    if request.method != "GET" and not (ours and kind in ("same-origin", "none")):
+        raise Refused("forbidden", "this came from another site's page")
+
+
+def _signature(service: Service, name: str, token: str) -> str:
+    """By a key of its own, and by the moderator's, so that it ends with that. Raises `NotSignedIn` without one."""
+    clients = service.door.clients
+    keys = [c.key_hash for c in clients if c.name == name and c.revoked is None and c.may("review")]
+    if clients and not keys:
+        raise NotSignedIn
+    # Not by the log's secret itself: it signs what authors are called, which whoever posts may choose.
+    secret = hashlib.sha256(b"sessions\0" + service.store.secret + "".join(keys).encode()).digest()
+    return hmac.new(secret, token.encode(), hashlib.sha256).hexdigest()
