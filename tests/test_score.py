@@ -358,7 +358,17 @@ def test_a_column_of_the_record_is_not_taken_for_a_picture(records, monkeypatch,
 
     (tmp_path / "in.csv").write_text("text,image\nwords,3\n")
     ((_, post),) = Posts(records.reads, records.columns, {}).read(tmp_path / "in.csv")
-    assert post == {"text": "words", "image_path": None, "tabular": {"image": "3"}}
+    assert post == {"id": None, "text": "words", "image_path": None, "tabular": {"image": "3"}}
+
+
+def test_authors_are_read_for_a_service_and_not_for_a_run(system, posts, tmp_path):
+    from bifocal.sources._posts import NAMES, Posts
+
+    posts.write_text("id,text,subject,external_id\na,words,17,\n")
+    assert score_file(system, posts, tmp_path / "out.csv")["unread"] == ["subject", "external_id"]
+    there = Posts({"text", *NAMES}, {"external_id"}, {})  # where a record has a column of that name, it is the record's
+    ((_, post),) = there.read(posts)
+    assert post["subject"] == "17" and "external_id" not in post and there.unread == []
 
 
 def test_a_text_that_is_a_number_is_read_as_in_training(system, tmp_path):

@@ -7,7 +7,7 @@ import base64
 import json
 import random
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -15,13 +15,19 @@ from urllib.parse import quote
 
 import httpx
 
-from .errors import BifocalError, DataError
+from .errors import BifocalError, ConfigError, DataError
 from .posts import read_file
+from .sources._posts import NAMES
 
 BUSY = (429, 503)
 """Statuses that pass: the service has no place, or its models or log are away for a moment."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 30.0
-ARGUMENTS = ("text", "image_path", "tabular", "subject", "external_id")
+MOST_POSTS, MOST_BYTES = 64, 8 * 2**20
+"""Of a request with several posts. A service takes 64 and 12 MiB, unless it is told otherwise."""
+TOO_LARGE = 413
+MAX_NAME = 200
+"""Characters of a subject or an external id that a service takes."""
+ARGUMENTS = ("text", "image_path", "tabular", *NAMES)
 """What a row of `Client.predict_batch` may hold, beside ``id``."""
 Result = TypeVar("Result")
 
@@ -94,6 +100,8 @@ class _Wait:
     seconds: float
 
 
+_Part = list[tuple[int, bytes]]
+"""The places of some rows, and each as JSON."""
 _Talk = Generator[_Request | _Wait, Any, Result]
 """A conversation with a service, without the means: `Client` and `AsyncClient` bring those."""
 
@@ -102,6 +110,14 @@ class _Asking:
     """What both clients say."""
 
     def __init__(self, url: str, key: str | None, patience_s: float):
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL:
+            parsed = httpx.URL()
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise ConfigError(
+                f"the address of a service is http:// or https:// with a host, as http://127.0.0.1:8080; found {url!r}"
+            )
         self.url = url.rstrip("/")
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.patience_s = patience_s
@@ -141,40 +157,56 @@ class _Asking:
         return Answered.of((yield from self._ask(_Request("POST", "/v1/predict", _form(row)))))
 
     def _predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> _Talk[list[Answered | BifocalError]]:
-        results: list[Answered | BifocalError | None] = [None] * len(rows)
-        items, places = [], []
-        for i, row in enumerate(rows):
-            try:
-                items.append(_item(row))
-                places.append(i)
-            except BifocalError as error:
-                results[i] = error
+        results: dict[int, Answered | BifocalError] = {}
+        for part in _parts(rows, results):
+            yield from self._predict_part(part, results)
+        return [results[i] for i in range(len(rows))]
+
+    def _predict_part(self, part: _Part, results: dict[int, Answered | BifocalError]) -> _Talk[None]:
+        """Ask for some posts at once, by halves where the service takes fewer."""
         waited = 0.0
-        while items:
-            told = yield from self._ask(_Request("POST", "/v1/predict/batch", {"json": {"items": items}}))
+        while part:
+            body = b'{"items": [' + b", ".join(item for _, item in part) + b"]}"
+            content = {"content": body, "headers": {"Content-Type": "application/json"}}
+            try:
+                told = yield from self._ask(_Request("POST", "/v1/predict/batch", content))
+            except ServerError as error:
+                if error.status != TOO_LARGE:
+                    raise
+                if len(part) == 1:  # no fault of the service, nor of the other rows
+                    results[part[0][0]] = DataError(f"{error}: the post is too large, make its picture or text smaller")
+                    return
+                half = len(part) // 2
+                yield from self._predict_part(part[:half], results)
+                yield from self._predict_part(part[half:], results)
+                return
             again = []
-            for item, i, body in zip(items, places, told["results"], strict=True):
-                if "error" not in body:
-                    results[i] = Answered.of(body)
-                elif body["error"]["kind"] in ("overloaded", "unavailable") and waited < self.patience_s:
-                    again.append((item, i))
+            for (i, item), answer in zip(part, told["results"], strict=True):
+                if "error" not in answer:
+                    results[i] = Answered.of(answer)
+                elif answer["error"]["kind"] in ("overloaded", "unavailable") and waited < self.patience_s:
+                    again.append((i, item))
                 else:
-                    results[i] = _error(body["error"])
-            items, places = [item for item, _ in again], [i for _, i in again]
-            if items:
+                    results[i] = _error(answer["error"])
+            if part := again:
                 yield _Wait(1.0)
                 waited += 1.0
-        return [r for r in results if r is not None]
 
     def _feedback(self, decision_id: str, label: int | str, reason: str) -> _Talk[dict[str, Any]]:
         said = {"decision_id": decision_id, "label": label, "reason": reason}
         return (yield from self._ask(_Request("POST", "/v1/feedback", {"json": said})))
 
+    def _appeal(self, decision_id: str, reason: str) -> _Talk[dict[str, Any]]:
+        said = {"decision_id": decision_id, "reason": reason}
+        return (yield from self._ask(_Request("POST", "/v1/appeals", {"json": said})))
+
     def _get(self, path: str) -> _Talk[dict[str, Any]]:
         return (yield from self._ask(_Request("GET", path, {})))
 
     def _forget(self, subject: str) -> _Talk[dict[str, Any]]:
-        return (yield from self._ask(_Request("DELETE", f"/v1/subjects/{quote(subject, safe='')}", {})))
+        # Dots too, which `quote` lets stand: httpx would take a subject "." or ".." for a step on the path.
+        name = quote(_sendable(subject), safe="").replace(".", "%2E")
+        return (yield from self._ask(_Request("DELETE", f"/v1/subjects/{name}", {})))
 
     def _unreachable(self, error: httpx.TransportError) -> ServerError:
         return ServerError(f"no service answers at {self.url} ({error}): is it running?", None, "unreachable")
@@ -186,7 +218,7 @@ class Client(_Asking):
     Parameters
     ----------
     url : str
-        ``http://127.0.0.1:8080``
+        ``http://127.0.0.1:8080``; `ConfigError` where it is no such address.
     key : str, optional
         API key.
     timeout_s : float
@@ -236,7 +268,7 @@ class Client(_Asking):
     def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Answered | BifocalError]:
         """Decide on several posts; one that cannot be used yields its error, in the order of the rows.
 
-        Raises `ServerError` as `predict`.
+        They go in parts of what a service takes at once. Raises `ServerError` as `predict`.
         """
         return self._talk(self._predict_batch(rows))
 
@@ -247,6 +279,10 @@ class Client(_Asking):
     def feedback(self, decision_id: str, label: int | str, reason: str = "") -> dict[str, Any]:
         """Say what a decided post turned out to be. Raises `DataError`, `ServerError`."""
         return self._talk(self._feedback(decision_id, label, reason))
+
+    def appeal(self, decision_id: str, reason: str = "") -> dict[str, Any]:
+        """Ask that a person look at a decision. Raises `DataError`, `ServerError`."""
+        return self._talk(self._appeal(decision_id, reason))
 
     def forget(self, subject: str) -> dict[str, Any]:
         """Delete all that is held of an author; gives the receipt. Raises `ServerError`."""
@@ -312,6 +348,10 @@ class AsyncClient(_Asking):
         """As `Client.feedback`."""
         return await self._talk(self._feedback(decision_id, label, reason))
 
+    async def appeal(self, decision_id: str, reason: str = "") -> dict[str, Any]:
+        """As `Client.appeal`."""
+        return await self._talk(self._appeal(decision_id, reason))
+
     async def forget(self, subject: str) -> dict[str, Any]:
         """As `Client.forget`."""
         return await self._talk(self._forget(subject))
@@ -351,7 +391,7 @@ class Remote:
     def __init__(self, client: Client):
         self.client = client
         policy = client.policy()
-        self.reads = frozenset(policy["reads"])
+        self.reads = frozenset([*policy["reads"], *NAMES])
         self.columns = frozenset(policy["columns"])
         self.modalities: list[str] = policy["modalities"]
         self.reads_words: bool = policy["reads_words"]
@@ -359,12 +399,41 @@ class Remote:
         self.identity = [policy["version"], policy["engine"]]
 
     def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Answered | BifocalError]:
-        """As `Client.predict_batch`. Raises `ServerError` where the service fails a row that is in order."""
-        answers = self.client.predict_batch(rows)
+        """As `Client.predict_batch`; a row that has an ``id`` and no ``external_id`` goes by the former.
+
+        Raises `ServerError` where the service fails a row that is in order.
+        """
+        answers = self.client.predict_batch([_by_its_id(row) for row in rows])
         for answer in answers:
             if isinstance(answer, ServerError):  # not the row's fault: written down it would stay undecided
                 raise answer
         return answers
+
+
+def _by_its_id(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    name = row.get("id")
+    if name is None or "external_id" in row or len(_sendable(name)) > MAX_NAME:
+        return row
+    return {**row, "external_id": name}
+
+
+def _parts(rows: Sequence[Mapping[str, Any]], results: dict[int, Answered | BifocalError]) -> Iterator[_Part]:
+    """The rows in parts that a service takes at once; the error of one that cannot be sent goes to the results."""
+    part: _Part = []
+    size = 0
+    for i, row in enumerate(rows):
+        try:
+            item = json.dumps(_item(row)).encode()
+        except BifocalError as error:
+            results[i] = error
+            continue
+        if part and (len(part) == MOST_POSTS or size + len(item) > MOST_BYTES):
+            yield part
+            part, size = [], 0
+        part.append((i, item))
+        size += len(item)
+    if part:
+        yield part
 
 
 def _checked(row: Mapping[str, Any]) -> dict[str, Any]:

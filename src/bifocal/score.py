@@ -38,7 +38,7 @@ class Scorer(Protocol):
 
     @property
     def reads(self) -> frozenset[str]:
-        """The parts that a post may bring."""
+        """The parts that a post may bring, and what it may be called by (``subject``, ``external_id``)."""
 
     @property
     def columns(self) -> frozenset[str]:
@@ -86,9 +86,11 @@ def score_file(
         table it was trained on can be scored), or else ``id`` (default: the row's number), ``text`` and ``image_path``
         (or ``img``, ``image``); and those that the run's tabular expert reads, or in JSONL an object ``tabular`` of
         them; whichever there are. Several text columns are joined by a line break, as in training. Pictures lie
-        relative to the file. Other columns are not read.
+        relative to the file. A service is told ``subject`` (the author) and ``external_id`` (the post; default: the
+        id that the table gives), too. Other columns are not read.
     output : Path
-        ``.csv``, ``.jsonl`` or ``.parquet``: ``id``, the decision's fields, and ``error`` for rows that had none.
+        ``.csv``, ``.jsonl`` or ``.parquet``: ``id``, the decision's fields (a service's own id as ``decision_id``), and
+        ``error`` for rows that had none.
     note : callable, optional
         Is told, before the first batch is decided, of a modality or column of the run that the table has not.
 
@@ -197,7 +199,9 @@ def _batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
 def _line(identity: str, answer: Told | BifocalError) -> dict[str, Any]:
     if isinstance(answer, BifocalError):
         return {"id": identity, "error": str(answer)}
-    return {"id": identity, **answer.to_dict(), "error": None}
+    told = answer.to_dict()
+    decision = {"decision_id": told.pop("id")} if "id" in told else {}
+    return {"id": identity, **decision, **told, "error": None}
 
 
 def _resume(partial: Path, key: str, batch_size: int) -> int:

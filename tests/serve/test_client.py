@@ -1,15 +1,21 @@
 import asyncio
 import csv
 import json
+import sqlite3
 import threading
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import bifocal
-from bifocal.client import Client, ServerError
+from bifocal.client import Client, Remote, ServerError
 from bifocal.errors import ConfigError, DataError, RunError
+from bifocal.score import score_file
+from bifocal.workspace import read_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +40,40 @@ def test_a_client_is_answered_what_the_system_says(client, small_run, file):
     assert client.feedback(there.id, 1, "reported")["label"] == "1"
     assert client.forget("ann")["deleted"]["decisions"] == 1
     assert client.forget("an/odd name?#")["deleted"]["decisions"] == 0
+
+
+@pytest.mark.parametrize("author", [".", "..", "a/../b", "a.b", "a\ud800"])
+def test_an_author_of_any_name_can_be_forgotten(client, author):
+    client.predict("words", subject=author)
+    assert client.forget(author)["deleted"]["decisions"] == 1
+
+
+def test_a_decision_can_be_appealed(client):
+    said = client.appeal(client.predict("words").id, "it is satire")
+    assert said["state"] == "open"
+    with pytest.raises(ServerError, match="there is no decision 'zzz'"):
+        client.appeal("zzz")
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8731", "localhost:8731", "ftp://host", "http://", "http://host:port", ""])
+def test_an_address_that_is_none_is_told(url):
+    with pytest.raises(ConfigError, match=f"is http:// or https:// with a host, .* found '{url}'"):
+        Client(url)
+
+
+def noise(path, side):
+    """A picture that no format makes smaller than its pixels: 3 * side ** 2 bytes."""
+    Image.fromarray(np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)).save(path)
+    return {"image_path": path}
+
+
+def test_photos_that_pass_the_limit_of_a_request_go_in_several(client, tmp_path):
+    """The service takes 3 MB: one of these photos fits, three do not, and the large one never does."""
+    rows = [noise(tmp_path / f"{side}.png", side) for side in (600, 601, 900, 602)]
+    said = client.predict_batch([{"text": "first"}, *rows])
+    assert [isinstance(s, DataError) for s in said] == [False, False, False, True, False]
+    assert "a request has 3,000,000 bytes at most" in str(said[3]) and "picture or text smaller" in str(said[3])
+    assert [s.to_dict()["present"]["text"] for s in said if not isinstance(s, DataError)] == [True, False, False, False]
 
 
 def test_rows_are_answered_in_their_order_and_a_bad_one_harms_no_other(client, file, tmp_path):
@@ -72,13 +112,14 @@ def test_many_at_once_by_coroutines(server, file):
 
 
 class Busy(BaseHTTPRequestHandler):
-    """Turns the first requests away."""
+    """Gives the answers it is told, the last one for ever; one may be a function of the body."""
 
     answers: ClassVar[list] = []
 
     def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        status, body = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        status, body = answer(sent) if callable(answer) else answer
         self.send_response(status)
         if status == 429:
             self.send_header("Retry-After", "1")
@@ -113,6 +154,57 @@ def test_a_busy_service_is_asked_again_after_the_time_it_names(busy, monkeypatch
     assert len(waits) == 2 and all(wait >= 1 for wait in waits)
 
 
+@pytest.fixture
+def narrow(busy, monkeypatch):
+    """A service that takes so many posts and bytes at most; gives the client, and the posts of each request."""
+    monkeypatch.setattr("bifocal.client.time.sleep", lambda _: pytest.fail("there is nothing to wait for"))
+    asked = []
+
+    def start(most, size):
+        def answer(sent):
+            items = json.loads(sent)["items"]
+            asked.append(len(items))
+            if len(items) > most or len(sent) > size:
+                return 413, {"error": {"kind": "too_large", "message": f"{most} posts a minute"}}
+            return 200, {"results": [ANSWER | {"id": item["text"]} for item in items]}
+
+        Busy.answers = [answer]
+        return Client(busy), asked
+
+    return start
+
+
+def test_more_posts_than_a_service_takes_are_halved_until_it_takes_them(narrow):
+    client, asked = narrow(5, 10**6)
+    assert [said.id for said in client.predict_batch([{"text": str(i)} for i in range(8)])] == list("01234567")
+    assert asked == [8, 4, 4]
+
+
+def test_a_post_that_is_too_large_alone_harms_no_other(narrow):
+    client, _ = narrow(64, 2000)
+    rows = [{"text": str(i)} for i in range(7)] + [{"text": "x" * 3000}, {"txt": "odd"}, {"text": "9"}]
+    said = client.predict_batch(rows)
+    assert [s.id if not isinstance(s, DataError) else None for s in said] == [*"0123456", None, None, "9"]
+    assert "the post is too large" in str(said[7]) and "found also txt" in str(said[8])
+
+
+def test_many_posts_go_by_64_and_large_ones_by_their_bytes(narrow, monkeypatch):
+    client, asked = narrow(64, 10**6)
+    assert [said.id for said in client.predict_batch([{"text": str(i)} for i in range(100)])] == [*map(str, range(100))]
+    assert asked == [64, 36]
+    asked.clear()
+    monkeypatch.setattr("bifocal.client.MOST_BYTES", 1000)
+    texts = [str(i) * size for i, size in enumerate((400, 400, 400, 3000, 1))]
+    assert [said.id for said in client.predict_batch([{"text": text} for text in texts])] == texts
+    assert asked == [2, 1, 1, 1]
+
+
+def test_any_other_refusal_is_of_the_whole_call(busy):
+    Busy.answers = [(403, {"error": {"kind": "forbidden", "message": "not for decide"}})]
+    with pytest.raises(ServerError, match="not for decide"):
+        Client(busy).predict_batch([{"text": "a"}, {"text": "b"}])
+
+
 def test_patience_ends(busy, monkeypatch):
     waits = []
     monkeypatch.setattr("bifocal.client.time.sleep", waits.append)
@@ -143,9 +235,37 @@ def test_a_table_is_scored_by_a_service_as_at_home(server, small_run, file, tmp_
         with open(tmp_path / f"{name}.csv", newline="") as f:
             rows[name] = list(csv.DictReader(f))
     for there, here in zip(rows["there"], rows["here"], strict=True):
+        assert there["id"] == here["id"] and bool(there["decision_id"]) == (not there["error"])
         assert there["error"] == here["error"] and there["label"] == here["label"]
         if not here["error"]:
             assert float(there["prob_hate"]) == pytest.approx(float(here["prob_hate"]), abs=1e-6)
+
+
+def logged(server, decision):
+    with closing(sqlite3.connect(server.state / "decisions.sqlite")) as database:
+        return database.execute("SELECT external_id FROM decisions WHERE id = ?", [decision]).fetchone()[0]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_service_is_told_whose_the_rows_are_and_which(server, client, tmp_path, own):
+    rows = [
+        {"id": "r1", "text": "one", "subject": 17, "external_id": "p1"},
+        {"id": "r" * 201, "text": "two", "subject": 17.0, "external_id": ""},
+        {"text": "three", "subject": "17"},
+        {"id": "r4", "text": "four", "subject": "x" * 201},
+        {"id": "r5", "text": "five", "subject": ["17"]},
+    ]
+    if not own:
+        rows = [{name: cell for name, cell in row.items() if name != "external_id"} for row in rows]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    counts = score_file(Remote(client), tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert (counts["failed"], counts["unread"]) == (2, [])
+    said = list(read_jsonl(tmp_path / "out.jsonl"))
+    assert [row["id"] for row in said] == ["r1", "r" * 201, "2", "r4", "r5"]
+    named = [logged(server, row["decision_id"]) for row in said[:3]]
+    assert named == (["p1", None, None] if own else ["r1", None, None])
+    assert "200" in said[3]["error"] and "column 'subject' holds a list" in said[4]["error"]
+    assert client.forget("17")["deleted"]["decisions"] == 3
 
 
 def test_one_asks_a_run_or_a_service(tmp_path):
@@ -155,3 +275,5 @@ def test_one_asks_a_run_or_a_service(tmp_path):
         command.app(["score", "in.csv", "-o", "out.csv"], standalone_mode=False)
     with pytest.raises((ServerError, RunError)):
         command.app(["score", "in.csv", "-o", "out.csv", "--server", "http://127.0.0.1:1"], standalone_mode=False)
+    with pytest.raises(ConfigError, match=r"http://127\.0\.0\.1:8080; found '127\.0\.0\.1:8731'"):
+        command.app(["score", "in.csv", "-o", "out.csv", "--server", "127.0.0.1:8731"], standalone_mode=False)

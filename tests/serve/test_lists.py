@@ -114,7 +114,38 @@ def test_a_list_made_of_pictures_knows_them(tmp_path):
     for i in range(3):
         scene(i).save(tmp_path / f"{i}.png")
     (tmp_path / "notes.txt").write_text("no picture")
-    counts = write_list(sorted(tmp_path.iterdir()), tmp_path / "list.csv")
-    assert counts == {"written": 3, "poor": 0, "failed": 1}
+    (tmp_path / "more").mkdir()
+    counts = write_list([tmp_path], tmp_path / "list.csv")
+    assert counts == {"written": 3, "poor": 0, "skipped": ["notes.txt"]}
     lists = KnownPictures.load([ListSettings(path=tmp_path / "list.csv")])
     assert lists.match(*picture_hash(scene(2))).entry == "2.png"
+
+
+@pytest.mark.parametrize(
+    ("places", "told"),
+    [
+        (["0.png", "nopics"], "there is no file or folder '.*nopics'"),
+        (["notes.txt"], r"no picture in .*notes\.txt, where 1 files were looked at .* nothing was written"),
+        (["empty"], r"no picture in .*empty, where 0 files"),
+    ],
+)
+def test_a_list_of_nothing_is_not_written(tmp_path, places, told):
+    scene(0).save(tmp_path / "0.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.csv").write_text("the old one")
+    with pytest.raises(DataError, match=told):
+        write_list([tmp_path / place for place in places], tmp_path / "list.csv")
+    assert (tmp_path / "list.csv").read_text() == "the old one"
+
+
+def test_the_command_names_what_it_skips(tmp_path, capsys):
+    from bifocal import __main__ as command
+
+    scene(0).save(tmp_path / "0.png")
+    for i in range(12):
+        (tmp_path / f"note{i:02}.txt").write_text("no picture")
+    command.app(["lists", "hash", str(tmp_path), "-o", str(tmp_path / "out" / "list.csv")], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "1 pictures" in said and "12 files are no pictures: 'note00.txt', 'note01.txt'" in said
+    assert "and 2 more" in said

@@ -133,11 +133,12 @@ def lists_hash(
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV: PDQ hash, file name, time, quality.")],
 ) -> None:
     """Make a list of pictures, for `lists` in the settings of a service."""
+    from ..errors import listed
     from .lists import write_list
 
-    files = [file for path in pictures for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    counts = write_list((file for file in files if not file.is_dir()), output)
+    counts = write_list(pictures, output)
     typer.echo(
-        f"{output}: {counts['written']} pictures, {counts['poor']} of them with too little to be told by but exactly; "
-        f"{counts['failed']} files are no pictures"
+        f"{output}: {counts['written']} pictures, {counts['poor']} of them with too little to be told by but exactly"
     )
+    if skipped := counts["skipped"]:
+        typer.echo(f"{len(skipped)} files are no pictures: {listed([repr(name) for name in skipped])}")

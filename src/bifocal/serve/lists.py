@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, listed
 from ..modalities.image import picture_hash
 from .settings import ListSettings
 
@@ -157,29 +157,50 @@ def _stamp(settings: Sequence[ListSettings]) -> list[Any]:
     return stamps
 
 
-def write_list(pictures: Iterable[Path], out: Path) -> dict[str, int]:
+def write_list(places: Sequence[Path], out: Path) -> dict[str, Any]:
     """Make a list of picture files, their names its entries.
+
+    Parameters
+    ----------
+    places : sequence of Path
+        Files, or folders whose files are taken.
 
     Returns
     -------
     dict
-        ``written``; ``poor``: of too little to be told by, written all the same; ``failed``: no pictures.
+        ``written``; ``poor``: of too little to be told by, written all the same; ``skipped``: the names of files that
+        are no pictures.
+
+    Raises
+    ------
+    DataError
+        Where a place is missing, or no file is a picture; nothing is written then.
     """
     from ..decide.policy import now
     from ..modalities.image import decode
     from ..posts import read_file
     from ..workspace import atomic
 
-    counts = {"written": 0, "poor": 0, "failed": 0}
+    if missing := [str(place) for place in places if not place.exists()]:
+        raise DataError(f"there is no file or folder {missing[0]!r} to take pictures from; nothing was written")
+    files = [file for place in places for file in (sorted(place.iterdir()) if place.is_dir() else [place])]
+    written, poor, skipped = 0, 0, []
     with atomic(out) as f:
         writer = csv.writer(f)
-        for path in pictures:
+        for path in files:
+            if path.is_dir():
+                continue
             try:
                 pdq, quality = picture_hash(decode(read_file(path)))
             except DataError:
-                counts["failed"] += 1
+                skipped.append(path.name)
                 continue
-            counts["written"] += 1
-            counts["poor"] += quality < LEAST_QUALITY
+            written += 1
+            poor += quality < LEAST_QUALITY
             writer.writerow([pdq, path.name, now(), f"quality_{quality}"])
-    return counts
+        if not written:
+            raise DataError(
+                f"no picture in {listed([str(place) for place in places])}, where {len(skipped)} files were looked at "
+                "(none in folders within): nothing was written; give picture files, or folders that hold them"
+            )
+    return {"written": written, "poor": poor, "skipped": skipped}

@@ -166,14 +166,14 @@ class Columns(Strict):
         """One row as an Example; ``number`` is its id where no column is, ``split`` where the row names none."""
         name = None
         try:
-            name = number if self.id is None else self._word(row, self.id)
+            name = number if self.id is None else word(row, self.id)
             if name is None:
                 raise DataError(f"column {self.id!r} (id) is empty")
             return Example(
                 id=name,
                 parts=self._parts(row),
                 labels={key: _label(spec, key, row, labels[key]) for key, spec in self.label_maps.items()},
-                group=None if self.group is None else self._word(row, self.group),
+                group=None if self.group is None else word(row, self.group),
                 split=self._split(row, split),
                 meta={c: plain(v) for c, v in row.items() if c not in self.named and not self._is_rest(c, v)},
             )
@@ -181,7 +181,7 @@ class Columns(Strict):
             return Rejected(name, where, str(error), plain(row))
 
     def _parts(self, row: Row) -> dict[str, Any]:
-        texts = [text for column in self._texts() if (text := self._word(row, column))]
+        texts = [text for column in self._texts() if (text := word(row, column))]
         parts: dict[str, Any] = {"text": "\n".join(texts)} if texts else {}
         for column in self._images():
             picture = row.get(column) or ""
@@ -198,18 +198,8 @@ class Columns(Strict):
             parts["tabular"] = cells
         return parts
 
-    def _word(self, row: Row, column: str) -> str | None:
-        """A cell as text; None where there is nothing in it. Raises `DataError` on a list, an object or bytes."""
-        value = row.get(column)
-        if isinstance(value, _NO_CELL):
-            raise DataError(f"column {column!r} holds a {type(value).__name__}; expected a text or a number")
-        value = plain(value)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        return None if value is None or not str(value).strip() else str(value)
-
     def _split(self, row: Row, otherwise: Split | None) -> Split | None:
-        if self.split is None or (value := self._word(row, self.split)) is None:
+        if self.split is None or (value := word(row, self.split)) is None:
             return otherwise
         value = value.strip()
         if value in self.split_map:
@@ -235,6 +225,17 @@ class Columns(Strict):
 def split_named(name: str) -> Split | None:
     """The split that a name means: ``dev`` is val; None where it means none."""
     return SPLIT_NAMES.get(name.lower())
+
+
+def word(row: Row, column: str) -> str | None:
+    """A cell as text; None where there is nothing in it. Raises `DataError` on a list, an object or bytes."""
+    value = row.get(column)
+    if isinstance(value, _NO_CELL):
+        raise DataError(f"column {column!r} holds a {type(value).__name__}; expected a text or a number")
+    value = plain(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return None if value is None or not str(value).strip() else str(value)
 
 
 def plain(value: Any) -> Any:

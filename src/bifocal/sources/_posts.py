@@ -8,15 +8,18 @@ from typing import Any
 
 from ..errors import DataError, listed
 from ..example import Rejected
-from ._columns import Columns, plain
+from ._columns import Columns, plain, word
 from ._files import Files
 from ._tables import read_rows
 
 PICTURES = ("image_path", "img", "image")
 """Columns that hold a picture's path, whatever the run's source calls them."""
 
+NAMES = ("subject", "external_id")
+"""Columns that hold the author of a post and the post, as the platform calls them; a service reads them."""
+
 Post = dict[str, Any]
-"""Keyword arguments of `System.predict`."""
+"""A row of `System.predict_batch`, or of a service's; ``id`` is None where the table has none."""
 
 
 class Posts:
@@ -27,7 +30,7 @@ class Posts:
     Parameters
     ----------
     parts : collection of str
-        The parts that the run reads: ``text``, ``image``, ``tabular``.
+        The parts that the run reads: ``text``, ``image``, ``tabular``; and those of `NAMES` that are wanted.
     record : collection of str
         The columns of the tabular part; none of them is taken for another part but by the run's own source.
     options : mapping
@@ -94,6 +97,7 @@ class Posts:
     def _post(self, row: Mapping[str, Any], number: str, folder: Path) -> tuple[str, Post | DataError]:
         texts = self._texts(row) if "text" in self.parts else []
         pictures = self._usable([*self._named("image"), *PICTURES], row) if "image" in self.parts else []
+        named = self._usable([name for name in NAMES if name in self.parts], row)
         cells = [column for column in row if column in self.record]
         nested = row.get("tabular") if "tabular" in self.parts and "tabular" not in self.record else None
         record = plain(nested) if isinstance(nested, Mapping) else {}
@@ -102,16 +106,24 @@ class Posts:
         columns = Columns(id=filled[0] if filled else None, text=texts, tabular=cells)
         read = columns.example({c: row[c] for c in {*names, *texts, *cells}}, "", number, None, {})
 
-        self._read.update(names, texts, pictures, cells, record, ["tabular"] if isinstance(nested, Mapping) else [])
+        self._read.update(
+            names, named, texts, pictures, cells, record, ["tabular"] if isinstance(nested, Mapping) else []
+        )
         found = {"text": texts, "image": pictures, "tabular": cells or isinstance(nested, Mapping)}
         self.brought.update(part for part, there in found.items() if there)
         if isinstance(read, Rejected):
             return read.id or number, DataError(read.reason)
+        try:
+            called = {name: word(row, name) for name in named}
+        except DataError as error:
+            return read.id, error
         image = next((row[column] for column in pictures if row[column]), None)
         return read.id, {
+            "id": read.id if filled else None,
             "text": read.parts.get("text"),
             "image_path": folder / image if isinstance(image, str) else image,
             "tabular": {**record, **read.parts.get("tabular", {})} or None,
+            **called,
         }
 
     def _texts(self, row: Mapping[str, Any]) -> list[str]:
