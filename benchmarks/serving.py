@@ -76,7 +76,7 @@ def request_of(post: dict) -> bytes:
     body = f'--{line}\r\nContent-Disposition: form-data; name="text"\r\n\r\n{post["text"]}\r\n'.encode()
     body += f'--{line}\r\nContent-Disposition: form-data; name="image"; filename="p"\r\n\r\n'.encode()
     body += post["image_path"].read_bytes() + f"\r\n--{line}--\r\n".encode()
-    head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     return f"{head}Content-Type: multipart/form-data; boundary={line}\r\n\r\n".encode() + body
 
 

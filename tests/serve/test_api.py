@@ -173,7 +173,32 @@ def test_a_key_is_needed_elsewhere_and_roles_hold(serve, small_run, tmp_path):
     while ask("POST", "/v1/predict", shop, **words).status_code == 200 and time.monotonic() < until:
         time.sleep(0.1)
     assert "was revoked on" in ask("POST", "/v1/predict", shop, **words).json()["error"]["message"]
-    assert server.stop() == 0
+
+    def trouble():
+        return server.ready().json()["trouble"]
+
+    def wait(true):
+        until = time.monotonic() + 10
+        while not true() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert true()
+
+    aside = keys.rename(tmp_path / "aside")  # a file that is gone, or cannot be read, opens nothing and ends nothing
+    wait(lambda: "is gone: put it back" in (trouble() or ""))
+    assert ask("POST", "/v1/predict", None, **words).status_code == 401
+    keys.mkdir()
+    wait(lambda: "cannot be read" in trouble())
+    keys.rmdir()
+    aside.rename(keys)
+    wait(lambda: trouble() is None)
+    ada = add_key(keys, "ada", ["review"], None)
+    wait(lambda: server.post("/moderate/login", data={"key": ada}).status_code == 303)
+    assert server.http.get("/moderate/queue").status_code == 200
+    revoke_key(keys, "ada")
+    add_key(keys, "ada", ["review"], None)
+    wait(lambda: server.http.get("/moderate/queue").status_code == 303)  # the key is another: so is she
+    assert server.ready().json()["ready"] and server.stop() == 0
+    assert "the new keys are refused" in server.errors.read_text()
 
 
 def test_an_address_that_others_reach_needs_keys(small_run, tmp_path, capsys):

@@ -1,4 +1,5 @@
 import base64
+import json
 
 import openai
 import pytest
@@ -52,6 +53,7 @@ def test_what_cannot_be_used_is_told_as_that_client_reads_it(client, picture):
 
 
 ANALYZE = "/v1alpha1/comments:analyze"
+JSON = {"content-type": "application/json"}  # httpx does not send a lone surrogate as JSON
 
 
 def test_perspectives_users_find_their_shape(server):
@@ -71,6 +73,10 @@ def test_perspectives_users_find_their_shape(server):
     }
     assert said["attributeScores"]["TOXICITY"]["spanScores"] == [{"begin": 0, "end": 15, "score": score}]
     assert (said["languages"], said["clientToken"]) == (["en"], "token") and len(said["detectedLanguages"]) == 1
+    odd = server.post(
+        ANALYZE, content=json.dumps(asked | {"clientToken": "\ud800", "languages": ["\ud800"]}), headers=JSON
+    ).json()
+    assert (odd["languages"], odd["clientToken"]) == (["\ufffd"], "\ufffd")
     high = asked | {"requestedAttributes": {"TOXICITY": {"scoreThreshold": 1.0}}}
     assert server.post(ANALYZE, json=high).json()["attributeScores"] == {}
 
@@ -79,13 +85,14 @@ def test_perspectives_users_find_their_shape(server):
     ("changed", "status", "told"),
     [
         ({"requestedAttributes": {"FLIRTATION": {}}}, 400, "Unknown requested attribute: FLIRTATION"),
+        ({"requestedAttributes": {"\ud800": {}}}, 400, "Unknown requested attribute"),
         ({"requestedAttributes": {}}, 422, "requestedAttributes"),
         ({"comment": {"text": "  "}}, 400, "Comment must be non-empty."),
     ],
 )
 def test_perspective_refuses_as_it_did(server, changed, status, told):
     asked = {"comment": {"text": "words"}, "requestedAttributes": {"TOXICITY": {}}} | changed
-    response = server.post(ANALYZE, json=asked)
+    response = server.post(ANALYZE, content=json.dumps(asked), headers=JSON)
     error = response.json()["error"]
     assert response.status_code == error["code"] == status and told in error["message"]
     assert error["status"] == ("INVALID_ARGUMENT" if status == 400 else "FAILED_PRECONDITION")

@@ -20,7 +20,7 @@ from PIL import Image
 
 from bifocal.serve.store import Store, read_secret
 
-HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def kind_of(response):
@@ -153,6 +153,28 @@ def test_while_the_models_are_away_the_service_says_so(sturdy):
         seen.add(httpx.get(sturdy.url + "/v2/health/ready").status_code)
     assert seen == {503, 200} and answer.result().status_code == 200
     sturdy.wait_ready()
+
+
+def test_where_what_is_on_disk_is_refused_the_processes_that_have_the_old_one_go_on(serve, small_run, tmp_path):
+    folder = shutil.copytree(small_run, tmp_path / "run")
+    server = serve(folder, "--set", "models=2", "--set", "reload_s=0.2")
+    policy = next(folder.glob("policy_*.json"))
+    sound = policy.read_text()
+    policy.write_text("{}")
+    until = time.monotonic() + 30
+    while server.ready().json()["trouble"] is None:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    server.model().kill()
+    time.sleep(1)
+    assert [server.predict(f"post {i}").status_code for i in range(20)] == [200] * 20
+    assert server.ready().json()["ready"]
+    server.model().kill()  # the other
+    told = server.predict("nobody is left")
+    assert (told.status_code, told.json()["error"]["kind"]) == (503, "unavailable")
+    policy.write_text(sound)
+    server.wait_ready()
+    assert server.predict("all is well").status_code == 200
 
 
 def test_who_goes_away_is_not_computed_for(sturdy):

@@ -15,6 +15,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -160,7 +161,7 @@ def raw(server, *pieces, wait=0.0):
     return int(answer.split()[1]) if answer else None
 
 
-HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def test_a_body_over_the_limit_is_refused_with_and_without_its_length(server):
@@ -177,6 +178,39 @@ def test_a_body_that_does_not_come_is_not_waited_for(server):
     assert raw(server, HEAD + b"Content-Length: 100\r\n\r\n", b'{"text"') == 408
     assert raw(server, HEAD + b"Content-Length: 100\r\n\r\n", *[b" "] * 12, wait=0.4) == 408  # drop by drop
     assert time.monotonic() - start < 15
+
+
+def test_a_connection_that_asks_nothing_is_ended_and_one_that_asked_is_kept(server):
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as silent, httpx.Client(base_url=server.url) as kept:
+        assert kept.get("/v2/health/live").status_code == 200
+        with socket.create_connection((host, int(port)), timeout=20) as half:
+            half.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: loc")
+            assert silent.recv(1) == half.recv(1) == b""
+        used = kept._transport._pool.connections[0]
+        assert kept.get("/v2/health/live").status_code == 200
+        assert kept._transport._pool.connections == [used]
+
+
+def test_a_body_of_very_many_wrong_things_keeps_nobody_waiting(server):
+    for path, body in (
+        ("/v1/moderations", {"input": [1] * 500_000}),
+        ("/v1/predict/batch", {"items": [1] * 500_000}),
+        ("/v1/predict", {f"k{i}": 1 for i in range(100_000)}),
+    ):
+        assert kind_of(server.post(path, json=body)) == (413, "too_large")
+    record = {"text": "words", "tabular": {f"column {i}": [] for i in range(40_000)}}
+    response = server.post(json=record)
+    assert kind_of(response) == (422, "unusable") and "'column 0' is a list" in response.json()["error"]["message"]
+    wrong = server.post("/v1/feedback", json={"id": "x", "label": 1}).json()["error"]["message"]
+    assert wrong == "decision_id is missing; id is no field here: the fields are decision_id, label, reason"
+
+
+def test_without_keys_a_name_of_elsewhere_is_not_answered(server):
+    evil = {"host": "rebound.example:80"}
+    assert kind_of(server.post(json={"text": "words"}, headers=evil)) == (403, "forbidden")
+    assert server.http.get("/moderate/queue", headers=evil).status_code == 403
+    assert server.http.get("/v2/health/live", headers={"host": "localhost"}).status_code == 200
 
 
 def test_nothing_is_fetched_for_a_caller(server):
@@ -205,6 +239,8 @@ def test_a_text_that_is_too_long_is_refused_or_cut_and_that_is_told(server):
     assert server.post(json={"text": "word " * 2_000_000}).status_code == 413
     told = server.post(json={"text": "word " * 10_000}).json()
     assert told["truncated"] is True and len(told["text_used"]) < 21_000
+    cut = server.predict("a quiet morning " * 60).json()  # fewer characters than are read, more tokens
+    assert cut["truncated"] is True and server.predict("a quiet morning").json()["truncated"] is False
 
 
 @pytest.mark.parametrize(

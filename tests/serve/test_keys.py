@@ -72,6 +72,9 @@ def test_a_client_may_ask_so_often_and_the_bucket_refills(file, monkeypatch):
     with pytest.raises(Refused, match="60 posts a minute: try again in 2.0 s") as refused:
         door.allow(client, "decide", 2)
     assert (refused.value.status, refused.value.retry_after) == (429, pytest.approx(2.0))
+    with pytest.raises(Refused) as refused:
+        door.allow(client, "decide", 61)
+    assert refused.value.status == 413  # coming again would not help
     moment[0] = 2.0
     door.allow(client, "decide", 2)
     with pytest.raises(Refused, match="this batch has 61"):

@@ -204,6 +204,9 @@ def test_another_sites_page_decides_nothing(moderated, queued):
         path = f"/moderate/items/{queued[0]['id']}"
         said = http.post(path, data={"do": "claim"}, headers={"origin": "https://elsewhere.example"})
         assert said.status_code == 403 and "another site" in said.text
+        for headers in ({"origin": "null"}, {"sec-fetch-site": "same-site"}, {"origin": "http://127.0.0.1:1"}):
+            assert http.post(path, data={"do": "claim"}, headers=headers).status_code == 403
+            assert http.post("/moderate/login", data={"name": "mallory"}, headers=headers).status_code == 403
         cookie = http.cookies.jar
         (ours,) = list(cookie)
         assert ours.has_nonstandard_attr("HttpOnly") and ours.get_nonstandard_attr("SameSite").lower() == "strict"

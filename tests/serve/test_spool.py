@@ -2,6 +2,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 
@@ -39,6 +40,22 @@ def test_what_waits_comes_home_once_and_in_order(tmp_path, store):
     assert [int(item.id, 16) for item in store.queue(sort="age")] == [1, 2, 3, 4, 5]
     assert store.original(rows[4].id).picture == bytes(range(256)) and len(store.history(rows[0].id)) == 1
     assert spool.pending == 0 and spool.replay(store.record) == 0
+
+
+def test_two_services_with_one_state_folder_lose_nothing(tmp_path, store):
+    ours, theirs = Spool(tmp_path), Spool(tmp_path)
+    ours.append([logged(1)])
+    rival = threading.Thread(target=theirs.append, args=([logged(2)],))
+
+    def record(rows):
+        rival.start()  # it has to wait until the file is gone
+        rival.join(0.3)
+        store.record(rows)
+
+    assert ours.replay(record) == 1
+    rival.join()
+    assert theirs.replay(store.record) == 1 and ours.replay(store.record) == 0
+    assert all(store.decision(logged(i).id) for i in (1, 2))
 
 
 def test_a_log_that_is_still_away_loses_nothing(tmp_path, store):

@@ -181,6 +181,21 @@ def test_a_verdict_its_undoing_and_an_appeal(store):
         store.verdict(number, "ann", "perhaps")
 
 
+def test_a_verdict_on_an_appeal_that_is_undone_leaves_the_one_before(store):
+    store.record([logged(1)])
+    number = logged(1).id
+    store.claim("ada")
+    store.verdict(number, "ada", "block")
+    store.appeal(number, "shop", "it is not")
+    store.claim("bob")
+    store.verdict(number, "bob", "allow")
+    assert [row["action"] for row in store.labelled()] == ["allow"]
+    store.undo(number, "bob")
+    assert [(row["action"], row["by"]) for row in store.labelled()] == [("block", "ada")]
+    item = store.item(number)
+    assert (item.state, item.claimed_by, item.verdict, item.judged_by) == ("open", "bob", "block", "ada")
+
+
 def test_a_decision_that_nobody_queued_can_be_appealed(store):
     store.record([logged(1, "block", probability=0.95)])
     store.appeal(logged(1).id, "shop", "harmless")

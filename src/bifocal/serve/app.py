@@ -130,8 +130,8 @@ class Limits:
         if not self.service.door.clients and self.settings.loopback and not self.settings.open and _elsewhere(request):
             told = (
                 "without API keys only this machine is answered, and this was asked of "
-                f"{request.headers['host'][:60]!r}: make keys (`bifocal keys add RUN NAME`), or say that anybody may ask "
-                "(--open)"
+                f"{request.headers['host'][:60]!r}: make keys (`bifocal keys add RUN NAME`), or say that anybody "
+                "may ask (--open)"
             )
             await _answer(Refused("forbidden", told), request)(scope, receive, send)
             return

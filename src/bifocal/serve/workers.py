@@ -41,6 +41,7 @@ _PARENT_LOOK_S = 1.0
 _IDLE_LOOK_S = 0.5
 _START_LIMIT_S = 600.0
 _AGAIN_S = 1.0
+_MISSES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,8 +299,10 @@ class Workers:
                 task = _NOTHING
             if task is None:
                 break
-            if not process.alive():  # died idle: that is no task's fault
+            if not process.alive():  # died idle, or at its start
+                self._again(task, "misses")
                 process = self._anew(number, process)
+                continue
             if task is _NOTHING or not task.begin():
                 continue
             try:
@@ -308,14 +311,9 @@ class Workers:
                 good, value = False, error
                 process = self._anew(number, process)
             except _Ended:
-                task.deaths += 1
-                if task.deaths < 2 and not self._closed.is_set():
-                    self._tasks.put(task)  # for whoever is free: this one is not for a while
-                    process = self._anew(number, process)
-                    continue
-                closing = Refused("unavailable", "the service is closing")
-                good, value = False, closing if self._closed.is_set() else Died()
+                self._again(task, "deaths")
                 process = self._anew(number, process)
+                continue
             except Exception as error:  # its arguments cannot be sent
                 good, value = False, error
             if good:
@@ -323,6 +321,18 @@ class Workers:
             else:
                 task.future.set_exception(value)
         process.buried()
+
+    def _again(self, task: _Task, count: str) -> None:
+        """Leave a task to whoever is free, since a new process is not for a while; or give it up."""
+        if task is _NOTHING:
+            return
+        setattr(task, count, getattr(task, count) + 1)
+        if self._closed.is_set():
+            task.give_up(Refused("unavailable", "the service is closing"))
+        elif task.deaths == 2 or task.misses == _MISSES:
+            task.give_up(Died())
+        else:
+            self._tasks.put(task)
 
     def _begun(self, number: int) -> _Process:
         with self._starting:
@@ -344,6 +354,13 @@ class _Task:
         self.timeout = timeout
         self.future: Future[Any] = Future()
         self.deaths = 0
+        """Processes that died of it."""
+        self.misses = 0
+        """Processes that were dead when they should have begun it."""
+
+    def give_up(self, error: Exception) -> None:
+        if self.begin():
+            self.future.set_exception(error)
 
     def begin(self) -> bool:
         """Whether it is still asked for."""
