@@ -9,6 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 pytest.importorskip("playwright")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+SEEN = 750
+"""Milliseconds after which a page takes a verdict by its key."""
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium: `make browser` installs it")
 
 
@@ -100,6 +102,26 @@ def test_a_picture_can_be_dropped(enter):
     assert "no picture of an allowed format" in page.text_content("[role=alert]")
 
 
+def test_what_cannot_be_tried_is_said_at_the_field(enter, moderated):
+    page = enter("ann")
+    page.click("button:has-text('Decide')")
+    assert page.text_content("[role=alert]") == "Write a text or choose a picture" and page.title().startswith("Error")
+    assert page.get_attribute("#text", "aria-describedby") == page.evaluate("document.activeElement.id") == "wrong"
+    page.evaluate("""() => {
+      const data = new DataTransfer();
+      data.items.add(new File([new Uint8Array(14e6)], "large.png", {type: "image/png"}));
+      document.getElementById("drop").dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true}));
+    }""")
+    assert page.text_content("#chosen") == "large.png, 14 MB; at most 12 MB: make it smaller"
+    assert not page.evaluate("document.getElementById('image').validity.valid")
+
+
+def test_a_place_in_the_queue_that_is_none_is_its_start(enter, moderated):
+    page = enter("ann")
+    answer = page.goto(f"{moderated.url}/moderate/queue?sort=age&key=0001-01-01T00:00:00%2B14:00&id=x")
+    assert answer.status == 200
+
+
 def test_words_on_a_picture_that_are_a_script_stay_words(enter, tmp_path):
     drawn = Image.new("RGB", (600, 120), "white")
     ImageDraw.Draw(drawn).text((10, 40), "<script>alert(1)</script>", fill="black", font=ImageFont.load_default(36))
@@ -121,20 +143,55 @@ def test_the_queue_by_keyboard_alone(enter, moderated, queued):
     page.wait_for_url("**skip=*")
     second = page.text_content("h1")
     assert second != first
+    page.keyboard.press("b")  # at once: meant for the post before, maybe
+    assert page.text_content("h1") == second
+    page.wait_for_timeout(SEEN)
     page.keyboard.press("b")
     page.wait_for_url("**undo=*")
-    assert page.text_content("h1") not in (first, second)
-    page.keyboard.press("u")  # the last verdict, back in these hands
+    assert page.text_content("h1") not in (first, second) and page.text_content("[role=status]") == f"Blocked: {second}"
+    page.keyboard.press("s")  # the verdict can still be taken back after a skip, and after both the filter holds
+    page.wait_for_function(f"document.querySelector('h1').textContent != {json.dumps(page.text_content('h1'))}")
+    page.evaluate("for (let i = 0; i < 2; i++) document.querySelector('[data-key=u]').click()")  # twice is once
     page.wait_for_url("**/items/*")
-    assert page.text_content("h1") == second
+    assert page.text_content("h1") == second and "sort=age" in page.url and "skip=" in page.url
     kinds = page.locator(".history b").all_text_contents()
     assert kinds[0] == "decided" and kinds[-2:] == ["verdict", "undone"]
     page.fill("#why", "b is for a typed letter")
     page.locator("#why").press("b")  # in a field a letter is a letter
+    page.locator("#why").press("Enter")  # and Enter is a line break
+    page.locator("#why").press_sequentially("a")
     page.click("button:has-text('Approve')")
     page.wait_for_url("**undo=*")
+    assert "sort=age" in page.url
     page.goto(f"{moderated.url}/moderate/items/{page.url.split('undo=')[1].split('&')[0]}")
-    assert "b is for a typed letterb" in page.text_content(".history") and "keys" in page.text_content(".history")
+    assert re.search(r"b is for a typed letterb\s+a", page.text_content(".history"))
+    assert " ".join(page.text_content("#decided").split()).startswith("allow by the machine, allow by keys")
+
+
+def test_keys_can_be_switched_off_and_a_page_from_the_cache_is_fetched_anew(enter, moderated, queued):
+    page = enter("off")
+    page.goto(f"{moderated.url}/moderate/next?sort=age")
+    page.uncheck("#keys")
+    page.reload()
+    assert not page.is_checked("#keys")
+    page.keyboard.press("p")
+    assert not page.is_checked("#show")
+    page.check("#keys")
+    page.keyboard.press("p")
+    assert page.is_checked("#show")
+    with page.expect_navigation():
+        page.evaluate("window.dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
+
+
+def test_a_post_is_shown_as_it_was_written(enter, moderated):
+    number = moderated.predict("words " * 4000, external_id="long").json()["id"]
+    page = enter("reader", viewport={"width": 360, "height": 740})
+    page.goto(f"{moderated.url}/moderate/items/{number}")
+    assert page.text_content(".post").startswith("words words") and "CAP" not in page.text_content("main")
+    assert "cut: the post was longer" in page.text_content("main")
+    page.click("text=Take it")
+    page.wait_for_selector("#why")
+    assert page.locator("button.allow").bounding_box()["y"] < 700  # in sight, however long the post
 
 
 def test_two_moderators_at_once_never_see_the_same_item(enter, moderated, queued):
@@ -152,9 +209,13 @@ def test_two_moderators_at_once_never_see_the_same_item(enter, moderated, queued
     assert bob.locator("button:has-text('Undo')").count() == 0  # it is ann's
     held = ann.text_content("dd code")
     bob.goto(f"{moderated.url}/moderate/items/{held}")
-    assert "In the hands of ann2" in bob.text_content("main")
-    bob.click("button:has-text('Take it')")
-    assert "claimed by ann2: take another" in bob.text_content("[role=alert]")
+    assert re.search(r"In the hands of ann2 until \d", bob.text_content("main"))
+    assert bob.locator("button:has-text('Take it')").count() == 0
+    ann.evaluate("document.querySelector('button.allow').formAction = '/moderate/items/none?reason=audit'")
+    ann.click("button:has-text('Approve')")  # an error leads on, with the filter
+    assert ann.title().startswith("Error") and ann.evaluate("document.activeElement.id") == "wrong"
+    assert "sort=age" in ann.get_attribute("a:has-text('Take the next post')", "href")
+    assert ann.locator("nav a").count() == 3
 
 
 def test_the_last_day_adds_up(enter, moderated, queued):
