@@ -28,6 +28,10 @@ for (const form of document.querySelectorAll("main form[method=post]")) {
   form.addEventListener("submit", (event) => {
     if (sent) event.preventDefault();
     sent = true;
+    const button = form.querySelector("[data-busy]");
+    if (!button) return;
+    button.textContent = button.dataset.busy;
+    button.setAttribute("aria-busy", "true");
   });
 }
 

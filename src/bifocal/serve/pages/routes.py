@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
+import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from PIL import Image
 from starlette.datastructures import FormData, UploadFile
 
 from ...decide.policy import pattern_of
-from ...diagnose.drift import by_chance, stability_index
+from ...diagnose.drift import Column, compare
 from ...errors import BifocalError
 from ...explanation import Explanation
 from ...modalities.text import words_of
@@ -49,7 +50,11 @@ GRID = 5
 PAGE = 25
 SKIPPED = 50
 """Items that are remembered as skipped, the latest."""
+ACTIONS = {"allow": "allowed", "none": "no action", "review": "to review", "block": "blocked"}
+PARTS = {"text": "Text", "image": "Picture", "tabular": "Record"}
 FILTERS = ("reason", "pattern", "client", "sort")
+STRONGEST = 5
+"""Pieces of a part that are named."""
 STEPS = 4
 """Shades in which words are marked."""
 _NUMBER = re.compile(r" [0-9a-f]{32}\b")
@@ -63,6 +68,8 @@ router = APIRouter(prefix="/moderate", include_in_schema=False)
 def _templates() -> Any:
     made = environment(HERE)
     made.filters["time"] = lambda at: at.strftime("%d %b %Y, %H:%M:%S UTC")
+    made.filters["of_100"] = lambda value: "-" if value is None else f"{int(round(100 * value, 6))}"  # 49.9 is not 50
+    made.filters["limit"] = lambda value: f"{100 * value:.3g}"
     made.filters["number"] = lambda value: "-" if value is None else f"{value:.3f}"
     return made
 
@@ -167,17 +174,29 @@ def _shown(said: Explanation, service: Service) -> dict[str, Any]:
     pattern = pattern_of(name for name, there in decision.present.items() if there)
     parts = []
     for name, value in said.values.items():
-        pieces = said.pieces[name]
-        part: dict[str, Any] = {"name": name, "share": said.contributions[name], "alone": None}
-        opinion = next((o for m, o in decision.models.items() if m == service.expert_names.get(name)), None)
-        part["alone"] = opinion
+        pieces, expert = said.pieces[name], service.expert_names.get(name)
+        alone = decision.models.get(expert or "")
+        part: dict[str, Any] = {"name": PARTS.get(name, name), "share": said.contributions[name], "expert": expert}
+        part |= {"alone": alone, "of": None if alone is None else _sense(service, alone.label)}
+        part["strongest"] = [(w.piece.name, w.effect) for w in pieces[:STRONGEST] if w.effect]
         if isinstance(value, str):
             part["words"] = [(run, w, _shade(colour)) for run, w, colour in marked(value, pieces)]
         elif isinstance(value, Image.Image):
             part["picture"] = _data(value)
             part["map"] = _data(heat_map(value, pieces)) if pieces else None
         parts.append(part)
-    return {"decision": decision, "parts": parts, "band": service.band(pattern), "pattern": pattern}
+    return {
+        "decision": decision,
+        "parts": parts,
+        "band": service.band(pattern),
+        "sense": _sense(service, decision.label),
+    }
+
+
+def _sense(service: Service, label: Any) -> dict[str, Any]:
+    """What a probability is of, as people call it: the label itself where it has two classes, else the class."""
+    binary = service.about.classes == (0, 1)
+    return {"binary": binary, "name": str(service.about.policy["label"] if binary else label).replace("_", " ")}
 
 
 def _shade(percentage: int) -> int:
@@ -277,7 +296,7 @@ async def _item_page(request: Request, who: str, decision: Kept, item: Item | No
         "item.html", request, who=who, item=item, decision=decision, history=history, original=original,
         words=_words(original), held=held, mine=held is not None and item is not None and item.claimed_by == who,
         asked=asked, skip=_skip(request.query_params), last=last, start=urlencode(asked),
-        band=service.band(decision.pattern),
+        band=service.band(decision.pattern), sense=_sense(service, decision.label), alone=_alone(decision, service),
     )  # fmt: skip
 
 
@@ -286,6 +305,16 @@ def _held(item: Item, history: list[Event]) -> datetime | None:
     taken = [e.at for e in history if e.kind in ("claimed", "undone") and e.who == item.claimed_by]
     until = taken[-1] + timedelta(seconds=LEASE_S) if taken else None
     return until if until is not None and until > datetime.now(UTC) else None
+
+
+def _alone(decision: Kept, service: Service) -> list[tuple[str, float, dict[str, Any]]]:
+    """What each part says on its own: its name, the probability, and what it is of."""
+    models, found = decision.body.get("models", {}), []
+    for part, expert in service.expert_names.items():
+        if said := models.get(expert):
+            (value,) = (value for key, value in said.items() if key != "label")
+            found.append((PARTS.get(part, part), value, _sense(service, said["label"])))
+    return found
 
 
 def _words(original: Original | None) -> list[tuple[str, str]]:
@@ -346,7 +375,8 @@ async def day(request: Request, who: Moderator) -> Response:
     differ = await asyncio.to_thread(service.store.disagreements, 10)
     return _page(
         "day.html", request, who=who, said=said, counts=counts, differ=differ, hours=_hours(said["hours"], now),
-        drift=_drift(said["probability"], service), load=service.load(),
+        drift=await asyncio.to_thread(_drift, said["probability"], service), rule=service.about.config.drift,
+        load=service.load(), actions=ACTIONS, sense=_sense(service, "the class that was named"),
         shadow=None if service.settings.shadow is None else str(service.settings.shadow.name),
     )  # fmt: skip
 
@@ -362,26 +392,30 @@ def _hours(rows: list[list[Any]], now: datetime) -> list[dict[str, Any]]:
     bars = []
     for hour, by in counts.items():
         top, stack = 100.0, []
-        for action in ("allow", "none", "review", "block"):
+        for action in ACTIONS:
             height = 100 * by.get(action, 0) / most
             top -= height
             stack.append((action, top, height))
-        bars.append({"hour": hour[11:13], "n": sum(by.values()), "by": by, "stack": stack})
+        told = ", ".join(f"{by[action]} {name}" for action, name in ACTIONS.items() if action in by)
+        bars.append(
+            {"hour": hour[11:13], "n": sum(by.values()), "by": by, "stack": stack, "told": f"{hour[11:13]} h: {told}"}
+        )
     return bars
 
 
 def _drift(histogram: list[int], service: Service) -> dict[str, Any] | None:
-    """How far the day's probabilities have moved from those that the policy was tuned on; None where not known."""
+    """How the day's probabilities differ from those that the policy was tuned on; None where not known.
+
+    By the rule of `bifocal drift`, on the cells that the log counts; which posts are copies it does not know.
+    """
     if service.reference is None or not sum(histogram):
         return None
-    before = [0] * len(histogram)
-    for score in service.reference:
-        before[min(len(histogram) - 1, int(score * len(histogram)))] += 1
-    n, m = sum(before), sum(histogram)
-    return {
-        "index": stability_index(before, histogram), "chance": by_chance(len(histogram), n, m), "n": m,
-        "bars": [(100 * b / max(1, n), 100 * a / m) for b, a in zip(before, histogram, strict=True)],
-    }  # fmt: skip
+    cells, rule = len(histogram), service.about.config.drift
+    before = np.minimum((np.array(service.reference) * cells).astype(int), cells - 1)
+    sides = [{"score": Column(x, np.arange(len(x)))} for x in (before, np.repeat(np.arange(cells), histogram))]
+    shares = 100 * np.bincount(before, minlength=cells) / len(before), 100 * np.array(histogram) / sum(histogram)
+    found = compare(*sides, psi=rule.psi, alpha=rule.alpha)["score"]
+    return found | {"bars": list(zip(*(side.tolist() for side in shares), strict=True))}
 
 
 def _text(form: FormData, name: str) -> str:
