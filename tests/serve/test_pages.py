@@ -193,6 +193,17 @@ def test_keys_can_be_switched_off_and_a_page_from_the_cache_is_fetched_anew(ente
         page.evaluate("window.dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
 
 
+def test_without_the_script_the_buttons_do_it(enter, moderated, queued):
+    page = enter("plain", java_script_enabled=False)
+    page.goto(f"{moderated.url}/moderate/next?sort=age")
+    first = page.text_content("h1")
+    assert not page.is_visible("#keys")  # they need the script
+    page.click("button:has-text('Block')")
+    assert page.text_content("[role=status]") == f"Blocked: {first}"
+    page.click("button:has-text('Undo this verdict')")
+    assert page.text_content("h1") == first and page.is_visible("#why")
+
+
 def test_a_post_is_shown_as_it_was_written(enter, moderated):
     number = moderated.predict("words " * 4000, external_id="long").json()["id"]
     page = enter("reader", viewport={"width": 360, "height": 740})
