@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -13,22 +14,24 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
+import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from PIL import Image
 from starlette.datastructures import FormData, UploadFile
 
 from ...decide.policy import pattern_of
-from ...diagnose.drift import by_chance, stability_index
+from ...diagnose.drift import Column, compare
 from ...errors import BifocalError
 from ...explanation import Explanation
+from ...modalities.text import words_of
 from ...report.explanation import heat_map, marked
 from ...report.html import environment
 from ..api import as_refused, service_of
 from ..errors import Refused
 from ..service import Incoming, Service
-from ..store import Conflict, Item
-from .session import COOKIE, from_our_page, moderator, name_of, sign_in
+from ..store import LEASE_S, Conflict, Event, Item, Kept, Original, Unknown
+from .session import COOKIE, NotSignedIn, from_our_page, moderator, name_of, sign_in
 
 HERE = Path(__file__).parent
 STATIC = {"style.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
@@ -40,14 +43,22 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+FORM = 2**16
+"""Bytes that are left for the rest of a form beside its picture."""
 GRID = 5
 """Regions along each side of a picture that is tried: an explanation in a second or so."""
 PAGE = 25
 SKIPPED = 50
 """Items that are remembered as skipped, the latest."""
+ACTIONS = {"allow": "allowed", "none": "no action", "review": "to review", "block": "blocked"}
+PARTS = {"text": "Text", "image": "Picture", "tabular": "Record"}
 FILTERS = ("reason", "pattern", "client", "sort")
+STRONGEST = 5
+"""Pieces of a part that are named."""
 STEPS = 4
 """Shades in which words are marked."""
+_NUMBER = re.compile(r" [0-9a-f]{32}\b")
+"""A decision's number, as messages for machines name it."""
 
 Moderator = Annotated[str, Depends(moderator)]
 router = APIRouter(prefix="/moderate", include_in_schema=False)
@@ -57,6 +68,8 @@ router = APIRouter(prefix="/moderate", include_in_schema=False)
 def _templates() -> Any:
     made = environment(HERE)
     made.filters["time"] = lambda at: at.strftime("%d %b %Y, %H:%M:%S UTC")
+    made.filters["of_100"] = lambda value: "-" if value is None else f"{int(round(100 * value, 6))}"  # 49.9 is not 50
+    made.filters["limit"] = lambda value: f"{100 * value:.3g}"
     made.filters["number"] = lambda value: "-" if value is None else f"{value:.3f}"
     return made
 
@@ -77,8 +90,13 @@ def not_signed_in(request: Request) -> Response:
 
 
 def error_page(request: Request, refused: Refused) -> Response:
-    """An error as people read it."""
-    return _page("error.html", request, refused.status, who=None, refused=refused)
+    """An error as people read it, with the ways on."""
+    who = None
+    with suppress(NotSignedIn, Refused):
+        who = moderator(request)
+    told = _NUMBER.sub("", str(refused))
+    start = getattr(request.state, "onward", urlencode(_filters(request.query_params)))
+    return _page("error.html", request, refused.status, who=who, told=told, start=start)
 
 
 @router.get("/static/{name}")
@@ -121,7 +139,7 @@ async def logout(who: Moderator) -> Response:
 
 @router.get("")
 async def trying(request: Request, who: Moderator) -> Response:
-    return _page("try.html", request, who=who, text="", wrong=None, said=None)
+    return _try_page(request, who)
 
 
 @router.post("")
@@ -132,11 +150,23 @@ async def tried(request: Request, who: Moderator) -> Response:
     text, given = _text(form, "text"), form.get("image")
     picture = await given.read() if isinstance(given, UploadFile) and given.filename else None
     try:
+        if not text.strip() and picture is None:
+            raise Refused("unusable", "Write a text or choose a picture")
         said = await service.explain(Incoming(text or None, picture), grid=GRID)
     except BifocalError as error:
         refused = as_refused(error)
-        return _page("try.html", request, refused.status, who=who, text=text, wrong=str(refused), said=None)
-    return _page("try.html", request, who=who, text=text, wrong=None, said=_shown(said, service))
+        return _try_page(request, who, refused.status, text=text, wrong=str(refused))
+    return _try_page(request, who, text=text, said=_shown(said, service))
+
+
+def _try_page(
+    request: Request, who: str, status: int = 200, *, text: str = "", wrong: str | None = None, said: Any = None
+) -> Response:
+    settings = service_of(request).settings
+    return _page(
+        "try.html", request, status, who=who, text=text, wrong=wrong, said=said, max_text=settings.max_text,
+        cut=len(text) > settings.max_text, most=settings.max_body - FORM,
+    )  # fmt: skip
 
 
 def _shown(said: Explanation, service: Service) -> dict[str, Any]:
@@ -145,17 +175,29 @@ def _shown(said: Explanation, service: Service) -> dict[str, Any]:
     pattern = pattern_of(name for name, there in decision.present.items() if there)
     parts = []
     for name, value in said.values.items():
-        pieces = said.pieces[name]
-        part: dict[str, Any] = {"name": name, "share": said.contributions[name], "alone": None}
-        opinion = next((o for m, o in decision.models.items() if m == service.expert_names.get(name)), None)
-        part["alone"] = opinion
+        pieces, expert = said.pieces[name], service.expert_names.get(name)
+        alone = decision.models.get(expert or "")
+        part: dict[str, Any] = {"name": PARTS.get(name, name), "share": said.contributions[name], "expert": expert}
+        part |= {"alone": alone, "of": None if alone is None else _sense(service, alone.label)}
+        part["strongest"] = [(w.piece.name, w.effect) for w in pieces[:STRONGEST] if w.effect]
         if isinstance(value, str):
             part["words"] = [(run, w, _shade(colour)) for run, w, colour in marked(value, pieces)]
         elif isinstance(value, Image.Image):
             part["picture"] = _data(value)
             part["map"] = _data(heat_map(value, pieces)) if pieces else None
         parts.append(part)
-    return {"decision": decision, "parts": parts, "band": service.band(pattern), "pattern": pattern}
+    return {
+        "decision": decision,
+        "parts": parts,
+        "band": service.band(pattern),
+        "sense": _sense(service, decision.label),
+    }
+
+
+def _sense(service: Service, label: Any) -> dict[str, Any]:
+    """What a probability is of, as people call it: the label itself where it has two classes, else the class."""
+    binary = service.about.classes == (0, 1)
+    return {"binary": binary, "name": str(service.about.policy["label"] if binary else label).replace("_", " ")}
 
 
 def _shade(percentage: int) -> int:
@@ -181,6 +223,11 @@ def _filters(given: Mapping[str, Any]) -> dict[str, str]:
     return asked
 
 
+def _skip(given: Mapping[str, Any]) -> str:
+    """The numbers of the items that were skipped, the latest."""
+    return ",".join([number for number in str(given.get("skip") or "").split(",") if number][-SKIPPED:])
+
+
 @router.get("/queue")
 async def queue(request: Request, who: Moderator) -> Response:
     service, asked = service_of(request), _filters(request.query_params)
@@ -203,23 +250,30 @@ def _after(given: Mapping[str, str], sort: str) -> tuple[Any, str] | None:
     if not given.get("key") or not given.get("id"):
         return None
     try:
-        return (float(given["key"]) if sort == "uncertainty" else datetime.fromisoformat(given["key"])), given["id"]
-    except ValueError:
+        if sort == "uncertainty":
+            return float(given["key"]), given["id"]
+        return datetime.fromisoformat(given["key"]).astimezone(UTC), given["id"]
+    except (ValueError, OverflowError):  # no date, or one that is none in UTC
         return None
 
 
 @router.get("/next")
 async def following(request: Request, who: Moderator) -> Response:
     """Claim the next item and show it."""
-    service, asked = service_of(request), _filters(request.query_params)
-    skipped = [number for number in request.query_params.get("skip", "").split(",") if number][-SKIPPED:]
-    item = await asyncio.to_thread(service.store.claim, who, **asked, exclude=skipped)  # type: ignore[arg-type]
-    undo = request.query_params.get("undo")
+    store, asked, skip = service_of(request).store, _filters(request.query_params), _skip(request.query_params)
+    skipped = skip.split(",") if skip else []
+    item = await asyncio.to_thread(store.claim, who, **asked, exclude=skipped)  # type: ignore[arg-type]
+    last = None
+    with suppress(BifocalError):
+        last = await asyncio.to_thread(store.item, request.query_params.get("undo", ""))
+    if last is not None and (last.state != "done" or last.judged_by != who):
+        last = None
     if item is None:
         return _page(
-            "empty.html", request, who=who, asked=asked, undo=undo, skipped=len(skipped), start=urlencode(asked)
-        )
-    return await _item_page(request, who, item, asked, ",".join(skipped), undo)
+            "empty.html", request, who=who, asked=asked, last=last, skip=skip, skipped=len(skipped),
+            start=urlencode(asked),
+        )  # fmt: skip
+    return await _item_page(request, who, item.decision, item, last)
 
 
 @router.get("/items/{number}")
@@ -227,34 +281,59 @@ async def one(request: Request, number: str, who: Moderator) -> Response:
     """A decision, and all that happened to it."""
     store = service_of(request).store
     kept = await asyncio.to_thread(store.decision, number)
-    try:
+    item = None
+    with suppress(Unknown):
         item = await asyncio.to_thread(store.item, number)
-    except BifocalError:
-        item = None
-    return await _item_page(request, who, item, {}, "", None, kept=kept)
+    return await _item_page(request, who, kept, item, None)
 
 
-async def _item_page(
-    request: Request, who: str, item: Item | None, asked: dict[str, str], skip: str, undo: str | None, kept: Any = None
-) -> Response:
-    service = service_of(request)
-    decision = kept or item.decision  # type: ignore[union-attr]
+async def _item_page(request: Request, who: str, decision: Kept, item: Item | None, last: Item | None) -> Response:
+    """``last`` is the item that was judged before this one, whose verdict can be taken back."""
+    service, asked = service_of(request), _filters(request.query_params)
     history = await asyncio.to_thread(service.store.history, decision.id)
     original = await asyncio.to_thread(service.store.original, decision.id)
-    mine = item is not None and item.state == "open" and item.claimed_by == who
+    held = None if item is None or item.state == "done" else _held(item, history)
     return _page(
-        "item.html", request, who=who, item=item, decision=decision, history=history, original=original, mine=mine,
-        asked=asked, skip=skip, undo=undo, start=urlencode(asked), band=service.band(decision.pattern),
+        "item.html", request, who=who, item=item, decision=decision, history=history, original=original,
+        words=_words(original), held=held, mine=held is not None and item is not None and item.claimed_by == who,
+        asked=asked, skip=_skip(request.query_params), last=last, start=urlencode(asked),
+        band=service.band(decision.pattern), sense=_sense(service, decision.label), alone=_alone(decision, service),
     )  # fmt: skip
+
+
+def _held(item: Item, history: list[Event]) -> datetime | None:
+    """Until when an item is in somebody's hands; None where it is free."""
+    taken = [e.at for e in history if e.kind in ("claimed", "undone") and e.who == item.claimed_by]
+    until = taken[-1] + timedelta(seconds=LEASE_S) if taken else None
+    return until if until is not None and until > datetime.now(UTC) else None
+
+
+def _alone(decision: Kept, service: Service) -> list[tuple[str, float, dict[str, Any]]]:
+    """What each part says on its own: its name, the probability, and what it is of."""
+    models, found = decision.body.get("models", {}), []
+    for part, expert in service.expert_names.items():
+        if said := models.get(expert):
+            (value,) = (value for key, value in said.items() if key != "label")
+            found.append((PARTS.get(part, part), value, _sense(service, said["label"])))
+    return found
+
+
+def _words(original: Original | None) -> list[tuple[str, str]]:
+    """What a post says and where, without the marks that the model reads it with."""
+    if original is None or not original.text:
+        return []
+    transcript, caption = words_of(original.text)
+    return [(name, said) for name, said in (("Text", caption), ("Words on the picture", transcript)) if said]
 
 
 @router.post("/items/{number}")
 async def judged(request: Request, number: str, who: Moderator) -> Response:
     """Approve, block, skip, undo or claim an item, and go on."""
     store, form = service_of(request).store, await request.form(max_files=0, max_fields=12)
-    done, asked = _text(form, "do"), _filters({name: _text(form, name) for name in FILTERS})
-    skip = _text(form, "skip")
-    onward = {**asked, **({"skip": skip} if skip else {})}
+    done, onward = _text(form, "do"), _filters(form)
+    skip = _skip(form)
+    onward |= {"skip": skip} if skip else {}
+    request.state.onward = urlencode(onward)  # where an error leads on to
     if done in ("approve", "block"):
         action = "allow" if done == "approve" else "block"
         await asyncio.to_thread(store.verdict, number, who, action, _text(form, "why"))
@@ -262,14 +341,16 @@ async def judged(request: Request, number: str, who: Moderator) -> Response:
     if done == "skip":
         with suppress(Conflict):  # the claim has run out meanwhile: it is free as it is
             await asyncio.to_thread(store.release, number, who)
-        onward["skip"] = ",".join([*skip.split(","), number][-SKIPPED:]).strip(",")
+        onward["skip"] = _skip({"skip": f"{skip},{number}"})
+        if undo := _text(form, "undo"):
+            onward["undo"] = undo
         return RedirectResponse(f"/moderate/next?{urlencode(onward)}", 303)
     if done == "undo":
         await asyncio.to_thread(store.undo, number, who)
-        return RedirectResponse(f"/moderate/items/{number}", 303)
+        return RedirectResponse(f"/moderate/items/{number}?{urlencode(onward)}", 303)
     if done == "claim":
         await asyncio.to_thread(store.claim, who, number)
-        return RedirectResponse(f"/moderate/items/{number}", 303)
+        return RedirectResponse(f"/moderate/items/{number}?{urlencode(onward)}", 303)
     raise Refused("unusable", f"an item is approved, blocked, skipped, undone or claimed, found {done[:20]!r}")
 
 
@@ -295,7 +376,8 @@ async def day(request: Request, who: Moderator) -> Response:
     differ = await asyncio.to_thread(service.store.disagreements, 10)
     return _page(
         "day.html", request, who=who, said=said, counts=counts, differ=differ, hours=_hours(said["hours"], now),
-        drift=_drift(said["probability"], service), load=service.load(),
+        drift=await asyncio.to_thread(_drift, said["probability"], service), rule=service.about.config.drift,
+        load=service.load(), actions=ACTIONS, sense=_sense(service, "the class that was named"),
         shadow=None if service.settings.shadow is None else str(service.settings.shadow.name),
     )  # fmt: skip
 
@@ -311,26 +393,30 @@ def _hours(rows: list[list[Any]], now: datetime) -> list[dict[str, Any]]:
     bars = []
     for hour, by in counts.items():
         top, stack = 100.0, []
-        for action in ("allow", "none", "review", "block"):
+        for action in ACTIONS:
             height = 100 * by.get(action, 0) / most
             top -= height
             stack.append((action, top, height))
-        bars.append({"hour": hour[11:13], "n": sum(by.values()), "by": by, "stack": stack})
+        told = ", ".join(f"{by[action]} {name}" for action, name in ACTIONS.items() if action in by)
+        bars.append(
+            {"hour": hour[11:13], "n": sum(by.values()), "by": by, "stack": stack, "told": f"{hour[11:13]} h: {told}"}
+        )
     return bars
 
 
 def _drift(histogram: list[int], service: Service) -> dict[str, Any] | None:
-    """How far the day's probabilities have moved from those that the policy was tuned on; None where not known."""
+    """How the day's probabilities differ from those that the policy was tuned on; None where not known.
+
+    By the rule of `bifocal drift`, on the cells that the log counts; which posts are copies it does not know.
+    """
     if service.reference is None or not sum(histogram):
         return None
-    before = [0] * len(histogram)
-    for score in service.reference:
-        before[min(len(histogram) - 1, int(score * len(histogram)))] += 1
-    n, m = sum(before), sum(histogram)
-    return {
-        "index": stability_index(before, histogram), "chance": by_chance(len(histogram), n, m), "n": m,
-        "bars": [(100 * b / max(1, n), 100 * a / m) for b, a in zip(before, histogram, strict=True)],
-    }  # fmt: skip
+    cells, rule = len(histogram), service.about.config.drift
+    before = np.minimum((np.array(service.reference) * cells).astype(int), cells - 1)
+    sides = [{"score": Column(x, np.arange(len(x)))} for x in (before, np.repeat(np.arange(cells), histogram))]
+    shares = 100 * np.bincount(before, minlength=cells) / len(before), 100 * np.array(histogram) / sum(histogram)
+    found = compare(*sides, psi=rule.psi, alpha=rule.alpha)["score"]
+    return found | {"bars": list(zip(*(side.tolist() for side in shares), strict=True))}
 
 
 def _text(form: FormData, name: str) -> str:
