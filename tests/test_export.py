@@ -1,4 +1,5 @@
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -8,13 +9,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 import bifocal
+from bifocal.__main__ import app
 from bifocal.bundle import is_bundle, state_of
 from bifocal.config import parse_config
+from bifocal.contracts import Reporter
 from bifocal.errors import ModelError, RunError
 from bifocal.export import export
 from bifocal.models.exportable import FusionModule
+from bifocal.policies import compare, set_threshold
 from bifocal.train import run
 
 WORDS = "a quiet morning"
@@ -144,6 +149,74 @@ def test_a_bundle_that_was_touched_is_refused_before_it_is_opened(bundle, damage
     damage(bundle)
     with pytest.raises(ModelError, match=told):
         bifocal.load(bundle)
+
+
+def test_a_threshold_by_hand_is_sealed_into_a_bundle_with_its_record(bundle):
+    old = bifocal.load(bundle).policy
+    said = set_threshold(bundle, None, 0.999, by="Ada", why="complaints")
+    policy = bifocal.load(bundle).policy  # checks the manifest
+    assert (policy.version, policy.threshold(policy.changes[0].model, "pooled")) == (said["policy"], 0.999)
+    assert policy.changes[-1].why == "complaints" and said["bundles"] == {}
+    with pytest.raises(RunError, match="compare policies of its run"):
+        compare(bundle, bundle)
+    kept = {path.stem for path in (bundle / "policies").iterdir()}
+    assert kept == {old.version, policy.version}
+    (bundle / "policies" / "more.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"more.json is none of the bundle's files"):
+        bifocal.load(bundle)
+
+
+@pytest.mark.parametrize("killed_at", ["policies", "policy.json", "manifest.json"])
+def test_who_is_killed_while_setting_a_threshold_does_it_again(bundle, monkeypatch, killed_at):
+    from bifocal import workspace
+
+    replace = workspace.os.replace
+
+    def killed(source, target):
+        if killed_at in (Path(target).name, Path(target).parent.name):
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(workspace.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        set_threshold(bundle, None, 0.9, by="Ada", why="complaints")
+    (bundle / ".policy.json.1.part").write_text("what a killed writer leaves")
+    set_threshold(bundle, None, 0.8, by="Ada", why="again")
+    assert bifocal.load(bundle).policy.changes[-1].after == 0.8
+    flip(bundle / "text_expert.onnx")  # what else is in it stays under its own seal
+    set_threshold(bundle, None, 0.7, by="Ada", why="again")
+    with pytest.raises(ModelError, match=r"text_expert.onnx is not the file"):
+        bifocal.load(bundle)
+
+
+def test_the_bundles_that_a_new_threshold_does_not_reach_are_named(small_run, bundles, tmp_path):
+    run_folder = shutil.copytree(small_run, tmp_path / "run")
+    folder = shutil.copytree(bundles["onnx"]["bundle"], run_folder / "bundles" / "onnx")
+
+    def call(*arguments):
+        done = CliRunner().invoke(app, [*map(str, arguments)])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    said = ["--threshold", "0.999", "--by", "Ada", "--why", "too many complaints"]
+    told = call("policy", "set", run_folder, *said)
+    (line,) = [line for line in told.splitlines() if "still decides by its own policy" in line]
+    own = bifocal.load(run_folder).policy.models["mm_fusion"].patterns
+    for pattern, fit in own.items():
+        assert f"unchanged: {fit.threshold:g} for posts with {pattern} only" in told
+    call(*shlex.split(line.partition(": ")[2])[1:])  # the command that it names
+    assert bifocal.load(folder).policy.threshold("mm_fusion", "pooled") == 0.999
+    assert set_threshold(run_folder, None, 0.999, by="Ada", why="the same")["bundles"] == {}
+    set_threshold(folder, "text_expert", 0.1, by="Bob", why="of the bundle alone")
+    told = call("policy", "set", run_folder, *said[2:], "--threshold", "0.5")
+    assert f"bifocal export {run_folder} --engine onnx" in told
+    notes: list[str] = []
+    reporter = Reporter()
+    reporter.note = notes.append
+    export(run_folder, "onnx", reporter=reporter)
+    assert any("the threshold 0.1 of text_expert (pooled), set by Bob" in note for note in notes)
+    assert len(list((folder / "policies").iterdir())) == 3 and bifocal.load(folder)
 
 
 def test_the_engine_asked_for_is_the_one_that_runs(small_run, bundle, tmp_path):

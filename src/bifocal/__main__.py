@@ -372,7 +372,7 @@ def policy_diff(
 
 @policy_app.command("set")
 def policy_set(
-    run_folder: RunFolder,
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or an exported bundle.")],
     threshold: Annotated[float, typer.Option(help="The new threshold, on calibrated probabilities.")],
     by: Annotated[str, typer.Option(help="Who sets it.")],
     why: Annotated[str, typer.Option(help="The reason, for those who come after.")],
@@ -382,11 +382,14 @@ def policy_set(
     ] = "pooled",
     as_json: Json = False,
 ) -> None:
-    """Set a threshold by hand; the policy records who and why, and the old one is kept under policies/."""
-    from .console import print_counts
+    """Set a threshold by hand; the policy records who and why, and the old one is kept under policies/.
+
+    A bundle has a policy of its own: that of its run does not reach it.
+    """
+    from .console import print_policy_set
     from .policies import set_threshold
 
-    print_counts(set_threshold(run_folder, model, threshold, pattern=pattern, by=by, why=why), as_json)
+    print_policy_set(run_folder, set_threshold(run_folder, model, threshold, pattern=pattern, by=by, why=why), as_json)
 
 
 app.add_typer(feedback_app, name="feedback")

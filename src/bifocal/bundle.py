@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from .decide.policy import Policy
 from .errors import ModelError, RunError, nearest
 from .example import Label, Taxonomy
 from .posts import build_modalities
-from .workspace import Workspace, file_sha256, read_json, replaced, write_json
+from .workspace import Workspace, file_sha256, read_json, replaced, sweep, write_json
 
 if TYPE_CHECKING:
     from .contracts import TextRole
@@ -26,6 +28,8 @@ CARD, MANIFEST, POLICY, REFERENCE, PARITY = (
     "reference.json",
     "parity.json",
 )
+POLICIES = "policies"
+"""Policies before and after each threshold that was set in the bundle by hand."""
 FORMAT = 1
 ENGINES = ("torch", "torch-bf16", "onnx", "onnx-int8")
 """Whatever begins with ``torch`` needs the extra [train]; the others run on the base install."""
@@ -45,6 +49,22 @@ class Bundle:
 def is_bundle(folder: Path) -> bool:
     """Whether a folder was written by `bifocal export`."""
     return (folder / MANIFEST).is_file()
+
+
+def run_or_bundle(folder: Path) -> Path:
+    """The folder itself, if it is a run's or a bundle; asked before anything is made in it or beside it.
+
+    Raises
+    ------
+    RunError
+        Naming the runs beside it.
+    """
+    if not is_bundle(folder):
+        try:
+            Workspace.of(folder)
+        except RunError as error:
+            raise RunError(f"{error}; an exported bundle (with {MANIFEST}) will do too") from None
+    return folder
 
 
 def bundle_of(run_folder: Path, engine: str) -> Path:
@@ -74,10 +94,68 @@ def written(folder: Path) -> Iterator[Path]:
         raise RunError(f"{folder} is there and is no bundle, so it is not replaced: name another --output")
     with replaced(folder) as part:
         yield part
-        files = {
-            name: {"sha256": file_sha256(part / name), "bytes": (part / name).stat().st_size} for name in _files(part)
-        }
-        write_json(part / MANIFEST, {"format": FORMAT, "files": files})
+        write_json(part / MANIFEST, {"format": FORMAT, "files": _facts(part, _files(part))})
+
+
+def change_policy(folder: Path, change: Callable[[Policy], Policy]) -> Policy:
+    """Have a bundle decide by a changed policy, and keep the one before and the new one under ``policies/``.
+
+    The manifest is written last, and is what a service looks at: it takes up a bundle that is whole. Who is killed on
+    the way does it again: of the policies, what is found is sealed anew; of all else, what was.
+
+    Returns
+    -------
+    Policy
+        The new one.
+
+    Raises
+    ------
+    RunError
+        As `policy_of`, and what ``change`` raises.
+    ModelError
+        Where the manifest is none.
+    """
+    with _held(folder):
+        before, sealed = policy_of(folder), _manifest(folder)
+        after = change(before)
+        sweep(folder)
+        for policy in (before, after):
+            policy.save(folder / POLICIES / f"{policy.version}.json")
+        after.save(folder / POLICY)
+        kept = sorted((folder / POLICIES).glob("*.json"))
+        for path in kept:
+            Policy.load(path)  # nothing else is sealed with them
+        sealed |= _facts(folder, [POLICY, *(str(path.relative_to(folder)) for path in kept)])
+        write_json(folder / MANIFEST, {"format": FORMAT, "files": dict(sorted(sealed.items()))})
+    return after
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """One writer at a time, by a lock on the folder: a lock file would be none of the bundle's files."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(place)
+
+
+def _facts(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What the manifest holds of files."""
+    return {name: {"sha256": file_sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
+
+
+def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """File -> what it was when it was sealed. Raises `ModelError`."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+        files, known = dict(manifest["files"]), manifest["format"]
+    except (RunError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder / MANIFEST} is no manifest of a bundle ({error}): export it again") from None
+    if known != FORMAT:
+        raise ModelError(f"{folder} is of format {known!r}; this Bifocal reads {FORMAT}: export it again")
+    return files
 
 
 def check_manifest(folder: Path) -> None:
@@ -88,14 +166,7 @@ def check_manifest(folder: Path) -> None:
     ModelError
         Naming the file.
     """
-    try:
-        manifest = read_json(folder / MANIFEST)
-        expected: Mapping[str, Mapping[str, Any]] = manifest["files"]
-        known = manifest["format"]
-    except (RunError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / MANIFEST} is no manifest of a bundle ({error}): export it again") from None
-    if known != FORMAT:
-        raise ModelError(f"{folder} is of format {known!r}; this Bifocal reads {FORMAT}: export it again")
+    expected = _manifest(folder)
     found = set(_files(folder)) - {MANIFEST}
     for name, facts in expected.items():
         path = folder / name
@@ -127,12 +198,18 @@ def load_bundle(folder: Path, engine: str | None = None) -> Bundle:
     if engine not in (None, card["engine"]):
         raise RunError(f"{folder} was exported for {card['engine']}, asked for is {engine}: export the run for it")
     config = parse_config(card["config"], where=str(folder / CARD))
-    policy = Policy.load(folder / POLICY)
-    for name, version in card["versions"].items():
-        if policy.versions.get(name) != version:
-            raise RunError(f"{folder / POLICY} is for {name} {policy.versions.get(name)}, here is {name} {version}")
+    policy = policy_of(folder)
     label = Taxonomy.from_json({config.label: card["label"]})[config.label]
     return Bundle(config, _open(folder, card, config), policy, label, card["text_role"])
+
+
+def policy_of(folder: Path) -> Policy:
+    """The policy of a bundle. Raises `RunError` as `Policy.load`, and where it is for other models than these."""
+    policy = Policy.load(folder / POLICY)
+    for name, version in read_json(folder / CARD)["versions"].items():
+        if policy.versions.get(name) != version:
+            raise RunError(f"{folder / POLICY} is for {name} {policy.versions.get(name)}, here is {name} {version}")
+    return policy
 
 
 def _open(folder: Path, card: Mapping[str, Any], config: RunConfig) -> Engine:

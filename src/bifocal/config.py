@@ -510,6 +510,13 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             findings.append(f"{location!r} is required")
         elif item["type"] == "value_error":
             findings.append((f"{location}: " if location else "") + item["msg"].removeprefix("Value error, "))
+        elif item["type"] in ("tuple_type", "list_type"):
+            each = _fields_at(model, (*item["loc"], 0))
+            of = f" of {{{', '.join(each)}}}" if each else ""
+            findings.append(f"{location} = {item['input']!r}: takes a list{of}")
+        elif item["type"] == "model_type":
+            known = _fields_at(model, item["loc"])
+            findings.append(f"{location} = {item['input']!r}: takes a mapping {{{', '.join(known)}}}")
         else:
             findings.append(f"{location} = {item['input']!r}: {item['msg']}")
     return "; ".join(findings)
@@ -524,8 +531,8 @@ def _fields_at(model: Any, location: tuple[Any, ...]) -> list[str]:
         fields = _by_name(model)
         if step in fields:
             model = fields[step].annotation
-        elif args := get_args(model):  # dict[str, Inner]: any key leads to Inner
-            model = args[-1]
+        elif args := get_args(model):  # dict[str, Inner] and tuple[Inner, ...]: any key leads to Inner
+            model = next((arg for arg in args if _by_name(arg)), args[-1])
         if isinstance(model, UnionType):  # Inner | None
             model = next((arg for arg in get_args(model) if _by_name(arg)), model)
     return list(_by_name(model))

@@ -257,6 +257,23 @@ def print_policy_diff(found: Mapping[str, Any], as_json: bool) -> None:
         console.print(examples)
 
 
+def print_policy_set(folder: Path, change: Mapping[str, Any], as_json: bool) -> None:
+    """The change; the thresholds that it leaves as they are, and the bundles that it does not reach."""
+    print_counts(change if as_json else {k: v for k, v in change.items() if k not in ("others", "bundles")}, as_json)
+    if as_json:
+        return
+    console = plain()
+    for pattern, threshold in change["others"].items():
+        posts = "all other posts" if pattern == "pooled" else f"posts with {pattern} only"
+        console.print(
+            f"unchanged: {threshold:g} for {posts}; `bifocal policy set {folder} --model {change['model']} "
+            f"--pattern {pattern} …` sets it",
+            soft_wrap=True,
+        )
+    for bundle, command in change["bundles"].items():
+        console.print(f"{bundle} still decides by its own policy; this mends it: {command}", soft_wrap=True)
+
+
 def print_robustness(path: Path, as_json: bool) -> None:
     """A line per attack at its strongest, and where that differs what it does to words that are not cleaned.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import __version__
-from .bundle import CARD, ENGINES, FORMAT, PARITY, POLICY, REFERENCE, bundle_of, written
+from .bundle import CARD, ENGINES, FORMAT, PARITY, POLICIES, POLICY, REFERENCE, bundle_of, written
 from .contracts import Reporter
 from .data.shards import open_split
 from .decide.calibrators import fit_calibration
@@ -104,11 +104,26 @@ def export(
                 "--accept"
             )
         policy.save(part / POLICY)
+        _carry(folder, part, policy, reporter)
         write_json(part / CARD, card)
         shutil.copy(run.space.reference, part / REFERENCE)
         write_json(part / PARITY, report)
         (part / "parity.md").write_text(told(report), encoding="utf-8")
     return {**report, "bundle": str(folder)}
+
+
+def _carry(folder: Path, part: Path, policy: Policy, reporter: Reporter) -> None:
+    """Keep the record of what was set by hand in the bundle that is replaced, and say what does not hold any more."""
+    if not (folder / POLICIES).is_dir():
+        return
+    shutil.copytree(folder / POLICIES, part / POLICIES)
+    with suppress(RunError):  # a damaged one, or a model that this run has not
+        for change in {(c.model, c.pattern): c for c in Policy.load(folder / POLICY).changes}.values():
+            if (now_it_is := policy.threshold(change.model, change.pattern)) != change.after:
+                reporter.note(
+                    f"the threshold {change.after:g} of {change.model} ({change.pattern}), set by {change.by} in the "
+                    f"bundle that was there, is {now_it_is} again, as in the run; the record is kept in {POLICIES}/"
+                )
 
 
 def _models(run: Run, engine: str, part: Path, reporter: Reporter) -> dict[str, Any]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .bundle import CARD, bundle_of, change_policy, is_bundle, policy_of, run_or_bundle
 from .config import parse_config
 from .data.compose import TEXT
 from .data.shards import open_split
 from .decide.policy import POOLED, Policy
-from .errors import RunError, nearest
+from .errors import BifocalError, RunError, nearest
 from .modalities.text import TAG
 from .results import actions, calibrated
 from .steps import Run
 from .system import load_policy
-from .workspace import Record, Workspace
+from .workspace import Record, Workspace, read_json
 
 if TYPE_CHECKING:
     from .data.shards import Split
@@ -33,15 +35,16 @@ SHOWN = 120
 def set_threshold(
     folder: str | Path, model: str | None, threshold: float, *, pattern: str = POOLED, by: str, why: str
 ) -> dict[str, Any]:
-    """Set one threshold of a run's policy by hand, and keep the record: who, when, why, and the policy as it was.
+    """Set one threshold of a run's or a bundle's policy by hand, and keep record: who, when, why, the policy as it was.
 
-    The policy before and after lie under ``policies/`` by their versions. What was measured by the old one is to be
-    measured again: the run's next `bifocal run` does that, and fits nothing.
+    The policy before and after lie under ``policies/`` by their versions. What was measured by a run's old one is to be
+    measured again: the run's next `bifocal run` does that, and fits nothing. A bundle is sealed anew, and a service of
+    it takes the policy up; a run's bundles keep the policy that they have.
 
     Parameters
     ----------
     folder : path
-        Of the run.
+        Of the run, or of the bundle.
     model : str or None
         None = the model that decides.
     threshold, pattern, by, why : as `Policy.with_threshold`
@@ -49,27 +52,75 @@ def set_threshold(
     Returns
     -------
     dict
-        The change, as the policy records it, and ``policy``: the new version.
+        The change, as the policy records it; ``policy``: the new version; ``others``: pattern -> threshold, of those of
+        the model that stay; ``bundles``: of the run's bundles those that decide otherwise -> the command that mends it.
 
     Raises
     ------
     RunError
-        As `load_policy` and `Policy.with_threshold`; where the run is not finished, or another process holds it.
+        As `load_policy`, `change_policy` and `Policy.with_threshold`; where the run is not finished, or another process
+        holds it.
     """
-    space = Workspace.of(folder)
+    folder = run_or_bundle(Path(folder))
+
+    def changed(policy: Policy) -> Policy:
+        return policy.with_threshold(model or list(policy.models)[-1], threshold, pattern=pattern, by=by, why=why)
+
+    after = change_policy(folder, changed) if is_bundle(folder) else _change_run(Workspace.of(folder), changed)
+    change = after.changes[-1]
+    return {
+        **change.model_dump(mode="json"),
+        "policy": after.version,
+        "others": {name: t for (of, name), t in _thresholds(after).items() if of == change.model and name != pattern},
+        "bundles": {} if is_bundle(folder) else _otherwise(folder, after),
+    }
+
+
+def _change_run(space: Workspace, change: Callable[[Policy], Policy]) -> Policy:
     with space.lock():
         record = Record(space.record)
         if "calibrate" not in record.steps():
-            raise RunError(f"the run in {folder} has no policy yet: let `bifocal run CONFIG` end")
+            raise RunError(f"the run in {space.folder} has no policy yet: let `bifocal run CONFIG` end")
         before = load_policy(space, parse_config(record.content["config"], where=str(space.record)))
-        after = before.with_threshold(model or list(before.models)[-1], threshold, pattern=pattern, by=by, why=why)
+        after = change(before)
         for policy in (before, after):
             policy.save(space.policies / f"{policy.version}.json")
         after.save(space.policy)
         record.rewritten("calibrate", space.policy)
         done = record.steps()
         record.update(steps={name: done[name] for name in list(done)[: list(done).index("calibrate") + 1]})
-    return {**after.changes[-1].model_dump(mode="json"), "policy": after.version}
+    return after
+
+
+def _thresholds(policy: Policy) -> dict[tuple[str, str], float | None]:
+    """Model and pattern -> threshold."""
+    return {
+        (model, pattern): part.threshold
+        for model, fit in policy.models.items()
+        for pattern, part in {POOLED: fit, **fit.patterns}.items()
+    }
+
+
+def _otherwise(run_folder: Path, policy: Policy) -> dict[str, str]:
+    """Bundles of a run with thresholds that are not the run's -> the command that brings each up to it."""
+    change, found = policy.changes[-1], {}
+    for folder in sorted(path for path in (run_folder / "bundles").glob("*") if is_bundle(path)):
+        ours, theirs = _thresholds(policy), {}
+        try:
+            theirs = _thresholds(policy_of(folder))
+            engine = read_json(folder / CARD)["engine"]
+        except BifocalError:  # it cannot be loaded either
+            engine = folder.name
+        differ = {name for name in ours if ours[name] != theirs.get(name)}
+        if differ == {(change.model, change.pattern)}:
+            said = {"threshold": change.after, "model": change.model, "pattern": change.pattern}
+            said |= {"by": change.by, "why": change.why}
+            options = [word for name, value in said.items() for word in (f"--{name}", str(value))]
+            found[str(folder)] = shlex.join(["bifocal", "policy", "set", str(folder), *options])
+        elif differ:  # more than this one: it was exported before others were set, or of an earlier fit
+            place = [] if folder == bundle_of(run_folder, engine) else ["--output", str(folder)]
+            found[str(folder)] = shlex.join(["bifocal", "export", str(run_folder), "--engine", engine, *place])
+    return found
 
 
 def compare(a: str | Path, b: str | Path, *, on: str = "test") -> dict[str, Any]:
@@ -114,6 +165,8 @@ def compare(a: str | Path, b: str | Path, *, on: str = "test") -> dict[str, Any]
 
 def _found(path: Path) -> tuple[Workspace, Policy]:
     """A policy and the run that it belongs to."""
+    if is_bundle(path):
+        raise RunError(f"what the models of the bundle {path} say is not kept: compare policies of its run")
     if path.is_dir():
         space = Workspace.of(path)
         return space, Policy.load(space.policy)

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -78,7 +80,7 @@ def test_decisions_verdicts_export_and_a_run_that_reads_them(store, config, tmp_
     counts = export(store.labelled("small"), "abuse_hate", HATE, tmp_path / "out")
     assert counts == {
         "rows": 3, "by_class": {"1": 2, "0": 1}, "by_sample": {"review": 1, "audit": 1, "none": 1},
-        "without_original": 1, "without_class": 0,
+        "kept": 0, "gone": 0, "without_original": 1, "without_class": 0,
     }  # fmt: skip
 
     source = {"kind": "feedback", "root": str(tmp_path / "out")}
@@ -119,6 +121,68 @@ def test_what_was_forgotten_goes_from_an_export_too(store, config, tmp_path):
     assert logged(1).id not in (tmp_path / "out" / "feedback.jsonl").read_text()
 
 
+@pytest.fixture
+def purged(store, config, tmp_path):
+    """A log of three judged posts that were exported, and then purged."""
+    text = composed(config, "a quiet morning")
+    kept = [Original(text, png(1)), Original(text, None), Original(None, None, {"age": 3})]
+    store.record([logged(i, subject=f"author {i}", original=one) for i, one in enumerate(kept)])
+    for number in range(3):
+        judge(store, number, "block")
+    export(store.labelled(), "abuse_hate", HATE, tmp_path / "out")
+    assert store.purge(datetime.now(UTC)) == 3
+    return store
+
+
+def test_what_was_purged_stays_in_an_export_and_what_was_forgotten_goes(purged, tmp_path):
+    out = tmp_path / "out"
+    before = list(read_jsonl(out / "feedback.jsonl"))
+    purged.appeal(logged(1).id, "shop", "satire")
+    judge(purged, 1, "allow", who="bob")
+    purged.record([logged(4, original=Original(None, None, {"age": 4})), logged(5, original=None)])
+    for number in (4, 5):
+        judge(purged, number, "allow")
+    counts = export(purged.labelled(), "abuse_hate", HATE, out)
+    assert (counts["rows"], counts["kept"], counts["gone"], counts["without_original"]) == (4, 3, 0, 1)
+    rows = list(read_jsonl(out / "feedback.jsonl"))
+    assert rows[0] == before[0] and rows[2] == before[2]
+    assert (rows[1]["labels"], rows[1]["by"], rows[1]["text"]) == ({"abuse_hate": 0}, "bob", before[1]["text"])
+    assert (out / "pictures" / f"{logged(0).id}.png").read_bytes() == png(1)
+    purged.forget("author 0")
+    counts = export(purged.labelled(), "abuse_hate", HATE, out)
+    assert (counts["rows"], counts["kept"], counts["gone"]) == (3, 2, 1)
+    assert not list((out / "pictures").iterdir()) and logged(0).id not in (out / "feedback.jsonl").read_text()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
+
+
+def test_a_picture_that_was_taken_away_leaves_no_half_a_post(purged, tmp_path):
+    (tmp_path / "out" / "pictures" / f"{logged(0).id}.png").unlink()
+    counts = export(purged.labelled(), "abuse_hate", HATE, tmp_path / "out")
+    assert (counts["rows"], counts["gone"], counts["without_original"]) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("killed_at", ["a row", "its place"])
+def test_who_is_killed_while_exporting_leaves_the_earlier_export(purged, tmp_path, killed_at):
+    out, rows = tmp_path / "out", list(purged.labelled())
+    before = (out / "feedback.jsonl").read_text()
+
+    def dying():
+        yield rows[0]
+        os._exit(9)
+
+    if (child := os.fork()) == 0:
+        if killed_at == "its place":  # put aside, and its successor not there yet
+            replace = os.replace
+            os.replace = lambda a, b: os._exit(9) if Path(b) == out else replace(a, b)
+        export(dying() if killed_at == "a row" else rows, "abuse_hate", HATE, out)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    if killed_at == "a row":
+        assert (out / "feedback.jsonl").read_text() == before
+    assert export(rows, "abuse_hate", HATE, out)["kept"] == 3
+    assert (out / "feedback.jsonl").read_text() == before and len(list((out / "pictures").iterdir())) == 1
+
+
 def test_a_post_brings_its_own_words_and_its_picture_those_upon_it(store, tmp_path):
     both = "[OCR] one does not simply [/OCR] [CAP] look at this [/CAP] <lang=en>"
     alone = "[OCR] one does not simply [/OCR] [CAP] [/CAP] <lang=en>"
@@ -153,6 +217,10 @@ def test_a_folder_of_something_else_is_left_alone(store, tmp_path):
     (tmp_path / "out" / "thesis.txt").write_text("dear")
     with pytest.raises(DataError, match="holds no earlier export"):
         export(store.labelled(), "abuse_hate", HATE, tmp_path / "out")
+    export([], "abuse_hate", HATE, tmp_path / "earlier")
+    (tmp_path / "earlier" / "notes.txt").write_text("dear")
+    with pytest.raises(DataError, match=r"replaced whole: move notes\.txt elsewhere"):
+        export([], "abuse_hate", HATE, tmp_path / "earlier")
     with pytest.raises(DataError, match="is a file"):
         export(store.labelled(), "abuse_hate", HATE, tmp_path / "out" / "thesis.txt")
 
@@ -180,11 +248,16 @@ def test_the_commands(small_run, tmp_path):
     assert json.loads(exported.stdout)["by_class"] == {"1": 1}, exported.output
     receipt = json.loads(bifocal("log", "forget", small_run, "ann", "--json").stdout)
     assert receipt["deleted"]["decisions"] == 1
-    assert "there is no run folder" in str(bifocal("log", "counts", tmp_path / "nowhere").exception)
+    again = bifocal("log", "forget", small_run, "ann")
+    assert again.exit_code == 1 and again.stdout == ""
+    assert f"nothing is held of this author in sqlite:///{tmp_path}/decisions.sqlite" in again.stderr
+    again = bifocal("log", "forget", small_run, "ann", "--json")
+    assert again.exit_code == 1 and not any(json.loads(again.stdout)["deleted"].values())
+    assert "SUBJECT is empty" in str(bifocal("log", "forget", small_run, " ").exception)
 
 
 def test_the_label_is_that_of_the_run(small_run, tmp_path):
     name, label, found = label_of(small_run)
     assert (name, label, found.classes) == ("small", "abuse_hate", (0, 1))
-    with pytest.raises(RunError, match="there is no run folder"):
+    with pytest.raises(RunError, match="is not a run folder"):
         label_of(tmp_path / "nowhere")

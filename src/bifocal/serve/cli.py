@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or an exported bundle.")]
 State = Annotated[
-    Path | None, typer.Option("--state", help="Folder of log, keys and spool; by default serve/ in the run's folder.")
+    Path | None,
+    typer.Option(
+        "--state",
+        help="Folder of log, keys and spool; by default serve/ in the run's folder, BUNDLE.serve beside a bundle.",
+    ),
 ]
 Keys = Annotated[Path | None, typer.Option("--keys", help="The file of API keys; by default keys.json in the state.")]
 
@@ -30,9 +34,15 @@ def serve(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one setting; repeatable.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="torch or torch-bf16; a bundle brings its own.")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="torch, or of the run's bundles that of torch-bf16, onnx or onnx-int8; a bundle brings its own."
+        ),
+    ] = None,
     shadow: Annotated[
-        Path | None, typer.Option(metavar="RUN2", help="Score every post with this one too; it decides none.")
+        Path | None,
+        typer.Option(metavar="RUN2", help="A run or bundle that scores every post too, and decides none."),
     ] = None,
     database: Annotated[str | None, typer.Option(metavar="URL", help="Decision log; SQLite by default.")] = None,
     state: State = None,
@@ -52,10 +62,43 @@ def serve(
         "keys": keys,
         "open": everybody or None,
     }
+    from ..bundle import run_or_bundle
+    from ..errors import RunError
+
+    run_or_bundle(run_folder)
     settings = read_service_settings(config, overrides or [], given)
+    if settings.shadow is not None:
+        try:
+            run_or_bundle(settings.shadow)
+        except RunError as error:
+            raise RunError(f"--shadow: {error}") from None
     from .server import serve as run_service
 
-    run_service(run_folder, settings, started=lambda url: typer.echo(f"serving {run_folder} at {url}"))
+    def started(url: str) -> None:
+        typer.echo("\n".join([f"serving {run_folder} at {url}", *facts(run_folder, settings)]))
+
+    run_service(run_folder, settings, started=started)
+
+
+def facts(run_folder: Path, settings: ServeConfig) -> list[str]:
+    """What who starts a service wants to know of it: who may ask, where it writes, what decides."""
+    from sqlalchemy import make_url
+
+    from ..bundle import CARD, POLICY, folder_of, is_bundle
+    from ..decide.policy import Policy
+    from ..workspace import Workspace, read_json
+    from .keys import read_keys
+
+    folder, keys = folder_of(run_folder, settings.engine), _key_file(run_folder, settings.state, settings.keys)
+    engine = read_json(folder / CARD)["engine"] if is_bundle(folder) else "torch"
+    policy = Policy.load(folder / POLICY if is_bundle(folder) else Workspace.of(folder).policy)
+    needed = f"a key of {keys} is needed" if read_keys(keys) else f"no key is needed ({keys} holds none)"
+    log = make_url(settings.database).render_as_string() if settings.database else "decisions.sqlite in it"
+    return [
+        f"  who may ask: {needed}",
+        f"  state: {state_folder(run_folder, settings.state)}; decision log: {log}",
+        f"  decides: {engine}, policy {policy.version} of {folder}",
+    ]
 
 
 def read_service_settings(path: Path | None, overrides: list[str], given: dict[str, Any]) -> ServeConfig:
@@ -76,13 +119,17 @@ def read_service_settings(path: Path | None, overrides: list[str], given: dict[s
         raise ConfigError(f"{path or 'settings of the service'}: {explain(error, ServeConfig)}") from None
 
 
-def _key_file(run_folder: Path, state: Path | None, keys: Path | None) -> Path:
-    from ..bundle import state_of
-    from ..errors import RunError
+def state_folder(run_folder: Path, state: Path | None) -> Path:
+    """Where a service of a run or bundle keeps what is its own. Raises `RunError` where the folder is neither."""
+    from ..bundle import run_or_bundle, state_of
 
-    if not run_folder.is_dir():
-        raise RunError(f"there is no run folder {str(run_folder)!r}")
-    return keys or (state or state_of(run_folder)) / "keys.json"
+    own = state_of(run_or_bundle(run_folder))  # a wrong folder is told, whatever else is given
+    return state or own
+
+
+def _key_file(run_folder: Path, state: Path | None, keys: Path | None) -> Path:
+    folder = state_folder(run_folder, state)
+    return keys or folder / "keys.json"
 
 
 @keys_app.command("add")

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli import RunFolder, State, state_folder
+
 if TYPE_CHECKING:
     from .store import Store
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or an exported bundle.")]
-State = Annotated[
-    Path | None, typer.Option("--state", help="The service's state folder; by default serve/ in the run's folder.")
-]
 Database = Annotated[
     str | None,
     typer.Option(
@@ -33,13 +31,10 @@ log_app = typer.Typer(help="The decision log of a service, and its review queue.
 
 
 def _store(run_folder: Path, state: Path | None, database: str | None) -> Store:
-    from ..bundle import state_of
     from ..errors import RunError
     from .store import Store, read_secret
 
-    if not run_folder.is_dir():
-        raise RunError(f"there is no run folder {str(run_folder)!r}")
-    state = state or state_of(run_folder)
+    state = state_folder(run_folder, state)
     file = state / "decisions.sqlite"
     if database is None and not file.exists():
         raise RunError(f"there is no decision log {file}: `bifocal serve` makes it; another is named by --database")
@@ -119,5 +114,19 @@ def log_forget(
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Delete all that is held of an author, and print the receipt."""
-    _print(_store(run_folder, state, database).forget(subject, client).to_dict(), as_json)
+    """Delete all that is held of an author, and print the receipt; exit status 1 where nothing was held.
+
+    Then too the log keeps a receipt: what it is told later of decisions made before, it does not write.
+    """
+    from ..errors import RunError
+
+    if not subject.strip():
+        raise RunError("SUBJECT is empty: name the author as the platform did when it sent the posts")
+    store = _store(run_folder, state, database)
+    receipt = store.forget(subject, client)
+    if as_json or any(receipt.counts.values()):
+        _print(receipt.to_dict(), as_json)
+    if not any(receipt.counts.values()):
+        whose = "this author" if client is None else f"this author among what {client} sent"
+        typer.echo(f"nothing is held of {whose} in {store.name}", err=True)
+        raise typer.Exit(1)

@@ -20,6 +20,7 @@ _FULL = ("disk is full", "no space left", "disk full", "could not extend file")
 _FULL_STATE = "53100"
 """PostgreSQL's code for a full disk."""
 _AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError)
+_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 _MIGRATING = 8_271_001
 _BUSY_S = 10
 _CONNECT_S = 3
@@ -38,7 +39,7 @@ class Database:
     Raises
     ------
     RunError
-        Where the URL is none.
+        Where the URL is none, or of another kind of database.
     """
 
     def __init__(self, url: str):
@@ -46,13 +47,14 @@ class Database:
         """Whether the database could not be reached when it was last asked."""
         if url.startswith("postgresql://"):
             url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+        allowed = "the decision log is a database such as sqlite:///FILE or postgresql://USER@HOST/NAME"
         try:
             parsed = sa.make_url(url)
+            if parsed.drivername not in _DRIVERS:
+                raise RunError(f"{allowed}, found {parsed.drivername}://: sqlite and postgresql are allowed")
             self.engine = _engine(parsed)
-        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
-            raise RunError(
-                f"the decision log is a database such as sqlite:///FILE or postgresql://USER@HOST/NAME: {error}"
-            ) from None
+        except sa.exc.ArgumentError as error:
+            raise RunError(f"{allowed}: {error}") from None
         self.name = parsed.render_as_string(hide_password=True)
 
     def migrate(self) -> None:

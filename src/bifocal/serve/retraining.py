@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, RunError
+from ..bundle import is_bundle, run_or_bundle
+from ..errors import DataError, listed
 from ..example import Label, Taxonomy
 from ..modalities.text import words_of
 from ..sources.feedback import ROWS, TAXONOMY
-from ..workspace import Workspace, atomic, read_json, write_json
+from ..workspace import Workspace, atomic, read_json, read_jsonl, replaced, sweep, write_json
 from .records import VERDICTS
 
 PICTURES = "pictures"
@@ -27,9 +28,7 @@ def label_of(folder: Path) -> tuple[str, str, Label]:
     BifocalError
         Where the folder holds neither.
     """
-    if not folder.is_dir():
-        raise RunError(f"there is no run folder {str(folder)!r}")
-    if (folder / "run.json").is_file():
+    if not is_bundle(run_or_bundle(folder)):
         space = Workspace.of(folder)
         config = read_json(space.record)["config"]
         return config["run"], config["label"], Taxonomy.from_json(read_json(space.taxonomy))[config["label"]]
@@ -40,54 +39,85 @@ def label_of(folder: Path) -> tuple[str, str, Label]:
 
 
 def export(rows: Iterable[Mapping[str, Any]], name: str, label: Label, folder: Path) -> dict[str, Any]:
-    """Write rows of `Store.labelled` whose posts are still kept.
+    """Write rows of `Store.labelled` whose posts are still kept, by the log or by an earlier export into the folder.
 
-    A folder of an earlier export is brought up to date: what the log does not hold any more goes from it too.
+    A folder of an earlier export is replaced, whole or not at all. A post that was purged from the log meanwhile stays
+    in it, with what is said of it now; one whose decision was forgotten, or of which nothing is said any more, goes.
 
     Returns
     -------
     dict
-        ``rows``, ``by_class``, ``by_sample``, and of those left out ``without_original`` (nothing was kept, or it was
-        purged) and ``without_class`` (a verdict that names no class of a label of several, or an unknown one).
+        ``rows``, ``by_class``, ``by_sample``; ``kept``: of the rows those whose post only the earlier export had;
+        ``gone``: of the earlier export those that are in it no more; and of those left out ``without_original``
+        (nothing was kept, or it was purged before it was ever exported) and ``without_class`` (a verdict that names no
+        class of a label of several, or an unknown one).
 
     Raises
     ------
     DataError
         Where the folder holds something else.
     """
+    folder = folder.resolve()  # a link stays one
+    sweep(folder.parent, folder.name)
+    before = _exported(folder)
+    counts: dict[str, Any] = {"rows": 0, "by_class": {}, "by_sample": {}, "kept": 0, "gone": len(before)}
+    counts |= {"without_original": 0, "without_class": 0}
+    taxonomy = Taxonomy({name: Label(label.classes, label.probability, label.description)})
+    with replaced(folder) as part:
+        (part / PICTURES).mkdir()
+        write_json(part / TAXONOMY, taxonomy.to_json())
+        with atomic(part / ROWS) as f:
+            for row in rows:
+                value, earlier = _class_of(row, label), before.get(row["id"])
+                parts, picture = _parts(row), row["picture"]
+                purged = not parts
+                if purged and earlier is not None:
+                    parts, picture = _kept(earlier, folder)
+                if value is None or not parts:
+                    counts["without_class" if value is None else "without_original"] += 1
+                    continue
+                if picture is not None:
+                    parts["image"] = f"{PICTURES}/{row['id']}.png"
+                    with atomic(part / parts["image"], "wb") as image:
+                        image.write(picture)
+                known = {k: row[k] for k in ("weight", "sample", "by", "from", "said", "judged", "queued", "decided")}
+                line = {"id": row["id"], **parts, "labels": {name: value}, **known}
+                f.write(json.dumps(line, ensure_ascii=False) + "\n")
+                counts["rows"] += 1
+                counts["kept"] += purged
+                counts["gone"] -= earlier is not None
+                for key, one in (("by_class", str(value)), ("by_sample", row["sample"] or "none")):
+                    counts[key][one] = counts[key].get(one, 0) + 1
+    return counts
+
+
+def _exported(folder: Path) -> dict[str, dict[str, Any]]:
+    """Decision -> its row of an earlier export. Raises `DataError` where the folder is none of an export."""
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / ROWS).is_file():
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return {}
+    if not (folder / ROWS).is_file():
         raise DataError(f"{folder} is not empty, and holds no earlier export: name a new folder")
-    counts: dict[str, Any] = {"rows": 0, "by_class": {}, "by_sample": {}, "without_original": 0, "without_class": 0}
-    pictures = folder / PICTURES
-    pictures.mkdir(parents=True, exist_ok=True)
-    written = set()
-    write_json(
-        folder / TAXONOMY, Taxonomy({name: Label(label.classes, label.probability, label.description)}).to_json()
-    )
-    with atomic(folder / ROWS) as f:
-        for row in rows:
-            value = _class_of(row, label)
-            parts = _parts(row)
-            if value is None or not parts:
-                counts["without_class" if value is None else "without_original"] += 1
-                continue
-            if row["picture"] is not None:
-                path = pictures / f"{row['id']}.png"
-                with atomic(path, "wb") as picture:
-                    picture.write(row["picture"])
-                written.add(path)
-                parts["image"] = f"{PICTURES}/{path.name}"
-            known = {key: row[key] for key in ("weight", "sample", "by", "from", "said", "judged", "queued", "decided")}
-            f.write(json.dumps({"id": row["id"], **parts, "labels": {name: value}, **known}, ensure_ascii=False) + "\n")
-            counts["rows"] += 1
-            for key, one in (("by_class", str(value)), ("by_sample", row["sample"] or "none")):
-                counts[key][one] = counts[key].get(one, 0) + 1
-    for path in pictures.iterdir():
-        if path not in written:
-            path.unlink()
-    return counts
+    sweep(folder)
+    if others := sorted({path.name for path in folder.iterdir()} - {ROWS, TAXONOMY, PICTURES}):
+        raise DataError(
+            f"{folder} holds more than an earlier export, which is replaced whole: move {listed(others)} elsewhere, or "
+            "name a new folder"
+        )
+    try:
+        return {row["id"]: row for row in read_jsonl(folder / ROWS)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / ROWS} is not as it was exported ({error}): name a new folder") from None
+
+
+def _kept(row: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], bytes | None]:
+    """Parts and picture of a post in an earlier export; none where its picture was taken away."""
+    parts = {part: row[part] for part in ("tabular", "image", "text", "text_role") if part in row}
+    if "image" not in parts:
+        return parts, None
+    path = folder / PICTURES / f"{row['id']}.png"
+    return (parts, path.read_bytes()) if path.is_file() else ({}, None)
 
 
 def _class_of(row: Mapping[str, Any], label: Label) -> int | str | None:

@@ -6,12 +6,19 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..config import Strict
+from ..errors import nearest
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+
+CATEGORIES = (
+    "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",
+    "self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic",
+)  # fmt: skip
+"""All that OpenAI's answers name; ours has a score in those that `Moderations.categories` lists, 0 in the others."""
 
 
 class ListSettings(Strict):
@@ -30,6 +37,14 @@ class Moderations(Strict):
     """Of its categories those that our positive class is."""
     flag_review: bool = True
     """Whether a post under review is flagged."""
+
+    @field_validator("categories")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in CATEGORIES:
+                raise ValueError(f"{name!r} is no category of OpenAI's; {nearest(name, CATEGORIES)}")
+        return names
 
 
 class Perspective(Strict):

@@ -15,13 +15,9 @@ from ..api import POSTING, Asking, decide_all, decoded, service_of, unless_gone
 from ..bodies import Narrow
 from ..errors import Refused
 from ..service import Answer, Incoming
+from ..settings import CATEGORIES
 
 PATH = "/v1/moderations"
-CATEGORIES = (
-    "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",
-    "self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic",
-)  # fmt: skip
-"""All that its answers name; ours has a score in those that `Moderations.categories` lists, and 0 in the others."""
 _DATA = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
 
 
