@@ -100,6 +100,7 @@ def test_feedback_appeal_and_forgetting(server):
     assert receipt["deleted"]["decisions"] == 1 and receipt["deleted"]["feedback"] == 1
     assert server.post("/v1/feedback", json=feedback).status_code == 404
     assert server.http.delete("/v1/subjects/author-of-this-test").json()["deleted"]["decisions"] == 0
+    assert server.http.delete("/v1/subjects/").status_code == 422
 
 
 def test_health_and_metrics(server):

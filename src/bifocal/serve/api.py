@@ -382,6 +382,8 @@ async def forget(request: Request, subject: str, client: Asking) -> Any:
     """Delete all that is held of an author, and give a receipt; an admin's key deletes what all clients sent."""
     service = service_of(request)
     service.door.allow(client, "decide")
+    if not subject.strip():
+        raise Refused("unusable", "name the author: /v1/subjects/AUTHOR")
     receipt = await asyncio.to_thread(service.store.forget, subject, whose(client))
     return JSONResponse(receipt.to_dict())
 

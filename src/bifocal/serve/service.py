@@ -168,7 +168,8 @@ class Service:
         if not clients and not self.settings.loopback and not self.settings.open:
             raise RunError(
                 f"{self.settings.host} is reached by others, and {self.keys} holds no API key: make one "
-                "(`bifocal keys add RUN NAME`), listen on 127.0.0.1, or say that anybody may ask (--open)"
+                f"(`bifocal keys add {self.folder} NAME --keys {self.keys}`), listen on 127.0.0.1, or say that anybody "
+                "may ask (--open)"
             )
         return clients
 
