@@ -5,7 +5,7 @@ export OMP_WAIT_POLICY := PASSIVE
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TWO := -n 2 --dist loadfile  # two processes, each with files of its own
+TWO := -n 2 --dist loadfile --no-loadscope-reorder  # two processes, each with files of its own, the longest file first
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'

@@ -23,6 +23,11 @@ SMALL = {
 }
 
 
+def pytest_collection_modifyitems(items):
+    """The file that takes longest begins, so that one process does not wait for the other at the end."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
 @pytest.fixture(scope="session")
 def small_config():
     return SMALL

@@ -588,7 +588,7 @@ def test_a_byte_order_mark_is_no_matter(small_run, tmp_path, command):
         (["--set", "experts.text.epochs=many"], ["experts.text.epochs = 'many'", "valid integer"]),
         (["--set", "seed=[1]"], ["seed = [1]", "valid integer"]),
         (["--set", "limit=0"], ["limit = 0", "greater than or equal to 1"]),
-        (["--set", "modalities=text"], ["modalities = 'text'", "valid list"]),
+        (["--set", "modalities=text"], ["modalities = 'text'", "takes a list"]),
         (["--set", "modalities=[text, sound]", "--set", "experts.image=null"], ["'sound'", "known: image"]),
         (["--set", "label=abuse_hat"], ["did you mean 'abuse_hate'?"]),
         (["--set", "run=../elsewhere"], ["run = '../elsewhere'"]),

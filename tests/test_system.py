@@ -26,7 +26,8 @@ def picture(tmp_path):
 def test_a_decision_says_all_that_it_should(system, picture):
     answer = system.predict(text="a quiet morning by the river", image_path=picture).to_dict()
     assert set(answer) == {
-        "prob_hate", "label", "threshold", "action", "why", "models", "present", "text_used", "language", "versions",
+        "prob_hate", "label", "threshold", "action", "why", "models", "present", "text_used", "truncated",
+        "language", "versions",
     }  # fmt: skip
     assert 0 <= answer["prob_hate"] <= 1 and answer["label"] in (0, 1)
     assert answer["action"] == ("block" if answer["label"] else "allow")
