@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from .decide.policy import Policy
 from .errors import ModelError, RunError, nearest
 from .example import Label, Taxonomy
 from .posts import build_modalities
-from .workspace import Workspace, file_sha256, read_json, replaced, sweep, write_json
+from .workspace import Workspace, file_sha256, held, read_json, replaced, sweep, write_json
 
 if TYPE_CHECKING:
     from .contracts import TextRole
@@ -115,7 +113,7 @@ def change_policy(folder: Path, change: Callable[[Policy], Policy]) -> Policy:
     ModelError
         Where the manifest is none.
     """
-    with _held(folder):
+    with held(folder):  # a lock file would be none of the bundle's files
         before, sealed = policy_of(folder), _manifest(folder)
         after = change(before)
         sweep(folder)
@@ -128,17 +126,6 @@ def change_policy(folder: Path, change: Callable[[Policy], Policy]) -> Policy:
         sealed |= _facts(folder, [POLICY, *(str(path.relative_to(folder)) for path in kept)])
         write_json(folder / MANIFEST, {"format": FORMAT, "files": dict(sorted(sealed.items()))})
     return after
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """One writer at a time, by a lock on the folder: a lock file would be none of the bundle's files."""
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(place, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(place)
 
 
 def _facts(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:

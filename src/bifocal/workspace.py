@@ -133,6 +133,17 @@ def sweep(folder: Path, name: str | None = None) -> None:
 
 
 @contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """No other thread or process that asks for a folder has it meanwhile; the kernel lets go when the process ends."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(place)
+
+
+@contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
     """Yield a folder to write into; it takes the place of the one that is there once the block ends well.
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import io
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from errno import EDQUOT, ENOSPC
@@ -18,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
+from ..workspace import held
 from .store import Logged, Original, StoreFull, StoreGone, hashed, read_secret
 
 AT_ONCE = 200
@@ -34,14 +32,13 @@ class Spool:
     def __init__(self, state: Path):
         self.path = Path(state) / "spool.jsonl"
         self._secret = read_secret(Path(state))
-        self._lock = threading.Lock()
         self.pending = sum(1 for _ in self._lines()) if self.path.exists() else 0
         """Decisions that wait."""
 
     def append(self, rows: Sequence[Logged]) -> None:
         """Keep decisions, all or none. Raises `StoreFull`, `StoreGone` where the disk refuses."""
         blob = b"".join(json.dumps(self._plain(row)).encode() + b"\n" for row in rows)
-        with self._alone():
+        with held(self.path.parent):
             try:
                 # Unbuffered: a buffer that could not be written would be tried again when the file is closed.
                 with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), "rb+", buffering=0) as f:
@@ -69,7 +66,7 @@ class Spool:
         BifocalError
             What ``record`` raises; everything is then still there.
         """
-        with self._alone():
+        with held(self.path.parent):
             if not self.path.exists():
                 self.pending = 0  # another service has brought them home
                 return 0
@@ -80,17 +77,6 @@ class Spool:
             self.path.unlink()
             self.pending = 0
             return done
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other thread, and no other service of this state folder, is at the file."""
-        with self._lock:
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(folder)
 
     def _plain(self, row: Logged) -> dict[str, Any]:
         known = row.subject_hash if row.subject is None else hashed(self._secret, row.subject)
