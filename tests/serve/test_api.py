@@ -101,6 +101,8 @@ def test_feedback_appeal_and_forgetting(server):
     assert server.post("/v1/feedback", json=feedback).status_code == 404
     assert server.http.delete("/v1/subjects/author-of-this-test").json()["deleted"]["decisions"] == 0
     assert server.http.delete("/v1/subjects/").status_code == 422
+    server.predict("a quiet morning", subject="an author/of two\nlines")
+    assert server.http.delete("/v1/subjects/an%20author/of%20two%0Alines").json()["deleted"]["decisions"] == 1
 
 
 def test_health_and_metrics(server):

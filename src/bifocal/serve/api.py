@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
@@ -223,6 +224,17 @@ def whose(client: Client) -> str | None:
     return None if client.may("admin") else client.name
 
 
+class _Anything(Convertor[str]):
+    regex = r"[\s\S]*"  # what the framework calls a path ends at a line break
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("anything", _Anything())
 Asking = Annotated[Client, Depends(client_of)]
 router = APIRouter(route_class=Narrow)
 
@@ -373,7 +385,7 @@ async def appeal(request: Request, said: AppealIn, client: Asking) -> Any:
 
 
 @router.delete(
-    "/v1/subjects/{subject:path}",
+    "/v1/subjects/{subject:anything}",
     response_model=ReceiptOut,
     responses=ASKING | errors("unusable", "storage_full"),
     tags=["feedback"],
