@@ -269,20 +269,20 @@ def test_disguised_texts_are_decided_as_what_a_reader_sees(server, text, like):
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
-def conform(server, examples):
+def conform(server, examples, place):
     command = [Path(sys.executable).with_name("schemathesis"), "run", server.url + "/openapi.json", "--checks", CHECKS]
     options = ["--max-examples", str(examples), "--seed", "1", "--phases", "examples,coverage,fuzzing", "--no-color"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=900)
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=900, cwd=place)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
-def test_every_answer_is_one_that_the_document_promises(server):
-    conform(server, 3)
+def test_every_answer_is_one_that_the_document_promises(server, tmp_path):
+    conform(server, 3, tmp_path)
 
 
 @pytest.mark.slow
-def test_every_answer_is_one_that_the_document_promises_asked_at_length(server):
-    conform(server, 200)
+def test_every_answer_is_one_that_the_document_promises_asked_at_length(server, tmp_path):
+    conform(server, 200, tmp_path)
 
 
 def mutated(rng, blob):
