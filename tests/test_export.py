@@ -267,10 +267,10 @@ def test_what_cannot_be_exported_says_so(records_run, tmp_path):
         export(records_run, "onnx", output=tmp_path / "b")
 
 
-STRATEGIES = ["attention", "bilinear", "concat", "gated", "hadamard", "mean", "stacking", "weighted"]
+SAMPLED, OTHERS = ["attention", "gated", "stacking"], ["bilinear", "concat", "hadamard", "mean", "weighted"]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", SAMPLED + [pytest.param(name, marks=pytest.mark.slow) for name in OTHERS])
 def test_every_fusion_of_tensors_is_traced_to_the_same_logits(strategy, tmp_path):
     from bifocal import plugins
     from bifocal.example import Evidence

@@ -313,6 +313,7 @@ def test_a_shadow_scores_and_decides_nothing(serve, small_run, tmp_path):
     assert kept.id == told["id"] and kept.shadow["action"] == "allow"
 
 
+@pytest.mark.slow
 def test_a_shadow_that_reads_posts_otherwise_is_refused(small_run, records_run, tmp_path):
     import subprocess
     import sys

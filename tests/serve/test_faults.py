@@ -73,7 +73,9 @@ def policy_of_another(folder):
     Policy.load(path).model_copy(update={"run": "another", "versions": {"run": "another"}}).save(path)
 
 
-@pytest.mark.parametrize("damage", [evil_fusion, cut_weights, flipped_weights, policy_of_another])
+@pytest.mark.parametrize(
+    "damage", [evil_fusion, pytest.param(cut_weights, marks=pytest.mark.slow), flipped_weights, policy_of_another]
+)
 def test_damaged_models_are_refused_at_the_start_and_nothing_is_executed(small_run, tmp_path, damage, monkeypatch):
     folder = shutil.copytree(small_run, tmp_path / "run")
     damage(folder)
@@ -201,7 +203,7 @@ def logged_ids(url, state):
     return found
 
 
-@pytest.mark.parametrize("way", ["refuse", "spool"])
+@pytest.mark.parametrize("way", [pytest.param("refuse", marks=pytest.mark.slow), "spool"])
 def test_a_database_that_is_away_loses_and_doubles_no_decision(serve, small_run, cluster, tmp_path, way):
     url = cluster.create(f"away_{way}")
     options = ("--database", url, "--set", f"database_gone={way}", "--set", "audit_share=1")

@@ -205,7 +205,7 @@ def until(true, seconds=60):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_one_that_dies_idle_is_loaded_again_and_ready_says_whether_another_is_there(small_run, count):
     model = Model(small_run, None, timeout=60, count=count)
     try:
