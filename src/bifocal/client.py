@@ -17,7 +17,7 @@ import httpx
 
 from .errors import BifocalError, ConfigError, DataError
 from .posts import read_file
-from .sources._posts import NAMES
+from .sources._posts import MAX_NAME, NAMES
 
 BUSY = (429, 503)
 """Statuses that pass: the service has no place, or its models or log are away for a moment."""
@@ -25,8 +25,6 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 30.0
 MOST_POSTS, MOST_BYTES = 64, 8 * 2**20
 """Of a request with several posts. A service takes 64 and 12 MiB, unless it is told otherwise."""
 TOO_LARGE = 413
-MAX_NAME = 200
-"""Characters of a subject or an external id that a service takes."""
 ARGUMENTS = ("text", "image_path", "tabular", *NAMES)
 """What a row of `Client.predict_batch` may hold, beside ``id``."""
 Result = TypeVar("Result")

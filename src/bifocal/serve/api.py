@@ -17,6 +17,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from ..errors import BifocalError, DataError
+from ..sources._posts import MAX_NAME
 from .bodies import Narrow, read_json
 from .errors import KINDS, Refused
 from .keys import Client
@@ -54,8 +55,8 @@ class PostIn(BaseModel):
     tabular: Annotated[dict[str, Cell] | None, BeforeValidator(_cells)] = Field(
         None, description="Column -> value of the post's record."
     )
-    subject: str | None = Field(None, max_length=200, description="The author; kept as a keyed hash only.")
-    external_id: str | None = Field(None, max_length=200, description="The post, as the platform calls it.")
+    subject: str | None = Field(None, max_length=MAX_NAME, description="The author; kept as a keyed hash only.")
+    external_id: str | None = Field(None, max_length=MAX_NAME, description="The post, as the platform calls it.")
 
     def incoming(self) -> Incoming:
         return Incoming(self.text, decoded(self.image), self.tabular, self.subject, self.external_id)
@@ -251,8 +252,8 @@ _BODY = {
                         "text": {"type": "string"},
                         "image": {"type": "string", "format": "binary"},
                         "tabular": {"type": "string", "description": "The record, as a JSON object."},
-                        "subject": {"type": "string", "maxLength": 200},
-                        "external_id": {"type": "string", "maxLength": 200},
+                        "subject": {"type": "string", "maxLength": MAX_NAME},
+                        "external_id": {"type": "string", "maxLength": MAX_NAME},
                     },
                 }
             },
@@ -490,9 +491,9 @@ def decoded(image: str | None) -> bytes | None:
         ) from None
 
 
-def first_fault(error: ValidationError, known: Iterable[str] = FIELDS) -> str:
-    """What is wrong with a body of these fields, in a line."""
-    return fault_of(error.errors(include_url=False, include_context=False, include_input=False), known)
+def first_fault(error: ValidationError) -> str:
+    """What is wrong with a post, in a line."""
+    return fault_of(error.errors(include_url=False, include_context=False, include_input=False), FIELDS)
 
 
 def fault_of(faults: Sequence[Mapping[str, Any]], known: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from .pages.routes import error_page, not_signed_in
 from .pages.routes import router as pages
 from .pages.session import NotSignedIn
 from .service import Service
-from .settings import ServeConfig
+from .settings import LOOPBACK, ServeConfig
 
 _SHAPES = {moderations.PATH: moderations.told, perspective.PATH: perspective.told}
 """Errors are told as the clients of each door read them."""
@@ -164,7 +164,7 @@ def _elsewhere(request: Request) -> bool:
     """Whether a name of another machine was asked for, as by a page from there whose name was turned to point here."""
     host = request.headers.get("host")
     try:
-        return host is not None and urlsplit(f"//{host}").hostname not in ("127.0.0.1", "::1", "localhost")
+        return host is not None and urlsplit(f"//{host}").hostname not in LOOPBACK
     except ValueError:
         return True
 

@@ -142,6 +142,7 @@ class Item:
     pattern: str
     distance: float
     claimed_by: str | None
+    claimed_until: datetime | None
     verdict: str | None
     judged_by: str | None
     decision: Kept

@@ -19,6 +19,7 @@ from ..data.compose import TEXT
 from ..decide.policy import Band, Policy, pattern_of, patterns
 from ..errors import BifocalError, DataError, RunError
 from ..posts import TABULAR, build_modalities
+from ..sources._posts import MAX_NAME, NAMES
 from ..workspace import read_json
 from .batching import Batcher, Places
 from .errors import Refused
@@ -34,9 +35,6 @@ from .workers import Decoders, Description, Model, Preparation, Prepared
 if TYPE_CHECKING:
     from ..explanation import Explanation
     from ..system import Decision
-
-MAX_NAME = 200
-"""Characters of a subject or an external id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +242,7 @@ class Service:
         about, (text, truncated) = self.about, self._cut(incoming.text)
         if text is None and incoming.picture is None and incoming.tabular is None:
             raise DataError(f"a post needs {' or '.join(about.config.modalities)}; none was given")
-        for name in ("subject", "external_id"):
+        for name in NAMES:
             if len(getattr(incoming, name) or "") > MAX_NAME:
                 raise DataError(f"{name} has {len(getattr(incoming, name))} characters; at most {MAX_NAME} are allowed")
         start = monotonic()

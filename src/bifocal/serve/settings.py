@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from ..config import Strict
 from ..errors import nearest
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -125,4 +126,4 @@ class ServeConfig(Strict):
     @property
     def loopback(self) -> bool:
         """Whether only this machine reaches the service."""
-        return self.host in ("127.0.0.1", "::1", "localhost")
+        return self.host in LOOPBACK

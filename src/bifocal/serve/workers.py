@@ -300,7 +300,9 @@ class Workers:
             if task is None:
                 break
             if not process.alive():  # died idle, or at its start
-                self._again(task, "misses")
+                if task is not _NOTHING:
+                    task.misses += 1
+                    self._again(task)
                 process = self._anew(number, process)
                 continue
             if task is _NOTHING or not task.begin():
@@ -311,7 +313,8 @@ class Workers:
                 good, value = False, error
                 process = self._anew(number, process)
             except _Ended:
-                self._again(task, "deaths")
+                task.deaths += 1
+                self._again(task)
                 process = self._anew(number, process)
                 continue
             except Exception as error:  # its arguments cannot be sent
@@ -322,11 +325,8 @@ class Workers:
                 task.future.set_exception(value)
         process.buried()
 
-    def _again(self, task: _Task, count: str) -> None:
+    def _again(self, task: _Task) -> None:
         """Leave a task to whoever is free, since a new process is not for a while; or give it up."""
-        if task is _NOTHING:
-            return
-        setattr(task, count, getattr(task, count) + 1)
         if self._closed.is_set():
             task.give_up(Refused("unavailable", "the service is closing"))
         elif task.deaths == 2 or task.misses == _MISSES:
@@ -506,20 +506,18 @@ class Model:
 
     async def decide(self, posts: Sequence[Packed]) -> list[Decision | BifocalError]:
         """A Decision, or an error, for each post. Raises `Refused` where the process ended twice, or hangs."""
-        try:
-            return await self.workers.run(_decide, self.folder, self.engine, posts, timeout=self.timeout)
-        except (TimeoutError, Died):
-            raise Refused("unavailable", "the models ended on these posts; they are started anew") from None
-        except (ModelError, RunError) as error:  # what is on disk now is not what was loaded
-            raise Refused("unavailable", f"the models cannot be loaded: {error}") from None
+        return await self._ask(_decide, posts, lost="the models ended on these posts; they are started anew")
 
     async def explain(self, post: Packed, grid: int) -> Explanation:
-        """Why a post is decided as it is. Raises as `System.explain`."""
+        """Why a post is decided as it is. Raises as `System.explain`, and as `decide`."""
+        return await self._ask(_explain, post, grid, lost="this post cannot be explained: the models ended on it")
+
+    async def _ask(self, task: Callable[..., Result], *arguments: Any, lost: str) -> Result:
         try:
-            return await self.workers.run(_explain, self.folder, self.engine, post, grid, timeout=self.timeout)
+            return await self.workers.run(task, self.folder, self.engine, *arguments, timeout=self.timeout)
         except (TimeoutError, Died):
-            raise Refused("unavailable", "this post cannot be explained: the models ended on it") from None
-        except (ModelError, RunError) as error:
+            raise Refused("unavailable", lost) from None
+        except (ModelError, RunError) as error:  # what is on disk now is not what was loaded
             raise Refused("unavailable", f"the models cannot be loaded: {error}") from None
 
     def close(self) -> None:

@@ -17,6 +17,8 @@ PICTURES = ("image_path", "img", "image")
 
 NAMES = ("subject", "external_id")
 """Columns that hold the author of a post and the post, as the platform calls them; a service reads them."""
+MAX_NAME = 200
+"""Characters of either that a service takes."""
 
 Post = dict[str, Any]
 """A row of `System.predict_batch`, or of a service's; ``id`` is None where the table has none."""

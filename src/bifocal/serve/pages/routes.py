@@ -30,7 +30,7 @@ from ...report.html import environment
 from ..api import as_refused, service_of
 from ..errors import Refused
 from ..service import Incoming, Service
-from ..store import LEASE_S, Conflict, Event, Item, Kept, Original, Unknown
+from ..store import Conflict, Item, Kept, Original, Unknown
 from .session import COOKIE, NotSignedIn, from_our_page, moderator, name_of, sign_in
 
 HERE = Path(__file__).parent
@@ -292,7 +292,7 @@ async def _item_page(request: Request, who: str, decision: Kept, item: Item | No
     service, asked = service_of(request), _filters(request.query_params)
     history = await asyncio.to_thread(service.store.history, decision.id)
     original = await asyncio.to_thread(service.store.original, decision.id)
-    held = None if item is None or item.state == "done" else _held(item, history)
+    held = None if item is None or item.state == "done" else _held(item)
     return _page(
         "item.html", request, who=who, item=item, decision=decision, history=history, original=original,
         words=_words(original), held=held, mine=held is not None and item is not None and item.claimed_by == who,
@@ -301,10 +301,9 @@ async def _item_page(request: Request, who: str, decision: Kept, item: Item | No
     )  # fmt: skip
 
 
-def _held(item: Item, history: list[Event]) -> datetime | None:
+def _held(item: Item) -> datetime | None:
     """Until when an item is in somebody's hands; None where it is free."""
-    taken = [e.at for e in history if e.kind in ("claimed", "undone") and e.who == item.claimed_by]
-    until = taken[-1] + timedelta(seconds=LEASE_S) if taken else None
+    until = item.claimed_until
     return until if until is not None and until > datetime.now(UTC) else None
 
 
