@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 __all__ = ["AsyncClient", "Client", "Decision", "RunConfig", "System", "__version__", "errors", "load", "run"]
 
 
-def load(folder: str | Path, engine: str | None = None) -> System:
+def load(folder: str | Path, engine: str | None = None, *, strict_parity: bool = False) -> System:
     """Load the system that a run left in its folder: ``bifocal.load("runs/full").predict(text=…, image_path=…)``.
 
     An exported bundle is loaded the same way; ``engine`` takes the run's bundle for it. See `System.load`.
@@ -24,7 +24,7 @@ def load(folder: str | Path, engine: str | None = None) -> System:
     with errors.extras_named():
         from .system import System
 
-        return System.load(folder, engine)
+        return System.load(folder, engine, strict_parity=strict_parity)
 
 
 def run(

@@ -12,6 +12,7 @@ from .config import RunConfig, parse_config
 from .decide.policy import Policy
 from .errors import ModelError, RunError, nearest
 from .example import Label, Taxonomy
+from .parity_probe import check_probe
 from .posts import build_modalities
 from .workspace import Workspace, file_sha256, held, read_json, replaced, sweep, write_json
 
@@ -170,13 +171,14 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
-def load_bundle(folder: Path, engine: str | None = None) -> Bundle:
-    """Check a bundle, then open it.
+def load_bundle(folder: Path, engine: str | None = None, *, strict_parity: bool = False) -> Bundle:
+    """Check a bundle, then open it, and ask it again of the posts that it keeps (`bifocal.parity_probe`).
 
     Raises
     ------
     ModelError
-        As `check_manifest`; where a model cannot be opened.
+        As `check_manifest`; where a model cannot be opened; where it decides otherwise than where it was exported and
+        ``strict_parity`` (else that is a `ParityWarning`).
     RunError
         Where it was exported for another engine than the one asked for, or its policy is for other models.
     """
@@ -187,7 +189,9 @@ def load_bundle(folder: Path, engine: str | None = None) -> Bundle:
     config = parse_config(card["config"], where=str(folder / CARD))
     policy = policy_of(folder)
     label = Taxonomy.from_json({config.label: card["label"]})[config.label]
-    return Bundle(config, _open(folder, card, config), policy, label, card["text_role"])
+    opened = _open(folder, card, config)
+    check_probe(folder, opened, policy, build_modalities(config), strict=strict_parity)
+    return Bundle(config, opened, policy, label, card["text_role"])
 
 
 def policy_of(folder: Path) -> Policy:

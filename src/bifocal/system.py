@@ -122,7 +122,7 @@ class System:
         self.policy_version = policy.version
 
     @classmethod
-    def load(cls, folder: str | Path, engine: str | None = None) -> Self:
+    def load(cls, folder: str | Path, engine: str | None = None, *, strict_parity: bool = False) -> Self:
         """Load what a run left in its folder, or what was exported of one.
 
         Parameters
@@ -131,6 +131,8 @@ class System:
             Of a run, or of a bundle.
         engine : str, optional
             ``torch``, or one that the run was exported for; None = as the folder has it.
+        strict_parity : bool
+            Refuse a bundle that decides otherwise here than where it was exported, instead of warning.
 
         Raises
         ------
@@ -138,11 +140,11 @@ class System:
             Where the folder is missing, its run has not reached its policy, the policy there is of other models, or the
             run was not exported for that engine.
         ModelError
-            Where a model is damaged.
+            Where a model is damaged; where a bundle decides otherwise here and ``strict_parity``.
         """
         folder = folder_of(Path(folder), engine)
         if is_bundle(folder):
-            bundle = load_bundle(folder, engine)
+            bundle = load_bundle(folder, engine, strict_parity=strict_parity)
             return cls(bundle.config, bundle.engine, bundle.policy, bundle.label, bundle.text_role)
         space = Workspace.of(folder)
         record = read_json(space.record)

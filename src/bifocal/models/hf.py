@@ -19,7 +19,6 @@ from ..errors import ModelError
 from ..example import Rows
 from ..workspace import fingerprint, read_json, write_json
 from .classifier import Classifier, figures
-from .finetune import finetune
 from .heads import cross_fit, fit_linear
 from .positions import remember_positions
 from .pretrained import build, load_configuration, load_pretrained, locate, quiet
@@ -256,6 +255,9 @@ class HfEncoder:
         See `bifocal.models.finetune.finetune` for parameters and result. For ``pooling: mean`` one more pass over
         train fits the Auto model's head, which learned nothing beside ours.
         """
+        # The Trainer brings datasets, pandas and peft, a quarter of the seconds until a saved model can be used.
+        from .finetune import finetune
+
         with quiet():
             history = finetune(self, train, val, checkpoints, on_epoch)
         self._merge()
