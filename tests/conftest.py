@@ -1,6 +1,10 @@
-"""One small finished run that many tests read, and the environment that all of them need."""
+"""Small finished runs and a bundle that many tests read, and the environment that all of them need."""
 
+import fcntl
+import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -8,6 +12,32 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1]))  # forked processes import modules of tests by their names
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(
+    [
+        "tests.test_recovery",
+        "bifocal.__main__",
+        "bifocal.console",
+        "bifocal.system",
+        "bifocal.models.encoders.hf_text",
+        "bifocal.models.encoders.hf_image",
+        "bifocal.models.fusions.concat",
+        "bifocal.report.figures",
+        "bifocal.sources.hateful_memes",
+        "jinja2",
+        "lightgbm",
+        "pdqhash",
+        "py3langid",
+        "torch.utils.tensorboard",
+        "transformers.models.deberta_v2.modeling_deberta_v2",
+        "transformers.models.deberta_v2.tokenization_deberta_v2",
+        "transformers.models.siglip.modeling_siglip",
+        "transformers.models.siglip.image_processing_siglip",
+        "webdataset",
+    ]
+)
 
 SMALL = {
     "run": "small",
@@ -28,29 +58,96 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name != "test_readme.py")
 
 
+def _command(words, folder, output, errors):
+    """The command line, in a forked process."""
+    os.chdir(folder)
+    for number, path in ((1, output), (2, errors)):
+        with open(path, "w") as file:
+            os.dup2(file.fileno(), number)
+    sys.argv = ["bifocal", *words]
+    from bifocal.__main__ import main
+
+    main()
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory):
+    """``command("predict", run, "--text", "words", cwd=folder)``: the command line in a process of its own, forked from
+    one that has imported the heavy modules; `subprocess.CompletedProcess`, with the output as text."""
+    place = tmp_path_factory.mktemp("command")
+
+    def run(*words, cwd=None):
+        words = [str(word) for word in words]
+        output, errors = place / "output", place / "errors"
+        process = FORKSERVER.Process(target=_command, args=(words, str(cwd or os.getcwd()), str(output), str(errors)))
+        process.start()
+        process.join()
+        return subprocess.CompletedProcess(words, process.exitcode, output.read_text(), errors.read_text())
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def small_config():
     return SMALL
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory) -> Path:
-    """The folder of a finished run on generated memes; read it, never write to it."""
-    from bifocal.config import parse_config
-    from bifocal.train import run
+def made_once(tmp_path_factory, worker_id):
+    """``made_once(name, make)``: a folder that the first test process fills by ``make(folder)`` and all others read."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
 
-    return run(parse_config(SMALL), root=tmp_path_factory.mktemp("runs"))
+    def once(name, make) -> Path:
+        folder = shared / f"shared-{name}"
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (shared / f"{name}.made").exists():
+                folder.mkdir()
+                make(folder)
+                (shared / f"{name}.made").touch()
+        return folder
+
+    return once
 
 
 @pytest.fixture(scope="session")
-def records_run(tmp_path_factory) -> Path:
+def small_run(made_once) -> Path:
+    """The folder of a finished run on generated memes; read it, never write to it."""
+
+    def make(folder):
+        from bifocal.config import parse_config
+        from bifocal.train import run
+
+        run(parse_config(SMALL), root=folder)
+
+    return made_once("runs", make) / SMALL["run"]
+
+
+@pytest.fixture(scope="session")
+def small_bundle(made_once, small_run) -> Path:
+    """The same run exported for ONNX Runtime, which starts in a moment; read it, never write to it."""
+
+    def make(folder):
+        from bifocal.export import export
+
+        export(small_run, "onnx", output=folder / "onnx", accept=True)
+
+    return made_once("bundle", make) / "onnx"
+
+
+@pytest.fixture(scope="session")
+def records_run(made_once) -> Path:
     """The folder of a finished run on a generated table of texts and records; read it, never write to it."""
+    return made_once("records", _make_records) / "runs" / "records"
+
+
+def _make_records(place):
     import random
 
     from bifocal.config import parse_config
     from bifocal.train import run
 
-    place = tmp_path_factory.mktemp("records")
     rng = random.Random(0)
     lines = ["id,words,price,room,opened,host,dear"]
     for i in range(400):
@@ -78,4 +175,4 @@ def records_run(tmp_path_factory) -> Path:
         "fusion": {"strategy": "stacking"},
         "bootstrap": 100,
     }  # fmt: skip
-    return run(parse_config(config), root=place / "runs")
+    run(parse_config(config), root=place / "runs")

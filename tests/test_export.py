@@ -26,11 +26,13 @@ WORDS = "a quiet morning"
 
 
 @pytest.fixture(scope="module")
-def bundles(small_run, tmp_path_factory):
+def bundles(small_run, small_bundle, tmp_path_factory):
     """Engine -> its bundle, and the report that was made with it."""
     place = tmp_path_factory.mktemp("bundles")
-    engines = ("onnx", "onnx-int8", "torch", "torch-bf16")
-    return {engine: export(small_run, engine, output=place / engine, accept=True) for engine in engines}
+    engines = ("onnx-int8", "torch", "torch-bf16")
+    made = {engine: export(small_run, engine, output=place / engine, accept=True) for engine in engines}
+    with open(small_bundle / "parity.json") as f:
+        return {"onnx": {**json.load(f), "bundle": str(small_bundle)}, **made}
 
 
 @pytest.fixture
@@ -63,8 +65,8 @@ def test_the_report_is_of_the_test_posts_and_lies_in_the_bundle(bundles):
     assert report["flips"]["high"] == pytest.approx(1 - 0.025 ** (1 / 40), abs=1e-6)  # Clopper and Pearson, of none
     assert report["largest"] < 1e-4 and report["nll"]["run"] == pytest.approx(report["nll"]["engine"], abs=1e-4)
     assert sum(row["n"] for row in report["patterns"].values()) == 40
-    with open(f"{report['bundle']}/parity.json") as f:
-        assert json.load(f) == {k: v for k, v in report.items() if k != "bundle"}
+    with open(f"{bundles['torch']['bundle']}/parity.json") as f:
+        assert json.load(f) == {k: v for k, v in bundles["torch"].items() if k != "bundle"}
     with open(f"{report['bundle']}/parity.md") as f:
         assert "| all | 40 | 0 = 0.00% [0.00%, 8.81%]" in f.read()
     assert bundles["onnx-int8"]["largest"] > report["largest"]
@@ -192,7 +194,7 @@ def test_who_is_killed_while_setting_a_threshold_does_it_again(bundle, monkeypat
 
 def test_the_bundles_that_a_new_threshold_does_not_reach_are_named(small_run, bundles, tmp_path):
     run_folder = shutil.copytree(small_run, tmp_path / "run")
-    folder = shutil.copytree(bundles["onnx"]["bundle"], run_folder / "bundles" / "onnx")
+    folder = shutil.copytree(bundles["torch"]["bundle"], run_folder / "bundles" / "torch")
 
     def call(*arguments):
         done = CliRunner().invoke(app, [*map(str, arguments)])
@@ -210,11 +212,11 @@ def test_the_bundles_that_a_new_threshold_does_not_reach_are_named(small_run, bu
     assert set_threshold(run_folder, None, 0.999, by="Ada", why="the same")["bundles"] == {}
     set_threshold(folder, "text_expert", 0.1, by="Bob", why="of the bundle alone")
     told = call("policy", "set", run_folder, *said[2:], "--threshold", "0.5")
-    assert f"bifocal export {run_folder} --engine onnx" in told
+    assert f"bifocal export {run_folder} --engine torch" in told
     notes: list[str] = []
     reporter = Reporter()
     reporter.note = notes.append
-    export(run_folder, "onnx", reporter=reporter)
+    export(run_folder, "torch", reporter=reporter)
     assert any("the threshold 0.1 of text_expert (pooled), set by Bob" in note for note in notes)
     assert len(list((folder / "policies").iterdir())) == 3 and bifocal.load(folder)
 
@@ -225,7 +227,7 @@ def test_the_engine_asked_for_is_the_one_that_runs(small_run, bundle, tmp_path):
         bifocal.load(copy, "onnx")
     with pytest.raises(RunError, match="did you mean 'onnx'"):
         bifocal.load(copy, "onxx")
-    export(copy, "onnx", accept=True)
+    shutil.copytree(bundle, copy / "bundles" / "onnx")
     assert bifocal.load(copy, "onnx").engine.name == "onnx" and bifocal.load(copy).engine.name == "torch"
     with pytest.raises(RunError, match="was exported for onnx, asked for is onnx-int8"):
         bifocal.load(bundle, "onnx-int8")
@@ -233,14 +235,14 @@ def test_the_engine_asked_for_is_the_one_that_runs(small_run, bundle, tmp_path):
 
 def test_an_engine_that_flips_decisions_is_not_taken_unless_accepted(small_run, tmp_path, monkeypatch):
     from bifocal import export as module
-    from bifocal.onnx_engine import OnnxEngine
+    from bifocal.torch_engine import TorchEngine
 
-    logits = OnnxEngine.logits
-    monkeypatch.setattr(OnnxEngine, "logits", lambda self, e: {m: -x for m, x in logits(self, e).items()})
+    logits = TorchEngine.logits
+    monkeypatch.setattr(TorchEngine, "logits", lambda self, e: {m: -x for m, x in logits(self, e).items()})
     with pytest.raises(RunError, match=r"decides otherwise on \d+ of 40 test posts .* --accept"):
-        module.export(small_run, "onnx", output=tmp_path / "bad")
+        module.export(small_run, "torch", output=tmp_path / "bad")
     assert not (tmp_path / "bad").exists() and not list(tmp_path.glob(".bad*"))
-    assert module.export(small_run, "onnx", output=tmp_path / "bad", accept=True)["flips"]["rate"] > 0.005
+    assert module.export(small_run, "torch", output=tmp_path / "bad", accept=True)["flips"]["rate"] > 0.005
 
 
 def test_the_log_of_a_bundle_in_service_survives_another_export(small_run, tmp_path, monkeypatch):

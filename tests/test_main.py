@@ -1,6 +1,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -53,12 +54,12 @@ def test_help_names_the_commands_and_imports_nothing_heavy():
         (["synth", "OUT", "--structure", "andd"], "did you mean 'and'"),
     ],
 )
-def test_an_error_is_one_line_and_exit_status_2(words, message, tmp_path):
-    answer = bifocal(*words, cwd=tmp_path)
+def test_an_error_is_one_line_and_exit_status_2(words, message, tmp_path, command):
+    answer = command(*words, cwd=tmp_path)
     assert answer.returncode == 2 and answer.stdout == ""
     assert answer.stderr.startswith("error: ") and len(answer.stderr.splitlines()) == 1
     assert message in answer.stderr
-    assert "Traceback" in bifocal(*words, "--debug", cwd=tmp_path).stderr
+    assert "Traceback" in command(*words, "--debug", cwd=tmp_path).stderr
 
 
 def test_a_missing_argument_is_exit_status_2():
@@ -66,40 +67,40 @@ def test_a_missing_argument_is_exit_status_2():
     assert answer.returncode == 2 and "RUN" in answer.stderr
 
 
-def test_pack_then_run_then_the_commands_on_its_result(config_path, small_run, tmp_path):
-    runs = small_run.parent
-    packed = bifocal("pack", config_path, "--runs", tmp_path, "--json", "--set", "source.size=30")
+def test_pack_then_run_then_the_commands_on_its_result(config_path, small_run, tmp_path, command):
+    runs = shutil.copytree(small_run, tmp_path / "runs" / "small").parent
+    packed = command("pack", config_path, "--runs", tmp_path, "--json", "--set", "source.size=30")
     assert packed.returncode == 0, packed.stderr
     assert json.loads(packed.stdout)["steps"] == ["manifest", "ocr", "splits", "shards"] and packed.stderr == ""
 
-    again = bifocal("run", config_path, "--runs", runs)
+    again = command("run", config_path, "--runs", runs)
     assert again.returncode == 0, again.stderr
     assert "done before, skipped" in again.stderr
     assert "mm_fusion" in again.stdout and "majority" in again.stdout
     line = next(line for line in again.stdout.splitlines() if line.strip().startswith("bifocal predict"))
-    pasted = bifocal(*shlex.split(line)[1:], "--json")
+    pasted = command(*shlex.split(line)[1:], "--json")
     assert pasted.returncode == 0, pasted.stderr
     assert json.loads(pasted.stdout)["label"] in (0, 1)
 
-    results = bifocal("run", config_path, "--runs", runs, "--json")
+    results = command("run", config_path, "--runs", runs, "--json")
     assert json.loads(results.stdout)["run"] == "small" and results.stderr == ""
 
 
-def test_explain_answers_people_machines_and_in_files(small_run, tmp_path):
+def test_explain_answers_people_machines_and_in_files(small_run, tmp_path, command):
     words = ["explain", small_run, "--text", "a quiet lantern waits", "--image", small_run / "report" / "example.png"]
-    answer = bifocal(*words, "--grid", 2, "--output", tmp_path / "why")
+    answer = command(*words, "--grid", 2, "--output", tmp_path / "why")
     assert answer.returncode == 0, answer.stderr
     assert "baseline" in answer.stdout and "lantern" in answer.stdout and "row 2, column 1" in answer.stdout
     assert {p.name for p in (tmp_path / "why").iterdir()} == {
         "explanation.html", "explanation.json", "explanation_image.png",
     }  # fmt: skip
-    said = json.loads(bifocal(*words, "--json").stdout)
+    said = json.loads(command(*words, "--json").stdout)
     assert len(said["pieces"]["image"]) == 49 and said["files"] == {}
     assert sum(said["contributions"].values()) == pytest.approx(said["score"] - said["baseline"]["score"])
 
 
-def test_a_dry_run_says_what_it_costs_and_writes_nothing(config_path, tmp_path):
-    answer = bifocal("run", config_path, "--runs", tmp_path / "runs", "--dry-run", "--json")
+def test_a_dry_run_says_what_it_costs_and_writes_nothing(config_path, tmp_path, command):
+    answer = command("run", config_path, "--runs", tmp_path / "runs", "--dry-run", "--json")
     assert answer.returncode == 0, answer.stderr
     plan = json.loads(answer.stdout)
     assert plan["rows"]["n"] == 160 and set(plan["steps"].values()) == {"to do"}
@@ -108,9 +109,9 @@ def test_a_dry_run_says_what_it_costs_and_writes_nothing(config_path, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_synth_writes_a_folder_that_a_run_reads(tmp_path):
+def test_synth_writes_a_folder_that_a_run_reads(tmp_path, command):
     out = tmp_path / "memes"
-    answer = bifocal("synth", out, "--size", 20, "--json")
+    answer = command("synth", out, "--size", 20, "--json")
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)["folder"] == str(out)
     assert (out / "train.jsonl").is_file() and len(list((out / "img").iterdir())) == 20

@@ -3,8 +3,6 @@
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,13 +28,12 @@ def test_the_readme_opens_with_make_demo_and_make_test():
             assert command.split()[1] in targets
 
 
-def test_the_commands_of_the_readme_run_as_written(place):
+def test_the_commands_of_the_readme_run_as_written(place, command):
     ours = [command for command in COMMANDS if command.startswith("bifocal ")]
     assert len(ours) >= 5 and NEEDS_A_HUB in ours
-    for command in ours:
-        words = shlex.split(command)[1:] + (["--dry-run"] if command == NEEDS_A_HUB else [])
-        answer = subprocess.run([sys.executable, "-m", "bifocal", *words], cwd=place, capture_output=True, text=True)
-        assert answer.returncode == 0, f"{command}\n{answer.stderr}"
+    for line in ours:
+        answer = command(*shlex.split(line)[1:], *(["--dry-run"] if line == NEEDS_A_HUB else []), cwd=place)
+        assert answer.returncode == 0, f"{line}\n{answer.stderr}"
     assert (place / "decisions.csv").read_text().count("\n") > 1
 
 

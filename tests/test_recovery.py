@@ -29,8 +29,6 @@ from bifocal.steps import Run
 from bifocal.train import STEPS, execute, run
 from bifocal.workspace import Workspace, file_sha256, fingerprint, read_json, read_jsonl, write_json
 
-sys.path.append(str(Path(__file__).parents[1]))  # the forked processes import this module by its name
-
 SEED = 3
 
 CONFIG = {
@@ -47,29 +45,6 @@ CONFIG = {
 }
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(
-    [
-        __name__,
-        "bifocal.__main__",
-        "bifocal.console",
-        "bifocal.system",
-        "bifocal.models.encoders.hf_text",
-        "bifocal.models.encoders.hf_image",
-        "bifocal.models.fusions.concat",
-        "bifocal.report.figures",
-        "bifocal.sources.hateful_memes",
-        "jinja2",
-        "lightgbm",
-        "pdqhash",
-        "py3langid",
-        "torch.utils.tensorboard",
-        "transformers.models.deberta_v2.modeling_deberta_v2",
-        "transformers.models.deberta_v2.tokenization_deberta_v2",
-        "transformers.models.siglip.modeling_siglip",
-        "transformers.models.siglip.image_processing_siglip",
-        "webdataset",
-    ]
-)
 
 CHANGES = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link"}
 """What Python tells its auditors of when it changes a folder."""

@@ -138,9 +138,10 @@ def test_a_run_opened_by_its_folder_fits_the_fusion_that_it_saved_and_writes_not
         Run.of(space.folder / "models")
 
 
-def test_a_second_run_skips_everything(small_config, small_run):
+def test_a_second_run_skips_everything(small_config, small_run, tmp_path):
     diary = Diary()
-    run(small(small_config), root=small_run.parent, reporter=diary)
+    shutil.copytree(small_run, tmp_path / "small")
+    run(small(small_config), root=tmp_path, reporter=diary)
     assert diary.performed == [] and diary.skipped == list(STEPS)
 
 

@@ -50,6 +50,11 @@ def is_bundle(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def engine_of(folder: Path) -> str:
+    """The engine that a run's or bundle's folder decides by."""
+    return str(read_json(folder / CARD)["engine"]) if is_bundle(folder) else "torch"
+
+
 def run_or_bundle(folder: Path) -> Path:
     """The folder itself, if it is a run's or a bundle; asked before anything is made in it or beside it.
 

@@ -74,8 +74,8 @@ def export(
     dict
         What ``parity.json`` holds, and ``bundle``: the folder. ``n``, ``flips``: ``{"count", "rate", "low", "high"}``
         (95%, Clopper and Pearson 1934), ``largest``: difference of a calibrated probability, ``nll``: of the run and of
-        the engine, ``patterns``: the same by presence pattern, ``seconds_per_post``: of the run and of the engine, ``probe``: the processor, and how many posts
-        are kept.
+        the engine, ``patterns``: the same by presence pattern, ``seconds_per_post``: of the run and of the engine,
+        ``probe``: the processor, and how many posts are kept.
 
     Raises
     ------

@@ -113,7 +113,9 @@ def check_probe(
     kept = folder / FOLDER
     if not (kept / EXPECTED).is_file():
         if strict:
-            raise ModelError(f"{folder} keeps no posts to check its engine by: export it again, or leave strict parity out")
+            raise ModelError(
+                f"{folder} keeps no posts to ask its engine again: export it anew, or leave strict parity out"
+            )
         return
     try:
         expected = read_json(kept / EXPECTED)

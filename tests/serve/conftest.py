@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -18,6 +17,24 @@ import pytest
 from PIL import Image
 
 SKIP = "BIFOCAL_SKIP_POSTGRES"
+LONG_S = 300
+"""How long a test waits for what has to come: ten times what the slowest machine needs, for no test measures time."""
+
+PATIENT = ("--set", f"deadline_s={LONG_S}", "--set", f"decode_timeout_s={LONG_S}", "--set", f"model_timeout_s={LONG_S}")
+"""Settings of a service for whose limits of time a busy machine is no reason."""
+
+
+def wait_until(true, told=lambda: ""):
+    """Wait for what has to come, however slow the machine is; ``told`` says what is there instead."""
+    limit = time.monotonic() + LONG_S
+    while not true():
+        assert time.monotonic() < limit, told()
+        time.sleep(0.02)
+
+
+@pytest.fixture(name="wait_until")
+def _wait_until():
+    return wait_until
 
 
 class Cluster:
@@ -38,7 +55,7 @@ class Cluster:
         if os.getuid() == 0:
             command = ["runuser", "-u", "postgres", "--", *command]
         subprocess.run(
-            command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, timeout=60, cwd=self.folder
+            command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, timeout=300, cwd=self.folder
         )
 
     def start(self):
@@ -100,7 +117,7 @@ class Server:
         if " at http" not in line:
             raise AssertionError(f"the service did not start: {line}{self.errors.read_text()[-2000:]}")
         self.url = line.split(" at ")[1].strip()
-        self.http = httpx.Client(base_url=self.url, timeout=60)
+        self.http = httpx.Client(base_url=self.url, timeout=LONG_S)
 
     def post(self, path="/v1/predict", **content):
         return self.http.post(path, **content)
@@ -117,30 +134,29 @@ class Server:
     def rss(self):
         return sum(p.memory_info().rss for p in self.tree())
 
+    def named(self, name):
+        """Its processes of one kind."""
+        return [p for p in self.tree()[1:] if p.is_running() and p.name() == f"bifocal-{name}"]
+
     def model(self):
-        """The process that holds the models: of all children the largest."""
-        return max(self.tree()[1:], key=lambda p: p.memory_info().rss)
+        """A process that holds the models."""
+        return self.named("model")[0]
 
     def decoders(self):
-        model, found = self.model(), []
-        for process in self.tree()[1:]:
-            with suppress(psutil.Error):  # ended meanwhile
-                if process != model and "spawn_main" in " ".join(process.cmdline()):
-                    found.append(process)
-        return found
+        return self.named("decoder")
 
     def ready(self):
         return self.http.get("/v2/health/ready")
 
-    def wait_ready(self, seconds=60):
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            if self.ready().status_code == 200:
-                return
-            time.sleep(0.1)
-        raise AssertionError(self.ready().text)
+    def wait_ready(self):
+        wait_until(lambda: self.ready().status_code == 200, self.ready)
 
-    def stop(self, how=signal.SIGTERM, seconds=40):
+    def metric(self, name):
+        """What `/metrics` says of one figure, once it says something of it."""
+        wait_until(lambda: f"\n{name} " in self.http.get("/metrics").text, lambda: f"no {name}")
+        return float(self.http.get("/metrics").text.split(f"\n{name} ")[1].split("\n")[0])
+
+    def stop(self, how=signal.SIGTERM, seconds=LONG_S):
         self.http.close()
         if self.process.poll() is None:
             self.process.send_signal(how)
@@ -155,8 +171,8 @@ def serve(tmp_path_factory):
     started = []
 
     def start(folder, *options, state=None):
-        one = ("--set", "models=1")  # half the start, half the memory
-        server = Server(folder, state or tmp_path_factory.mktemp("state"), *one, *options)
+        one = ("--set", "models=1")  # half the memory
+        server = Server(folder, state or tmp_path_factory.mktemp("state"), *one, *PATIENT, *options)
         started.append(server)
         return server
 
@@ -169,8 +185,8 @@ def serve(tmp_path_factory):
 @pytest.fixture(scope="session")
 def server(tmp_path_factory, small_run):
     """One service that many tests ask; none stops it, or leaves it busy."""
-    limits = ("--set", "max_body=3000000", "--set", "body_timeout_s=2")
-    started = Server(small_run, tmp_path_factory.mktemp("state"), *limits)
+    limits = ("--set", "max_body=3000000", "--set", "body_timeout_s=4")
+    started = Server(small_run, tmp_path_factory.mktemp("state"), *PATIENT, *limits)
     yield started
     started.stop(signal.SIGKILL)
 

@@ -145,7 +145,7 @@ def test_the_document_has_every_door_and_examples(server):
     assert predict["requestBody"]["content"]["application/json"]["schema"]["properties"]["image"]["format"] == "byte"
 
 
-def test_a_key_is_needed_elsewhere_and_roles_hold(serve, small_run, tmp_path):
+def test_a_key_is_needed_elsewhere_and_roles_hold(serve, small_bundle, tmp_path, wait_until):
     from bifocal.serve.keys import add_key, revoke_key
 
     keys = tmp_path / "keys.json"
@@ -153,7 +153,7 @@ def test_a_key_is_needed_elsewhere_and_roles_hold(serve, small_run, tmp_path):
         add_key(keys, name, [role], None)
         for name, role in (("shop", "decide"), ("forum", "decide"), ("chief", "admin"))
     )
-    server = serve(small_run, "--keys", keys, "--set", "reload_s=0.2")
+    server = serve(small_bundle, "--keys", keys, "--set", "reload_s=0.2")
 
     def ask(method, path, key, **content):
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
@@ -172,34 +172,26 @@ def test_a_key_is_needed_elsewhere_and_roles_hold(serve, small_run, tmp_path):
     assert ask("DELETE", "/v1/subjects/ann", chief).json()["deleted"]["decisions"] == 3
     assert server.http.get("/v2/health/ready").status_code == 200 and server.http.get("/metrics").status_code == 200
     revoke_key(keys, "shop")
-    until = time.monotonic() + 10
-    while ask("POST", "/v1/predict", shop, **words).status_code == 200 and time.monotonic() < until:
-        time.sleep(0.1)
+    wait_until(lambda: ask("POST", "/v1/predict", shop, **words).status_code != 200)
     assert "was revoked on" in ask("POST", "/v1/predict", shop, **words).json()["error"]["message"]
 
     def trouble():
         return server.ready().json()["trouble"]
 
-    def wait(true):
-        until = time.monotonic() + 10
-        while not true() and time.monotonic() < until:
-            time.sleep(0.05)
-        assert true()
-
     aside = keys.rename(tmp_path / "aside")  # a file that is gone, or cannot be read, opens nothing and ends nothing
-    wait(lambda: "is gone: put it back" in (trouble() or ""))
+    wait_until(lambda: "is gone: put it back" in (trouble() or ""))
     assert ask("POST", "/v1/predict", None, **words).status_code == 401
     keys.mkdir()
-    wait(lambda: "cannot be read" in trouble())
+    wait_until(lambda: "cannot be read" in (trouble() or ""))
     keys.rmdir()
     aside.rename(keys)
-    wait(lambda: trouble() is None)
+    wait_until(lambda: trouble() is None)
     ada = add_key(keys, "ada", ["review"], None)
-    wait(lambda: server.post("/moderate/login", data={"key": ada}).status_code == 303)
+    wait_until(lambda: server.post("/moderate/login", data={"key": ada}).status_code == 303)
     assert server.http.get("/moderate/queue").status_code == 200
     revoke_key(keys, "ada")
     add_key(keys, "ada", ["review"], None)
-    wait(lambda: server.http.get("/moderate/queue").status_code == 303)  # the key is another: so is she
+    wait_until(lambda: server.http.get("/moderate/queue").status_code == 303)  # the key is another: so is she
     assert server.ready().json()["ready"] and server.stop() == 0
     assert "the new keys are refused" in server.errors.read_text()
 
@@ -209,7 +201,7 @@ def test_an_address_that_others_reach_needs_keys(small_run, tmp_path, capsys):
     import sys
 
     command = [sys.executable, "-m", "bifocal", "serve", str(small_run), "--state", str(tmp_path), "--host", "0.0.0.0"]
-    done = subprocess.run([*command, "--port", "0"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, "--port", "0"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and "holds no API key: make one" in done.stderr and done.stderr.count("\n") == 1
 
 
@@ -219,7 +211,7 @@ def test_mistakes_at_the_start_are_told_in_a_line(small_run, tmp_path, server):
 
     def said(*options):
         command = [sys.executable, "-m", "bifocal", "serve", *map(str, options)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
         return done.stderr
 
@@ -230,42 +222,38 @@ def test_mistakes_at_the_start_are_told_in_a_line(small_run, tmp_path, server):
     assert "there is no list" in said(small_run, "--state", tmp_path / "s", "--set", "lists=[{path: none.csv}]")
 
 
-def test_told_to_end_it_is_not_ready_ends_what_it_has_begun_and_exits_0(serve, small_run):
+def test_told_to_end_it_is_not_ready_ends_what_it_has_begun_and_exits_0(serve, small_bundle, wait_until):
     from concurrent.futures import ThreadPoolExecutor
 
-    server = serve(small_run, "--set", "drain_s=1")
+    server = serve(small_bundle, "--set", "drain_s=5")
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(server.predict, f"post number {i}") for i in range(40)]
         time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        wait_until(lambda: server.ready().status_code == 503)
         ready = server.ready()
         assert ready.status_code == 503 and ready.json()["reasons"] == ["the service is closing"]
         assert [f.result().status_code for f in futures] == [200] * 40
-    assert server.process.wait(30) == 0
+    assert server.process.wait(300) == 0
     with pytest.raises(httpx.TransportError):
         httpx.get(server.url + "/v2/health/live", timeout=2)
 
 
-def test_a_new_policy_is_taken_up_and_a_bad_one_refused(serve, small_run, tmp_path):
+def test_a_new_policy_is_taken_up_and_a_bad_one_refused(serve, small_run, tmp_path, wait_until):
     import shutil
 
     from bifocal.policies import set_threshold
 
     folder = tmp_path / "run"
     shutil.copytree(small_run, folder)
-    server = serve(folder, "--set", "reload_s=0.2", "--set", "deadline_s=5")
+    server = serve(folder, "--set", "reload_s=0.2")
     before = server.predict("a quiet morning").json()
     policy = next(folder.glob("policy_*.json"))
     sound = policy.read_text()
     policy.write_text(json.dumps(json.loads(sound) | {"run": "another"}))
 
     def wait(true):
-        until = time.monotonic() + 30
-        while not true() and time.monotonic() < until:
-            assert server.predict("a quiet morning").status_code == 200
-            time.sleep(0.1)
-        assert true()
+        wait_until(lambda: server.predict("a quiet morning").status_code == 200 and true())
 
     wait(lambda: server.ready().json()["trouble"] is not None)
     assert "the new models are refused, the old ones serve" in server.ready().json()["trouble"]
@@ -277,7 +265,7 @@ def test_a_new_policy_is_taken_up_and_a_bad_one_refused(serve, small_run, tmp_pa
     assert server.ready().json()["trouble"] is None
 
 
-def test_a_known_picture_is_decided_before_the_model(serve, small_run, tmp_path, picture):
+def test_a_known_picture_is_decided_before_the_model(serve, small_bundle, tmp_path, picture):
     import numpy as np
     from PIL import Image
 
@@ -286,7 +274,7 @@ def test_a_known_picture_is_decided_before_the_model(serve, small_run, tmp_path,
     noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((300, 200), Image.Resampling.BICUBIC).save(tmp_path / "known.png")
     write_list([tmp_path / "known.png"], tmp_path / "bad.csv")
-    server = serve(small_run, "--set", f"lists=[{{path: {tmp_path}/bad.csv, action: block, distance: 8}}]")
+    server = serve(small_bundle, "--set", f"lists=[{{path: {tmp_path}/bad.csv, action: block, distance: 8}}]")
     told = server.predict("a quiet morning", (tmp_path / "known.png").read_bytes()).json()
     assert (told["action"], told["source"], told["probability"]) == ("block", "list", None)
     assert told["match"] == {"list": "bad", "entry": "known.png", "distance": 0, "action": "block"}
@@ -319,7 +307,7 @@ def test_a_shadow_that_reads_posts_otherwise_is_refused(small_run, records_run, 
     import sys
 
     command = [sys.executable, "-m", "bifocal", "serve", str(small_run), "--state", str(tmp_path), "--port", "0"]
-    done = subprocess.run([*command, "--shadow", str(records_run)], capture_output=True, text=True, timeout=90)
+    done = subprocess.run([*command, "--shadow", str(records_run)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and "these must be the same" in done.stderr
 
 

@@ -78,10 +78,10 @@ def test_another_database_is_refused_in_a_line(url):
 
 
 @pytest.fixture(scope="module")
-def run_folder(small_run, tmp_path_factory):
+def run_folder(small_run, small_bundle, tmp_path_factory):
     """A run of one's own, with a bundle."""
     folder = shutil.copytree(small_run, tmp_path_factory.mktemp("own") / "run")
-    export(folder, "onnx", accept=True)
+    shutil.copytree(small_bundle, folder / "bundles" / "onnx")
     return folder
 
 
@@ -102,18 +102,19 @@ def test_the_help_names_the_four_engines_and_the_status_of_nothing_found():
     assert "status 1" in " ".join(CliRunner().invoke(app, ["log", "forget", "--help"]).output.split())
 
 
-def test_a_service_of_a_bundle_takes_up_its_new_thresholds(serve, run_folder):
-    server = serve(run_folder, "--engine", "onnx", "--set", "reload_s=0.2", "--set", "deadline_s=5")
+def test_a_service_of_a_bundle_takes_up_its_new_thresholds(serve, run_folder, wait_until):
+    server = serve(run_folder, "--engine", "onnx", "--set", "reload_s=0.2")
     told = [server.process.stdout.readline() for _ in range(3)]
     assert "no key is needed" in told[0] and str(server.state) in told[1]
     assert server.predict("a quiet morning").json()["versions"]["policy"] in told[2]
     for threshold in (0.9, 0.8, 0.7):  # the later ones while the first is being taken up
         last = set_threshold(run_folder / "bundles" / "onnx", None, threshold, by="ann", why="a test")
         time.sleep(0.3)
-    until = time.monotonic() + 60
-    while (now := server.predict("a quiet morning").json())["versions"]["policy"] != last["policy"]:
-        assert time.monotonic() < until, server.ready().text
-        time.sleep(0.2)
+    wait_until(
+        lambda: server.predict("a quiet morning").json()["versions"]["policy"] == last["policy"],
+        lambda: server.ready().text,
+    )
+    now = server.predict("a quiet morning").json()
     assert server.ready().json()["trouble"] is None and is_bundle(run_folder / "bundles" / "onnx")
     assert now["threshold"] == 0.7
 

@@ -80,7 +80,7 @@ def test_killed_at_any_moment_what_was_acknowledged_is_there_whole(store, url):
         said = writer.stdout.read().split("\n")[-2:]
         writer.wait()
         writer.stdout.close()
-        deadline = time.monotonic() + 5  # PostgreSQL finds out a little later that its client is dead
+        deadline = time.monotonic() + 60  # PostgreSQL finds out a little later that its client is dead
         last = int(next((one for one in reversed(said) if one), 3 * begin + 59))
         while len(there := assert_whole(store)) <= last and time.monotonic() < deadline:
             time.sleep(0.05)

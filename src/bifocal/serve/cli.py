@@ -84,20 +84,19 @@ def facts(run_folder: Path, settings: ServeConfig) -> list[str]:
     """What who starts a service wants to know of it: who may ask, where it writes, what decides."""
     from sqlalchemy import make_url
 
-    from ..bundle import CARD, POLICY, folder_of, is_bundle
+    from ..bundle import POLICY, engine_of, folder_of, is_bundle
     from ..decide.policy import Policy
-    from ..workspace import Workspace, read_json
+    from ..workspace import Workspace
     from .keys import read_keys
 
     folder, keys = folder_of(run_folder, settings.engine), _key_file(run_folder, settings.state, settings.keys)
-    engine = read_json(folder / CARD)["engine"] if is_bundle(folder) else "torch"
     policy = Policy.load(folder / POLICY if is_bundle(folder) else Workspace.of(folder).policy)
     needed = f"a key of {keys} is needed" if read_keys(keys) else f"no key is needed ({keys} holds none)"
     log = make_url(settings.database).render_as_string() if settings.database else "decisions.sqlite in it"
     return [
         f"  who may ask: {needed}",
         f"  state: {state_folder(run_folder, settings.state)}; decision log: {log}",
-        f"  decides: {engine}, policy {policy.version} of {folder}",
+        f"  decides: {engine_of(folder)}, policy {policy.version} of {folder}",
     ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from ..bundle import REFERENCE, folder_of, state_of
+from ..bundle import REFERENCE, engine_of, folder_of, state_of
 from ..data.compose import TEXT
 from ..decide.policy import Band, Policy, pattern_of, patterns
 from ..errors import BifocalError, DataError, RunError
@@ -30,7 +30,7 @@ from .metrics import Metrics
 from .settings import ServeConfig
 from .spool import Spool
 from .store import Logged, Original, Store, StoreGone, audited, read_secret
-from .workers import Decoders, Description, Model, Preparation, Prepared
+from .workers import Decoders, Description, Model, Preparation, Prepared, import_beforehand
 
 if TYPE_CHECKING:
     from ..explanation import Explanation
@@ -126,6 +126,8 @@ class Service:
         self.spool = Spool(self.state)
         self.journal = Journal(self._write)
         self.shadow: Model | None = None
+        served = [folder for folder in (self.folder, settings.shadow) if folder is not None]
+        import_beforehand(torch=any(engine_of(folder).startswith("torch") for folder in served))
         self.model, self.about = await self._loaded(self.folder, self.settings.engine)
         self.decoders = self._decoders(self.about)
         try:

@@ -14,10 +14,12 @@ import os
 import queue
 import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -42,6 +44,7 @@ _IDLE_LOOK_S = 0.5
 _START_LIMIT_S = 600.0
 _AGAIN_S = 1.0
 _MISSES = 5
+_CONTEXT = multiprocessing.get_context("forkserver")  # a fork of a process with threads may hang
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,23 @@ def _live_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def import_beforehand(torch: bool) -> None:
+    """Have the processes to come forked from one that has imported what they need.
+
+    Torch and transformers take seconds to import, far more on a slow or busy machine; a post whose only model process
+    died would be given up (`ServeConfig.deadline_s`) before the next one could decide it. Forked, it can in a moment.
+
+    Parameters
+    ----------
+    torch : bool
+        Whether models are run by torch; exported ones need nothing of it.
+    """
+    # The server is started as `python -c`, which looks for modules in the working folder before anywhere else.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    engines = ["bifocal.torch_engine", "bifocal.models.hf"] if torch else ["bifocal.onnx_engine"]
+    _CONTEXT.set_forkserver_preload([__name__, "bifocal.system", "bifocal.data.compose", *engines])
 
 
 # ------------------------------------------------------------------------------------------------ in a decoder
@@ -216,6 +236,8 @@ def _explain(folder: Path, engine: str | None, packed: Packed, grid: int) -> Exp
 
 def _start_model(folder: Path, engine: str | None, threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:  # imported beforehand, when it read another number
+        sys.modules["torch"].set_num_threads(threads)
     _system(folder, engine)
 
 
@@ -235,11 +257,13 @@ class Workers:
     start, arguments
         What each process runs first. One in which that raises is started anew after a while, and takes tasks, which may
         tell why, only where no other can.
+    name : str
+        What the processes are called, after ``bifocal-``, for who looks at those of a machine (``ps -o pid,comm``).
     """
 
-    def __init__(self, count: int, start: Callable[..., None], *arguments: Any):
+    def __init__(self, count: int, start: Callable[..., None], *arguments: Any, name: str = "worker"):
         self.deaths = 0
-        self._start = start, arguments
+        self._start = start, arguments, name
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._closed = threading.Event()
@@ -378,10 +402,9 @@ class _Ended(Exception):
 class _Process:
     state: Literal["starting", "well", "ill"] = "starting"
 
-    def __init__(self, start: tuple[Callable[..., None], tuple[Any, ...]]):
-        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_obey, args=(theirs, *start), daemon=True)
+    def __init__(self, start: tuple[Callable[..., None], tuple[Any, ...], str]):
+        self.pipe, theirs = _CONTEXT.Pipe()
+        self.process = _CONTEXT.Process(target=_obey, args=(theirs, *start), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -420,8 +443,10 @@ class _Process:
         self.pipe.close()
 
 
-def _obey(pipe: Connection, start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _obey(pipe: Connection, start: Callable[..., None], arguments: tuple[Any, ...], name: str) -> None:
     """The life of a process: do what is asked, one thing after another."""
+    with suppress(OSError):  # Linux alone has it
+        Path("/proc/self/comm").write_text(f"bifocal-{name}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the service ends us
     _live_with_parent()
     try:
@@ -456,7 +481,7 @@ class Decoders:
     def __init__(self, preparation: Preparation, count: int, *, timeout: float, memory: int):
         self.preparation = preparation
         self.timeout = timeout
-        self.workers = Workers(count, _start_decoder, preparation, memory)
+        self.workers = Workers(count, _start_decoder, preparation, memory, name="decoder")
 
     async def prepare(self, text: str | None, picture: bytes | None, tabular: Mapping[str, Any] | None) -> Prepared:
         """One post.
@@ -487,7 +512,7 @@ class Model:
         self.engine = engine
         self.timeout = timeout
         threads = max(1, (os.cpu_count() or 1) // count)
-        self.workers = Workers(count, _start_model, folder, engine, threads)
+        self.workers = Workers(count, _start_model, folder, engine, threads, name="model")
 
     @property
     def loaded(self) -> bool:
