@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 from bifocal.__main__ import app
 from bifocal.bundle import ENGINES, is_bundle
 from bifocal.errors import ConfigError, RunError
-from bifocal.export import export
 from bifocal.policies import set_threshold
 from bifocal.serve.cli import facts, read_service_settings
 from bifocal.serve.keys import add_key
