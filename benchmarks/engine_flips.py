@@ -6,6 +6,13 @@ real titles with pictures (fashion, 16 colours). Each run is made once, exported
 of its test split is printed. The folder that holds data/ and models/ is read from BIFOCAL_DATA.
 
     python benchmarks/engine_flips.py [--runs memes edos fashion] [--engines onnx onnx-int8 torch-bf16] [--folder runs]
+
+Engines choose their instructions by the processor. `older_processor.c` hides AVX-512, VNNI and AMX from a process, so
+that one machine can show both; with ``--exported`` the bundles that are there are measured, not made anew:
+
+    gcc -O2 -shared -fPIC -o older_processor.so benchmarks/older_processor.c
+    python benchmarks/engine_flips.py
+    LD_PRELOAD=$PWD/older_processor.so python benchmarks/engine_flips.py --exported
 """
 
 from __future__ import annotations
@@ -16,8 +23,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from bifocal.bundle import bundle_of
 from bifocal.config import parse_config
-from bifocal.export import export
+from bifocal.export import export, measure
 from bifocal.train import run
 
 DATA = os.environ.get("BIFOCAL_DATA", "../shared")
@@ -63,12 +71,15 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
     parser.add_argument("--engines", nargs="+", default=["onnx", "onnx-int8", "torch-bf16"])
     parser.add_argument("--folder", type=Path, default=Path("runs"))
+    parser.add_argument("--exported", action="store_true", help="measure the bundles that are there")
     options = parser.parse_args()
     for name in options.runs:
         folder = run(parse_config({"run": f"flips-{name}", "bootstrap": 100, **RUNS[name]}), root=options.folder)
         for engine in options.engines:
             start = perf_counter()
-            found = export(folder, engine, accept=True)
+            found = (
+                measure(folder, bundle_of(folder, engine)) if options.exported else export(folder, engine, accept=True)
+            )
             print(f"{name}, {engine} ({perf_counter() - start:.0f} s)", flush=True)
             for model, figures in {"all": found, **found["patterns"]}.items():
                 flips, loss = figures["flips"], figures["nll"]

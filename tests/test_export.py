@@ -3,6 +3,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from bifocal.contracts import Reporter
 from bifocal.errors import ModelError, RunError
 from bifocal.export import export
 from bifocal.models.exportable import FusionModule
+from bifocal.parity_probe import ParityWarning
 from bifocal.policies import compare, set_threshold
 from bifocal.train import run
 
@@ -79,6 +81,73 @@ def test_calibration_is_fitted_to_the_engine_and_the_rest_is_carried(small_run, 
     assert one.calibration.temperature != other.calibration.temperature
     assert one.calibration.temperature == pytest.approx(other.calibration.temperature, rel=0.2)
     assert one.threshold == other.threshold and ours.expected == theirs.expected
+
+
+def test_what_becomes_integers_saturates_on_no_processor(bundles):
+    """AVX2 without VNNI adds two products of an unsigned and a signed byte in 16 bits: 2 x 255 x 64 is the most."""
+    import onnx
+
+    for name in ("text_expert", "vision_expert"):
+        graph = onnx.load(Path(bundles["onnx-int8"]["bundle"]) / f"{name}.onnx").graph
+        weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        products = [node for node in graph.node if node.op_type in ("MatMulInteger", "QLinearMatMul", "ConvInteger")]
+        assert products or name == "vision_expert"
+        for node in products:
+            w = weights[node.input[1]]
+            assert w.dtype == np.int8 and np.abs(w.astype(int)).max() <= 64, node.name
+
+
+def test_a_bundle_keeps_posts_and_the_processor_and_says_the_same_of_them(small_run, bundles):
+    for engine, report in bundles.items():
+        folder = Path(report["bundle"])
+        kept = json.loads((folder / "probe" / "expected.json").read_text())
+        assert len(kept["posts"]) == report["probe"]["posts"] == 4 and kept["processor"]["machine"]
+        assert "Exported on" in (folder / "parity.md").read_text()
+        for post in kept["posts"]:
+            assert post["parts"].keys() == {"text", "image"}
+            assert set(post["probabilities"]) == {"text_expert", "vision_expert", "mm_fusion"}
+            assert all((folder / "probe" / file).stat().st_size for file in post["parts"].values())
+        spread = [post["probabilities"]["mm_fusion"][1] for post in kept["posts"]]
+        assert spread[0] < spread[-1]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert bifocal.load(folder, strict_parity=True).engine.name == engine
+
+
+@pytest.mark.parametrize("engine", ["onnx", "onnx-int8", "torch", "torch-bf16"])
+def test_an_engine_that_says_something_else_here_is_told_of_or_refused(bundles, engine, monkeypatch, capsys):
+    from bifocal.onnx_engine import OnnxEngine
+    from bifocal.torch_engine import TorchEngine
+
+    for kind in (OnnxEngine, TorchEngine):  # as if this processor computed something else
+        logits = kind.logits
+        monkeypatch.setattr(
+            kind,
+            "logits",
+            lambda self, e, logits=logits: {m: x + np.float32([0, 3]) for m, x in logits(self, e).items()},
+        )
+    folder = bundles[engine]["bundle"]
+    with pytest.warns(
+        ParityWarning, match=r"of its 4 kept posts a probability of \w+ differs by 0\.\d+ .* Export it again"
+    ):
+        assert bifocal.load(folder)
+    with pytest.raises(ModelError, match="decides otherwise here than where it was exported"):
+        bifocal.load(folder, strict_parity=True)
+
+
+def test_a_base_rate_or_a_threshold_that_is_set_later_is_no_doing_of_the_processor(bundle):
+    set_threshold(bundle, None, 0.9, by="Ada", why="complaints")
+    assert bifocal.load(bundle, strict_parity=True)
+
+
+def test_a_bundle_of_an_earlier_bifocal_is_loaded_and_only_strict_parity_refuses_it(bundle):
+    shutil.rmtree(bundle / "probe")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"] = {name: facts for name, facts in manifest["files"].items() if not name.startswith("probe/")}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert bifocal.load(bundle)
+    with pytest.raises(ModelError, match="keeps no posts to ask its engine again"):
+        bifocal.load(bundle, strict_parity=True)
 
 
 def test_an_explanation_is_the_same_from_a_bundle(small_run, bundles, picture):

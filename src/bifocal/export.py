@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import __version__
-from .bundle import CARD, ENGINES, FORMAT, PARITY, POLICIES, POLICY, REFERENCE, bundle_of, written
+from .bundle import CARD, ENGINES, FORMAT, PARITY, POLICIES, POLICY, REFERENCE, bundle_of, load_bundle, written
 from .contracts import Reporter
 from .data.shards import open_split
 from .decide.calibrators import fit_calibration
@@ -87,10 +87,7 @@ def export(
     if engine not in ENGINES:
         raise RunError(f"there is no engine {engine!r}; {nearest(engine, ENGINES)}")
     reporter = reporter or Reporter()
-    run = Run.of(run_folder)
-    before = run.policy()
-    for split in run.space.packed_splits():
-        run.packed[split] = open_split(run.space.shards(split), run.modalities, run.settled)
+    run, before = _finished(run_folder)
     folder = output or bundle_of(run.space.folder, engine)
     reporter.step(f"export {engine}", False)
     with written(folder) as part:
@@ -101,7 +98,7 @@ def export(
             update={"versions": {**before.versions, **card["versions"]}, "date": now()}
         )
         reporter.step("compare", False)
-        report = _parity(run, before, made, policy, reporter.progress)
+        report = parity(run, before, made, policy, reporter.progress)
         if report["flips"]["rate"] > MAX_FLIPS and not accept:
             raise RunError(
                 f"{engine} decides otherwise on {report['flips']['count']} of {report['n']} {run.tested_on} posts "
@@ -117,6 +114,21 @@ def export(
         write_json(part / PARITY, report)
         (part / "parity.md").write_text(told(report), encoding="utf-8")
     return {**report, "bundle": str(folder)}
+
+
+def _finished(run_folder: str | Path) -> tuple[Run, Policy]:
+    """A finished run with its shards open, and its policy."""
+    run = Run.of(run_folder)
+    for split in run.space.packed_splits():
+        run.packed[split] = open_split(run.space.shards(split), run.modalities, run.settled)
+    return run, run.policy()
+
+
+def measure(run_folder: str | Path, bundle: Path) -> dict[str, Any]:
+    """How far a bundle decides as its run on this machine, wherever it was exported; as `export` reports it."""
+    run, before = _finished(run_folder)
+    opened = load_bundle(bundle)
+    return parity(run, before, opened.engine, opened.policy, lambda *_: None)
 
 
 def _carry(folder: Path, part: Path, policy: Policy, reporter: Reporter) -> None:
@@ -344,8 +356,8 @@ def _recalibrated(run: Run, policy: Policy, engine: Engine, progress: Any) -> Po
     return policy.model_copy(update={"models": fitted})
 
 
-def _parity(run: Run, before: Policy, engine: Engine, policy: Policy, progress: Any) -> dict[str, Any]:
-    """Both on the same posts, each with its policy."""
+def parity(run: Run, before: Policy, engine: Engine, policy: Policy, progress: Any) -> dict[str, Any]:
+    """A run and an engine on the same posts, each with its policy; what `export` reports but for the probe."""
     split, ours = run.packed[run.tested_on], run.opinions(run.tested_on)
     logits, _, seconds = _said(engine, split, list(run.modalities), progress)
     original = TorchEngine(run.encoders, run.expert_names, run.fused)
