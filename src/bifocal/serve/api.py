@@ -446,7 +446,7 @@ async def read_post(request: Request) -> Incoming:
     if kind not in (MULTIPART, URLENCODED):
         found = request.headers.get("content-type", "")[:80]
         raise Refused(
-            "unsupported_type", f"a post comes as application/json, {MULTIPART} or {URLENCODED}, found {found!r}"
+            "unsupported_type", f"a post comes as application/json, {URLENCODED} or {MULTIPART}, found {found!r}"
         )
     return _of_form((await request.form(max_files=1, max_fields=len(FIELDS))).multi_items())
 

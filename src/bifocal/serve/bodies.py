@@ -25,10 +25,13 @@ MAX_FIELDS = 2**20
 """Bytes of a form without files; of posts with pictures each part has its own place."""
 ON_THE_LOOP = 2**16
 """Bytes of a body that is read at once; a larger one is read in a thread."""
+_TOO_DEEP = "the body is not valid JSON that can be read: its lists and objects lie too deep in one another"
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 _CONTENT_TYPE, _PART_HEAD = 256, 4096  # characters that are read: the time that their parser takes is quadratic
 _BOUNDARY = 70  # RFC 2046
-_STRING_OR_SIGN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,\[{]', re.DOTALL)
+DEPTH = 200
+"""Of lists and objects in one another."""
+_STRING_OR_SIGN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,\[{\]}]', re.DOTALL)
 _UNICODE = ("utf-8", "ascii")
 
 
@@ -48,17 +51,22 @@ def read_json(blob: bytes | str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError:
-        raise HTTPException(400, "the body is nested too deeply") from None
+        raise HTTPException(400, _TOO_DEEP) from None
 
 
 def _count_members(text: str) -> None:
     """Refuse what has too many members, from the signs that divide them: before an object is made of any."""
-    if sum(map(text.count, ",[{")) <= MEMBERS:
+    if text.count(",") <= MEMBERS and text.count("[") + text.count("{") <= MEMBERS:
         return
-    members = 0
+    commas = begun = ended = 0
     for n, found in enumerate(_STRING_OR_SIGN.finditer(text)):
-        members += found[0][0] != '"'
-        if members > MEMBERS or n > 3 * MEMBERS:  # a member has a key and a value at most
+        sign = found[0][0]
+        commas += sign == ","
+        begun += sign in "[{"
+        ended += sign in "]}"
+        if begun - ended > DEPTH:
+            raise HTTPException(400, _TOO_DEEP)
+        if max(commas, begun) > MEMBERS or n > 6 * MEMBERS:  # a member: two strings, a comma, a list
             raise HTTPException(413, f"the lists and objects of a body have {MEMBERS:,} members at most")
 
 
@@ -111,7 +119,7 @@ def read_form(blob: bytes, declared: Message, *, files: float, fields: float) ->
         items = _pairs(blob, int(min(fields, 1000)))
     with_files = sum(isinstance(value, UploadFile) for _, value in items)
     if with_files > files or len(items) - with_files > fields:
-        raise HTTPException(400, f"a form has {fields} fields and {files} files at most here")
+        raise _no_form(f"{fields} fields and {files} files are taken here")
     return FormData(items)
 
 
@@ -119,18 +127,18 @@ def _pairs(blob: bytes, most: int) -> list[tuple[str, UploadFile | str]]:
     if len(blob) > MAX_FIELDS:
         raise HTTPException(413, f"a form without files has {MAX_FIELDS:,} bytes at most: send {MULTIPART}")
     if blob.count(b"&") >= most:
-        raise HTTPException(400, f"a form has {most} fields at most here")
+        raise _no_form(f"{most} fields are taken here")
     try:
         return list(parse_qsl(_unicode(blob, "a form"), keep_blank_values=True, errors="strict"))
     except UnicodeDecodeError:
-        raise HTTPException(400, "a form comes in UTF-8; this is in another encoding") from None
+        raise _no_form("it comes in UTF-8, this is in another encoding") from None
 
 
 def _parts(blob: bytes, declared: Message, most: int) -> Iterator[tuple[str, UploadFile | str]]:
     """The parts of a multipart form (RFC 7578), in a few passes of C over it: what it costs follows from its size."""
     boundary = str(declared.get_param("boundary", "")).encode("latin-1", "replace")
     if not 0 < len(boundary) <= _BOUNDARY:
-        raise HTTPException(400, f"a multipart form names a boundary of 1 to {_BOUNDARY} signs")
+        raise _no_form(f"its content type names a boundary of 1 to {_BOUNDARY} signs")
     line = b"\r\n--" + boundary
     pieces = (b"\r\n" + blob).split(line, most + 2)[1:]
     for piece in pieces:
@@ -140,20 +148,24 @@ def _parts(blob: bytes, declared: Message, most: int) -> Iterator[tuple[str, Upl
         if length < 0 or not piece.lstrip(b" \t").startswith(b"\r\n"):
             break
         yield _field(piece[:length].strip(), piece[length + 4 :])
-    raise HTTPException(400, f"the form has no end, a part without a head, or more than {most} parts")
+    raise _no_form(f"it has no end, a part without a head, or more than {most} parts")
 
 
 def _field(head: bytes, content: bytes) -> tuple[str, UploadFile | str]:
     about = BytesHeaderParser().parsebytes(head)
     name = about.get_param("name", header="content-disposition")
     if not isinstance(name, str):
-        raise HTTPException(400, "a part of the form has no name")
+        raise _no_form("a part has no name")
     if str(about.get("content-transfer-encoding", "binary")).strip().lower() not in ("binary", "8bit", "7bit"):
-        raise HTTPException(400, f"the part {name[:40]!r} is encoded: send it as it is")
+        raise _no_form(f"the part {name[:40]!r} is encoded, send it as it is")
     if (filename := about.get_filename()) is not None:
         return name, UploadFile(io.BytesIO(content), filename=filename, size=len(content))
     _check_charset(about)
     return name, _unicode(content, f"the part {name[:40]!r}")
+
+
+def _no_form(why: str) -> HTTPException:
+    return HTTPException(400, f"the form cannot be read: {why}")
 
 
 class Narrow(APIRoute):

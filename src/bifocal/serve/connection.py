@@ -20,8 +20,7 @@ MAX_HEAD = 2**14
 MAX_LINES = 100
 """Of a head: what each costs is paid before it is known who asks."""
 LINGER_S = 1.0
-"""How long a connection stays after an answer that was given before the body was read. One who is still sending would
-not hear why he is refused if it were closed at once."""
+"""How long a connection stays after an answer that was given before all was read."""
 _PACE_S = 0.05
 """Between two looks at what still comes on such a connection: to throw it away must cost next to nothing."""
 _LEAST_PIECES, _BYTES_PER_PIECE = 4096, 64
@@ -78,7 +77,7 @@ class Requests(h11.Connection):
     def __init__(self) -> None:
         super().__init__(h11.SERVER, MAX_HEAD)
         self.wanted = True
-        self.fault = "this is no HTTP/1.1 request that can be read"
+        self.fault = "this is no request that can be read"
         self._pieces = self._bytes = 0
 
     def next_event(self) -> Any:
@@ -116,6 +115,51 @@ class _Flow(FlowControl):
         self._asked()
 
 
+class _Line(asyncio.Transport):
+    """A transport that is closed at leisure where something unread may lie or come on it.
+
+    Closing a socket with unread bytes resets it, and who is still sending may then not hear what was answered.
+    """
+
+    def __init__(self, transport: asyncio.Transport, unread: Callable[[], bool]):
+        super().__init__()
+        self._transport = transport
+        self._unread = unread
+        self.lingering = False
+
+    def close(self) -> None:
+        if self.is_closing():
+            return
+        if self._unread():
+            self.lingering = True
+            self._transport.write_eof()
+            asyncio.get_running_loop().call_later(LINGER_S, self._transport.close)
+        else:
+            self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self.lingering or self._transport.is_closing()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self.lingering:
+            self._transport.write(data)
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+
 class Connection(H11Protocol):
     """As uvicorn's, which lets one stand for ever where a head, a body or the taking of an answer does not end.
 
@@ -135,14 +179,14 @@ class Connection(H11Protocol):
         self._writing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # whatever is not taken at once is looked after by `pause_writing`
-        self.flow = _Flow(transport, self._body_asked)
+        self._line = _Line(transport, self._unread)
+        super().connection_made(self._line)
+        self.flow = _Flow(self._line, self._body_asked)
         self._time("head")
 
     def data_received(self, data: bytes) -> None:
-        if self.cycle is not None and self.cycle.response_started and self.conn.their_state is h11.SEND_BODY:
-            # The answer was given before the body was read: what still comes is thrown away, at leisure.
+        if self._line.lingering:  # what still comes is thrown away
             self.flow.pause_reading()
             self.loop.call_later(_PACE_S, self.flow.resume_reading)
             return
@@ -191,6 +235,9 @@ class Connection(H11Protocol):
         self._time(None)
         self._stop_looking()
         super().connection_lost(exc)
+
+    def _unread(self) -> bool:
+        return self.conn.their_state in (h11.SEND_BODY, h11.ERROR) or bool(self.conn.trailing_data[0])
 
     def _body_asked(self) -> None:
         if not self.conn.wanted and not self.cycle.response_started:

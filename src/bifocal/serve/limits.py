@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .connection import LINGER_S, brings_body
+from .connection import brings_body
 from .doors import moderations
 from .errors import KINDS, Refused
 from .keys import Client
@@ -58,14 +58,9 @@ class Limits:
             if message["type"] == "http.response.start":
                 status, seconds = message["status"], monotonic() - start
                 headers = [(b"x-content-type-options", b"nosniff"), *message.get("headers", [])]
-                headers += [] if body.whole else [(b"connection", b"close")]
-                await send({**message, "headers": headers})
-            elif body.whole or message.get("more_body", False):
-                await send(message)
-            else:
-                await send({**message, "more_body": True})
-                await body.drain()
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                # Nobody is to send another request behind a body that nobody reads.
+                message = {**message, "headers": headers if body.whole else [*headers, (b"connection", b"close")]}
+            await send(message)
 
         try:
             try:
@@ -139,7 +134,8 @@ class _Body:
         self.limits = limits
         self.source = receive
         self.until = until
-        self.length = next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
+        lengths = (int(v) for name, v in scope["headers"] if name == b"content-length" and v.isdigit())
+        self.length = next(lengths, 0)
         self.whole = not brings_body(scope["headers"])
         self.most = 0
         self.bytes = 0
@@ -169,13 +165,6 @@ class _Body:
                 self.whole = False
                 raise self._refusal("too_large", f"a request has {self.most:,} bytes at most here")
         return message
-
-    async def drain(self) -> None:
-        """Wait until who was answered before the body was read goes away, for a moment; see `connection.Connection`."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
-                while (await self.source())["type"] != "http.disconnect":
-                    pass
 
     def _refusal(self, kind: str, told: str) -> HTTPException:
         # Of the kind that the framework lets pass while it reads a body.

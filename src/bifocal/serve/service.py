@@ -187,6 +187,7 @@ class Service:
             about.text_role,
             hashes=bool(settings.lists),
             originals=settings.keep_originals,
+            max_text=settings.max_text,
         )
         return Decoders(
             preparation,
