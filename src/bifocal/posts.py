@@ -18,6 +18,7 @@ from .data.ocr import PICTURE, wanted
 from .decide.policy import pattern_of
 from .errors import DataError
 from .example import Example
+from .modalities.text import MAX_CHARACTERS
 
 if TYPE_CHECKING:
     from .contracts import Modality, TextRole
@@ -96,12 +97,15 @@ class Preparer:
     config : RunConfig
     text_role : {"transcript", "caption"}
         What a post's text is, as in the run.
+    max_text : int
+        Characters of a text that are read, however many it has, or has when it is cleaned.
     """
 
-    def __init__(self, config: RunConfig, text_role: TextRole):
+    def __init__(self, config: RunConfig, text_role: TextRole, max_text: int = MAX_CHARACTERS):
         self.modalities = build_modalities(config)
         self.ocr = config.ocr.when
         self.text_role = text_role
+        self.max_text = max_text
 
     @cached_property
     def reader(self) -> Reader:
@@ -154,7 +158,7 @@ class Preparer:
         read = None
         if PICTURE in raw and self.reads_words(text):
             read = self.reader.read_file(raw[PICTURE]).text
-        example = composed(Example("", raw, {}), self.text_role, read)
+        example = composed(Example("", raw, {}), self.text_role, read, most=self.max_text)
         values = {name: value for name, value in values.items() if name in example.parts}
         if TEXT in example.parts and TEXT in self.modalities:
             values[TEXT] = [self.modalities[TEXT].read(example.parts[TEXT])]

@@ -66,7 +66,8 @@ class Decision:
     text_used : str
         The composed text that the text expert was given (with the OCR text where only a picture came).
     truncated : bool
-        Whether an expert did not read all that it was given: a text has more tokens than its encoder takes.
+        Whether an expert did not read all that it was given: a text has more tokens than its encoder takes, or more
+        characters, once it is cleaned, than are read.
     """
 
     probability: float
@@ -350,7 +351,7 @@ class System:
             versions={**self.policy.versions, "policy": self.policy_version},
             probability_key=self.label.probability,
             candidates=None if sets is None else tuple(self.label.classes[c] for c in sets[0].nonzero()[0]),
-            truncated=not all(self.engine.whole(name, value) for name, value in values.items()),
+            truncated="cut" in example.meta or not all(self.engine.whole(n, value) for n, value in values.items()),
         )
 
     def _said(

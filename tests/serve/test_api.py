@@ -45,7 +45,7 @@ def test_the_service_says_what_the_system_says(server, system, picture, tmp_path
         ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "not valid JSON"),
         ({"content": b"[" * 100_000, "headers": {"content-type": "application/json"}}, 400, "not valid JSON"),
         ({"content": b"words"}, 415, "multipart/form-data, found ''"),
-        ({"data": {"text": "words"}}, 415, "found 'application/x-www-form-urlencoded'"),
+        ({"content": b"words", "headers": {"content-type": "text/plain"}}, 415, "found 'text/plain'"),
         ({"files": [("txt", (None, "words"))]}, 422, "a post has the fields"),
         ({"files": [("text", (None, "a")), ("text", (None, "b"))]}, 422, "text stands there twice"),
         ({"files": [("text", ("name", b"a"))]}, 422, "text comes as plain text"),
@@ -139,7 +139,11 @@ def test_the_document_has_every_door_and_examples(server):
         "paths"
     ].keys()
     predict = document["paths"]["/v1/predict"]["post"]
-    assert set(predict["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
+    assert set(predict["requestBody"]["content"]) == {
+        "application/json",
+        "multipart/form-data",
+        "application/x-www-form-urlencoded",
+    }
     assert {"200", "401", "413", "422", "429", "503", "504", "507"} <= predict["responses"].keys()
     assert predict["responses"]["200"]["content"]["application/json"]["example"]["action"] == "review"
     assert predict["requestBody"]["content"]["application/json"]["schema"]["properties"]["image"]["format"] == "byte"
@@ -179,10 +183,11 @@ def test_a_key_is_needed_elsewhere_and_roles_hold(serve, small_bundle, tmp_path,
         return server.ready().json()["trouble"]
 
     aside = keys.rename(tmp_path / "aside")  # a file that is gone, or cannot be read, opens nothing and ends nothing
-    wait_until(lambda: "is gone: put it back" in (trouble() or ""))
+    wait_until(lambda: trouble() == "the new keys are refused, the old ones serve")  # no path: anybody may ask for it
+    assert "is gone: put it back" in server.errors.read_text()
     assert ask("POST", "/v1/predict", None, **words).status_code == 401
     keys.mkdir()
-    wait_until(lambda: "cannot be read" in (trouble() or ""))
+    wait_until(lambda: "cannot be read" in server.errors.read_text())
     keys.rmdir()
     aside.rename(keys)
     wait_until(lambda: trouble() is None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import Example
-from ..modalities.text import NO_LANGUAGE, clean, compose, words_of
+from ..modalities.text import MAX_CHARACTERS, NO_LANGUAGE, clean, clean_within, compose, words_of
 from ..workspace import read_jsonl
 from .manifest import read_manifest
 
@@ -31,7 +31,12 @@ def detect_language(text: str) -> str:
 
 
 def composed(
-    example: Example, role: TextRole, ocr_text: str | None, *, normalise: Callable[[str], str] = clean
+    example: Example,
+    role: TextRole,
+    ocr_text: str | None,
+    *,
+    normalise: Callable[[str], str] = clean,
+    most: int = MAX_CHARACTERS,
 ) -> Example:
     """A copy of an example whose text part is the composed string.
 
@@ -45,14 +50,20 @@ def composed(
         What OCR read off the picture; it follows a transcript, unless it says the same.
     normalise : callable
         Another than `clean` only to find out what it is good for.
+    most : int
+        Characters of either text that are read, before it is cleaned and after.
 
     Returns
     -------
     Example
-        With ``meta["language"]``. Where there is nothing to read at all, the text part is absent.
+        With ``meta["language"]``, and ``meta["cut"]`` where a text was longer. Where there is nothing to read at all,
+        the text part is absent.
     """
-    own = normalise(example.parts.get(TEXT) or "")
-    seen = normalise(ocr_text or "")
+    if normalise is clean:
+        (own, own_cut), (seen, seen_cut) = (clean_within(t or "", most) for t in (example.parts.get(TEXT), ocr_text))
+    else:
+        own, seen = normalise(example.parts.get(TEXT) or ""), normalise(ocr_text or "")
+        own_cut = seen_cut = False
     transcript, caption = (own, "") if role == "transcript" else ("", own)
     if _letters(seen) != _letters(transcript):
         transcript = f"{transcript} {seen}".strip()
@@ -60,7 +71,8 @@ def composed(
     parts = {name: part for name, part in example.parts.items() if name != TEXT}
     if transcript or caption:
         parts[TEXT] = compose(transcript, caption, language)
-    return replace(example, parts=parts, meta={**example.meta, "language": language})
+    cut = {"cut": True} if own_cut or seen_cut else {}
+    return replace(example, parts=parts, meta={**example.meta, "language": language, **cut})
 
 
 def recomposed(text: str, *, normalise: Callable[[str], str] = clean) -> str | None:

@@ -73,21 +73,42 @@ def clean(text: str) -> str:
     Returns
     -------
     str
-        UTF-8 encodable. Cleaning it again changes nothing.
+        UTF-8 encodable, `MAX_CHARACTERS` long at most. Cleaning it again changes nothing.
+    """
+    return clean_within(text, MAX_CHARACTERS)[0]
+
+
+def clean_within(text: str, most: int) -> tuple[str, bool]:
+    """What `clean` makes of a text, no longer than ``most``, and whether something was cut off.
+
+    One sign may become eighteen (U+FDFA), so the limit holds after every step: none is given more than that to work on.
     """
     from ftfy.fixes import unescape_html
 
-    text = _settled(text)
+    cut = _Cut(most)
+    text = _settled(cut(text), cut)
     for _ in range(_ENTITY_LEVELS):
         if (plain := unescape_html(text)) == text:
-            return text
-        text = _settled(plain)
+            return text, cut.happened
+        text = _settled(cut(plain), cut)
     while unescape_html(text) != text:  # nested on purpose, to cost us time: leave the rest, but powerless
-        text = _settled(text.replace("&", "& "))
-    return text
+        text = _settled(cut(text.replace("&", "& ")), cut)
+    return text, cut.happened
 
 
-def _settled(text: str) -> str:
+class _Cut:
+    """Cuts texts at a length, and remembers that it did."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self.happened = False
+
+    def __call__(self, text: str) -> str:
+        self.happened = self.happened or len(text) > self.most
+        return text[: self.most]
+
+
+def _settled(text: str, cut: _Cut) -> str:
     """`clean` but for HTML entities, repeated until nothing changes: one disguise may hide another."""
     import ftfy
 
@@ -96,10 +117,11 @@ def _settled(text: str) -> str:
     while text != before:
         before = text
         text = unspaced(as_displayed(_TERMINAL_ESCAPE.sub("", text)))
-        text = ftfy.fix_text(" ".join(text.split()), config)
+        text = cut(ftfy.fix_text(" ".join(text.split()), config))
         text = _SURROGATE.sub("\ufffd", _INVISIBLE.sub("", text))
         if not text.isascii():
-            text = one_script(unicodedata.normalize("NFKC", _few_marks(text)).replace(_BLANK_BRAILLE, " "))
+            text = cut(unicodedata.normalize("NFKC", _few_marks(text)))
+            text = one_script(text.replace(_BLANK_BRAILLE, " "))
         text = " ".join(text.split())
         text = _FORGED_LANGUAGE.sub("(", _FORGED_BLOCK.sub(r"(\g<inside>)", text))
     return text

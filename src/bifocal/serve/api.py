@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -14,18 +15,18 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 
 from ..errors import BifocalError, DataError
 from ..sources._posts import MAX_NAME
-from .bodies import Narrow, read_json
-from .errors import KINDS, Refused
+from .bodies import MULTIPART, URLENCODED, Narrow, content_type, read_json
+from .errors import KINDS, WITHIN, Refused
 from .keys import Client
 from .metrics import CONTENT_TYPE
 from .service import Answer, Incoming, Service
 from .store import Conflict, NotYours, StoreFull, StoreGone, Unknown
 
 Value = TypeVar("Value")
+_LOG = logging.getLogger(__name__)
 _OBJECTS = ("model_type", "model_attributes_type", "dict_type")
 FIELDS = ("text", "image", "tabular", "subject", "external_id")
 Cell = str | int | float | bool | None
@@ -239,24 +240,26 @@ register_url_convertor("anything", _Anything())
 Asking = Annotated[Client, Depends(client_of)]
 router = APIRouter(route_class=Narrow)
 
+_WORDS = {
+    "text": {"type": "string"},
+    "tabular": {"type": "string", "description": "The record, as a JSON object."},
+    "subject": {"type": "string", "maxLength": MAX_NAME},
+    "external_id": {"type": "string", "maxLength": MAX_NAME},
+}
+_FILE = {"image": {"type": "string", "format": "binary"}}
+
+
+def _form_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"schema": {"type": "object", "additionalProperties": False, "properties": dict(fields)}}
+
+
 _BODY = {
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {"schema": PostIn.model_json_schema()},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "additionalProperties": False,
-                    "properties": {
-                        "text": {"type": "string"},
-                        "image": {"type": "string", "format": "binary"},
-                        "tabular": {"type": "string", "description": "The record, as a JSON object."},
-                        "subject": {"type": "string", "maxLength": MAX_NAME},
-                        "external_id": {"type": "string", "maxLength": MAX_NAME},
-                    },
-                }
-            },
+            MULTIPART: _form_of(_WORDS | _FILE),
+            URLENCODED: _form_of(_WORDS),
         },
     }
 }
@@ -287,7 +290,7 @@ _EXAMPLE = {
     tags=["posts"],
 )
 async def predict(request: Request, client: Asking) -> Any:
-    """Decide on one post: JSON with the picture in base64, or multipart fields `text` and `image`."""
+    """Decide on one post: JSON with the picture in base64, multipart fields `text` and `image`, or a form of words."""
     service = service_of(request)
     service.door.allow(client, "decide", 1)
     incoming = await read_post(request)
@@ -431,29 +434,24 @@ async def metrics(request: Request) -> Response:
 
 
 async def read_post(request: Request) -> Incoming:
-    """The post in a request. Raises `Refused` where it is none."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    """The post in a request of a door that is `Narrow`. Raises `Refused` where it is none."""
+    kind = content_type(request).get_content_type()
     if kind == "application/json":
         try:
-            return PostIn.model_validate(read_json(await request.body())).incoming()
+            return PostIn.model_validate(await request.json()).incoming()
         except ValidationError as error:
             raise Refused("unusable", first_fault(error)) from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise Refused("bad_request", f"the body is not valid JSON: {str(error)[:100]}") from None
-    if kind != "multipart/form-data":
+    if kind not in (MULTIPART, URLENCODED):
+        found = request.headers.get("content-type", "")[:80]
         raise Refused(
-            "unsupported_type", f"a post comes as application/json or multipart/form-data, found {kind[:80]!r}"
+            "unsupported_type", f"a post comes as application/json, {URLENCODED} or {MULTIPART}, found {found!r}"
         )
-    try:
-        async with request.form(max_files=1, max_fields=len(FIELDS), max_part_size=2**24) as form:
-            return await _of_form(form.multi_items())
-    except HTTPException as error:
-        if error.status_code != 400:  # ours: the body is too large or too slow
-            raise
-        raise Refused("bad_request", f"the form cannot be read: {error.detail}") from None
+    return _of_form((await request.form(max_files=1, max_fields=len(FIELDS))).multi_items())
 
 
-async def _of_form(items: list[tuple[str, UploadFile | str]]) -> Incoming:
+def _of_form(items: list[tuple[str, UploadFile | str]]) -> Incoming:
     fields: dict[str, UploadFile | str] = {}
     for name, value in items:
         if name not in FIELDS:
@@ -468,13 +466,13 @@ async def _of_form(items: list[tuple[str, UploadFile | str]]) -> Incoming:
     if record is not None:
         try:
             record = read_json(record)
-        except (ValueError, RecursionError):
+        except ValueError:
             raise Refused("unusable", "tabular must be a JSON object of column names and values") from None
     try:
         post = PostIn(**fields, tabular=record)  # type: ignore[arg-type]
     except ValidationError as error:
         raise Refused("unusable", first_fault(error)) from None
-    blob = await picture.read() if isinstance(picture, UploadFile) else None
+    blob = picture.file.read() if isinstance(picture, UploadFile) else None
     return Incoming(post.text, blob, post.tabular, post.subject, post.external_id)
 
 
@@ -512,13 +510,15 @@ def fault_of(faults: Sequence[Mapping[str, Any]], known: Iterable[str]) -> str:
 
 
 def as_refused(error: BifocalError) -> Refused:
-    """What an error of ours is called outside."""
-    if isinstance(error, Refused):
-        return error
+    """What an error of ours is called outside; what failed within (hosts, users, paths) is told on stderr alone."""
     kinds = {DataError: "unusable", Unknown: "not_found", NotYours: "not_found", StoreGone: "unavailable"}
     kinds |= {StoreFull: "storage_full", Conflict: "conflict"}
     kind = next((kind for known, kind in kinds.items() if isinstance(error, known)), "internal")
-    return Refused(kind, str(error))
+    refused = error if isinstance(error, Refused) else Refused(kind, str(error))
+    if refused.kind not in WITHIN or str(refused) == WITHIN[refused.kind]:
+        return refused
+    _LOG.error(f"{refused.kind}: {error}", exc_info=error.__cause__)
+    return Refused(refused.kind, WITHIN[refused.kind], retry_after=refused.retry_after)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Value]) -> Value:

@@ -201,7 +201,7 @@ class Batcher:
         try:
             results = await self.decide_on([waiting.post for waiting in batch])
         except Exception as error:
-            failed = error if isinstance(error, BifocalError) else Refused("internal", "the models failed")
+            failed = error if isinstance(error, BifocalError) else Refused("internal", f"the models failed: {error!r}")
             results = [failed] * len(batch)
         if self.on_batch:
             self.on_batch(len(batch), monotonic() - start)

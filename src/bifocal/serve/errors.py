@@ -48,3 +48,10 @@ KINDS = {
     "storage_full": 507,
 }
 """Kind -> HTTP status."""
+
+WITHIN = {
+    "internal": "the service failed on this request; its own log says why",
+    "unavailable": "nothing is decided or kept just now: try again in a few seconds",
+    "storage_full": "the decision log has no room: nothing is decided or kept until it has",
+}
+"""Kinds of failures within the service -> all that is told of them outside."""

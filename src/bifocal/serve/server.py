@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import RunError
 from .app import create_app
+from .connection import MAX_HEAD, Connection
 from .service import Service
 from .settings import ServeConfig
 
@@ -52,12 +51,13 @@ def serve(folder: Path, settings: ServeConfig, *, started: Callable[[str], None]
         port=settings.port,
         log_level="error",
         access_log=False,
-        http=type("Connection", (_Connection,), {"head_s": settings.body_timeout_s}),
+        http=type("TimedConnection", (Connection,), {"limit_s": settings.body_timeout_s}),
+        ws="none",
         lifespan="off",  # ours, so that an error at the start reaches the caller
         limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=KEEP_ALIVE_S,
-        h11_max_incomplete_event_size=2**16,
+        h11_max_incomplete_event_size=MAX_HEAD,
         server_header=False,
         proxy_headers=False,
     )
@@ -85,37 +85,6 @@ async def _run(service: Service, server: _Server) -> None:
     with listen(settings.host, settings.port) as listener:
         async with service.running():
             await server.serve(sockets=[listener])
-
-
-class _Connection(H11Protocol):
-    """Ends where the head of a request does not come: uvicorn lets such a connection stand for ever."""
-
-    head_s: float
-    _until: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._wait_for_head()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.conn.their_state is h11.IDLE:
-            self._wait_for_head()
-        else:
-            self._stop_waiting()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def _wait_for_head(self) -> None:
-        if self._until is None:
-            self._until = self.loop.call_later(self.head_s, self.transport.close)
-
-    def _stop_waiting(self) -> None:
-        if self._until is not None:
-            self._until.cancel()
-            self._until = None
 
 
 class _Server(uvicorn.Server):

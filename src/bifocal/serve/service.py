@@ -104,7 +104,7 @@ class Service:
         self.preparing = 0
         self.draining = False
         self.trouble: str | None = None
-        """Why the last reload was refused, if it was."""
+        """That the last reload was refused, if it was; why is said on stderr only, since anybody may ask for this."""
 
     # ------------------------------------------------------------------ from start to end
 
@@ -166,8 +166,9 @@ class Service:
     def _clients(self) -> tuple[Client, ...]:
         clients = read_keys(self.keys)
         if not clients and not self.settings.loopback and not self.settings.open:
+            reached = self.settings.public_url or self.settings.host
             raise RunError(
-                f"{self.settings.host} is reached by others, and {self.keys} holds no API key: make one "
+                f"{reached} is reached by others, and {self.keys} holds no API key: make one "
                 f"(`bifocal keys add {self.folder} NAME --keys {self.keys}`), listen on 127.0.0.1, or say that anybody "
                 "may ask (--open)"
             )
@@ -188,6 +189,7 @@ class Service:
             about.text_role,
             hashes=bool(settings.lists),
             originals=settings.keep_originals,
+            max_text=settings.max_text,
         )
         return Decoders(
             preparation,
@@ -434,8 +436,8 @@ class Service:
                     _LOG.warning("the new %s serve", name)
                     self.metrics.reloads.labels("taken").inc()
                 except Exception as error:  # a file that cannot be read, too: the watch goes on
-                    self.trouble = f"the new {name} are refused, the old ones serve: {error}"
-                    _LOG.warning(self.trouble)
+                    self.trouble = f"the new {name} are refused, the old ones serve"
+                    _LOG.warning(f"{self.trouble}: {error}")
                     self.metrics.reloads.labels("refused").inc()
 
     async def _new_models(self) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -12,6 +16,9 @@ from ..config import Strict
 from ..errors import nearest
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*/?")
+OWN_PATHS = ("v1", "v1alpha1", "v2", "moderate", "metrics", "openapi.json")
+"""What the paths of the service begin with."""
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -64,6 +71,11 @@ class ServeConfig(Strict):
     """None = as a bundle was exported, ``torch`` for a run folder."""
     state: Path | None = None
     """Folder of the decision log, keys and spool; None = ``serve/`` in the run's folder."""
+
+    public_url: str | None = None
+    """Where clients find the service that a reverse proxy hides, as ``https://mod.example/bifocal``."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of proxies that may say scheme and host of a request; not looked at with ``public_url``."""
 
     keys: Path | None = None
     """The file of API keys; None = ``keys.json`` in the state folder."""
@@ -123,7 +135,52 @@ class ServeConfig(Strict):
     moderations: Moderations = Moderations()
     perspective: Perspective = Perspective()
 
+    @field_validator("public_url")
+    @classmethod
+    def _an_address(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        try:
+            good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
+        except ValueError:
+            good = False
+        if not good or "@" in parts.netloc or parts.query or parts.fragment or not _PREFIX.fullmatch(parts.path):
+            raise ValueError(f"{url!r} is no address as https://mod.example or https://mod.example/bifocal")
+        first = parts.path.split("/")[1] if parts.path.strip("/") else ""
+        if first in OWN_PATHS:
+            raise ValueError(f"{url!r} has a path that is the service's own; take none of {', '.join(OWN_PATHS)}")
+        return url.rstrip("/")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            try:
+                ip_network(name, strict=False)
+            except ValueError:
+                raise ValueError(f"{name!r} is no IP address or network as 10.0.0.0/8") from None
+        return names
+
+    @property
+    def prefix(self) -> str:
+        """The path that every address of ours begins with outside; empty where the service is known by a name alone."""
+        return urlsplit(self.public_url or "").path
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port of the public address, as browsers tell them; empty where there is none."""
+        if self.public_url is None:
+            return ""
+        parts = urlsplit(self.public_url.lower())
+        default = f":{ {'http': 80, 'https': 443}[parts.scheme] }"
+        return f"{parts.scheme}://{parts.netloc.removesuffix(default)}"
+
+    @cached_property
+    def proxy_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        return tuple(ip_network(name, strict=False) for name in self.trusted_proxies)
+
     @property
     def loopback(self) -> bool:
         """Whether only this machine reaches the service."""
-        return self.host in LOOPBACK
+        return self.host in LOOPBACK and self.public_url is None and not self.trusted_proxies

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ..config import RunConfig
 from ..data.ocr import PICTURE
 from ..errors import BifocalError, ModelError, PictureError, RunError
+from ..modalities.text import MAX_CHARACTERS
 from ..posts import Packed, Post, Preparer
 from .errors import Refused
 
@@ -58,6 +59,8 @@ class Preparation:
     """Whether pictures are hashed, for the lists of known ones."""
     originals: bool = False
     """Whether pictures are encoded anew, to be kept."""
+    max_text: int = MAX_CHARACTERS
+    """Characters of a text that are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ def import_beforehand(torch: bool) -> None:
 
 @lru_cache(maxsize=2)
 def _preparer(preparation: Preparation) -> Preparer:
-    return Preparer(RunConfig.model_validate_json(preparation.config), preparation.text_role)
+    return Preparer(RunConfig.model_validate_json(preparation.config), preparation.text_role, preparation.max_text)
 
 
 def _start_decoder(preparation: Preparation, memory: int) -> None:

@@ -28,10 +28,11 @@ from ...modalities.text import words_of
 from ...report.explanation import heat_map, marked
 from ...report.html import environment
 from ..api import as_refused, service_of
+from ..bodies import Narrow
 from ..errors import Refused
 from ..service import Incoming, Service
 from ..store import Conflict, Item, Kept, Original, Unknown
-from .session import COOKIE, NotSignedIn, from_our_page, moderator, name_of, sign_in
+from .session import COOKIE, NotSignedIn, cookie_path, from_our_page, moderator, name_of, sign_in
 
 HERE = Path(__file__).parent
 STATIC = {"style.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
@@ -61,7 +62,7 @@ _NUMBER = re.compile(r" [0-9a-f]{32}\b")
 """A decision's number, as messages for machines name it."""
 
 Moderator = Annotated[str, Depends(moderator)]
-router = APIRouter(prefix="/moderate", include_in_schema=False)
+router = APIRouter(prefix="/moderate", include_in_schema=False, route_class=Narrow)
 
 
 @lru_cache(maxsize=1)
@@ -81,7 +82,8 @@ def _page(name: str, request: Request, status: int = 200, **given: Any) -> HTMLR
         .get_template(name)
         .render(run=service.about.config.run, keys=bool(service.door.clients), path=request.url.path, **given)
     )
-    return HTMLResponse(content, status, HEADERS)
+    # Every link of a page begins so, and nothing that others wrote can: a quotation mark of theirs is escaped.
+    return HTMLResponse(content.replace('="/moderate', f'="{service.settings.prefix}/moderate'), status, HEADERS)
 
 
 def not_signed_in(request: Request) -> Response:
@@ -128,9 +130,9 @@ async def signing_in(request: Request) -> Response:
 
 
 @router.post("/logout")
-async def logout(who: Moderator) -> Response:
+async def logout(request: Request, who: Moderator) -> Response:
     response = RedirectResponse("/moderate/login", 303)
-    response.delete_cookie(COOKIE, path="/moderate")
+    response.delete_cookie(COOKIE, path=cookie_path(service_of(request)))
     return response
 
 

@@ -30,8 +30,13 @@ def sign_in(service: Service, response: Response, name: str, *, secure: bool) ->
     value = f"{token}.{_signature(service, name, token)}"
     # Strict: no other site's page can make this browser decide anything.
     response.set_cookie(
-        COOKIE, value, max_age=HOURS * 3600, httponly=True, samesite="strict", secure=secure, path="/moderate"
+        COOKIE, value, max_age=HOURS * 3600, httponly=True, samesite="strict", secure=secure, path=cookie_path(service)
     )
+
+
+def cookie_path(service: Service) -> str:
+    """Where the browser sends the cookie."""
+    return f"{service.settings.prefix}/moderate"
 
 
 def name_of(service: Service, given: str, key: str) -> str:
@@ -78,7 +83,9 @@ def moderator(request: Request) -> str:
 def from_our_page(request: Request) -> None:
     """Refuse what another site's page, or another service of this site, has the browser send. Raises `Refused`."""
     origin, kind = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
-    ours = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    public = service_of(request).settings.origin
+    here = origin == public if public else urlsplit(origin or "").netloc == request.headers.get("host")
+    ours = origin is None or here
     if request.method != "GET" and not (ours and kind in ("same-origin", "none")):
         raise Refused("forbidden", "this came from another site's page")
 
