@@ -26,7 +26,20 @@ HOSTILE = [
     "\rx", "  =1", "\xa0=1", "\u3000=1", "\ufeff=1", "\u200b=1", "\u202e=1", '"=1', "'=1", "''=1", "\u2019=1",
     "\u201c=1", " \"' =1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff201", "\u22121", "\ufe661", "`=1", "\x00=1", "-",
 ]  # fmt: skip
-HARMLESS = ["", "words", "a=b", "a-b", "'tis", '"quoted" words', "1-2", " x", "x\n=1", "e\u0301", "\u05d0-\u05d1", "(-1)"]
+HARMLESS = [
+    "",
+    "words",
+    "a=b",
+    "a-b",
+    "'tis",
+    '"quoted" words',
+    "1-2",
+    " x",
+    "x\n=1",
+    "e\u0301",
+    "\u05d0-\u05d1",
+    "(-1)",
+]
 SIGNS = st.sampled_from([*"=+-@\t\r\n '\"ab1,", "\uff1d", "\u200b", "\u2018"])
 
 

@@ -220,7 +220,7 @@ def unguard(
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV.")],
     as_json: Json = False,
 ) -> None:
-    """Words as they were, without the ' before those that a spreadsheet would run; for programs, not for spreadsheets."""
+    """Words as they were, without the ' before those that a spreadsheet would run: for programs, not for people."""
     from .console import print_counts
     from .spreadsheet import unguard as undo
 
