@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 import bifocal
 from bifocal.__main__ import app
-from bifocal.decisions import Decisions
 from bifocal.decide.policy import Policy
+from bifocal.decisions import Decisions
 from bifocal.errors import DataError
 from bifocal.report.drawings import Figure, write_figures
 from bifocal.score import score_file

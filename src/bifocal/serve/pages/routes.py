@@ -470,15 +470,15 @@ async def _marks(request: Request, decision: Kept) -> dict[str, Any]:
 def _blocks(runs: Sequence[tuple[str, Any, int]]) -> list[tuple[str, list[tuple[str, Any, int]]]]:
     """Marked runs of a composed text, the post's words and the picture's apart, without the tags between them."""
     found: dict[str, list[tuple[str, Any, int]]] = {"CAP": [], "OCR": []}
-    block: str | None = None
+    name: str | None = None
     for run, weighed, shade in runs:
         for piece in re.split(f"({TAG.pattern})", run):
             if TAG.fullmatch(piece):
-                block = piece[1:-1] if piece[1:-1] in found else None
-            elif block and piece:
-                found[block].append((piece, weighed, shade))
+                name = piece[1:-1] if piece[1:-1] in found else None
+            elif name and (piece := piece if found[name] else piece.lstrip()):  # a space stands beside each tag
+                found[name].append((piece, weighed, shade))
     titles = {"CAP": "Text", "OCR": "Words on the picture"}
-    return [(titles[name], block) for name, block in found.items() if "".join(run for run, _, _ in block).strip()]
+    return [(titles[name], block) for name, block in found.items() if block]
 
 
 def _held(item: Item) -> datetime | None:
