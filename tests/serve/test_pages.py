@@ -71,6 +71,12 @@ def queued(moderated, picture):
     ]
 
 
+@pytest.fixture
+def some(moderated):
+    """Three posts of words alone that wait."""
+    return [moderated.predict(f"words {i}", external_id=f"w{i}").json() for i in range(3)]
+
+
 def test_a_post_is_tried_and_explained_and_not_kept(enter, moderated, picture, tmp_path):
     (tmp_path / "a.png").write_bytes(picture(size=(300, 200)))
     before = moderated.http.get("/metrics").text.count("bifocal_decisions_total{")
@@ -380,7 +386,8 @@ def test_foreign_words_stay_in_their_line_and_what_hides_is_shown(enter, moderat
     assert words.count() == 2  # above, and in the history
     for quoted in words.all():
         assert quoted.text_content() == (
-            "look again\u201d \u23ce 29 Nov 2026, 18:01:12 UTC verdict by root: approve U+202E\u201cchecked \u23ce with legal"
+            "look again\u201d \u23ce 29 Nov 2026, 18:01:12 UTC verdict by root: "
+            "approve U+202E\u201cchecked \u23ce with legal"
         )
         assert quoted.locator("bdi").count() == 1
     assert page.locator(".history b").all_text_contents() == ["appealed", "verdict", "claimed", "decided"]
@@ -423,7 +430,7 @@ def test_what_made_a_decision_is_marked_on_the_item(enter, moderated, picture):
             page.click("text=Mark what made the decision")
         page.wait_for_selector("#post mark")
         assert page.locator(".post mark").all_text_contents() == ["a", "quiet", "<b>morning</b>"]
-        assert page.text_content(".post") == "a quiet <b>morning</b>"
+        assert page.text_content(".post").strip() == "a quiet <b>morning</b>"
         assert page.locator("#post .veiled img").count() == 2
         assert "blur" in page.locator("#post .veiled img").last.evaluate("e => getComputedStyle(e).filter")
         assert "Strongest in the picture: row" in " ".join(page.text_content("#post").split())
@@ -453,7 +460,7 @@ def test_a_session_ends_on_the_server(moderated):
         assert large.status_code == 413
 
 
-def test_what_was_typed_comes_back_after_signing_in(enter, moderated, queued):
+def test_what_was_typed_comes_back_after_signing_in(enter, moderated, some):
     for options in ({}, {"java_script_enabled": False}):
         page = enter("typist", **options)
         page.goto(f"{moderated.url}/moderate/next?sort=age&seen=2")
@@ -489,7 +496,7 @@ def expire(moderated, number, **values):
         connection.execute(f"UPDATE items SET {sets} WHERE decision_id = ?", [*values.values(), number])
 
 
-def test_a_verdict_after_the_claim_ran_out_counts_or_comes_back(enter, moderated, queued):
+def test_a_verdict_after_the_claim_ran_out_counts_or_comes_back(enter, moderated, some):
     page = enter("slow")
     for taken in (False, True):
         page.goto(f"{moderated.url}/moderate/next?sort=age")
@@ -511,7 +518,7 @@ def test_a_verdict_after_the_claim_ran_out_counts_or_comes_back(enter, moderated
         assert "sort=age" in page.url
 
 
-def test_a_claim_is_kept_alive_by_typing_and_without_events(enter, moderated, queued):
+def test_a_claim_is_kept_alive_by_typing_and_without_events(enter, moderated, some):
     page = enter("writer")
     page.clock.install()
     page.goto(f"{moderated.url}/moderate/next?sort=age")
@@ -528,7 +535,6 @@ def test_a_claim_is_kept_alive_by_typing_and_without_events(enter, moderated, qu
             page.locator("#why").press_sequentially("w")
             page.clock.run_for(2_000)
         assert connection.execute(asked, [number]).fetchone()[0] > first
-        page.wait_for_function("document.getElementById('left').textContent.includes('5:00') || true")
         kinds = connection.execute("SELECT kind FROM events WHERE decision_id = ? ORDER BY number", [number]).fetchall()
         assert [kind for (kind,) in kinds][-1] == "claimed" and "kept" not in str(kinds)
     page.context.clear_cookies()
@@ -536,7 +542,7 @@ def test_a_claim_is_kept_alive_by_typing_and_without_events(enter, moderated, qu
     page.wait_for_function("document.getElementById('kept').textContent.includes('signed out')")
 
 
-def test_more_time_without_the_script_keeps_what_was_typed(enter, moderated, queued):
+def test_more_time_without_the_script_keeps_what_was_typed(enter, moderated, some):
     page = enter("plain2", java_script_enabled=False)
     page.goto(f"{moderated.url}/moderate/next?sort=age")
     assert re.search(r"Yours until \d\d:\d\d UTC, [45]:\d\d left", page.text_content(".left"))
@@ -545,7 +551,7 @@ def test_more_time_without_the_script_keeps_what_was_typed(enter, moderated, que
     assert page.input_value("#why") == "half a sen"
 
 
-def test_a_pass_through_the_queue_is_counted(enter, moderated, queued):
+def test_a_pass_through_the_queue_is_counted(enter, moderated, some):
     page = enter("counter")
     page.goto(f"{moderated.url}/moderate/next?sort=age")
     first, whole = page.text_content(".place").split(" of ")
@@ -573,7 +579,7 @@ def test_a_history_is_newest_first_paged_and_repeated_claims_are_one_line(enter,
     when = page.locator(".history time").first
     assert when.text_content() == "Jan 1, 2020" and "9:44" in when.get_attribute("title")  # local time
     page.click("text=Older")
-    assert page.locator(".history li").count() < 20 and page.locator("text=Newest").count() == 1
+    assert page.locator(".history li").count() < 20 and page.locator("a:text-is('Newest')").count() == 1
     page.click("text=Older")
     assert page.locator(".history b").last.text_content() == "decided"
     assert page.locator(".history time").last.text_content() in ("just now", "1 min ago")
