@@ -1,4 +1,6 @@
+import io
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -152,3 +154,33 @@ def test_a_blank_picture_explains_nothing_by_its_regions(system, tmp_path):
     Image.new("RGB", (50, 50), "white").save(path)
     effects = [w.effect for w in system.explain(WORDS, path).pieces["image"]]
     assert np.abs(effects).max() < 1e-4
+
+
+def test_an_explanation_made_a_few_passes_at_a_time_is_the_same(system, picture):
+    from bifocal.explanation import Covered, explain, explained, joined
+    from bifocal.posts import Preparer, read_file
+
+    preparer = Preparer(system.config, system.text_role)
+    post = preparer.post(WORDS, read_file(picture))
+    covered = Covered.of(system, post, 3)
+    assert len(covered) == 10
+    lots = [pickle.loads(pickle.dumps(system.engine.evidence(covered.versions(i, i + 4)))) for i in range(0, 10, 4)]
+    found, whole = explained(system, covered, joined(lots)), explain(system, post, 3)
+    for name in ("text", "image"):
+        assert {w.piece: w.effect for w in found.pieces[name]} == pytest.approx(
+            {w.piece: w.effect for w in whole.pieces[name]}, abs=1e-5
+        )
+
+
+def test_a_post_that_was_kept_is_explained_as_it_was_decided(system, picture):
+    from bifocal.explanation import explain
+    from bifocal.posts import Preparer, read_file
+
+    preparer = Preparer(system.config, system.text_role)
+    post = preparer.post(WORDS, read_file(picture))
+    shown = io.BytesIO()
+    post.views[0]["image"].save(shown, "PNG")
+    kept = preparer.kept(post.example.parts["text"], shown.getvalue(), None)
+    assert explain(system, kept, 2).score == pytest.approx(explain(system, post, 2).score, abs=1e-5)
+    with pytest.raises(DataError, match="nothing is kept"):
+        preparer.kept(None, None, {"a": 1})

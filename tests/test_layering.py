@@ -11,7 +11,7 @@ import bifocal
 
 ROOT = Path(bifocal.__file__).parent
 LAYERS = [
-    {"errors", "example", "contracts", "plugins", "config", "workspace"},
+    {"errors", "example", "contracts", "plugins", "config", "workspace", "spreadsheet"},
     {"evaluate"},
     {"decide"},
     {"modalities"},

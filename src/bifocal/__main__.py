@@ -185,6 +185,9 @@ def score(
         str | None, typer.Option(envvar="BIFOCAL_KEY", help="API key of the service; better in BIFOCAL_KEY.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Posts per pass.")] = 32,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="CSV with words as they are, also such as a spreadsheet runs as formulas.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -205,8 +208,23 @@ def score(
             from .client import Client, Remote
 
             system = Remote(open_ones.enter_context(Client(server, key=key)))
-        counts = score_file(system, rows, output, batch_size=batch_size, progress=reporter.progress, note=reporter.note)
+        counts = score_file(
+            system, rows, output, batch_size=batch_size, raw=raw, progress=reporter.progress, note=reporter.note
+        )
     print_counts(counts, as_json)
+
+
+@app.command()
+def unguard(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV that Bifocal wrote, such as errors_<run>.csv.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV.")],
+    as_json: Json = False,
+) -> None:
+    """Words as they were, without the ' before those that a spreadsheet would run: for programs, not for people."""
+    from .console import print_counts
+    from .spreadsheet import unguard as undo
+
+    print_counts({"output": str(output), "cells": undo(table, output)}, as_json)
 
 
 @app.command()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .contracts import Piece
-    from .example import Evidence
+    from .example import Evidence, Example
     from .posts import Post
     from .system import Decision, System
 
@@ -122,20 +123,65 @@ def explain(system: System, post: Post, grid: int) -> Explanation:
         raise DataError(
             f"the grid over a picture has {GRIDS[0]} to {GRIDS[-1]} regions along each side, found {grid!r}"
         )
-    view = system.deciding_view(post)
-    values = {name: view[name] for name in system.modalities if name in view}
-    hidden = {
-        name: system.modalities[name].occlusions(value, grid**2 if name == PICTURE else None)
-        for name, value in values.items()
-    }
-    versions = {name: [value, *(covered for _, covered in hidden[name])] for name, value in values.items()}
-    evidence = system.engine.evidence(
-        [
-            {name: of_part[i] for name, of_part in versions.items() if i < len(of_part)}
-            for i in range(max(map(len, versions.values())))
+    covered = Covered.of(system, post, grid)
+    return explained(system, covered, system.engine.evidence(covered.versions(0, len(covered))))
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """A post as it is, and with each piece of each part hidden."""
+
+    example: Example
+    values: dict[str, Any]
+    hidden: dict[str, list[tuple[Piece, Any]]]
+
+    @classmethod
+    def of(cls, system: System, post: Post, grid: int) -> Self:
+        view = system.deciding_view(post)
+        values = {name: view[name] for name in system.modalities if name in view}
+        hidden = {
+            name: system.modalities[name].occlusions(value, grid**2 if name == PICTURE else None)
+            for name, value in values.items()
+        }
+        return cls(post.example, values, hidden)
+
+    def __len__(self) -> int:
+        """Versions: as many encoder passes."""
+        return 1 + max(map(len, self.hidden.values()))
+
+    def versions(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Some of them, each with one piece of every part hidden that has so many; the first has none hidden."""
+        return [
+            {
+                name: self.hidden[name][i - 1][1] if i else value
+                for name, value in self.values.items()
+                if i <= len(self.hidden[name])
+            }
+            for i in range(start, min(stop, len(self)))
         ]
-    )
-    decision = system.decisions([(post.example, values)], {name: e.take([0]) for name, e in evidence.items()})[0]
+
+
+def joined(parts: Sequence[Mapping[str, Evidence]]) -> dict[str, Evidence]:
+    """The Evidence of rows that were encoded one lot after another."""
+    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def _joined(parts: Sequence[Evidence]) -> Evidence:
+    whole: dict[str, Any] = {}
+    for one in fields(parts[0]):
+        rows = [getattr(part, one.name) for part in parts]
+        if isinstance(rows[0], tuple):
+            whole[one.name] = tuple(chain.from_iterable(rows))
+        else:
+            found = np.concatenate([np.asarray(row) for row in rows])
+            whole[one.name] = found if isinstance(rows[0], np.ndarray) else rows[0].new_tensor(found)
+    return replace(parts[0], **whole)
+
+
+def explained(system: System, covered: Covered, evidence: Mapping[str, Evidence]) -> Explanation:
+    """What `explain` gives, of the Evidence of all versions; no encoder runs."""
+    values, hidden = covered.values, covered.hidden
+    decision = system.decisions([(covered.example, values)], {name: e.take([0]) for name, e in evidence.items()})[0]
     index = 1 if system.label.binary else system.label.classes.index(decision.label)
     effects = measure_effects(
         partial(_scores, system, evidence, index), {name: len(pieces) for name, pieces in hidden.items()}

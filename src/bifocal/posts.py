@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -169,6 +169,23 @@ class Preparer:
             Example("", kept, {}, meta=example.meta),
             tuple(dict(zip(values, view, strict=True)) for view in product(*values.values())),
         )
+
+    def kept(self, text: str | None, picture: bytes | None, tabular: Mapping[str, Any] | None) -> Post:
+        """A post of what was kept of one: its composed text, its picture as the expert saw it, and its record.
+
+        Of an animation it is the first view, which is the one that is kept.
+        """
+        from .modalities.image import decode
+
+        given: dict[str, Any] = {TEXT: text, PICTURE: picture, TABULAR: tabular}
+        parts = {name: given[name] for name in self.modalities if given.get(name) is not None}
+        if not parts:
+            raise DataError("nothing is kept of this post that the run reads")
+        done: dict[str, Callable[[Any], Any]] = {PICTURE: decode}  # these are as an expert reads them, or nearly so
+        if TEXT in parts:
+            done[TEXT] = self.modalities[TEXT].read
+        view = {name: done[name](part) if name in done else self._values(name, part)[0] for name, part in parts.items()}
+        return Post(Example("", {name: part for name, part in parts.items() if name != PICTURE}, {}), (view,))
 
     def _values(self, name: str, raw: Any) -> Sequence[Any]:
         """The canonical values of one part, in its order; more than one where it shows several things in turn."""

@@ -16,6 +16,7 @@ from .data.compose import TEXT
 from .errors import BifocalError, DataError, RunError, listed
 from .posts import PICTURE, TABULAR
 from .sources._posts import Post, Posts
+from .spreadsheet import cells
 from .workspace import atomic, fingerprint, read_jsonl, room, sweep
 
 FORMATS = (".csv", ".jsonl", ".parquet")
@@ -70,6 +71,7 @@ def score_file(
     output: Path,
     *,
     batch_size: int = 32,
+    raw: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -91,6 +93,9 @@ def score_file(
     output : Path
         ``.csv``, ``.jsonl`` or ``.parquet``: ``id``, the decision's fields (a service's own id as ``decision_id``), and
         ``error`` for rows that had none.
+    raw : bool
+        Of CSV: write words as they are, also such as a spreadsheet runs; else they are `guarded`, which ``bifocal
+        unguard`` and Bifocal's own readers undo.
     note : callable, optional
         Is told, before the first batch is decided, of a modality or column of the run that the table has not.
 
@@ -133,7 +138,7 @@ def score_file(
                 done += len(batch)
                 if progress:
                     progress(done, None)
-            failed = _finish(system, partial, output)
+            failed = _finish(system, partial, output, raw)
         except BaseException:
             if not done:  # nothing to go on after
                 partial.unlink(missing_ok=True)
@@ -236,7 +241,7 @@ def _decided(partial: Path) -> Iterator[dict[str, Any]]:
     return islice(read_jsonl(partial), 1, None)
 
 
-def _finish(system: Scorer, partial: Path, output: Path) -> int:
+def _finish(system: Scorer, partial: Path, output: Path, raw: bool) -> int:
     """Write the partial file in the format asked for; gives the number of failed rows."""
     failed = 0
 
@@ -251,9 +256,9 @@ def _finish(system: Scorer, partial: Path, output: Path) -> int:
             f.writelines(json.dumps(row) + "\n" for row in rows())
     elif output.suffix.lower() == ".csv":
         with atomic(output) as f:
-            writer = csv.DictWriter(f, _columns(partial), restval="")
-            writer.writeheader()
-            writer.writerows(_flat(row) for row in rows())
+            writer, columns, cell = csv.writer(f), _columns(partial), cells(raw)
+            writer.writerow(map(cell, columns))
+            writer.writerows([cell(flat.get(column, "")) for column in columns] for flat in map(_flat, rows()))
     else:
         _write_parquet(output, _columns(partial), rows(), system.binary)
     return failed

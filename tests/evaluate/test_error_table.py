@@ -9,6 +9,8 @@ import pytest
 from bifocal.errors import DataError
 from bifocal.evaluate.error_table import write_errors
 from bifocal.example import Label
+from bifocal.sources._files import Files
+from bifocal.sources._tables import read_rows
 
 LABEL = Label((0, 1))
 NO = [np.nan, np.nan]
@@ -39,12 +41,28 @@ def test_columns_are_those_of_the_contract(tmp_path):
 
 
 def test_texts_come_back_byte_for_byte(tmp_path):
-    write(tmp_path / "errors.csv")
+    write(tmp_path / "errors.csv", raw=True)
     with open(tmp_path / "errors.csv", newline="", encoding="utf-8") as f:
         assert [row["text"] for row in csv.DictReader(f)] == TEXTS
     table = pd.read_csv(tmp_path / "errors.csv", keep_default_na=False)
     assert table["text"].tolist() == TEXTS
     assert table["id"].tolist() == [f"post/{i}" for i in range(6)]
+
+
+def test_what_a_spreadsheet_runs_is_guarded_and_read_as_it_was(tmp_path):
+    texts = ["=1+1", "'=1+1", " \uff1dHYPERLINK(1)", "-", "\tx", "fine", ""]
+    rows = {"ids": [f"@{i}" for i in range(7)], "splits": ["test"] * 7, "texts": texts}
+    write_errors(
+        tmp_path / "errors.csv", labels=[0] * 7, label_name="=x", label=LABEL, fused="text",
+        models={"text": (np.full((7, 2), 0.5), np.zeros(7, int))}, **rows,
+    )  # fmt: skip
+    with open(tmp_path / "errors.csv", newline="", encoding="utf-8") as f:
+        head, *found = csv.reader(f)
+    assert head[4] == "'=x" and [row[3] for row in found] == [*("'" + text for text in texts[:5]), "fine", ""]
+    assert [row[1] for row in found] == [f"'@{i}" for i in range(7)]
+    read = [row for _, row in read_rows(Files(tmp_path), "errors.csv")]
+    assert [row["text"] or "" for row in read] == texts and [row["id"] for row in read] == rows["ids"]
+    assert {row["=x"] for row in read} == {"0"}
 
 
 def test_verdicts(tmp_path):

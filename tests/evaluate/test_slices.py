@@ -283,5 +283,8 @@ def test_the_table_says_what_the_figures_say(tmp_path):
             gap = measured["differences"]["accuracy"]
             assert row["accuracy_difference"] == (repr(gap["value"]) if gap else "")
             assert bool(row["accuracy_p"]) == (classes == 3 and gap is not None)
+    y, p = judged(300)
+    write_slices(tmp_path / "slices.csv", measure_slices(y, p, None, range(300), {("=1+1", "@x"): y == 1}, resamples=5))
+    assert "\n'=1+1,'@x," in (tmp_path / "slices.csv").read_text()
     write_slices(tmp_path / "slices.csv", None)
     assert (tmp_path / "slices.csv").read_text() == "column,slice,n,groups,positives,note\n"

@@ -260,12 +260,12 @@ def test_a_new_policy_is_taken_up_and_a_bad_one_refused(serve, small_run, tmp_pa
     def wait(true):
         wait_until(lambda: server.predict("a quiet morning").status_code == 200 and true())
 
-    wait(lambda: server.ready().json()["trouble"] is not None)
+    wait_until(lambda: server.ready().json()["trouble"] is not None)
     assert "the new models are refused, the old ones serve" in server.ready().json()["trouble"]
     assert server.predict("a quiet morning").json()["versions"] == before["versions"]
     policy.write_text(sound)
     changed = set_threshold(folder, None, 0.99, by="ann", why="a test")
-    wait(lambda: server.predict("a quiet morning").json()["versions"]["policy"] == changed["policy"])
+    wait_until(lambda: server.predict("a quiet morning").json()["versions"]["policy"] == changed["policy"])
     assert server.predict("a quiet morning").json()["threshold"] == 0.99
     assert server.ready().json()["trouble"] is None
 

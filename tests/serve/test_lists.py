@@ -149,3 +149,13 @@ def test_the_command_names_what_it_skips(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "1 pictures" in said and "12 files are no pictures: 'note00.txt', 'note01.txt'" in said
     assert "and 2 more" in said
+
+
+def test_a_name_that_a_spreadsheet_runs_is_guarded_and_told_as_it_is(tmp_path):
+    name = "=cmd|'x'!A0.png"
+    scene(1).save(tmp_path / name)
+    for raw in (False, True):
+        write_list([tmp_path / name], tmp_path / "made.csv", as_they_are=raw)
+        assert (f",'{name}," in (tmp_path / "made.csv").read_text()) is not raw
+        found = KnownPictures.load([ListSettings(path=tmp_path / "made.csv")])
+        assert found.match(*picture_hash(decode((tmp_path / name).read_bytes()))).entry == name

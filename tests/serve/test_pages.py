@@ -71,6 +71,12 @@ def queued(moderated, picture):
     ]
 
 
+@pytest.fixture
+def some(moderated):
+    """Three posts of words alone that wait."""
+    return [moderated.predict(f"words {i}", external_id=f"w{i}").json() for i in range(3)]
+
+
 def test_a_post_is_tried_and_explained_and_not_kept(enter, moderated, picture, tmp_path):
     (tmp_path / "a.png").write_bytes(picture(size=(300, 200)))
     before = moderated.http.get("/metrics").text.count("bifocal_decisions_total{")
@@ -165,7 +171,7 @@ def test_the_queue_by_keyboard_alone(enter, moderated, queued):
     page.wait_for_url("**/items/*")
     assert page.text_content("h1") == second and "sort=age" in page.url and "skip=" in page.url
     kinds = page.locator(".history b").all_text_contents()
-    assert kinds[0] == "decided" and kinds[-2:] == ["verdict", "undone"]
+    assert kinds[-1] == "decided" and kinds[:2] == ["undone", "verdict"]  # the newest first
     page.fill("#why", "b is for a typed letter")
     page.locator("#why").press("b")  # in a field a letter is a letter
     page.locator("#why").press("Enter")  # and Enter is a line break
@@ -174,7 +180,7 @@ def test_the_queue_by_keyboard_alone(enter, moderated, queued):
     page.wait_for_url("**undo=*")
     assert "sort=age" in page.url
     page.goto(f"{moderated.url}/moderate/items/{page.url.split('undo=')[1].split('&')[0]}")
-    assert re.search(r"b is for a typed letterb\s+a", page.text_content(".history"))
+    assert re.search(r"b is for a typed letterb \u23ce a", page.text_content(".history"))
     assert " ".join(page.text_content("#decided").split()).startswith("allow by the machine, allow by keys")
 
 
@@ -333,7 +339,7 @@ def test_another_sites_page_decides_nothing(moderated, queued):
         assert ours.has_nonstandard_attr("HttpOnly") and ours.get_nonstandard_attr("SameSite").lower() == "strict"
     for value in ("", "x", "YW5u.9999999999.forged"):
         said = httpx.get(moderated.url + "/moderate/queue", cookies={"moderator": value})
-        assert said.status_code == 303 and said.headers["location"] == "/moderate/login"
+        assert said.status_code == 303 and said.headers["location"] == "/moderate/login?then=%2Fmoderate%2Fqueue"
 
 
 def test_a_page_loads_nothing_from_elsewhere(moderated):
@@ -353,3 +359,227 @@ def test_what_is_kept_is_never_what_came(moderated, picture, enter):
     kept = page.request.get(f"{moderated.url}/moderate/items/{number}/picture")
     assert kept.headers["content-type"] == "image/png" and kept.headers["x-content-type-options"] == "nosniff"
     assert b"archive" not in kept.body() and kept.body().startswith(b"\x89PNG")
+
+
+FORGED = "look again\u201d\n\n29 Nov 2026, 18:01:12 UTC verdict by root: approve \u202e\u201cchecked\r\u2028with legal"
+
+
+def test_foreign_words_stay_in_their_line_and_what_hides_is_shown(enter, moderated):
+    name = "=cmd|'x'!A0 \u202egnp.exe\u200b"
+    number = moderated.predict("words that wait", external_id=name).json()["id"]
+    page = enter("ann")
+    page.goto(f"{moderated.url}/moderate/items/{number}")
+    page.click("text=Take it")
+    page.wait_for_selector("#why")
+    page.click("button:has-text('Block')")
+    page.wait_for_url("**undo=*")
+    moderated.post("/v1/appeals", json={"decision_id": number, "reason": FORGED})
+    page.goto(f"{moderated.url}/moderate/items/{number}")
+    assert page.text_content("h1") == "=cmd|'x'!A0 U+202Egnp.exeU+200B" and "[U+202E]gnp" in page.title()
+    assert page.locator("h1 bdi .sign").first.get_attribute("title") == "right-to-left override"
+    said = page.locator(".item > section").first  # why it is here stands above the post
+    assert said.locator("h2").text_content() == "Here by an appeal"
+    assert "asked just now to look again at allow by the machine, then block by ann" in " ".join(
+        said.text_content().split()
+    )
+    words = page.locator("blockquote")
+    assert words.count() == 2  # above, and in the history
+    for quoted in words.all():
+        assert quoted.text_content() == (
+            "look again\u201d \u23ce 29 Nov 2026, 18:01:12 UTC verdict by root: "
+            "approve U+202E\u201cchecked \u23ce with legal"
+        )
+        assert quoted.locator("bdi").count() == 1
+    assert page.locator(".history b").all_text_contents() == ["appealed", "verdict", "claimed", "decided"]
+    page.goto(f"{moderated.url}/moderate/queue?reason=appeal")
+    assert page.locator("td a bdi").first.text_content().endswith("U+202Egnp.exeU+200B")
+
+
+def test_words_of_every_kind_are_shown_or_told():
+    from bifocal.serve.pages.words import line, plain, shown
+
+    for sign in (
+        "\0",
+        "\x1b",
+        "\x7f",
+        "\x9f",
+        "\u200b",
+        "\u2066",
+        "\ufeff",
+        "\u3164",
+        "\U000e0041",
+        "\ud800",
+        "a\u200d",
+    ):
+        code = f"U+{ord(sign[-1]):04X}"
+        assert code in shown(f"x{sign}") and code in line(f"x{sign}") and f"[{code}]" in plain(f"x{sign}"), code
+    for kept in ("naïve 😀", "\u05d0\u05d1", "\u06cc\u200c\u0631", "👩\u200d🚀", "☀\ufe0f"):
+        assert shown(kept) == kept and line(kept) == f"<bdi>{kept}</bdi>" and plain(kept) == kept
+    for end in ("\n", "\r\n", "\r", "\v", "\f", "\x85", "\u2028", "\u2029", " \n\n "):
+        assert plain(f"a{end}b").count("\u23ce") >= 1 and "\n" not in plain(f"a{end}b") and "b" in plain(f"a{end}b")
+    assert shown("a\nb\tc") == "a\nb\tc" and shown("<b>&") == "&lt;b&gt;&amp;" and plain(f"a{chr(0xA0) * 90}b") == "a b"
+
+
+def test_what_made_a_decision_is_marked_on_the_item(enter, moderated, picture):
+    number = moderated.predict("a quiet <b>morning</b>", picture(size=(300, 200)), external_id="marked").json()["id"]
+    for options in ({}, {"java_script_enabled": False}):
+        page = enter("ann", **options)
+        page.goto(f"{moderated.url}/moderate/items/{number}")
+        if options:
+            assert page.locator("mark").count() == 0  # not on the way of the page itself
+            page.click("text=Mark what made the decision")
+        page.wait_for_selector("#post mark")
+        assert page.locator(".post mark").all_text_contents() == ["a", "quiet", "<b>morning</b>"]
+        assert page.text_content(".post").strip() == "a quiet <b>morning</b>"
+        assert page.locator("#post .veiled img").count() == 2
+        assert "blur" in page.locator("#post .veiled img").last.evaluate("e => getComputedStyle(e).filter")
+        assert "Strongest in the picture: row" in " ".join(page.text_content("#post").split())
+
+
+def test_a_session_ends_on_the_server(moderated):
+    import httpx
+
+    with httpx.Client(base_url=moderated.url) as http:
+        http.post("/moderate/login", data={"name": "leaver"})
+        held = http.cookies["moderator"]
+        copy = {"cookie": f"moderator={held}"}
+        assert httpx.get(moderated.url + "/moderate/queue", headers=copy).status_code == 200
+        http.post("/moderate/logout")
+        said = httpx.get(moderated.url + "/moderate/queue", headers=copy)
+        assert said.status_code == 303 and "/moderate/login" in said.headers["location"]
+        for name in ("root\u202e", "\n", "a\x00b"):
+            assert http.post("/moderate/login", data={"name": name}).status_code == 422
+        for then, to in (
+            ("/moderate/items/ab12", "/moderate/items/ab12"),
+            ("//evil.example", "/moderate"),
+            ("/moderate/../x", "/moderate"),
+            ("https://evil.example/moderate", "/moderate"),
+        ):
+            assert http.post("/moderate/login", data={"name": "ann", "then": then}).headers["location"] == to
+        large = http.post("/moderate/items/x", data={"do": "block", "why": "w" * 20_000})
+        assert large.status_code == 413
+
+
+def test_what_was_typed_comes_back_after_signing_in(enter, moderated, some):
+    for options in ({}, {"java_script_enabled": False}):
+        page = enter("typist", **options)
+        page.goto(f"{moderated.url}/moderate/next?sort=age&seen=2")
+        name = page.text_content("h1")
+        page.fill("#why", "two lines\nof a “reason”")
+        page.context.clear_cookies()
+        page.click("button:has-text('Block')")
+        assert "comes back as you typed it" in page.text_content("[role=alert]")
+        page.fill("#name", "typist")
+        page.click("text=Go in")
+        page.wait_for_selector("#why")
+        assert page.text_content("h1") == name and page.input_value("#why") == "two lines\nof a “reason”"
+        assert page.text_content(".place").startswith("3 of ")
+        page.click("button:has-text('Block')")
+        page.wait_for_url("**undo=*")
+        assert page.text_content("[role=status]") == f"Blocked: {name}" and "seen=3" in page.url
+        page.goto(f"{moderated.url}/moderate/items/{page.url.split('undo=')[1].split('&')[0]}")
+        assert "two lines \u23ce of a “reason”" in page.text_content(".history")
+
+
+def database(moderated):
+    import sqlite3
+    from contextlib import closing
+
+    return closing(sqlite3.connect(moderated.state / "decisions.sqlite", timeout=30, isolation_level=None))
+
+
+def expire(moderated, number, **values):
+    """As if a claim had run out long ago."""
+    values = {"claimed_until": "2020-01-01 00:00:00.000000", **values}
+    with database(moderated) as connection:
+        sets = ", ".join(f"{name} = ?" for name in values)
+        connection.execute(f"UPDATE items SET {sets} WHERE decision_id = ?", [*values.values(), number])
+
+
+def test_a_verdict_after_the_claim_ran_out_counts_or_comes_back(enter, moderated, some):
+    page = enter("slow")
+    for taken in (False, True):
+        page.goto(f"{moderated.url}/moderate/next?sort=age")
+        number = page.text_content("dd code")
+        page.fill("#why", "typed at leisure")
+        expire(
+            moderated,
+            number,
+            **({"claimed_by": "other", "claimed_until": "2999-01-01 00:00:00.000000"} if taken else {}),
+        )
+        page.click("button:has-text('Approve')")
+        if not taken:
+            page.wait_for_url("**undo=*")
+            continue
+        assert "claimed by other" in page.text_content("#wrong") and page.input_value("#why") == "typed at leisure"
+        expire(moderated, number, claimed_by="slow")
+        page.click("text=Approve: try again")
+        page.wait_for_url("**undo=*")
+        assert "sort=age" in page.url
+
+
+def test_a_claim_is_kept_alive_by_typing_and_without_events(enter, moderated, some):
+    page = enter("writer")
+    page.clock.install()
+    page.goto(f"{moderated.url}/moderate/next?sort=age")
+    number = page.text_content("dd code")
+    before = int(page.get_attribute("#left", "data-left"))
+    assert 290 <= before <= 300
+    with database(moderated) as connection:
+        asked = "SELECT claimed_until FROM items WHERE decision_id = ?"
+        (first,) = connection.execute(asked, [number]).fetchone()
+        page.clock.run_for(100_000)  # nobody types: the claim runs on
+        assert page.text_content("#left") == f", {(before - 100) // 60}:{(before - 100) % 60:02d} left"
+        assert connection.execute(asked, [number]).fetchone() == (first,)
+        with page.expect_response("**/keep"):
+            page.locator("#why").press_sequentially("w")
+            page.clock.run_for(2_000)
+        assert connection.execute(asked, [number]).fetchone()[0] > first
+        kinds = connection.execute("SELECT kind FROM events WHERE decision_id = ? ORDER BY number", [number]).fetchall()
+        assert [kind for (kind,) in kinds][-1] == "claimed" and "kept" not in str(kinds)
+    page.context.clear_cookies()
+    page.click("text=More time")
+    page.wait_for_function("document.getElementById('kept').textContent.includes('signed out')")
+
+
+def test_more_time_without_the_script_keeps_what_was_typed(enter, moderated, some):
+    page = enter("plain2", java_script_enabled=False)
+    page.goto(f"{moderated.url}/moderate/next?sort=age")
+    assert re.search(r"Yours until \d\d:\d\d UTC, [45]:\d\d left", page.text_content(".left"))
+    page.fill("#why", "half a sen")
+    page.click("text=More time")
+    assert page.input_value("#why") == "half a sen"
+
+
+def test_a_pass_through_the_queue_is_counted(enter, moderated, some):
+    page = enter("counter")
+    page.goto(f"{moderated.url}/moderate/next?sort=age")
+    first, whole = page.text_content(".place").split(" of ")
+    for seen, button in ((2, "Skip"), (3, "Block")):
+        page.click(f"button:has-text('{button}')")
+        page.wait_for_url(f"**seen={seen - 1}*")
+        assert page.text_content(".place") == f"{seen} of {whole}"
+    page.click("button:has-text('Undo this verdict')")
+    page.wait_for_url("**/items/*")
+    assert first == "1" and page.text_content(".place") == f"2 of {whole}"
+
+
+def test_a_history_is_newest_first_paged_and_repeated_claims_are_one_line(enter, moderated):
+    number = moderated.predict("claimed often", external_id="often").json()["id"]
+    with database(moderated) as connection:
+        for i in range(45):
+            at = f"2020-01-01 00:{i:02d}:00.000000"
+            who = "ann" if 10 <= i < 40 else f"m{i}"
+            row = [number, at, "claimed" if i % 2 else "released", who, "{}"]
+            connection.execute("INSERT INTO events (decision_id, at, kind, who, what) VALUES (?, ?, ?, ?, ?)", row)
+    page = enter("reader2", timezone_id="Asia/Tokyo")
+    page.goto(f"{moderated.url}/moderate/items/{number}")
+    lines = [" ".join(text.split()) for text in page.locator(".history li").all_text_contents()]
+    assert [text.split(" by ")[-1] for text in lines[:6]] == ["m44", "m43", "m42", "m41", "m40", "ann (8 times)"]
+    when = page.locator(".history time").first
+    assert when.text_content() == "Jan 1, 2020" and "9:44" in when.get_attribute("title")  # local time
+    page.click("text=Older")
+    assert page.locator(".history li").count() < 20 and page.locator("a:text-is('Newest')").count() == 1
+    page.click("text=Older")
+    assert page.locator(".history b").last.text_content() == "decided"
+    assert page.locator(".history time").last.text_content() in ("just now", "1 min ago")

@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from bifocal.errors import RunError
+from bifocal.serve.sessions import Session
 from bifocal.serve.store import (
     Conflict,
     Logged,
@@ -150,6 +151,58 @@ def test_a_lease_runs_out(store):
     with pytest.raises(Conflict, match="claim has run out"):
         store.verdict(number, "ann", "allow")
     assert store.claim("bob").id == number
+
+
+def test_an_item_is_kept_in_its_hand_without_an_event(store):
+    store.record([logged(1), logged(2)])
+    number = store.claim("ann", logged(1).id, lease_s=-1).id
+    before = store.item(number).claimed_until
+    assert store.keep(number, "ann") == store.item(number).claimed_until > before  # nobody else took it meanwhile
+    assert [e.kind for e in store.history(number)] == ["decided", "claimed"]
+    store.verdict(number, "ann", "allow")
+    for who, one, told in (("ann", 1, "decided already"), ("bob", 2, "claimed by nobody")):
+        with pytest.raises(Conflict, match=told):
+            store.keep(logged(one).id, who)
+    with pytest.raises(Unknown):
+        store.keep("zzz", "ann")
+
+
+def test_what_one_could_be_handed_is_counted(store):
+    store.record([logged(i, client=f"c{i % 2}") for i in range(7)])
+    store.claim("bob", logged(1).id)
+    store.claim("ann", logged(2).id)
+    assert (store.waiting("ann"), store.waiting("bob"), store.waiting("eve")) == (6, 6, 5)
+    assert store.waiting("ann", client="c1") == 2 and store.waiting("ann", exclude=[logged(2).id]) == 5
+    assert store.waiting("ann", most=3) == 3 and store.waiting("ann", reason="appeal") == 0
+
+
+def test_the_newest_of_a_history_come_first_and_in_pages(store):
+    store.record([logged(1)])
+    number = logged(1).id
+    for _ in range(4):
+        store.claim("ann", number)
+    first = store.history(number, newest=3)
+    rest = store.history(number, newest=3, before=first[-1].number)
+    assert [e.kind for e in (*first, *rest)] == ["claimed"] * 4 + ["decided"]
+    assert [*first, *rest] == store.history(number)[::-1]
+    assert [e.kind for e in store.history(number, newest=1, kind="decided")] == ["decided"]
+
+
+def test_a_session_is_for_its_token_until_it_ends(store, url):
+    ada = Session("ada", "k" * 64)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    store.begin_session("one", ada, later)
+    store.begin_session("two", ada, later)
+    store.begin_session("over", ada, datetime.now(UTC) - timedelta(seconds=1))
+    assert (store.session("one"), store.session("over"), store.session("none\0")) == (ada, None, None)
+    other = Store(url, secret=b"t" * 32)  # another service of the same log
+    other.end_session("one")
+    other.close()
+    assert (store.session("one"), store.session("two")) == (None, ada)
+    store.begin_session("three", ada, later)  # clears away what is over
+    with store.engine.connect() as connection:
+        held = str(connection.execute(sa.text("SELECT * FROM sessions")).all())
+    assert held.count("ada") == 2 and "two" not in held
 
 
 def test_a_verdict_its_undoing_and_an_appeal(store):

@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -256,3 +257,38 @@ def test_processes_end_with_their_parent(tmp_path, wait_until):
     parent.kill()
     parent.wait()
     wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_an_explanation_lets_posts_that_wait_go_first(small_run):
+    """It is made in small tasks, each of them handed over only while no post waits; decisions are asked for as ever."""
+    from bifocal.serve.service import Service
+    from bifocal.serve.settings import ServeConfig
+    from bifocal.serve.store import Original
+
+    model, tasks, waiting = Model.__new__(Model), [], [1]
+
+    async def ask(task, *arguments, lost):
+        tasks.append(task.__name__)
+        if task is not workers._encode_some:
+            return "said"
+        assert not waiting
+        waiting.append(1)  # another post comes meanwhile
+        return 2 * workers.EXPLAIN_AT_ONCE + 1, b""
+
+    async def kept(*post):
+        return post
+
+    async def run():
+        service = Service(small_run, ServeConfig())
+        service.batcher, service.model, service.decoders = waiting, model, SimpleNamespace(kept=kept)
+        model._ask = ask
+        going = asyncio.create_task(service.explain(Original("words", None), grid=2))
+        await asyncio.sleep(0.05)
+        assert tasks == []
+        while not going.done():
+            waiting.clear()  # they are decided
+            await asyncio.sleep(0.02)
+        return going.result()
+
+    assert asyncio.run(run()) == "said"
+    assert tasks == ["_encode_some"] * 3 + ["_explain"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DataError, nearest
+from ..spreadsheet import cells
 from ..workspace import atomic
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def write_errors(
     label: Label,
     models: Mapping[str, Said],
     fused: str,
+    raw: bool = False,
 ) -> None:
     """Write the table row by row, whole or not at all.
 
@@ -44,8 +46,7 @@ def write_errors(
     ----------
     path : Path
     ids, splits, texts : [n]
-        Read lazily, one at a time. Texts are written as they are, in quotes; a spreadsheet may take one that begins
-        with ``=`` for a formula, so open the file as text where the source is not trusted.
+        Read lazily, one at a time, and written in quotes.
     labels : [n]
         Class indices.
     label_name, label
@@ -55,6 +56,9 @@ def write_errors(
         Binary: the probability of class 1; multiclass: of the predicted class.
     fused : str
         The prefix of the model whose word counts.
+    raw : bool
+        Write words as they are, also such as a spreadsheet runs; else they are `guarded`, which ``bifocal unguard``
+        and Bifocal's own sources undo.
 
     Raises
     ------
@@ -72,12 +76,14 @@ def write_errors(
     if not np.isin(labels, np.arange(len(label.classes))).all():
         raise DataError(f"the error table takes class indices 0..{len(label.classes) - 1}: leave out unlabelled rows")
     said = [f"{prefix}_{column}" for prefix in models for column in ("prob", "pred")]
+    cell = cells(raw)
     with atomic(Path(path)) as f:
-        csv.writer(f, lineterminator="\n").writerow([*BEFORE, label_name, *said, *AFTER])
+        csv.writer(f, lineterminator="\n").writerow(map(cell, [*BEFORE, label_name, *said, *AFTER]))
         # Everything but numbers in quotes: Python 3.11 leaves a lone carriage return bare, and a reader breaks the row.
         rows = csv.writer(f, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         for i, text in enumerate(texts):
-            rows.writerow([i, ids[i], splits[i], text, *_verdicts(i, int(labels[i]), label, models, fused)])
+            verdicts = _verdicts(i, int(labels[i]), label, models, fused)
+            rows.writerow(map(cell, [i, ids[i], splits[i], text, *verdicts]))
 
 
 def _verdicts(i: int, truth: int, label: Label, models: Mapping[str, Said], fused: str) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError
+from ..spreadsheet import cells
 from ..workspace import atomic
 from .differences import CONFIDENCE, Area, Rate, difference, holm
 from .intervals import RESAMPLES, Interval, percentile_interval, positives
@@ -317,13 +318,15 @@ def _note(row: Mapping[str, Any], other: Mapping[str, Any], rest: bool) -> str |
     return None
 
 
-def write_slices(path: Path, measured: Mapping[str, Any] | None) -> None:
+def write_slices(path: Path, measured: Mapping[str, Any] | None, *, raw: bool = False) -> None:
     """``slices_<run>.csv``: a row per slice, from what `measure_slices` gave, whole or not at all.
 
     Columns: ``column, slice, n, groups, positives`` (of several classes: one count each, spaces between), ``note``;
     then ``<figure>`` and its ``_low, _high, _difference, _difference_low, _difference_high, _p, _p_adjusted``, of each
-    figure. What the rows cannot tell, or is not compared, is an empty cell.
+    figure. What the rows cannot tell, or is not compared, is an empty cell. Words are `guarded` against spreadsheets
+    unless they are wanted ``raw``.
     """
+    cell = cells(raw)
     slices = measured["slices"] if measured else []
     names = list(slices[0]["figures"]) if slices else []
     tail = [("", "value"), ("_low", "low"), ("_high", "high")]
@@ -331,12 +334,12 @@ def write_slices(path: Path, measured: Mapping[str, Any] | None) -> None:
     head = ["column", "slice", "n", "groups", "positives", "note"]
     with atomic(Path(path)) as f:
         writer = csv.writer(f, lineterminator="\n")
-        writer.writerow([*head, *(name + end for name in names for end, _ in (*tail, *gaps))])
+        writer.writerow(map(cell, [*head, *(name + end for name in names for end, _ in (*tail, *gaps))]))
         for row in slices:
             positive = row["positives"]
             counts = " ".join(map(str, positive)) if isinstance(positive, list) else positive
-            cells = [row["column"], row["slice"], row["n"], row["groups"], counts, row["note"] or ""]
+            written = [row["column"], row["slice"], row["n"], row["groups"], counts, row["note"] or ""]
             for name in names:
                 figure, gap = row["figures"][name] or {}, row["differences"][name] or {}
-                cells += [figure.get(key, "") for _, key in tail] + [gap.get(key, "") for _, key in gaps]
-            writer.writerow(cells)
+                written += [figure.get(key, "") for _, key in tail] + [gap.get(key, "") for _, key in gaps]
+            writer.writerow(map(cell, written))

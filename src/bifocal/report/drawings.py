@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..spreadsheet import guarded
 from ..workspace import atomic
 from . import figures as draw
 from . import markdown as words
@@ -52,9 +53,9 @@ def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
             f.write(figure.drawn.png)
         columns = list(dict.fromkeys(column for row in figure.rows for column in row))
         with atomic(folder / f"{name}.csv") as f:
-            table = csv.DictWriter(f, columns, lineterminator="\n")
-            table.writeheader()
-            table.writerows(figure.rows)
+            table = csv.writer(f, lineterminator="\n")
+            table.writerow(map(guarded, columns))
+            table.writerows([guarded(row.get(column, "")) for column in columns] for row in figure.rows)
 
 
 def _intervals(facts: Mapping[str, Any]) -> Figure:

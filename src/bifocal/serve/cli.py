@@ -177,12 +177,15 @@ def keys_revoke(
 def lists_hash(
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES", help="Files, or folders of them.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV: PDQ hash, file name, time, quality.")],
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Names as they are, also such as a spreadsheet runs as formulas.")
+    ] = False,
 ) -> None:
     """Make a list of pictures, for `lists` in the settings of a service."""
     from ..errors import listed
     from .lists import write_list
 
-    counts = write_list(pictures, output)
+    counts = write_list(pictures, output, as_they_are=raw)
     typer.echo(
         f"{output}: {counts['written']} pictures, {counts['poor']} of them with too little to be told by but exactly"
     )

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import DataError, listed
 from ..modalities.image import picture_hash
+from ..spreadsheet import cells, raw
 from .settings import ListSettings
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ def _read(settings: ListSettings) -> _List:
                     bad.append(number)
                     continue
                 hashes.append(pdq)
-                entries.append(row[1].strip() if len(row) > 1 and row[1].strip() else f"line {number}")
+                named = raw(row[1]).strip() if len(row) > 1 else ""
+                entries.append(named or f"line {number}")
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"the list {path} is no CSV in UTF-8 ({error})") from None
     if bad:
@@ -157,13 +159,15 @@ def _stamp(settings: Sequence[ListSettings]) -> list[Any]:
     return stamps
 
 
-def write_list(places: Sequence[Path], out: Path) -> dict[str, Any]:
+def write_list(places: Sequence[Path], out: Path, *, as_they_are: bool = False) -> dict[str, Any]:
     """Make a list of picture files, their names its entries.
 
     Parameters
     ----------
     places : sequence of Path
         Files, or folders whose files are taken.
+    as_they_are : bool
+        Write names as they are, also such as a spreadsheet runs.
 
     Returns
     -------
@@ -184,7 +188,7 @@ def write_list(places: Sequence[Path], out: Path) -> dict[str, Any]:
     if missing := [str(place) for place in places if not place.exists()]:
         raise DataError(f"there is no file or folder {missing[0]!r} to take pictures from; nothing was written")
     files = [file for place in places for file in (sorted(place.iterdir()) if place.is_dir() else [place])]
-    written, poor, skipped = 0, 0, []
+    written, poor, skipped, cell = 0, 0, [], cells(as_they_are)
     with atomic(out) as f:
         writer = csv.writer(f)
         for path in files:
@@ -197,7 +201,7 @@ def write_list(places: Sequence[Path], out: Path) -> dict[str, Any]:
                 continue
             written += 1
             poor += quality < LEAST_QUALITY
-            writer.writerow([pdq, path.name, now(), f"quality_{quality}"])
+            writer.writerow([pdq, cell(path.name), now(), f"quality_{quality}"])
         if not written:
             raise DataError(
                 f"no picture in {listed([str(place) for place in places])}, where {len(skipped)} files were looked at "

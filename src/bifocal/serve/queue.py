@@ -148,6 +148,48 @@ class Queue(Database):
             connection.execute(insert(events), [event(number, "claimed", who, now)])
         return bool(changed.rowcount)
 
+    def keep(self, number: str, who: str, lease_s: float = LEASE_S) -> datetime:
+        """Keep an item in one's hands for longer, also where its lease ran out and nobody else took it; no event.
+
+        Returns
+        -------
+        datetime
+            Until when.
+
+        Raises
+        ------
+        Conflict
+            Where it is in other hands, or decided.
+        Unknown, StoreGone
+        """
+        until = datetime.now(UTC) + timedelta(seconds=lease_s)
+        with self._writing() as connection:
+            mine = items.c.decision_id == number, items.c.state == "open", items.c.claimed_by == who
+            if not connection.execute(update(items).where(*mine).values(claimed_until=until)).rowcount:
+                item = self._item(connection, number)
+                by = "decided already" if item.state == "done" else f"claimed by {item.claimed_by or 'nobody'}"
+                raise Conflict(f"the item {number} is {by}: claim it first")
+        return until
+
+    def waiting(
+        self,
+        who: str,
+        *,
+        reason: Reason | None = None,
+        client: str | None = None,
+        pattern: str | None = None,
+        exclude: Sequence[str] = (),
+        most: int = 1000,
+    ) -> int:
+        """How many items ``who`` could be handed, counted up to ``most``. Raises `StoreGone`."""
+        free = or_(
+            items.c.claimed_until.is_(None), items.c.claimed_until < datetime.now(UTC), items.c.claimed_by == who
+        )
+        asked = _filtered(select(items.c.decision_id).where(items.c.state == "open", free), reason, client, pattern)
+        asked = asked.where(items.c.decision_id.not_in(exclude)).limit(most)
+        with self._reading() as connection:
+            return connection.scalar(select(func.count()).select_from(asked.subquery())) or 0
+
     def release(self, number: str, who: str) -> None:
         """Put an item back. Raises `Conflict` where it is not in these hands, `Unknown`, `StoreGone`."""
         with self._writing() as connection:

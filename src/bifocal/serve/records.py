@@ -105,6 +105,8 @@ class Event:
     who: str
     at: datetime
     what: dict[str, Any]
+    number: int = 0
+    """Its place among all events."""
 
 
 @dataclass(frozen=True, slots=True)

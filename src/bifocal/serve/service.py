@@ -81,6 +81,10 @@ class Answer:
         return told | {"why": self.why, "match": match, "truncated": self.truncated, "versions": self.versions}
 
 
+EXPLANATIONS = 8
+"""Explanations that are made or wait to be made; more are refused."""
+EXPLAIN_S = 60.0
+"""Seconds after which an explanation is given up."""
 _LOG = logging.getLogger(__name__)  # what it says comes to stderr, unless the program decides otherwise
 
 
@@ -101,6 +105,8 @@ class Service:
         self.keys = settings.keys or self.state / "keys.json"
         self.metrics = Metrics()
         self.places = Places(settings.waiting)
+        self.explanations = Places(EXPLANATIONS)
+        self.explaining = asyncio.Lock()
         self.preparing = 0
         self.draining = False
         self.trouble: str | None = None
@@ -500,11 +506,38 @@ class Service:
             "policy": self.about.policy_version,
         }
 
-    async def explain(self, incoming: Incoming, *, grid: int) -> Explanation:
-        """Why a post is decided as it is; nothing of it is logged. Raises as `decide`."""
-        with self.places.take():
-            prepared = await self.decoders.prepare(self._cut(incoming.text)[0], incoming.picture, incoming.tabular)
-            return await self.model.explain(prepared.post, grid)
+    async def explain(self, post: Incoming | Original, *, grid: int) -> Explanation:
+        """Why a post is decided as it is, one that comes or one that was kept; nothing of it is logged.
+
+        One explanation is made at a time, a few encoder passes after another, and only while no post waits for the
+        models: to be told what was decided goes before to be told why.
+
+        Raises
+        ------
+        Refused
+            ``overloaded`` where others wait for explanations, or posts leave no time for one.
+        BifocalError
+            Where the post cannot be used.
+        """
+        with self.explanations.take():
+            if isinstance(post, Original):
+                packed = await self.decoders.kept(post.text, post.picture, post.tabular)
+            else:
+                packed = (await self.decoders.prepare(self._cut(post.text)[0], post.picture, post.tabular)).post
+            try:
+                async with asyncio.timeout(EXPLAIN_S), self.explaining:
+                    return await self.model.explain(packed, grid, self._idle)
+            except TimeoutError:
+                raise Refused(
+                    "overloaded",
+                    f"the models had no time for an explanation within {EXPLAIN_S:g} s: posts go first; try again",
+                    retry_after=10,
+                ) from None
+
+    async def _idle(self) -> None:
+        """Until no post waits for the models."""
+        while len(self.batcher):
+            await asyncio.sleep(0.01)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from .records import (
     audited,
     storable,
 )
+from .sessions import Sessions
 from .tables import decisions, events, feedback, items, originals, receipts
 
 __all__ = [
@@ -101,7 +102,7 @@ def hashed(secret: bytes, subject: str) -> str:
     return hmac.new(secret, subject.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
-class Store(Queue, Figures):
+class Store(Queue, Figures, Sessions):
     """Log, queue and figures behind a URL (`Database`).
 
     Parameters
@@ -180,12 +181,23 @@ class Store(Queue, Figures):
             row = connection.execute(select(originals).where(originals.c.decision_id == number)).one_or_none()
             return None if row is None else Original(row.text, row.picture, row.tabular)
 
-    def history(self, number: str) -> list[Event]:
-        """All that happened to a decision, in order. Raises `Unknown`, `StoreGone`."""
+    def history(
+        self, number: str, *, newest: int | None = None, before: int | None = None, kind: str | None = None
+    ) -> list[Event]:
+        """What happened to a decision: all of it in order, or the ``newest`` so many events, the last one first.
+
+        ``before`` is the number of an event: of those that went before it. Raises `Unknown`, `StoreGone`.
+        """
+        asked = select(events).where(events.c.decision_id == number)
+        if before is not None:
+            asked = asked.where(events.c.number < before)
+        if kind is not None:
+            asked = asked.where(events.c.kind == kind)
+        order = events.c.number if newest is None else events.c.number.desc()
         with self._reading() as connection:
             found(connection, number)
-            asked = select(events).where(events.c.decision_id == number).order_by(events.c.number)
-            return [Event(row.kind, row.who, row.at, row.what) for row in connection.execute(asked)]
+            rows = connection.execute(asked.order_by(order).limit(newest))
+            return [Event(row.kind, row.who, row.at, row.what, row.number) for row in rows]
 
     # ------------------------------------------------------------------ what becomes known later
 

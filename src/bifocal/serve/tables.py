@@ -145,3 +145,13 @@ receipts = Table(
     Index("ix_receipts_subject", "subject"),
 )
 """That a subject was forgotten; its name is not in it."""
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("key_hash", String(64), nullable=False),
+    Column("until", Utc, nullable=False),
+)
+"""Who is signed in on the moderator's page; ``id`` is a hash of what the browser holds."""

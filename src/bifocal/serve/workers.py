@@ -11,13 +11,14 @@ import hashlib
 import io
 import multiprocessing
 import os
+import pickle
 import queue
 import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from ..contracts import TextRole
-    from ..explanation import Explanation
+    from ..explanation import Covered, Explanation
     from ..system import Decision, System
 
 Result = TypeVar("Result")
@@ -46,6 +47,8 @@ _START_LIMIT_S = 600.0
 _AGAIN_S = 1.0
 _MISSES = 5
 _CONTEXT = multiprocessing.get_context("forkserver")  # a fork of a process with threads may hang
+EXPLAIN_AT_ONCE = 8
+"""Encoder passes of an explanation that one task makes: as long as a post that is to be decided may wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,12 @@ def _prepare(
     )
 
 
+def _prepare_kept(
+    preparation: Preparation, text: str | None, picture: bytes | None, tabular: Mapping[str, Any] | None
+) -> Packed:
+    return Packed.of(_preparer(preparation).kept(text, picture, tabular))
+
+
 def _hashed(picture: bytes) -> tuple[str, int]:
     from ..modalities.image import decode, picture_hash
 
@@ -228,13 +237,32 @@ def _decided(system: System, posts: Sequence[Post]) -> list[Decision | BifocalEr
     return [r for r in results if r is not None]
 
 
-def _explain(folder: Path, engine: str | None, packed: Packed, grid: int) -> Explanation:
-    from ..explanation import explain
+@lru_cache(maxsize=1)
+def _covered(folder: Path, engine: str | None, blob: bytes, grid: int) -> Covered:
+    """The versions of a post that is being explained, a few at a time."""
+    from ..explanation import Covered
 
-    system = _system(folder, engine)
-    post = packed.open()
+    system, post = _system(folder, engine), pickle.loads(blob)
     system.check(post)
-    return explain(system, post, grid)
+    return Covered.of(system, post, grid)
+
+
+def _encode_some(folder: Path, engine: str | None, packed: Packed, grid: int, start: int) -> tuple[int, bytes]:
+    """How many versions of a post there are, and what the experts say of the next few of them.
+
+    In Python's own format, which only a process that holds models opens: the service itself has no tensors.
+    """
+    covered = _covered(folder, engine, packed.blob, grid)
+    evidence = _system(folder, engine).engine.evidence(covered.versions(start, start + EXPLAIN_AT_ONCE))
+    return len(covered), pickle.dumps(evidence)
+
+
+def _explain(folder: Path, engine: str | None, packed: Packed, grid: int, encoded: Sequence[bytes]) -> Explanation:
+    from ..explanation import explained, joined
+
+    covered = _covered(folder, engine, packed.blob, grid)
+    _covered.cache_clear()  # nothing of a post stays
+    return explained(_system(folder, engine), covered, joined([pickle.loads(part) for part in encoded]))
 
 
 def _start_model(folder: Path, engine: str | None, threads: int) -> None:
@@ -494,8 +522,15 @@ class Decoders:
         DataError
             As `Preparer.post`; where the picture takes too long, too much memory, or its decoder down.
         """
+        return await self._ask(_prepare, text, picture, tabular)
+
+    async def kept(self, text: str | None, picture: bytes | None, tabular: Mapping[str, Any] | None) -> Packed:
+        """A post of what was kept of one. Raises as `Preparer.kept`, and as `prepare`."""
+        return await self._ask(_prepare_kept, text, picture, tabular)
+
+    async def _ask(self, task: Callable[..., Result], *post: Any) -> Result:
         try:
-            return await self.workers.run(_prepare, self.preparation, text, picture, tabular, timeout=self.timeout)
+            return await self.workers.run(task, self.preparation, *post, timeout=self.timeout)
         except TimeoutError:
             raise PictureError(
                 f"the post takes more than {self.timeout:g} s to read: send a smaller picture or a shorter text"
@@ -536,9 +571,20 @@ class Model:
         """A Decision, or an error, for each post. Raises `Refused` where the process ended twice, or hangs."""
         return await self._ask(_decide, posts, lost="the models ended on these posts; they are started anew")
 
-    async def explain(self, post: Packed, grid: int) -> Explanation:
-        """Why a post is decided as it is. Raises as `System.explain`, and as `decide`."""
-        return await self._ask(_explain, post, grid, lost="this post cannot be explained: the models ended on it")
+    async def explain(self, post: Packed, grid: int, between: Callable[[], Awaitable[None]]) -> Explanation:
+        """Why a post is decided as it is. Raises as `System.explain`, and as `decide`.
+
+        It takes an encoder pass for every piece of the post: a few at a time, and ``between`` is awaited before each
+        few, so that posts that wait for a decision go first.
+        """
+        lost = "this post cannot be explained: the models ended on it"
+        encoded: list[bytes] = []
+        versions = 1
+        while len(encoded) * EXPLAIN_AT_ONCE < versions:
+            await between()
+            versions, part = await self._ask(_encode_some, post, grid, len(encoded) * EXPLAIN_AT_ONCE, lost=lost)
+            encoded.append(part)
+        return await self._ask(_explain, post, grid, encoded, lost=lost)
 
     async def _ask(self, task: Callable[..., Result], *arguments: Any, lost: str) -> Result:
         try:

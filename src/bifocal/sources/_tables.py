@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from ..errors import ConfigError, DataError, extras_named
 from ..example import Rejected
+from ..spreadsheet import is_guarded, raw
 from ._files import Files
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -83,6 +84,7 @@ def _csv(files: Files, name: str, delimiter: str, encoding: str) -> Iterator[Rea
         # Strict, or an open quote swallows rows in silence.
         reader = csv.reader(_kept(lines, taken), delimiter=delimiter, strict=True)
         header: list[str] | None = None
+        ours = False
         while True:
             taken.clear()
             start = reader.line_num + 1
@@ -101,12 +103,14 @@ def _csv(files: Files, name: str, delimiter: str, encoding: str) -> Iterator[Rea
             if not cells:
                 continue
             if header is None:
-                header = _header(cells, name, delimiter)
+                ours = is_guarded([raw(cell) for cell in cells])  # written by Bifocal: read as it was before
+                header = _header([raw(cell) for cell in cells] if ours else cells, name, delimiter)
             elif len(cells) != len(header):
                 reason = f"{len(cells)} cells where the header has {len(header)} (a {delimiter!r} without quotes?)"
                 yield where, Rejected(None, where, reason, delimiter.join(cells)[:_SHOWN])
             else:
-                yield where, {column: cell or None for column, cell in zip(header, cells, strict=True)}
+                found = map(raw, cells) if ours else cells
+                yield where, {column: cell or None for column, cell in zip(header, found, strict=True)}
         if header is None:
             raise DataError(f"{name} is empty; expected a line with the names of the columns, and rows below it")
 

@@ -1,4 +1,5 @@
-// Keys for the queue, a picture that is dropped, forms that go once; without this script every page works by its buttons.
+// Keys for the queue, local times, what is marked and kept while one reads and types, a picture that is dropped, forms
+// that go once; without this script every page works by its buttons.
 "use strict";
 
 const opened = performance.now();
@@ -33,6 +34,98 @@ for (const form of document.querySelectorAll("main form[method=post]")) {
     button.textContent = button.dataset.busy;
     button.setAttribute("aria-busy", "true");
   });
+}
+
+// Moments as this machine's clock has them; how long ago they were goes on.
+const told = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
+const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+
+function tellTimes() {
+  for (const one of document.querySelectorAll("time")) {
+    const at = new Date(one.dateTime);
+    const minutes = Math.floor((Date.now() - at) / 60000);
+    one.title = told.format(at);
+    if (one.className === "clock") one.textContent = clock.format(at);
+    else if (minutes < 1) one.textContent = "just now";
+    else if (minutes < 60) one.textContent = `${minutes} min ago`;
+    else if (minutes < 24 * 60) one.textContent = `${Math.floor(minutes / 60)} h ago`;
+    else if (minutes < 14 * 24 * 60) one.textContent = `${Math.floor(minutes / 60 / 24)} d ago`;
+    else one.textContent = day.format(at);
+  }
+}
+tellTimes();
+setInterval(tellTimes, 20000);
+
+// What made the decision takes many passes of the models: it is asked for once the post is there to be read.
+const marks = document.getElementById("marks");
+if (marks) {
+  const asked = marks.textContent;
+  const mark = async (event) => {
+    if (event) event.preventDefault();
+    marks.textContent = "Marking what made the decision…";
+    marks.setAttribute("aria-busy", "true");
+    const post = document.getElementById("post");
+    try {
+      const answer = await fetch(marks.dataset.from);
+      if (!answer.ok) throw new Error();
+      const drawn = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const [seen, focus] = [document.getElementById("show")?.checked, document.activeElement?.id];
+      post.replaceChildren(...drawn.body.childNodes);
+      const show = document.getElementById("show");
+      if (show && seen) show.checked = true;
+      if (focus && !document.activeElement?.id) document.getElementById(focus)?.focus({ preventScroll: true });
+    } catch {
+      marks.textContent = `${asked}: no time for it just now, try again`;
+      marks.removeAttribute("aria-busy");
+    }
+  };
+  marks.addEventListener("click", mark);
+  mark();
+}
+
+// What is typed outlives a look at another page; whoever types, or reads on, keeps the post in hand.
+const why = document.querySelector("[data-draft]");
+if (why) {
+  const name = `why-${why.dataset.draft}`;
+  if (!why.value) why.value = sessionStorage.getItem(name) ?? "";
+  why.addEventListener("input", () => sessionStorage.setItem(name, why.value));
+  why.form.addEventListener("submit", () => sessionStorage.removeItem(name));
+}
+
+const left = document.getElementById("left");
+if (left) {
+  const whole = 300; // seconds that a claim holds
+  const [until, kept, longer] = [left.parentElement.querySelector("time"), document.getElementById("kept"), document.getElementById("longer")];
+  let [end, busy, asked] = [Date.now() + 1000 * left.dataset.left, false, 0];
+  const keep = async () => {
+    [busy, asked] = [false, Date.now()];
+    try {
+      const answer = await fetch(left.dataset.keep, { method: "POST" });
+      if (answer.ok) {
+        end = Date.now() + 1000 * (await answer.json()).left;
+        until.dateTime = new Date(end).toISOString();
+        tellTimes();
+        kept.textContent = "";
+      } else if (answer.status === 401) {
+        kept.textContent = "You are signed out. Give your verdict all the same: what you typed comes back.";
+      } else if (answer.status === 409) {
+        end = 0;
+        kept.textContent = "This post is in other hands now: copy what you typed.";
+      }
+    } catch { /* no answer: asked again while one types */ }
+  };
+  const tick = () => {
+    const seconds = Math.max(0, Math.round((end - Date.now()) / 1000));
+    left.textContent = seconds ? `, ${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")} left` : ": that is over, and another may take it";
+    left.parentElement.classList.toggle("short", seconds < 60);
+    if (busy && seconds < whole - 45 && Date.now() - asked > 15000) keep();
+  };
+  for (const kind of ["input", "keydown", "pointerdown", "scroll"]) {
+    document.addEventListener(kind, () => { busy = true; }, { passive: true });
+  }
+  longer.addEventListener("click", (event) => { event.preventDefault(); keep(); });
+  setInterval(tick, 1000);
 }
 
 // The browser's Back shows a page as it was left: sent, and of a post that is judged. Fetched anew, by GET, it is true.

@@ -6,17 +6,18 @@ import asyncio
 import base64
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from markupsafe import Markup
 from PIL import Image
 from starlette.datastructures import FormData, UploadFile
 
@@ -24,22 +25,23 @@ from ...decide.policy import pattern_of
 from ...diagnose.drift import Column, compare
 from ...errors import BifocalError
 from ...explanation import Explanation
-from ...modalities.text import words_of
+from ...modalities.text import TAG, words_of
 from ...report.explanation import heat_map, marked
 from ...report.html import environment
-from ..api import as_refused, service_of
+from ..api import as_refused, service_of, unless_gone
 from ..bodies import Narrow
 from ..errors import Refused
 from ..service import Incoming, Service
-from ..store import Conflict, Item, Kept, Original, Unknown
-from .session import COOKIE, NotSignedIn, cookie_path, from_our_page, moderator, name_of, sign_in
+from ..store import Conflict, Event, Item, Kept, Original, Store, Unknown
+from . import words
+from .session import from_our_page, moderator, name_of, sign_in, sign_out
 
 HERE = Path(__file__).parent
 STATIC = {"style.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data: blob:; form-action 'self'; "
-        "base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
@@ -51,6 +53,14 @@ GRID = 5
 PAGE = 25
 SKIPPED = 50
 """Items that are remembered as skipped, the latest."""
+EVENTS = 20
+"""Of a history, on one page of it."""
+SMALL_FORM = 2**14
+"""Bytes of a verdict and its reason; it is read before it is known who sends it, so that it is not lost."""
+TYPED = ("do", "why", "undo", "seen", "skip")
+"""Fields of a verdict that come back, beside the filters, where it could not be given."""
+SAME = 0.005
+"""Probabilities that are told as one."""
 ACTIONS = {"allow": "allowed", "none": "no action", "review": "to review", "block": "blocked"}
 PARTS = {"text": "Text", "image": "Picture", "tabular": "Record"}
 FILTERS = ("reason", "pattern", "client", "sort")
@@ -68,7 +78,7 @@ router = APIRouter(prefix="/moderate", include_in_schema=False, route_class=Narr
 @lru_cache(maxsize=1)
 def _templates() -> Any:
     made = environment(HERE)
-    made.filters["time"] = lambda at: at.strftime("%d %b %Y, %H:%M:%S UTC")
+    made.filters |= {"shown": words.shown, "line": words.line, "plain": words.plain, "ago": _ago, "clock": _clock}
     made.filters["of_100"] = lambda value: "-" if value is None else f"{int(round(100 * value, 6))}"  # 49.9 is not 50
     made.filters["limit"] = lambda value: f"{100 * value:.3g}"
     made.filters["number"] = lambda value: "-" if value is None else f"{value:.3f}"
@@ -86,19 +96,54 @@ def _page(name: str, request: Request, status: int = 200, **given: Any) -> HTMLR
     return HTMLResponse(content.replace('="/moderate', f'="{service.settings.prefix}/moderate'), status, HEADERS)
 
 
+def _ago(at: datetime) -> Markup:
+    """How long ago a moment was, with the moment itself behind it; the script tells that in local time."""
+    minutes = int((datetime.now(UTC) - at).total_seconds() // 60)
+    told = at.strftime("%d %b %Y")
+    if minutes < 1:
+        told = "just now"
+    elif minutes < 60:
+        told = f"{minutes} min ago"
+    elif minutes < 24 * 60:
+        told = f"{minutes // 60} h ago"
+    elif minutes < 14 * 24 * 60:
+        told = f"{minutes // (24 * 60)} d ago"
+    return _moment(at, "ago", told)
+
+
+def _clock(at: datetime) -> Markup:
+    """The time of day."""
+    return _moment(at, "clock", at.strftime("%H:%M UTC"))
+
+
+def _moment(at: datetime, kind: str, told: str) -> Markup:
+    exact = at.strftime("%d %b %Y, %H:%M:%S UTC")
+    return Markup('<time class="{}" datetime="{}" title="{}">{}</time>').format(kind, at.isoformat(), exact, told)
+
+
 def not_signed_in(request: Request) -> Response:
-    """To the page that asks who is there."""
-    return RedirectResponse("/moderate/login", 303)
+    """To the page that asks who is there, and from there on to what was asked for.
+
+    A verdict that was typed while the session ended waits in that page's form.
+    """
+    path = request.url.path
+    if path.endswith(("/keep", "/marks")):  # asked by the script, which says it on the page
+        return Response(status_code=401)
+    if typed := getattr(request.state, "typed", None):
+        return _page("login.html", request, 401, who=None, wrong=None, then=None, typed=typed)
+    if request.method != "GET" or path == "/moderate":
+        return RedirectResponse("/moderate/login", 303)
+    return RedirectResponse(f"/moderate/login?{urlencode({'then': path})}", 303)
 
 
 def error_page(request: Request, refused: Refused) -> Response:
     """An error as people read it, with the ways on."""
-    who = None
-    with suppress(NotSignedIn, Refused):
-        who = moderator(request)
     told = _NUMBER.sub("", str(refused))
     start = getattr(request.state, "onward", urlencode(_filters(request.query_params)))
-    return _page("error.html", request, refused.status, who=who, told=told, start=start)
+    return _page(
+        "error.html", request, refused.status, who=getattr(request.state, "who", None), told=told, start=start,
+        typed=getattr(request.state, "typed", None),
+    )  # fmt: skip
 
 
 @router.get("/static/{name}")
@@ -113,26 +158,36 @@ async def static(name: str) -> Response:
 
 @router.get("/login")
 async def login(request: Request) -> Response:
-    return _page("login.html", request, who=None, wrong=None)
+    return _page("login.html", request, who=None, wrong=None, then=_then(request.query_params), typed=None)
 
 
 @router.post("/login")
 async def signing_in(request: Request) -> Response:
     from_our_page(request)
-    service, form = service_of(request), await request.form(max_files=0, max_fields=5)
+    service, form = service_of(request), await _small_form(request)
+    typed, then = _typed(form, _text(form, "item")), _then(form)
     try:
-        name = name_of(service, _text(form, "name"), _text(form, "key"))
+        who = name_of(service, _text(form, "name"), _text(form, "key"))
     except Refused as refused:
-        return _page("login.html", request, refused.status, who=None, wrong=str(refused))
-    response = RedirectResponse("/moderate", 303)
-    sign_in(service, response, name, secure=request.url.scheme == "https")
+        return _page("login.html", request, refused.status, who=None, wrong=str(refused), then=then, typed=typed)
+    if typed is None:
+        response: Response = RedirectResponse(then or "/moderate", 303)
+    else:
+        response = await _typed_again(request, who.name, typed)
+    await sign_in(service, response, who, secure=request.url.scheme == "https")
     return response
+
+
+def _then(given: Mapping[str, Any]) -> str | None:
+    """The page of ours that was asked for before somebody signed in; never another site's."""
+    then = str(given.get("then") or "")
+    return then if re.fullmatch(r"/moderate(/[\w-]+)*", then, re.ASCII) and not then.endswith("/login") else None
 
 
 @router.post("/logout")
 async def logout(request: Request, who: Moderator) -> Response:
     response = RedirectResponse("/moderate/login", 303)
-    response.delete_cookie(COOKIE, path=cookie_path(service_of(request)))
+    await sign_out(request, response)
     return response
 
 
@@ -154,7 +209,7 @@ async def tried(request: Request, who: Moderator) -> Response:
     try:
         if not text.strip() and picture is None:
             raise Refused("unusable", "Write a text or choose a picture")
-        said = await service.explain(Incoming(text or None, picture), grid=GRID)
+        said = await unless_gone(request, service.explain(Incoming(text or None, picture), grid=GRID))
     except BifocalError as error:
         refused = as_refused(error)
         return _try_page(request, who, refused.status, text=text, wrong=str(refused))
@@ -225,6 +280,12 @@ def _filters(given: Mapping[str, Any]) -> dict[str, str]:
     return asked
 
 
+def _seen(given: Mapping[str, Any]) -> int | None:
+    """How many items went before this one in the pass through the queue; None outside of one."""
+    seen = str(given.get("seen") or "")
+    return min(int(seen), 99_999) if seen.isascii() and seen.isdecimal() and len(seen) < 9 else None
+
+
 def _skip(given: Mapping[str, Any]) -> str:
     """The numbers of the items that were skipped, the latest."""
     return ",".join([number for number in str(given.get("skip") or "").split(",") if number][-SKIPPED:])
@@ -244,7 +305,7 @@ async def queue(request: Request, who: Moderator) -> Response:
         more = urlencode({**asked, "key": key, "id": last.id})
     return _page(
         "queue.html", request, who=who, items=items[:PAGE], counts=counts, asked=asked, more=more,
-        start=urlencode(asked), patterns=service.patterns,
+        start=urlencode(asked), patterns=service.patterns, held={item.id for item in items if _held(item)},
     )  # fmt: skip
 
 
@@ -263,6 +324,7 @@ def _after(given: Mapping[str, str], sort: str) -> tuple[Any, str] | None:
 async def following(request: Request, who: Moderator) -> Response:
     """Claim the next item and show it."""
     store, asked, skip = service_of(request).store, _filters(request.query_params), _skip(request.query_params)
+    seen = _seen(request.query_params) or 0
     skipped = skip.split(",") if skip else []
     item = await asyncio.to_thread(store.claim, who, **asked, exclude=skipped)  # type: ignore[arg-type]
     last = None
@@ -272,35 +334,153 @@ async def following(request: Request, who: Moderator) -> Response:
         last = None
     if item is None:
         return _page(
-            "empty.html", request, who=who, asked=asked, last=last, skip=skip, skipped=len(skipped),
+            "empty.html", request, who=who, asked=asked, last=last, skip=skip, skipped=len(skipped), seen=seen,
             start=urlencode(asked),
         )  # fmt: skip
-    return await _item_page(request, who, item.decision, item, last)
+    return await _item_page(request, who, item.decision, item, request.query_params, last=last, seen=seen)
 
 
 @router.get("/items/{number}")
 async def one(request: Request, number: str, who: Moderator) -> Response:
     """A decision, and all that happened to it."""
+    given = request.query_params
+    decision, item = await _found(request, number)
+    said = None
+    if given.get("marks"):
+        said = await _marks(request, decision)
+    return await _item_page(request, who, decision, item, given, seen=_seen(given), said=said)
+
+
+@router.get("/items/{number}/marks")
+async def marks(request: Request, number: str, who: Moderator) -> Response:
+    """The post with the words and regions marked that made the decision; the script puts it in the place of the post.
+
+    It takes many encoder passes, and is made after the page was answered, when no post waits for a decision.
+    """
+    decision, _ = await _found(request, number)
+    said = await _marks(request, decision)
+    original = await asyncio.to_thread(service_of(request).store.original, number)
+    sense = _sense(service_of(request), decision.label)
+    return _page("post.html", request, decision=decision, original=original, said=said, words=[], sense=sense, more="")
+
+
+async def _found(request: Request, number: str) -> tuple[Kept, Item | None]:
     store = service_of(request).store
-    kept = await asyncio.to_thread(store.decision, number)
-    item = None
+    decision = await asyncio.to_thread(store.decision, number)
     with suppress(Unknown):
-        item = await asyncio.to_thread(store.item, number)
-    return await _item_page(request, who, kept, item, None)
+        return decision, await asyncio.to_thread(store.item, number)
+    return decision, None
 
 
-async def _item_page(request: Request, who: str, decision: Kept, item: Item | None, last: Item | None) -> Response:
-    """``last`` is the item that was judged before this one, whose verdict can be taken back."""
-    service, asked = service_of(request), _filters(request.query_params)
-    history = await asyncio.to_thread(service.store.history, decision.id)
-    original = await asyncio.to_thread(service.store.original, decision.id)
+async def _item_page(
+    request: Request,
+    who: str,
+    decision: Kept,
+    item: Item | None,
+    given: Mapping[str, Any],
+    *,
+    last: Item | None = None,
+    seen: int | None = None,
+    said: dict[str, Any] | None = None,
+    why: str = "",
+    note: str | None = None,
+) -> Response:
+    """The page of one decision.
+
+    Parameters
+    ----------
+    given : mapping
+        Filters, skipped items and the place in the history.
+    last : Item, optional
+        The one that was judged before, whose verdict can be taken back.
+    seen : int, optional
+        How many went before in this pass through the queue.
+    said : dict, optional
+        What marks words and regions, as `_marks` gives it.
+    why, note : str
+        The reason that was typed, and what is said of it.
+    """
+    service, asked = service_of(request), _filters(given)
+    store, skip, before = service.store, _skip(given), _before(given)
+    events = await asyncio.to_thread(partial(store.history, decision.id, newest=EVENTS + 1, before=before))
+    appeals = await asyncio.to_thread(partial(store.history, decision.id, newest=1, kind="appealed"))
+    original = await asyncio.to_thread(store.original, decision.id)
     held = None if item is None or item.state == "done" else _held(item)
+    mine = held is not None and item is not None and item.claimed_by == who
+    place = None
+    if mine and seen is not None:
+        skipped = [number for number in skip.split(",") if number and number != decision.id]
+        of_queue = {name: value for name, value in asked.items() if name != "sort"}
+        left = await asyncio.to_thread(partial(store.waiting, who, **of_queue, exclude=skipped))  # type: ignore[arg-type]
+        place = (seen + 1, seen + left, left >= 1000)
+    older = urlencode({**asked, "before": events[EVENTS - 1].number}) if len(events) > EVENTS else None
+    more = urlencode({**asked, "skip": skip, "seen": "" if seen is None else seen, "marks": 1})
     return _page(
-        "item.html", request, who=who, item=item, decision=decision, history=history, original=original,
-        words=_words(original), held=held, mine=held is not None and item is not None and item.claimed_by == who,
-        asked=asked, skip=_skip(request.query_params), last=last, start=urlencode(asked),
-        band=service.band(decision.pattern), sense=_sense(service, decision.label), alone=_alone(decision, service),
+        "item.html", request, who=who, item=item, decision=decision, original=original, words=_words(original),
+        history=_collapsed(events[:EVENTS]), older=older, before=before, appeal=appeals[0] if appeals else None,
+        held=held, left=None if held is None else max(0, round((held - datetime.now(UTC)).total_seconds())), mine=mine,
+        asked=asked, skip=skip, seen=seen, place=place, last=last, start=urlencode(asked), said=said, why=why,
+        note=note, more=more if _can_be_marked(decision, original) else None, band=service.band(decision.pattern),
+        sense=_sense(service, decision.label), alone=_alone(decision, service),
     )  # fmt: skip
+
+
+def _before(given: Mapping[str, Any]) -> int | None:
+    """The event that a page of a history goes on after."""
+    before = str(given.get("before") or "")
+    return int(before) if before.isascii() and before.isdecimal() and len(before) < 16 else None
+
+
+def _collapsed(events: Sequence[Event]) -> list[tuple[Event, int]]:
+    """Events, the newest first; of one person's claims and releases in a row the last one, and how many claims."""
+    found: list[tuple[Event, int]] = []
+    for event in events:
+        taking = event.kind in ("claimed", "released")
+        if taking and found and (last := found[-1][0]).who == event.who and last.kind in ("claimed", "released"):
+            found[-1] = last, found[-1][1] + (event.kind == "claimed")
+        else:
+            found.append((event, int(event.kind == "claimed")))
+    return found
+
+
+def _can_be_marked(decision: Kept, original: Original | None) -> bool:
+    """Whether it can be said what made a decision: its post is kept, and models made it."""
+    return decision.source == "model" and original is not None
+
+
+async def _marks(request: Request, decision: Kept) -> dict[str, Any]:
+    """What the template marks a kept post with, by the models that serve now.
+
+    Raises
+    ------
+    Refused
+        Where there is nothing to mark, or no time for it now.
+    """
+    service = service_of(request)
+    original = await asyncio.to_thread(service.store.original, decision.id)
+    if original is None or not _can_be_marked(decision, original):
+        raise Refused("not_found", "this post is not kept, or no model decided on it: nothing can be marked")
+    said = _shown(await unless_gone(request, service.explain(original, grid=GRID)), service)
+    now, then = said["decision"].probability, decision.probability
+    said["other"] = now if then is None or abs(now - then) > SAME else None
+    for part in said["parts"]:
+        if "words" in part:
+            part["blocks"] = _blocks(part["words"])
+    return said
+
+
+def _blocks(runs: Sequence[tuple[str, Any, int]]) -> list[tuple[str, list[tuple[str, Any, int]]]]:
+    """Marked runs of a composed text, the post's words and the picture's apart, without the tags between them."""
+    found: dict[str, list[tuple[str, Any, int]]] = {"CAP": [], "OCR": []}
+    name: str | None = None
+    for run, weighed, shade in runs:
+        for piece in re.split(f"({TAG.pattern})", run):
+            if TAG.fullmatch(piece):
+                name = piece[1:-1] if piece[1:-1] in found else None
+            elif name and (piece := piece if found[name] else piece.lstrip()):  # a space stands beside each tag
+                found[name].append((piece, weighed, shade))
+    titles = {"CAP": "Text", "OCR": "Words on the picture"}
+    return [(titles[name], block) for name, block in found.items() if block]
 
 
 def _held(item: Item) -> datetime | None:
@@ -328,16 +508,21 @@ def _words(original: Original | None) -> list[tuple[str, str]]:
 
 
 @router.post("/items/{number}")
-async def judged(request: Request, number: str, who: Moderator) -> Response:
+async def judged(request: Request, number: str) -> Response:
     """Approve, block, skip, undo or claim an item, and go on."""
-    store, form = service_of(request).store, await request.form(max_files=0, max_fields=12)
-    done, onward = _text(form, "do"), _filters(form)
+    from_our_page(request)
+    store, form = service_of(request).store, await _small_form(request)
+    request.state.typed = _typed(form, number)  # whatever happens now, it comes back
+    who = await moderator(request)
+    done, onward, seen = _text(form, "do"), _filters(form), _seen(form)
     skip = _skip(form)
     onward |= {"skip": skip} if skip else {}
+    if seen is not None:
+        onward["seen"] = str(max(0, seen + {"approve": 1, "block": 1, "skip": 1, "undo": -1}.get(done, 0)))
     request.state.onward = urlencode(onward)  # where an error leads on to
     if done in ("approve", "block"):
         action = "allow" if done == "approve" else "block"
-        await asyncio.to_thread(store.verdict, number, who, action, _text(form, "why"))
+        await asyncio.to_thread(_judge, store, number, who, action, _text(form, "why"))
         return RedirectResponse(f"/moderate/next?{urlencode({**onward, 'undo': number})}", 303)
     if done == "skip":
         with suppress(Conflict):  # the claim has run out meanwhile: it is free as it is
@@ -350,9 +535,56 @@ async def judged(request: Request, number: str, who: Moderator) -> Response:
         await asyncio.to_thread(store.undo, number, who)
         return RedirectResponse(f"/moderate/items/{number}?{urlencode(onward)}", 303)
     if done == "claim":
-        await asyncio.to_thread(store.claim, who, number)
+        item = await asyncio.to_thread(store.claim, who, number)
+        if item is not None and (why := _text(form, "why")):  # more time was asked for in the middle of a reason
+            return await _item_page(request, who, item.decision, item, form, seen=seen, why=why)
         return RedirectResponse(f"/moderate/items/{number}?{urlencode(onward)}", 303)
     raise Refused("unusable", f"an item is approved, blocked, skipped, undone or claimed, found {done[:20]!r}")
+
+
+def _judge(store: Store, number: str, who: str, action: str, why: str) -> None:
+    """A verdict; one that was typed for longer than the claim held counts where nobody else has the item."""
+    try:
+        store.verdict(number, who, action, why)
+    except Conflict:
+        store.keep(number, who)
+        store.verdict(number, who, action, why)
+
+
+@router.post("/items/{number}/keep")
+async def keep(request: Request, number: str, who: Moderator) -> Response:
+    """Keep an item for longer: its moderator is at work on it."""
+    until = await asyncio.to_thread(service_of(request).store.keep, number, who)
+    return JSONResponse({"left": round((until - datetime.now(UTC)).total_seconds())}, headers=HEADERS)
+
+
+async def _small_form(request: Request) -> FormData:
+    """A form of a few kB. Raises `Refused` on a larger one, before it is read."""
+    length = request.headers.get("content-length", "")
+    if not length.isdecimal() or int(length) > SMALL_FORM:
+        raise Refused("too_large", f"a verdict with its reason has {SMALL_FORM:,} bytes at most, and says how many")
+    return await request.form(max_files=0, max_fields=16)
+
+
+def _typed(form: FormData, number: str) -> dict[str, str] | None:
+    """What came with a verdict, for a form that gives it back; None where it was none."""
+    if not number or _text(form, "do") not in ("approve", "block", "skip", "claim"):
+        return None
+    return {"item": number, **_filters(form), **{name: _text(form, name) for name in TYPED if _text(form, name)}}
+
+
+async def _typed_again(request: Request, who: str, typed: Mapping[str, str]) -> Response:
+    """The item and what was typed for it, for one who had to sign in meanwhile; taken again, if it is free."""
+    store, number = service_of(request).store, typed["item"]
+    note = "You had been signed out: your verdict is not given yet. What you typed is here."
+    try:
+        with suppress(Conflict, Unknown):
+            await asyncio.to_thread(store.claim, who, number)
+        decision, item = await _found(request, number)
+    except BifocalError as error:
+        request.state.who, request.state.typed = who, typed
+        return error_page(request, as_refused(error))
+    return await _item_page(request, who, decision, item, typed, seen=_seen(typed), why=typed.get("why", ""), note=note)
 
 
 @router.get("/items/{number}/picture")

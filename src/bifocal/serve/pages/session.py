@@ -1,11 +1,10 @@
-"""Who moderates: a signed cookie that says a name, and until when."""
+"""Who moderates: a cookie that holds a random token, and a session in the log's database that says whose it is."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import time
+import asyncio
+import secrets
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 from fastapi import Request, Response
@@ -13,24 +12,27 @@ from fastapi import Request, Response
 from ..api import service_of
 from ..errors import Refused
 from ..service import Service
+from ..sessions import Session
 
 COOKIE = "moderator"
 HOURS = 12
 _LONGEST = 60
+_TOKEN = 200
+"""Characters; no token of ours has so many."""
 
 
 class NotSignedIn(Exception):
     """Nobody is signed in; the page asks who is there."""
 
 
-def sign_in(service: Service, response: Response, name: str, *, secure: bool) -> None:
-    """Remember a name in the browser for `HOURS`, or until the key is taken away."""
-    until = int(time.time()) + HOURS * 3600
-    token = f"{base64.urlsafe_b64encode(name.encode()).decode()}.{until}"
-    value = f"{token}.{_signature(service, name, token)}"
+async def sign_in(service: Service, response: Response, who: Session, *, secure: bool) -> None:
+    """Begin a session, remembered in the browser for `HOURS`; it ends with that, by signing out, or with the key."""
+    token = secrets.token_urlsafe(32)
+    until = datetime.now(UTC) + timedelta(hours=HOURS)
+    await asyncio.to_thread(service.store.begin_session, token, who, until)
     # Strict: no other site's page can make this browser decide anything.
     response.set_cookie(
-        COOKIE, value, max_age=HOURS * 3600, httponly=True, samesite="strict", secure=secure, path=cookie_path(service)
+        COOKIE, token, max_age=HOURS * 3600, httponly=True, samesite="strict", secure=secure, path=cookie_path(service)
     )
 
 
@@ -39,45 +41,55 @@ def cookie_path(service: Service) -> str:
     return f"{service.settings.prefix}/moderate"
 
 
-def name_of(service: Service, given: str, key: str) -> str:
-    """The name that one signs in by: that of the key, or where none is needed the one that is given.
+async def sign_out(request: Request, response: Response) -> None:
+    """End the session on the server: a copy of the cookie opens nothing any more."""
+    service = service_of(request)
+    await asyncio.to_thread(service.store.end_session, request.cookies.get(COOKIE, "")[:_TOKEN])
+    response.delete_cookie(COOKIE, path=cookie_path(service))
+
+
+def name_of(service: Service, given: str, key: str) -> Session:
+    """Who signs in: by a key under its name, or where none is needed under the one that is given.
 
     Raises
     ------
     Refused
-        On a key that is wrong or not for moderators, and on no name.
+        On a key that is wrong or not for moderators, and on no name, or one that cannot be read.
     """
     client = service.door.who(key or None)
     service.door.allow(client, "review")
-    name = client.name if service.door.clients else given.strip()[:_LONGEST]
+    if service.door.clients:
+        return Session(client.name, client.key_hash)
+    name = " ".join(given.split())[:_LONGEST]
     if not name:
         raise Refused("unusable", "say who you are: verdicts bear a name")
-    return name
+    if not name.isprintable():
+        raise Refused("unusable", "a name has letters that can be seen, and none that turn or hide others")
+    return Session(name, "")
 
 
-def moderator(request: Request) -> str:
+async def moderator(request: Request) -> str:
     """The name of who asks.
 
     Raises
     ------
     NotSignedIn
-        Without a cookie of ours that is still good, or where the name's key was taken away.
+        Without a session that goes on, or where the key that it began with was taken away.
     Refused
         Where another site's page sent the browser here.
     """
     service = service_of(request)
     from_our_page(request)
-    token, _, signature = request.cookies.get(COOKIE, "").rpartition(".")
-    name, _, until = token.partition(".")
-    try:
-        known = base64.urlsafe_b64decode(name).decode()
-    except ValueError:
-        raise NotSignedIn from None
-    if not hmac.compare_digest(signature.encode(), _signature(service, known, token).encode()):
+    token = request.cookies.get(COOKIE, "")
+    known = await asyncio.to_thread(service.store.session, token) if 0 < len(token) < _TOKEN else None
+    if known is None:
         raise NotSignedIn
-    if not until.isdigit() or int(until) < time.time():
+    clients = service.door.clients
+    live = [c.key_hash for c in clients if c.name == known.name and c.revoked is None and c.may("review")]
+    if known.key_hash not in (live if clients else [""]):
         raise NotSignedIn
-    return known
+    request.state.who = known.name
+    return known.name
 
 
 def from_our_page(request: Request) -> None:
@@ -88,14 +100,3 @@ def from_our_page(request: Request) -> None:
     ours = origin is None or here
     if request.method != "GET" and not (ours and kind in ("same-origin", "none")):
         raise Refused("forbidden", "this came from another site's page")
-
-
-def _signature(service: Service, name: str, token: str) -> str:
-    """By a key of its own, and by the moderator's, so that it ends with that. Raises `NotSignedIn` without one."""
-    clients = service.door.clients
-    keys = [c.key_hash for c in clients if c.name == name and c.revoked is None and c.may("review")]
-    if clients and not keys:
-        raise NotSignedIn
-    # Not by the log's secret itself: it signs what authors are called, which whoever posts may choose.
-    secret = hashlib.sha256(b"sessions\0" + service.store.secret + "".join(keys).encode()).digest()
-    return hmac.new(secret, token.encode(), hashlib.sha256).hexdigest()
