@@ -105,7 +105,7 @@ def export(
                 f"({report['flips']['rate']:.2%}, at most {MAX_FLIPS:.1%} are allowed): take another engine, or say "
                 "--accept"
             )
-        spread = calibrated(run.opinions(run.tested_on), before, made.main)[0][:, -1]
+        spread = calibrated(run.opinions(run.tested_on), before, made.main)[0][:, -1].tolist()
         report["probe"] = keep_probe(part, run.packed[run.tested_on], spread, made, policy)
         policy.save(part / POLICY)
         _carry(folder, part, policy, reporter)

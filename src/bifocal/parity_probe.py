@@ -42,7 +42,7 @@ class ParityWarning(UserWarning):
 
 def processor() -> dict[str, Any]:
     """What this processor is: ``machine``, ``name``, and of its instructions those that engines choose by."""
-    told = {}
+    told: dict[str, str] = {}
     with suppress(OSError):  # Linux alone has it
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, _, value = line.partition(":")

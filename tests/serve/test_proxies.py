@@ -70,7 +70,7 @@ def proxied(request, guarded, tmp_path_factory):
 
 def test_a_moderator_works_through_nginx(proxied, guarded):
     key = guarded.keys["review"]
-    assert proxied.get("/moderate/queue").headers["location"] == "/bifocal/moderate/login"
+    assert proxied.get("/moderate/queue").headers["location"].startswith("/bifocal/moderate/login?then=")
     other = {"origin": "https://evil.example", "sec-fetch-site": "same-site"}
     assert proxied.post("/moderate/login", data={"key": key}, headers=other).status_code == 403
     response = proxied.post("/moderate/login", data={"key": key}, headers=ORIGIN)

@@ -19,6 +19,7 @@ from .keys import Client
 from .pages.session import NotSignedIn, moderator
 from .service import Service
 from .settings import LOOPBACK, ServeConfig
+from .store import StoreGone
 
 SMALL = 2**15
 """Bytes of a body that brings no post: feedback, a verdict, a sign-in, whatever is sent to a page without a session."""
@@ -64,7 +65,7 @@ class Limits:
 
         try:
             try:
-                body.most = self._admitted(request)
+                body.most = await self._admitted(request)
             except Refused as refused:
                 await self.refuse(refused, request)(scope, receive, answer)
             else:
@@ -76,7 +77,7 @@ class Limits:
             self.service.metrics.requests.labels(door, str(status)).inc()
             self.service.metrics.latency.labels(door).observe(seconds or monotonic() - start)
 
-    def _admitted(self, request: Request) -> int:
+    async def _admitted(self, request: Request) -> int:
         """How many bytes who asks may send here. Raises `Refused`, with nothing of the body read."""
         headers, path = request.headers, request.scope["path"]
         door, settings = self.service.door, self.settings
@@ -94,7 +95,8 @@ class Limits:
                 "unsupported_type", f"bodies are read as they are: send it without Content-Encoding, found {packed!r}"
             )
         if path == _PAGES or path.startswith(f"{_PAGES}/"):
-            return settings.max_body if path == _PAGES and _signed_in(request) else min(SMALL, settings.max_body)
+            whole = path == _PAGES and await _signed_in(request)
+            return settings.max_body if whole else min(SMALL, settings.max_body)
         door.allow(self._client(request), "decide")
         whole = path in _POSTS or path.startswith(_OTHERS_POSTS)
         return settings.max_body if whole else min(SMALL, settings.max_body)
@@ -112,9 +114,9 @@ class Limits:
         return self.service.door.who(keys[-1] if keys else None)
 
 
-def _signed_in(request: Request) -> bool:
-    with suppress(NotSignedIn, Refused):
-        return bool(moderator(request))
+async def _signed_in(request: Request) -> bool:
+    with suppress(NotSignedIn, Refused, StoreGone):
+        return bool(await moderator(request))
     return False
 
 
