@@ -22,7 +22,7 @@ LAYERS = [
     {"expert"},
     {"fusion"},
     {"diagnose"},
-    {"posts", "readers", "engine", "torch_engine", "onnx_engine", "bundle", "system", "explanation"},
+    {"posts", "readers", "engine", "torch_engine", "onnx_engine", "onnx_weights", "bundle", "system", "explanation"},
     {"results", "reference", "decisions", "score", "drift_watch", "slicing", "functional", "robustness"},
     {"report"},
     {"steps"},

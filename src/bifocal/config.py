@@ -430,6 +430,18 @@ def parse_config(content: Mapping[str, Any], where: str = "configuration") -> Ru
         raise ConfigError(f"{where}: {explain(error, RunConfig)}") from None
 
 
+def recorded_config(content: Any, where: str) -> RunConfig:
+    """The configuration that a folder holds. Raises `ConfigError`.
+
+    Of the environment nothing is filled in: that was done when it was recorded, and a folder from elsewhere has no
+    business with what stands in it.
+    """
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error, RunConfig)}") from None
+
+
 def read_mapping(text: str, where: str) -> dict[str, Any]:
     """A mapping given on the command line, as JSON or YAML. Raises `ConfigError`."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import __version__
+from . import __version__, plugins
 from .bundle import CARD, ENGINES, FORMAT, PARITY, POLICIES, POLICY, REFERENCE, bundle_of, written
 from .contracts import Reporter
 from .data.shards import open_split
@@ -49,6 +49,7 @@ def export(
     output: Path | None = None,
     accept: bool = False,
     reporter: Reporter | None = None,
+    allow_plugins: Collection[str] = (),
 ) -> dict[str, Any]:
     """Export a finished run for an engine, compare the two on the run's test posts, and keep the report in the bundle.
 
@@ -64,6 +65,7 @@ def export(
         None = ``bundles/<engine>/`` in the run's folder.
     accept : bool
         Take the engine even where it turns over more than `MAX_FLIPS` of the decisions.
+    allow_plugins : as `System.load`
 
     Returns
     -------
@@ -82,7 +84,7 @@ def export(
     if engine not in ENGINES:
         raise RunError(f"there is no engine {engine!r}; {nearest(engine, ENGINES)}")
     reporter = reporter or Reporter()
-    run = Run.of(run_folder)
+    run = Run.of(run_folder, allow_plugins)
     before = run.policy()
     for split in run.space.packed_splits():
         run.packed[split] = open_split(run.space.shards(split), run.modalities, run.settled)
@@ -90,7 +92,8 @@ def export(
     reporter.step(f"export {engine}", False)
     with written(folder) as part:
         card = _models(run, engine, part, reporter)
-        made = _opened(run, engine, part, card)
+        with plugins.only(part, run.allowed):
+            made = _opened(run, engine, part, card)
         reporter.step("calibrate", False)
         policy = _recalibrated(run, before, made, reporter.progress).model_copy(
             update={"versions": {**before.versions, **card["versions"]}, "date": now()}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from . import plugins
+from .bundle import CARD as BUNDLE_CARD
 from .bundle import folder_of, is_bundle, load_bundle
-from .config import RunConfig, parse_config
+from .config import RunConfig, recorded_config
 from .data.compose import TEXT
 from .decide.policy import Policy, pattern_of
 from .errors import BifocalError, DataError, PictureError, RunError
@@ -18,7 +20,7 @@ from .example import Evidence, Example, Label, Taxonomy
 from .modalities.text import NO_LANGUAGE
 from .models.saved import CARD
 from .posts import ARGUMENTS, PICTURE, Post, Preparer, build_modalities, read_file
-from .workspace import Workspace, file_sha256, read_json
+from .workspace import RECORD, Workspace, file_sha256, read_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -122,7 +124,7 @@ class System:
         self.policy_version = policy.version
 
     @classmethod
-    def load(cls, folder: str | Path, engine: str | None = None) -> Self:
+    def load(cls, folder: str | Path, engine: str | None = None, *, allow_plugins: Collection[str] = ()) -> Self:
         """Load what a run left in its folder, or what was exported of one.
 
         Parameters
@@ -131,6 +133,9 @@ class System:
             Of a run, or of a bundle.
         engine : str, optional
             ``torch``, or one that the run was exported for; None = as the folder has it.
+        allow_plugins : collection of str
+            Modules from outside, such as ``package.module``, that the folder's files may name and that are imported
+            then. What a folder names is code of whoever made it: without this, none of it runs.
 
         Raises
         ------
@@ -139,11 +144,20 @@ class System:
             run was not exported for that engine.
         ModelError
             Where a model is damaged.
+        PluginRefused
+            Where the folder names an outside plug-in that is not allowed.
         """
         folder = folder_of(Path(folder), engine)
-        if is_bundle(folder):
-            bundle = load_bundle(folder, engine)
-            return cls(bundle.config, bundle.engine, bundle.policy, bundle.label, bundle.text_role)
+        with plugins.installed_first(folder):
+            if is_bundle(folder):
+                with plugins.only(folder / BUNDLE_CARD, allow_plugins):
+                    bundle = load_bundle(folder, engine)
+                    return cls(bundle.config, bundle.engine, bundle.policy, bundle.label, bundle.text_role)
+            with plugins.only(folder / RECORD, allow_plugins):
+                return cls._of_run(folder)
+
+    @classmethod
+    def _of_run(cls, folder: Path) -> Self:
         space = Workspace.of(folder)
         record = read_json(space.record)
         if "calibrate" not in record.get("steps", {}):
@@ -154,7 +168,7 @@ class System:
         # After the checks above, so that a wrong folder is an error at once and not after seconds of imports.
         from .torch_engine import TorchEngine
 
-        config = parse_config(record["config"], where=str(space.record))
+        config = recorded_config(record["config"], where=str(space.record))
         label = Taxonomy.from_json(read_json(space.taxonomy))[config.label]
         trained = TorchEngine.load(space, build_modalities(config))
         return cls(config, trained, load_policy(space, config), label, record["text_role"])

@@ -18,6 +18,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..errors import BifocalError, ModelError, nearest
+from ..workspace import read_json
 from .saved import CARD, check_seal, read_card
 
 _PICKLE = "is damaged, or would run code when opened (it was not): take the model in safetensors format"
@@ -68,6 +69,35 @@ def locate(name: str, base: str) -> str:
         beside = [p.name for p in folder.parent.glob("*") if p.is_dir()]
         raise ModelError(f"there is no model folder {name!r}; in {folder.parent}: {nearest(folder.name, beside)}")
     return name
+
+
+def check_data(folder: Path) -> None:
+    """Refuse, in the folder of an expert, what would have transformers fetch another model, or code, from elsewhere.
+
+    That classes which a folder brings along (``auto_map``) are not run is seen to by ``trust_remote_code=False``; but
+    an adapter's base, and the name of an attention kernel, are taken from the hub without a question. None of both is
+    in what `HfEncoder.save` writes.
+
+    Raises
+    ------
+    ModelError
+        Naming the file.
+    """
+    if (adapter := folder / "adapter_config.json").exists():
+        raise ModelError(f"{adapter} names another model to load, and an expert is whole: take the file away")
+    if (path := folder / "config.json").is_file() and (named := _kernels(read_json(path))):
+        raise ModelError(f"{path} names code to run for it ({named[0]!r}), and an expert is data: it was not loaded")
+
+
+def _kernels(settings: Any) -> list[str]:
+    """Kernels of the hub that a configuration names, at any depth: ``owner/name``, where libraries have plain names."""
+    if isinstance(settings, list):
+        return [name for inner in settings for name in _kernels(inner)]
+    if not isinstance(settings, dict):
+        return []
+    asked = [value for key, value in settings.items() if key.endswith("_implementation")]
+    names = [v for value in asked for v in (value.values() if isinstance(value, dict) else [value])]
+    return [name for name in names if isinstance(name, str) and "/" in name] + _kernels(list(settings.values()))
 
 
 def load_pretrained(

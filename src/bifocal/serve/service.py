@@ -172,7 +172,14 @@ class Service:
         return clients
 
     async def _loaded(self, folder: Path, engine: str | None) -> tuple[Model, Description]:
-        model = Model(folder, engine, timeout=self.settings.model_timeout_s, count=self.settings.models)
+        settings = self.settings
+        model = Model(
+            folder,
+            engine,
+            timeout=settings.model_timeout_s,
+            count=settings.models,
+            allow_plugins=settings.allow_plugins,
+        )
         try:
             return model, await model.load()
         except BaseException:

@@ -62,6 +62,8 @@ class ServeConfig(Strict):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     engine: str | None = None
     """None = as a bundle was exported, ``torch`` for a run folder."""
+    allow_plugins: tuple[str, ...] = ()
+    """Modules from outside, such as ``package.module``, that the run, bundle or shadow may name; others are refused."""
     state: Path | None = None
     """Folder of the decision log, keys and spool; None = ``serve/`` in the run's folder."""
 

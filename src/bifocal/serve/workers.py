@@ -156,17 +156,27 @@ def _encoded(post: Post) -> bytes | None:
 # ------------------------------------------------------------------------------------------------ beside a model
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a model's processes load."""
+
+    folder: Path
+    engine: str | None
+    allow_plugins: tuple[str, ...] = ()
+    """See `System.load`."""
+
+
 @lru_cache(maxsize=1)
-def _system(folder: Path, engine: str | None) -> System:
+def _system(source: Source) -> System:
     from .. import load
 
-    return load(folder, engine)
+    return load(source.folder, source.engine, allow_plugins=source.allow_plugins)
 
 
-def _describe(folder: Path, engine: str | None) -> Description:
-    system = _system(folder, engine)
+def _describe(source: Source) -> Description:
+    system = _system(source)
     return Description(
-        folder,
+        source.folder,
         system.engine.name,
         system.config,
         system.text_role,
@@ -180,8 +190,8 @@ def _describe(folder: Path, engine: str | None) -> Description:
     )
 
 
-def _decide(folder: Path, engine: str | None, posts: Sequence[Packed]) -> list[Decision | BifocalError]:
-    return _decided(_system(folder, engine), [post.open() for post in posts])
+def _decide(source: Source, posts: Sequence[Packed]) -> list[Decision | BifocalError]:
+    return _decided(_system(source), [post.open() for post in posts])
 
 
 def _decided(system: System, posts: Sequence[Post]) -> list[Decision | BifocalError]:
@@ -205,18 +215,18 @@ def _decided(system: System, posts: Sequence[Post]) -> list[Decision | BifocalEr
     return [r for r in results if r is not None]
 
 
-def _explain(folder: Path, engine: str | None, packed: Packed, grid: int) -> Explanation:
+def _explain(source: Source, packed: Packed, grid: int) -> Explanation:
     from ..explanation import explain
 
-    system = _system(folder, engine)
+    system = _system(source)
     post = packed.open()
     system.check(post)
     return explain(system, post, grid)
 
 
-def _start_model(folder: Path, engine: str | None, threads: int) -> None:
+def _start_model(source: Source, threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    _system(folder, engine)
+    _system(source)
 
 
 # ------------------------------------------------------------------------------------------------ in the service
@@ -482,12 +492,13 @@ class Decoders:
 class Model:
     """The models of one run or bundle, in processes of their own."""
 
-    def __init__(self, folder: Path, engine: str | None, *, timeout: float, count: int):
-        self.folder = folder
-        self.engine = engine
+    def __init__(
+        self, folder: Path, engine: str | None, *, timeout: float, count: int, allow_plugins: tuple[str, ...] = ()
+    ):
+        self.source = Source(folder, engine, allow_plugins)
         self.timeout = timeout
         threads = max(1, (os.cpu_count() or 1) // count)
-        self.workers = Workers(count, _start_model, folder, engine, threads)
+        self.workers = Workers(count, _start_model, self.source, threads)
 
     @property
     def loaded(self) -> bool:
@@ -497,9 +508,9 @@ class Model:
     async def load(self) -> Description:
         """What they are, once every process has them. Raises what `bifocal.load` raises."""
         try:
-            about = await self.workers.run(_describe, self.folder, self.engine, timeout=10 * self.timeout)
+            about = await self.workers.run(_describe, self.source, timeout=10 * self.timeout)
         except (TimeoutError, Died):
-            raise ModelError(f"the models in {self.folder} cannot be loaded: their process ended") from None
+            raise ModelError(f"the models in {self.source.folder} cannot be loaded: their process ended") from None
         while self.workers.starting:
             await asyncio.sleep(0.05)
         return about
@@ -514,7 +525,7 @@ class Model:
 
     async def _ask(self, task: Callable[..., Result], *arguments: Any, lost: str) -> Result:
         try:
-            return await self.workers.run(task, self.folder, self.engine, *arguments, timeout=self.timeout)
+            return await self.workers.run(task, self.source, *arguments, timeout=self.timeout)
         except (TimeoutError, Died):
             raise Refused("unavailable", lost) from None
         except (ModelError, RunError) as error:  # what is on disk now is not what was loaded
