@@ -75,7 +75,7 @@ LOADING = {
 @pytest.mark.parametrize("command", LOADING)
 def test_what_a_folder_names_is_refused_whoever_loads_it(evil, place, command):
     file, key = PLACES[place]
-    change(evil / file, key, ["image", f"{NAME}:Words"] if key == "config.modalities" else f"{NAME}:Mine")
+    change(evil / file, key, ["text", "image", f"{NAME}:Words"] if key == "config.modalities" else f"{NAME}:Mine")
     with pytest.raises(PluginRefused) as error:
         LOADING[command](evil)
     for told in (str(evil / file), NAME, "allow_plugins", "--allow-plugin"):
@@ -93,7 +93,7 @@ def test_sources_of_sources_and_other_commands_too(evil):
     change(evil / "run.json", "config.source", {"kind": "several", "sources": [{"kind": f"{NAME}:Mine"}]})
     with pytest.raises(PluginRefused):
         Run.of(evil)
-    change(evil / "run.json", "config.modalities", ["image", f"{NAME}:Words"])
+    change(evil / "run.json", "config.modalities", ["text", "image", f"{NAME}:Words"])
     with pytest.raises(PluginRefused):
         set_threshold(evil, None, 0.5, by="a", why="b")
     (evil.parent / "new.csv").write_text("id,text\n1,words\n")
@@ -119,7 +119,19 @@ def test_commands_refuse_in_one_line(evil, command):
 def test_a_service_and_its_processes_refuse(evil):
     change(evil / "models" / "mm_fusion" / "config.json", "strategy", f"{NAME}:Mine")
     found = subprocess.run(
-        [sys.executable, "-m", "bifocal", "serve", str(evil), "--port", "0", "--set", "models=1", "--set", "decoders=1"],
+        [
+            sys.executable,
+            "-m",
+            "bifocal",
+            "serve",
+            str(evil),
+            "--port",
+            "0",
+            "--set",
+            "models=1",
+            "--set",
+            "decoders=1",
+        ],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
@@ -254,5 +266,12 @@ def test_an_expert_has_nothing_fetched(evil, file, content):
 
 
 def test_settings_are_searched_for_outside_names_at_any_depth():
-    settings = {"a": [{"b": "pkg.mod:Class"}], "x:Y": 1, "c": "C:\\path", "d": "10:30", "e": "https://x.y:80", "f": None}
+    settings = {
+        "a": [{"b": "pkg.mod:Class"}],
+        "x:Y": 1,
+        "c": "C:\\path",
+        "d": "10:30",
+        "e": "https://x.y:80",
+        "f": None,
+    }
     assert plugins.outside(settings) == {"pkg.mod:Class", "x:Y"}

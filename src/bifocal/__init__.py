@@ -11,6 +11,7 @@ if (
     sys.argv[:1] == ["-m"]
     and not sys.flags.safe_path
     and sys.orig_argv[len(sys.orig_argv) - len(sys.argv)].removeprefix("-m").partition(".")[0] == __name__
+    and sys.path[0] != __file__.rpartition(f"/{__name__}/")[0]  # Bifocal itself lies there: no stranger's folder
 ):
     del sys.path[0]
 

@@ -181,6 +181,8 @@ class DecideConfig(Strict):
     """Share of positive posts where the run will be used (several classes: class -> share); None = as in val."""
     threshold: ThresholdConfig = ThresholdConfig()
     review: ReviewConfig | None = None
+    truncated: Literal["review"] | None = None
+    """``review``: a person decides on a post whose words were not all read, whatever stands in those that were."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> DecideConfig:

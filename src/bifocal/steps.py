@@ -454,6 +454,7 @@ class Run:
             groups=None if self.in_sample else list(np.array(said.groups)[said.has[self.models[-1]]]),
             seed=self.config.seed,
         )
+        policy = fitted.policy.model_copy(update={"truncated": self.config.decide.truncated})
         if kept := sorted(self.space.policies.glob("*.json")):
             self.reporter.note(f"{len(kept)} policies changed by hand are kept in {self.space.policies}, and not used")
         for finding in fitted.findings:
@@ -466,9 +467,9 @@ class Run:
                 probabilities = fitted.policy.probabilities(model, said.logits[model][rows], POOLED)
                 weights = fitted.policy.weights(model, said.labels[rows])
                 write_curve(self.space.curve(model), threshold_curve(said.labels[rows], probabilities[:, 1], weights))
-        fitted.policy.save(self.space.policy)
+        policy.save(self.space.policy)
         texts = self._texts(self.tuned_on)
-        Reference.gather(said, texts, fitted.policy, self.models[-1], split=self.tuned_on, seed=self.config.seed).save(
+        Reference.gather(said, texts, policy, self.models[-1], split=self.tuned_on, seed=self.config.seed).save(
             self.space.reference
         )
         return {"tuned_on": self.tuned_on, "rows": len(said.ids), "findings": fitted.findings}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -349,7 +349,7 @@ class System:
         action = str(self.policy.actions(self.main, p, np.array([index]), pattern, [language])[0]) or None
         sets = self.policy.candidates(self.main, p, pattern)
         threshold = self.policy.threshold(self.main, pattern, index)
-        return Decision(
+        decision = Decision(
             probability=main.probability,
             label=main.label,
             threshold=threshold,
@@ -362,8 +362,9 @@ class System:
             versions={**self.policy.versions, "policy": self.policy_version},
             probability_key=self.label.probability,
             candidates=None if sets is None else tuple(self.label.classes[c] for c in sets[0].nonzero()[0]),
-            truncated=not all(self.engine.whole(name, value) for name, value in values.items()),
         )
+        whole = all(self.engine.whole(name, value) for name, value in values.items())
+        return decision if whole else cut_short(decision, self.policy.truncated)
 
     def _said(
         self, model: str, logits: Mapping[str, NDArray[np.float32]], pattern: str
@@ -385,6 +386,14 @@ class System:
         sign = ">=" if main.probability >= threshold else "<"
         band = ", inside the review band" if action == "review" else ""
         return f"{self.main} gives {main.probability:.3f} {sign} threshold {threshold:.2f} from {pattern}{band}"
+
+
+def cut_short(decision: Decision, rule: Literal["review"] | None) -> Decision:
+    """A decision on a post whose words were not all read, by the policy's rule for those (`Policy.truncated`)."""
+    if rule is None or decision.action == rule:
+        return replace(decision, truncated=True)
+    why = f"{decision.why}; not all of the post's words were read, so a person decides"
+    return replace(decision, truncated=True, action=rule, why=why)
 
 
 def severity(decision: Decision) -> tuple[int, float]:

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ..errors import BifocalError, ModelError, nearest
+from ..errors import BifocalError, ModelError, RunError, nearest
 from ..workspace import read_json
 from .saved import CARD, check_seal, read_card
 
@@ -72,11 +72,10 @@ def locate(name: str, base: str) -> str:
 
 
 def check_data(folder: Path) -> None:
-    """Refuse, in the folder of an expert, what would have transformers fetch another model, or code, from elsewhere.
+    """Refuse, in the folder of an expert, what would have transformers load another model, from elsewhere.
 
     That classes which a folder brings along (``auto_map``) are not run is seen to by ``trust_remote_code=False``; but
-    an adapter's base, and the name of an attention kernel, are taken from the hub without a question. None of both is
-    in what `HfEncoder.save` writes.
+    the base of an adapter is taken from wherever it says without a question. `HfEncoder.save` writes none.
 
     Raises
     ------
@@ -85,8 +84,17 @@ def check_data(folder: Path) -> None:
     """
     if (adapter := folder / "adapter_config.json").exists():
         raise ModelError(f"{adapter} names another model to load, and an expert is whole: take the file away")
-    if (path := folder / "config.json").is_file() and (named := _kernels(read_json(path))):
-        raise ModelError(f"{path} names code to run for it ({named[0]!r}), and an expert is data: it was not loaded")
+
+
+def _refuse_kernels(folder: Path) -> None:
+    """Raise `ModelError` where a model's own configuration names code of the hub, which transformers would run."""
+    path = folder / "config.json"
+    try:
+        named = _kernels(read_json(path)) if path.is_file() else []
+    except RunError:  # damaged: the loader will say so
+        return
+    if named:
+        raise ModelError(f"{path} names code to run for it ({named[0]!r}), and a model is data: it was not loaded")
 
 
 def _kernels(settings: Any) -> list[str]:
@@ -123,6 +131,7 @@ def load_pretrained(
         that would run code.
     """
     with _explained(auto, where):
+        _refuse_kernels(Path(where))
         model, report = auto.from_pretrained(
             where,
             **_names(classes),

@@ -48,11 +48,34 @@ class Moderations(Strict):
         return names
 
 
+LANGUAGES = (
+    "ace", "af", "am", "an", "ar", "ary", "arz", "as", "az", "ba", "bcl", "be", "bg", "bn", "br", "bs", "ca", "crh",
+    "cs", "cy", "da", "de", "dz", "el", "en", "eo", "es", "et", "eu", "ext", "fa", "fi", "fo", "fr", "fuv", "fy",
+    "ga", "gcf", "gcr", "gd", "gl", "gom", "grc", "gu", "gug", "guw", "ha", "hbo", "he", "hi", "hr", "ht", "hu",
+    "hy", "id", "ig", "is", "it", "ja", "jv", "ka", "kab", "kik", "kk", "km", "kn", "ko", "ku", "ky", "la", "lb",
+    "lg", "lij", "ln", "lo", "lt", "ltg", "lv", "mg", "mk", "ml", "mn", "mr", "ms", "mt", "my", "ne", "nl", "nn",
+    "no", "nso", "oc", "om", "or", "pa", "pcm", "pl", "ps", "pt", "qu", "ro", "ru", "rw", "sa", "sdh", "se", "si",
+    "sk", "sl", "sn", "so", "sq", "sr", "sr", "st", "sv", "sw", "ta", "te", "tg", "th", "tk", "tl", "tr", "tt",
+    "ug", "uk", "ur", "uz", "uz", "uzs", "vec", "vi", "vo", "wa", "wuu", "xh", "yo", "yue", "zh", "zu",
+)  # fmt: skip
+"""Codes of ISO 639 of all languages that py3langid tells apart."""
+
+
 class Perspective(Strict):
     """How our label is told in the place of Perspective's API."""
 
     attributes: tuple[str, ...] = ("TOXICITY",)
     """Those whose score is the probability of our positive class; others are refused, as it refuses what it has not."""
+    languages: tuple[str, ...] = LANGUAGES
+    """Codes of ISO 639 of the languages that the run is good for: comments in others are refused."""
+
+    @field_validator("languages")
+    @classmethod
+    def _told_apart(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in LANGUAGES:
+                raise ValueError(f"{name!r} is no language that is told apart; {nearest(name, LANGUAGES)}")
+        return names
 
 
 class ServeConfig(Strict):
