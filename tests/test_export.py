@@ -330,7 +330,7 @@ def sealed_again(bundle):
     """What somebody does who made a bundle of his own: its manifest fits."""
     from bifocal.workspace import file_sha256
 
-    paths = [p for p in bundle.rglob("*") if p.name != "manifest.json" and (p.is_file() or p.is_symlink())]
+    paths = [p for p in bundle.rglob("*") if p.name != "manifest.json" and p.is_file()]
     facts = {str(p.relative_to(bundle)): {"sha256": file_sha256(p), "bytes": p.stat().st_size} for p in paths}
     (bundle / "manifest.json").write_text(json.dumps({"format": 1, "files": facts}))
 

@@ -38,6 +38,14 @@ def change(path, key, value):
     path.write_text(json.dumps(content))
 
 
+def policy_fits(folder):
+    """The policy is for the models that are there now."""
+    space = Workspace.of(folder)
+    policy = Policy.load(space.policy)
+    versions = policy.versions | model_versions(space, ["text_expert", "vision_expert"])
+    policy.model_copy(update={"versions": versions}).save(space.policy)
+
+
 @pytest.fixture
 def evil(small_run, tmp_path, monkeypatch):
     """A copy of a run, and a module that leaves a trace where it is imported; any interpreter would find it."""
@@ -58,6 +66,13 @@ def evil(small_run, tmp_path, monkeypatch):
     assert not trace.exists(), "code that a folder named was run"
 
 
+def allowed_one(evil):
+    """The copy with a fusion of an outside plug-in, and the policy that goes with it."""
+    change(evil / "models" / "mm_fusion" / "config.json", "strategy", f"{NAME}:Mine")
+    policy_fits(evil)
+    return evil
+
+
 PLACES = {
     "an expert's card": ("models/text_expert/bifocal.json", "encoder"),
     "the fusion's card": ("models/mm_fusion/config.json", "strategy"),
@@ -76,6 +91,7 @@ LOADING = {
 def test_what_a_folder_names_is_refused_whoever_loads_it(evil, place, command):
     file, key = PLACES[place]
     change(evil / file, key, ["text", "image", f"{NAME}:Words"] if key == "config.modalities" else f"{NAME}:Mine")
+    policy_fits(evil)
     with pytest.raises(PluginRefused) as error:
         LOADING[command](evil)
     for told in (str(evil / file), NAME, "allow_plugins", "--allow-plugin"):
@@ -111,7 +127,7 @@ def test_names_that_are_none_are_refused(evil, name):
 
 @pytest.mark.parametrize("command", ["predict {} -t words", "explain {} -t words", "export {} --engine torch"])
 def test_commands_refuse_in_one_line(evil, command):
-    change(evil / "models" / "mm_fusion" / "config.json", "strategy", f"{NAME}:Mine")
+    allowed_one(evil)
     found = CliRunner().invoke(app, command.format(evil).split())
     assert isinstance(found.exception, PluginRefused)
 
@@ -140,16 +156,6 @@ def test_a_service_and_its_processes_refuse(evil):
     assert found.returncode == 2 and f"--allow-plugin {NAME}" in found.stderr, found.stderr
 
 
-def allowed_one(evil):
-    """The copy with a fusion of an outside plug-in, and the policy that goes with it."""
-    space = Workspace.of(evil)
-    change(space.fusion / "config.json", "strategy", f"{NAME}:Mine")
-    policy = Policy.load(space.policy)
-    versions = policy.versions | model_versions(space, ["text_expert", "vision_expert"])
-    policy.model_copy(update={"versions": versions}).save(space.policy)
-    return evil
-
-
 def test_what_the_caller_allows_is_imported_and_nothing_more(evil, small_run, tmp_path):
     folder = allowed_one(evil)
     for others in ([], ["another"], [f"{NAME}:Other"], ["code_from"]):
@@ -170,7 +176,11 @@ def test_what_the_caller_allows_is_imported_and_nothing_more(evil, small_run, tm
 
 def test_a_run_that_is_taken_up_brings_no_code_but_what_its_configuration_names(evil, small_config):
     """The configuration is the user's; the folder that it goes on in may be anybody's."""
-    change(evil / "models" / "text_expert" / "bifocal.json", "encoder", f"{NAME}:Mine")
+    card = evil / "models" / "text_expert" / "bifocal.json"
+    change(card, "encoder", f"{NAME}:Mine")
+    record = json.loads((evil / "run.json").read_text())  # which says that nothing has changed
+    record["steps"]["experts"]["outputs"]["models/text_expert/bifocal.json"] = card.stat().st_size
+    (evil / "run.json").write_text(json.dumps(record))
     root = evil.parent
     evil.rename(root / "small")
     with pytest.raises(PluginRefused):
@@ -186,7 +196,8 @@ def test_the_current_folder_takes_no_modules_place(evil):
     (here / "helper.py").write_text("")
     (evil / "helper_in_it.py").write_text("")
     change(evil / "run.json", "steps", {})  # told before torch is imported, which takes long
-    code = "import sys; sys.path[0] = {!r}; import bifocal\ntry: bifocal.load({!r})\nexcept bifocal.errors.RunError: {}"
+    code = "import sys; sys.path[0] = {!r}; import bifocal\n"
+    code += "try: bifocal.load({!r})\nexcept bifocal.errors.RunError:\n    {}"
     own = "import helper\n    try: import helper_in_it; print('imported of the run')\n    except ImportError: pass"
     path = {"PYTHONPATH": os.path.dirname(os.path.dirname(bifocal.__file__))}
     # What bifocal itself imports at once is looked for before it can say anything: difflib is taken away here.

@@ -77,9 +77,9 @@ def test_perspectives_users_find_their_shape(server):
     assert said["attributeScores"]["TOXICITY"]["spanScores"] == [{"begin": 0, "end": 15, "score": score}]
     assert (said["languages"], said["clientToken"]) == (["en"], "token") and len(said["detectedLanguages"]) == 1
     odd = server.post(
-        ANALYZE, content=json.dumps(asked | {"clientToken": "\ud800", "languages": ["\ud800"]}), headers=JSON
+        ANALYZE, content=json.dumps(asked | {"clientToken": "\ud800", "languages": ["en", "\ud800"]}), headers=JSON
     ).json()
-    assert (odd["languages"], odd["clientToken"]) == (["\ufffd"], "\ufffd")
+    assert (odd["languages"], odd["clientToken"]) == (["en", "\ufffd"], "\ufffd")
     high = asked | {"requestedAttributes": {"TOXICITY": {"scoreThreshold": 1.0}}}
     assert server.post(ANALYZE, json=high).json()["attributeScores"] == {}
 
@@ -123,7 +123,11 @@ LONG = "word " * 600 + "at the end"
         ({"comment": {"text": "words", "type": "RTF"}}, "INVALID_REQUEST", "Unknown text type"),
         ({"comment": {"text": "words", "more": 1}}, "INVALID_REQUEST", "more"),
         ({"comment": "words"}, "INVALID_REQUEST", "comment"),
-        ({"languages": ["xx"]}, "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE", "TOXICITY does not support request languages: xx"),
+        (
+            {"languages": ["xx"]},
+            "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE",
+            "TOXICITY does not support request languages: xx",
+        ),
         ({"languages": ["english", ""]}, "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE", "request languages: english, "),
         ({"comment": {"text": "12345 !?"}}, "LANGUAGE_DETECTION_FAILED", "Unable to detect language"),
         ({"context": {"entries": [{}], "articleAndParentComment": {"article": {}}}}, "INVALID_REQUEST", "both fields"),
@@ -248,7 +252,8 @@ def test_an_author_in_a_header_can_be_forgotten(server, client, google, name):
     from urllib.parse import quote
 
     header = name.encode()
-    client.moderations.create(input=["a quiet morning", "another"], extra_headers={"X-Bifocal-Subject": header})
+    escaped = name if name.isascii() else "UTF-8''" + quote(name)  # that client sends ASCII alone
+    client.moderations.create(input=["a quiet morning", "another"], extra_headers={"X-Bifocal-Subject": escaped})
     one = {"comment": {"text": "a quiet morning"}, "requestedAttributes": {"TOXICITY": {}}}
     server.post(ANALYZE, json=one, headers={"X-Bifocal-Subject": header})
     two = {"comment": {"text": "a quiet morning"}, "attributeScores": {"TOXICITY": {"summaryScore": {"value": 1}}}}
@@ -290,5 +295,3 @@ def test_a_person_decides_where_not_all_words_were_read(careful):
         (result,) = own.moderations.create(input=text).results
         assert result.bifocal["action"] == said["action"] and result.flagged == (said["action"] != "allow")
     assert careful.predict("a" * 401).json()["truncated"]
-    queue = careful.http.get("/moderate/queue")
-    assert queue.status_code == 200

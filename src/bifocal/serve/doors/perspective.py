@@ -1,7 +1,7 @@
 """``/v1alpha1/comments:analyze`` and ``:suggestscore`` in the shape of Perspective's API, whose users need a new home.
 
-Names and forms are those of its discovery document (commentanalyzer.googleapis.com, revision 20260504); what is refused,
-and in which words, is what its documentation lists under "Limits and errors".
+Names and forms are those of its discovery document (commentanalyzer.googleapis.com, revision 20260504); what is
+refused, and in which words, is what its documentation lists under "Limits and errors".
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ async def analyze(request: Request, asked: AnalyzeIn, client: Asking, author: Au
 
 @router.post(SUGGEST, response_model=SuggestOut, responses=POSTING, tags=["other shapes"])
 async def suggest(request: Request, asked: SuggestIn, client: Asking, author: Author) -> Any:
-    """Say what the scores of a comment should have been: it is decided on anew, and this is kept as feedback on that."""
+    """Say what the scores of a comment should have been: feedback on a decision, which is made of it anew."""
     service = service_of(request)
     service.door.allow(client, "decide", 1)
     suggested = asked.attributeScores or {}
