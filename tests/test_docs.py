@@ -39,4 +39,5 @@ def test_the_fusion_of_the_walkthrough_trains_saves_and_says_and(tmp_path, monke
     labels = test["left.part"].labels
     assert auroc(labels, fusion(test).softmax(dim=1)[:, 1]) > 0.97
     save_fusion(fusion, config, tmp_path / "saved")
-    assert torch.equal(load_fusion(tmp_path / "saved")(test), fusion(test))
+    again = load_fusion(tmp_path / "saved", allow_plugins=["product_of_the_docs"])
+    assert torch.equal(again(test), fusion(test))

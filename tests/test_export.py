@@ -395,3 +395,105 @@ def test_the_command_tells_where_the_bundle_lies(small_run, tmp_path, capsys):
     command.app(arguments, standalone_mode=False)
     said = capsys.readouterr().out
     assert f"torch of small lies in {tmp_path / 'b'}" in said and "decisions that flip: 0 of 40 test posts" in said
+
+
+def sealed_again(bundle):
+    """What somebody does who made a bundle of his own: its manifest fits."""
+    from bifocal.workspace import file_sha256
+
+    paths = [p for p in bundle.rglob("*") if p.name != "manifest.json" and p.is_file()]
+    facts = {str(p.relative_to(bundle)): {"sha256": file_sha256(p), "bytes": p.stat().st_size} for p in paths}
+    (bundle / "manifest.json").write_text(json.dumps({"format": 1, "files": facts}))
+
+
+def renamed(bundle, file):
+    """The card names another file for the text expert's model, which lies beside the bundle."""
+    (bundle / "text_expert.onnx").rename(bundle.parent / "outside.onnx")
+    card = json.loads((bundle / "bundle.json").read_text())
+    card["experts"]["text"]["file"] = file
+    (bundle / "bundle.json").write_text(json.dumps(card))
+
+
+def linked_folder(bundle):
+    (bundle / "more").symlink_to(bundle.parent)
+    renamed(bundle, "more/outside.onnx")
+
+
+def linked(bundle):
+    renamed(bundle, "text_expert.onnx")
+    (bundle / "text_expert.onnx").symlink_to(bundle.parent / "outside.onnx")
+
+
+def linked_card(bundle):
+    (bundle / "bundle.json").rename(bundle.parent / "bundle.json")
+    (bundle / "bundle.json").symlink_to(bundle.parent / "bundle.json")
+
+
+@pytest.mark.parametrize(
+    ("reach_out", "told"),
+    [
+        (lambda b: renamed(b, "../outside.onnx"), r"'../outside.onnx', which is none of the bundle's files"),
+        (lambda b: renamed(b, str(b.parent / "outside.onnx")), "outside.onnx', which is none of the bundle's files"),
+        (lambda b: renamed(b, "./bundle/../../outside.onnx"), "which is none of the bundle's files"),
+        (lambda b: renamed(b, "manifest.json"), "which is none of the bundle's files"),
+        (linked_folder, "more is none of the bundle's files"),
+        (linked, "text_expert.onnx is a link"),
+        (linked_card, "bundle.json is a link"),
+    ],
+)
+def test_a_bundle_opens_nothing_but_what_its_manifest_holds(bundle, reach_out, told):
+    reach_out(bundle)
+    sealed_again(bundle)
+    with pytest.raises(ModelError, match=told):
+        bifocal.load(bundle)
+
+
+def test_a_policy_is_set_in_no_folder_elsewhere(bundle, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (bundle / "policies").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match="policies is a link"):
+        set_threshold(bundle, None, 0.5, by="a", why="b")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("where", ["initializer", "constant", "inner graph"])
+@pytest.mark.parametrize("location", ["../secret", "bundle.json", "/etc/hostname"])
+def test_a_model_keeps_its_weights_in_itself(tmp_path, where, location):
+    import onnx
+    from onnx import TensorProto, helper
+
+    from bifocal.onnx_weights import check_whole
+
+    weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value=location)
+    constant = helper.make_node("Constant", [], ["w"], value=weights)
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
+    add = helper.make_node("Add", ["x", "w"], ["y"])
+    if where == "initializer":
+        graph = helper.make_graph([add], "g", [x], [y], [weights])
+    else:
+        graph = helper.make_graph([constant, add], "g", [x], [y])
+    if where == "inner graph":
+        branch = helper.make_graph([constant, add], "g", [], [y])
+        graph = helper.make_graph([helper.make_node("If", ["c"], ["y"], then_branch=branch)], "g", [x], [y])
+    onnx.save_model(helper.make_model(graph), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="keeps weights in other files"):
+        check_whole(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("blob", [b"", b"\x80" * 20, b"\x0f", b"\x0a", b"no model at all"])
+def test_what_is_no_model_is_told(tmp_path, blob):
+    from bifocal.onnx_engine import open_session
+
+    (tmp_path / "m.onnx").write_bytes(blob)
+    with pytest.raises(ModelError, match="is no model that ONNX Runtime reads"):
+        open_session(tmp_path / "m.onnx")
+
+
+def test_a_bundle_takes_nothing_from_the_environment(bundle, monkeypatch):
+    monkeypatch.setenv("A_SECRET", "of-the-house")
+    card = json.loads((bundle / "bundle.json").read_text())
+    card["config"]["lab"] = {"about": {"title": "${A_SECRET} ${NOT_SET}"}}
+    (bundle / "bundle.json").write_text(json.dumps(card))
+    sealed_again(bundle)
+    assert bifocal.load(bundle).config.lab.about.title == "${A_SECRET} ${NOT_SET}"

@@ -1,13 +1,18 @@
 import csv
 import json
 import shutil
+from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 import bifocal
 from bifocal import plugins
+from bifocal.config import parse_config
+from bifocal.decide.policy import Policy
 from bifocal.errors import BifocalError, DataError, ModelError, RunError
+from bifocal.train import run
 from bifocal.workspace import Workspace, read_jsonl
 
 
@@ -193,3 +198,35 @@ def test_serving_a_record_says_what_training_cached(records, records_run):
     for row, decision in zip(written, decisions, strict=True):
         assert decision.models["tabular_expert"].probability == pytest.approx(float(row["tabular_prob"]), abs=1e-4)
         assert decision.probability == pytest.approx(float(row["fusion_prob"]), abs=1e-4)
+
+
+Words = namedtuple("Words", "text")
+LONG = "a quiet morning " + "word " * 600
+
+
+def test_a_person_decides_on_what_was_not_read_whole_where_the_policy_says_so(system, picture, monkeypatch, capsys):
+    from bifocal.console import print_decision
+
+    here = system.predict(LONG)
+    assert here.truncated and here.action in ("allow", "block")
+    print_decision(here, as_json=False)
+    assert "not all of the post's words were read" in capsys.readouterr().out
+    monkeypatch.setattr(system, "policy", system.policy.model_copy(update={"truncated": "review"}))
+    there = system.predict(LONG)
+    assert (there.action, there.truncated) == ("review", True) and there.why.startswith(here.why)
+    assert there.probability == here.probability
+    short = system.predict("a quiet morning", picture)
+    assert not short.truncated and short.action in ("allow", "block")
+    # Words that were read off a picture count as those of the post.
+    monkeypatch.setattr(system.preparer, "ocr", "always")
+    monkeypatch.setitem(vars(system.preparer), "reader", SimpleNamespace(read_file=lambda blob: Words(LONG)))
+    assert system.predict("a quiet morning", picture).action == "review"
+
+
+def test_the_rule_for_what_is_not_read_whole_is_configured(small_run, small_config, tmp_path):
+    shutil.copytree(small_run, tmp_path / "small")
+    config = parse_config(small_config | {"decide": {"truncated": "review"}})
+    folder = run(config, root=tmp_path, until="calibrate")
+    before, after = (Policy.load(next(place.glob("policy_*.json"))) for place in (small_run, folder))
+    assert (before.truncated, after.truncated) == (None, "review") and before.version != after.version
+    assert after.model_copy(update={"truncated": None}).version == before.version

@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+
+# `python -m bifocal` looks for modules in the current folder first, where files lie that are not the user's own: a run
+# from elsewhere, a `torch.py` beside it. The command `bifocal` does not look there. (Another package that is run by its
+# name, and imports this one, keeps its folder.)
+if (
+    sys.argv[:1] == ["-m"]
+    and not sys.flags.safe_path
+    and sys.orig_argv[len(sys.orig_argv) - len(sys.argv)].removeprefix("-m").partition(".")[0] == __name__
+    and sys.path[0] != __file__.rpartition(f"/{__name__}/")[0]  # Bifocal itself lies there: no stranger's folder
+):
+    del sys.path[0]
+
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +30,24 @@ __version__ = "0.1.0"
 __all__ = ["AsyncClient", "Client", "Decision", "RunConfig", "System", "__version__", "errors", "load", "run"]
 
 
-def load(folder: str | Path, engine: str | None = None, *, strict_parity: bool = False) -> System:
+def load(
+    folder: str | Path,
+    engine: str | None = None,
+    *,
+    strict_parity: bool = False,
+    allow_plugins: Collection[str] = (),
+) -> System:
     """Load the system that a run left in its folder: ``bifocal.load("runs/full").predict(text=…, image_path=…)``.
 
-    An exported bundle is loaded the same way; ``engine`` takes the run's bundle for it. See `System.load`.
+    An exported bundle is loaded the same way; ``engine`` takes the run's bundle for it. A folder is data: no module
+    that it names is imported, but for those of ``allow_plugins``. See `System.load`.
     """
-    with errors.extras_named():
+    from .plugins import installed_first
+
+    with errors.extras_named(), installed_first(folder):
         from .system import System
 
-        return System.load(folder, engine, strict_parity=strict_parity)
+        return System.load(folder, engine, strict_parity=strict_parity, allow_plugins=allow_plugins)
 
 
 def run(

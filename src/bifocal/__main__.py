@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from .errors import BifocalError, ConfigError, extras_named
-from .serve.cli import keys_app, lists_app
+from .serve.cli import AllowPlugin, keys_app, lists_app
 from .serve.cli import serve as serve_command
 from .serve.commands import feedback_app, log_app
 
@@ -131,6 +131,7 @@ def predict(
     tabular: Annotated[
         str | None, typer.Option("--tabular", metavar="{COLUMN: VALUE}", help="The post's record, as JSON or YAML.")
     ] = None,
+    allow_plugin: AllowPlugin = None,
     as_json: Json = False,
 ) -> None:
     """Decide on one post: its text, its picture, its record, or several of them."""
@@ -139,7 +140,8 @@ def predict(
     from .console import print_decision
 
     record = None if tabular is None else read_mapping(tabular, "--tabular")
-    print_decision(load(run_folder).predict(text=text, image_path=image, tabular=record), as_json)
+    system = load(run_folder, allow_plugins=allow_plugin or ())
+    print_decision(system.predict(text=text, image_path=image, tabular=record), as_json)
 
 
 @app.command()
@@ -154,6 +156,7 @@ def explain(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write the page, heat map and JSON there.")
     ] = None,
+    allow_plugin: AllowPlugin = None,
     as_json: Json = False,
 ) -> None:
     """Why a post is decided as it is: the share of each part, and the words, regions and columns within them."""
@@ -162,7 +165,8 @@ def explain(
     from .console import print_explanation
 
     record = None if tabular is None else read_mapping(tabular, "--tabular")
-    explanation = load(run_folder).explain(text=text, image_path=image, tabular=record, grid=grid)
+    system = load(run_folder, allow_plugins=allow_plugin or ())
+    explanation = system.explain(text=text, image_path=image, tabular=record, grid=grid)
     written = {}
     if output is not None:
         from .report.explanation import write_explanation
@@ -188,6 +192,7 @@ def score(
     raw: Annotated[
         bool, typer.Option("--raw", help="CSV with words as they are, also such as a spreadsheet runs as formulas.")
     ] = False,
+    allow_plugin: AllowPlugin = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -203,7 +208,7 @@ def score(
     with _reporter(as_json or quiet) as reporter, ExitStack() as open_ones:
         system: Scorer
         if server is None:
-            system = load(run_folder[0])
+            system = load(run_folder[0], allow_plugins=allow_plugin or ())
         else:
             from .client import Client, Remote
 
@@ -244,6 +249,7 @@ def drift(
     ] = None,
     fail_on_alarm: Annotated[bool, typer.Option("--fail-on-alarm", help="Exit status 1 on any alarm.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Posts per pass.")] = 32,
+    allow_plugin: AllowPlugin = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -261,6 +267,7 @@ def drift(
             batch_size=batch_size,
             progress=reporter.progress,
             note=reporter.note,
+            allow_plugins=allow_plugin or (),
         )
     print_drift(found, as_json)
     if fail_on_alarm and found["alarms"]:
@@ -277,6 +284,7 @@ def robustness(
     functional: Annotated[
         Path | None, typer.Option(metavar="FILE", help="CSV: functionality, text, label; or HateCheck's own.")
     ] = None,
+    allow_plugin: AllowPlugin = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -286,7 +294,14 @@ def robustness(
 
     named = None if attacks is None else [name.strip() for name in attacks.split(",") if name.strip()]
     with _reporter(as_json or quiet) as reporter:
-        path = attack(run_folder, rows=rows, attacks=named, functional=functional, reporter=reporter)
+        path = attack(
+            run_folder,
+            rows=rows,
+            attacks=named,
+            functional=functional,
+            reporter=reporter,
+            allow_plugins=allow_plugin or (),
+        )
     print_robustness(path, as_json)
 
 
@@ -379,13 +394,14 @@ def policy_diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="A run folder, or a policy file in one.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another policy for the same models.")],
     on: Annotated[str, typer.Option(metavar="SPLIT", help="Posts to decide on: test, val or train.")] = "test",
+    allow_plugin: AllowPlugin = None,
     as_json: Json = False,
 ) -> None:
     """Which decisions policy B would change: counts and examples, from the cached Evidence."""
     from .console import print_policy_diff
     from .policies import compare
 
-    print_policy_diff(compare(a, b, on=on), as_json)
+    print_policy_diff(compare(a, b, on=on, allow_plugins=allow_plugin or ()), as_json)
 
 
 @policy_app.command("set")
@@ -398,6 +414,7 @@ def policy_set(
     pattern: Annotated[
         str, typer.Option(help="Posts that bring these parts only, such as text; pooled = all that have no own one.")
     ] = "pooled",
+    allow_plugin: AllowPlugin = None,
     as_json: Json = False,
 ) -> None:
     """Set a threshold by hand; the policy records who and why, and the old one is kept under policies/.
@@ -407,7 +424,9 @@ def policy_set(
     from .console import print_policy_set
     from .policies import set_threshold
 
-    print_policy_set(run_folder, set_threshold(run_folder, model, threshold, pattern=pattern, by=by, why=why), as_json)
+    allowed = allow_plugin or ()
+    found = set_threshold(run_folder, model, threshold, pattern=pattern, by=by, why=why, allow_plugins=allowed)
+    print_policy_set(run_folder, found, as_json)
 
 
 app.add_typer(feedback_app, name="feedback")
@@ -424,6 +443,7 @@ def export(
     accept: Annotated[
         bool, typer.Option("--accept", help="Take it even where more than 0.5% of decisions flip.")
     ] = False,
+    allow_plugin: AllowPlugin = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -432,7 +452,9 @@ def export(
     from .export import export as export_run
 
     with _reporter(as_json or quiet) as reporter:
-        report = export_run(run_folder, engine, output=output, accept=accept, reporter=reporter)
+        report = export_run(
+            run_folder, engine, output=output, accept=accept, reporter=reporter, allow_plugins=allow_plugin or ()
+        )
     print_export(report, as_json)
 
 
@@ -458,6 +480,7 @@ def _reporter(silent: bool) -> ConsoleReporter:
 
 def main() -> None:
     """Entry point: an error of ours is one line and exit status 2; ``--debug`` anywhere shows the traceback."""
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # workers, too, import nothing from the current folder
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")

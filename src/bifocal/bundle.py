@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import RunConfig, parse_config
+from .config import RunConfig, recorded_config
 from .decide.policy import Policy
 from .errors import ModelError, RunError, nearest
 from .example import Label, Taxonomy
@@ -120,6 +120,8 @@ def change_policy(folder: Path, change: Callable[[Policy], Policy]) -> Policy:
         Where the manifest is none.
     """
     with held(folder):  # a lock file would be none of the bundle's files
+        for path in folder.rglob("*"):
+            _check_plain(path)  # nothing is read from elsewhere, or written there
         before, sealed = policy_of(folder), _manifest(folder)
         after = change(before)
         sweep(folder)
@@ -141,6 +143,7 @@ def _facts(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """File -> what it was when it was sealed. Raises `ModelError`."""
+    _check_plain(folder / MANIFEST)
     try:
         manifest = read_json(folder / MANIFEST)
         files, known = dict(manifest["files"]), manifest["format"]
@@ -152,7 +155,7 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_manifest(folder: Path) -> None:
-    """Every file is there, is the one that was written, and there is no other.
+    """Every file is there, is the one that was written, and there is no other; a link is none, wherever it leads.
 
     Raises
     ------
@@ -165,10 +168,18 @@ def check_manifest(folder: Path) -> None:
         path = folder / name
         if name not in found:
             raise ModelError(f"{path} is missing: copy the whole bundle again, or export it again")
+        _check_plain(path)
         if path.stat().st_size != facts["bytes"] or file_sha256(path) != facts["sha256"]:
             raise ModelError(f"{path} is not the file that was exported: copy the bundle again, or export it again")
     if others := sorted(found - set(expected)):
         raise ModelError(f"{folder / others[0]} is none of the bundle's files: take it away")
+
+
+def _check_plain(path: Path) -> None:
+    """Raise `ModelError` where a part of a bundle is a link, or what a read would wait for: a pipe, a device."""
+    if path.is_symlink() or not (path.is_dir() or path.is_file()):
+        kind = "a link" if path.is_symlink() else "no plain file"
+        raise ModelError(f"{path} is {kind}, and a bundle holds what it is made of: copy the bundle again, whole")
 
 
 def _files(folder: Path) -> list[str]:
@@ -191,7 +202,7 @@ def load_bundle(folder: Path, engine: str | None = None, *, strict_parity: bool 
     card = read_json(folder / CARD)
     if engine not in (None, card["engine"]):
         raise RunError(f"{folder} was exported for {card['engine']}, asked for is {engine}: export the run for it")
-    config = parse_config(card["config"], where=str(folder / CARD))
+    config = recorded_config(card["config"], where=str(folder / CARD))
     policy = policy_of(folder)
     label = Taxonomy.from_json({config.label: card["label"]})[config.label]
     opened = _open(folder, card, config)
@@ -215,6 +226,13 @@ def _open(folder: Path, card: Mapping[str, Any], config: RunConfig) -> Engine:
         return TorchEngine.load(Workspace(folder, config.run), build_modalities(config), name=card["engine"])
     from .onnx_engine import OnnxEngine
 
+    sealed = _manifest(folder)
+    for model in filter(None, (*card["experts"].values(), card["fusion"])):
+        if model["file"] not in sealed:
+            raise ModelError(
+                f"{folder / CARD} names the model {model['file']!r}, which is none of the bundle's files: a bundle "
+                "holds what it is made of; export it again"
+            )
     return OnnxEngine(card["engine"], folder, card["experts"], card["fusion"])
 
 

@@ -181,6 +181,8 @@ class DecideConfig(Strict):
     """Share of positive posts where the run will be used (several classes: class -> share); None = as in val."""
     threshold: ThresholdConfig = ThresholdConfig()
     review: ReviewConfig | None = None
+    truncated: Literal["review"] | None = None
+    """``review``: a person decides on a post whose words were not all read, whatever stands in those that were."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> DecideConfig:
@@ -426,6 +428,18 @@ def parse_config(content: Mapping[str, Any], where: str = "configuration") -> Ru
     """Validate a mapping as a `RunConfig`. Raises `ConfigError`."""
     try:
         return RunConfig.model_validate(expand(dict(content)))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error, RunConfig)}") from None
+
+
+def recorded_config(content: Any, where: str) -> RunConfig:
+    """The configuration that a folder holds. Raises `ConfigError`.
+
+    Of the environment nothing is filled in: that was done when it was recorded, and a folder from elsewhere has no
+    business with what stands in it.
+    """
+    try:
+        return RunConfig.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{where}: {explain(error, RunConfig)}") from None
 

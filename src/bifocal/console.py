@@ -337,6 +337,8 @@ def print_decision(decision: Decision, as_json: bool) -> None:
     console = plain()
     console.print(str(decision.action or decision.label), style="bold")
     console.print(decision.why)
+    if decision.truncated:
+        console.print("not all of the post's words were read: it has more of them than the text expert takes")
     table = Table()
     for column in ("model", "probability", "label"):
         table.add_column(column)

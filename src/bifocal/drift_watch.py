@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from . import __version__
-from .config import DriftConfig, explain, parse_config
+from .config import DriftConfig, explain, recorded_config
 from .decide.policy import Policy
 from .decisions import Decisions, is_scored
 from .diagnose.drift import compare, independent_rows
@@ -32,6 +32,7 @@ def watch(
     batch_size: int = 32,
     progress: Callable[[int, int | None], None] | None = None,
     note: Callable[[str], None] | None = None,
+    allow_plugins: Collection[str] = (),
 ) -> dict[str, Any]:
     """Compare new unlabelled posts with what a run was tuned on, and write what is found.
 
@@ -46,6 +47,7 @@ def watch(
         ``.json``; None = ``drift_<run>.json`` in the run's folder.
     psi, alpha : float, optional
         In the place of the run's own `DriftConfig`.
+    allow_plugins : as `System.load`
 
     Returns
     -------
@@ -65,7 +67,7 @@ def watch(
     record = read_json(space.record)
     if "calibrate" not in record.get("steps", {}):
         raise RunError(f"the run in {folder} has not reached its policy: let `bifocal run CONFIG` end")
-    config = parse_config(record["config"], where=str(space.record))
+    config = recorded_config(record["config"], where=str(space.record))
     rule = _rule(config.drift, psi, alpha)
     policy = Policy.load(space.policy)
     reference = Reference.load(space.reference)
@@ -83,7 +85,7 @@ def watch(
         from .system import System
 
         decisions = output.with_name(f"{output.stem}_decisions.jsonl")
-        system = System.load(folder)
+        system = System.load(folder, allow_plugins=allow_plugins)
         score_file(system, new, decisions, batch_size=batch_size, progress=progress, note=note or told.append)
     table = Decisions(decisions, policy, config.modalities)
     decided = table.read()

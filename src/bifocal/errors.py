@@ -8,6 +8,7 @@
     |-- ModelError           a model is missing, damaged, or not of the expected shape
     |-- RunError             a run folder is locked, unfinished, or of another configuration
     |-- UnknownPlugin        no modality, source, encoder or fusion bears that name
+    |   `-- PluginRefused    a folder names code from outside that its loader did not allow
     `-- MissingExtra         an optional dependency is not installed
 
 A message says what was asked, what was found, what is allowed, and what to do next.
@@ -50,6 +51,10 @@ class RunError(BifocalError):
 
 class UnknownPlugin(BifocalError):
     """No modality, source, encoder or fusion bears that name."""
+
+
+class PluginRefused(UnknownPlugin):
+    """A folder names code from outside that its loader did not allow."""
 
 
 class MissingExtra(BifocalError):

@@ -123,7 +123,7 @@ def fit_expert(
     encoders = [plugins.load("encoders", str(c.encoder)).create(c, label.classes, seed, values) for c in rivals]
     inputs = [(name, lesson.usable.fingerprint, lesson.classes) for name, lesson in lessons.items()]
     key = fingerprint(config.model_dump(mode="json"), seed, [e.fingerprint() for e in encoders], inputs)
-    if finished := _finished(folder, checkpoints, key):
+    if finished := _finished(folder, checkpoints, key, [str(c.encoder) for c in rivals]):
         _clear(checkpoints)
         return finished
     _claim(checkpoints, key)
@@ -215,7 +215,7 @@ def _reached(encoder: Encoder, lesson: _Lesson, modality_name: str, path: Path) 
     return float(measure(np.array(lesson.classes), probabilities))
 
 
-def _finished(folder: Path, checkpoints: Path, key: str) -> FittedExpert | None:
+def _finished(folder: Path, checkpoints: Path, key: str, encoders: Collection[str]) -> FittedExpert | None:
     """The expert of this very training, where the run was stopped after it and before its next one."""
     note = checkpoints / FINISHED
     if not note.is_file() or not (folder / CARD).is_file():
@@ -224,21 +224,24 @@ def _finished(folder: Path, checkpoints: Path, key: str) -> FittedExpert | None:
     if found["key"] != key or found["card"] != file_sha256(folder / CARD):
         return None
     try:
-        encoder = load_expert(folder)
+        encoder = load_expert(folder, encoders)
     except ModelError:  # altered since: train it again
         return None
     return FittedExpert(encoder, found["history"], found["counts"], found["tried"], found["seconds"])
 
 
-def load_expert(folder: Path) -> Encoder:
-    """The expert saved in a folder, by whichever plug-in wrote it.
+def load_expert(folder: Path, allow_plugins: Collection[str] | None = None) -> Encoder:
+    """The expert saved in a folder, by whichever plug-in wrote it; `plugins.only` says which may come from outside.
 
     Raises
     ------
+    PluginRefused
+        Where it was written by one that is not allowed.
     ModelError
         Where the folder holds no expert, or a file in it is missing or altered.
     """
-    encoder: Encoder = plugins.load("encoders", read_card(folder)["encoder"]).load(folder)
+    with plugins.only(folder / CARD, allow_plugins):
+        encoder: Encoder = plugins.load("encoders", read_card(folder).get("encoder", "")).load(folder)
     return encoder
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import __version__
+from . import __version__, plugins
 from .bundle import CARD, ENGINES, FORMAT, PARITY, POLICIES, POLICY, REFERENCE, bundle_of, load_bundle, written
 from .contracts import Reporter
 from .data.shards import open_split
@@ -50,6 +50,7 @@ def export(
     output: Path | None = None,
     accept: bool = False,
     reporter: Reporter | None = None,
+    allow_plugins: Collection[str] = (),
 ) -> dict[str, Any]:
     """Export a finished run for an engine, compare the two on the run's test posts, and keep the report in the bundle.
 
@@ -65,6 +66,7 @@ def export(
         None = ``bundles/<engine>/`` in the run's folder.
     accept : bool
         Take the engine even where it turns over more than `MAX_FLIPS` of the decisions.
+    allow_plugins : as `System.load`
 
     A few of the test posts stay in the bundle with what the engine says of them here; loading it asks again
     (`bifocal.parity_probe`).
@@ -87,12 +89,13 @@ def export(
     if engine not in ENGINES:
         raise RunError(f"there is no engine {engine!r}; {nearest(engine, ENGINES)}")
     reporter = reporter or Reporter()
-    run, before = _finished(run_folder)
+    run, before = _finished(run_folder, allow_plugins)
     folder = output or bundle_of(run.space.folder, engine)
     reporter.step(f"export {engine}", False)
     with written(folder) as part:
         card = _models(run, engine, part, reporter)
-        made = _opened(run, engine, part, card)
+        with plugins.only(part, run.allowed):
+            made = _opened(run, engine, part, card)
         reporter.step("calibrate", False)
         policy = _recalibrated(run, before, made, reporter.progress).model_copy(
             update={"versions": {**before.versions, **card["versions"]}, "date": now()}
@@ -116,9 +119,9 @@ def export(
     return {**report, "bundle": str(folder)}
 
 
-def _finished(run_folder: str | Path) -> tuple[Run, Policy]:
+def _finished(run_folder: str | Path, allow_plugins: Collection[str] = ()) -> tuple[Run, Policy]:
     """A finished run with its shards open, and its policy."""
-    run = Run.of(run_folder)
+    run = Run.of(run_folder, allow_plugins)
     for split in run.space.packed_splits():
         run.packed[split] = open_split(run.space.shards(split), run.modalities, run.settled)
     return run, run.policy()

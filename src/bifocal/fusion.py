@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,15 +141,15 @@ def save_fusion(fusion: Fusion, config: FusionConfig, folder: Path) -> None:
     write_json(folder / CARD, card)
 
 
-def load_fusion(folder: Path) -> Fusion:
-    """What `save_fusion` wrote, verified before it is opened.
+def load_fusion(folder: Path, allow_plugins: Collection[str] | None = None) -> Fusion:
+    """What `save_fusion` wrote, verified before it is opened; `plugins.only` says what may come from outside.
 
     Raises
     ------
     ModelError
         Where a file is missing, altered, of another format, or holds more than tensors.
     UnknownPlugin
-        Where its strategy is not installed.
+        Where its strategy is not installed, or comes from outside and is not allowed (`PluginRefused`).
     """
     try:
         card: dict[str, Any] = read_json(folder / CARD)
@@ -163,7 +163,8 @@ def load_fusion(folder: Path) -> Fusion:
     if not weights.is_file() or file_sha256(weights) != card["sha256"]:
         found = "is not the one that config.json describes" if weights.is_file() else "is missing"
         raise ModelError(f"{weights} {found}: copy the whole folder again, or run the step `fusion` again")
-    kind = plugins.load("fusions", card["strategy"])
+    with plugins.only(folder / CARD, allow_plugins):
+        kind = plugins.load("fusions", card.get("strategy", ""))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's words on a pickle that it refuses just after

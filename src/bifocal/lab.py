@@ -20,7 +20,7 @@ from .encoded_again import encode_again
 from .errors import ConfigError
 from .example import Label
 from .experiment import Clock, experiment
-from .models.saved import read_card
+from .models.saved import CARD, read_card
 from .steps import Run
 from .train import run
 from .workspace import Workspace, read_json, sweep, versions, write_json
@@ -142,7 +142,8 @@ def _examine(work: Run, probed: Mapping[str, Label], folder: Path) -> dict[str, 
 def _expert(work: Run, name: str, evidence: Splits, seconds: float | None) -> dict[str, Any]:
     """What made a modality's features."""
     card = read_card(work.space.expert(work.modalities[name].expert_name))
-    settings, pretrained = card["expert"], len(plugins.load("encoders", card["encoder"]).tunes) > 1
+    with plugins.only(work.space.expert(work.modalities[name].expert_name) / CARD, work.allowed):
+        settings, pretrained = card["expert"], len(plugins.load("encoders", card["encoder"]).tunes) > 1
     return {
         "expert": work.modalities[name].expert_name,
         "encoder": card["encoder"],

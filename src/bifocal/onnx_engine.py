@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from .errors import DataError, ModelError
 from .example import UNLABELLED, Evidence
+from .onnx_weights import check_whole
 from .readers import READERS
 
 
 def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """A model, ready to run on the CPU. Raises `ModelError` where the file is none."""
+    """A model, ready to run on the CPU. Raises `ModelError` where the file is none, or keeps weights in others."""
+    check_whole(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS", 0))  # 0 = all cores

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import plugins
 from .bundle import CARD, bundle_of, change_policy, is_bundle, policy_of, run_or_bundle
-from .config import parse_config
+from .config import recorded_config
 from .data.compose import TEXT
 from .data.shards import open_split
 from .decide.policy import POOLED, Policy
@@ -33,7 +34,14 @@ SHOWN = 120
 
 
 def set_threshold(
-    folder: str | Path, model: str | None, threshold: float, *, pattern: str = POOLED, by: str, why: str
+    folder: str | Path,
+    model: str | None,
+    threshold: float,
+    *,
+    pattern: str = POOLED,
+    by: str,
+    why: str,
+    allow_plugins: Collection[str] = (),
 ) -> dict[str, Any]:
     """Set one threshold of a run's or a bundle's policy by hand, and keep record: who, when, why, the policy as it was.
 
@@ -48,6 +56,7 @@ def set_threshold(
     model : str or None
         None = the model that decides.
     threshold, pattern, by, why : as `Policy.with_threshold`
+    allow_plugins : as `System.load`
 
     Returns
     -------
@@ -66,7 +75,8 @@ def set_threshold(
     def changed(policy: Policy) -> Policy:
         return policy.with_threshold(model or list(policy.models)[-1], threshold, pattern=pattern, by=by, why=why)
 
-    after = change_policy(folder, changed) if is_bundle(folder) else _change_run(Workspace.of(folder), changed)
+    with plugins.only(folder, allow_plugins):
+        after = change_policy(folder, changed) if is_bundle(folder) else _change_run(Workspace.of(folder), changed)
     change = after.changes[-1]
     return {
         **change.model_dump(mode="json"),
@@ -81,7 +91,7 @@ def _change_run(space: Workspace, change: Callable[[Policy], Policy]) -> Policy:
         record = Record(space.record)
         if "calibrate" not in record.steps():
             raise RunError(f"the run in {space.folder} has no policy yet: let `bifocal run CONFIG` end")
-        before = load_policy(space, parse_config(record.content["config"], where=str(space.record)))
+        before = load_policy(space, recorded_config(record.content["config"], where=str(space.record)))
         after = change(before)
         for policy in (before, after):
             policy.save(space.policies / f"{policy.version}.json")
@@ -123,7 +133,7 @@ def _otherwise(run_folder: Path, policy: Policy) -> dict[str, str]:
     return found
 
 
-def compare(a: str | Path, b: str | Path, *, on: str = "test") -> dict[str, Any]:
+def compare(a: str | Path, b: str | Path, *, on: str = "test", allow_plugins: Collection[str] = ()) -> dict[str, Any]:
     """Which decisions of a split would be others under policy b than under policy a.
 
     Parameters
@@ -132,6 +142,7 @@ def compare(a: str | Path, b: str | Path, *, on: str = "test") -> dict[str, Any]
         Of a run's folder, or of a policy file in one. Both policies are for the same models.
     on : str
         A split of the run of a, whose Evidence is read from the cache.
+    allow_plugins : as `System.load`
 
     Returns
     -------
@@ -148,7 +159,7 @@ def compare(a: str | Path, b: str | Path, *, on: str = "test") -> dict[str, Any]
     """
     (space, one), (_, two) = _found(Path(a)), _found(Path(b))
     _same_models(one, two)
-    run = Run.of(space.folder)
+    run = Run.of(space.folder, allow_plugins)
     if on not in space.packed_splits():
         raise RunError(f"the run in {space.folder} has no split {on!r}; {nearest(on, space.packed_splits())}")
     run.packed = {on: open_split(space.shards(on), run.modalities, run.settled)}  # of the others nothing is asked

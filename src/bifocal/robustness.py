@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -47,6 +47,7 @@ def robustness(
     attacks: Sequence[str] | None = None,
     functional: Path | None = None,
     reporter: Reporter | None = None,
+    allow_plugins: Collection[str] = (),
 ) -> Path:
     """Attack the posts that a finished run was tested on: ``robustness_<run>.json``.
 
@@ -62,6 +63,7 @@ def robustness(
         None = all that the run's modalities know, at all their severities.
     functional : Path, optional
         A functional suite, see `functional.functional_suite`.
+    allow_plugins : as `System.load`
 
     Raises
     ------
@@ -73,7 +75,7 @@ def robustness(
         Where the suite cannot be read.
     """
     reporter = reporter or Reporter()
-    system, space = System.load(folder), Workspace.of(folder)
+    system, space = System.load(folder, allow_plugins=allow_plugins), Workspace.of(folder)
     settings = RobustnessConfig(attacks=list(attacks or known_attacks(system.modalities)), rows=rows or ROWS)
     check_attacks(settings, system.modalities)
     suite = functional_suite(system, functional) if functional else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from . import __version__, plugins
-from .config import FusionConfig, RunConfig, parse_config
+from .config import FusionConfig, RunConfig, recorded_config
 from .contracts import Reporter
 from .data.compose import TEXT
 from .data.manifest import write_manifest
@@ -62,13 +63,28 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """One run, step by step. Each step reads the artifacts of those before it and writes its own."""
+    """One run, step by step. Each step reads the artifacts of those before it and writes its own.
 
-    def __init__(self, config: RunConfig, space: Workspace, reporter: Reporter):
+    Parameters
+    ----------
+    config : RunConfig
+    space : Workspace
+    reporter : Reporter
+    allow_plugins : collection of str, optional
+        What the models in its folder may bring from outside, see `plugins.only`; None = what the configuration names.
+    """
+
+    def __init__(
+        self, config: RunConfig, space: Workspace, reporter: Reporter, allow_plugins: Collection[str] | None = None
+    ):
         self.config = config
         self.space = space
         self.reporter = reporter
         self.modalities: dict[str, Modality] = build_modalities(config)
+        if allow_plugins is None:
+            theirs = [modality.encoder for modality in self.modalities.values()]
+            allow_plugins = plugins.outside([config.model_dump(), theirs])
+        self.allowed = frozenset(allow_plugins)
         source_class = plugins.load("sources", config.source.kind)
         self.source: Source = plugins.options("source", config.source.kind, config.source.options, source_class)
         self.taxonomy = Taxonomy({**LABELS, **self.source.labels()})
@@ -79,16 +95,22 @@ class Run:
         check_slices(config.slices, self.label, config.modalities)
 
     @classmethod
-    def of(cls, folder: str | Path) -> Self:
+    def of(cls, folder: str | Path, allow_plugins: Collection[str] = ()) -> Self:
         """The run in a folder, configured as it was: for whoever reads its shards, Evidence and opinions again.
 
         Raises
         ------
         RunError
             Where there is no ``run.json``; names the runs beside it.
+        PluginRefused
+            Where its configuration names an outside plug-in that is not among ``allow_plugins``.
         """
         space = Workspace.of(folder)
-        return cls(parse_config(read_json(space.record)["config"], where=str(space.record)), space, Reporter())
+        config = recorded_config(read_json(space.record)["config"], where=str(space.record))
+        # Its terms lie elsewhere, and are read where slices are measured: by who runs a configuration of his own.
+        config = config.model_copy(update={"slices": config.slices.model_copy(update={"terms": None})})
+        with plugins.installed_first(folder), plugins.only(space.record, allow_plugins):
+            return cls(config, space, Reporter(), allow_plugins)
 
     def _label(self) -> Label:
         name = self.config.label
@@ -321,7 +343,9 @@ class Run:
 
     @cached_property
     def encoders(self) -> dict[str, Encoder]:
-        return {name: load_expert(self.space.expert(m.expert_name)) for name, m in self.modalities.items()}
+        return {
+            name: load_expert(self.space.expert(m.expert_name), self.allowed) for name, m in self.modalities.items()
+        }
 
     @cache  # noqa: B019 - a Run lives as long as its command
     def evidence_of(self, split: str) -> dict[str, Evidence]:
@@ -381,7 +405,7 @@ class Run:
 
     @cached_property
     def fused(self) -> Fusion | None:
-        return load_fusion(self.space.fusion) if len(self.modalities) > 1 else None
+        return load_fusion(self.space.fusion, self.allowed) if len(self.modalities) > 1 else None
 
     # ------------------------------------------------------------------ steps 6 and 7: decide, then measure
 
@@ -430,6 +454,7 @@ class Run:
             groups=None if self.in_sample else list(np.array(said.groups)[said.has[self.models[-1]]]),
             seed=self.config.seed,
         )
+        policy = fitted.policy.model_copy(update={"truncated": self.config.decide.truncated})
         if kept := sorted(self.space.policies.glob("*.json")):
             self.reporter.note(f"{len(kept)} policies changed by hand are kept in {self.space.policies}, and not used")
         for finding in fitted.findings:
@@ -442,9 +467,9 @@ class Run:
                 probabilities = fitted.policy.probabilities(model, said.logits[model][rows], POOLED)
                 weights = fitted.policy.weights(model, said.labels[rows])
                 write_curve(self.space.curve(model), threshold_curve(said.labels[rows], probabilities[:, 1], weights))
-        fitted.policy.save(self.space.policy)
+        policy.save(self.space.policy)
         texts = self._texts(self.tuned_on)
-        Reference.gather(said, texts, fitted.policy, self.models[-1], split=self.tuned_on, seed=self.config.seed).save(
+        Reference.gather(said, texts, policy, self.models[-1], split=self.tuned_on, seed=self.config.seed).save(
             self.space.reference
         )
         return {"tuned_on": self.tuned_on, "rows": len(said.ids), "findings": fitted.findings}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from . import plugins
+from .bundle import CARD as BUNDLE_CARD
 from .bundle import folder_of, is_bundle, load_bundle
-from .config import RunConfig, parse_config
+from .config import RunConfig, recorded_config
 from .data.compose import TEXT
 from .decide.policy import Policy, pattern_of
 from .errors import BifocalError, DataError, PictureError, RunError
@@ -18,7 +20,7 @@ from .example import Evidence, Example, Label, Taxonomy
 from .modalities.text import NO_LANGUAGE
 from .models.saved import CARD
 from .posts import ARGUMENTS, PICTURE, Post, Preparer, build_modalities, read_file
-from .workspace import Workspace, file_sha256, read_json
+from .workspace import RECORD, Workspace, file_sha256, read_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,7 +125,14 @@ class System:
         self.policy_version = policy.version
 
     @classmethod
-    def load(cls, folder: str | Path, engine: str | None = None, *, strict_parity: bool = False) -> Self:
+    def load(
+        cls,
+        folder: str | Path,
+        engine: str | None = None,
+        *,
+        strict_parity: bool = False,
+        allow_plugins: Collection[str] = (),
+    ) -> Self:
         """Load what a run left in its folder, or what was exported of one.
 
         Parameters
@@ -134,6 +143,9 @@ class System:
             ``torch``, or one that the run was exported for; None = as the folder has it.
         strict_parity : bool
             Refuse a bundle that decides otherwise here than where it was exported, instead of warning.
+        allow_plugins : collection of str
+            Modules from outside, such as ``package.module``, that the folder's files may name and that are imported
+            then. What a folder names is code of whoever made it: without this, none of it runs.
 
         Raises
         ------
@@ -142,11 +154,20 @@ class System:
             run was not exported for that engine.
         ModelError
             Where a model is damaged; where a bundle decides otherwise here and ``strict_parity``.
+        PluginRefused
+            Where the folder names an outside plug-in that is not allowed.
         """
         folder = folder_of(Path(folder), engine)
-        if is_bundle(folder):
-            bundle = load_bundle(folder, engine, strict_parity=strict_parity)
-            return cls(bundle.config, bundle.engine, bundle.policy, bundle.label, bundle.text_role)
+        with plugins.installed_first(folder):
+            if is_bundle(folder):
+                with plugins.only(folder / BUNDLE_CARD, allow_plugins):
+                    bundle = load_bundle(folder, engine, strict_parity=strict_parity)
+                    return cls(bundle.config, bundle.engine, bundle.policy, bundle.label, bundle.text_role)
+            with plugins.only(folder / RECORD, allow_plugins):
+                return cls._of_run(folder)
+
+    @classmethod
+    def _of_run(cls, folder: Path) -> Self:
         space = Workspace.of(folder)
         record = read_json(space.record)
         if "calibrate" not in record.get("steps", {}):
@@ -157,7 +178,7 @@ class System:
         # After the checks above, so that a wrong folder is an error at once and not after seconds of imports.
         from .torch_engine import TorchEngine
 
-        config = parse_config(record["config"], where=str(space.record))
+        config = recorded_config(record["config"], where=str(space.record))
         label = Taxonomy.from_json(read_json(space.taxonomy))[config.label]
         trained = TorchEngine.load(space, build_modalities(config))
         return cls(config, trained, load_policy(space, config), label, record["text_role"])
@@ -338,7 +359,7 @@ class System:
         action = str(self.policy.actions(self.main, p, np.array([index]), pattern, [language])[0]) or None
         sets = self.policy.candidates(self.main, p, pattern)
         threshold = self.policy.threshold(self.main, pattern, index)
-        return Decision(
+        decision = Decision(
             probability=main.probability,
             label=main.label,
             threshold=threshold,
@@ -351,8 +372,9 @@ class System:
             versions={**self.policy.versions, "policy": self.policy_version},
             probability_key=self.label.probability,
             candidates=None if sets is None else tuple(self.label.classes[c] for c in sets[0].nonzero()[0]),
-            truncated="cut" in example.meta or not all(self.engine.whole(n, value) for n, value in values.items()),
         )
+        whole = "cut" not in example.meta and all(self.engine.whole(n, value) for n, value in values.items())
+        return decision if whole else cut_short(decision, self.policy.truncated)
 
     def _said(
         self, model: str, logits: Mapping[str, NDArray[np.float32]], pattern: str
@@ -374,6 +396,14 @@ class System:
         sign = ">=" if main.probability >= threshold else "<"
         band = ", inside the review band" if action == "review" else ""
         return f"{self.main} gives {main.probability:.3f} {sign} threshold {threshold:.2f} from {pattern}{band}"
+
+
+def cut_short(decision: Decision, rule: Literal["review"] | None) -> Decision:
+    """A decision on a post whose words were not all read, by the policy's rule for those (`Policy.truncated`)."""
+    if rule is None or decision.action == rule:
+        return replace(decision, truncated=True)
+    why = f"{decision.why}; not all of the post's words were read, so a person decides"
+    return replace(decision, truncated=True, action=rule, why=why)
 
 
 def severity(decision: Decision) -> tuple[int, float]:

@@ -50,7 +50,7 @@ class TorchEngine:
 
     @classmethod
     def load(cls, space: Workspace, modalities: Mapping[str, Modality], *, name: str = "torch") -> Self:
-        """The models of a finished run. Raises `ModelError` where one is missing or damaged."""
+        """The models of a finished run. Raises as `load_expert` and `load_fusion`."""
         names = {name: modality.expert_name for name, modality in modalities.items()}
         experts = {name: load_expert(space.expert(expert)) for name, expert in names.items()}
         for expert in experts.values():

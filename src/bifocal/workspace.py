@@ -10,13 +10,14 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from time import perf_counter
 from typing import IO, Any, Self
 
@@ -236,6 +237,18 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+RECORD = "run.json"
+RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+
+
+def inside(folder: Path, name: Any) -> Path:
+    """The file of a folder that a file in it names. Raises `RunError` where the name leads out of the folder."""
+    path = PurePosixPath(name) if isinstance(name, str) else None
+    if path is None or path.is_absolute() or ".." in path.parts or not path.parts or "\0" in str(name):
+        raise RunError(f"{folder} names {name!r}, which is no file in it: take the folder from where it was made again")
+    return folder / path
+
+
 @dataclass(frozen=True)
 class Workspace:
     """The folder of one run and the names in it, which outside tools may rely on."""
@@ -251,14 +264,18 @@ class Workspace:
         Raises
         ------
         RunError
-            Where there is no ``run.json``; names the runs beside it.
+            Where there is no ``run.json``; names the runs beside it. Where that has no name of a run.
         """
         folder = Path(folder)
-        record = folder / _ARTIFACTS["record"]
+        record = folder / RECORD
         if not record.is_file():
             known = sorted(p.parent.name for p in folder.parent.glob("*/run.json"))
             raise RunError(f"{folder} is not a run folder (no run.json); runs beside it: {', '.join(known) or 'none'}")
-        return cls(folder, read_json(record)["run"])
+        content = read_json(record)
+        name = content.get("run") if isinstance(content, dict) else None
+        if not isinstance(name, str) or not re.fullmatch(RUN_NAME, name):
+            raise RunError(f"{record} has no name of a run under 'run', found {name!r}: it was altered")
+        return cls(folder, name)
 
     def __getattr__(self, name: str) -> Path:
         """``workspace.results`` is ``runs/<run>/results_<run>.json``, and so on for every artifact."""
@@ -331,7 +348,7 @@ _ARTIFACTS = {
     "policies": "policies",
     "reference": "reference_{run}.json",
     "drift": "drift_{run}.json",
-    "record": "run.json",
+    "record": RECORD,
     "report": "report",
     "lab_results": "lab/results.json",
 }
@@ -356,7 +373,7 @@ class Record:
             entry
             and entry["fingerprint"] == key
             and all(
-                (p := self.path.parent / name).is_file() and p.stat().st_size == size
+                (p := inside(self.path.parent, name)).is_file() and p.stat().st_size == size
                 for name, size in entry["outputs"].items()
             )
         )
@@ -373,7 +390,7 @@ class Record:
         known = self.steps()
         for name in steps:
             for output in known.pop(name, {}).get("outputs", {}) if name not in keep else ():
-                (self.path.parent / output).unlink(missing_ok=True)
+                inside(self.path.parent, output).unlink(missing_ok=True)
             known.pop(name, None)
         self.update(steps=known)
 

@@ -144,6 +144,8 @@ class Policy(Strict):
     """Figure -> what the model that decides comes to at its threshold, on as many rows to come."""
     review: ReviewConfig | None = None
     """What the review bands were fitted to."""
+    truncated: Literal["review"] | None = None
+    """What is done with a post whose words were not all read; None = what its beginning comes to."""
     data: dict[str, str] = Field(default_factory=dict)
     """Split it was tuned on -> hash of its shards."""
     date: str = ""

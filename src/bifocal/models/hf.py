@@ -21,7 +21,7 @@ from ..workspace import fingerprint, read_json, write_json
 from .classifier import Classifier, figures
 from .heads import cross_fit, fit_linear
 from .positions import remember_positions
-from .pretrained import build, load_configuration, load_pretrained, locate, quiet
+from .pretrained import build, check_data, load_configuration, load_pretrained, locate, quiet
 from .saved import check_seal, read_card, sealed
 
 HEAD = "head.safetensors"
@@ -172,6 +172,7 @@ class HfEncoder:
         """
         card = read_card(folder)
         check_seal(folder, card)
+        check_data(folder)
         with quiet():
             model, processor = load_pretrained(cls.auto, cls.load_processor, str(folder), card["classes"])
             encoder = cls(ExpertConfig(**card["expert"]), card["classes"], card["seed"], model, processor)

@@ -17,7 +17,8 @@ from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ..errors import BifocalError, ModelError, nearest
+from ..errors import BifocalError, ModelError, RunError, nearest
+from ..workspace import read_json
 from .saved import CARD, check_seal, read_card
 
 _PICKLE = "is damaged, or would run code when opened (it was not): take the model in safetensors format"
@@ -70,6 +71,43 @@ def locate(name: str, base: str) -> str:
     return name
 
 
+def check_data(folder: Path) -> None:
+    """Refuse, in the folder of an expert, what would have transformers load another model, from elsewhere.
+
+    That classes which a folder brings along (``auto_map``) are not run is seen to by ``trust_remote_code=False``; but
+    the base of an adapter is taken from wherever it says without a question. `HfEncoder.save` writes none.
+
+    Raises
+    ------
+    ModelError
+        Naming the file.
+    """
+    if (adapter := folder / "adapter_config.json").exists():
+        raise ModelError(f"{adapter} names another model to load, and an expert is whole: take the file away")
+
+
+def _refuse_kernels(folder: Path) -> None:
+    """Raise `ModelError` where a model's own configuration names code of the hub, which transformers would run."""
+    path = folder / "config.json"
+    try:
+        named = _kernels(read_json(path)) if path.is_file() else []
+    except RunError:  # damaged: the loader will say so
+        return
+    if named:
+        raise ModelError(f"{path} names code to run for it ({named[0]!r}), and a model is data: it was not loaded")
+
+
+def _kernels(settings: Any) -> list[str]:
+    """Kernels of the hub that a configuration names, at any depth: ``owner/name``, where libraries have plain names."""
+    if isinstance(settings, list):
+        return [name for inner in settings for name in _kernels(inner)]
+    if not isinstance(settings, dict):
+        return []
+    asked = [value for key, value in settings.items() if key.endswith("_implementation")]
+    names = [v for value in asked for v in (value.values() if isinstance(value, dict) else [value])]
+    return [name for name in names if isinstance(name, str) and "/" in name] + _kernels(list(settings.values()))
+
+
 def load_pretrained(
     auto: Any, load_processor: Callable[[str], Any], where: str, classes: Sequence[Any]
 ) -> tuple[PreTrainedModel, Any]:
@@ -93,6 +131,7 @@ def load_pretrained(
         that would run code.
     """
     with _explained(auto, where):
+        _refuse_kernels(Path(where))
         model, report = auto.from_pretrained(
             where,
             **_names(classes),

@@ -45,7 +45,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 def check_seal(folder: Path, card: Mapping[str, Any]) -> None:
     """Raise `ModelError` where a file of the expert is missing or altered: a flipped byte loads without a word."""
     for name, expected in card["sha256"].items():
-        path = folder / name
+        path = folder / Path(name).name  # an expert's folder is flat; whatever else a card names is missing
         found = file_sha256(path) if path.is_file() else None
         if found != expected:
             fault = "was altered since it was saved (its SHA-256 differs)" if found else "is missing"

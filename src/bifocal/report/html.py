@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..errors import extras_named
-from ..workspace import Workspace, atomic, read_json, write_json
+from ..workspace import Workspace, atomic, inside, read_json, write_json
 from . import markdown as words
 from .findings import findings
 from .gallery import GALLERY
@@ -113,7 +113,7 @@ def pictures(report: Path) -> dict[str, str]:
     index = report / GALLERY / "index.json"
     if not index.is_file():
         return {}
-    found = {id: report / GALLERY / name for id, name in read_json(index).items()}
+    found = {id: inside(report / GALLERY, name) for id, name in read_json(index).items()}
     return {
         id: f"data:image/jpeg;base64,{b64encode(path.read_bytes()).decode()}"
         for id, path in found.items()

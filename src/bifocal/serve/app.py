@@ -23,8 +23,12 @@ from .pages.session import NotSignedIn
 from .proxies import AtPublicUrl
 from .service import Service
 
-_SHAPES = {moderations.PATH: moderations.told, perspective.PATH: perspective.told}
-"""Errors are told as the clients of each door read them."""
+_SHAPES = {
+    moderations.PATH: moderations.told,
+    perspective.PATH: perspective.told,
+    perspective.SUGGEST: perspective.told,
+}
+"""Errors, and their statuses, are told as the clients of each door read them."""
 _KIND_OF = {status: kind for kind, status in reversed(KINDS.items())}
 
 
@@ -70,8 +74,9 @@ def _answer(refused: Refused, request: Request) -> Response:
         headers["Retry-After"] = str(max(1, round(refused.retry_after)))
     if refused.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    body = _SHAPES.get(request.url.path, Refused.to_dict)(refused)
-    return JSONResponse(body, status_code=refused.status, headers=headers)
+    told = _SHAPES.get(request.url.path)
+    status, body = told(refused) if told else (refused.status, refused.to_dict())
+    return JSONResponse(body, status_code=status, headers=headers)
 
 
 async def _ours(request: Request, error: Exception) -> Response:

@@ -20,6 +20,15 @@ State = Annotated[
 ]
 Keys = Annotated[Path | None, typer.Option("--keys", help="The file of API keys; by default keys.json in the state.")]
 
+AllowPlugin = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-plugin",
+        metavar="MODULE",
+        help="A module from outside, such as package.module, that the folder may name and run; repeatable.",
+    ),
+]
+
 lists_app = typer.Typer(help="Lists of known pictures.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys of those who ask the service.", no_args_is_help=True)
 
@@ -50,6 +59,7 @@ def serve(
     everybody: Annotated[
         bool, typer.Option("--open", help="Answer without keys on an address that others reach.")
     ] = False,
+    allow_plugin: AllowPlugin = None,
 ) -> None:
     """Answer over HTTP: decisions, review queue, health and metrics; until Ctrl-C or SIGTERM."""
     given = {
@@ -61,6 +71,7 @@ def serve(
         "state": state,
         "keys": keys,
         "open": everybody or None,
+        "allow_plugins": allow_plugin or None,
     }
     from ..bundle import run_or_bundle
     from ..errors import RunError

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..bundle import is_bundle, run_or_bundle
+from ..bundle import CARD, check_manifest, is_bundle, run_or_bundle
 from ..errors import DataError, listed
 from ..example import Label, Taxonomy
 from ..modalities.text import words_of
@@ -21,7 +21,7 @@ _CLASS_OF = dict(zip(VERDICTS, (0, 1), strict=True))
 
 
 def label_of(folder: Path) -> tuple[str, str, Label]:
-    """Name of a run or bundle, and its label; a bundle is loaded for it.
+    """Name of a run or bundle, and its label.
 
     Raises
     ------
@@ -32,10 +32,10 @@ def label_of(folder: Path) -> tuple[str, str, Label]:
         space = Workspace.of(folder)
         config = read_json(space.record)["config"]
         return config["run"], config["label"], Taxonomy.from_json(read_json(space.taxonomy))[config["label"]]
-    from .. import load
-
-    system = load(folder)
-    return system.config.run, system.config.label, system.label
+    check_manifest(folder)
+    card = read_json(folder / CARD)
+    config = card["config"]
+    return config["run"], config["label"], Taxonomy.from_json({config["label"]: card["label"]})[config["label"]]
 
 
 def export(rows: Iterable[Mapping[str, Any]], name: str, label: Label, folder: Path) -> dict[str, Any]:

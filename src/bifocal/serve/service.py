@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ from ..decide.policy import Band, Policy, pattern_of, patterns
 from ..errors import BifocalError, DataError, RunError
 from ..posts import TABULAR, build_modalities
 from ..sources._posts import MAX_NAME, NAMES
+from ..system import Decision, cut_short
 from ..workspace import read_json
 from .batching import Batcher, Places
 from .errors import Refused
@@ -34,7 +35,6 @@ from .workers import Decoders, Description, Model, Preparation, Prepared, import
 
 if TYPE_CHECKING:
     from ..explanation import Explanation
-    from ..system import Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,8 @@ class Incoming:
     """The post, as the platform calls it."""
     keep: bool = True
     """Whether its original may be kept."""
+    check: Callable[[Answer], None] | None = None
+    """Told the answer before it is logged; where it raises, the post was never decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,14 @@ class Service:
         return clients
 
     async def _loaded(self, folder: Path, engine: str | None) -> tuple[Model, Description]:
-        model = Model(folder, engine, timeout=self.settings.model_timeout_s, count=self.settings.models)
+        settings = self.settings
+        model = Model(
+            folder,
+            engine,
+            timeout=settings.model_timeout_s,
+            count=settings.models,
+            allow_plugins=settings.allow_plugins,
+        )
         try:
             return model, await model.load()
         except BaseException:
@@ -275,8 +284,11 @@ class Service:
                 decision, told = decision.decision, decision.shadow
             start = self._stage("model", start)
             versions = {**decision.versions, "bifocal": _version()}
-            cut = truncated or decision.truncated
-            answer = Answer(number, decision, decision.action, None, cut, versions, decision.why)
+            if truncated and not decision.truncated:
+                decision = cut_short(decision, about.policy["truncated"])
+            answer = Answer(number, decision, decision.action, None, decision.truncated, versions, decision.why)
+        if incoming.check is not None:
+            incoming.check(answer)
         await self.journal.record(self._logged(answer, about, incoming, prepared, client, pattern, told))
         self._stage("log", start)
         self._count(answer, pattern, told)

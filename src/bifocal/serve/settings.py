@@ -55,11 +55,34 @@ class Moderations(Strict):
         return names
 
 
+LANGUAGES = (
+    "ace", "af", "am", "an", "ar", "ary", "arz", "as", "az", "ba", "bcl", "be", "bg", "bn", "br", "bs", "ca", "crh",
+    "cs", "cy", "da", "de", "dz", "el", "en", "eo", "es", "et", "eu", "ext", "fa", "fi", "fo", "fr", "fuv", "fy",
+    "ga", "gcf", "gcr", "gd", "gl", "gom", "grc", "gu", "gug", "guw", "ha", "hbo", "he", "hi", "hr", "ht", "hu",
+    "hy", "id", "ig", "is", "it", "ja", "jv", "ka", "kab", "kik", "kk", "km", "kn", "ko", "ku", "ky", "la", "lb",
+    "lg", "lij", "ln", "lo", "lt", "ltg", "lv", "mg", "mk", "ml", "mn", "mr", "ms", "mt", "my", "ne", "nl", "nn",
+    "no", "nso", "oc", "om", "or", "pa", "pcm", "pl", "ps", "pt", "qu", "ro", "ru", "rw", "sa", "sdh", "se", "si",
+    "sk", "sl", "sn", "so", "sq", "sr", "sr", "st", "sv", "sw", "ta", "te", "tg", "th", "tk", "tl", "tr", "tt",
+    "ug", "uk", "ur", "uz", "uz", "uzs", "vec", "vi", "vo", "wa", "wuu", "xh", "yo", "yue", "zh", "zu",
+)  # fmt: skip
+"""Codes of ISO 639 of all languages that py3langid tells apart."""
+
+
 class Perspective(Strict):
     """How our label is told in the place of Perspective's API."""
 
     attributes: tuple[str, ...] = ("TOXICITY",)
     """Those whose score is the probability of our positive class; others are refused, as it refuses what it has not."""
+    languages: tuple[str, ...] = LANGUAGES
+    """Codes of ISO 639 of the languages that the run is good for: comments in others are refused."""
+
+    @field_validator("languages")
+    @classmethod
+    def _told_apart(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in LANGUAGES:
+                raise ValueError(f"{name!r} is no language that is told apart; {nearest(name, LANGUAGES)}")
+        return names
 
 
 class ServeConfig(Strict):
@@ -69,6 +92,8 @@ class ServeConfig(Strict):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     engine: str | None = None
     """None = as a bundle was exported, ``torch`` for a run folder."""
+    allow_plugins: tuple[str, ...] = ()
+    """Modules from outside, such as ``package.module``, that the run, bundle or shadow may name; others are refused."""
     state: Path | None = None
     """Folder of the decision log, keys and spool; None = ``serve/`` in the run's folder."""
 

@@ -188,17 +188,27 @@ def _encoded(post: Post) -> bytes | None:
 # ------------------------------------------------------------------------------------------------ beside a model
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a model's processes load."""
+
+    folder: Path
+    engine: str | None
+    allow_plugins: tuple[str, ...] = ()
+    """See `System.load`."""
+
+
 @lru_cache(maxsize=1)
-def _system(folder: Path, engine: str | None) -> System:
+def _system(source: Source) -> System:
     from .. import load
 
-    return load(folder, engine)
+    return load(source.folder, source.engine, allow_plugins=source.allow_plugins)
 
 
-def _describe(folder: Path, engine: str | None) -> Description:
-    system = _system(folder, engine)
+def _describe(source: Source) -> Description:
+    system = _system(source)
     return Description(
-        folder,
+        source.folder,
         system.engine.name,
         system.config,
         system.text_role,
@@ -212,8 +222,8 @@ def _describe(folder: Path, engine: str | None) -> Description:
     )
 
 
-def _decide(folder: Path, engine: str | None, posts: Sequence[Packed]) -> list[Decision | BifocalError]:
-    return _decided(_system(folder, engine), [post.open() for post in posts])
+def _decide(source: Source, posts: Sequence[Packed]) -> list[Decision | BifocalError]:
+    return _decided(_system(source), [post.open() for post in posts])
 
 
 def _decided(system: System, posts: Sequence[Post]) -> list[Decision | BifocalError]:
@@ -238,38 +248,38 @@ def _decided(system: System, posts: Sequence[Post]) -> list[Decision | BifocalEr
 
 
 @lru_cache(maxsize=1)
-def _covered(folder: Path, engine: str | None, blob: bytes, grid: int) -> Covered:
+def _covered(source: Source, blob: bytes, grid: int) -> Covered:
     """The versions of a post that is being explained, a few at a time."""
     from ..explanation import Covered
 
-    system, post = _system(folder, engine), pickle.loads(blob)
+    system, post = _system(source), pickle.loads(blob)
     system.check(post)
     return Covered.of(system, post, grid)
 
 
-def _encode_some(folder: Path, engine: str | None, packed: Packed, grid: int, start: int) -> tuple[int, bytes]:
+def _encode_some(source: Source, packed: Packed, grid: int, start: int) -> tuple[int, bytes]:
     """How many versions of a post there are, and what the experts say of the next few of them.
 
     In Python's own format, which only a process that holds models opens: the service itself has no tensors.
     """
-    covered = _covered(folder, engine, packed.blob, grid)
-    evidence = _system(folder, engine).engine.evidence(covered.versions(start, start + EXPLAIN_AT_ONCE))
+    covered = _covered(source, packed.blob, grid)
+    evidence = _system(source).engine.evidence(covered.versions(start, start + EXPLAIN_AT_ONCE))
     return len(covered), pickle.dumps(evidence)
 
 
-def _explain(folder: Path, engine: str | None, packed: Packed, grid: int, encoded: Sequence[bytes]) -> Explanation:
+def _explain(source: Source, packed: Packed, grid: int, encoded: Sequence[bytes]) -> Explanation:
     from ..explanation import explained, joined
 
-    covered = _covered(folder, engine, packed.blob, grid)
+    covered = _covered(source, packed.blob, grid)
     _covered.cache_clear()  # nothing of a post stays
-    return explained(_system(folder, engine), covered, joined([pickle.loads(part) for part in encoded]))
+    return explained(_system(source), covered, joined([pickle.loads(part) for part in encoded]))
 
 
-def _start_model(folder: Path, engine: str | None, threads: int) -> None:
+def _start_model(source: Source, threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:  # imported beforehand, when it read another number
         sys.modules["torch"].set_num_threads(threads)
-    _system(folder, engine)
+    _system(source)
 
 
 # ------------------------------------------------------------------------------------------------ in the service
@@ -545,12 +555,13 @@ class Decoders:
 class Model:
     """The models of one run or bundle, in processes of their own."""
 
-    def __init__(self, folder: Path, engine: str | None, *, timeout: float, count: int):
-        self.folder = folder
-        self.engine = engine
+    def __init__(
+        self, folder: Path, engine: str | None, *, timeout: float, count: int, allow_plugins: tuple[str, ...] = ()
+    ):
+        self.source = Source(folder, engine, allow_plugins)
         self.timeout = timeout
         threads = max(1, (os.cpu_count() or 1) // count)
-        self.workers = Workers(count, _start_model, folder, engine, threads, name="model")
+        self.workers = Workers(count, _start_model, self.source, threads, name="model")
 
     @property
     def loaded(self) -> bool:
@@ -560,9 +571,9 @@ class Model:
     async def load(self) -> Description:
         """What they are, once every process has them. Raises what `bifocal.load` raises."""
         try:
-            about = await self.workers.run(_describe, self.folder, self.engine, timeout=10 * self.timeout)
+            about = await self.workers.run(_describe, self.source, timeout=10 * self.timeout)
         except (TimeoutError, Died):
-            raise ModelError(f"the models in {self.folder} cannot be loaded: their process ended") from None
+            raise ModelError(f"the models in {self.source.folder} cannot be loaded: their process ended") from None
         while self.workers.starting:
             await asyncio.sleep(0.05)
         return about
@@ -588,7 +599,7 @@ class Model:
 
     async def _ask(self, task: Callable[..., Result], *arguments: Any, lost: str) -> Result:
         try:
-            return await self.workers.run(task, self.folder, self.engine, *arguments, timeout=self.timeout)
+            return await self.workers.run(task, self.source, *arguments, timeout=self.timeout)
         except (TimeoutError, Died):
             raise Refused("unavailable", lost) from None
         except (ModelError, RunError) as error:  # what is on disk now is not what was loaded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -16,6 +17,7 @@ from ..bodies import Narrow
 from ..errors import Refused
 from ..service import Answer, Incoming
 from ..settings import CATEGORIES
+from .author import Author
 
 PATH = "/v1/moderations"
 _DATA = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
@@ -73,7 +75,7 @@ router = APIRouter(route_class=Narrow)
 
 
 @router.post(PATH, response_model=ModerationOut, responses=POSTING, tags=["other shapes"])
-async def moderate(request: Request, asked: ModerationIn, client: Asking) -> Any:
+async def moderate(request: Request, asked: ModerationIn, client: Asking, author: Author) -> Any:
     """Decide on texts, or on one post of text and picture, as OpenAI's moderation API is asked."""
     service = service_of(request)
     if len(service.about.classes) != 2:
@@ -81,7 +83,7 @@ async def moderate(request: Request, asked: ModerationIn, client: Asking) -> Any
             "unusable",
             f"this run tells {len(service.about.classes)} classes apart, and this shape knows two: ask /v1/predict",
         )
-    posts = read_input(asked)
+    posts = [replace(post, subject=author) for post in read_input(asked)]
     if len(posts) > service.settings.max_items:
         raise Refused("too_large", f"a request has {service.settings.max_items} inputs at most, this one {len(posts)}")
     service.door.allow(client, "decide", len(posts))
@@ -128,11 +130,18 @@ def _result(answer: Answer, post: Incoming, settings: Any) -> dict[str, Any]:
         "categories": {name: flagged and name in ours for name in CATEGORIES},
         "category_scores": {name: probability if name in ours else 0.0 for name in CATEGORIES},
         "category_applied_input_types": {name: there if name in ours else [] for name in CATEGORIES},
-        "bifocal": {"id": answer.id, "action": answer.action, "why": answer.why, "versions": answer.versions},
+        "bifocal": {
+            "id": answer.id,
+            "action": answer.action,
+            "why": answer.why,
+            "truncated": answer.truncated,
+            "versions": answer.versions,
+        },
     }
 
 
-def told(refused: Refused) -> dict[str, Any]:
-    """An error as its clients read it."""
+def told(refused: Refused) -> tuple[int, dict[str, Any]]:
+    """The status and body of an error, as its clients read it."""
     kind = "invalid_request_error" if refused.status < 500 else "server_error"
-    return {"error": {"message": str(refused), "type": kind, "param": None, "code": refused.kind, "kind": refused.kind}}
+    error = {"message": str(refused), "type": kind, "param": None, "code": refused.kind, "kind": refused.kind}
+    return refused.status, {"error": error}

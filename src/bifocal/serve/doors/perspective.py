@@ -1,65 +1,135 @@
-"""``POST /v1alpha1/comments:analyze`` in the shape of Perspective's API, whose users need a new home.
+"""``/v1alpha1/comments:analyze`` and ``:suggestscore`` in the shape of Perspective's API, whose users need a new home.
 
-Names and forms are those of its discovery document (commentanalyzer.googleapis.com, revision 20260504).
+Names and forms are those of its discovery document (commentanalyzer.googleapis.com, revision 20260504); what is
+refused, and in which words, is what its documentation lists under "Limits and errors".
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..api import POSTING, service_of, unless_gone
+from ...modalities.text import NO_LANGUAGE
+from ..api import POSTING, service_of, unless_gone, whose
 from ..bodies import Narrow
 from ..errors import Refused
 from ..keys import Client
 from ..records import storable
-from ..service import Incoming
+from ..service import Answer, Incoming, Service
+from .author import Author
+from .discovery import document
 
 PATH = "/v1alpha1/comments:analyze"
+SUGGEST = "/v1alpha1/comments:suggestscore"
+MAX_BYTES = 20 * 2**10
+"""Of a comment."""
+_PLAIN = ("PLAIN_TEXT", "TEXT_TYPE_UNSPECIFIED")
+_PROBABILITY = ("PROBABILITY", "SCORE_TYPE_UNSPECIFIED")
+_INVALID = (400, 413, 415, 422)
+"""Our statuses of what is wrong with a request; Google's has one for all."""
 _STATUS = {
-    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
-    429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
+    401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 405: "UNIMPLEMENTED", 408: "DEADLINE_EXCEEDED",
+    409: "ABORTED", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
+    507: "RESOURCE_EXHAUSTED",
 }  # fmt: skip
+_NO_LANGUAGE = (NO_LANGUAGE, "zxx")
+"""Too few letters to say, and by ISO 639 no language at all."""
+_TYPE = "type.googleapis.com/google.commentanalyzer.v1alpha1.Error"
+
+
+class Invalid(Refused):
+    """A request that Perspective's API refuses, with the type of error that it documents."""
+
+    def __init__(self, error_type: str, message: str, **more: Mapping[str, Any]):
+        super().__init__("bad_request", message)
+        self.details = {"errorType": error_type, **more}
 
 
 class CommentIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    text: str
-    type: Literal["PLAIN_TEXT", "HTML", "TEXT_TYPE_UNSPECIFIED"] = "PLAIN_TEXT"
+    text: str | None = None
+    type: str | None = Field(default=None, description="PLAIN_TEXT, the only one.")
 
 
 class AttributeIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    scoreType: Literal["PROBABILITY", "SCORE_TYPE_UNSPECIFIED"] = "PROBABILITY"
-    scoreThreshold: float | None = Field(None, ge=0, le=1, description="Scores under it are not told.")
+    scoreType: str | None = Field(default=None, description="PROBABILITY, the only one.")
+    scoreThreshold: float | None = Field(default=None, ge=0, le=1, description="Scores under it are not told.")
 
 
-class AnalyzeIn(BaseModel):
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    comment: CommentIn | None = None
+    context: dict[str, Any] | None = Field(default=None, description="Not read.")
+    languages: list[str] | None = None
+    clientToken: str | None = None
+    sessionId: str | None = None
+    communityId: str | None = None
+
+
+class AnalyzeIn(_Request):
     """A comment, and what is asked of it."""
 
     model_config = ConfigDict(
-        extra="ignore",
         json_schema_extra={
             "examples": [{"comment": {"text": "a quiet morning"}, "requestedAttributes": {"TOXICITY": {}}}]
         },
     )
-    comment: CommentIn
-    requestedAttributes: dict[str, AttributeIn] = Field(min_length=1)
-    languages: list[str] = []
-    doNotStore: bool = False
-    spanAnnotations: bool = False
-    clientToken: str | None = None
-    sessionId: str | None = None
-    communityId: str | None = None
+    requestedAttributes: dict[str, AttributeIn | None] | None = None
+    doNotStore: bool | None = None
+    spanAnnotations: bool | None = None
 
 
 class AnalyzeOut(BaseModel):
     model_config = ConfigDict(extra="allow")
     attributeScores: dict[str, Any] = {}
     languages: list[str]
+    detectedLanguages: list[str]
+
+
+class ScoreIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    value: float | None = Field(default=None, ge=0, le=1)
+    type: str | None = None
+
+
+class SpanIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    begin: int | None = None
+    end: int | None = None
+    score: ScoreIn | None = None
+
+
+class SuggestedIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    summaryScore: ScoreIn | None = None
+    spanScores: list[SpanIn] | None = Field(default=None, description="Not read.")
+
+
+class SuggestIn(_Request):
+    """A comment, and what its scores should have been."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "comment": {"text": "a quiet morning"},
+                    "attributeScores": {"TOXICITY": {"summaryScore": {"value": 0}}},
+                }
+            ]
+        },
+    )
+    attributeScores: dict[str, SuggestedIn | None] | None = None
+
+
+class SuggestOut(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    requestedLanguages: list[str]
     detectedLanguages: list[str]
 
 
@@ -70,45 +140,158 @@ async def _client(request: Request) -> Client:
     return service_of(request).door.who(key or None)
 
 
+Asking = Annotated[Client, Depends(_client)]
 router = APIRouter(route_class=Narrow)
 
 
+@router.get("/$discovery/rest", tags=["other shapes"])
+async def discovery(request: Request) -> Any:
+    """The document that clients of Google's APIs are built from; this service stands in it."""
+    return JSONResponse(document(str(request.base_url)))
+
+
 @router.post(PATH, response_model=AnalyzeOut, responses=POSTING, tags=["other shapes"])
-async def analyze(request: Request, asked: AnalyzeIn, client: Annotated[Client, Depends(_client)]) -> Any:
+async def analyze(request: Request, asked: AnalyzeIn, client: Asking, author: Author) -> Any:
     """Score a comment as Perspective's API is asked; the decision is logged like any other."""
     service = service_of(request)
     service.door.allow(client, "decide", 1)
-    ours = service.settings.perspective.attributes
-    if len(service.about.classes) != 2:
-        raise Refused("bad_request", "this run tells more than two classes apart, and an attribute has one score")
-    for name in asked.requestedAttributes:
-        if name not in ours:
-            raise Refused(
-                "bad_request", f"Unknown requested attribute: {storable(name[:60])}; this service has {', '.join(ours)}"
-            )
-    if not asked.comment.text.strip():
-        raise Refused("bad_request", "Comment must be non-empty.")
-    incoming = Incoming(text=asked.comment.text, external_id=None, keep=not asked.doNotStore)
-    answer = await unless_gone(request, service.decide(incoming, client))
-    assert answer.decision is not None  # lists know pictures only
-    value = answer.decision.probability
+    wanted = {name: attribute or AttributeIn() for name, attribute in (asked.requestedAttributes or {}).items()}
+    text = _checked(service, asked, list(wanted))
+    for name, attribute in wanted.items():
+        if attribute.scoreType not in (None, *_PROBABILITY):
+            kind = storable(attribute.scoreType[:60])
+            raise Invalid("INVALID_REQUEST", f"Requested score type {kind} is not supported by attribute {name}")
+    answer = await _decided(request, asked, text, client, author, keep=not asked.doNotStore)
+    value = _probability(answer)
     score = {"value": value, "type": "PROBABILITY"}
-    span = {"begin": 0, "end": len(asked.comment.text), "score": score}
+    span = {"begin": 0, "end": len(text), "score": score}
     scores = {
         name: {"summaryScore": score, **({"spanScores": [span]} if asked.spanAnnotations else {})}
-        for name, wanted in asked.requestedAttributes.items()
-        if wanted.scoreThreshold is None or value >= wanted.scoreThreshold
+        for name, attribute in wanted.items()
+        if attribute.scoreThreshold is None or value >= attribute.scoreThreshold
     }
-    language = answer.decision.language
-    told: dict[str, Any] = {
-        "attributeScores": scores,
-        "languages": [storable(name) for name in asked.languages] or [language],
-        "detectedLanguages": [language],
-    }
-    return JSONResponse(told | ({} if asked.clientToken is None else {"clientToken": storable(asked.clientToken)}))
+    detected = _language(answer)
+    languages = [storable(name) for name in asked.languages or [detected]]
+    return _told(asked, {"attributeScores": scores, "languages": languages, "detectedLanguages": [detected]})
 
 
-def told(refused: Refused) -> dict[str, Any]:
-    """An error as its clients read it."""
-    status = _STATUS.get(refused.status, "FAILED_PRECONDITION" if refused.status < 500 else "INTERNAL")
-    return {"error": {"code": refused.status, "message": str(refused), "status": status, "kind": refused.kind}}
+@router.post(SUGGEST, response_model=SuggestOut, responses=POSTING, tags=["other shapes"])
+async def suggest(request: Request, asked: SuggestIn, client: Asking, author: Author) -> Any:
+    """Say what the scores of a comment should have been: feedback on a decision, which is made of it anew."""
+    service = service_of(request)
+    service.door.allow(client, "decide", 1)
+    suggested = asked.attributeScores or {}
+    text = _checked(service, asked, list(suggested))
+    values = {name: s.summaryScore.value for name, s in suggested.items() if s is not None and s.summaryScore}
+    sides = {value >= 0.5 for value in values.values() if value is not None}
+    if len(values) < len(suggested) or None in values.values():
+        raise Invalid("INVALID_REQUEST", "attributeScores take a summaryScore with a value for each attribute")
+    if len(sides) > 1:
+        raise Invalid("INVALID_REQUEST", f"{', '.join(values)} are one score here, and these suggest two")
+    answer = await _decided(request, asked, text, client, author, keep=True)
+    label = str(service.about.classes[int(sides.pop())])
+    reason = "suggested " + ", ".join(f"{name} = {value:g}" for name, value in values.items())
+    await asyncio.to_thread(service.store.feedback, answer.id, whose(client), label, reason)
+    told = {
+        "requestedLanguages": [storable(name) for name in asked.languages or []],
+        "detectedLanguages": [_language(answer)],
+        "bifocal": {"decision_id": answer.id, "label": label},
+    }
+    return _told(asked, told)
+
+
+def _checked(service: Service, asked: _Request, attributes: Sequence[str]) -> str:
+    """The comment's text. Raises `Invalid` as the documented API does."""
+    ours = service.settings.perspective.attributes
+    if len(service.about.classes) != 2:
+        raise Invalid(
+            "INVALID_REQUEST", "this run tells more than two classes apart, and an attribute has one score: /v1/predict"
+        )
+    comment = asked.comment or CommentIn()
+    text = comment.text or ""
+    if not text.strip():
+        raise Invalid("COMMENT_EMPTY", "Comment must be non-empty.")
+    if comment.type not in (None, *_PLAIN):
+        known = comment.type == "HTML"
+        raise Invalid(
+            "INVALID_REQUEST", "Currently, only 'PLAIN_TEXT' comments are supported" if known else "Unknown text type"
+        )
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+        raise Invalid("COMMENT_TOO_LONG", "Comment text too long.")
+    if not attributes:
+        raise Invalid("NO_REQUESTED_ATTRIBUTES", "Missing requested_attributes")
+    for name in attributes:
+        if name not in ours:
+            told = f"Unknown requested attribute: {storable(name[:60])}; this service has {', '.join(ours)}"
+            raise Invalid("INVALID_REQUEST", told)
+    if asked.context and asked.context.get("entries") and asked.context.get("articleAndParentComment"):
+        told = "Context can have either entries or article_and_parent_comment, but both fields were populated."
+        raise Invalid("INVALID_REQUEST", told)
+    if asked.languages and not any(_supported(service, language) for language in asked.languages):
+        raise _unsupported(attributes[0], asked.languages, "requestedLanguages")
+    return text
+
+
+def _supported(service: Service, language: str) -> bool:
+    """Whether comments of a language (ISO 639-1 or BCP 47) are scored."""
+    code = language.replace("_", "-").partition("-")[0].lower()
+    return code in service.settings.perspective.languages
+
+
+def _unsupported(attribute: str, languages: Sequence[str], key: str) -> Invalid:
+    names = [storable(language[:20]) for language in languages[:10]]
+    return Invalid(
+        "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE",
+        f"Attribute {attribute} does not support request languages: {', '.join(names)}",
+        languageNotSupportedByAttributeError={key: names, "attribute": attribute},
+    )
+
+
+async def _decided(
+    request: Request, asked: AnalyzeIn | SuggestIn, text: str, client: Client, author: str | None, *, keep: bool
+) -> Answer:
+    """The answer for a comment that was read whole, in a language that is scored; any other is not logged."""
+    service = service_of(request)
+    attributes = asked.requestedAttributes if isinstance(asked, AnalyzeIn) else asked.attributeScores
+
+    def check(answer: Answer) -> None:
+        if answer.truncated:
+            raise Invalid("COMMENT_TOO_LONG", "Comment text too long.")
+        if asked.languages:
+            return
+        detected = _language(answer)
+        if detected in _NO_LANGUAGE:
+            raise Invalid("LANGUAGE_DETECTION_FAILED", "Unable to detect language")
+        if not _supported(service, detected):
+            raise _unsupported(next(iter(attributes or {})), [detected], "detectedLanguages")
+
+    incoming = Incoming(text=text, subject=author, keep=keep, check=check)
+    return await unless_gone(request, service.decide(incoming, client))
+
+
+def _probability(answer: Answer) -> float:
+    assert answer.decision is not None  # lists know pictures only
+    return answer.decision.probability
+
+
+def _language(answer: Answer) -> str:
+    assert answer.decision is not None
+    return answer.decision.language
+
+
+def _told(asked: _Request, body: dict[str, Any]) -> JSONResponse:
+    return JSONResponse(body | ({} if asked.clientToken is None else {"clientToken": storable(asked.clientToken)}))
+
+
+def told(refused: Refused) -> tuple[int, dict[str, Any]]:
+    """The status and body of an error, as its clients read it."""
+    if refused.status not in _INVALID:
+        status = _STATUS.get(refused.status, "FAILED_PRECONDITION" if refused.status < 500 else "INTERNAL")
+        error = {"code": refused.status, "message": str(refused), "status": status, "kind": refused.kind}
+        return refused.status, {"error": error}
+    if isinstance(refused, Invalid):
+        details = refused.details
+    else:
+        details = {"errorType": "COMMENT_TOO_LONG" if refused.kind == "too_large" else "INVALID_REQUEST"}
+    error = {"code": 400, "message": str(refused), "status": "INVALID_ARGUMENT", "kind": refused.kind}
+    return 400, {"error": {**error, "details": [{"@type": _TYPE, **details}]}}
