@@ -23,6 +23,7 @@ from bifocal.models.exportable import FusionModule
 from bifocal.parity_probe import ParityWarning
 from bifocal.policies import compare, set_threshold
 from bifocal.train import run
+from bifocal.workspace import file_sha256
 
 WORDS = "a quiet morning"
 
@@ -133,6 +134,25 @@ def test_an_engine_that_says_something_else_here_is_told_of_or_refused(bundles, 
         assert bifocal.load(folder)
     with pytest.raises(ModelError, match="decides otherwise here than where it was exported"):
         bifocal.load(folder, strict_parity=True)
+
+
+def test_the_command_line_warns_in_a_line_and_refuses_where_it_is_told_to(bundle, command):
+    path = bundle / "probe" / "expected.json"  # as if it had been exported where something else was computed
+    expected = json.loads(path.read_text())
+    expected["posts"][0]["probabilities"]["mm_fusion"] = [2.0, -1.0]
+    path.write_text(json.dumps(expected))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["probe/expected.json"] = {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    warned = command("predict", bundle, "--text", WORDS)
+    assert warned.returncode == 0 and "mm_fusion" in warned.stdout
+    assert warned.stderr.startswith("warning: ") and warned.stderr.count("\n") == 1
+    refused = command("predict", bundle, "--text", WORDS, "--strict-parity")
+    assert (
+        refused.returncode == 2 and refused.stderr.startswith("error: ") and "decides otherwise here" in refused.stderr
+    )
+    refused = command("serve", bundle, "--port", 0, "--state", bundle.parent / "state", "--strict-parity")
+    assert refused.returncode == 2 and "decides otherwise here" in refused.stderr
 
 
 def test_a_base_rate_or_a_threshold_that_is_set_later_is_no_doing_of_the_processor(bundle):

@@ -7,7 +7,7 @@ import sys
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 # Before anything imports torch: idle threads that spin make two of them slower than one on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from .errors import BifocalError, ConfigError, extras_named
-from .serve.cli import AllowPlugin, keys_app, lists_app
+from .serve.cli import AllowPlugin, StrictParity, keys_app, lists_app
 from .serve.cli import serve as serve_command
 from .serve.commands import feedback_app, log_app
 
@@ -131,6 +131,7 @@ def predict(
     tabular: Annotated[
         str | None, typer.Option("--tabular", metavar="{COLUMN: VALUE}", help="The post's record, as JSON or YAML.")
     ] = None,
+    strict_parity: StrictParity = False,
     allow_plugin: AllowPlugin = None,
     as_json: Json = False,
 ) -> None:
@@ -140,7 +141,7 @@ def predict(
     from .console import print_decision
 
     record = None if tabular is None else read_mapping(tabular, "--tabular")
-    system = load(run_folder, allow_plugins=allow_plugin or ())
+    system = load(run_folder, strict_parity=strict_parity, allow_plugins=allow_plugin or ())
     print_decision(system.predict(text=text, image_path=image, tabular=record), as_json)
 
 
@@ -156,6 +157,7 @@ def explain(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write the page, heat map and JSON there.")
     ] = None,
+    strict_parity: StrictParity = False,
     allow_plugin: AllowPlugin = None,
     as_json: Json = False,
 ) -> None:
@@ -165,7 +167,7 @@ def explain(
     from .console import print_explanation
 
     record = None if tabular is None else read_mapping(tabular, "--tabular")
-    system = load(run_folder, allow_plugins=allow_plugin or ())
+    system = load(run_folder, strict_parity=strict_parity, allow_plugins=allow_plugin or ())
     explanation = system.explain(text=text, image_path=image, tabular=record, grid=grid)
     written = {}
     if output is not None:
@@ -192,6 +194,7 @@ def score(
     raw: Annotated[
         bool, typer.Option("--raw", help="CSV with words as they are, also such as a spreadsheet runs as formulas.")
     ] = False,
+    strict_parity: StrictParity = False,
     allow_plugin: AllowPlugin = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -208,7 +211,7 @@ def score(
     with _reporter(as_json or quiet) as reporter, ExitStack() as open_ones:
         system: Scorer
         if server is None:
-            system = load(run_folder[0], allow_plugins=allow_plugin or ())
+            system = load(run_folder[0], strict_parity=strict_parity, allow_plugins=allow_plugin or ())
         else:
             from .client import Client, Remote
 
@@ -478,6 +481,20 @@ def _reporter(silent: bool) -> ConsoleReporter:
     return ConsoleReporter(silent)
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """A warning of ours as one line, as errors are told; others as Python shows them."""
+    ours = category.__module__.startswith("bifocal.")
+    told = f"warning: {message}" if ours else warnings.formatwarning(message, category, filename, lineno, line).rstrip()
+    typer.echo(told, err=True)
+
+
 def main() -> None:
     """Entry point: an error of ours is one line and exit status 2; ``--debug`` anywhere shows the traceback."""
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # workers, too, import nothing from the current folder
@@ -485,6 +502,7 @@ def main() -> None:
     if debug:
         sys.argv.remove("--debug")
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's own word on what we refuse by name
+    warnings.showwarning = _show_warning
     try:
         with extras_named():
             app()

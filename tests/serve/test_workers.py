@@ -15,7 +15,7 @@ import bifocal
 from bifocal.errors import BifocalError, DataError, PictureError, RunError
 from bifocal.posts import Packed
 from bifocal.serve import workers
-from bifocal.serve.workers import Decoders, Died, Model, Preparation, Workers
+from bifocal.serve.workers import Decoders, Died, Model, Preparation, Source, Workers
 
 
 def picture(colour="red", size=(60, 40), kind="PNG"):
@@ -181,7 +181,7 @@ def test_a_decoder_has_so_much_memory_and_no_more(preparation):
 
 
 def test_models_that_are_killed_are_started_anew(small_run, system):
-    model = Model(small_run, None, timeout=300, count=1)
+    model = Model(Source(small_run), timeout=300, count=1)
     try:
         about = asyncio.run(model.load())
         assert (
@@ -202,7 +202,7 @@ def test_models_that_are_killed_are_started_anew(small_run, system):
 
 @pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_one_that_dies_idle_is_loaded_again_and_ready_says_whether_another_is_there(small_run, wait_until, count):
-    model = Model(small_run, None, timeout=300, count=count)
+    model = Model(Source(small_run), timeout=300, count=count)
     try:
         asyncio.run(model.load())
         os.kill(model.workers._processes[0].process.pid, signal.SIGKILL)
@@ -215,7 +215,7 @@ def test_one_that_dies_idle_is_loaded_again_and_ready_says_whether_another_is_th
 
 
 def test_one_post_that_the_models_cannot_take_spoils_no_other(records_run):
-    model = Model(records_run, None, timeout=300, count=1)
+    model = Model(Source(records_run), timeout=300, count=1)
     try:
         preparer = bifocal.load(records_run).preparer
         posts = [
@@ -231,7 +231,7 @@ def test_one_post_that_the_models_cannot_take_spoils_no_other(records_run):
 
 
 def test_a_folder_that_is_no_run_is_told_at_the_start(tmp_path):
-    model = Model(tmp_path, None, timeout=300, count=1)
+    model = Model(Source(tmp_path), timeout=300, count=1)
     try:
         with pytest.raises(RunError, match="is not a run folder"):
             asyncio.run(model.load())

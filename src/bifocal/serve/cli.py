@@ -20,6 +20,13 @@ State = Annotated[
 ]
 Keys = Annotated[Path | None, typer.Option("--keys", help="The file of API keys; by default keys.json in the state.")]
 
+StrictParity = Annotated[
+    bool,
+    typer.Option(
+        "--strict-parity",
+        help="Refuse a bundle that decides otherwise here than where it was exported; else a warning.",
+    ),
+]
 AllowPlugin = Annotated[
     list[str] | None,
     typer.Option(
@@ -59,6 +66,7 @@ def serve(
     everybody: Annotated[
         bool, typer.Option("--open", help="Answer without keys on an address that others reach.")
     ] = False,
+    strict_parity: StrictParity = False,
     allow_plugin: AllowPlugin = None,
 ) -> None:
     """Answer over HTTP: decisions, review queue, health and metrics; until Ctrl-C or SIGTERM."""
@@ -71,6 +79,7 @@ def serve(
         "state": state,
         "keys": keys,
         "open": everybody or None,
+        "strict_parity": strict_parity or None,
         "allow_plugins": allow_plugin or None,
     }
     from ..bundle import run_or_bundle

@@ -31,7 +31,7 @@ from .metrics import Metrics
 from .settings import ServeConfig
 from .spool import Spool
 from .store import Logged, Original, Store, StoreGone, audited, read_secret
-from .workers import Decoders, Description, Model, Preparation, Prepared, import_beforehand
+from .workers import Decoders, Description, Model, Preparation, Prepared, Source, import_beforehand
 
 if TYPE_CHECKING:
     from ..explanation import Explanation
@@ -184,13 +184,8 @@ class Service:
 
     async def _loaded(self, folder: Path, engine: str | None) -> tuple[Model, Description]:
         settings = self.settings
-        model = Model(
-            folder,
-            engine,
-            timeout=settings.model_timeout_s,
-            count=settings.models,
-            allow_plugins=settings.allow_plugins,
-        )
+        source = Source(folder, engine, settings.strict_parity, settings.allow_plugins)
+        model = Model(source, timeout=settings.model_timeout_s, count=settings.models)
         try:
             return model, await model.load()
         except BaseException:

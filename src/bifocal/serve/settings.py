@@ -92,6 +92,8 @@ class ServeConfig(Strict):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     engine: str | None = None
     """None = as a bundle was exported, ``torch`` for a run folder."""
+    strict_parity: bool = False
+    """Whether a bundle that decides otherwise here than where it was exported is refused; else it is told on stderr."""
     allow_plugins: tuple[str, ...] = ()
     """Modules from outside, such as ``package.module``, that the run, bundle or shadow may name; others are refused."""
     state: Path | None = None

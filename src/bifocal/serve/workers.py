@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -30,6 +31,7 @@ from ..config import RunConfig
 from ..data.ocr import PICTURE
 from ..errors import BifocalError, ModelError, PictureError, RunError
 from ..modalities.text import MAX_CHARACTERS
+from ..parity_probe import ParityWarning
 from ..posts import Packed, Post, Preparer
 from .errors import Refused
 
@@ -121,8 +123,6 @@ def import_beforehand(torch: bool) -> None:
     torch : bool
         Whether models are run by torch; exported ones need nothing of it.
     """
-    # The server is started as `python -c`, which looks for modules in the working folder before anywhere else.
-    os.environ["PYTHONSAFEPATH"] = "1"
     engines = ["bifocal.torch_engine", "bifocal.models.hf"] if torch else ["bifocal.onnx_engine"]
     _CONTEXT.set_forkserver_preload([__name__, "bifocal.system", "bifocal.data.compose", *engines])
 
@@ -193,7 +193,8 @@ class Source:
     """What a model's processes load."""
 
     folder: Path
-    engine: str | None
+    engine: str | None = None
+    strict_parity: bool = False
     allow_plugins: tuple[str, ...] = ()
     """See `System.load`."""
 
@@ -202,7 +203,14 @@ class Source:
 def _system(source: Source) -> System:
     from .. import load
 
-    return load(source.folder, source.engine, allow_plugins=source.allow_plugins)
+    with warnings.catch_warnings(record=True) as told:
+        system = load(
+            source.folder, source.engine, strict_parity=source.strict_parity, allow_plugins=source.allow_plugins
+        )
+    for warning in told:
+        if issubclass(warning.category, ParityWarning):
+            print(f"warning: {warning.message}", file=sys.stderr, flush=True)  # noqa: T201
+    return system
 
 
 def _describe(source: Source) -> Description:
@@ -555,10 +563,8 @@ class Decoders:
 class Model:
     """The models of one run or bundle, in processes of their own."""
 
-    def __init__(
-        self, folder: Path, engine: str | None, *, timeout: float, count: int, allow_plugins: tuple[str, ...] = ()
-    ):
-        self.source = Source(folder, engine, allow_plugins)
+    def __init__(self, source: Source, *, timeout: float, count: int):
+        self.source = source
         self.timeout = timeout
         threads = max(1, (os.cpu_count() or 1) // count)
         self.workers = Workers(count, _start_model, self.source, threads, name="model")
