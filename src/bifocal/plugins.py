@@ -124,7 +124,12 @@ def installed_first(folder: str | Path) -> Iterator[None]:
     in the place of torch, by whatever imports it first. Within, the current folder is not looked in at all, and
     afterwards last; the loaded folder never again.
     """
-    here, whole = os.path.realpath(os.curdir), os.path.realpath(folder)
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # the current folder was taken away: nothing is found there
+        sys.path[:] = [entry for entry in sys.path if os.path.isabs(entry)]
+        here = os.devnull
+    here, whole = os.path.realpath(here), os.path.realpath(Path(here, folder))
     own = {os.path.realpath(Path(__file__).parents[1]), *map(os.path.realpath, (sys.prefix, sys.base_prefix))}
 
     def within(entry: str, outer: str) -> bool:
