@@ -116,6 +116,13 @@ def _from_outside(kind: str, name: str) -> Any:
         raise UnknownPlugin(f"outside plug-in {name!r} cannot be imported: {error}") from error
 
 
+def _real(path: str | Path) -> Path:
+    try:
+        return Path(os.path.realpath(path))
+    except FileNotFoundError:  # the current folder was taken away, and nothing is found in it
+        return Path(path)
+
+
 @contextmanager
 def installed_first(folder: str | Path) -> Iterator[None]:
     """What lies in a folder that is loaded, or in the current one, takes the place of no installed module.
@@ -124,19 +131,14 @@ def installed_first(folder: str | Path) -> Iterator[None]:
     in the place of torch, by whatever imports it first. Within, the current folder is not looked in at all, and
     afterwards last; the loaded folder never again.
     """
-    try:
-        here = os.getcwd()
-    except FileNotFoundError:  # the current folder was taken away: nothing is found there
-        sys.path[:] = [entry for entry in sys.path if os.path.isabs(entry)]
-        here = os.devnull
-    here, whole = os.path.realpath(here), os.path.realpath(Path(here, folder))
-    own = {os.path.realpath(Path(__file__).parents[1]), *map(os.path.realpath, (sys.prefix, sys.base_prefix))}
+    here, whole = _real(os.curdir), _real(folder)
+    own = [_real(Path(__file__).parents[1]), _real(sys.prefix), _real(sys.base_prefix)]
 
-    def within(entry: str, outer: str) -> bool:
-        return os.path.commonpath([os.path.realpath(entry), outer]) == outer
+    def within(entry: str, outer: Path) -> bool:
+        return _real(entry).is_relative_to(outer)
 
-    kept = [p for p in sys.path if os.path.realpath(p) in own or any(within(p, prefix) for prefix in own)]
-    moved = [p for p in sys.path if p not in kept and (os.path.realpath(p) == here or within(p, whole))]
+    others = [p for p in sys.path if not any(within(p, prefix) for prefix in own)]
+    moved = [p for p in others if _real(p) == here or within(p, whole)]
     sys.path[:] = [p for p in sys.path if p not in moved]
     try:
         yield
