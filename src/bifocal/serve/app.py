@@ -63,14 +63,14 @@ def create_app(service: Service) -> FastAPI:
 def _answer(refused: Refused, request: Request) -> Response:
     service: Service = request.app.state.service
     service.metrics.refused.labels(refused.kind).inc()
-    if request.url.path.startswith("/moderate"):
+    if request.scope["path"].startswith("/moderate"):
         return error_page(request, refused)
     headers = {}
     if refused.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(refused.retry_after)))
     if refused.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    body = _SHAPES.get(request.url.path, Refused.to_dict)(refused)
+    body = _SHAPES.get(request.scope["path"], Refused.to_dict)(refused)
     return JSONResponse(body, status_code=refused.status, headers=headers)
 
 
