@@ -30,10 +30,15 @@ postgres:  # the decision log is tested in a real PostgreSQL too; without it tho
 		{ apt-get install -y -qq postgresql >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq postgresql; } >/dev/null 2>&1; }; } \
 		|| echo "no PostgreSQL under /usr/lib/postgresql: install it, or set BIFOCAL_SKIP_POSTGRES=1"
 
-test: install browser postgres  ## the tests (offline, under 10 minutes on 2 cores)
+nginx:  # the service is tested behind a real reverse proxy; without it those tests are skipped, and say so
+	@command -v nginx >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		{ apt-get install -y -qq nginx-light >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq nginx-light; } >/dev/null 2>&1; }; } \
+		|| echo "no nginx: install it to have the service tested behind a proxy"
+
+test: install browser postgres nginx  ## the tests (offline, under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest $(TWO)
 
-test-all: install browser postgres  ## the long suites too, unsampled
+test-all: install browser postgres nginx  ## the long suites too, unsampled
 	$(BIN)/python -m pytest $(TWO) -m "not network and not gpu"
 
 lint: install  ## ruff format, ruff lint, mypy
@@ -50,4 +55,4 @@ check: lint test  ## what CI runs
 clean:  ## remove the environment and all runs
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install browser postgres demo test test-all lint format check clean
+.PHONY: help install browser postgres nginx demo test test-all lint format check clean

@@ -5,6 +5,7 @@ import pytest
 from bifocal.data.compose import compose_manifest, composed, detect_language
 from bifocal.errors import DataError
 from bifocal.example import Example
+from bifocal.modalities.text import words_of
 
 
 @pytest.mark.parametrize(
@@ -103,3 +104,11 @@ def test_readings_of_another_manifest_are_refused(tmp_path, readings):
     ocr = write(tmp_path / "ocr.jsonl", [{"id": i, "text": "seen"} for i in readings])
     with pytest.raises(DataError, match=f"its row '{readings[1]}' is missing there or stands elsewhere; delete it"):
         list(compose_manifest(manifest, ocr, lambda e: "caption"))
+
+
+def test_either_text_is_cut_at_what_is_read_and_that_is_told():
+    long, short = Example("", {"text": "\ufdfa" * 10}, {}), Example("", {"text": "words"}, {})
+    cut = composed(long, "caption", "\ufdfa" * 20, most=40)
+    transcript, caption = words_of(cut.parts["text"])
+    assert len(transcript) <= 40 and len(caption) <= 40 and cut.meta["cut"]
+    assert "cut" not in composed(short, "caption", None, most=40).meta

@@ -1,4 +1,6 @@
 import re
+import sys
+import unicodedata
 from time import process_time
 
 import numpy as np
@@ -7,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bifocal.errors import ConfigError, DataError
-from bifocal.modalities.text import MAX_CHARACTERS, Text, clean, compose, legible
+from bifocal.modalities import text as text_module
+from bifocal.modalities.text import MAX_CHARACTERS, Text, clean, clean_within, compose, legible
 
 ANYTHING = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 # What disguises are made of, so that hypothesis meets them combined and not once in a billion texts.
@@ -275,3 +278,38 @@ def test_long_texts_are_cut_into_runs_within_a_block(limit):
 @pytest.mark.parametrize("value", [compose("", "", "und"), compose("alone", "", "en"), ""])
 def test_a_text_of_one_word_has_nothing_to_compare(value):
     assert Text().occlusions(value) == []
+
+
+def worst_expansions():
+    """The signs that Unicode itself makes longest, and pieces that other steps make longer."""
+    signs = (chr(i) for i in range(sys.maxunicode + 1) if not 0xD800 <= i <= 0xDFFF)
+    longer = [sign for sign in signs if len(unicodedata.normalize("NFKC", sign)) >= 5]
+    return [
+        *longer,
+        "\ufb03",
+        "&#xfdfa;",
+        "&amp;amp;amp;amp;amp;",
+        "\u0132",
+        "\xc3\xaf\xc2\xb7\xc2\xba",
+        "\u00bd",
+        "&lang",
+    ]
+
+
+def test_no_step_of_cleaning_is_given_or_leaves_more_than_is_read(monkeypatch):
+    most, given = 300, []
+    for step in ("one_script", "as_displayed", "_few_marks"):
+        inner = getattr(text_module, step)
+        monkeypatch.setattr(text_module, step, lambda text, inner=inner: given.append(len(text)) or inner(text))
+    for piece in worst_expansions():
+        cleaned, cut = clean_within((piece * most)[:most], most)
+        assert len(cleaned) <= most and max(given) <= most, ascii(piece)
+        assert cut == (len(clean((piece * most)[:most])) > most), ascii(piece)
+        assert clean_within(cleaned, most) == (cleaned, False) or "&" in cleaned, ascii(piece)
+    assert len(clean("\ufdfa" * MAX_CHARACTERS)) == MAX_CHARACTERS
+
+
+def test_what_is_short_is_cut_nowhere():
+    assert clean_within("a quiet morning", 15) == ("a quiet morning", False)
+    assert clean_within("a quiet morning", 7) == ("a quiet", True)
+    assert clean_within("\u200b" * 9 + "a", 10) == ("a", False)

@@ -321,3 +321,23 @@ def test_no_answer_waits_for_the_acknowledgement_of_its_head():
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_what_failed_within_is_told_on_stderr_alone(caplog):
+    from bifocal.errors import DataError, ModelError
+    from bifocal.serve.api import as_refused
+    from bifocal.serve.errors import WITHIN, Refused
+    from bifocal.serve.store import StoreFull, StoreGone
+
+    secret = "db.example, user ann, /var/lib/bifocal"
+    for error, kind in (
+        (StoreGone(secret), "unavailable"),
+        (StoreFull(secret), "storage_full"),
+        (ModelError(secret), "internal"),
+        (Refused("unavailable", secret, retry_after=5.0), "unavailable"),
+    ):
+        caplog.clear()
+        refused = as_refused(error)
+        assert (refused.kind, str(refused)) == (kind, WITHIN[kind]) and secret in caplog.text
+        assert refused.retry_after == getattr(error, "retry_after", None)
+    assert str(as_refused(DataError("no picture"))) == "no picture"  # of the post, not of us

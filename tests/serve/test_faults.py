@@ -222,6 +222,9 @@ def test_a_database_that_is_away_loses_and_doubles_no_decision(serve, small_bund
             else:
                 assert kind_of(response) == (503, "unavailable")
                 refused += 1
+        said = server.post("/v1/feedback", json={"decision_id": answered[0], "label": "1"})
+        assert kind_of(said) == (503, "unavailable")
+        assert cluster.folder.name not in said.text and cluster.folder.name in server.errors.read_text()
         if way == "refuse":
             assert refused == 5 and server.ready().status_code == 503
         else:

@@ -241,6 +241,12 @@ def test_a_text_that_is_too_long_is_refused_or_cut_and_that_is_told(server):
     assert cut["truncated"] is True and server.predict("a quiet morning").json()["truncated"] is False
 
 
+@pytest.mark.parametrize("text", ["\ufdfa" * 20_000, "\u33af" * 19_000, "&#xfdfa;" * 2_400])
+def test_a_text_that_grows_when_it_is_cleaned_is_cut_and_that_is_told(server, text):
+    told = server.post(json={"text": text}).json()
+    assert told["truncated"] is True and len(told["text_used"]) < 20_100
+
+
 @pytest.mark.parametrize(
     ("text", "like"),
     [

@@ -94,7 +94,7 @@ def test_posts_are_decided_through_nginx(proxied, guarded):
 
 
 def test_no_redirect_leads_where_a_host_header_says(guarded):
-    for host in ("evil.example", "evil.example:80", "[::1", "mod.example"):
+    for host in ("evil.example", "evil.example:80", "[::1]", "mod.example"):
         for path in ("/moderate/", "/moderate/queue/", "/v2/health/live/"):
             response = guarded.http.get(path, headers={"host": host})
             assert response.headers.get("location", "/bifocal/").startswith("/bifocal/"), (host, path)

@@ -67,14 +67,14 @@ def create_app(service: Service) -> FastAPI:
 def _answer(refused: Refused, request: Request) -> Response:
     service: Service = request.app.state.service
     service.metrics.refused.labels(refused.kind).inc()
-    if request.url.path.startswith("/moderate"):
+    if request.scope["path"].startswith("/moderate"):
         return error_page(request, refused)
     headers = {}
     if refused.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(refused.retry_after)))
     if refused.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    told = _SHAPES.get(request.url.path)
+    told = _SHAPES.get(request.scope["path"])
     status, body = told(refused) if told else (refused.status, refused.to_dict())
     return JSONResponse(body, status_code=status, headers=headers)
 

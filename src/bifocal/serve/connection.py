@@ -31,6 +31,9 @@ _BLANK_LINE = re.compile(rb"\n\r?\n")
 _LOOSE_LINE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 _FOLDED_LINE = re.compile(rb"\n[ \t]")
 _FRAMING = re.compile(rb"^(content-length|transfer-encoding)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_HOST = re.compile(rb"^host:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[\w.~-]*)(:[0-9]{0,5})?[ \t]*")
+"""What a Host header may say; what cannot be an address is refused before anything makes one of it."""
 
 
 def fault_of_head(head: bytes) -> str | None:
@@ -39,19 +42,24 @@ def fault_of_head(head: bytes) -> str | None:
     A proxy in front may read another request out of what is refused here, and so pass on what it believes to have
     stopped (RFC 9112, section 11.2). h11 refuses most else of the kind, and takes these.
     """
-    if head.count(b"\n") > MAX_LINES:
-        return f"a head has {MAX_LINES} lines at most"
+    if len(head) > MAX_HEAD or head.count(b"\n") > MAX_LINES:
+        return f"a head has {MAX_HEAD:,} bytes and {MAX_LINES} lines at most"
+    asked = head.partition(b"\r\n")[0]
+    if not asked.endswith((b" HTTP/1.1", b" HTTP/1.0")):
+        return "HTTP/1.1 is spoken here"
     if _LOOSE_LINE.search(head):
         return "every line of a head ends with CR LF"
     if _FOLDED_LINE.search(head):
         return "a header is not folded over several lines"
+    if any(HOST.fullmatch(host) is None for host in _HOST.findall(head)):
+        return "Host is a name or an address, and a port"
     framing = _FRAMING.findall(head)
     if len(framing) > 1:
         return "a body has one length: Content-Length or Transfer-Encoding, once"
     for name, value in framing:
         if name.lower() == b"content-length" and not value.strip(b" \t").isdigit():
             return "Content-Length is a number"
-        if name.lower() == b"transfer-encoding" and head.partition(b"\r\n")[0].endswith(b"HTTP/1.0"):
+        if name.lower() == b"transfer-encoding" and asked.endswith(b"HTTP/1.0"):
             return "HTTP/1.0 has no Transfer-Encoding"
     return None
 

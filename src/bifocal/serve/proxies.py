@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .connection import HOST
 from .settings import ServeConfig
 
 _AUTHORITY = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
@@ -48,6 +49,7 @@ class AtPublicUrl:
         elif self._trusted(scope):
             scheme = _last(headers, "x-forwarded-proto").lower()
             host = _last(headers, "x-forwarded-host")
+            host = host if HOST.fullmatch(host.encode("latin-1", "replace")) else ""
         else:
             return scope
         changed = dict(scope)
