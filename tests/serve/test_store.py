@@ -318,19 +318,25 @@ def test_a_subject_is_forgotten_whole(store):
 
 
 def test_who_was_forgotten_after_a_decision_does_not_come_back_with_it(store):
-    now = datetime.now(UTC)
     store.record([logged(1)])
+    store.forget("bea", "shop")  # of whom nothing was held
+    store.sync()
+    before = store.last_forgotten
     store.forget("ann", "shop")
     late = [
-        logged(1),
-        logged(2),
-        logged(3, client="forum"),
-        logged(4, subject="bob"),
-        logged(5, subject=None),
-        logged(6, at=now + timedelta(minutes=1)),
+        logged(1, last_forgotten=before),
+        logged(2, last_forgotten=before),
+        logged(3, client="forum", last_forgotten=before),
+        logged(4, subject="bob", last_forgotten=before),
+        logged(5, subject=None, last_forgotten=before),
+        logged(6, last_forgotten=store.last_forgotten),  # ann was forgotten before it was made
+        logged(7),  # it did not wait
+        logged(8, subject="bea", last_forgotten=0),
     ]
     store.record(late)
-    assert ids(store.queue(sort="age")) == [3, 4, 5, 6]
+    assert ids(store.queue(sort="age")) == [3, 4, 5, 6, 7]
+    with store.engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM receipts")) == 1
 
 
 def test_nothing_of_the_forgotten_is_left_in_the_file(tmp_path):

@@ -292,19 +292,14 @@ async def _item_page(request: Request, who: str, decision: Kept, item: Item | No
     service, asked = service_of(request), _filters(request.query_params)
     history = await asyncio.to_thread(service.store.history, decision.id)
     original = await asyncio.to_thread(service.store.original, decision.id)
-    held = None if item is None or item.state == "done" else _held(item)
+    running = item is not None and item.state != "done" and service.store.left_s(item) is not None
+    held = item.claimed_until if item is not None and running else None
     return _page(
         "item.html", request, who=who, item=item, decision=decision, history=history, original=original,
         words=_words(original), held=held, mine=held is not None and item is not None and item.claimed_by == who,
         asked=asked, skip=_skip(request.query_params), last=last, start=urlencode(asked),
         band=service.band(decision.pattern), sense=_sense(service, decision.label), alone=_alone(decision, service),
     )  # fmt: skip
-
-
-def _held(item: Item) -> datetime | None:
-    """Until when an item is in somebody's hands; None where it is free."""
-    until = item.claimed_until
-    return until if until is not None and until > datetime.now(UTC) else None
 
 
 def _alone(decision: Kept, service: Service) -> list[tuple[str, float, dict[str, Any]]]:
@@ -369,7 +364,7 @@ async def picture(request: Request, number: str, who: Moderator) -> Response:
 @router.get("/day")
 async def day(request: Request, who: Moderator) -> Response:
     service = service_of(request)
-    now = datetime.now(UTC)
+    now = service.store.clock()
     said = await asyncio.to_thread(service.store.summary, now - timedelta(days=1))
     counts = await asyncio.to_thread(service.store.counts)
     differ = await asyncio.to_thread(service.store.disagreements, 10)
