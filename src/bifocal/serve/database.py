@@ -82,8 +82,8 @@ class Database:
             raise RunError(f"{allowed}: {error}") from None
         self.name = parsed.render_as_string(hide_password=True)
 
-    def migrate(self) -> None:
-        """Bring the tables to their present form; all of it or nothing.
+    def migrate(self, form: str = "head") -> None:
+        """Bring the tables to their present form, or to an earlier one; all of it or nothing.
 
         Raises
         ------
@@ -102,7 +102,7 @@ class Database:
                 connection.execute(select(func.pg_advisory_xact_lock(_MIGRATING)))
             settings.attributes["connection"] = connection
             try:
-                command.upgrade(settings, "head")
+                command.upgrade(settings, form)
             except CommandError as error:
                 raise RunError(
                     f"the decision log {self.name} has tables of another version of Bifocal ({error}): "
@@ -176,9 +176,7 @@ class Database:
                 self.gone = True
                 raise StoreGone(f"the decision log {self.name} cannot be reached: {told}") from error
             of_values = beyond or isinstance(error, sa.exc.DataError | sa.exc.IntegrityError)
-            raise (NotStorable if of_values else StoreError)(
-                f"the decision log {self.name} refuses: {told}"
-            ) from error
+            raise (NotStorable if of_values else StoreError)(f"the decision log {self.name} refuses: {told}") from error
         except (sa.exc.StatementError, UnicodeError, OverflowError) as error:  # of the driver, before it asks
             told = str(getattr(error, "orig", None) or type(error).__name__)  # without the values themselves
             raise NotStorable(f"the decision log {self.name} refuses: {told}") from error

@@ -103,8 +103,8 @@ def rotate_key(path: Path, name: str) -> str:
         live = _live(path, clients, name)
         if len(live) >= LIVE_KEYS:
             raise RunError(
-                f"{name} has {len(live)} keys ({', '.join(client.key_id for client in live)}), and at most {LIVE_KEYS}: "
-                "revoke the old one first (`bifocal keys revoke RUN NAME --old`)"
+                f"{name} has {len(live)} keys ({', '.join(client.key_id for client in live)}), of at most "
+                f"{LIVE_KEYS}: revoke the old one first (`bifocal keys revoke RUN NAME --old`)"
             )
         second = {"key_hash": _hash(key), "created": now()}
         _write(path, (*clients, live[-1].model_copy(update=second)))
@@ -210,7 +210,7 @@ class Doorkeeper:
         return found
 
     def allow(self, client: Client, role: Role, posts: int = 0) -> None:
-        """Let a client do what a role may, with so many posts.
+        """Let a client do what a role may, with so many posts, or as many as what it writes counts for.
 
         Raises
         ------
@@ -220,7 +220,18 @@ class Doorkeeper:
         """
         if not client.may(role):
             raise Refused("forbidden", f"the key of {client.name} is for {', '.join(client.roles)}, not for {role}")
-        if client.per_minute is None or not posts:
+        if posts:
+            self._spend(client, posts)
+
+    def spend(self, name: str) -> None:
+        """Count what somebody writes who is signed in under a client's name. Raises `Refused` as `allow`."""
+        for client in self.clients:
+            if client.name == name and client.revoked is None:
+                self._spend(client, 1)
+                break
+
+    def _spend(self, client: Client, posts: int) -> None:
+        if client.per_minute is None:
             return
         left, at = self._spent.get(client.name, (float(client.per_minute), monotonic()))
         left = min(client.per_minute, left + (monotonic() - at) * client.per_minute / 60)

@@ -179,6 +179,7 @@ class Queue(Database):
         """
         if action not in VERDICTS:
             raise StoreError(f"a verdict is {' or '.join(VERDICTS)}, found {action!r}")
+        who = storable(who)
         with self._writing() as connection:
             before = self._item(connection, number)
             told = {"action": action, "reason": storable(reason), "label": label, "decided": before.decision.action}

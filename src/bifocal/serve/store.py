@@ -352,8 +352,8 @@ class Store(Queue, Figures):
             purged += len(numbers)
         with self._writing() as connection:
             proved = select(receipts.c.id).where(receipts.c.subject == forgotten.c.subject).exists()
-            old = forgotten.c.at < self._moment(connection).at - _LATEST
-            connection.execute(delete(forgotten).where(old, ~proved))
+            unproved = forgotten.c.at < self._moment(connection).at - _LATEST, ~proved
+            connection.execute(delete(forgotten).where(*unproved))
         if purged:
             self._overwrite()
         return purged

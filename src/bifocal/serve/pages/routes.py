@@ -30,7 +30,7 @@ from ...report.html import environment
 from ..api import as_refused, service_of
 from ..errors import Refused
 from ..service import Incoming, Service
-from ..store import Conflict, Item, Kept, Original, Unknown
+from ..store import Conflict, Item, Kept, Original, Store, Unknown
 from .session import COOKIE, NotSignedIn, from_our_page, moderator, name_of, sign_in
 
 HERE = Path(__file__).parent
@@ -292,14 +292,18 @@ async def _item_page(request: Request, who: str, decision: Kept, item: Item | No
     service, asked = service_of(request), _filters(request.query_params)
     history = await asyncio.to_thread(service.store.history, decision.id)
     original = await asyncio.to_thread(service.store.original, decision.id)
-    running = item is not None and item.state != "done" and service.store.left_s(item) is not None
-    held = item.claimed_until if item is not None and running else None
+    held = None if item is None or item.state == "done" else _held(item, service.store)
     return _page(
         "item.html", request, who=who, item=item, decision=decision, history=history, original=original,
         words=_words(original), held=held, mine=held is not None and item is not None and item.claimed_by == who,
         asked=asked, skip=_skip(request.query_params), last=last, start=urlencode(asked),
         band=service.band(decision.pattern), sense=_sense(service, decision.label), alone=_alone(decision, service),
     )  # fmt: skip
+
+
+def _held(item: Item, store: Store) -> datetime | None:
+    """Until when an item is in somebody's hands; None where it is free."""
+    return None if store.left_s(item) is None else item.claimed_until
 
 
 def _alone(decision: Kept, service: Service) -> list[tuple[str, float, dict[str, Any]]]:

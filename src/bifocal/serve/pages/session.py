@@ -12,7 +12,6 @@ from fastapi import Request, Response
 
 from ..api import service_of
 from ..errors import Refused
-from ..records import storable
 from ..service import Service
 
 COOKIE = "moderator"
@@ -45,7 +44,7 @@ def name_of(service: Service, given: str, key: str) -> str:
     """
     client = service.door.who(key or None)
     service.door.allow(client, "review")
-    name = client.name if service.door.clients else storable(given.strip())[:_LONGEST]
+    name = client.name if service.door.clients else given.strip()[:_LONGEST]
     if not name:
         raise Refused("unusable", "say who you are: verdicts bear a name")
     return name
@@ -73,6 +72,8 @@ def moderator(request: Request) -> str:
         raise NotSignedIn
     if not until.isdigit() or int(until) < time.time():
         raise NotSignedIn
+    if request.method != "GET" or request.url.path.endswith("/next"):  # which claims an item
+        service.door.spend(known)
     return known
 
 
