@@ -4,17 +4,25 @@ import json
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 
 from bifocal.serve.keys import add_key, revoke_key, rotate_key
 from bifocal.serve.spool import Spool
-from bifocal.serve.store import Store, read_secret
-
-from .test_spool import logged
+from bifocal.serve.store import Logged, Store, read_secret
 
 POISONED = b'{"id": 3}\n'
+ROW = {f.name: None for f in fields(Logged)} | {
+    "client": "shop", "decision": {}, "action": "review", "pattern": "text", "run": "demo", "policy_version": "v1",
+    "source": "model", "audit": False, "weight": 1.0, "at": datetime(2026, 3, 1, tzinfo=UTC),
+}  # fmt: skip
+
+
+def logged(number):
+    return Logged(**{**ROW, "id": f"{number:032x}"})
 
 
 def until(true, seconds=60):

@@ -9,7 +9,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bifocal.serve.spool import Spool
-from bifocal.serve.store import Logged, NotStorable, Original, Store, StoreError, StoreFull, StoreGone, Unknown
+from bifocal.serve.store import (
+    Logged,
+    NotStorable,
+    Original,
+    Store,
+    StoreError,
+    StoreFull,
+    StoreGone,
+    Unknown,
+    read_secret,
+)
 
 ROW = {f.name: None for f in fields(Logged)} | {
     "client": "shop", "decision": {}, "action": "review", "pattern": "text", "run": "demo", "policy_version": "v1",
@@ -128,9 +138,10 @@ def test_a_line_that_the_log_refuses_is_set_aside_and_told_and_keeps_no_other_wa
     spool = Spool(tmp_path)
     spool.append([logged(i) for i in range(1, 9)])
     good = spool.path.read_bytes().splitlines(keepends=True)
+    deep = b"[" * 99 + b"]" * 99
     bad = [
         b'{"id": 3}\n', b"\xff\n", b"[" * 100_000 + b"]" * 100_000 + b"\n", b"null\n",
-        good[0].replace(b'"demo"', b"null"), good[1].replace(b'"decision": {}', b'"decision": ' + b"[" * 99 + b"]" * 99),
+        good[0].replace(b'"demo"', b"null"), good[1].replace(b'"decision": {}', b'"decision": {"a": %s}' % deep),
         good[2].replace(b'"2026', b'"9999'), good[3].replace(b'"original": null', b'"original": "text"'),
     ]  # fmt: skip
     odd = good[4].replace(b'"probability": null', b'"probability": NaN').replace(b'"text"', b'"te\\u0000\\ud800xt"')
@@ -186,8 +197,9 @@ def test_what_was_given_up_is_not_spooled(tmp_path):
     assert spool.pending == 0 and not spool.path.exists()
 
 
-def test_who_is_forgotten_while_a_decision_waits_stays_so_and_who_was_before_posts_again(tmp_path, store):
-    spool = Spool(tmp_path)
+def test_who_is_forgotten_while_a_decision_waits_stays_so_and_who_was_before_posts_again(tmp_path):
+    spool, store = Spool(tmp_path), Store(f"sqlite:///{tmp_path / 'd.sqlite'}", secret=read_secret(tmp_path))
+    store.migrate()
     store.record([logged(1, subject="ann")])
     store.forget("ann")
     spool.heard(store.last_forgotten)
