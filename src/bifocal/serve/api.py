@@ -417,7 +417,8 @@ async def ready(request: Request) -> Any:
     service = service_of(request)
     reasons = service.not_ready()
     body = {"ready": not reasons, "reasons": reasons, "trouble": service.trouble}
-    body |= {"spooled": service.spool.pending, "set_aside": service.spool.set_aside}
+    waiting = {"spooled": service.spool.pending, "set_aside": service.spool.set_aside}
+    body |= {name: count for name, count in waiting.items() if count}
     return JSONResponse(body, status_code=503 if reasons else 200)
 
 

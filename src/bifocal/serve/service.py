@@ -404,7 +404,7 @@ class Service:
 
     async def _look_after(self) -> None:
         """Start dead models anew, bring spooled decisions home, purge what is too old."""
-        purged = 0.0
+        purged, told = 0.0, ""
         while True:
             await asyncio.sleep(0.5)
             for name, workers in (("decoder", self.decoders.workers), ("model", self.model.workers)):
@@ -413,13 +413,17 @@ class Service:
                 if model is not None and not model.loaded:
                     with suppress(BifocalError):
                         await model.load()
-            # Whatever it is that fails, a disk or a database in a way not foreseen, is tried again.
-            with suppress(Exception):
+            try:
                 await asyncio.to_thread(self._keep_log)
                 if monotonic() - purged > 3600 or not purged:
                     before = self.store.clock() - timedelta(days=self.settings.keep_days)
                     await asyncio.to_thread(self.store.purge, before)
                     purged = monotonic()
+                told = ""
+            except Exception as error:  # a disk or a database, in a way not foreseen, is tried again; and told once
+                if told != str(error):
+                    told = str(error)
+                    _LOG.warning("the decision log cannot be looked after, and will be tried again: %s", told)
 
     # ------------------------------------------------------------------ what changes while it runs
 
