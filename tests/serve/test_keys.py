@@ -1,12 +1,13 @@
 import json
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from bifocal.errors import RunError
 from bifocal.serve import keys
 from bifocal.serve.errors import Refused
-from bifocal.serve.keys import EVERYBODY, Doorkeeper, add_key, read_keys, revoke_key
+from bifocal.serve.keys import EVERYBODY, Doorkeeper, add_key, read_keys, revoke_key, rotate_key
 
 
 @pytest.fixture
@@ -98,3 +99,46 @@ def test_names_are_taken_once_and_what_is_no_key_file_is_named(file):
     file.write_text(json.dumps({"clients": [{"name": "x"}]}))
     with pytest.raises(RunError, match="is no file of API keys"):
         read_keys(file)
+
+
+def test_a_client_changes_its_key_without_a_gap(file):
+    first = add_key(file, "shop", ["decide", "review"], 2)
+    door = Doorkeeper(read_keys(file))
+    second = rotate_key(file, "shop")
+    door.update(read_keys(file))
+    one, other = door.who(first), door.who(second)
+    assert (one.name, one.roles, one.per_minute) == (other.name, other.roles, other.per_minute)
+    door.allow(one, "decide", 1)
+    door.allow(other, "decide", 1)
+    with pytest.raises(Refused, match="try again"):  # both keys are of one client, and share its rate
+        door.allow(other, "decide", 1)
+    with pytest.raises(RunError, match="shop has 2 keys .* revoke the old one first"):
+        rotate_key(file, "shop")
+    assert revoke_key(file, "shop", old=True) == [one.key_id]
+    door.update(read_keys(file))
+    assert door.who(second).name == "shop" and refusal(door, first)[0] == 401
+    with pytest.raises(RunError, match=f"shop has no older key; it has {other.key_id}"):
+        revoke_key(file, "shop", old=True)
+    third = rotate_key(file, "shop")
+    assert revoke_key(file, "shop", key_id=other.key_id) == [other.key_id]
+    door.update(read_keys(file))
+    assert door.who(third).name == "shop" and refusal(door, second)[0] == 401
+    with pytest.raises(RunError, match="no client 'shp' with a key; it has shop"):
+        rotate_key(file, "shp")
+
+
+def test_two_commands_at_once_lose_no_key(file):
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda i: add_key(file, f"client{i}", ["decide"], None), range(16)))
+    door = Doorkeeper(read_keys(file))
+    assert {door.who(key).name for key in made} == {f"client{i}" for i in range(16)}
+
+
+def test_what_is_written_on_the_page_counts_against_the_key_too(file):
+    add_key(file, "ada", ["review"], 2)
+    door = Doorkeeper(read_keys(file))
+    door.spend("ada")
+    door.spend("ada")
+    with pytest.raises(Refused, match="try again"):
+        door.spend("ada")
+    door.spend("nobody")

@@ -162,15 +162,6 @@ def test_a_damaged_file_is_told(tmp_path):
         Store(f"sqlite:///{tmp_path / 'd.sqlite'}", secret=SECRET).migrate()
 
 
-def test_a_spool_line_that_is_none_is_told_by_its_number(tmp_path):
-    spool = Spool(tmp_path)
-    spool.append([logged(1)])
-    with open(spool.path, "ab") as f:
-        f.write(b'{"id": 3}\n')
-    with pytest.raises(RunError, match="line 2 is no decision of ours"):
-        Spool(tmp_path)
-
-
 # ------------------------------------------------------------------------------------------------ a full disk
 
 

@@ -9,7 +9,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bifocal.serve.spool import Spool
-from bifocal.serve.store import Logged, Original, Store, StoreFull, StoreGone
+from bifocal.serve.store import (
+    Logged,
+    NotStorable,
+    Original,
+    Store,
+    StoreError,
+    StoreFull,
+    StoreGone,
+    Unknown,
+    read_secret,
+)
 
 ROW = {f.name: None for f in fields(Logged)} | {
     "client": "shop", "decision": {}, "action": "review", "pattern": "text", "run": "demo", "policy_version": "v1",
@@ -122,3 +132,81 @@ def test_a_full_disk_is_told_and_leaves_no_half_row(tmp_path, monkeypatch):
     with pytest.raises(StoreFull, match="has no room"):
         spool.append([logged(2)])
     assert spool.path.read_bytes() == before and spool.pending == 1
+
+
+def test_a_line_that_the_log_refuses_is_set_aside_and_told_and_keeps_no_other_waiting(tmp_path, store, caplog):
+    spool = Spool(tmp_path)
+    spool.append([logged(i) for i in range(1, 9)])
+    good = spool.path.read_bytes().splitlines(keepends=True)
+    deep = b"[" * 99 + b"]" * 99
+    bad = [
+        b'{"id": 3}\n', b"\xff\n", b"[" * 100_000 + b"]" * 100_000 + b"\n", b"null\n",
+        good[0].replace(b'"demo"', b"null"), good[1].replace(b'"decision": {}', b'"decision": {"a": %s}' % deep),
+        good[2].replace(b'"2026', b'"9999'), good[3].replace(b'"original": null', b'"original": "text"'),
+    ]  # fmt: skip
+    odd = good[4].replace(b'"probability": null', b'"probability": NaN').replace(b'"text"', b'"te\\u0000\\ud800xt"')
+    odd = odd.replace(b"0" * 31 + b"5", b"0" * 31 + b"9")
+    spool.path.write_bytes(b"".join(line for pair in zip(bad, good, strict=True) for line in pair) + odd)
+    again = Spool(tmp_path)
+    assert again.pending == 17 and again.set_aside == 0
+    assert again.replay(store.record) == 9
+    assert sorted(int(item.id, 16) for item in store.queue()) == list(range(1, 10))
+    assert again.pending == 0 and again.set_aside == 8 == Spool(tmp_path).set_aside
+    assert "8 decisions that waited for the database are refused by it, and set aside in" in caplog.text
+    assert again.refused.read_bytes() == b"".join(bad) and again.refused.stat().st_mode & 0o77 == 0
+    again.path.write_bytes(bad[0] + bad[1])  # as after a kill before the end of the spool
+    assert again.replay(store.record) == 0 and again.set_aside == 8
+
+
+def test_what_the_database_alone_refuses_is_set_aside_and_all_else_of_it_waits(tmp_path, store):
+    def refuse(error):
+        def record(rows):
+            if any(row.id == logged(5).id for row in rows):
+                raise error("refuses")
+            store.record(rows)
+
+        return record
+
+    spool = Spool(tmp_path)
+    spool.append([logged(i) for i in range(10)])
+    for error in (StoreError, StoreGone):  # a table that is missing, say, refuses every row
+        with pytest.raises(error):
+            spool.replay(refuse(error))
+        assert (spool.pending, spool.set_aside) == (10, 0)
+    assert spool.replay(refuse(NotStorable)) == 9
+    assert spool.set_aside == 1 and len(store.queue()) == 9
+
+
+def test_what_no_log_would_take_is_not_acknowledged(tmp_path):
+    spool = Spool(tmp_path)
+    with pytest.raises(NotStorable):
+        spool.append([logged(1), logged(2, run=None)])
+    assert spool.pending == 0 and not spool.path.exists()
+
+
+def test_what_was_given_up_is_not_spooled(tmp_path):
+    class GivenUp(Exception):
+        pass
+
+    def seal():
+        raise GivenUp
+
+    spool = Spool(tmp_path)
+    with pytest.raises(GivenUp):
+        spool.append([logged(1)], seal)
+    assert spool.pending == 0 and not spool.path.exists()
+
+
+def test_who_is_forgotten_while_a_decision_waits_stays_so_and_who_was_before_posts_again(tmp_path):
+    spool, store = Spool(tmp_path), Store(f"sqlite:///{tmp_path / 'd.sqlite'}", secret=read_secret(tmp_path))
+    store.migrate()
+    store.record([logged(1, subject="ann")])
+    store.forget("ann")
+    spool.heard(store.last_forgotten)
+    Spool(tmp_path).append([logged(2, subject="ann"), logged(3, subject="bob"), logged(4, subject="eve")])
+    store.forget("bob")  # of whom nothing is held yet
+    store.forget("eve", "forum")  # another client's
+    assert Spool(tmp_path).replay(store.record) == 3
+    assert sorted(int(item.id, 16) for item in store.queue()) == [2, 4]
+    with pytest.raises(Unknown):
+        store.decision(logged(3).id)

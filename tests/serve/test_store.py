@@ -1,5 +1,7 @@
+import json
 import multiprocessing
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -7,10 +9,13 @@ import pytest
 import sqlalchemy as sa
 
 from bifocal.errors import RunError
+from bifocal.serve import database
+from bifocal.serve.queue import item_of
 from bifocal.serve.sessions import Session
 from bifocal.serve.store import (
     Conflict,
     Logged,
+    NotStorable,
     NotYours,
     Original,
     Store,
@@ -18,8 +23,10 @@ from bifocal.serve.store import (
     StoreGone,
     Unknown,
     audited,
+    checked,
     read_secret,
 )
+from bifocal.serve.tables import decisions, feedback, forgotten, items, receipts
 
 START = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 
@@ -190,10 +197,10 @@ def test_the_newest_of_a_history_come_first_and_in_pages(store):
 
 def test_a_session_is_for_its_token_until_it_ends(store, url):
     ada = Session("ada", "k" * 64)
-    later = datetime.now(UTC) + timedelta(hours=1)
+    later = timedelta(hours=1)
     store.begin_session("one", ada, later)
     store.begin_session("two", ada, later)
-    store.begin_session("over", ada, datetime.now(UTC) - timedelta(seconds=1))
+    store.begin_session("over", ada, timedelta(seconds=-1))
     assert (store.session("one"), store.session("over"), store.session("none\0")) == (ada, None, None)
     other = Store(url, secret=b"t" * 32)  # another service of the same log
     other.end_session("one")
@@ -371,19 +378,25 @@ def test_a_subject_is_forgotten_whole(store):
 
 
 def test_who_was_forgotten_after_a_decision_does_not_come_back_with_it(store):
-    now = datetime.now(UTC)
     store.record([logged(1)])
+    store.forget("bea", "shop")  # of whom nothing was held
+    store.sync()
+    before = store.last_forgotten
     store.forget("ann", "shop")
     late = [
-        logged(1),
-        logged(2),
-        logged(3, client="forum"),
-        logged(4, subject="bob"),
-        logged(5, subject=None),
-        logged(6, at=now + timedelta(minutes=1)),
+        logged(1, last_forgotten=before),
+        logged(2, last_forgotten=before),
+        logged(3, client="forum", last_forgotten=before),
+        logged(4, subject="bob", last_forgotten=before),
+        logged(5, subject=None, last_forgotten=before),
+        logged(6, last_forgotten=store.last_forgotten),  # ann was forgotten before it was made
+        logged(7),  # it did not wait
+        logged(8, subject="bea", last_forgotten=0),
     ]
     store.record(late)
-    assert ids(store.queue(sort="age")) == [3, 4, 5, 6]
+    assert ids(store.queue(sort="age")) == [3, 4, 5, 6, 7]
+    with store.engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM receipts")) == 1
 
 
 def test_nothing_of_the_forgotten_is_left_in_the_file(tmp_path):
@@ -511,10 +524,212 @@ def test_what_no_database_takes_is_written_otherwise(store):
     odd = "a\0b\ud800c"
     record = {"age": 3, "words": odd}
     store.record([logged(1, external_id=odd, subject=odd, decision={"why": odd}, original=Original(odd, None, record))])
-    assert store.decision(logged(1).id).body == {"why": odd} and store.original(logged(1).id).tabular == record
+    plain = "ab\ufffdc"
+    assert store.decision(logged(1).id).body == {"why": plain}
+    assert store.original(logged(1).id).tabular == {"age": 3, "words": plain}
     store.claim("m")
     store.verdict(logged(1).id, "m", "block", odd)
     store.feedback(logged(1).id, "shop", "1", odd)
     store.appeal(logged(1).id, "shop", odd)
     assert store.decision(logged(1).id).external_id == store.original(logged(1).id).text == "ab\ufffdc"
     assert store.forget(odd).counts["decisions"] == 1
+
+
+ODD = [float("nan"), -float("inf"), 10**400, 2**80, "\0", "\ud800", "x\udfff\0y", [[["\0"]]], {"\ud900": [1e999]}]
+
+
+def test_no_value_of_one_row_costs_another(store):
+    for i, odd in enumerate(ODD):
+        assert_costs_no_other(store, 10 * i, odd)
+
+
+def assert_costs_no_other(store, start, odd):
+    body = {"why": odd, "models": {"text_expert": {"prob_hate": odd}}}
+    number = odd if isinstance(odd, float | int) else 0.5
+    word = odd if isinstance(odd, str) else "word"
+    strange = logged(
+        start + 2, "allow", number, audit=True, threshold=number, decision=body, match={"entry": odd}, label=word,
+        shadow={"action": "allow", "error": odd}, external_id=word * 300, pattern=word * 300, subject=word,
+        original=Original(word, b"png", {"age": odd, "place": "a"}),
+    )  # fmt: skip
+    store.record([logged(start + 1), strange, logged(start + 3)])
+    assert {start + 1, start + 2, start + 3} <= set(ids(store.queue(limit=200)))
+    kept = store.decision(strange.id)
+    json.dumps([kept.body, store.original(strange.id).tabular], allow_nan=False, ensure_ascii=False).encode()
+    store.claim(f"m{word}", strange.id)
+    store.verdict(strange.id, f"m{word}", "block", word, label=word)
+    store.appeal(strange.id, f"shop{word}", word)
+    store.feedback(strange.id, None, word, word, who=f"shop{word}")
+    assert store.queue(client=f"other{word}", pattern=word, after=(0.5, word)) == []
+    assert len(list(store.labelled())) == 1
+    assert store.forget(word).counts["decisions"] == 1
+
+
+def nested(depth):
+    value = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_what_no_row_can_be_is_refused_before_the_database_is_asked(store):
+    for given in (
+        {"decision": {"deep": nested(10_000)}}, {"run": None}, {"id": "x" * 65}, {"id": "a\0b"}, {"id": ""},
+        {"decision": None}, {"decision": {"set": {1}}}, {"audit": "perhaps"}, {"weight": float("nan")}, {"at": None},
+        {"probability": "half"}, {"original": Original(3, None)}, {"at": datetime.max}, {"subject": 4},
+    ):  # fmt: skip
+        with pytest.raises(NotStorable):
+            store.record([logged(1), replace(logged(2), **given)])
+    store.record([logged(1)])
+    assert ids(store.queue()) == [1]
+
+
+def test_what_the_database_itself_refuses_is_told_from_a_database_that_is_away(store):
+    with pytest.raises(NotStorable), store._writing() as connection:
+        connection.execute(
+            sa.insert(feedback), [{"decision_id": "1", "at": START, "client": "", "label": "", "reason": ""}]
+        )
+    with pytest.raises(NotStorable), store._writing() as connection:
+        connection.execute(sa.text("SELECT :a"), {"a": "\ud800"})
+    assert not store.gone
+
+
+# ------------------------------------------------------------------------------------------------ clocks
+
+
+@pytest.fixture
+def shifted(monkeypatch):
+    """``with shifted(hours):`` the clock of this host is so far off."""
+
+    @contextmanager
+    def shift(hours):
+        class Wrong(datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return datetime.now(tz) + timedelta(hours=hours)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "datetime", Wrong)
+            yield
+
+    return shift
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_whoever_posts_after_being_forgotten_by_a_host_of_another_clock_is_logged(store, url, shifted, hours):
+    store.record([logged(1)])
+    other = Store(url, secret=b"s" * 32)
+    with shifted(hours):
+        assert other.forget("ann").counts["decisions"] == 1
+    store.record([logged(2)])
+    with shifted(-hours):
+        other.record([logged(3, at=other.clock())])
+    store.sync()
+    store.record([logged(4, last_forgotten=store.last_forgotten)])  # it waited, and was made after that
+    store.record([logged(5, last_forgotten=store.last_forgotten - 1)])  # and before
+    assert sorted(ids(store.queue())) == [2, 3, 4]
+    other.close()
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_an_item_in_hand_is_handed_to_nobody_by_a_host_of_another_clock(store, url, shifted, hours):
+    store.record([logged(1)])
+    other = Store(url, secret=b"s" * 32)
+    item = store.claim("ann")
+    with shifted(hours):
+        assert other.claim("bob") is None and other.counts()["claimed"] == 1
+        with pytest.raises(Conflict, match="claimed by ann"):
+            other.claim("bob", item.id)
+        assert 0 < other.left_s(other.item(item.id)) <= 300
+        other.verdict(item.id, "ann", "block")
+        other.undo(item.id, "ann")
+    assert store.claim("bob") is None
+    store.verdict(item.id, "ann", "allow")
+    other.close()
+
+
+def test_a_claim_ends_with_the_machine_that_it_was_made_on(store, monkeypatch):
+    store.record([logged(1)])
+    item = store.claim("ann")
+    monkeypatch.setattr(database, "_boot", lambda: "another start")
+    if store.engine.dialect.name == "sqlite":
+        assert store.left_s(item) is None and store.claim("bob").claimed_by == "bob"
+    else:
+        assert store.left_s(item) > 0 and store.claim("bob") is None
+
+
+def test_the_times_that_people_read_are_of_the_databases_clock(store, shifted):
+    with shifted(5):
+        store.record([logged(1)])
+        at = store.claim("ann").claimed_until
+    off = at - datetime.now(UTC) > timedelta(hours=1)
+    assert off == (store.engine.dialect.name == "sqlite")
+
+
+# ------------------------------------------------------------------------------------------------ one standing feedback
+
+
+def test_of_a_client_one_feedback_stands_and_what_it_said_before_is_in_the_history(store):
+    store.record([logged(1, "allow")])
+    number = logged(1).id
+    for label, reason in (("1", "a"), ("1", "a"), ("0", "b"), ("0", "b")):
+        store.feedback(number, "shop", label, reason)
+    store.feedback(number, None, "1", "looked at it", who="chief")
+    with store.engine.connect() as connection:
+        standing = connection.execute(sa.text("SELECT client, label, reason FROM feedback ORDER BY client")).all()
+    assert [tuple(row) for row in standing] == [("chief", "1", "looked at it"), ("shop", "0", "b")]
+    assert [e.what["label"] for e in store.history(number) if e.kind == "feedback"] == ["1", "0", "1"]
+    assert [(row["label"], row["by"]) for row in store.labelled()] == [("1", "chief")]
+
+
+def test_of_nothing_there_is_no_receipt_and_what_is_noted_goes_in_time(store):
+    for i in range(3):
+        receipt = store.forget(f"nobody {i}")
+        assert receipt.id is None and receipt.to_dict()["deleted"]["decisions"] == 0
+        store.forget(f"nobody {i}")
+    store.record([logged(1)])
+    assert store.forget("ann", "shop").id
+
+    def rows(table):
+        with store.engine.connect() as connection:
+            return connection.scalar(sa.text(f"SELECT count(*) FROM {table}"))
+
+    assert (rows("receipts"), rows("forgotten")) == (1, 4)
+    with store.engine.begin() as connection:
+        connection.execute(sa.update(forgotten).values(at=START - timedelta(days=100)))
+    store.purge(START)
+    assert (rows("receipts"), rows("forgotten")) == (1, 1)
+
+
+# ------------------------------------------------------------------------------------------------ a log of before
+
+
+def test_a_log_of_the_first_form_is_brought_up_to_date(url):
+    store = Store(url, secret=b"s" * 32)
+    store.migrate("0001")
+    old = {c.name: c for c in items.c if c.name not in ("lease", "lease_clock")}
+    rows = [store._row(checked(logged(i))) for i in (1, 2)]
+    at = {"at": START}
+    said = {"decision_id": rows[0]["id"], "client": "shop", "reason": "r", **at}
+    with store.engine.begin() as connection:
+        connection.execute(sa.insert(decisions), rows)
+        for row in rows:
+            waiting = item_of(row["id"], "review", START, logged(1)) | {"claimed_by": "ann", "claimed_until": START}
+            connection.execute(sa.insert(sa.table("items", *map(sa.column, old))), [waiting])
+        connection.execute(sa.insert(feedback), [{**said, "label": label} for label in ("0", "1")])
+        connection.execute(
+            sa.insert(receipts),
+            [
+                {"id": f"{i}", "at": START + timedelta(hours=h), "subject": s, "client": None, "counts": {}}
+                for i, (s, h) in enumerate([("x", 2), ("y", 1), ("x", 0)])
+            ],
+        )
+    store.migrate()
+    with store.engine.connect() as connection:
+        assert connection.scalars(sa.select(feedback.c.label)).all() == ["1"]
+        assert connection.scalars(sa.select(forgotten.c.subject).order_by(forgotten.c.number)).all() == ["y", "x"]
+    assert store.claim("bob").claimed_by == "bob"
+    store.feedback(rows[0]["id"], "shop", "0")
+    store.sync()
+    assert store.last_forgotten == 2
+    store.close()

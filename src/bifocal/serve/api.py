@@ -7,6 +7,7 @@ import base64
 import binascii
 import logging
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -23,7 +24,7 @@ from .errors import KINDS, WITHIN, Refused
 from .keys import Client
 from .metrics import CONTENT_TYPE
 from .service import Answer, Incoming, Service
-from .store import Conflict, NotYours, StoreFull, StoreGone, Unknown
+from .store import Conflict, NotStorable, NotYours, StoreFull, StoreGone, Unknown
 
 Value = TypeVar("Value")
 _LOG = logging.getLogger(__name__)
@@ -183,7 +184,7 @@ class ReceiptOut(BaseModel):
     """What was deleted of a subject."""
 
     model_config = ConfigDict(extra="allow")
-    id: str
+    id: str | None = Field(description="Of the receipt; null where nothing was held, and none is kept.")
 
 
 class HealthOut(BaseModel):
@@ -191,6 +192,8 @@ class HealthOut(BaseModel):
     ready: bool | None = None
     reasons: list[str] = []
     trouble: str | None = Field(None, description="Why the last change of models, keys or lists was refused.")
+    spooled: int = Field(0, description="Decisions that wait for the database.")
+    set_aside: int = Field(0, description="Decisions that waited, and that the database refuses: see stderr.")
 
 
 def errors(*kinds: str) -> dict[int | str, dict[str, Any]]:
@@ -365,12 +368,13 @@ async def policy(request: Request, client: Asking) -> Any:
 async def feedback(request: Request, said: FeedbackIn, client: Asking) -> Any:
     """Say what a decided post turned out to be: only of decisions that this client asked for."""
     service = service_of(request)
-    service.door.allow(client, "decide")
+    service.door.allow(client, "decide", 1)
     classes = {str(name): name for name in service.about.classes}
     if str(said.label) not in classes:
         raise Refused("unusable", f"label {str(said.label)[:40]!r} is none of this run's: {', '.join(classes)}")
     label = str(said.label)
-    await asyncio.to_thread(service.store.feedback, said.decision_id, whose(client), label, said.reason)
+    keep = partial(service.store.feedback, who=client.name)
+    await asyncio.to_thread(keep, said.decision_id, whose(client), label, said.reason)
     return JSONResponse({"decision_id": said.decision_id, "label": label, "client": client.name})
 
 
@@ -383,7 +387,7 @@ async def feedback(request: Request, said: FeedbackIn, client: Asking) -> Any:
 async def appeal(request: Request, said: AppealIn, client: Asking) -> Any:
     """Ask that a decision be looked at by a person; it joins the review queue."""
     service = service_of(request)
-    service.door.allow(client, "decide")
+    service.door.allow(client, "decide", 1)
     await asyncio.to_thread(service.store.appeal, said.decision_id, client.name, said.reason, whose(client))
     return JSONResponse({"decision_id": said.decision_id, "state": "open"})
 
@@ -397,7 +401,7 @@ async def appeal(request: Request, said: AppealIn, client: Asking) -> Any:
 async def forget(request: Request, subject: str, client: Asking) -> Any:
     """Delete all that is held of an author, and give a receipt; an admin's key deletes what all clients sent."""
     service = service_of(request)
-    service.door.allow(client, "decide")
+    service.door.allow(client, "decide", 1)
     if not subject.strip():
         raise Refused("unusable", "name the author: /v1/subjects/AUTHOR")
     receipt = await asyncio.to_thread(service.store.forget, subject, whose(client))
@@ -416,6 +420,8 @@ async def ready(request: Request) -> Any:
     service = service_of(request)
     reasons = service.not_ready()
     body = {"ready": not reasons, "reasons": reasons, "trouble": service.trouble}
+    waiting = {"spooled": service.spool.pending, "set_aside": service.spool.set_aside}
+    body |= {name: count for name, count in waiting.items() if count}
     return JSONResponse(body, status_code=503 if reasons else 200)
 
 
@@ -512,7 +518,7 @@ def fault_of(faults: Sequence[Mapping[str, Any]], known: Iterable[str]) -> str:
 def as_refused(error: BifocalError) -> Refused:
     """What an error of ours is called outside; what failed within (hosts, users, paths) is told on stderr alone."""
     kinds = {DataError: "unusable", Unknown: "not_found", NotYours: "not_found", StoreGone: "unavailable"}
-    kinds |= {StoreFull: "storage_full", Conflict: "conflict"}
+    kinds |= {StoreFull: "storage_full", Conflict: "conflict", NotStorable: "unusable"}
     kind = next((kind for known, kind in kinds.items() if isinstance(error, known)), "internal")
     refused = error if isinstance(error, Refused) else Refused(kind, str(error))
     if refused.kind not in WITHIN or str(refused) == WITHIN[refused.kind]:

@@ -176,21 +176,40 @@ def keys_list(run_folder: RunFolder, state: State = None, keys: Keys = None) -> 
     for client in read_keys(_key_file(run_folder, state, keys)):
         limit = "no limit" if client.per_minute is None else f"{client.per_minute} posts a minute"
         until = f", revoked {client.revoked}" if client.revoked else ""
-        typer.echo(f"{client.name}  {', '.join(client.roles)}  {limit}  since {client.created}{until}")
+        told = f"{', '.join(client.roles)}  {limit}  key {client.key_id} since {client.created}{until}"
+        typer.echo(f"{client.name}  {told}")
+
+
+@keys_app.command("rotate")
+def keys_rotate(
+    run_folder: RunFolder,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a client that has a key.")],
+    state: State = None,
+    keys: Keys = None,
+) -> None:
+    """Make a client's second key and print it once; the first one works until `keys revoke --old`."""
+    from .keys import rotate_key
+
+    typer.echo(rotate_key(_key_file(run_folder, state, keys), name))
 
 
 @keys_app.command("revoke")
 def keys_revoke(
     run_folder: RunFolder,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the client.")],
+    old: Annotated[bool, typer.Option("--old", help="Of its two keys only the older one.")] = False,
+    key: Annotated[str | None, typer.Option(metavar="ID", help="Only that key, as `keys list` names it.")] = None,
     state: State = None,
     keys: Keys = None,
 ) -> None:
-    """Take a client's key away."""
+    """Take a client's keys away, or one of them."""
+    from ..errors import RunError
     from .keys import revoke_key
 
-    revoke_key(_key_file(run_folder, state, keys), name)
-    typer.echo(f"the key of {name} is revoked")
+    if old and key is not None:
+        raise RunError("--old and --key name a key each: give one of them")
+    gone = revoke_key(_key_file(run_folder, state, keys), name, old=old, key_id=key)
+    typer.echo(f"revoked of {name}: {', '.join(gone)}")
 
 
 @lists_app.command("hash")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +42,7 @@ def _store(run_folder: Path, state: Path | None, database: str | None) -> Store:
         raise RunError(f"there is no key of the decision log in {state}: name the service's state folder by --state")
     store = Store(database or f"sqlite:///{file.resolve()}", secret=read_secret(state))
     store.migrate()
+    store.sync()
     return store
 
 
@@ -85,7 +86,7 @@ def log_counts(
 ) -> None:
     """How many decisions there were of late, and what waits in the queue."""
     store = _store(run_folder, state, database)
-    recent = store.summary(datetime.now(UTC) - timedelta(hours=hours))
+    recent = store.summary(store.clock() - timedelta(hours=hours))
     told = {name: recent[name] for name in ("decisions", "sources", "clients", "policies", "shadow", "verdicts")}
     _print({**told, "feedback": recent["feedback"], "queue": store.counts()}, as_json)
 
@@ -100,7 +101,7 @@ def log_purge(
 ) -> None:
     """Delete kept posts that are older than so many days; a running service does it by itself (keep_days)."""
     store = _store(run_folder, state, database)
-    _print({"purged": store.purge(datetime.now(UTC) - timedelta(days=days))}, as_json)
+    _print({"purged": store.purge(store.clock() - timedelta(days=days))}, as_json)
 
 
 @log_app.command("forget")
@@ -116,7 +117,7 @@ def log_forget(
 ) -> None:
     """Delete all that is held of an author, and print the receipt; exit status 1 where nothing was held.
 
-    Then too the log keeps a receipt: what it is told later of decisions made before, it does not write.
+    Then there is no receipt, and still what the log is told later of decisions made before, it does not write.
     """
     from ..errors import RunError
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +18,36 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import RunError
-from .records import StoreError, StoreFull, StoreGone
+from .records import NotStorable, StoreError, StoreFull, StoreGone
 
 _FULL = ("disk is full", "no space left", "disk full", "could not extend file")
 _FULL_STATE = "53100"
 """PostgreSQL's code for a full disk."""
 _AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError)
+_READ_ONLY = "25006"
+"""PostgreSQL's code where it is, for now, a copy of another."""
+_BEYOND_LIMITS = "54"
+"""PostgreSQL's class of codes for values beyond its limits; its driver calls them operational."""
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 _MIGRATING = 8_271_001
+_ORDERED = 8_271_002
 _BUSY_S = 10
 _CONNECT_S = 3
 _SILENT_MS = 10_000
 _PATIENCE_MS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Now, as the database has it; hosts' own clocks may differ, and are set anew."""
+
+    at: datetime
+    """For people."""
+    tick: float
+    """Seconds of the clock that claims run by."""
+    clock: str
+    """Which clock that is; ticks of two clocks are not compared."""
 
 
 class Database:
@@ -45,6 +67,9 @@ class Database:
     def __init__(self, url: str):
         self.gone = False
         """Whether the database could not be reached when it was last asked."""
+        self._ahead = timedelta(0)
+        """Of our steady clock, how far the database's is; see `clock`."""
+        self._heard = False
         if url.startswith("postgresql://"):
             url = url.replace("postgresql://", "postgresql+psycopg://", 1)
         allowed = "the decision log is a database such as sqlite:///FILE or postgresql://USER@HOST/NAME"
@@ -57,8 +82,8 @@ class Database:
             raise RunError(f"{allowed}: {error}") from None
         self.name = parsed.render_as_string(hide_password=True)
 
-    def migrate(self) -> None:
-        """Bring the tables to their present form; all of it or nothing.
+    def migrate(self, form: str = "head") -> None:
+        """Bring the tables to their present form, or to an earlier one; all of it or nothing.
 
         Raises
         ------
@@ -77,7 +102,7 @@ class Database:
                 connection.execute(select(func.pg_advisory_xact_lock(_MIGRATING)))
             settings.attributes["connection"] = connection
             try:
-                command.upgrade(settings, "head")
+                command.upgrade(settings, form)
             except CommandError as error:
                 raise RunError(
                     f"the decision log {self.name} has tables of another version of Bifocal ({error}): "
@@ -87,6 +112,25 @@ class Database:
     def close(self) -> None:
         """Let go of the database."""
         self.engine.dispose()
+
+    def clock(self) -> datetime:
+        """The time by the database's clock, as it was heard last; never asks, and never goes back with a host's.
+
+        SQLite has no clock of its own: the host's.
+        """
+        return _steady() + self._ahead if self._heard else datetime.now(UTC)
+
+    def _tick(self) -> tuple[float, str]:
+        """Seconds of the clock that claims run by, and which it is; never asks."""
+        if self.engine.dialect.name == "sqlite":  # its processes share a machine, whose steady clock nobody sets
+            return _steady().timestamp(), _boot()
+        return self.clock().timestamp(), "database"
+
+    def _moment(self, connection: Connection) -> Moment:
+        if connection.dialect.name != "sqlite":
+            at: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+            self._ahead, self._heard = at - _steady(), True
+        return Moment(self.clock(), *self._tick())
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -122,13 +166,32 @@ class Database:
             raise StoreGone(f"the decision log {self.name} is busy: try again") from error
         except DBAPIError as error:
             told = str(error.orig).splitlines()[0] if str(error.orig) else type(error.orig).__name__
-            if any(sign in told.lower() for sign in _FULL) or getattr(error.orig, "sqlstate", "") == _FULL_STATE:
+            state = getattr(error.orig, "sqlstate", None) or ""
+            if any(sign in told.lower() for sign in _FULL) or state == _FULL_STATE:
                 raise StoreFull(f"the decision log {self.name} has no room: {told}") from error
             # SQLite says DatabaseError itself, and no kind of it, where the file is damaged or no database.
-            if isinstance(error, _AWAY) or error.connection_invalidated or type(error) is sa.exc.DatabaseError:
+            away = isinstance(error, _AWAY) or error.connection_invalidated or type(error) is sa.exc.DatabaseError
+            beyond = state.startswith(_BEYOND_LIMITS)
+            if (away and not beyond) or state == _READ_ONLY:
                 self.gone = True
                 raise StoreGone(f"the decision log {self.name} cannot be reached: {told}") from error
-            raise StoreError(f"the decision log {self.name} refuses: {told}") from error
+            of_values = beyond or isinstance(error, sa.exc.DataError | sa.exc.IntegrityError)
+            raise (NotStorable if of_values else StoreError)(f"the decision log {self.name} refuses: {told}") from error
+        except (sa.exc.StatementError, UnicodeError, OverflowError) as error:  # of the driver, before it asks
+            told = str(getattr(error, "orig", None) or type(error).__name__)  # without the values themselves
+            raise NotStorable(f"the decision log {self.name} refuses: {told}") from error
+
+
+def _steady() -> datetime:
+    """Time since the machine was started, sleep included, as a moment of the first hours of 1970."""
+    seconds = time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+@lru_cache(maxsize=1)
+def _boot() -> str:
+    """Which start of the machine that is; empty where the system does not say."""
+    return _BOOT.read_text().strip()[:36] if _BOOT.is_file() else ""
 
 
 def _engine(url: sa.URL) -> Engine:
@@ -166,6 +229,19 @@ def insert_new(connection: Connection, table: Table, rows: list[dict[str, Any]])
         return set()
     make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     return set(connection.scalars(make(table).on_conflict_do_nothing().returning(table.c.id), rows))
+
+
+def put(connection: Connection, table: Table, row: dict[str, Any], *key: str) -> None:
+    """Insert a row, or let it take the place of the one that has the same ``key``."""
+    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    changed = {name: value for name, value in row.items() if name not in key}
+    connection.execute(make(table).values(row).on_conflict_do_update(index_elements=key, set_=changed))
+
+
+def one_at_a_time(connection: Connection) -> None:
+    """Let no two transactions past here at once; SQLite has one writer at a time."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(select(func.pg_advisory_xact_lock(_ORDERED)))
 
 
 def free_ones(connection: Connection, asked: Select[Any]) -> Select[Any]:

@@ -3,40 +3,55 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from .errors import Refused
-from .store import Logged, StoreFull, StoreGone
+from .store import Logged, NotStorable, StoreFull, StoreGone
+
+_LOG = logging.getLogger(__name__)
 
 
 class Journal:
-    """Groups rows into transactions.
+    """Groups rows into transactions; what is given up before its transaction commits is not written.
 
     Parameters
     ----------
     write : callable
-        Rows -> nothing; blocks, and is called from one thread at a time. Raises `StoreGone`, `StoreFull`.
+        Rows, and a function to be called when nothing is left but to commit, which may raise -> nothing. Blocks, and is
+        called from one thread at a time. Raises `NotStorable`, `StoreGone`, `StoreFull`.
     """
 
-    def __init__(self, write: Callable[[Sequence[Logged]], Any]):
+    def __init__(self, write: Callable[[Sequence[Logged], Callable[[], None]], Any]):
         self.write = write
-        self._rows: list[tuple[Logged, asyncio.Future[None]]] = []
+        self._entries: list[_Entry] = []
         self._came = asyncio.Event()
+        self._lock = threading.Lock()
 
     async def record(self, row: Logged) -> None:
-        """Return once the row is written.
+        """Return once the row is written; who is cancelled while it is being committed hears how that ends.
 
         Raises
         ------
         Refused
-            ``unavailable`` where the log cannot be reached, ``storage_full`` where there is no room.
+            ``unavailable`` where the log cannot be reached, ``storage_full`` where there is no room, ``unusable`` where
+            it cannot hold a value of the row, which costs no other row.
         """
-        written = asyncio.get_running_loop().create_future()
-        self._rows.append((row, written))
+        entry = _Entry(row, asyncio.get_running_loop().create_future())
+        self._entries.append(entry)
         self._came.set()
-        await written
+        try:
+            await asyncio.shield(entry.written)
+        except asyncio.CancelledError:
+            with self._lock:
+                entry.given_up = not entry.sealed
+            if entry.given_up:
+                raise
+            await entry.written
 
     async def run(self) -> None:
         """Write for ever; cancel it to end."""
@@ -45,20 +60,63 @@ class Journal:
             while True:
                 await self._came.wait()
                 self._came.clear()
-                rows, self._rows = self._rows, []
-                try:
-                    await loop.run_in_executor(writer, self.write, [row for row, _ in rows])
-                    failed: Exception | None = None
-                except StoreFull as error:
-                    failed = Refused("storage_full", str(error))
-                except StoreGone as error:
-                    failed = Refused("unavailable", str(error), retry_after=5.0)
-                except Exception as error:
-                    failed = Refused("internal", f"the decision cannot be logged ({error})")
-                for _, written in rows:
-                    if written.done():  # its client is gone
-                        continue
-                    if failed is None:
-                        written.set_result(None)
+                entries, self._entries = self._entries, []
+                await loop.run_in_executor(writer, self._write, entries)
+                for entry in entries:
+                    if entry.given_up or entry.written.done():
+                        entry.written.cancel()
+                    elif entry.failed is None:
+                        entry.written.set_result(None)
                     else:
-                        written.set_exception(failed)
+                        entry.written.set_exception(entry.failed)
+
+    def _write(self, entries: Sequence[_Entry]) -> None:
+        """Write those that are still waited for; where one of them is refused, by halves."""
+        entries = [entry for entry in entries if not entry.given_up]
+        if not entries:
+            return
+        try:
+            self.write([entry.row for entry in entries], partial(self._seal, entries))
+        except _GivenUp:
+            self._write(entries)
+        except NotStorable as error:
+            if len(entries) > 1:
+                half = len(entries) // 2
+                self._write(entries[:half])
+                self._write(entries[half:])
+            else:
+                _LOG.error("a decision cannot be logged: %s", error)
+                entries[0].failed = Refused("unusable", "the log cannot hold a value of this post")
+        except Exception as error:
+            for entry in entries:
+                entry.failed = _refused(error)
+
+    def _seal(self, entries: Sequence[_Entry]) -> None:
+        with self._lock:
+            if any(entry.given_up for entry in entries):
+                raise _GivenUp
+            for entry in entries:
+                entry.sealed = True
+
+
+class _Entry:
+    """A row on its way; ``given_up`` and ``sealed`` (about to be committed) exclude each other."""
+
+    def __init__(self, row: Logged, written: asyncio.Future[None]):
+        self.row = row
+        self.written = written
+        self.given_up = False
+        self.sealed = False
+        self.failed: Refused | None = None
+
+
+class _GivenUp(Exception):
+    """Somebody waits for a row no more: the others are to be written without it."""
+
+
+def _refused(error: Exception) -> Refused:
+    if isinstance(error, StoreFull):
+        return Refused("storage_full", str(error))
+    if isinstance(error, StoreGone):
+        return Refused("unavailable", str(error), retry_after=5.0)
+    return Refused("internal", f"the decision cannot be logged ({error})")

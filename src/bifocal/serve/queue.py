@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, insert, literal, or_, select, tuple_, update
 
-from .database import Database, free_ones
+from .database import Database, Moment, free_ones
 from .records import (
     VERDICTS,
     Conflict,
@@ -25,11 +25,11 @@ from .records import (
     distance,
     storable,
 )
-from .tables import decisions, events, items, originals
+from .tables import decisions, events, fitted, items, originals
 
 LEASE_S = 300
 _TRIES = 20
-_NUMBER = re.compile(r"[!-~]{1,64}")
+NUMBER = re.compile(r"[!-~]{1,64}")
 
 
 class Queue(Database):
@@ -64,7 +64,7 @@ class Queue(Database):
         order = key, items.c.decision_id
         page = _filtered(select(items.c.decision_id).where(items.c.state == state), reason, client, pattern)
         if after is not None:
-            page = page.where(tuple_(*order) > tuple_(literal(after[0], key.type), after[1]))
+            page = page.where(tuple_(*order) > tuple_(literal(after[0], key.type), storable(after[1])))
         # The page first, off its index, then what belongs to it: joined first, PostgreSQL would sort the whole queue.
         asked = _ITEMS.where(items.c.decision_id.in_(page.order_by(*order).limit(limit))).order_by(*order)
         with self._reading() as connection:
@@ -76,9 +76,11 @@ class Queue(Database):
             return self._item(connection, number)
 
     def _item(self, connection: Connection, number: str) -> Item:
-        found(connection, number)
-        row = connection.execute(_ITEMS.where(items.c.decision_id == number)).one_or_none()
+        row = None
+        if NUMBER.fullmatch(number):
+            row = connection.execute(_ITEMS.where(items.c.decision_id == number)).one_or_none()
         if row is None:
+            found(connection, number)
             raise Unknown(f"the decision {number!r} is not in the queue")
         return _whole(row)
 
@@ -101,7 +103,7 @@ class Queue(Database):
         number : str, optional
             None = the first that is free, in the order of ``sort``.
         lease_s : float
-            After which it is free again.
+            After which it is free again, by the database's clock.
         exclude : sequence of str, optional
             Items that are passed over.
 
@@ -116,9 +118,10 @@ class Queue(Database):
             Where the item that was named is in other hands, or decided.
         Unknown, StoreGone
         """
-        now = datetime.now(UTC)
-        free = or_(items.c.claimed_until.is_(None), items.c.claimed_until < now, items.c.claimed_by == who)
+        who = storable(who)
         with self._writing() as connection:
+            now = self._moment(connection)
+            free = or_(~_held(now), items.c.claimed_by == who)
             if number is not None:
                 item = self._item(connection, number)
                 if not self._take(connection, number, who, now, lease_s, free):
@@ -127,7 +130,7 @@ class Queue(Database):
                 return self._item(connection, number)
             asked = _filtered(select(items.c.decision_id).where(items.c.state == "open", free), reason, client, pattern)
             if exclude:
-                asked = asked.where(items.c.decision_id.not_in(exclude))
+                asked = asked.where(items.c.decision_id.not_in([n for n in exclude if NUMBER.fullmatch(n)]))
             asked = free_ones(connection, asked.order_by(_key(sort), items.c.decision_id).limit(1))
             for _ in range(_TRIES):
                 first = connection.scalar(asked)
@@ -137,15 +140,14 @@ class Queue(Database):
                     return self._item(connection, first)
             return None
 
-    def _take(self, connection: Connection, number: str, who: str, now: datetime, lease_s: float, free: Any) -> bool:
-        until = now + timedelta(seconds=lease_s)
+    def _take(self, connection: Connection, number: str, who: str, now: Moment, lease_s: float, free: Any) -> bool:
         changed = connection.execute(
             update(items)
             .where(items.c.decision_id == number, items.c.state == "open", free)
-            .values(claimed_by=who, claimed_until=until)
+            .values(_hold(who, now, lease_s))
         )
         if changed.rowcount:
-            connection.execute(insert(events), [event(number, "claimed", who, now)])
+            connection.execute(insert(events), [event(number, "claimed", who, now.at)])
         return bool(changed.rowcount)
 
     def keep(self, number: str, who: str, lease_s: float = LEASE_S) -> datetime:
@@ -162,13 +164,15 @@ class Queue(Database):
             Where it is in other hands, or decided.
         Unknown, StoreGone
         """
-        until = datetime.now(UTC) + timedelta(seconds=lease_s)
+        who = storable(who)
         with self._writing() as connection:
+            held = _hold(who, self._moment(connection), lease_s)
             mine = items.c.decision_id == number, items.c.state == "open", items.c.claimed_by == who
-            if not connection.execute(update(items).where(*mine).values(claimed_until=until)).rowcount:
+            if not connection.execute(update(items).where(*mine).values(held)).rowcount:
                 item = self._item(connection, number)
                 by = "decided already" if item.state == "done" else f"claimed by {item.claimed_by or 'nobody'}"
                 raise Conflict(f"the item {number} is {by}: claim it first")
+        until: datetime = held["claimed_until"]
         return until
 
     def waiting(
@@ -182,18 +186,23 @@ class Queue(Database):
         most: int = 1000,
     ) -> int:
         """How many items ``who`` could be handed, counted up to ``most``. Raises `StoreGone`."""
-        free = or_(
-            items.c.claimed_until.is_(None), items.c.claimed_until < datetime.now(UTC), items.c.claimed_by == who
-        )
-        asked = _filtered(select(items.c.decision_id).where(items.c.state == "open", free), reason, client, pattern)
-        asked = asked.where(items.c.decision_id.not_in(exclude)).limit(most)
         with self._reading() as connection:
+            free = or_(~_held(self._moment(connection)), items.c.claimed_by == storable(who))
+            asked = _filtered(select(items.c.decision_id).where(items.c.state == "open", free), reason, client, pattern)
+            asked = asked.where(items.c.decision_id.not_in(exclude)).limit(most)
             return connection.scalar(select(func.count()).select_from(asked.subquery())) or 0
+
+    def left_s(self, item: Item) -> float | None:
+        """Seconds that a claim still runs, by the clock that it runs by; None where the item is in nobody's hands."""
+        tick, clock = self._tick()
+        if item.claimed_by is None or item.lease is None or item.lease_clock != clock or item.lease < tick:
+            return None
+        return item.lease - tick
 
     def release(self, number: str, who: str) -> None:
         """Put an item back. Raises `Conflict` where it is not in these hands, `Unknown`, `StoreGone`."""
         with self._writing() as connection:
-            self._change(connection, number, who, "released", claimed_by=None, claimed_until=None)
+            self._change(connection, number, who, "released", **_FREE)
 
     def verdict(self, number: str, who: str, action: str, reason: str = "", label: str | None = None) -> Event:
         """Decide an item that is in one's hands.
@@ -212,13 +221,13 @@ class Queue(Database):
         """
         if action not in VERDICTS:
             raise StoreError(f"a verdict is {' or '.join(VERDICTS)}, found {action!r}")
+        who = storable(who)
         with self._writing() as connection:
             before = self._item(connection, number)
             told = {"action": action, "reason": storable(reason), "label": label, "decided": before.decision.action}
             return self._change(
-                connection, number, who, "verdict", told, state="done", verdict=action, judged_by=who,
-                claimed_by=None, claimed_until=None,
-            )  # fmt: skip
+                connection, number, who, "verdict", told, state="done", verdict=action, judged_by=who, **_FREE
+            )
 
     def _change(
         self,
@@ -229,15 +238,15 @@ class Queue(Database):
         what: Mapping[str, Any] | None = None,
         **values: Any,
     ) -> Event:
-        """Change an open item in ``who``'s hands, whose lease has not run out."""
-        now = datetime.now(UTC)
+        """Change an open item in ``who``'s hands, whose claim has not run out."""
+        who, now = storable(who), self._moment(connection)
         changed = connection.execute(
             update(items)
             .where(
                 items.c.decision_id == number,
                 items.c.state == "open",
                 items.c.claimed_by == who,
-                items.c.claimed_until >= now,
+                _held(now),
             )
             .values(**values)
         )
@@ -245,9 +254,9 @@ class Queue(Database):
             item = self._item(connection, number)
             held = "decided already" if item.state == "done" else f"claimed by {item.claimed_by or 'nobody'}"
             raise Conflict(f"the item {number} is {held}, or {who}'s claim has run out: claim it first")
-        row = event(number, kind, who, now, **(what or {}))
+        row = event(number, kind, who, now.at, **(what or {}))
         connection.execute(insert(events), [row])
-        return Event(kind, who, now, row["what"])
+        return Event(kind, row["who"], now.at, row["what"])
 
     def undo(self, number: str, who: str) -> None:
         """Take one's own verdict back; the item is in one's hands again, and an earlier verdict, if any, stands.
@@ -258,24 +267,22 @@ class Queue(Database):
             Where the last verdict is another's, or there is none.
         Unknown, StoreGone
         """
-        now = datetime.now(UTC)
+        who = storable(who)
         with self._writing() as connection:
+            now = self._moment(connection)
             asked = select(events).where(events.c.decision_id == number).order_by(events.c.number)
             before = standing(connection.execute(asked).all())[:-1]
             verdict, by = (before[-1].what["action"], before[-1].who) if before else (None, None)
             changed = connection.execute(
                 update(items)
                 .where(items.c.decision_id == number, items.c.state == "done", items.c.judged_by == who)
-                .values(
-                    state="open", verdict=verdict, judged_by=by, claimed_by=who,
-                    claimed_until=now + timedelta(seconds=LEASE_S),
-                )
-            )  # fmt: skip
+                .values(state="open", verdict=verdict, judged_by=by, **_hold(who, now, LEASE_S))
+            )
             if not changed.rowcount:
                 item = self._item(connection, number)
                 by = f"was decided by {item.judged_by}" if item.state == "done" else "waits in the queue"
                 raise Conflict(f"the item {number} {by}: only {who}'s own last verdict is taken back")
-            connection.execute(insert(events), [event(number, "undone", who, now)])
+            connection.execute(insert(events), [event(number, "undone", who, now.at)])
 
     def appeal(self, number: str, who: str, reason: str, client: str | None = None) -> None:
         """Ask that a decision, or a verdict on it, be looked at again; it joins the queue.
@@ -283,14 +290,14 @@ class Queue(Database):
         ``client`` None = whoever asked for the decision. Raises `Unknown`, `NotYours`, `Conflict` where it waits there
         already, `StoreGone`.
         """
-        now = datetime.now(UTC)
         with self._writing() as connection:
             row = found(connection, number)
             owned(row, client)
+            now = self._moment(connection).at
             changed = connection.execute(
                 update(items)
                 .where(items.c.decision_id == number, items.c.state == "done")
-                .values(state="open", reason="appeal", since=now, claimed_by=None, claimed_until=None)
+                .values(state="open", reason="appeal", since=now, **_FREE)
             )
             if not changed.rowcount:
                 if connection.scalar(select(items.c.state).where(items.c.decision_id == number)) is not None:
@@ -300,14 +307,14 @@ class Queue(Database):
 
     def counts(self) -> dict[str, int]:
         """Items by reason that are open (``open.review``, ...), those claimed, and those done."""
-        now = datetime.now(UTC)
         with self._reading() as connection:
+            now = self._moment(connection)
             asked = select(items.c.state, items.c.reason, func.count()).group_by(items.c.state, items.c.reason)
             found: dict[str, int] = {}
             for state, reason, n in connection.execute(asked):
                 name = f"open.{reason}" if state == "open" else "done"
                 found[name] = found.get(name, 0) + n
-            held = select(func.count()).where(items.c.state == "open", items.c.claimed_until >= now)
+            held = select(func.count()).where(items.c.state == "open", _held(now))
             return {**found, "claimed": connection.scalar(held) or 0}
 
 
@@ -324,7 +331,7 @@ def standing(told: Iterable[Any]) -> list[Any]:
 
 def event(number: str, kind: str, who: str, at: datetime, **what: Any) -> dict[str, Any]:
     """A row of the events."""
-    return {"decision_id": number, "kind": kind, "who": who, "at": at, "what": what}
+    return fitted(events, {"decision_id": number, "kind": kind, "who": who, "at": at, "what": what})
 
 
 def item_of(number: str, reason: Reason, since: datetime, decision: Any) -> dict[str, Any]:
@@ -343,7 +350,7 @@ def item_of(number: str, reason: Reason, since: datetime, decision: Any) -> dict
 def found(connection: Connection, number: str) -> Row[Any]:
     """The row of a decision. Raises `Unknown`."""
     row = None
-    if _NUMBER.fullmatch(number):  # a NUL, or a surrogate, is more than a database takes
+    if NUMBER.fullmatch(number):  # a NUL, or a surrogate, is more than a database takes
         row = connection.execute(select(decisions).where(decisions.c.id == number)).one_or_none()
     if row is None:
         raise Unknown(f"there is no decision {number[:64]!r}")
@@ -361,6 +368,24 @@ def kept(row: Row[Any]) -> Kept:
     return Kept(**{f.name: row._mapping[decisions.c[f.name]] for f in fields(Kept)})
 
 
+_FREE = {"claimed_by": None, "claimed_until": None, "lease": None, "lease_clock": None}
+
+
+def _hold(who: str, now: Moment, lease_s: float) -> dict[str, Any]:
+    until = now.at + timedelta(seconds=lease_s)
+    return {"claimed_by": who, "claimed_until": until, "lease": now.tick + lease_s, "lease_clock": now.clock}
+
+
+def _held(now: Moment) -> ColumnElement[bool]:
+    """Whether an item is in somebody's hands. A claim by a clock that runs no more (of a machine that was started anew
+    since, or of an earlier form of these tables) has ended."""
+    return and_(
+        items.c.claimed_by.is_not(None),
+        func.coalesce(items.c.lease_clock, "-") == now.clock,
+        func.coalesce(items.c.lease, 0.0) >= now.tick,
+    )
+
+
 _ITEMS = (
     select(decisions, items, originals.c.text, originals.c.picture.is_not(None).label("has_picture"))
     .join(decisions, decisions.c.id == items.c.decision_id)
@@ -371,7 +396,7 @@ _ITEMS = (
 def _filtered(asked: Select[Any], reason: Reason | None, client: str | None, pattern: str | None) -> Select[Any]:
     for column, value in ((items.c.reason, reason), (items.c.client, client), (items.c.pattern, pattern)):
         if value is not None:
-            asked = asked.where(column == value)
+            asked = asked.where(column == storable(value))
     return asked
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -13,6 +16,8 @@ Reason = Literal["review", "audit", "appeal"]
 Sort = Literal["uncertainty", "age"]
 VERDICTS = ("allow", "block")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_DEPTH = 50
+"""Lists and objects within each other; a database's own limit is deeper."""
 
 
 class StoreError(BifocalError):
@@ -37,6 +42,10 @@ class StoreGone(StoreError):
 
 class StoreFull(StoreError):
     """The database, or its disk, has no room."""
+
+
+class NotStorable(StoreError):
+    """A value that no log can hold: it is refused, and whatever came with it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,9 @@ class Logged:
         Decisions that one like this stands for among the reviewed ones.
     shadow : dict or None
         What the shadow would have done.
+    last_forgotten : int or None
+        Of a decision that waited in the `Spool`: the number of the last author that was known to be forgotten when it
+        was made. It is not written where its author was forgotten later. None = it did not wait.
     """
 
     id: str
@@ -95,6 +107,7 @@ class Logged:
     shadow: dict[str, Any] | None
     original: Original | None
     subject_hash: str | None = None
+    last_forgotten: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +158,9 @@ class Item:
     distance: float
     claimed_by: str | None
     claimed_until: datetime | None
+    """For people; whether the claim still runs says `Queue.left_s`."""
+    lease: float | None
+    lease_clock: str | None
     verdict: str | None
     judged_by: str | None
     decision: Kept
@@ -156,7 +172,8 @@ class Item:
 class Receipt:
     """That a subject was forgotten, and what of it was deleted."""
 
-    id: str
+    id: str | None
+    """None where nothing was held: there is nothing to keep a receipt of."""
     at: datetime
     counts: dict[str, int]
 
@@ -171,7 +188,7 @@ def distance(probability: float | None, threshold: float | None) -> float:
     From the threshold; where the likeliest class wins, and there is none, the lower its probability, the nearer. What a
     list decided, without a probability, comes last.
     """
-    if probability is None:
+    if probability is None or math.isnan(probability):  # which logs of old may hold
         return 1.0
     return probability if threshold is None else abs(probability - threshold)
 
@@ -195,3 +212,29 @@ def audited(decision: str, action: str | None, share: float) -> tuple[bool, floa
 def storable(text: str) -> str:
     """A text as every database takes it: no NUL, and U+FFFD for what UTF-8 cannot hold."""
     return _SURROGATE.sub("\ufffd", text.replace("\0", ""))
+
+
+def storable_json(value: Any, depth: int = _DEPTH) -> Any:
+    """A value as every database, and every reader of JSON, takes it: texts as `storable`, null for NaN and infinity.
+
+    Raises
+    ------
+    NotStorable
+        Where it is no value of JSON, or is nested too deeply.
+
+    >>> storable_json({"age": float("nan"), "place": "a\\0b"})
+    {'age': None, 'place': 'ab'}
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, int | float):
+        return value if abs(value) <= sys.float_info.max else None
+    if depth == 0:
+        raise NotStorable(f"lists and objects within each other go {_DEPTH} deep at most")
+    if isinstance(value, Mapping):
+        return {storable(str(name)): storable_json(one, depth - 1) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable_json(one, depth - 1) for one in value]
+    raise NotStorable(f"a {type(value).__name__} is no value of JSON")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from time import monotonic
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..bundle import REFERENCE, engine_of, folder_of, state_of
 from ..data.compose import TEXT
 from ..decide.policy import Band, Policy, pattern_of, patterns
-from ..errors import BifocalError, DataError, RunError
+from ..errors import BifocalError, DataError, ModelError, RunError
 from ..posts import TABULAR, build_modalities
 from ..sources._posts import MAX_NAME, NAMES
 from ..system import Decision, cut_short
@@ -218,6 +219,8 @@ class Service:
     def _open_store(self) -> None:
         try:
             self.store.migrate()
+            self.store.sync()
+            self._tell_spool()
         except StoreGone:
             if self.settings.database_gone == "refuse":
                 raise
@@ -227,6 +230,7 @@ class Service:
         watch("bifocal_posts_in_house", "Posts that are prepared, wait, or are decided.", lambda: self.places.taken)
         watch("bifocal_posts_waiting", "Posts that wait for the encoders.", lambda: len(self.batcher))
         watch("bifocal_spooled", "Decisions that wait for the database.", lambda: self.spool.pending)
+        watch("bifocal_set_aside", "Decisions that waited, and that the log refuses.", lambda: self.spool.set_aside)
         watch("bifocal_ready", "1 where posts are decided.", lambda: not self.not_ready())
 
     # ------------------------------------------------------------------ one post
@@ -277,6 +281,8 @@ class Service:
             decision = await self.batcher.decide(prepared.post)
             if isinstance(decision, _WithShadow):
                 decision, told = decision.decision, decision.shadow
+            if not math.isfinite(decision.probability):
+                raise ModelError("the models give no probability for this post")
             start = self._stage("model", start)
             versions = {**decision.versions, "bifocal": _version()}
             if truncated and not decision.truncated:
@@ -336,7 +342,7 @@ class Service:
         audit, weight = audited(answer.id, answer.action, self.settings.audit_share)
         return Logged(
             id=answer.id,
-            at=datetime.now(UTC),
+            at=self.store.clock(),
             client=client.name,
             subject=incoming.subject,
             external_id=incoming.external_id,
@@ -360,13 +366,27 @@ class Service:
 
     # ------------------------------------------------------------------ the log
 
-    def _write(self, rows: Sequence[Logged]) -> None:
+    def _write(self, rows: Sequence[Logged], seal: Callable[[], None]) -> None:
         try:
-            self.store.record(rows)
+            self.store.record(rows, seal)
         except StoreGone:
             if self.settings.database_gone == "refuse":
                 raise
-            self.spool.append(rows)
+            self._tell_spool()
+            self.spool.append(rows, seal)
+
+    def _tell_spool(self) -> None:
+        if self.store.last_forgotten is not None:
+            self.spool.heard(self.store.last_forgotten)
+
+    def _keep_log(self) -> None:
+        """What the log needs now and then; blocks. Raises `BifocalError`."""
+        if self.store.gone:
+            self.store.migrate()
+        self.store.sync()
+        self._tell_spool()
+        if self.spool.pending:
+            self.spool.replay(self.store.record)
 
     # ------------------------------------------------------------------ figures and health
 
@@ -401,7 +421,7 @@ class Service:
 
     async def _look_after(self) -> None:
         """Start dead models anew, bring spooled decisions home, purge what is too old."""
-        purged = 0.0
+        purged, told = 0.0, ""
         while True:
             await asyncio.sleep(0.5)
             for name, workers in (("decoder", self.decoders.workers), ("model", self.model.workers)):
@@ -410,16 +430,17 @@ class Service:
                 if model is not None and not model.loaded:
                     with suppress(BifocalError):
                         await model.load()
-            # Whatever it is that fails, a disk or a database in a way not foreseen, is tried again.
-            with suppress(Exception):
-                if self.store.gone:
-                    await asyncio.to_thread(self.store.migrate)
-                if self.spool.pending:
-                    await asyncio.to_thread(self.spool.replay, self.store.record)
+            try:
+                await asyncio.to_thread(self._keep_log)
                 if monotonic() - purged > 3600 or not purged:
-                    before = datetime.now(UTC) - timedelta(days=self.settings.keep_days)
+                    before = self.store.clock() - timedelta(days=self.settings.keep_days)
                     await asyncio.to_thread(self.store.purge, before)
                     purged = monotonic()
+                told = ""
+            except Exception as error:  # a disk or a database, in a way not foreseen, is tried again; and told once
+                if told != str(error):
+                    told = str(error)
+                    _LOG.warning("the decision log cannot be looked after, and will be tried again: %s", told)
 
     # ------------------------------------------------------------------ what changes while it runs
 
@@ -508,6 +529,7 @@ class Service:
             "places": self.places.limit,
             "waiting": len(self.batcher),
             "spooled": self.spool.pending,
+            "set_aside": self.spool.set_aside,
             "deaths": self.decoders.workers.deaths + self.model.workers.deaths,
             "engine": self.about.engine,
             "policy": self.about.policy_version,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import timedelta
 
 from sqlalchemy import delete, insert, select
 
@@ -24,17 +24,19 @@ class Session:
 class Sessions(Database):
     """Begins, finds and ends sessions. Of what the browser holds only a hash is written: a copy of it opens nothing."""
 
-    def begin_session(self, token: str, who: Session, until: datetime) -> None:
+    def begin_session(self, token: str, who: Session, lasting: timedelta) -> None:
         """Remember who bears a token; sessions that ran out are cleared away. Raises `StoreGone`, `StoreFull`."""
         with self._writing() as connection:
-            connection.execute(delete(sessions).where(sessions.c.until < datetime.now(UTC)))
+            now = self._moment(connection).at
+            connection.execute(delete(sessions).where(sessions.c.until < now))
+            until = now + lasting
             row = {"id": _hash(token), "name": who.name, "key_hash": who.key_hash, "until": until}
             connection.execute(insert(sessions), [row])
 
     def session(self, token: str) -> Session | None:
         """Who bears a token; None where its session ended or never was. Raises `StoreGone`."""
-        of_it = sessions.c.id == _hash(token), sessions.c.until >= datetime.now(UTC)
         with self._reading() as connection:
+            of_it = sessions.c.id == _hash(token), sessions.c.until >= self._moment(connection).at
             row = connection.execute(select(sessions).where(*of_it)).one_or_none()
         return None if row is None else Session(row.name, row.key_hash)
 

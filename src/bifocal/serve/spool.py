@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from errno import EDQUOT, ENOSPC
@@ -14,11 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
-from ..workspace import held
-from .store import Logged, Original, StoreFull, StoreGone, hashed, read_secret
+from ..errors import BifocalError
+from ..workspace import atomic, held
+from .store import Logged, NotStorable, Original, StoreFull, StoreGone, checked, hashed, read_secret
 
 AT_ONCE = 200
+_LOG = logging.getLogger(__name__)
+_Line = tuple[bytes, Logged]
 
 
 class Spool:
@@ -26,32 +30,61 @@ class Spool:
 
     Of an author it holds the hash alone, as the log does. `replay` writes the decisions into the log, which leaves
     alone those that it has: a crash between the log's commit and the end of the file costs nothing and doubles nothing.
-    A line that a crash cut short was never acknowledged. Services that share a database may share the file.
+    A line that a crash cut short was never acknowledged. One that is no decision, or that the log refuses, is set aside
+    in ``spool.refused.jsonl`` and keeps no other waiting. Services that share a database may share the file.
     """
 
     def __init__(self, state: Path):
         self.path = Path(state) / "spool.jsonl"
+        self.refused = Path(state) / "spool.refused.jsonl"
         self._secret = read_secret(Path(state))
-        self.pending = sum(1 for _ in self._lines()) if self.path.exists() else 0
+        self._known = Path(state) / "last_forgotten"
+        known = self._known.read_text().strip() if self._known.exists() else ""
+        self._last_forgotten = int(known) if known.isdecimal() else 0
+        self._counted: tuple[Any, int] = None, 0
+        self.pending = _count(self.path)
         """Decisions that wait."""
 
-    def append(self, rows: Sequence[Logged]) -> None:
-        """Keep decisions, all or none. Raises `StoreFull`, `StoreGone` where the disk refuses."""
-        blob = b"".join(json.dumps(self._plain(row)).encode() + b"\n" for row in rows)
+    @property
+    def set_aside(self) -> int:
+        """Lines that the log does not take; they stay until somebody mends or deletes them."""
+        try:
+            status = self.refused.stat()
+        except OSError:
+            return 0
+        stamp = status.st_mtime_ns, status.st_size
+        if self._counted[0] != stamp:
+            self._counted = stamp, _count(self.refused)
+        return self._counted[1]
+
+    def heard(self, last_forgotten: int) -> None:
+        """Remember, past a restart too, who was forgotten last: those who are forgotten later stay so (`replay`)."""
+        if last_forgotten != self._last_forgotten:
+            self._last_forgotten = last_forgotten
+            # Where the disk is full it is known here, and after a restart rather too much stays forgotten.
+            with suppress(BifocalError), atomic(self._known) as f:
+                f.write(f"{last_forgotten}\n")
+
+    def append(self, rows: Sequence[Logged], seal: Callable[[], None] = lambda: None) -> None:
+        """Keep decisions, all or none.
+
+        Parameters
+        ----------
+        seal : callable, optional
+            Called when nothing is left but to write: what it raises keeps all of them out of the file.
+
+        Raises
+        ------
+        NotStorable
+            Where the log would refuse one of them.
+        StoreFull, StoreGone
+            Where the disk refuses.
+        """
+        blob = b"".join(json.dumps(self._plain(checked(row))).encode() + b"\n" for row in rows)
         with held(self.path.parent):
+            seal()
             try:
-                # Unbuffered: a buffer that could not be written would be tried again when the file is closed.
-                with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), "rb+", buffering=0) as f:
-                    end = _end_of_lines(f)
-                    f.truncate(end)
-                    try:
-                        _write(f, end, blob)
-                        os.fsync(f.fileno())
-                    except OSError:
-                        f.truncate(end)
-                        raise
-                if end == 0:
-                    _sync_folder(self.path.parent)
+                _append(self.path, blob)
             except OSError as error:
                 if error.errno in (ENOSPC, EDQUOT):
                     raise StoreFull(f"{self.path} has no room, and the decision log is away") from error
@@ -59,21 +92,22 @@ class Spool:
             self.pending += len(rows)
 
     def replay(self, record: Callable[[Sequence[Logged]], None]) -> int:
-        """Write all that waits by ``record``, in order, and empty the file; gives their number.
+        """Write all that waits by ``record``, in order, and empty the file; gives the number of those written.
 
         Raises
         ------
         BifocalError
-            What ``record`` raises; everything is then still there.
+            What ``record`` raises but `NotStorable`; everything is then still there.
         """
         with held(self.path.parent):
             if not self.path.exists():
                 self.pending = 0  # another service has brought them home
                 return 0
-            done, rows = 0, self._lines()
-            while batch := list(islice(rows, AT_ONCE)):
-                record(batch)
-                done += len(batch)
+            done, refused = 0, _Refused(self.refused)
+            lines = self._lines(refused)
+            while batch := list(islice(lines, AT_ONCE)):
+                done += _written(batch, record, refused)
+            refused.keep()
             self.path.unlink()
             self.pending = 0
             return done
@@ -81,21 +115,85 @@ class Spool:
     def _plain(self, row: Logged) -> dict[str, Any]:
         known = row.subject_hash if row.subject is None else hashed(self._secret, row.subject)
         plain = asdict(row) | {"at": row.at.isoformat(), "subject": None, "subject_hash": known}
+        if row.last_forgotten is None:
+            plain["last_forgotten"] = self._last_forgotten
         if row.original is not None and row.original.picture is not None:
             plain["original"]["picture"] = base64.b64encode(row.original.picture).decode()
         return plain
 
-    def _lines(self) -> Iterator[Logged]:
+    def _lines(self, refused: _Refused) -> Iterator[_Line]:
         with open(self.path, "rb") as f:
-            for number, line in enumerate(f, start=1):
+            for line in f:
                 if not line.endswith(b"\n"):
                     return
                 try:
-                    yield _logged(json.loads(line))
-                except (ValueError, KeyError, TypeError):
-                    raise RunError(
-                        f"{self.path}: line {number} is no decision of ours: mend it, or take it out"
-                    ) from None
+                    row = _logged(json.loads(line))
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError, NotStorable) as error:
+                    refused.add(line, f"no decision of ours: {error}")
+                else:
+                    yield line, row
+
+
+class _Refused:
+    """Lines on their way to the file of those that are set aside."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.lines: list[bytes] = []
+        self.why = ""
+
+    def add(self, line: bytes, why: str) -> None:
+        self.lines.append(line)
+        self.why = self.why or why
+
+    def keep(self) -> None:
+        """Bring them to disk, each once: a crash may have come between this and the end of the spool."""
+        if not self.lines:
+            return
+        there = set(self.path.read_bytes().splitlines(keepends=True)) if self.path.exists() else set()
+        _append(self.path, b"".join(line for line in dict.fromkeys(self.lines) if line not in there))
+        _LOG.error(
+            "%d decisions that waited for the database are refused by it, and set aside in %s (%s): mend the lines "
+            "and put them into a spool.jsonl there while no service runs, or delete the file",
+            len(self.lines), self.path, self.why[:500],
+        )  # fmt: skip
+
+
+def _written(lines: Sequence[_Line], record: Callable[[Sequence[Logged]], None], refused: _Refused) -> int:
+    """Write lines, by halves where one of them is refused; the number of those written."""
+    try:
+        record([row for _, row in lines])
+        return len(lines)
+    except NotStorable as error:
+        if len(lines) == 1:
+            refused.add(lines[0][0], str(error))
+            return 0
+    half = len(lines) // 2
+    return _written(lines[:half], record, refused) + _written(lines[half:], record, refused)
+
+
+def _count(path: Path) -> int:
+    """Whole lines of a file; 0 where there is none."""
+    if not path.exists():
+        return 0
+    with open(path, "rb") as f:
+        return sum(line.endswith(b"\n") for line in f)
+
+
+def _append(path: Path, blob: bytes) -> None:
+    """Write lines behind the last whole one, and bring them to disk: all or none. Raises `OSError`."""
+    # Unbuffered: a buffer that could not be written would be tried again when the file is closed.
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "rb+", buffering=0) as f:
+        end = _end_of_lines(f)
+        f.truncate(end)
+        try:
+            _write(f, end, blob)
+            os.fsync(f.fileno())
+        except OSError:
+            f.truncate(end)
+            raise
+    if end == 0:
+        _sync_folder(path.parent)
 
 
 def _end_of_lines(f: io.FileIO) -> int:
@@ -128,4 +226,6 @@ def _logged(plain: dict[str, Any]) -> Logged:
     if original is not None:
         picture = original["picture"]
         original = Original(**{**original, "picture": None if picture is None else base64.b64decode(picture)})
-    return Logged(**{**plain, "at": datetime.fromisoformat(plain["at"]), "original": original})
+    # A line of an earlier version does not say who was forgotten by then: whoever ever was stays forgotten.
+    known = {"last_forgotten": 0, **plain, "at": datetime.fromisoformat(plain["at"]), "original": original}
+    return checked(Logged(**known))

@@ -7,17 +7,18 @@ import hmac
 import os
 import secrets
 import uuid
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, or_, select
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select
 
 from ..errors import RunError
-from .database import insert_new
+from .database import insert_new, one_at_a_time, put
 from .figures import Figures
-from .queue import LEASE_S, Queue, event, found, item_of, kept, owned, standing
+from .queue import LEASE_S, NUMBER, Queue, event, found, item_of, kept, owned, standing
 from .records import (
     VERDICTS,
     Conflict,
@@ -25,6 +26,7 @@ from .records import (
     Item,
     Kept,
     Logged,
+    NotStorable,
     NotYours,
     Original,
     Reason,
@@ -36,9 +38,10 @@ from .records import (
     Unknown,
     audited,
     storable,
+    storable_json,
 )
 from .sessions import Sessions
-from .tables import decisions, events, feedback, items, originals, receipts
+from .tables import decisions, events, feedback, fitted, forgotten, items, originals, receipts
 
 __all__ = [
     "LEASE_S",
@@ -48,6 +51,7 @@ __all__ = [
     "Item",
     "Kept",
     "Logged",
+    "NotStorable",
     "NotYours",
     "Original",
     "Reason",
@@ -59,6 +63,7 @@ __all__ = [
     "StoreGone",
     "Unknown",
     "audited",
+    "checked",
     "hashed",
     "read_secret",
     "storable",
@@ -67,6 +72,9 @@ __all__ = [
 _SECRET = "secret"
 _AT_ONCE = 200
 """Rows that are handled together where there may be very many."""
+_LATEST = timedelta(days=90)
+"""How long it is remembered that an author was forgotten of whom nothing was held; see `Store.forget`."""
+_COLUMNS = {column.name: "decision" if column.name == "body" else column.name for column in decisions.c}
 
 
 def read_secret(state: Path) -> bytes:
@@ -102,6 +110,26 @@ def hashed(secret: bytes, subject: str) -> str:
     return hmac.new(secret, subject.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
+def checked(row: Logged) -> Logged:
+    """A decision as every log takes it. Raises `NotStorable`."""
+    if not isinstance(row.id, str) or not NUMBER.fullmatch(row.id):
+        raise NotStorable("the decision log refuses: a decision's id has 1 to 64 visible characters of ASCII")
+    named = {name: getattr(row, field) for name, field in _COLUMNS.items() if hasattr(row, field)}
+    values = {_COLUMNS[name]: v for name, v in fitted(decisions, {**named, "subject": row.subject_hash}).items()}
+    values["subject_hash"], values["subject"] = values["subject"], row.subject
+    if not (
+        isinstance(values["decision"], dict)
+        and isinstance(values["shadow"], dict | None)
+        and isinstance(row.last_forgotten, int | None)
+        and isinstance(row.subject, str | None)
+    ):
+        raise NotStorable("the decision log refuses: this is no decision")
+    if row.original is not None:
+        original = fitted(originals, {f: getattr(row.original, f) for f in ("text", "picture", "tabular")})
+        values["original"] = Original(**original)
+    return replace(row, **values)
+
+
 class Store(Queue, Figures, Sessions):
     """Log, queue and figures behind a URL (`Database`).
 
@@ -114,26 +142,35 @@ class Store(Queue, Figures, Sessions):
     def __init__(self, url: str, *, secret: bytes):
         super().__init__(url)
         self.secret = secret
+        self.last_forgotten: int | None = None
+        """The number of the last author that is known here to be forgotten; None = not asked yet."""
 
     # ------------------------------------------------------------------ what was decided
 
-    def record(self, rows: Sequence[Logged]) -> None:
+    def record(self, rows: Sequence[Logged], seal: Callable[[], None] = lambda: None) -> None:
         """Write decisions, all or none; one that is there already stays as it is.
 
-        Those under review, and those drawn to be audited, join the queue. A decision on an author who was forgotten
-        after it was made (it waited in the `Spool`, say) is not written any more.
+        Those under review, and those drawn to be audited, join the queue. One that waited in the `Spool`, and whose
+        author was forgotten meanwhile, is not written any more.
+
+        Parameters
+        ----------
+        seal : callable, optional
+            Called when nothing is left but to commit: what it raises keeps all of it out of the log.
 
         Raises
         ------
+        NotStorable
+            Where a row of them is refused.
         StoreGone, StoreFull
         """
         fresh: dict[str, Logged] = {}
         for row in rows:
-            fresh.setdefault(row.id, row)
+            fresh.setdefault(row.id, checked(row))
         if not fresh:
             return
         with self._writing() as connection:
-            written = self._remembered(connection, [self._row(row) for row in fresh.values()])
+            written = self._remembered(connection, [self._row(row) for row in fresh.values()], fresh)
             made = insert_new(connection, decisions, written)
             new = [row for row in fresh.values() if row.id in made]
             queued = [row for row in new if row.action == "review" or row.audit]
@@ -144,31 +181,41 @@ class Store(Queue, Figures, Sessions):
             ):
                 if content:
                     connection.execute(insert(table), content)
+            seal()
 
     def _row(self, row: Logged) -> dict[str, Any]:
         shadow = row.shadow or {}
         return {
-            **{column.name: getattr(row, column.name) for column in decisions.c if hasattr(row, column.name)},
-            "body": row.decision,
-            "external_id": None if row.external_id is None else storable(row.external_id),
+            **{name: getattr(row, field) for name, field in _COLUMNS.items() if hasattr(row, field)},
             "subject": row.subject_hash if row.subject is None else hashed(self.secret, row.subject),
             "disagrees": "action" in shadow and shadow["action"] != row.action,
         }
 
-    def _remembered(self, connection: Connection, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Without rows of subjects that were forgotten since they were decided on."""
-        subjects = {row["subject"] for row in rows} - {None}
+    def _remembered(
+        self, connection: Connection, rows: list[dict[str, Any]], of: Mapping[str, Logged]
+    ) -> list[dict[str, Any]]:
+        """Without rows that waited, of subjects that were forgotten meanwhile."""
+        known = {number: row.last_forgotten for number, row in of.items() if row.last_forgotten is not None}
+        subjects = {row["subject"] for row in rows if row["id"] in known} - {None}
         if not subjects:
             return rows
-        forgotten = connection.execute(select(receipts).where(receipts.c.subject.in_(subjects))).all()
+        one_at_a_time(connection)  # else one who is being forgotten would come back
+        later = connection.execute(select(forgotten).where(forgotten.c.subject.in_(subjects))).all()
         return [
             row
             for row in rows
-            if not any(
-                r.subject == row["subject"] and r.client in (None, row["client"]) and row["at"] <= r.at
-                for r in forgotten
+            if row["id"] not in known
+            or not any(
+                f.subject == row["subject"] and f.client in (None, row["client"]) and f.number > known[row["id"]]
+                for f in later
             )
         ]
+
+    def sync(self) -> None:
+        """Hear the database's clock, and who was forgotten last. Raises `StoreGone`."""
+        with self._reading() as connection:
+            self._moment(connection)
+            self.last_forgotten = connection.scalar(select(func.max(forgotten.c.number))) or 0
 
     def decision(self, number: str) -> Kept:
         """One decision. Raises `Unknown`, `StoreGone`."""
@@ -201,19 +248,34 @@ class Store(Queue, Figures, Sessions):
 
     # ------------------------------------------------------------------ what becomes known later
 
-    def feedback(self, number: str, client: str | None, label: str, reason: str = "") -> None:
-        """Keep what a client says of a decision that it asked for; ``client`` None = whoever.
+    def feedback(
+        self, number: str, client: str | None, label: str, reason: str = "", *, who: str | None = None
+    ) -> None:
+        """Keep what a client says of a decision that it asked for, in the place of what it said before.
+
+        Parameters
+        ----------
+        client : str or None
+            None = whoever asked for the decision.
+        who : str, optional
+            Who says it; None = who asked for the decision.
 
         Raises
         ------
         Unknown, NotYours, StoreGone, StoreFull
         """
-        now, what = datetime.now(UTC), {"label": storable(label), "reason": storable(reason)}
         with self._writing() as connection:
             row = found(connection, number)
             owned(row, client)
-            connection.execute(insert(feedback), [{"decision_id": number, "at": now, "client": row.client, **what}])
-            connection.execute(insert(events), [event(number, "feedback", row.client, now, **what)])
+            said = fitted(feedback, {"decision_id": number, "client": who or row.client, "label": label})
+            said["reason"] = storable(reason)
+            same = [feedback.c[name] == value for name, value in said.items()]
+            if connection.scalar(select(feedback.c.number).where(*same)) is not None:
+                return  # said once more, it is nothing new
+            now = self._moment(connection).at
+            put(connection, feedback, {**said, "at": now}, "decision_id", "client")
+            what = {"label": said["label"], "reason": said["reason"]}
+            connection.execute(insert(events), [event(number, "feedback", said["client"], now, **what)])
 
     def labelled(self, run: str | None = None) -> Iterator[dict[str, Any]]:
         """What people said of decisions of a run: rows for retraining.
@@ -236,7 +298,7 @@ class Store(Queue, Figures, Sessions):
             .order_by(decisions.c.at, decisions.c.id)
         )
         if run is not None:
-            asked = asked.where(decisions.c.run == run)
+            asked = asked.where(decisions.c.run == fitted(decisions, {"run": run})["run"])
         with self._reading() as connection:
             for rows in connection.execution_options(yield_per=_AT_ONCE).execute(asked).partitions():
                 told = connection.execute(
@@ -253,26 +315,41 @@ class Store(Queue, Figures, Sessions):
     def forget(self, subject: str, client: str | None = None) -> Receipt:
         """Delete all that is held of an author, and keep a receipt that does not name it.
 
+        Where nothing is held there is no receipt. That the author was forgotten is noted either way, once for each, for
+        decisions made before that are still on their way (`Spool`); where there was nothing, for 90 days.
+
         ``client`` None = of all clients; else of what this one sent. Raises `StoreGone`, `StoreFull`.
         """
-        name, now = hashed(self.secret, subject), datetime.now(UTC)
+        name = hashed(self.secret, subject)
         of_it = decisions.c.subject == name
         if client is not None:
             of_it &= decisions.c.client == client
         numbers = select(decisions.c.id).where(of_it)
         counts: dict[str, int] = {}
         with self._writing() as connection:
+            one_at_a_time(connection)  # numbers are in the order in which they are seen
+            now = self._moment(connection).at
             for table in (originals, feedback, items, events):
                 counts[table.name] = connection.execute(delete(table).where(table.c.decision_id.in_(numbers))).rowcount
             counts["decisions"] = connection.execute(delete(decisions).where(of_it)).rowcount
-            receipt = Receipt(uuid.uuid4().hex, now, counts)
-            row = {"id": receipt.id, "at": now, "subject": name, "client": client, "counts": counts}
-            connection.execute(insert(receipts), [row])
-        self._overwrite()
+            receipt = Receipt(uuid.uuid4().hex if any(counts.values()) else None, now, counts)
+            if receipt.id is not None:
+                row = {"id": receipt.id, "at": now, "subject": name, "client": client, "counts": counts}
+                connection.execute(insert(receipts), [row])
+            before = forgotten.c.subject == name, forgotten.c.client.is_not_distinct_from(client)
+            connection.execute(delete(forgotten).where(*before))
+            noted = insert(forgotten).values(subject=name, client=client, at=now).returning(forgotten.c.number)
+            last = connection.scalar(noted)
+        self.last_forgotten = last
+        if receipt.id is not None:
+            self._overwrite()
         return receipt
 
     def purge(self, before: datetime) -> int:
-        """Delete originals older than that, some at a time; the number of them. Raises `StoreGone`, `StoreFull`."""
+        """Delete originals older than that, some at a time; the number of them. Raises `StoreGone`, `StoreFull`.
+
+        By the log's own `clock`. What is noted of authors of whom nothing was held goes too, after 90 days.
+        """
         old = select(originals.c.decision_id).where(originals.c.at < before).limit(_AT_ONCE)
         purged = 0
         while True:
@@ -280,19 +357,24 @@ class Store(Queue, Figures, Sessions):
                 numbers = connection.scalars(old).all()
                 if numbers:
                     connection.execute(delete(originals).where(originals.c.decision_id.in_(numbers)))
-                    now = datetime.now(UTC)
+                    now = self._moment(connection).at
                     connection.execute(insert(events), [event(number, "purged", "", now) for number in numbers])
             if not numbers:
                 break
             purged += len(numbers)
+        with self._writing() as connection:
+            proved = select(receipts.c.id).where(receipts.c.subject == forgotten.c.subject).exists()
+            unproved = forgotten.c.at < self._moment(connection).at - _LATEST, ~proved
+            connection.execute(delete(forgotten).where(*unproved))
         if purged:
             self._overwrite()
         return purged
 
 
 def _original(number: str, at: datetime, given: Original) -> dict[str, Any]:
-    text = None if given.text is None else storable(given.text)
-    return {"decision_id": number, "at": at, "text": text, "picture": given.picture, "tabular": given.tabular}
+    return {
+        "decision_id": number, "at": at, "text": given.text, "picture": given.picture, "tabular": given.tabular
+    }  # fmt: skip
 
 
 def _said(row: Row[Any], told: Sequence[Row[Any]]) -> dict[str, Any]:
@@ -310,7 +392,7 @@ def _said(row: Row[Any], told: Sequence[Row[Any]]) -> dict[str, Any]:
         "queued": row.reason,
         "text": row.text,
         "picture": row.picture,
-        "tabular": row.tabular,
+        "tabular": storable_json(row.tabular),  # logs of old hold NaN and the like
         "decided": {
             "action": row.action,
             "label": row.label,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +25,8 @@ from sqlalchemy import (
     Text,
 )
 from sqlalchemy.types import TypeDecorator
+
+from .records import NotStorable, storable, storable_json
 
 
 class Utc(TypeDecorator[datetime]):
@@ -104,12 +108,17 @@ items = Table(
     Column("distance", Float, nullable=False),
     Column("claimed_by", String(100)),
     Column("claimed_until", Utc),
+    Column("lease", Float),
+    Column("lease_clock", String(36)),
     Column("verdict", String(10)),
     Column("judged_by", String(100)),
     Index("ix_items_distance", "state", "distance", "decision_id"),
     Index("ix_items_since", "state", "since", "decision_id"),
 )
-"""The review queue: what state each of its items is in now. How it came there stands in the events."""
+"""The review queue: what state each of its items is in now. How it came there stands in the events.
+
+``lease`` is when a claim ends, in seconds of the clock ``lease_clock``; ``claimed_until`` tells it to people.
+"""
 
 originals = Table(
     "originals",
@@ -131,8 +140,9 @@ feedback = Table(
     Column("client", String(100), nullable=False),
     Column("label", String(200), nullable=False),
     Column("reason", Text, nullable=False),
-    Index("ix_feedback_decision_id", "decision_id"),
+    Index("ix_feedback_decision_id", "decision_id", "client", unique=True),
 )
+"""What each client says of a decision now; what it said before stands in the events."""
 
 receipts = Table(
     "receipts",
@@ -155,3 +165,54 @@ sessions = Table(
     Column("until", Utc, nullable=False),
 )
 """Who is signed in on the moderator's page; ``id`` is a hash of what the browser holds."""
+
+
+forgotten = Table(
+    "forgotten",
+    metadata,
+    Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    Column("subject", String(64), nullable=False),
+    Column("client", String(100)),
+    Column("at", Utc, nullable=False),
+    Index("ix_forgotten_subject", "subject"),
+    sqlite_autoincrement=True,
+)
+"""In what order authors were forgotten: what comes later of decisions made before is not written."""
+
+
+_KINDS: dict[type[Any], type | tuple[type, ...]] = {Boolean: bool, LargeBinary: bytes}
+
+
+def fitted(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a table's columns as both databases take them.
+
+    Texts lose what `storable` takes away and are cut to the width of their column, a number that is none becomes null.
+
+    Raises
+    ------
+    NotStorable
+        Where a value is of another kind, or null where it may not be.
+    """
+    return {name: _fitted(table.c[name], value) for name, value in row.items()}
+
+
+def _fitted(column: Column[Any], value: Any) -> Any:
+    kind, fits = column.type, value
+    if isinstance(kind, JSON) and value is not None:
+        fits = storable_json(value)
+    elif isinstance(kind, String) and isinstance(value, str):  # Text is one
+        fits = storable(value)
+        if kind.length is not None and len(fits) > kind.length:
+            fits = None if column.primary_key or column.foreign_keys else fits[: kind.length]
+    elif isinstance(kind, Float) and isinstance(value, int | float) and not isinstance(value, bool):
+        fits = float(value) if abs(value) <= sys.float_info.max else None
+        value = fits if column.nullable else value
+    elif isinstance(kind, Utc) and isinstance(value, datetime):
+        fits = value.replace(tzinfo=UTC) if value.tzinfo is None else value
+        fits = fits if abs(fits.year - 5000) < 4000 else None  # a day from the calendar's ends is none elsewhere
+    elif not isinstance(value, _KINDS.get(type(kind), ())):
+        fits = None
+    if fits is None and (value is not None or not column.nullable):
+        found = "null" if value is None else f"this {type(value).__name__}"
+        raise NotStorable(f"the decision log refuses: {column.table.name}.{column.name} cannot be {found}")
+    return fits

@@ -293,11 +293,11 @@ def _skip(given: Mapping[str, Any]) -> str:
 
 @router.get("/queue")
 async def queue(request: Request, who: Moderator) -> Response:
-    service, asked = service_of(request), _filters(request.query_params)
+    store, asked = service_of(request).store, _filters(request.query_params)
     sort = asked.get("sort", "uncertainty")
     after = _after(request.query_params, sort)
-    items = await asyncio.to_thread(service.store.queue, **asked, limit=PAGE + 1, after=after)  # type: ignore[arg-type]
-    counts = await asyncio.to_thread(service.store.counts)
+    items = await asyncio.to_thread(store.queue, **asked, limit=PAGE + 1, after=after)  # type: ignore[arg-type]
+    counts = await asyncio.to_thread(store.counts)
     more = None
     if len(items) > PAGE:
         last = items[PAGE - 1]
@@ -305,7 +305,7 @@ async def queue(request: Request, who: Moderator) -> Response:
         more = urlencode({**asked, "key": key, "id": last.id})
     return _page(
         "queue.html", request, who=who, items=items[:PAGE], counts=counts, asked=asked, more=more,
-        start=urlencode(asked), patterns=service.patterns, held={item.id for item in items if _held(item)},
+        start=urlencode(asked), patterns=service_of(request).patterns, held={item.id for item in items if _held(item, store)},
     )  # fmt: skip
 
 
@@ -405,7 +405,7 @@ async def _item_page(
     events = await asyncio.to_thread(partial(store.history, decision.id, newest=EVENTS + 1, before=before))
     appeals = await asyncio.to_thread(partial(store.history, decision.id, newest=1, kind="appealed"))
     original = await asyncio.to_thread(store.original, decision.id)
-    held = None if item is None or item.state == "done" else _held(item)
+    held = None if item is None or item.state == "done" else _held(item, store)
     mine = held is not None and item is not None and item.claimed_by == who
     place = None
     if mine and seen is not None:
@@ -418,7 +418,7 @@ async def _item_page(
     return _page(
         "item.html", request, who=who, item=item, decision=decision, original=original, words=_words(original),
         history=_collapsed(events[:EVENTS]), older=older, before=before, appeal=appeals[0] if appeals else None,
-        held=held, left=None if held is None else max(0, round((held - datetime.now(UTC)).total_seconds())), mine=mine,
+        held=held, left=None if item is None or held is None else round(store.left_s(item) or 0), mine=mine,
         asked=asked, skip=skip, seen=seen, place=place, last=last, start=urlencode(asked), said=said, why=why,
         note=note, more=more if _can_be_marked(decision, original) else None, band=service.band(decision.pattern),
         sense=_sense(service, decision.label), alone=_alone(decision, service),
@@ -483,10 +483,9 @@ def _blocks(runs: Sequence[tuple[str, Any, int]]) -> list[tuple[str, list[tuple[
     return [(titles[name], block) for name, block in found.items() if block]
 
 
-def _held(item: Item) -> datetime | None:
+def _held(item: Item, store: Store) -> datetime | None:
     """Until when an item is in somebody's hands; None where it is free."""
-    until = item.claimed_until
-    return until if until is not None and until > datetime.now(UTC) else None
+    return None if store.left_s(item) is None else item.claimed_until
 
 
 def _alone(decision: Kept, service: Service) -> list[tuple[str, float, dict[str, Any]]]:
@@ -603,7 +602,7 @@ async def picture(request: Request, number: str, who: Moderator) -> Response:
 @router.get("/day")
 async def day(request: Request, who: Moderator) -> Response:
     service = service_of(request)
-    now = datetime.now(UTC)
+    now = service.store.clock()
     said = await asyncio.to_thread(service.store.summary, now - timedelta(days=1))
     counts = await asyncio.to_thread(service.store.counts)
     differ = await asyncio.to_thread(service.store.disagreements, 10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 from fastapi import Request, Response
@@ -28,8 +28,7 @@ class NotSignedIn(Exception):
 async def sign_in(service: Service, response: Response, who: Session, *, secure: bool) -> None:
     """Begin a session, remembered in the browser for `HOURS`; it ends with that, by signing out, or with the key."""
     token = secrets.token_urlsafe(32)
-    until = datetime.now(UTC) + timedelta(hours=HOURS)
-    await asyncio.to_thread(service.store.begin_session, token, who, until)
+    await asyncio.to_thread(service.store.begin_session, token, who, timedelta(hours=HOURS))
     # Strict: no other site's page can make this browser decide anything.
     response.set_cookie(
         COOKIE, token, max_age=HOURS * 3600, httponly=True, samesite="strict", secure=secure, path=cookie_path(service)
@@ -88,6 +87,8 @@ async def moderator(request: Request) -> str:
     live = [c.key_hash for c in clients if c.name == known.name and c.revoked is None and c.may("review")]
     if known.key_hash not in (live if clients else [""]):
         raise NotSignedIn
+    if request.method != "GET" or request.url.path.endswith("/next"):  # which claims an item
+        service.door.spend(known.name)
     request.state.who = known.name
     return known.name
 
