@@ -305,7 +305,8 @@ async def queue(request: Request, who: Moderator) -> Response:
         more = urlencode({**asked, "key": key, "id": last.id})
     return _page(
         "queue.html", request, who=who, items=items[:PAGE], counts=counts, asked=asked, more=more,
-        start=urlencode(asked), patterns=service_of(request).patterns, held={item.id for item in items if _held(item, store)},
+        start=urlencode(asked), patterns=service_of(request).patterns,
+        held={item.id for item in items if _held(item, store)},
     )  # fmt: skip
 
 
