@@ -120,6 +120,7 @@ def _model(entry: Mapping[str, Any], policy: Mapping[str, Any], split: str) -> d
         "class_thresholds": entry.get("class_thresholds"),
         "calibration": policy["calibration"],
         "formula": formula(policy["calibration"]),
+        "few_rows": policy.get("few_rows", {}),
         "patterns": policy["patterns"],
         "gains": entry.get("calibration", {}),
         "seeds": entry.get("seeds", {}),
