@@ -416,6 +416,8 @@ def to_markdown(facts: Mapping[str, Any]) -> str:
         *table(["split", "rows"], facts["data"]["rows"].items()),
     ]
     lines += table(["class", "rows"], facts["data"]["by_class"].items())
+    for expert, told in facts["data"]["columns"].items():
+        lines += [f"How {plain(expert)} read its columns:", "", *(f"- {plain(line)}" for line in told), ""]
     if facts["data"]["reasons"]:
         lines += table(["quarantined for", "rows"], facts["data"]["reasons"].items())
     lines += ["## What this report cannot know", "", *(f"- {plain(s)}" for s in unknowns(facts)), ""]
