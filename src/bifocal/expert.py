@@ -184,7 +184,9 @@ def candidates(config: ExpertConfig, modality_name: str, modality: Modality) -> 
         return [config.model_copy(update={"encoder": name}).settled(found.tunes)]
     known = {n: plugins.load("encoders", n) for n in plugins.names("encoders")}
     known = {n: found for n, found in known.items() if found.modality == modality_name}
-    common = {option for option in config.options if all(option in found.settings.model_fields for found in known.values())}
+    common = {
+        option for option in config.options if all(option in found.settings.model_fields for found in known.values())
+    }
     for unknown in config.options.keys() - known.keys() - common:
         raise ConfigError(
             f"experts.{modality_name}.options with encoder: auto holds what all encoders know, and the options of each "

@@ -328,9 +328,7 @@ def _recalibrated(run: Run, policy: Policy, engine: Engine, progress: Any) -> Po
             )
             own[pattern] = part.model_copy(update={"calibration": anew.calibration})
         has = reference.has[name]
-        anew = fit_calibration(
-            models[name][has], reference.labels[has], fit.calibration.method, from_few=run.in_sample
-        )
+        anew = fit_calibration(models[name][has], reference.labels[has], fit.calibration.method, from_few=run.in_sample)
         fitted[name] = fit.model_copy(update={"calibration": anew.calibration, "patterns": own})
     return policy.model_copy(update={"models": fitted})
 

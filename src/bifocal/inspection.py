@@ -65,8 +65,8 @@ def inspect(
     dict
         ``source``; ``rows, usable, quarantined``; ``reasons`` (of what would be quarantined) and ``quarantine`` (its
         first rows); ``splits`` (official); ``parts`` (which come together); ``labels`` (name -> class -> rows);
-        ``languages``; ``words`` and ``pictures`` (quantiles), ``columns`` (of records: their cells, how a run over all
-        rows would read them, and that in words); ``duplicates``.
+        ``languages``; ``words`` and ``pictures`` (quantiles), ``columns`` and ``records`` (the cells of records, and
+        how a run over all rows would read each column: ``kind``, ``missing``, ``odd``, ``told``); ``duplicates``.
 
     Raises
     ------
@@ -169,7 +169,8 @@ def _figures(
         }
         if widths
         else {},
-        "columns": {name: column.figures(name, records, total, options) for name, column in columns.items()},
+        "columns": {name: column.figures(total) for name, column in columns.items()},
+        "records": {name: column.reading(name, records, options) for name, column in columns.items()},
     }
 
 
@@ -184,7 +185,7 @@ class _Column:
 
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
-        self.values: set[str] = set()
+        self.values: Counter[str] = Counter()
         self.cells = Cells()
 
     def add(self, value: Any) -> None:
@@ -192,21 +193,33 @@ class _Column:
         if value is None or value == "":
             return
         self.kinds["number" if _is_number(value) else "text"] += 1
-        if len(self.values) < MOST_VALUES:
-            self.values.add(str(value))
+        if len(self.values) < MOST_VALUES or str(value) in self.values:
+            self.values[str(value)] += 1
 
-    def figures(self, name: str, records: int, total: int, options: TabularOptions) -> dict[str, Any]:
-        for _ in range(records - self.cells.counts["rows"]):  # of records that lack the column
-            self.cells.add(None)
-        column = settled(self.cells, name, options)
-        refused = column.two_readings.replace("NAME", name)
+    def figures(self, total: int) -> dict[str, Any]:
         return {
             **dict(self.kinds),
             "missing": total - self.kinds.total(),
             "distinct": f"{MOST_VALUES} or more" if len(self.values) == MOST_VALUES else len(self.values),
-            "kind": None if refused else column.kind,
+        }
+
+    def reading(self, name: str, records: int, options: TabularOptions) -> dict[str, Any]:
+        """How a run that trained on all ``records`` would read it."""
+        for _ in range(records - self.cells.counts["rows"]):  # records that lack the column
+            self.cells.add(None)
+        column = settled(self.cells, name, options)
+        refused = column.two_readings.replace("NAME", name)
+        frequent = max(self.values.values(), default=0)
+        dropped = ""
+        if frequent == records:
+            dropped = "the same in every row"
+        elif not frequent or (column.kind == "category" and frequent < options.min_count):
+            dropped = f"no value stands in {options.min_count} rows" if frequent else "empty in every row"
+        return {
+            "kind": None if refused or dropped else column.kind,
+            "missing": column.missing,
             "odd": column.odd,
-            "told": f"column {name}: {refused}" if refused else described(name, column),
+            "told": f"column {name}: {refused}" if refused else described(name, column, dropped),
         }
 
 

@@ -31,6 +31,7 @@ from .evidence import evidence_of
 from .example import LABELS, UNLABELLED, Evidence, Label, Taxonomy
 from .expert import candidates, fit_expert, load_expert
 from .fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusion
+from .models.saved import read_card
 from .posts import build_modalities
 from .reference import Reference, text_facts
 from .report.example import write_example
@@ -273,7 +274,7 @@ class Run:
                 metric = "AUROC" if self.label.binary else "macro-F1"
                 figures = ", ".join(f"{encoder} {value:.4f}" for encoder, value in fitted.tried.items())
                 self.reporter.note(f"{expert}: val {metric} {figures}; the best is taken")
-            if told := self._told_columns(fitted.encoder, name):
+            if told := self._told_columns(fitted.encoder, name, expert):
                 columns[expert] = told
                 for line in told[:SHOWN_COLUMNS]:
                     self.reporter.note(line)
@@ -287,12 +288,14 @@ class Run:
             "seconds_each": {name: fitted.seconds for name, fitted in done.items()},
         }
 
-    def _told_columns(self, encoder: Encoder, modality: str) -> list[str]:
+    def _told_columns(self, encoder: Encoder, modality: str, expert: str) -> list[str]:
         """Each column of a record in a line, as training read it, and what other splits hold that it did not."""
-        lines = list(encoder.card().get("columns_told", []))
+        lines = list(read_card(self.space.expert(expert)).get("columns_told", []))
         for split in self.packed if lines else ():
             refused = []
-            for value, there in zip(self.packed[split].values(modality), self.packed[split].present[modality], strict=True):
+            for value, there in zip(
+                self.packed[split].values(modality), self.packed[split].present[modality], strict=True
+            ):
                 try:
                     if there:
                         encoder.check(value)
@@ -300,7 +303,9 @@ class Run:
                     refused.append(str(error))
             if refused:
                 rows = f"{len(refused):,} of {len(self.packed[split]):,} rows"
-                lines.insert(0, f"{split}: in {rows} a cell is not as training had it, and taken as missing; {refused[0]}")
+                lines.insert(
+                    0, f"{split}: in {rows} a cell is not as training had it, and taken as missing; {refused[0]}"
+                )
         return lines
 
     def _tell_epoch(self, name: str, encoder: str, figures: dict[str, float]) -> None:

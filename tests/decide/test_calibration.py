@@ -1,4 +1,4 @@
-"""The temperature undoes over- and underconfidence, makes no certainty of few rows, is scikit-learn's without a prior."""
+"""The temperature undoes over- and underconfidence, is never sure of few rows, and without prior is scikit-learn's."""
 
 import numpy as np
 import pytest

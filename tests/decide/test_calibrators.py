@@ -135,7 +135,7 @@ def test_the_temperature_is_that_of_fit_temperature():
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("method", METHODS)
 def test_no_map_is_sure_of_rows_that_happen_to_be_sorted_without_fault(method, classes):
-    """The scores themselves are sure to 1 in some millions; the greatest likelihood would be sure beyond all measure."""
+    """Their margins are sure to 1 in some hundreds; the greatest likelihood would be sure beyond all measure."""
     rng, y = np.random.default_rng(0), np.resize(np.arange(classes), 40)
     for margin in (0.2, 1.0, 5.0):
         z = margin * rng.uniform(0.5, 1.5, (len(y), 1)) * np.eye(classes)[y]

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 LOWEST, HIGHEST = 1e-3, 1e3
-"""Between these a temperature is looked for; only without a prior does a set that a model sorts without fault end there."""
+"""Where a temperature is looked for; only without a prior does a set that a model sorts without fault end there."""
 WIDTH = 0.32
-"""Standard deviation of the normal prior on ln T for two classes, chosen by `benchmarks/temperature_prior.py`: about the
-widest under which 40 rows that a model sorts without fault never bring T below 0.3."""
+"""Standard deviation of the normal prior on ln T for two classes (`benchmarks/temperature_prior.py`): about the widest
+under which 40 rows that a model sorts without fault never bring T below 0.3."""
 
 
 def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -78,8 +78,8 @@ def prior_precision(classes: int, width: float = WIDTH) -> float:
     """Of the normal prior on ln T, whose mean is 0: ``1 / width**2`` for two classes.
 
     A row of C classes pulls at ln T with W((C - 1) / e) at most (Lambert's W: the greatest x p of the others, over all
-    margins x). The precision grows by the same factor, so that the prior is worth as many rows whatever C is, and n rows
-    that a model sorts without fault never bring T below ``exp(-0.2785 n width**2)``.
+    margins x). The precision grows by the same factor, so that the prior is worth as many rows whatever C is, and n
+    rows that a model sorts without fault never bring T below ``exp(-0.2785 n width**2)``.
     """
     from scipy.special import lambertw
 

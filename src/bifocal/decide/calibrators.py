@@ -29,8 +29,8 @@ LEAST_ROWS = 20
 LOOSE = 3.0
 """Standard deviation, in nats, of the normal prior on a bias: a class without rows keeps a finite one."""
 STEEP = 0.6
-"""Of the normal prior on a slope, whose mean is 1: at a slope of 1 / 0.3 it weighs what the prior on a temperature of 0.3
-does, so that `vector` and `beta` make no certainty either of rows that a model happens to sort without fault."""
+"""Of the normal prior on a slope, whose mean is 1: at a slope of 1 / 0.3 it weighs what the prior on a temperature of
+0.3 does, so that `vector` and `beta` make no certainty either of rows that a model happens to sort without fault."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -258,7 +258,7 @@ def fit_calibration(
     Returns
     -------
     Calibrated
-        Temperature 1 where a class has under `LEAST_ROWS` rows, or all rows bear one: there is too little to learn from.
+        Temperature 1 where a class has under `LEAST_ROWS` rows, or all bear one: there is too little to learn from.
 
     Raises
     ------
@@ -311,7 +311,7 @@ def _cross_entropy(scores: Floats, target: Floats) -> tuple[float, Floats]:
 
 
 def _pull(theta: Floats, mean: Floats) -> tuple[float, Floats]:
-    """What normal priors add to the summed loss, and its slope: `STEEP` of slopes (mean 1), `LOOSE` of biases (mean 0)."""
+    """What normal priors add to the summed loss, and its slope: `STEEP` for slopes (mean 1), `LOOSE` for biases."""
     away = (theta - mean) / np.where(mean == 1, STEEP, LOOSE) ** 2
     return float(away @ (theta - mean)) / 2, away
 

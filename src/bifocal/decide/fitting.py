@@ -111,7 +111,9 @@ def fit_policy(
                 said = _annotated(scored)
                 if rare := {} if in_sample else few_rows(said[1], len(classes)):
                     rarest = {str(classes[c]): n for c, n in rare.items()}
-                    findings += _uncalibrated(f"{model} on {pattern}", {} if few else rarest, "decided as all posts are")
+                    findings += _uncalibrated(
+                        f"{model} on {pattern}", {} if few else rarest, "decided as all posts are"
+                    )
                     continue
                 own = fit_calibration(*said, pooled.calibration.method, from_few=in_sample).calibration
                 patterns[pattern], _, chosen = _fit(said, own, base_rate, rule, review)

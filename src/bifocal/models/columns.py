@@ -1,4 +1,4 @@
-"""What a column of a table holds, told by its own cells: numbers as people write them, dates, yes and no, or categories.
+"""What a column holds, told by its own cells: numbers as people write them, dates, yes and no, or categories.
 
 What two readings of a column differ in (is "1,234" a thousand or one and a bit?) is settled by cells that only one of
 them can read. Where none settles it, nothing is guessed.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
 from datetime import date
 from functools import cache, lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
@@ -40,9 +39,9 @@ _CODE = (
 )
 _PLAIN = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 _CELL = re.compile(
-    rf"(?P<before>[-+]?)\s*(?P<open>\(?)\s*(?P<inside>[-+]?)\s*(?P<first>{_SIGN}|{_CODE})?\s*(?P<open2>\(?)(?P<sign>[-+]?)"
-    rf"\s*(?P<core>[\d.,' ]*\d[\d.,' ]*?(?:e[-+]?\d+)?)\s*(?P<close2>\)?)\s*(?P<last>{_SIGN}|{_CODE}|%)?\s*(?P<after>-?)"
-    r"(?P<close>\)?)",
+    rf"(?P<before>[-+]?)\s*(?P<open>\(?)\s*(?P<inside>[-+]?)\s*(?P<first>{_SIGN}|{_CODE})?\s*(?P<open2>\(?)"
+    rf"(?P<sign>[-+]?)\s*(?P<core>[\d.,' ]*\d[\d.,' ]*?(?:e[-+]?\d+)?)\s*(?P<close2>\)?)\s*"
+    rf"(?P<last>{_SIGN}|{_CODE}|%)?\s*(?P<after>-?)(?P<close>\)?)",
     re.ASCII | re.IGNORECASE,
 )
 _ISO = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[T\s].*)?", re.ASCII)
@@ -97,9 +96,15 @@ class Cells:
         if cell is None or cell == "":
             self.counts["missing"] += 1
             return
-        for kind, found in (("number", self._number(cell)), ("date", self._date(cell)), ("boolean", self._boolean(cell))):
+        for kind, found in (
+            ("number", self._number(cell)),
+            ("date", self._date(cell)),
+            ("boolean", self._boolean(cell)),
+        ):
             self.counts[found] += 1
-            if found == f"no {kind}" and (str(cell)[:50] in self.strange[kind] or len(self.strange[kind]) < MOST_VALUES):
+            if found == f"no {kind}" and (
+                str(cell)[:50] in self.strange[kind] or len(self.strange[kind]) < MOST_VALUES
+            ):
                 self.strange[kind][str(cell)[:50]] += 1
 
     def _number(self, cell: Any) -> str:
@@ -159,11 +164,11 @@ class Cells:
             kind, boolean = self._kind()
         else:
             boolean = False
-        n, known = self.counts, {"rows": self.counts["rows"], "missing": self.counts["missing"]}
+        n = self.counts
         if kind == "number":
-            return self._numbers(decimal, known)
+            return self._numbers(decimal)
         if kind == "date":
-            return self._dates(day_first, known)
+            return self._dates(day_first)
         remarks = []
         mostly = self._readable()
         if not boolean and n["no number"] and mostly > self.present / 2:
@@ -181,7 +186,8 @@ class Cells:
             odd=odd,
             examples=self._examples("boolean") if odd else self._examples("number") if remarks else (),
             remarks=tuple(remarks),
-            **known,
+            rows=n["rows"],
+            missing=n["missing"],
         )
 
     def _kind(self) -> tuple[Kind, bool]:
@@ -196,18 +202,20 @@ class Cells:
     def _readable(self) -> int:
         return self.present - self.counts["no number"]
 
-    def _numbers(self, decimal: Mark | None, known: Mapping[str, int]) -> Column:
+    def _numbers(self, decimal: Mark | None) -> Column:
         n, two_readings = self.counts, ""
         if decimal is None:
             point, comma = n["point"], n["comma"]
             if point and comma and min(point, comma) > ODD * self.present:
-                two_readings = f"{self.shown['point']!r} has a decimal point, and {self.shown['comma']!r} a decimal comma"
+                two_readings = (
+                    f"{self.shown['point']!r} has a decimal point, and {self.shown['comma']!r} a decimal comma"
+                )
             elif point or comma:
                 decimal = "." if point >= comma else ","
             elif n["1,234"]:
                 two_readings = f"{self.shown['1,234']!r} reads two ways, and no cell settles it"
             elif n["1.234"] and n["short"] and not n["long"]:
-                # 3 decimals throughout are a computer's; 950 beside 1.234 may be thousands as they are written in Europe.
+                # 3 decimals throughout are a computer's; 950 beside 1.234 may be thousands as Europe writes them.
                 two_readings = f"{self.shown['1.234']!r} reads two ways, and no cell settles it"
             elif n["1.234"]:
                 decimal = "."
@@ -219,9 +227,11 @@ class Cells:
             odd=odd,
             remarks=tuple(self._number_remarks(decimal)),
             examples=self._examples("number"),
-            two_readings=two_readings and f"{two_readings}: say which mark stands before the decimals, as in "
-            'experts.tabular.options.decimal: {NAME: "."} or {NAME: ","}, or list it under options.categories or drop it',
-            **known,
+            two_readings=two_readings
+            and f"{two_readings}: say which mark stands before the decimals, as in "
+            'experts.tabular.options.decimal: {NAME: "."} or {NAME: ","}, list it under options.categories, or drop it',
+            rows=n["rows"],
+            missing=n["missing"],
         )
 
     def _number_remarks(self, decimal: Mark | None) -> list[str]:
@@ -240,22 +250,30 @@ class Cells:
             without = f", and {bare:,} without a sign" if bare else ""
             signs = ", ".join(f"{unit} {count:,}" for unit, count in units)
             differ = len(units) > 1 and "%" not in self.money
-            remarks.append(f"signs: {signs}{without}" + (", read as they stand: nothing is converted" if differ else ""))
+            remarks.append(
+                f"signs: {signs}{without}" + (", read as they stand: nothing is converted" if differ else "")
+            )
         if "%" in self.money:
             remarks.append("5% is read as 0.05")
         if zeros := self.counts["leading zero"]:
             remarks.append(f"{zeros:,} cells begin with 0: if they are codes, list it under options.categories")
         whole = self.whole
-        if whole and len(whole) == min(self._readable(), MOST_VALUES) >= 50 and max(whole) - min(whole) < 2 * len(whole):
+        if (
+            whole
+            and len(whole) == min(self._readable(), MOST_VALUES) >= 50
+            and max(whole) - min(whole) < 2 * len(whole)
+        ):
             remarks.append("counts up, no number twice: if it is an id, leave it out by drop")
         return remarks
 
-    def _dates(self, day_first: bool | None, known: Mapping[str, int]) -> Column:
+    def _dates(self, day_first: bool | None) -> Column:
         n, two_readings = self.counts, ""
         if day_first is None:
             day, month = n["day first"], n["month first"]
             if day and month and min(day, month) > ODD * self.present:
-                two_readings = f"{self.shown['day first']!r} begins with the day, {self.shown['month first']!r} with the month"
+                two_readings = (
+                    f"{self.shown['day first']!r} begins with the day, {self.shown['month first']!r} with the month"
+                )
             elif day or month:
                 day_first = day >= month
             elif n["1/2/2020"]:
@@ -268,9 +286,11 @@ class Cells:
             odd=n["no date"] + lost,
             remarks=() if day_first is None else (f"written with {order}",),
             examples=self._examples("date"),
-            two_readings=two_readings and f"{two_readings}: set experts.tabular.options.day_first: {{NAME: true}} or "
+            two_readings=two_readings
+            and f"{two_readings}: set experts.tabular.options.day_first: {{NAME: true}} or "
             "{NAME: false}, or list it under options.categories or drop it",
-            **known,
+            rows=n["rows"],
+            missing=n["missing"],
         )
 
     def _examples(self, kind: str) -> tuple[str, ...]:
@@ -395,7 +415,9 @@ def described(name: str, column: Column, dropped: str = "", *, examples: bool = 
     parts = [f"{column.missing:,} missing"] if column.missing else []
     if column.odd:
         named = ", ".join(repr(cell) for cell in column.examples) if examples else ""
-        parts.append(f"{column.odd:,} of {column.rows:,} cells are none{f' ({named})' if named else ''}, taken as missing")
+        parts.append(
+            f"{column.odd:,} of {column.rows:,} cells are none{f' ({named})' if named else ''}, taken as missing"
+        )
     parts += column.remarks
     told = f"column {name}: {kind}" + ("; " if parts else "") + "; ".join(parts)
     return f"{told}; NOT READ: {dropped}" if dropped else told

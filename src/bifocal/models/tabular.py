@@ -63,7 +63,9 @@ class TabularOptions(Strict):
         for option, kind, named in (("decimal", "numbers", self.decimal), ("day_first", "dates", self.day_first)):
             others = {"numbers", "categories", "dates"} - {kind}
             if both := [name for name in named if any(name in getattr(self, other) for other in others)]:
-                raise ValueError(f"column {both[0]!r} has {option}, which is for {kind}, and is listed as something else")
+                raise ValueError(
+                    f"column {both[0]!r} has {option}, which is for {kind}, and is listed as something else"
+                )
         return self
 
 
@@ -333,7 +335,7 @@ def _wanted(kind: Kind, column: Column | None) -> str:
 def _reader(kind: Kind, column: Column | None) -> Callable[[Cell], Any]:
     """Reads a cell as its column is written; None where it is missing or nothing of that kind."""
     if column is None:
-        return {"number": as_number, "date": as_date, "category": _category}[kind]
+        return as_number if kind == "number" else as_date if kind == "date" else _category
     if kind == "number":
         return partial(written_number, form=column.form)
     if kind == "date":
