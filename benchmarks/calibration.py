@@ -114,8 +114,11 @@ def tell(model: str, tuned: Opinions, tested: Opinions, resamples: int, seed: in
     n = len(rows_of(tested, model)[1])
     few = ", too few rows: a calibration error is mostly chance" if n < FEW else ""
     print(f"  {model}: {len(labels):,} rows of val, {n:,} of test{few}")
-    ours, theirs = fit_temperature(logits, labels), sklearn_temperature(logits, labels)
-    print(f"    temperature {ours:.4f}, scikit-learn's {theirs:.4f}: {abs(ours / theirs - 1):.2%} apart (at most 2%)")
+    ours, theirs = fit_temperature(logits, labels, width=None), sklearn_temperature(logits, labels)
+    print(
+        f"    temperature {fit_temperature(logits, labels):.4f}; without its prior {ours:.4f}, scikit-learn's "
+        f"{theirs:.4f}: {abs(ours / theirs - 1):.2%} apart (at most 2%)"
+    )
     for row in judge(model, tuned, tested, resamples, seed):
         parts, short = [], []
         for metric in ("nll", "brier"):

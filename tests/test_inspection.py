@@ -77,7 +77,30 @@ def test_records_have_their_columns_described(tmp_path):
         "price": {"number": 1, "text": 1, "missing": 1, "distinct": 2},
         "room": {"text": 3, "missing": 0, "distinct": 2},
     }
+    assert found["records"]["price"] == {
+        "kind": None,
+        "missing": 1,
+        "odd": 0,
+        "told": "column price: categories; 1 missing; NOT READ: no value stands in 5 rows",
+    }
     assert found["labels"] == {"abuse_hate": {"0": 1, "1": 2, "not annotated": 0}}
+
+
+def test_how_a_run_would_read_each_column_is_told(tmp_path):
+    rows = [f'{i},"{1000 + i},5","1,{100 + i}",only' for i in range(120)]
+    rows[7] = '7,unknown,"1,107",only'
+    (tmp_path / "posts.csv").write_text("\n".join(["rude,price,size,site", *rows]))
+    source = {"kind": "table", "root": str(tmp_path / "posts.csv"), "tabular": "rest"}
+    source["labels"] = {"rude": {"column": "rude", "above": "median"}}
+    asked = {"run": "a", "label": "rude", "source": source, "modalities": ["tabular"]}
+    found = inspect(parse_config(asked))["records"]
+    assert found["price"]["kind"] == "number" and found["price"]["odd"] == 1
+    assert "1 of 120 cells are none ('unknown'), taken as missing" in found["price"]["told"]
+    assert found["size"]["kind"] is None and "options.decimal: {size:" in found["size"]["told"]
+    assert "NOT READ: the same in every row" in found["site"]["told"]
+    settled = {"tabular": {"options": {"decimal": {"size": "."}}}}
+    found = inspect(parse_config({**asked, "experts": settled}))["records"]
+    assert found["size"]["kind"] == "number"
 
 
 def test_the_source_of_a_configuration_file(tmp_path, posts):

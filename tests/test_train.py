@@ -1,10 +1,12 @@
 import csv
 import json
+import re
 import shutil
 
 import pytest
 import torch
 
+import bifocal
 from bifocal import steps, train
 from bifocal.config import FusionConfig, parse_config
 from bifocal.contracts import Reporter
@@ -433,3 +435,58 @@ def test_a_model_that_is_not_there_is_found_before_the_first_step(small_config, 
         run(config, root=tmp_path, reporter=diary)
     assert diary.performed == []
     run(small(small_config, experts=experts, source={"kind": "synthetic", "size": 20}), root=tmp_path, until="shards")
+
+
+def test_how_columns_were_read_is_told_and_predict_and_score_read_by_it(tmp_path):
+    lines = ["id,price,paid,opened,country,note,rude"]
+    for i in range(150):
+        price = "ask" if i in (7, 70) else f"{1000 + 10 * i + 0.5:,.2f} €".translate(str.maketrans(",.", ".,"))
+        opened = f"{1 + i % 28:02d}/{1 + i % 12:02d}/2019"
+        lines.append(
+            f'{i},"{price}",{"yes" if i % 3 else "No"},{opened},Eriador,free {i},{int(i > 75) ^ (i % 10 == 0)}'
+        )
+    (tmp_path / "posts.csv").write_text("\n".join(lines), encoding="utf-8")
+    source = {
+        "kind": "table", "root": str(tmp_path / "posts.csv"), "id": "id", "labels": {"rude": "rude"},
+        "tabular": ["price", "paid", "opened", "country", "note"],
+    }  # fmt: skip
+    expert = {"encoder": "linear_tabular"}
+    content = {"run": "a", "label": "rude", "source": source, "modalities": ["tabular"], "experts": {"tabular": expert}}
+    diary = Diary()
+    folder = run(parse_config({**content, "bootstrap": 100}), root=tmp_path, reporter=diary)
+    told = "\n".join(diary.notes)
+    assert re.search(
+        r"column price: numbers; [12] of \d+ cells are none, taken as missing; written with a decimal comma", told
+    )
+    assert "column paid: yes or no" in told and "column opened: dates; written with the day first" in told
+    assert "column country: categories; NOT READ: the same in every training row" in told
+    assert re.search(r"column note: categories; NOT READ: no value stands in 5 training rows", told)
+    assert "a calibration takes 20 tuning rows of each class" in told  # val has some 15 rows
+    report = folder / "report"
+    for text in ((report / "report.md").read_text(), (report / "index.html").read_text()):
+        assert "column price: numbers" in text and "NOT READ" in text and "Not calibrated, for want of rows" in text
+    assert read_json(Workspace.of(folder).calibration)["tabular_expert"]["rude"]["temperature"] == 1
+    system = bifocal.load(folder)
+    dear, cheap = (system.predict(tabular={"price": price}).probability for price in ("2.400,00 €", "1.050,00"))
+    assert dear > 0.5 > cheap and dear == system.predict(tabular={"price": 2400}).probability
+    with pytest.raises(DataError, match="'price' holds numbers, found '12.5'"):
+        system.predict(tabular={"price": "12.5"})
+
+
+def test_a_column_that_reads_two_ways_stops_the_run_before_other_experts_train(tmp_path):
+    lines = ["id,words,price,rude", *(f'{i},word {i} of {i % 7},"1,{100 + i}",{i % 2}' for i in range(80))]
+    (tmp_path / "posts.csv").write_text("\n".join(lines), encoding="utf-8")
+    source = {
+        "kind": "table", "root": str(tmp_path / "posts.csv"), "id": "id", "text": "words", "tabular": ["price"],
+        "labels": {"rude": "rude"},
+    }  # fmt: skip
+    content = {"run": "a", "label": "rude", "source": source, "modalities": ["text", "tabular"]}
+    diary = Diary()
+    experts = {"text": {"encoder": "tfidf_text"}, "tabular": {"encoder": "auto"}}
+    with pytest.raises(
+        ConfigError, match=r"'price': '1,1\d\d' reads two ways.*experts.tabular.options.decimal: \{price"
+    ):
+        run(parse_config({**content, "experts": experts}), root=tmp_path, reporter=diary)
+    assert not diary.epochs
+    experts["tabular"]["options"] = {"decimal": {"price": "."}}  # for whichever encoder is taken
+    run(parse_config({**content, "experts": experts}), root=tmp_path, until="experts")

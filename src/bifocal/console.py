@@ -478,6 +478,8 @@ def print_inspection(found: Mapping[str, Any], as_json: bool) -> None:
             cells_of = [cells.get("number", 0), cells.get("text", 0), cells["missing"], cells["distinct"]]
             table.add_row(name, *(f"{n:,}" if isinstance(n, int) else n for n in cells_of))
         console.print(table)
+        for read in found["records"].values():
+            console.print(read["told"], soft_wrap=True)
     for reason, n in found["reasons"].items():
         console.print(f"quarantine: {n:,} x {reason}", soft_wrap=True)
     for row in found["quarantine"]:

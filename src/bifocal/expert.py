@@ -184,17 +184,20 @@ def candidates(config: ExpertConfig, modality_name: str, modality: Modality) -> 
         return [config.model_copy(update={"encoder": name}).settled(found.tunes)]
     known = {n: plugins.load("encoders", n) for n in plugins.names("encoders")}
     known = {n: found for n, found in known.items() if found.modality == modality_name}
-    for unknown in config.options.keys() - known.keys():
+    common = {
+        option for option in config.options if all(option in found.settings.model_fields for found in known.values())
+    }
+    for unknown in config.options.keys() - known.keys() - common:
         raise ConfigError(
-            f"experts.{modality_name}.options with encoder: auto holds the options of each encoder by its name, found "
-            f"{unknown!r}; {nearest(unknown, known)}"
+            f"experts.{modality_name}.options with encoder: auto holds what all encoders know, and the options of each "
+            f"by its name, found {unknown!r}; {nearest(unknown, known)}"
         )
     if config.tune and not any(config.tune in found.tunes for found in known.values()):
         taken = ", ".join(sorted({tune for found in known.values() for tune in found.tunes}))
         raise ConfigError(f"no encoder of {modality_name} has tune: {config.tune}; they take {taken}: leave it out")
     rivals = []
     for n, found in known.items():
-        own = config.options.get(n, {})
+        own = {**{option: config.options[option] for option in common}, **config.options.get(n, {})}
         plugins.options("encoder", n, own, found.settings)
         tune = config.tune if config.tune in found.tunes else None
         rivals.append(config.model_copy(update={"encoder": n, "options": own, "tune": tune}).settled(found.tunes))

@@ -351,10 +351,12 @@ def _recalibrated(run: Run, policy: Policy, engine: Engine, progress: Any) -> Po
         own = {}
         for pattern, part in fit.patterns.items():
             has = np.all([split.present[modality] for modality in pattern.split("+")], axis=0)
-            anew = fit_calibration(blanked[pattern][has], reference.labels[has], part.calibration.method)
+            anew = fit_calibration(
+                blanked[pattern][has], reference.labels[has], part.calibration.method, from_few=run.in_sample
+            )
             own[pattern] = part.model_copy(update={"calibration": anew.calibration})
         has = reference.has[name]
-        anew = fit_calibration(models[name][has], reference.labels[has], fit.calibration.method)
+        anew = fit_calibration(models[name][has], reference.labels[has], fit.calibration.method, from_few=run.in_sample)
         fitted[name] = fit.model_copy(update={"calibration": anew.calibration, "patterns": own})
     return policy.model_copy(update={"models": fitted})
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import plugins
 from .config import RunConfig, SourceConfig, load_config, parse_config, read_mapping
-from .contracts import Source
+from .contracts import Modality, Source
 from .data.compose import TEXT, compose_manifest
 from .data.dedup import duplicate_groups, picture_hash, rows_in_company, rows_near_others
 from .data.manifest import read_manifest, write_manifest
@@ -21,6 +21,8 @@ from .data.splits import leaking_rows
 from .errors import ConfigError
 from .example import LABELS, SPLITS, Example, Taxonomy
 from .modalities.text import clean
+from .models.columns import Cells, described
+from .models.tabular import TabularOptions, settled
 from .workspace import read_jsonl
 
 SHOWN = 10
@@ -63,7 +65,8 @@ def inspect(
     dict
         ``source``; ``rows, usable, quarantined``; ``reasons`` (of what would be quarantined) and ``quarantine`` (its
         first rows); ``splits`` (official); ``parts`` (which come together); ``labels`` (name -> class -> rows);
-        ``languages``; ``words`` and ``pictures`` (quantiles), ``columns`` (of records); ``duplicates``.
+        ``languages``; ``words`` and ``pictures`` (quantiles), ``columns`` and ``records`` (the cells of records, and
+        how a run over all rows would read each column: ``kind``, ``missing``, ``odd``, ``told``); ``duplicates``.
 
     Raises
     ------
@@ -100,7 +103,7 @@ def inspect(
             "reasons": counts["reasons"],
             "quarantine": rejected,
             "splits": counts["by_split"],
-            **_figures(lambda: read_manifest(manifest), taxonomy),
+            **_figures(lambda: read_manifest(manifest), taxonomy, modalities, config),
             **_duplicates(compose_manifest(manifest, ocr, source.role_of)),
         }
 
@@ -110,7 +113,9 @@ def _open(config: SourceConfig) -> Source:
     return source
 
 
-def _figures(rows: Callable[[], Iterator[Example]], taxonomy: Taxonomy) -> dict[str, Any]:
+def _figures(
+    rows: Callable[[], Iterator[Example]], taxonomy: Taxonomy, modalities: Mapping[str, Modality], config: RunConfig
+) -> dict[str, Any]:
     parts: Counter[str] = Counter()
     formats: Counter[str] = Counter()
     values: dict[str, Counter[str]] = {name: Counter() for name in taxonomy.labels}
@@ -120,6 +125,7 @@ def _figures(rows: Callable[[], Iterator[Example]], taxonomy: Taxonomy) -> dict[
     heights: list[int] = []
     animated = 0
     columns: dict[str, _Column] = {}
+    records, options = 0, TabularOptions()
     for example in rows():
         parts[" + ".join(sorted(example.parts))] += 1
         for name, value in example.labels.items():
@@ -136,7 +142,8 @@ def _figures(rows: Callable[[], Iterator[Example]], taxonomy: Taxonomy) -> dict[
                 formats[facts["format"]] += 1
                 animated += facts["frames"] > 1
             if isinstance(record := example.parts[name], Mapping):
-                for column, value in record.items():
+                records, options = records + 1, _options(config, name)
+                for column, value in modalities[name].read(record).items():
                     columns.setdefault(column, _Column()).add(value)
     total = parts.total()
     labels: dict[str, Any] = {}
@@ -163,7 +170,14 @@ def _figures(rows: Callable[[], Iterator[Example]], taxonomy: Taxonomy) -> dict[
         if widths
         else {},
         "columns": {name: column.figures(total) for name, column in columns.items()},
+        "records": {name: column.reading(name, records, options) for name, column in columns.items()},
     }
+
+
+def _options(config: RunConfig, modality: str) -> TabularOptions:
+    """What a configuration says of the columns of its records."""
+    given = config.expert(modality).options
+    return TabularOptions(**{option: given[option] for option in given.keys() & TabularOptions.model_fields.keys()})
 
 
 class _Column:
@@ -171,20 +185,41 @@ class _Column:
 
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
-        self.values: set[str] = set()
+        self.values: Counter[str] = Counter()
+        self.cells = Cells()
 
     def add(self, value: Any) -> None:
+        self.cells.add(value)
         if value is None or value == "":
             return
         self.kinds["number" if _is_number(value) else "text"] += 1
-        if len(self.values) < MOST_VALUES:
-            self.values.add(str(value))
+        if len(self.values) < MOST_VALUES or str(value) in self.values:
+            self.values[str(value)] += 1
 
     def figures(self, total: int) -> dict[str, Any]:
         return {
             **dict(self.kinds),
             "missing": total - self.kinds.total(),
             "distinct": f"{MOST_VALUES} or more" if len(self.values) == MOST_VALUES else len(self.values),
+        }
+
+    def reading(self, name: str, records: int, options: TabularOptions) -> dict[str, Any]:
+        """How a run that trained on all ``records`` would read it."""
+        for _ in range(records - self.cells.counts["rows"]):  # records that lack the column
+            self.cells.add(None)
+        column = settled(self.cells, name, options)
+        refused = column.two_readings.replace("NAME", name)
+        frequent = max(self.values.values(), default=0)
+        dropped = ""
+        if frequent == records:
+            dropped = "the same in every row"
+        elif not frequent or (column.kind == "category" and frequent < options.min_count):
+            dropped = f"no value stands in {options.min_count} rows" if frequent else "empty in every row"
+        return {
+            "kind": None if refused or dropped else column.kind,
+            "missing": column.missing,
+            "odd": column.odd,
+            "told": f"column {name}: {refused}" if refused else described(name, column, dropped),
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from .evidence import evidence_of
 from .example import LABELS, UNLABELLED, Evidence, Label, Taxonomy
 from .expert import candidates, fit_expert, load_expert
 from .fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusion
+from .models.saved import read_card
 from .posts import build_modalities
 from .reference import Reference, text_facts
 from .report.example import write_example
@@ -60,6 +61,9 @@ from .workspace import Record, Workspace, read_json, write_json
 
 if TYPE_CHECKING:
     from .contracts import Encoder, Fusion, Modality, Source
+
+SHOWN_COLUMNS = 40
+"""Columns of records that are told on the screen, those with something to say first; the report has all."""
 
 
 class Run:
@@ -266,8 +270,10 @@ class Run:
         for folder in (*self.space.models.glob("*"), *self.space.evidence_folder.glob("*")):
             if folder.is_dir() and folder.name not in self.models:  # of a run with other modalities
                 shutil.rmtree(folder)
-        done = {}
-        for name, modality in self.modalities.items():
+        done, columns = {}, {}
+        # Records first: a column that nothing settles is refused before another expert trains for hours.
+        for name in sorted(self.modalities, key=lambda name: not isinstance(self.modalities[name].blank(), Mapping)):
+            modality = self.modalities[name]
             expert = modality.expert_name
             fitted = fit_expert(
                 self.config.expert(name),
@@ -289,12 +295,39 @@ class Run:
                 metric = "AUROC" if self.label.binary else "macro-F1"
                 figures = ", ".join(f"{encoder} {value:.4f}" for encoder, value in fitted.tried.items())
                 self.reporter.note(f"{expert}: val {metric} {figures}; the best is taken")
+            if told := self._told_columns(fitted.encoder, name, expert):
+                columns[expert] = told
+                for line in told[:SHOWN_COLUMNS]:
+                    self.reporter.note(line)
+                if (left := len(told) - SHOWN_COLUMNS) > 0:
+                    self.reporter.note(f"and {left:,} more columns, which the report names")
         return {
             "history": {name: fitted.history for name, fitted in done.items()},
             "rows": {name: fitted.counts for name, fitted in done.items()},
             "tried": {name: fitted.tried for name, fitted in done.items() if fitted.tried},
+            "columns": columns,
             "seconds_each": {name: fitted.seconds for name, fitted in done.items()},
         }
+
+    def _told_columns(self, encoder: Encoder, modality: str, expert: str) -> list[str]:
+        """Each column of a record in a line, as training read it, and what other splits hold that it did not."""
+        lines = list(read_card(self.space.expert(expert)).get("columns_told", []))
+        for split in self.packed if lines else ():
+            refused = []
+            for value, there in zip(
+                self.packed[split].values(modality), self.packed[split].present[modality], strict=True
+            ):
+                try:
+                    if there:
+                        encoder.check(value)
+                except DataError as error:
+                    refused.append(str(error))
+            if refused:
+                rows = f"{len(refused):,} of {len(self.packed[split]):,} rows"
+                lines.insert(
+                    0, f"{split}: in {rows} a cell is not as training had it, and taken as missing; {refused[0]}"
+                )
+        return lines
 
     def _tell_epoch(self, name: str, encoder: str, figures: dict[str, float]) -> None:
         """Under the expert's name, or where encoders compete for it under theirs."""

@@ -1,4 +1,4 @@
-"""The temperature is scikit-learn's, undoes over- and underconfidence, and stays 1 where there is nothing to learn."""
+"""The temperature undoes over- and underconfidence, is never sure of few rows, and without prior is scikit-learn's."""
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ def test_the_temperature_undoes_what_sharpened_the_logits(classes, sharpening):
     logits, labels = drawn(4000, classes, sharpening)
     temperature = fit_temperature(logits, labels)
     assert temperature == pytest.approx(sharpening, rel=0.1)
+    assert temperature == pytest.approx(fit_temperature(logits, labels, width=None), rel=0.02)
     best = nll(labels, softmax(logits, temperature))
     assert best < min(nll(labels, softmax(logits, temperature * f)) for f in (0.95, 1.05))
 
@@ -55,7 +56,7 @@ def test_the_temperature_is_scikit_learns(classes, sharpening):
     logits, labels = drawn(600, classes, sharpening)
     frozen = FrozenEstimator(Logits().fit(logits, labels))
     theirs = CalibratedClassifierCV(frozen, method="temperature").fit(logits, labels)
-    ours = fit_temperature(logits, labels)
+    ours = fit_temperature(logits, labels, width=None)
     assert softmax(logits, ours) == pytest.approx(theirs.predict_proba(logits), abs=1e-2)
     assert ours == pytest.approx(1 / theirs.calibrated_classifiers_[0].calibrators[0].beta_, abs=1e-2)
 
@@ -81,10 +82,21 @@ def test_the_temperature_is_one_where_there_is_nothing_to_learn(logits, labels):
     assert fit_temperature(logits, labels) == 1.0
 
 
-def test_the_temperature_stays_within_its_bounds():
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_rows_sorted_without_fault_give_no_tiny_temperature_whatever_their_margins(classes):
+    rng, labels = np.random.default_rng(0), np.resize(np.arange(classes), 40)
+    for margin in np.geomspace(0.01, 50, 12):
+        drawn_margins = margin * rng.exponential(1, 40)
+        for margins in (np.full(40, margin), drawn_margins):
+            logits = margins[:, None] * np.eye(classes)[labels]
+            assert 0.3 <= fit_temperature(logits, labels) <= 1
+            assert 1 <= fit_temperature(logits, (labels + 1) % classes) < HIGHEST / 2
+
+
+def test_without_a_prior_they_go_as_far_as_the_bounds_allow():
     perfect = np.array([[0.1, -0.1], [-0.1, 0.1]] * 20)
-    assert LOWEST <= fit_temperature(perfect, [0, 1] * 20) < 0.06
-    assert HIGHEST >= fit_temperature(perfect, [1, 0] * 20) > 19
+    assert LOWEST <= fit_temperature(perfect, [0, 1] * 20, width=None) < 0.01
+    assert 100 < fit_temperature(perfect, [1, 0] * 20, width=None) <= HIGHEST
 
 
 def test_torch_tensors_are_taken():

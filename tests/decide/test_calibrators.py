@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from bifocal.decide.calibration import HIGHEST, LOWEST, fit_temperature, softmax
-from bifocal.decide.calibrators import METHODS, Calibration, Temperature, fit_calibration, formula
+from bifocal.decide.calibration import HIGHEST, fit_temperature, softmax
+from bifocal.decide.calibrators import METHODS, Calibration, Temperature, few_rows, fit_calibration, formula
 from bifocal.errors import DataError
 from bifocal.evaluate.metrics import nll
 
@@ -104,12 +104,11 @@ def test_temperature_and_beta_are_netcals(classes):
     p = softmax(2 * z)
     given = p[:, 1] if classes == 2 else p
     theirs = np.squeeze(TemperatureScaling().fit(given, y).transform(given))
-    assert theirs == pytest.approx(
-        METHODS["temperature"].fit(2 * z, y)(2 * z)[:, slice(None) if classes > 2 else 1], abs=1e-4
-    )
+    ours = softmax(2 * z, fit_temperature(2 * z, y, width=None))
+    assert theirs == pytest.approx(ours[:, slice(None) if classes > 2 else 1], abs=1e-4)
     if classes == 2:
         theirs = np.squeeze(BetaCalibration().fit(given, y).transform(given))
-        assert theirs == pytest.approx(METHODS["beta"].fit(2 * z, y)(2 * z)[:, 1], abs=1e-3)
+        assert theirs == pytest.approx(METHODS["beta"].fit(2 * z, y)(2 * z)[:, 1], abs=0.01)
 
 
 def test_one_step_down_is_never_taken_for_a_rising_curve():
@@ -131,8 +130,39 @@ def test_a_class_without_rows_keeps_a_finite_bias():
 def test_the_temperature_is_that_of_fit_temperature():
     z, y = drawn(500, 3)
     assert METHODS["temperature"].fit(2 * z, y).temperature == fit_temperature(2 * z, y)
-    perfect, labels = np.array([[0.1, -0.1], [-0.1, 0.1]] * 20), np.array([0, 1] * 20)
-    assert LOWEST <= METHODS["temperature_bias"].fit(perfect, labels).temperature <= HIGHEST
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_no_map_is_sure_of_rows_that_happen_to_be_sorted_without_fault(method, classes):
+    """Their margins are sure to 1 in some hundreds; the greatest likelihood would be sure beyond all measure."""
+    rng, y = np.random.default_rng(0), np.resize(np.arange(classes), 40)
+    for margin in (0.2, 1.0, 5.0):
+        z = margin * rng.uniform(0.5, 1.5, (len(y), 1)) * np.eye(classes)[y]
+        fitted = METHODS[method].fit(z, y)
+        assert fitted(z).min() > 1e-7
+        if "temperature" in method:
+            assert 0.3 <= fitted.temperature <= 1
+            assert 1 <= METHODS[method].fit(-z, y).temperature < HIGHEST / 2
+
+
+@pytest.mark.parametrize("offset", [-3.0, 3.0])
+def test_a_bias_does_not_bring_the_temperature_down(offset):
+    y = np.array([0, 1] * 20)
+    for margin in np.geomspace(0.05, 20, 8):
+        z = margin * np.eye(2)[y] + [0.0, offset * margin]
+        assert 0.3 <= METHODS["temperature_bias"].fit(z, y).temperature < 20
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_nothing_is_fitted_to_under_20_rows_of_a_class_unless_it_is_asked_for(method):
+    z, y = drawn(400, 3)
+    y = np.where((y == 2) & (np.cumsum(y == 2) > 19), 0, y)
+    assert few_rows(y, 4) == {2: 19, 3: 0}
+    assert fit_calibration(3 * z, y, method) == (Temperature(), {})
+    assert fit_calibration(3 * z, y, method, from_few=True).calibration != Temperature()
+    z, y = np.concatenate([z, z[:1]]), np.append(y, 2)
+    assert fit_calibration(3 * z, y, method).calibration != Temperature()
 
 
 @pytest.mark.parametrize(
@@ -176,7 +206,8 @@ def test_nothing_to_learn_leaves_the_probabilities_as_they_are(logits, labels, m
 def test_auto_on_a_handful_of_rows_is_the_temperature():
     z, y = drawn(3, 2)
     y[:] = [0, 0, 1]
-    assert fit_calibration(z, y, "auto").calibration == Temperature(temperature=fit_temperature(z, y))
+    found = fit_calibration(z, y, "auto", from_few=True).calibration
+    assert found == Temperature(temperature=fit_temperature(z, y))
 
 
 def test_senseless_logits_are_refused():

@@ -90,6 +90,45 @@ def test_a_pattern_of_one_class_falls_back_to_pooled():
     assert policy.models["mm_fusion"].patterns == {}
 
 
+def short_of(n: int, rows: int, classes: int = 2, **settings):
+    """Rows of which only so many bear the last class."""
+    logits, labels = scored(n, classes, **settings)
+    return logits, np.where((labels == classes - 1) & (np.cumsum(labels == classes - 1) > rows), 0, labels)
+
+
+@pytest.mark.parametrize("method", ["temperature", "beta", "auto"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_too_few_rows_of_a_class_leave_the_temperature_at_1_and_it_is_said(classes, method):
+    names = tuple(range(classes))
+    fit = fitted({"mm_fusion": {POOLED: short_of(300, 19, classes, sharpening=3)}}, classes=names, method=method)
+    assert fit.policy.models["mm_fusion"].calibration.model_dump() == {"method": "temperature", "temperature": 1.0}
+    assert fit.policy.models["mm_fusion"].few_rows == {str(classes - 1): 19}
+    assert any("20 tuning rows of each class, found 19 of class" in finding for finding in fit.findings)
+    enough = fitted({"mm_fusion": {POOLED: short_of(300, 20, classes, sharpening=3)}}, classes=names, method=method)
+    assert enough.policy.models["mm_fusion"].calibration.model_dump() != {"method": "temperature", "temperature": 1.0}
+    assert enough.policy.models["mm_fusion"].few_rows == {} and not any("20 tuning rows" in f for f in enough.findings)
+
+
+def test_in_sample_the_temperature_is_fitted_whatever_the_rows():
+    policy = fitted({"mm_fusion": {POOLED: short_of(300, 5, sharpening=3)}}, in_sample=True).policy
+    assert policy.models["mm_fusion"].calibration.temperature > 1.2 and policy.models["mm_fusion"].few_rows == {}
+
+
+def test_a_pattern_with_too_few_rows_of_a_class_falls_back_to_pooled_and_it_is_said():
+    fit = fitted({"mm_fusion": {POOLED: scored(300, sharpening=2), "text": short_of(300, 19, seed=1)}})
+    assert fit.policy.models["mm_fusion"].patterns == {}
+    assert any(finding.startswith("mm_fusion on text:") and "19 of class 1" in finding for finding in fit.findings)
+
+
+@pytest.mark.parametrize("method", ["temperature", "temperature_bias"])
+def test_rows_sorted_without_fault_give_no_tiny_temperature_pooled_or_in_a_pattern(method):
+    labels = np.array([0, 1] * 20)
+    pooled = (4 * np.eye(2)[labels]).astype(np.float32), labels
+    text = np.repeat(pooled[0], 5, axis=0), np.repeat(labels, 5)
+    model = fitted({"mm_fusion": {POOLED: pooled, "text": text}}, method=method).policy.models["mm_fusion"]
+    assert 0.3 <= model.calibration.temperature < 1 and 0.3 <= model.patterns["text"].calibration.temperature < 1
+
+
 def test_binary_rows_are_flagged_at_the_threshold():
     policy = fitted({"text_expert": {POOLED: scored(300)}}).policy
     t = policy.threshold("text_expert", "text")

@@ -257,3 +257,66 @@ def test_settings_of_transformers_are_refused_instead_of_ignored(changes, words)
 def test_the_default_settings_pass():
     refuse_transformer_settings(ExpertConfig(), ())
     refuse_transformer_settings(ExpertConfig(model="tiny", tune="full", report_to=[]), ())
+
+
+def prices(n=200):
+    """Euro as they are written, three of them unknown."""
+    return [{"price": "unknown" if i in (3, 50, 90) else f"{i + 0.5:.2f} €".replace(".", ",")} for i in range(n)]
+
+
+def test_a_few_odd_cells_do_not_cost_the_column():
+    found = fit(prices())
+    assert found.kinds == {"price": "number"} and found.dropped == {}
+    numbers, _ = found.transform([*prices()[:5], {"price": 4.5}, {"price": "4,5"}])
+    assert np.isnan(numbers[3, 0]) and np.isfinite(np.delete(numbers, 3)).all()
+    assert numbers[4, 0] == numbers[5, 0] == numbers[6, 0]
+    assert found.told() == [
+        "column price: numbers; 3 of 200 cells are none, taken as missing; written with a decimal comma; signs: € 197"
+    ]
+
+
+def test_what_was_inferred_is_saved_and_served_by(tmp_path):
+    fit(prices()).save_pretrained(tmp_path)
+    assert "unknown" not in (tmp_path / "preprocessing.json").read_text(encoding="utf-8")
+    again = TabularProcessor.from_pretrained(tmp_path)
+    again.check({"price": "unknown"})  # as in training, it is missing
+    again.check({"price": "1.234,50 €"})
+    with pytest.raises(DataError, match=r"'price' holds numbers, found '12.5': give a number such as 1234,5, or null"):
+        again.check({"price": "12.5"})
+    with pytest.raises(DataError, match="found 'ask'"):
+        again.check({"price": "ask"})
+    numbers, _ = again.transform([{"price": "unknown"}, {"price": "0,50 €"}])
+    np.testing.assert_array_equal(numbers, fit(prices()).transform([{"price": None}, {"price": 0.5}])[0])
+
+
+def test_yes_and_no_are_one_category_each_and_others_unseen():
+    found = fit([{"paid": word} for word in ["yes", "No", "Y", "FALSE"] * 40 + ["maybe"]])
+    assert sorted(found.known["paid"]) == ["false", "true"] and found.rare == {"paid": []}
+    _, categories = found.transform([{"paid": cell} for cell in ("YES", True, "no", "maybe", "perhaps", None)])
+    yes, no = KNOWN + found.known["paid"].index("true"), KNOWN + found.known["paid"].index("false")
+    assert categories[:, 0].tolist() == [yes, yes, no, MISSING, UNSEEN, MISSING]
+
+
+def test_a_column_that_reads_two_ways_is_refused_by_name():
+    values = [{"price": f"{i},{i}"} for i in range(100, 150)]
+    with pytest.raises(ConfigError, match=r"'price': '100,100' reads two ways.*options.decimal: \{price: "):
+        fit(values)
+    dot, comma = (fit(values, decimal={"price": mark}).transform(values)[0] for mark in (".", ","))
+    np.testing.assert_array_equal(dot, comma)  # ranks, so they are the same; what is served then is not
+    assert fit(values, categories=["price"], min_count=1).kinds == {"price": "category"}
+    with pytest.raises(ConfigError, match="options.decimal names 'prise', a column no row has; did you mean 'price'"):
+        fit(values, decimal={"prise": "."})
+    with pytest.raises(ValueError, match="'a' has decimal, which is for numbers"):
+        TabularOptions(decimal={"a": ","}, dates=["a"])
+
+
+def test_a_model_saved_before_columns_were_read_reads_as_it_did(tmp_path):
+    found = fit()
+    old = {key: value for key, value in found.state().items() if key not in ("columns", "odd")}
+    (tmp_path / "preprocessing.json").write_text(json.dumps(old), encoding="utf-8")
+    again = TabularProcessor.from_pretrained(tmp_path)
+    assert again.state() == old and again.told() == []
+    for ours, theirs in zip(found.transform(rows()), again.transform(rows()), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(DataError, match="found '12,5'"):
+        again.check({"area": "12,5"})

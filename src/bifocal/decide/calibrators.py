@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter
 
 from ..config import Strict
 from ..example import UNLABELLED
-from .calibration import HIGHEST, LOWEST, checked_logits, fit_temperature, log_softmax, softmax
+from .calibration import checked_logits, fit_temperature, log_softmax, prior_precision, softmax
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
 FOLDS = 5
 """Of the cross-validation that chooses a method."""
+LEAST_ROWS = 20
+"""Of each class; with fewer nothing is fitted."""
 LOOSE = 3.0
 """Standard deviation, in nats, of the normal prior on a bias: a class without rows keeps a finite one."""
+STEEP = 0.6
+"""Of the normal prior on a slope, whose mean is 1: at a slope of 1 / 0.3 it weighs what the prior on a temperature of
+0.3 does, so that `vector` and `beta` make no certainty either of rows that a model happens to sort without fault."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -67,15 +72,17 @@ class TemperatureBias(Strict):
     @classmethod
     def fit(cls, z: Floats, y: Classes) -> Self:
         classes = z.shape[1]
-        one = np.eye(classes)[y]
+        one, precision = np.eye(classes)[y], prior_precision(classes)
 
         def loss(theta: Floats) -> tuple[float, Floats]:
-            value, residual = _cross_entropy(theta[0] * z + theta[1:], one)
-            gradient = np.append((residual * z).sum(), residual.sum(axis=0))
-            return value + _pull(theta[1:]), gradient + np.append(0.0, theta[1:] / LOOSE**2)
+            scaled = z / np.exp(theta[0])
+            value, residual = _cross_entropy(scaled + theta[1:], one)
+            gradient = np.append(-(residual * scaled).sum(), residual.sum(axis=0))
+            away = theta * np.append(precision, np.full(classes, LOOSE**-2))
+            return value + float(away @ theta) / 2, gradient + away
 
-        theta = _least(loss, [1.0] + [0.0] * classes, [(1 / HIGHEST, 1 / LOWEST)] + [(None, None)] * classes, len(y))
-        return cls(temperature=1 / theta[0], bias=_centred(theta[1:]))
+        theta = _least(loss, [0.0] * (classes + 1), [(None, None)] * (classes + 1), len(y))
+        return cls(temperature=float(np.exp(theta[0])), bias=_centred(theta[1:]))
 
 
 class Vector(Strict):
@@ -103,8 +110,8 @@ class Vector(Strict):
         def loss(theta: Floats) -> tuple[float, Floats]:
             value, residual = _cross_entropy(theta[:classes] * z + theta[classes:], one)
             gradient = np.append((residual * z).sum(axis=0), residual.sum(axis=0))
-            away = theta - np.repeat([1.0, 0.0], classes)
-            return value + _pull(away), gradient + away / LOOSE**2
+            added, slope = _pull(theta, np.repeat([1.0, 0.0], classes))
+            return value + added, gradient + slope
 
         theta = _least(loss, [1.0] * classes + [0.0] * classes, [(None, None)] * 2 * classes, len(y))
         return cls(weight=tuple(theta[:classes].tolist()), bias=_centred(theta[classes:]))
@@ -183,8 +190,8 @@ class Beta(Strict):
             scores = np.stack([np.zeros(len(logs)), logs @ theta[:2] + theta[2]], axis=1)
             value, residual = _cross_entropy(scores, two)
             gradient = np.append(logs.T @ residual[:, 1], residual[:, 1].sum())
-            away = theta - np.array([1.0, 1.0, 0.0])
-            return value + _pull(away), gradient + away / LOOSE**2
+            added, slope = _pull(theta, np.array([1.0, 1.0, 0.0]))
+            return value + added, gradient + slope
 
         a, b, c = _least(loss, [1.0, 1.0, 0.0], [(0, None), (0, None), (None, None)], len(logs)).tolist()
         return a, b, c
@@ -215,8 +222,20 @@ def formula(calibration: Mapping[str, Any]) -> str:
     return str(fitted.formula)
 
 
+def few_rows(labels: ArrayLike, classes: int) -> dict[int, int]:
+    """Class index -> annotated rows, of the classes with under `LEAST_ROWS` of them."""
+    y = np.asarray(labels)
+    counts = np.bincount(y[y != UNLABELLED].astype(np.int64), minlength=classes)
+    return {c: int(n) for c, n in enumerate(counts) if n < LEAST_ROWS}
+
+
 def fit_calibration(
-    logits: ArrayLike, labels: ArrayLike, method: str = "temperature", *, groups: Sequence[Any] | None = None
+    logits: ArrayLike,
+    labels: ArrayLike,
+    method: str = "temperature",
+    *,
+    groups: Sequence[Any] | None = None,
+    from_few: bool = False,
 ) -> Calibrated:
     """Fit one map, or with ``auto`` the one that cross-validation would have chosen.
 
@@ -233,11 +252,13 @@ def fit_calibration(
         A name of `METHODS`, or ``auto``.
     groups : [n], optional
         Near-duplicates share one; None = each row is its own.
+    from_few : bool
+        Fit also where a class has under `LEAST_ROWS` rows.
 
     Returns
     -------
     Calibrated
-        Temperature 1 where the rows bear fewer than two classes: there is nothing to learn.
+        Temperature 1 where a class has under `LEAST_ROWS` rows, or all bear one: there is too little to learn from.
 
     Raises
     ------
@@ -245,7 +266,7 @@ def fit_calibration(
         As `fit_temperature`.
     """
     z, y = checked_logits(logits, labels)
-    if len(np.unique(y)) < 2:
+    if len(np.unique(y)) < 2 or (few_rows(y, z.shape[1]) and not from_few):
         return Calibrated(Temperature(), {})
     if method != "auto":
         return Calibrated(METHODS[method].fit(z, y), {})
@@ -289,9 +310,10 @@ def _cross_entropy(scores: Floats, target: Floats) -> tuple[float, Floats]:
     return -float((target * logs).sum()), np.exp(logs) - target
 
 
-def _pull(away: Floats) -> float:
-    """What a normal prior of `LOOSE` adds to the summed loss."""
-    return float(away @ away) / (2 * LOOSE**2)
+def _pull(theta: Floats, mean: Floats) -> tuple[float, Floats]:
+    """What normal priors add to the summed loss, and its slope: `STEEP` for slopes (mean 1), `LOOSE` for biases."""
+    away = (theta - mean) / np.where(mean == 1, STEEP, LOOSE) ** 2
+    return float(away @ (theta - mean)) / 2, away
 
 
 def _least(loss: Any, start: list[float], bounds: list[tuple[Any, Any]], rows: int) -> Floats:

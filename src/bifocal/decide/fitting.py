@@ -10,7 +10,7 @@ import numpy as np
 from ..config import ReviewConfig, ThresholdConfig
 from ..errors import DataError
 from ..example import UNLABELLED
-from .calibrators import Calibrated, Calibration, fit_calibration
+from .calibrators import LEAST_ROWS, Calibrated, Calibration, few_rows, fit_calibration
 from .conformal import alarm_threshold, least_rows, risk_threshold
 from .policy import POOLED, Band, Expected, ModelPolicy, PatternPolicy, Policy, at_base_rate, now, row_weights
 from .thresholds import Chosen, best_f1_threshold, choose_threshold, class_thresholds, described, expected_figures
@@ -67,7 +67,8 @@ def fit_policy(
     scores : model -> pattern -> (logits [n, C], labels [n])
         On val, only rows on which the model has an opinion. `POOLED` names all of them as posted and must be there;
         a pattern names the rows that have its parts, the other parts blanked. A pattern falls back to the pooled
-        fit where it has under `MIN_PATTERN_ROWS` labelled rows, or one class only, or is the pooled set itself.
+        fit where it has under `MIN_PATTERN_ROWS` labelled rows, or under `LEAST_ROWS` of a class, or is the pooled set
+        itself. Where that has under `LEAST_ROWS` of a class the temperature is 1, unless ``in_sample``.
     run, label, classes, probability_key, in_sample, approximate, versions, data
         What `Policy` says of them.
     method : str
@@ -95,7 +96,10 @@ def fit_policy(
     main = list(scores)[-1]
     for model, sets in scores.items():
         said = _annotated(sets[POOLED])
-        calibrated = fit_calibration(*said, method, groups=_known(groups, sets[POOLED]) if model == main else None)
+        own_groups = _known(groups, sets[POOLED]) if model == main else None
+        calibrated = fit_calibration(*said, method, groups=own_groups, from_few=in_sample)
+        few = {} if in_sample else {str(classes[c]): n for c, n in few_rows(said[1], len(classes)).items()}
+        findings += _uncalibrated(model, few, "the temperature is 1: scores are taken as they are")
         pooled, best[model], chosen = _fit(said, calibrated.calibration, base_rate, rule, review)
         if calibrated.tried:
             findings.append(_compared(model, calibrated))
@@ -105,7 +109,13 @@ def fit_policy(
         for pattern, scored in sorted(sets.items()):
             if _own_fit(scored, sets[POOLED]):
                 said = _annotated(scored)
-                own = fit_calibration(*said, pooled.calibration.method).calibration
+                if rare := {} if in_sample else few_rows(said[1], len(classes)):
+                    rarest = {str(classes[c]): n for c, n in rare.items()}
+                    findings += _uncalibrated(
+                        f"{model} on {pattern}", {} if few else rarest, "decided as all posts are"
+                    )
+                    continue
+                own = fit_calibration(*said, pooled.calibration.method, from_few=in_sample).calibration
                 patterns[pattern], _, chosen = _fit(said, own, base_rate, rule, review)
                 findings += _told(f"{model} on {pattern}", chosen, rule)
                 findings += _unpromised(f"{model} on {pattern}", patterns[pattern], classes, review)
@@ -113,7 +123,9 @@ def fit_policy(
         if model == main and review is not None and review.per_language and languages is not None:
             bands, lacking = _language_bands(sets[POOLED], languages, pooled, base_rate, review)
             findings += [f"{model}: {finding}" for finding in lacking]
-        models[model] = ModelPolicy(**pooled.model_dump(exclude={"n"}), patterns=patterns, languages=bands)
+        models[model] = ModelPolicy(
+            **pooled.model_dump(exclude={"n"}), few_rows=few, patterns=patterns, languages=bands
+        )
     policy = Policy(
         run=run,
         label=label,
@@ -157,6 +169,14 @@ def _annotated(said: Scores) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 def _known(groups: Sequence[Any] | None, said: Scores) -> list[Any] | None:
     """The groups of the annotated rows."""
     return None if groups is None else np.asarray(groups)[np.asarray(said[1]) != UNLABELLED].tolist()
+
+
+def _uncalibrated(what: str, few: Mapping[str, int], then: str) -> list[str]:
+    """Where the rows are too few for a calibration."""
+    if not few:
+        return []
+    counts = ", ".join(f"{n:,} of class {name}" for name, n in few.items())
+    return [f"{what}: a calibration takes {LEAST_ROWS} tuning rows of each class, found {counts}; {then}"]
 
 
 def _compared(model: str, chosen: Calibrated) -> str:

@@ -90,6 +90,8 @@ class PatternPolicy(Fit):
 class ModelPolicy(Fit):
     """What holds for one model."""
 
+    few_rows: dict[str, int] = Field(default_factory=dict)
+    """Class -> tuning rows, of the classes that had too few for a calibration: with any, the temperature is 1."""
     languages: dict[str, Band] = Field(default_factory=dict)
     """Bands that hold within a language, beside the one above."""
     patterns: dict[str, PatternPolicy] = Field(default_factory=dict)

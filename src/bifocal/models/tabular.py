@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -18,12 +19,12 @@ from ..config import ExpertConfig, Strict
 from ..errors import ConfigError, DataError, ModelError, nearest
 from ..modalities.tabular import Cell, Record, as_number
 from ..workspace import read_json, write_json
+from .columns import Cells, Column, Kind, Mark, as_date, described, written_number, yes_or_no
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FILE = "preprocessing.json"
-Kind = Literal["number", "category", "date"]
 MISSING, UNSEEN, RARE, KNOWN = 0, 1, 2, 3
 """Category indices: no value; one that no training row held; one that few did; the first that has its own."""
 QUANTILES = 256
@@ -34,7 +35,6 @@ LARGEST = 1e100
 """A number beyond is read as this one: squares and differences stay finite."""
 
 _WHOLE = re.compile(r"[-+]?\d+\.0+")
-_DATE = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[T\s].*)?", re.ASCII)
 
 
 class TabularOptions(Strict):
@@ -44,6 +44,10 @@ class TabularOptions(Strict):
     categories: tuple[str, ...] = ()
     """Columns of codes that look like numbers (postcodes) belong here."""
     dates: tuple[str, ...] = ()
+    decimal: dict[str, Mark] = Field(default={})
+    """Columns of numbers -> the mark before the decimals, where no cell settles it ("1,234")."""
+    day_first: dict[str, bool] = Field(default={})
+    """Columns of dates -> whether the day stands before the month, where no cell settles it (03/04/2019)."""
     scaling: Literal["quantile", "standard"] = "quantile"
     """``quantile``: ranks as of a normal distribution, whatever the column's own; ``standard``: mean 0, deviation 1."""
     min_count: Annotated[int, Field(ge=1)] = 5
@@ -56,6 +60,12 @@ class TabularOptions(Strict):
         twice = [name for name, n in Counter([*self.numbers, *self.categories, *self.dates]).items() if n > 1]
         if twice:
             raise ValueError(f"column {twice[0]!r} is named twice among numbers, categories and dates; keep one")
+        for option, kind, named in (("decimal", "numbers", self.decimal), ("day_first", "dates", self.day_first)):
+            others = {"numbers", "categories", "dates"} - {kind}
+            if both := [name for name in named if any(name in getattr(self, other) for other in others)]:
+                raise ValueError(
+                    f"column {both[0]!r} has {option}, which is for {kind}, and is listed as something else"
+                )
         return self
 
 
@@ -77,15 +87,6 @@ def refuse_transformer_settings(expert: ExpertConfig, known: Iterable[str], moda
             raise ConfigError(f"experts.{modality}.{name} is for pretrained encoders and has no effect here: {here}")
     if expert.model not in ("base", "tiny"):
         raise ConfigError(f"experts.{modality}.model = {expert.model!r}: {this} is made anew; leave it out")
-
-
-def as_date(cell: Cell) -> date | None:
-    """A cell as a day: ISO 8601 (``2019-05-21``, also with ``/`` or ``.``); a time of day behind it is not read."""
-    match = _DATE.fullmatch(cell) if isinstance(cell, str) else None
-    try:
-        return date(*map(int, match.groups())) if match else None
-    except ValueError:
-        return None
 
 
 def as_category(cell: Cell) -> str:
@@ -116,6 +117,11 @@ class TabularProcessor:
     scaling : str
     scale : dict
         ``{"quantiles": [p][k]}`` or ``{"mean": [p], "scale": [p]}`` of the number columns.
+    columns : dict
+        Column -> what its training cells were found to be, and how they are read; empty in models saved before it was
+        kept, which read plain numbers, ISO dates, and categories as they are spelled.
+    odd : dict
+        Column -> hashes of the training cells that are not of its kind and count as missing.
     """
 
     def __init__(
@@ -126,11 +132,17 @@ class TabularProcessor:
         rare: Mapping[str, Sequence[str]],
         scaling: Literal["quantile", "standard"],
         scale: Mapping[str, Any],
+        columns: Mapping[str, Mapping[str, Any]] | None = None,
+        odd: Mapping[str, Sequence[str]] | None = None,
     ):
         self.kinds, self.dropped, self.scaling = dict(kinds), dict(dropped), scaling
         self.known = {name: list(values) for name, values in known.items()}
         self.rare = {name: list(values) for name, values in rare.items()}
         self.scale = dict(scale)
+        self.columns = {name: Column.model_validate(column) for name, column in (columns or {}).items()}
+        self.odd = {name: list(values) for name, values in (odd or {}).items()}
+        self._odd = {name: frozenset(values) for name, values in self.odd.items()}
+        self._reads = {name: _reader(kind, self.columns.get(name)) for name, kind in self.kinds.items()}
         self._index = {
             name: dict.fromkeys(self.rare[name], RARE) | {_hash(value): KNOWN + i for i, value in enumerate(values)}
             for name, values in self.known.items()
@@ -144,20 +156,25 @@ class TabularProcessor:
         Raises
         ------
         ConfigError
-            Where the options name a column that no row has.
+            Where the options name a column that no row has, or do not settle one that reads two ways.
         DataError
             Where no column tells the rows apart.
         """
         rows = list(values)
         names = list(dict.fromkeys(name for row in rows for name in row))
-        asked = _asked(options, names)
+        _asked(options, names)
         kinds: dict[str, Kind] = {}
-        dropped, known, rare = {}, {}, {}
+        columns: dict[str, Column] = {}
+        dropped, known, rare, odd = {}, {}, {}, {}
         for name in names:
             cells = [row.get(name) for row in rows]
-            kind = asked.get(name) or _kind([cell for cell in cells if cell is not None])
-            counts = Counter(_reading(kind, cell) for cell in cells)
+            column = _found(name, cells, options)
+            columns[name], kind = column, column.kind
+            read = _reader(kind, column)
+            counts = Counter(map(read, cells))
             absent = counts.pop(None, 0)
+            if column.odd:
+                odd[name] = sorted({_hash(str(cell)) for cell in cells if cell is not None and read(cell) is None})
             frequent = [value for value, n in counts.most_common() if n >= options.min_count]
             if not counts:
                 dropped[name] = f"no {kind} in {len(rows):,} training rows"
@@ -173,8 +190,10 @@ class TabularProcessor:
         if not kinds:
             why = "; ".join(f"{name}: {reason}" for name, reason in list(dropped.items())[:5]) or "there are no columns"
             raise DataError(f"no tabular column tells the {len(rows):,} training rows apart ({why}): give more rows")
-        scale = _fitted(options.scaling, _numbers(kinds, rows))
-        return cls(kinds, dropped, known, rare, options.scaling, scale)
+        reads = {name: _reader(kind, columns[name]) for name, kind in kinds.items()}
+        scale = _fitted(options.scaling, _numbers(kinds, reads, rows))
+        shown = {name: _saved(column) for name, column in columns.items()}
+        return cls(kinds, dropped, known, rare, options.scaling, scale, shown, odd)
 
     @property
     def number_names(self) -> list[str]:
@@ -195,22 +214,25 @@ class TabularProcessor:
     def transform(self, values: Sequence[Record]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Numbers ``[n, p]``, scaled, NaN where missing (or no number, or no date), and category indices ``[n, q]``."""
         rows = list(values)
-        numbers = _numbers(self.kinds, rows)
+        numbers = _numbers(self.kinds, self._reads, rows)
         if self._scaler is not None and rows:
             numbers = self._scaler(numbers).clip(-LIMITS[self.scaling], LIMITS[self.scaling])
         categories = [
-            [self._category(index, row.get(name)) for name, index in self._index.items()] for row in rows
+            [self._category(name, index, row.get(name)) for name, index in self._index.items()] for row in rows
         ]  # fmt: skip
         return numbers.astype(np.float32), np.array(categories, dtype=np.int64).reshape(len(rows), len(self._index))
 
-    @staticmethod
-    def _category(index: Mapping[str, int], cell: Cell) -> int:
-        return MISSING if cell is None else index.get(_hash(as_category(cell)), UNSEEN)
+    def _category(self, name: str, index: Mapping[str, int], cell: Cell) -> int:
+        if cell is None or (name in self._odd and _hash(str(cell)) in self._odd[name]):
+            return MISSING
+        category = self._reads[name](cell)
+        return UNSEEN if category is None else index.get(_hash(category), UNSEEN)
 
     def check(self, value: Mapping[str, Cell]) -> None:
         """Refuse what training cannot have meant; columns may be missing, and dropped ones may hold anything.
 
-        Raises `DataError` on an unknown column, a text among numbers, and what is no date among dates.
+        Raises `DataError` on an unknown column, a text among numbers, and what is no date among dates; what training
+        took for missing is missing here too.
         """
         for name, cell in value.items():
             kind = self.kinds.get(name)
@@ -219,15 +241,25 @@ class TabularProcessor:
                     f"tabular column {name!r} is none that the expert was trained on; "
                     f"{nearest(name, [*self.kinds, *self.dropped])}"
                 )
-            if kind in ("number", "date") and cell is not None and _reading(kind, cell) is None:
-                form = "a number" if kind == "number" else "a date such as 2019-05-21"
+            if kind in ("number", "date") and cell is not None and self._reads[name](cell) is None:
+                if _hash(str(cell)) in self._odd.get(name, ()):
+                    continue
                 raise DataError(
                     f"tabular column {name!r} holds {kind}s, found {str(cell)[:50]!r}: "
-                    f"give {form}, or null where it is missing"
+                    f"give {_wanted(kind, self.columns.get(name))}, or null where it is missing"
                 )
 
+    def told(self) -> list[str]:
+        """Each column in a line, those with something to say first; without examples, which are not saved."""
+        lines = [described(name, column, self.dropped.get(name, "")) for name, column in self.columns.items()]
+        return sorted(lines, key=lambda line: ";" not in line)
+
     def state(self) -> dict[str, Any]:
-        """All of it, JSON-able; ``TabularProcessor(**state)`` is the same again."""
+        """All of it, JSON-able; ``TabularProcessor(**state)`` is the same again.
+
+        Without what an older model did not know, so that its fingerprint stays what it was.
+        """
+        columns = {name: _saved(column) for name, column in self.columns.items()}
         return {
             "kinds": self.kinds,
             "dropped": self.dropped,
@@ -235,7 +267,7 @@ class TabularProcessor:
             "rare": self.rare,
             "scaling": self.scaling,
             "scale": self.scale,
-        }
+        } | ({"columns": columns, "odd": self.odd} if columns else {})
 
     def save_pretrained(self, folder: Path) -> None:
         """Write ``preprocessing.json``, as a tokenizer writes its files."""
@@ -250,47 +282,85 @@ class TabularProcessor:
             raise ModelError(f"{Path(folder) / FILE} is no preprocessing of Bifocal's: {error}") from None
 
 
-def _asked(options: TabularOptions, names: Sequence[str]) -> dict[str, Kind]:
-    """Column -> what the options say it holds."""
+def _asked(options: TabularOptions, names: Sequence[str], *, strict: bool = True) -> dict[str, Kind]:
+    """Column -> what the options say it holds. Raises `ConfigError` where they name others, if ``strict``."""
     asked: dict[str, Kind] = {}
     lists: tuple[tuple[str, Kind, Sequence[str]], ...] = (
         ("numbers", "number", options.numbers),
         ("categories", "category", options.categories),
         ("dates", "date", options.dates),
+        ("decimal", "number", list(options.decimal)),
+        ("day_first", "date", list(options.day_first)),
     )
     for option, kind, columns in lists:
         for name in columns:
-            if name not in names:
+            if strict and name not in names:
                 raise ConfigError(f"options.{option} names {name!r}, a column no row has; {nearest(name, names)}")
             asked[name] = kind
     return asked
 
 
-def _kind(cells: Sequence[Cell]) -> Kind:
-    """What a column holds, by its training values."""
-    if all(as_number(cell) is not None for cell in cells):
-        return "number"
-    return "date" if all(as_date(cell) for cell in cells) else "category"
+def settled(counted: Cells, name: str, options: TabularOptions) -> Column:
+    """What a column holds, by its cells and what the options say of it."""
+    asked = _asked(options, [name], strict=False).get(name)
+    return counted.settle(asked, options.decimal.get(name), options.day_first.get(name))
 
 
-def _reading(kind: Kind, cell: Cell) -> Any:
-    """A cell as its column's kind reads it; None where it is missing or nothing of that kind."""
-    if cell is None:
-        return None
-    return _READS[kind](cell)
+def _found(name: str, cells: Sequence[Cell], options: TabularOptions) -> Column:
+    """What a column holds, by its training values. Raises `ConfigError` where they read two ways."""
+    counted = Cells()
+    for cell in cells:
+        counted.add(cell)
+    column = settled(counted, name, options)
+    if column.two_readings:
+        raise ConfigError(f"tabular column {name!r}: " + column.two_readings.replace("NAME", name))
+    return column
 
 
-_READS: dict[Kind, Callable[[Cell], Any]] = {"number": as_number, "date": as_date, "category": as_category}
+def _saved(column: Column) -> dict[str, Any]:
+    """What a model keeps of a column: no cell that few rows bear."""
+    return column.model_dump(mode="json", exclude={"examples"}, exclude_defaults=True)
 
 
-def _numbers(kinds: Mapping[str, Kind], rows: Sequence[Record]) -> NDArray[np.float64]:
+def _wanted(kind: Kind, column: Column | None) -> str:
+    """What a cell of a column should be like, in words."""
+    if kind == "date":
+        day_first = None if column is None else column.form.day_first
+        return "a date such as 2019-05-21" + {None: "", True: " or 21/05/2019", False: " or 05/21/2019"}[day_first]
+    if column is not None and column.form.percent:
+        return "a number with its percent sign, such as 12%"
+    return "a number" + (" such as 1234,5" if column is not None and column.form.decimal == "," else "")
+
+
+def _reader(kind: Kind, column: Column | None) -> Callable[[Cell], Any]:
+    """Reads a cell as its column is written; None where it is missing or nothing of that kind."""
+    if column is None:
+        return as_number if kind == "number" else as_date if kind == "date" else _category
+    if kind == "number":
+        return partial(written_number, form=column.form)
+    if kind == "date":
+        return partial(as_date, day_first=column.form.day_first)
+    return _boolean if column.form.boolean else _category
+
+
+def _category(cell: Cell) -> str | None:
+    return None if cell is None else as_category(cell)
+
+
+def _boolean(cell: Cell) -> str | None:
+    return None if cell is None else yes_or_no(cell)
+
+
+def _numbers(
+    kinds: Mapping[str, Kind], reads: Mapping[str, Callable[[Cell], Any]], rows: Sequence[Record]
+) -> NDArray[np.float64]:
     """``[n, p]``, unscaled, NaN where missing."""
     columns: list[Sequence[float | None]] = []
     for name, kind in kinds.items():
         if kind == "number":
-            columns.append([as_number(row.get(name)) for row in rows])
+            columns.append([reads[name](row.get(name)) for row in rows])
         elif kind == "date":
-            days = [as_date(row.get(name)) for row in rows]
+            days = [reads[name](row.get(name)) for row in rows]
             for part in (date.toordinal, attrgetter("month"), date.weekday):
                 columns.append([part(day) if day else None for day in days])
     numbers = np.array(columns, dtype=np.float64).reshape(len(columns), len(rows)).T  # None becomes NaN

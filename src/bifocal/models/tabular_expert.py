@@ -74,7 +74,11 @@ class TabularExpert:
 
     def columns_card(self) -> dict[str, Any]:
         """What the card says of the columns."""
-        return {"columns": self.processor.kinds, "dropped_columns": self.processor.dropped}
+        return {
+            "columns": self.processor.kinds,
+            "dropped_columns": self.processor.dropped,
+            "columns_told": self.processor.told(),
+        }
 
     def check(self, value: Record) -> None:
         """Refuse unknown columns, texts among numbers and what is no date among dates. Raises `DataError`."""

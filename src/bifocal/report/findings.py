@@ -40,7 +40,8 @@ def findings(folder: str | Path) -> dict[str, Any]:
         ``run, label, source, modalities``; ``headline`` (the main model's figure and interval), ``gain`` (null with one
         modality), ``verdict`` (the lab's sentence, or null), ``slices`` and ``fairness`` (as in the results, or null),
         ``robustness`` (as in its file, or null), ``marks`` (what limits these figures), ``models``, ``baseline``,
-        ``splits``, ``data``, ``errors`` (the most confident ones, texts cut to 160 characters), ``classes``,
+        ``splits``, ``data`` (``columns``: expert -> a line per column of its records), ``errors`` (the most confident
+        ones, texts cut to 160 characters), ``classes``,
         ``confusion`` (rows: truth), ``roc``, ``precision_recall``, ``reliability`` (``before``, ``after``),
         ``risk_coverage``, ``aurc``, ``explorer``, ``curve``, ``history``, ``tried`` (expert -> encoder -> its figure on
         val), ``made``.
@@ -96,7 +97,11 @@ def findings(folder: str | Path) -> dict[str, Any]:
         "models": models,
         "baseline": {"metrics": baseline[tested]["metrics"]},
         "splits": splits,
-        "data": {**_data(steps), "languages": _languages(results.get("slices"))},
+        "data": {
+            **_data(steps),
+            "columns": steps["experts"].get("columns", {}),
+            "languages": _languages(results.get("slices")),
+        },
         **_errors(space.errors, results["label"], label),
         **_drawn(space.curves, main),
         "curve": _curve(space.curve(main)) if label.binary else [],
@@ -120,6 +125,7 @@ def _model(entry: Mapping[str, Any], policy: Mapping[str, Any], split: str) -> d
         "class_thresholds": entry.get("class_thresholds"),
         "calibration": policy["calibration"],
         "formula": formula(policy["calibration"]),
+        "few_rows": policy.get("few_rows", {}),
         "patterns": policy["patterns"],
         "gains": entry.get("calibration", {}),
         "seeds": entry.get("seeds", {}),

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..decide.calibrators import LEAST_ROWS
 from .findings import ECE_ROWS
 
 METRICS = {
@@ -277,6 +278,7 @@ def _limits(facts: Mapping[str, Any]) -> Iterable[str]:
     for expert, tried in facts["tried"].items():
         figures = ", ".join(f"{encoder} {number(value)}" for encoder, value in tried.items())
         yield f"The encoder of {expert} is the best of {len(tried)} on {tuned} ({METRICS[found['metric']]} {figures})."
+    yield _uncalibrated(facts)
     yield _base_rates(facts)
     yield _deployed(facts)
     if marks["ece_is_chance"]:
@@ -316,6 +318,19 @@ def largest_gap(facts: Mapping[str, Any]) -> str:
         f"speak of no group {share(gap['rest'], 1)} (difference {signed(gap['value'])}, interval "
         f"{signed(gap['low'])} to {signed(gap['high'])} with all {facts['fairness']['comparisons']} comparisons "
         "counted)."
+    )
+
+
+def _uncalibrated(facts: Mapping[str, Any]) -> str:
+    """A line where the tuning rows were too few to calibrate a model."""
+    found = {name: said["few_rows"] for name, said in facts["models"].items() if said["few_rows"]}
+    if not found:
+        return ""
+    rarest = {c: n for few in found.values() for c, n in few.items()}
+    counts = ", ".join(f"{n:,} of class {c}" for c, n in rarest.items())
+    return (
+        f"Not calibrated, for want of rows: {', '.join(found)} (temperature 1). {facts['marks']['tuned_on']} holds "
+        f"{counts}; {LEAST_ROWS} of each class are the least. Their probabilities are the models' own, often too sure."
     )
 
 
@@ -401,6 +416,8 @@ def to_markdown(facts: Mapping[str, Any]) -> str:
         *table(["split", "rows"], facts["data"]["rows"].items()),
     ]
     lines += table(["class", "rows"], facts["data"]["by_class"].items())
+    for expert, told in facts["data"]["columns"].items():
+        lines += [f"How {plain(expert)} read its columns:", "", *(f"- {plain(line)}" for line in told), ""]
     if facts["data"]["reasons"]:
         lines += table(["quarantined for", "rows"], facts["data"]["reasons"].items())
     lines += ["## What this report cannot know", "", *(f"- {plain(s)}" for s in unknowns(facts)), ""]
