@@ -100,15 +100,16 @@ def test_a_cell_that_is_too_long_is_called_so(tmp_path):
     assert [where for where, _ in found] == ["a.csv:2", "a.csv:3"]
     assert found[0][1].reason == ("the line holds a cell of over 131,072 characters, the most that is read: shorten it")
     assert found[1][1] == {"id": "2", "text": "fine"}
-    reasons = {row.reason for _, row in read(tmp_path, "b.csv", 'id,text\n1,"open\n' + "2,fine and long\n" * 9000)[:2]}
+    content = 'id,text\n1,"open\n' + "2,fine and long\n" * 9000
+    reasons = {row.reason for _, row in read(tmp_path, "b.csv", content, quotes="standard")[:2]}
     assert len(reasons) == 1 and "shorten it, or close its quote" in reasons.pop()
 
 
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
-        ("a.csv", b"id,text\n1,ok\n2,caf\xe9\n", {}, r"a.csv is not UTF-8 at byte 18 \(0xe9, line 3\): .* latin-1"),
-        ("a.csv", b"id,text\n" + b"1,x\n" * 50_000 + b"2,\xff\n", {}, r"byte 200010 \(0xff, line 50002\)"),
+        ("a.csv", b"id,text\n1,caf\xe9\n", {}, r"a.csv is not UTF-8 at byte 13 \(0xe9, line 2\): .* latin-1"),
+        ("a.csv", b"id,text\n" + b"1,x\n" * 500 + b"2,\xff\n" * 500, {}, r"byte 2010 \(0xff, line 502\)"),
         (
             "a.tsv",
             "id\ttext\n1\ta\n".encode("utf-16"),
@@ -155,7 +156,6 @@ def test_another_encoding_or_delimiter_is_an_option(tmp_path):
     [
         ("2,a lamp, a table", r"3 cells where the header has 2 \(a ',' without quotes\?\)"),
         ("2", "1 cells where the header has 2"),
-        ('2,"a "lamp""', r"the line cannot be read as CSV \(.*\): double the quotes inside"),
     ],
 )
 def test_a_bad_line_of_csv_is_rejected_and_the_rest_is_read(tmp_path, line, reason):
@@ -168,10 +168,13 @@ def test_a_bad_line_of_csv_is_rejected_and_the_rest_is_read(tmp_path, line, reas
     assert re.match(reason, bad.reason)
 
 
-def test_an_open_quote_swallows_no_rows_in_silence(tmp_path):
+def test_an_open_quote_swallows_no_rows(tmp_path):
     rows = [f"{i},text {i}" for i in range(20_000)]
     rows[10] = '10,"a lamp'
-    found = [row for _, row in read(tmp_path, "a.csv", "\n".join(["id,text", *rows]))]
+    content = "\n".join(["id,text", *rows])
+    found = [row for _, row in read(tmp_path, "a.csv", content)]
+    assert len(found) == 20_000 and found[10] == {"id": "10", "text": '"a lamp'} and found[11]["text"] == "text 11"
+    found = [row for _, row in read(tmp_path, "a.csv", content, quotes="standard")]
     bad = [row for row in found if isinstance(row, Rejected)]
     assert bad[0].where == "a.csv:12" and bad[0].row == '10,"a lamp\n'
     assert bad[0].reason.startswith("lines 12 to ")
