@@ -105,8 +105,9 @@ class ConsoleReporter(Reporter):
 
 
 def emit_json(content: Any) -> None:
-    """Print JSON for machines on stdout."""
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+    """Print JSON for machines on stdout; escaped where stdout cannot hold every sign."""
+    is_ascii = not (sys.stdout.encoding or "").lower().startswith("utf")
+    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=is_ascii, default=str) + "\n")
 
 
 def print_results(folder: Path, as_json: bool) -> None:
@@ -476,6 +477,8 @@ def print_inspection(found: Mapping[str, Any], as_json: bool) -> None:
             cells_of = [cells.get("number", 0), cells.get("text", 0), cells["missing"], cells["distinct"]]
             table.add_row(name, *(f"{n:,}" if isinstance(n, int) else n for n in cells_of))
         console.print(table)
+    for text in found["notes"]:
+        console.print(f"note: {text}", soft_wrap=True)
     for reason, n in found["reasons"].items():
         console.print(f"quarantine: {n:,} x {reason}", soft_wrap=True)
     for row in found["quarantine"]:

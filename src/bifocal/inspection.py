@@ -63,7 +63,8 @@ def inspect(
     dict
         ``source``; ``rows, usable, quarantined``; ``reasons`` (of what would be quarantined) and ``quarantine`` (its
         first rows); ``splits`` (official); ``parts`` (which come together); ``labels`` (name -> class -> rows);
-        ``languages``; ``words`` and ``pictures`` (quantiles), ``columns`` (of records); ``duplicates``.
+        ``notes`` (what had to be guessed, and texts that may stand for nothing); ``languages``; ``words`` and
+        ``pictures`` (quantiles), ``columns`` (of records); ``duplicates``.
 
     Raises
     ------
@@ -99,6 +100,7 @@ def inspect(
             "quarantined": counts["quarantined"],
             "reasons": counts["reasons"],
             "quarantine": rejected,
+            "notes": counts["notes"],
             "splits": counts["by_split"],
             **_figures(lambda: read_manifest(manifest), taxonomy),
             **_duplicates(compose_manifest(manifest, ocr, source.role_of)),

@@ -139,7 +139,7 @@ def test_a_file_that_cannot_be_read_as_a_whole(tmp_path, name, content, options,
 def test_a_missing_file_and_an_unknown_encoding(tmp_path):
     with pytest.raises(DataError, match="missing.csv is missing"):
         list(read_rows(Files(tmp_path), "missing.csv"))
-    with pytest.raises(ConfigError, match="encoding: 'utf8mb4' is unknown; utf-8, latin-1"):
+    with pytest.raises(ConfigError, match="encoding: 'utf8mb4' is unknown; utf-8, utf-16, latin-1"):
         read_rows(Files(tmp_path), "a.csv", encoding="utf8mb4")
 
 

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from ..config import at_home
 from ..errors import BifocalError, ModelError, nearest
 from .saved import CARD, check_seal, read_card
 
@@ -59,7 +60,7 @@ def locate(name: str, base: str) -> str:
     """
     if name == "base":
         return base
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if folder.is_dir():
         if (folder / CARD).is_file():
             check_seal(folder, read_card(folder))
