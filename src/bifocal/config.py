@@ -445,9 +445,10 @@ def _refuse_cut(text: str, cut: re.Pattern[str]) -> None:
     if "#" not in text:
         return
     for token in yaml.scan(text, _Loader):
-        # Offsets leave a byte order mark out, which is dropped; nothing else shifts them.
-        rest = text[token.end_mark.index :].partition("\n")[0] if isinstance(token, yaml.ScalarToken) else ""
-        if token.end_mark.line == token.start_mark.line and cut.match(rest):
+        if not isinstance(token, yaml.ScalarToken) or token.end_mark.line != token.start_mark.line:
+            continue
+        rest = text[token.end_mark.index :].partition("\n")[0]
+        if cut.match(rest):
             begun = text[: token.end_mark.index].rpartition("\n")[2].strip()
             raise ConfigError(
                 f"{begun + rest!r} is cut at the #, where YAML begins a comment: quote the value "

@@ -153,8 +153,9 @@ def score_file(
                 partial.unlink(missing_ok=True)
             raise
         partial.unlink()
-    for text in posts.told if note else ():
-        note(text)
+    if note:
+        for text in posts.told:
+            note(text)
     failed = reasons.total()
     return {
         "rows": done,

@@ -190,8 +190,8 @@ class Columns(Strict):
             return Rejected(name, where, str(error), plain(row))
 
     def _parts(self, row: Row) -> dict[str, Any]:
-        texts = [word(row, column) for column in self._texts()]
-        texts = [text for text in texts if text and not is_nothing(text, self.missing_text)]
+        words = [text for column in self._texts() if (text := word(row, column))]
+        texts = [text for text in words if not is_nothing(text, self.missing_text)]
         parts: dict[str, Any] = {"text": "\n".join(texts)} if texts else {}
         for column in self._images():
             picture = row.get(column) or ""

@@ -34,8 +34,8 @@ _DIRECTIVE = re.compile(r'"?sep=(.)"?[\r\n]*')
 """The first line by which Excel is told the delimiter."""
 _QUOTED = re.compile(r'""|"')
 _ESCAPED = re.compile(r'\\.|""|"', re.DOTALL)
-_SAMPLE, _FEWEST = 1000, 5
-"""Rows at most, and at least, that show what the cells of a column look like."""
+_LOOKED_AT, _FEWEST = 5000, 5
+"""Lines at most, and rows at least, that show what the cells of a column look like."""
 _MOST_SHAPES, _MOST_WORDS = 10, 3
 
 
@@ -225,7 +225,7 @@ class _Delimited:
         if not rows or len(rows) < 0.8 * len(inner):
             return False
         if not self.shapes:  # nothing to go by: a tab is seldom typed, and chance makes no table of many lines
-            return self.delimiter == "\t" or len(inner) > 1
+            return self.delimiter == "\t" or (len(inner) > 1 and width > 2)
         alike = [sum(_shape(cells[i]) in of for i, of in self.shapes.items()) for cells in rows]
         return 2 * sum(2 * n > len(self.shapes) for n in alike) > len(inner)
 
@@ -238,14 +238,22 @@ class _Delimited:
     @cached_property
     def shapes(self) -> dict[int, set[str]]:
         """Columns whose cells look alike (numbers, ids, dates, classes) -> what they look like."""
+        width, most = len(self.header), _MOST_SHAPES
+        rows, any_rows = [], []
+        inside = False
         with self.files.opened(self.name) as file:
-            lines = islice(decoded(file, self.name, self.encoding, ""), 1, None)
-            sound = (line for line in lines if not self._leaves_open(line, False))
-            rows = [cells for line in islice(sound, _SAMPLE) if len(cells := self._cells(line)) == len(self.header)]
+            for line in islice(decoded(file, self.name, self.encoding, ""), 1, _LOOKED_AT):
+                begun, inside = inside, self._leaves_open(line, inside)
+                if not begun and not inside and len(cells := self._cells(line)) == width:
+                    rows.append(cells)
+                elif len(cells := self._split(line)) == width:
+                    any_rows.append(cells)
+        if len(rows) < _FEWEST:  # all of it stands in quotes: what all lines have in common is no chance either
+            rows, most = any_rows, 1
         if len(rows) < _FEWEST:
             return {}
-        found = {i: {_shape(row[i]) for row in rows} for i in range(len(self.header))}
-        most = min(_MOST_SHAPES, max(1, len(rows) // 5))
+        found = {i: {_shape(row[i]) for row in rows} for i in range(width)}
+        most = min(most, max(1, len(rows) // 5))
         return {
             i: of for i, of in found.items() if len(of) <= most and max(shape.count(" ") for shape in of) < _MOST_WORDS
         }

@@ -219,9 +219,7 @@ def _rows(
         encoding = _encoding(files, path.name, source, is_own)
         delimiter = _delimiter(files, path.name, source, encoding)
         quotes: Any = _text(source, "quotes") or "auto"
-        for where, row in read_rows(
-            files, path.name, delimiter=delimiter, encoding=encoding, quotes=quotes, told=told
-        ):
+        for where, row in read_rows(files, path.name, delimiter=delimiter, encoding=encoding, quotes=quotes, told=told):
             yield DataError(f"{where}: {row.reason}") if isinstance(row, Rejected) else row
     except DataError as error:  # which may advise an option that only a source has
         text, _, option = str(error).partition(": set the option ")
