@@ -165,9 +165,7 @@ WORDS = ["no", "Yes", "on", "off", "2024-01-31", "2001-99-99", "012", "1:30", "0
 @pytest.mark.parametrize("word", WORDS)
 def test_a_word_stays_a_word_where_a_text_is_expected(tmp_path, word):
     """As the name of a column, of a class and of a split's values; in a file, after --set and on the command line."""
-    source = (
-        f"{{kind: table, root: p.csv, id: {word}, text: [{word}], labels: {{y: {{column: c, map: {{a: {word}}}}}}}"
-    )
+    source = f"{{kind: table, root: p.csv, id: {word}, text: [{word}], labels: {{y: {{column: c, map: {{a: {word}}}}}}}"
     (tmp_path / "c.yaml").write_text(f"run: x\nsource: {source}, split_map: {{{word}: train}}}}\n")
     for config in (
         load_config(tmp_path / "c.yaml"),

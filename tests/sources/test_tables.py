@@ -221,3 +221,51 @@ def test_real_tables_are_read_whole():
         rows = [row for _, row in read_rows(Files(data / folder), name)]
         assert len(rows) == expected
         assert not any(isinstance(row, Rejected) for row in rows)
+
+
+def odd_parquet(path):
+    """Thirty rows: of one the text is no UTF-8, of one the day lies beyond the year 9999."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    texts = [f"text {i}".encode() for i in range(30)]
+    texts[7] = b"caf\xe9"
+    days = pa.array([10_000_000 if i == 9 else i for i in range(30)], pa.int32()).cast(pa.date32())
+    table = pa.table({"id": list(range(30)), "text": pa.array(texts, pa.binary()).view(pa.string()), "day": days})
+    parquet.write_table(table, path)
+    return table
+
+
+def test_a_cell_of_parquet_that_cannot_be_read_costs_its_row(tmp_path):
+    odd_parquet(tmp_path / "a.parquet")
+    found = [row for _, row in read_rows(Files(tmp_path), "a.parquet")]
+    bad = {i: row for i, row in enumerate(found) if isinstance(row, Rejected)}
+    assert len(found) == 30 and list(bad) == [7, 9]
+    assert bad[7].reason == "column 'text' (string) holds what cannot be read: not UTF-8"
+    assert bad[9].reason.startswith("column 'day' (date32[day]) holds what cannot be read: ") and found[8]["id"] == 8
+    assert bad[9].where == "a.parquet:10"
+
+
+def test_two_columns_of_one_name_in_parquet_and_in_json(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="a.parquet has two columns of the name 'a': rename one"):
+        list(read_rows(Files(tmp_path), "a.parquet"))
+    found = read(tmp_path, "a.jsonl", '{"id": 1}\n{"id": 2, "a": 1, "a": 2}\n')
+    assert found[0][1] == {"id": 1} and found[1][1].reason == "two values under the one name 'a': keep one"
+
+
+@pytest.mark.parametrize("orient", ["records", "columns", "list", "index"])
+def test_json_as_pandas_writes_it(tmp_path, orient):
+    rows = [{"id": f"p{i}", "text": f"text {i}"} for i in range(12)]
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    content = {
+        "records": rows,
+        "list": columns,
+        "columns": {key: {str(i): cell for i, cell in enumerate(cells)} for key, cells in columns.items()},
+        "index": {str(i): row for i, row in enumerate(rows)},
+    }[orient]
+    found = [row for _, row in read(tmp_path, "a.json", json.dumps(content))]
+    assert [{"id": row["id"], "text": row["text"]} for row in found] == rows
