@@ -309,7 +309,7 @@ def test_a_table_read_as_configured_is_whole(tmp_path, command, content, options
 OBJECTS = [json.dumps({"id": f"p{n}", "words": f"number {n}", "bad": str(n % 2)}).encode() for n in range(GOOD)]
 TABLE_ROWS = {
     "too many cells": ("posts.csv", b"bad,one, two,1", "4 cells where the header has 3"),
-    "an open quote": ("posts.csv", b'bad,"never closed,1', "cannot be read as CSV"),
+    "an open quote too many": ("posts.csv", b'bad,"never, closed,1', "4 cells where the header has 3"),
     "unknown class in CSV": ("posts.csv", b"bad,words,2", "'2'"),
     "id of an earlier row in CSV": ("posts.csv", b"p3,words,1", "ids must be unique"),
     "only zero-width signs": ("posts.csv", "bad,\u200b\u2060,1".encode(), "brings nothing to read"),
@@ -323,7 +323,7 @@ def test_every_line_that_an_open_quote_swallows_is_kept(tmp_path, command):
     lines = csv_of(WORDS).splitlines()
     lines[20] = b'p19,"never closed,1'
     refused(
-        command(*table(tmp_path, b"\n".join(lines)), "--quiet"),
+        command(*table(tmp_path, b"\n".join(lines), quotes="standard"), "--quiet"),
         "5 of 24 rows cannot be used",
         "double the quotes inside",
     )
@@ -521,15 +521,21 @@ def test_a_table_of_good_and_bad_posts_comes_out_whole(small_run, files, tmp_pat
     posts += [{"id": identity, "text": "a quiet morning"} for identity in IDS]
     posts += [{"id": name, "text": text} for name, (text, _) in TEXTS.items()]
     posts += [{"id": "gone", "image_path": "gone.png"}, {"id": "a folder", "image_path": "."}, {"id": "nothing"}]
-    posts += [{"id": "a pipe", "image_path": "pipe.png"}, {"id": "10 MB", "text": "word " * 2_000_000}]
+    posts += [{"id": "a pipe", "image_path": str(tmp_path / "pipe.png")}, {"id": "10 MB", "text": "word " * 2_000_000}]
     os.mkfifo(tmp_path / "pipe.png")
     lines = [*map(json.dumps, posts), '{"id": "cut", "te', "[]"]
     (tmp_path / "posts.jsonl").write_text("\n".join(lines))
     for ending in ("jsonl", "csv"):
         output = tmp_path / f"out.{ending}"
-        status, out, _ = command("score", small_run, tmp_path / "posts.jsonl", "-o", output, "--json")
+        inside = ["--images", tmp_path.parent, "--json"]
+        status, out, err = command("score", small_run, tmp_path / "posts.jsonl", "-o", output, *inside)
         counts = json.loads(out)
-        assert status == 0 and counts["rows"] == len(lines) and counts["failed"] == len(PICTURES) + 2 + 5 + 2
+        assert (
+            status == 2
+            and "over 5% could not be decided" in err
+            and counts["rows"] == len(lines)
+            and counts["failed"] == len(PICTURES) + 2 + 5 + 2
+        )
     rows = list(read_jsonl(tmp_path / "out.jsonl"))
     assert [row["id"] for row in rows[:-2]] == [post["id"] for post in posts]
     failed = {row["id"]: row["error"] for row in rows if row["error"]}
@@ -543,7 +549,6 @@ def test_a_table_of_good_and_bad_posts_comes_out_whole(small_run, files, tmp_pat
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (b"id;text\n1;words\n", "id;text"),
         ("id,text\n1,caf\xe9\n".encode("latin-1"), "is not UTF-8 at byte 13 (0xe9, line 2)"),
         ("id,text\n1,words\n".encode("utf-16"), "is not UTF-8"),
         (b"\x89PNG\r\n\x1a\n\0\0", "is not UTF-8"),
@@ -561,12 +566,11 @@ def test_a_table_that_cannot_be_scored_is_named(small_run, tmp_path, command, co
 def test_an_open_quote_or_a_comma_too_many_makes_no_other_posts_of_those_that_follow(small_run, tmp_path, command):
     lines = ["id,text,image_path", "1,words,", "2,words, and more,", '3,"never closed,', "4,words,", "5,words,"]
     (tmp_path / "posts.csv").write_text("\n".join(lines))
-    status, out, _ = command("score", small_run, tmp_path / "posts.csv", "-o", tmp_path / "out.jsonl", "--json")
-    assert status == 0 and json.loads(out)["failed"] == 4
-    first, *others = read_jsonl(tmp_path / "out.jsonl")
-    assert first["error"] is None and "4 cells where the header has 3" in others[0]["error"]
-    assert [row["error"].split(":")[1] for row in others] == ["3", "4", "5", "6"]
-    assert all("lines 4 to 6 cannot be read as CSV" in row["error"] for row in others[1:])
+    status, out, err = command("score", small_run, tmp_path / "posts.csv", "-o", tmp_path / "out.jsonl", "--json")
+    assert status == 2 and json.loads(out)["failed"] == 1 and "1 of 5 rows" in err
+    rows = list(read_jsonl(tmp_path / "out.jsonl"))
+    assert [row["id"] for row in rows] == ["1", "1", "3", "4", "5"] and "4 cells where" in rows[1]["error"]
+    assert "never closed" in rows[2]["text_used"] and not any(row["error"] for row in rows[2:])
 
 
 def test_a_byte_order_mark_is_no_matter(small_run, tmp_path, command):

@@ -1,7 +1,9 @@
 import pytest
 
+from bifocal import plugins
 from bifocal.config import RunConfig, expand, load_config, parse_config, read_mapping
 from bifocal.errors import ConfigError
+from bifocal.sources.table import Table
 
 MINIMAL = {"run": "x", "source": {"kind": "synthetic", "size": 3}}
 
@@ -128,7 +130,7 @@ def test_every_configuration_in_the_repository_is_valid(monkeypatch):
     [
         ("run: x\nseed: 1\nrun: y\n", r"twice\.yaml: key 'run' stands twice, lines 1 and 3: keep one"),
         ("run: x\nsource:\n  kind: table\n  text: a\n  text: b\n", "key 'text' stands twice, lines 4 and 5"),
-        ("source: {map: {yes: 1, no: 0, on: 0}}\n", "keys 'yes' and 'on' mean the same in YAML, both in line 1"),
+        ("source: {map: {true: 1, no: 0, True: 0}}\n", "keys 'true' and 'True' mean the same in YAML, both in line 1"),
         ("a: [{b: 1, b: 2}]\n", "key 'b' stands twice, both in line 1"),
     ],
 )
@@ -157,7 +159,72 @@ def test_twice_is_refused_on_the_command_line_too(config_file):
     assert read_mapping("{age: 1, name: 2}", "--tabular") == {"age": 1, "name": 2}
 
 
-def test_a_date_that_is_none_is_no_valid_yaml(tmp_path):
-    (tmp_path / "bad.yaml").write_text("run: 2001-99-99\n")
-    with pytest.raises(ConfigError, match=r"bad\.yaml is not valid YAML"):
-        load_config(tmp_path / "bad.yaml")
+WORDS = ["no", "Yes", "on", "off", "2024-01-31", "2001-99-99", "012", "1:30", "0x1F", "1_000", "1:30.5"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_stays_a_word_where_a_text_is_expected(tmp_path, word):
+    """As the name of a column, of a class and of a split's values; in a file, after --set and on the command line."""
+    source = f"{{kind: table, root: p.csv, id: {word}, text: [{word}], labels: {{y: {{column: c, map: {{a: {word}}}}}}}"
+    (tmp_path / "c.yaml").write_text(f"run: x\nsource: {source}, split_map: {{{word}: train}}}}\n")
+    for config in (
+        load_config(tmp_path / "c.yaml"),
+        load_config(tmp_path / "c.yaml", [f"source.id={word}"]),
+        parse_config({"run": "x", **read_mapping(f"{{source: {source}, split_map: {{{word}: train}}}}}}", "SOURCE")}),
+    ):
+        table = Table(**config.source.options)
+        assert (table.id, table.text, table.split_map) == (word, [word], {word: "train"})
+        assert table.label_maps["y"].map == {"a": word}
+    assert load_config(tmp_path / "c.yaml", [f'label="{word}"', f"label={word}"]).label == word
+
+
+def test_the_same_word_is_what_yaml_makes_of_it_where_a_switch_or_anything_is_expected(config_file):
+    config = load_config(config_file, ["lab.joint=no", "strict=on", "fusion.options={a: no, b: [0x10, 2024-01-31]}"])
+    assert (config.lab.joint, config.strict) == (False, True)
+    assert config.fusion.options == {"a": False, "b": [16, "2024-01-31"]}
+    assert load_config(config_file, ["source.flag=true"]).source.options["flag"] is True
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("text: [null]", r"text.*0 = null: takes a text; quote it \('null'\) if it is a name"),
+        ("id: 7", r"id = 7: takes a text; quote it \('7'\)"),
+        ("id: true", r"id = true: takes a text; quote it \('true'\)"),
+        ("labels: {y: {column: c, map: {null: 0, a: 1}}}", r"the key null is nothing.*quote it \('null'\)"),
+        ("labels: {y: {column: c, classes: [a, null]}}", "classes"),
+    ],
+)
+def test_a_value_that_is_no_text_is_refused_by_name(tmp_path, options, message):
+    (tmp_path / "c.yaml").write_text(f"run: x\nsource: {{kind: table, root: p.csv, {options}}}\n")
+    config = load_config(tmp_path / "c.yaml")
+    with pytest.raises(ConfigError, match=message):
+        plugins.options("source", "table", config.source.options, Table)
+
+
+@pytest.mark.parametrize("value", ["Batch #3/posts.csv", "[a, b] #c", "#3", "a  # b", "{a: b #c}"])
+def test_a_value_of_the_command_line_is_not_cut_at_a_hash(config_file, value):
+    if value.startswith("["):
+        assert load_config(config_file, [f"source.list={value}"]).source.options["list"] == ["a", "b"]
+        return
+    with pytest.raises(ConfigError, match=r"--set source.root: .* quote"):
+        load_config(config_file, [f"source.root={value}"])
+    quoted = load_config(config_file, [f'source.root="{value}"'])
+    assert quoted.source.options["root"] == value
+
+
+def test_a_name_with_a_hash_is_not_cut_in_a_file_and_a_comment_is_one(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("run: x # as ever\nsource: {kind: table, root: p.csv}  #so\nseed: 3 ## three\n# all\n")
+    assert load_config(path).seed == 3
+    path.write_text("run: x\nsource:\n  kind: table\n  root: Batch #3/posts.csv\n")
+    with pytest.raises(ConfigError, match=r"'root: Batch #3/posts.csv' is cut at the #.*quote the value"):
+        load_config(path)
+    with pytest.raises(ConfigError, match="SOURCE: .*is cut at the #"):
+        read_mapping("{source: {kind: table, root: Batch #3/posts.csv}}", "SOURCE")
+
+
+def test_a_home_folder_that_is_none_is_named(monkeypatch):
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where HOME is not set, and nobody is known
+    with pytest.raises(ConfigError, match="`~` is no folder here, as HOME is not set: write the path in full"):
+        Table(root="~/posts.csv")

@@ -121,3 +121,18 @@ def test_doctor_answers_for_machines(tmp_path):
     answer = bifocal("doctor", "--json", "--runs", tmp_path / "none", env={**os.environ, "HF_HUB_OFFLINE": "1"})
     found = json.loads(answer.stdout)
     assert found["offline"] is True and found["missing_extras"] == {} and found["disk_free_gib"] > 0
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
+def test_a_terminal_that_cannot_show_every_sign_stops_nothing(tmp_path, encoding):
+    (tmp_path / "posts.csv").write_text(
+        "id,text,y\n" + "".join(f"{i},ёж … \N{SNOWMAN} {i},{i % 2}\n" for i in range(40)) + "x\n"
+    )
+    source = f"{{kind: table, root: {tmp_path / 'posts.csv'}, id: id, text: text, labels: {{y: y}}}}"
+    for options in ((), ("--json",)):
+        done = subprocess.run(
+            [sys.executable, "-m", "bifocal", "inspect", source, *options],
+            capture_output=True, timeout=300, env={**os.environ, "PYTHONIOENCODING": encoding},
+        )  # fmt: skip
+        assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+    assert json.loads(done.stdout.decode(encoding))["usable"] == 40

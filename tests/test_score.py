@@ -44,8 +44,9 @@ def test_every_row_comes_out_in_order_and_a_bad_one_stops_nothing(system, posts,
     counts = score_file(system, posts, output, batch_size=2)
     assert counts == {
         "rows": 4, "decided": 2, "failed": 2, "resumed": 0, "output": str(output), "unread": [], "without": [],
-        "missing": [],
+        "missing": [], "reasons": counts["reasons"],
     }  # fmt: skip
+    assert sum(counts["reasons"].values()) == 2
     rows = read(output)
     assert [row["id"] for row in rows] == ["one", "two", "three", "four"]
     assert rows[0]["prob_hate"] == pytest.approx(
@@ -239,7 +240,7 @@ def test_a_partial_file_of_ours_as_the_input_is_not_overwritten_either(system, t
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("id;text\n1;words\n", "in.csv has the one column 'id;text': save it with commas"),
+        ('id,text,"open\n1,words,x\n', "a quote that opens in line 1, the header, is never closed"),
         ("id,comment\n1,x\n", "at least one of"),
         ("", "in.csv is empty"),
     ],
@@ -408,3 +409,122 @@ def test_the_command_tells_what_is_lacking(records_run, tmp_path, capsys):
     assert "no column for text (words, text): posts decided by tabular alone" in " ".join(shown.err.split())
     assert "no column opened, room of the record: taken as missing; not read: body" in " ".join(shown.err.split())
     assert "without  text\n" in shown.out and "unread   body\n" in shown.out
+
+
+def pictures_and_table(folder, small_run, name="posts.csv", **columns):
+    """A table in some dialect, whose pictures lie in a folder of their own."""
+    (folder / "shots").mkdir(parents=True)
+    shutil.copy(small_run / "report" / "example.png", folder / "shots" / "a.png")
+    rows = [{"post": str(i), "body": f"words, number {i}", "file": "a.png", **columns} for i in range(4)]
+    if name.endswith(".json"):
+        (folder / name).write_text(json.dumps({key: [row[key] for row in rows] for key in rows[0]}))
+    elif name.endswith(("jsonl", "ndjson")):
+        (folder / name).write_text("\n".join(map(json.dumps, rows)))
+    else:
+        with open(folder / name, "w", newline="", encoding="cp1252") as f:
+            delimiter = "\t" if name.endswith(".tsv") else ";" if "semi" in name else "|"
+            writer = csv.DictWriter(f, list(rows[0]), delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+    return folder / name
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "semi.csv", "pipe.csv", "a.json", "a.ndjson"])
+def test_what_the_run_took_is_scored_with_no_further_words(system, small_run, monkeypatch, tmp_path, name):
+    table = pictures_and_table(tmp_path / "data", small_run, name, note="caf\xe9 \u201cnoir\u201d")
+    delimiter = {"semi.csv": ";", "pipe.csv": "|"}.get(name)
+    options = {"root": str(table), "images": "shots", "delimiter": delimiter, "id": "post", "text": "body"}
+    mapped(system, monkeypatch, image="file", encoding="utf-8" if "json" in name else "cp1252", **options)
+    counts, rows, notes = scored(system, table, tmp_path)
+    assert (counts["decided"], counts["failed"], notes) == (4, 0, [])
+    assert all(row["present"] == {"text": True, "image": True} for row in rows.values())
+    elsewhere = pictures_and_table(tmp_path / "new", small_run, name)  # the same layout, another folder
+    assert scored(system, elsewhere, tmp_path)[0]["decided"] == 4
+
+
+def test_pictures_in_an_archive_and_in_a_folder_that_is_named(system, small_run, monkeypatch, tmp_path):
+    table = pictures_and_table(tmp_path / "data", small_run, "semi.csv")
+    shutil.make_archive(str(tmp_path / "data" / "all"), "zip", tmp_path / "data" / "shots")
+    mapped(system, monkeypatch, images="all.zip", root=str(tmp_path / "data"), id="post", text="body", image="file")
+    counts, rows, _ = scored(system, table, tmp_path)
+    assert counts["failed"] == 0 and rows["0"]["present"]["image"]
+    moved = table.rename(tmp_path / "posts.csv")
+    assert scored(system, moved, tmp_path)[0]["decided"] == 0
+    counts = score_file(system, moved, tmp_path / "out.jsonl", images=tmp_path / "data" / "shots")
+    assert counts["decided"] == 4
+    with pytest.raises(DataError, match=r"images: .*nowhere does not exist"):
+        score_file(system, moved, tmp_path / "out.jsonl", images=tmp_path / "nowhere")
+
+
+def test_a_path_is_judged_in_scoring_as_in_training(system, small_run, monkeypatch, tmp_path):
+    from bifocal.sources.table import Table
+
+    table = pictures_and_table(tmp_path / "data", small_run, "a.jsonl")
+    shutil.copy(tmp_path / "data" / "shots" / "a.png", tmp_path / "out.png")
+    (tmp_path / "data" / "link.png").symlink_to(tmp_path / "out.png")
+    inside, outside = str(tmp_path / "data" / "shots" / "a.png"), str(tmp_path / "out.png")
+    paths = ["shots/a.png", inside, outside, "../out.png", "link.png", "shots/../shots/a.png", "gone.png"]
+    table.write_text("\n".join(json.dumps({"id": path, "text": "words", "image": path}) for path in paths))
+    mapped(system, monkeypatch, root=str(table))
+    _, rows, _ = scored(system, table, tmp_path)
+    source = Table(root=table, text="text", image="image")
+    for path in paths:
+        try:
+            source.open(path)
+            error = None
+        except DataError as refusal:
+            error = str(refusal)
+        assert (rows[path]["error"] is None) == (error is None) == (path in paths[:2])
+        assert error is None or rows[path]["error"] in error
+    assert "only paths inside are read" in rows[outside]["error"]
+
+
+def test_a_table_in_an_archive_is_scored(system, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "posts.csv").write_text("id,text\na,words\n")
+    shutil.make_archive(str(tmp_path / "posts"), "zip", tmp_path / "in")
+    assert scored(system, tmp_path / "posts.zip" / "posts.csv", tmp_path)[0]["decided"] == 1
+
+
+def test_words_for_nothing_are_nothing_in_paths_authors_and_records_and_words_in_texts(records, monkeypatch, tmp_path):
+    from bifocal.sources._posts import NAMES, Posts
+
+    (tmp_path / "in.csv").write_text("text,price,room,subject,image_path\nNone,NULL,n/a,nan,NaN\n")
+    ((_, post),) = Posts({*records.reads, *NAMES}, records.columns, {}).read(tmp_path / "in.csv")
+    assert post == {"id": None, "text": "None", "image_path": None, "tabular": None, "subject": None}
+    ((_, post),) = Posts({"text"}, (), {"missing_text": ["none", "None"]}).read(tmp_path / "in.csv")
+    assert post["text"] is None
+
+
+@pytest.mark.parametrize(("bad", "status"), [(0, 0), (1, 0), (2, 2), (20, 2)])
+def test_the_command_fails_where_much_could_not_be_decided(
+    small_run, system, monkeypatch, tmp_path, capsys, bad, status
+):
+    from bifocal import __main__ as command
+
+    rows = [{"id": i, "text": "" if i < bad else f"words {i}"} for i in range(20)]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr("bifocal.load", lambda _: system)
+    arguments = ["bifocal", "score", str(small_run), str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.csv"), "-q"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    assert (stopped.value.code or 0) == status and len(read(tmp_path / "out.csv")) == 20
+    said = capsys.readouterr().err
+    assert (f"{bad} of 20 rows have an error and no decision ({bad} x" in said) == (status == 2)
+
+
+def test_a_table_without_rows_is_no_success(small_run, system, monkeypatch, tmp_path, capsys):
+    from bifocal.score import refuse_undecided
+
+    (tmp_path / "in.csv").write_text("id,text\n")
+    with pytest.raises(DataError, match="nothing could be decided: the table has no rows"):
+        refuse_undecided(score_file(system, tmp_path / "in.csv", tmp_path / "out.csv"))
+
+
+def test_rows_that_a_stray_quote_would_swallow_are_decided_and_told_of(system, tmp_path):
+    lines = [f"{i},post number {i}" for i in range(60)]
+    lines[10], lines[40] = '10,"I never said that', '40,they said no"'
+    (tmp_path / "in.csv").write_text("\n".join(["id,text", *lines]))
+    counts, rows, notes = scored(system, tmp_path / "in.csv", tmp_path)
+    assert counts["decided"] == len(rows) == 60 and "with a quote that no other closes" in notes[-1]

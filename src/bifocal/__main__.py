@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -181,7 +182,9 @@ def explain(
 def score(
     places: Annotated[
         list[Path],
-        typer.Argument(metavar="[RUN] INPUT", help="INPUT is CSV, JSONL or Parquet: id, text, image_path, columns."),
+        typer.Argument(
+            metavar="[RUN] INPUT", help="INPUT is CSV, TSV, JSON (lines) or Parquet: id, text, image_path, columns."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV, JSONL or Parquet, by its ending.")],
     server: Annotated[
@@ -189,6 +192,9 @@ def score(
     ] = None,
     key: Annotated[
         str | None, typer.Option(envvar="BIFOCAL_KEY", help="API key of the service; better in BIFOCAL_KEY.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where pictures are looked up; by default as the run did.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Posts per pass.")] = 32,
     raw: Annotated[
@@ -199,10 +205,13 @@ def score(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Decide on a table of posts; streams, resumes where it was stopped, and one bad row stops nothing."""
+    """Decide on a table of posts; streams, resumes where it was stopped, and one bad row stops nothing.
+
+    Exit status 2 where nothing, or less than 95%, could be decided; the output is whole all the same.
+    """
     from . import load
     from .console import print_counts
-    from .score import Scorer, score_file
+    from .score import Scorer, refuse_undecided, score_file
 
     if len(places) != (2 if server is None else 1):
         asked = "bifocal score RUN INPUT -o OUTPUT, or bifocal score INPUT -o OUTPUT --server URL"
@@ -217,9 +226,17 @@ def score(
 
             system = Remote(open_ones.enter_context(Client(server, key=key)))
         counts = score_file(
-            system, rows, output, batch_size=batch_size, raw=raw, progress=reporter.progress, note=reporter.note
+            system,
+            rows,
+            output,
+            batch_size=batch_size,
+            images=images,
+            raw=raw,
+            progress=reporter.progress,
+            note=reporter.note,
         )
     print_counts(counts, as_json)
+    refuse_undecided(counts)
 
 
 @app.command()
@@ -498,6 +515,9 @@ def _show_warning(
 def main() -> None:
     """Entry point: an error of ours is one line and exit status 2; ``--debug`` anywhere shows the traceback."""
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # workers, too, import nothing from the current folder
+    for stream in (sys.stdout, sys.stderr):  # a terminal may not have our signs, nor a name of a file be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import ConfigError, nearest
 
@@ -18,6 +17,33 @@ Reads = Literal["features", "logits"]
 """What a fusion may read of an Evidence."""
 Tune = Literal["full", "lora", "head"]
 """How much of an encoder learns."""
+
+
+class Word(str):
+    """A scalar of YAML that its author may have meant as a word: ``no``, ``on``, ``012``, ``1:30``, ``2024-01-01``.
+
+    It is the text as it was written; ``value`` is what YAML makes of it, for options whose type nothing tells.
+    """
+
+    value: Any
+
+    def __new__(cls, text: str, value: Any) -> Self:
+        """A text, with YAML's value of it."""
+        word = super().__new__(cls, text)
+        word.value = value
+        return word
+
+
+def _as_yaml(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {str(key): _as_yaml(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_as_yaml(value) for value in content]
+    return content.value if isinstance(content, Word) else content
+
+
+Options = Annotated[dict[str, Any], BeforeValidator(_as_yaml)]
+"""Options that something else validates, or nothing: values are what YAML makes of them."""
 
 
 class Strict(BaseModel):
@@ -84,7 +110,7 @@ class ExpertConfig(Strict):
     """At most; on a CPU pictures go through a few at a time, which is quicker there."""
     lora: LoraConfig = LoraConfig()
     report_to: list[str] = ["tensorboard"]
-    options: dict[str, Any] = {}
+    options: Options = {}
     """Options of the encoder itself (``max_length``, ``augment``, ...); for ``auto``: encoder -> its options."""
 
     def settled(self, tunes: Sequence[Tune]) -> ExpertConfig:
@@ -106,7 +132,7 @@ class FusionConfig(Strict):
     """Share of train, by group, that fine-tuned experts never see, so that the fusion can learn from it."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Folds of the cross-fitted logits of frozen experts."""
-    options: dict[str, Any] = {}
+    options: Options = {}
 
 
 class CostConfig(Strict):
@@ -264,7 +290,7 @@ class LabConfig(Strict):
     """What `bifocal lab` does with the run's Evidence, and what it says of the set."""
 
     about: AboutConfig = AboutConfig()
-    options: dict[str, Any] = {
+    options: Options = {
         "learning_rates": [1e-3, 3e-3],
         "weight_decays": [0.01, 1.0],
         "widths": [64, 128],
@@ -379,12 +405,57 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def _parsed(text: str) -> Any:
-    """YAML as Python's values. Raises `ConfigError` on a key that stands twice, `ValueError` on what is no YAML."""
+def _bool(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    value = loader.construct_yaml_bool(node)
+    return value if node.value.lower() in ("true", "false") else Word(node.value, value)
+
+
+def _int(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    value = loader.construct_yaml_int(node)  # octal, binary, hexadecimal, in sixties, with underscores
+    return value if str(value) == node.value else Word(node.value, value)
+
+
+def _float(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    value = loader.construct_yaml_float(node)
+    return Word(node.value, value) if ":" in node.value or "_" in node.value else value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:bool", _bool)
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _float)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: str(node.value))  # as JSON and tables do
+
+_CUT = re.compile(r"\s*#")
+_TIGHT = re.compile(r" #[^\s#]")
+"""How no comment is written, but a name: ``Batch #3``."""
+
+
+def _parsed(text: str, *, comments: bool = True) -> Any:
+    """YAML as Python's values.
+
+    Raises `ConfigError` on a key that stands twice and on a value that is cut by what YAML takes for a comment
+    (without ``comments``: by any), `ValueError` on what is no YAML.
+    """
     try:
+        _refuse_cut(text, _TIGHT if comments else _CUT)
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from None
+
+
+def _refuse_cut(text: str, cut: re.Pattern[str]) -> None:
+    if "#" not in text:
+        return
+    for token in yaml.scan(text, _Loader):
+        if not isinstance(token, yaml.ScalarToken) or token.end_mark.line != token.start_mark.line:
+            continue
+        rest = text[token.end_mark.index :].partition("\n")[0]
+        if cut.match(rest):
+            begun = text[: token.end_mark.index].rpartition("\n")[2].strip()
+            raise ConfigError(
+                f"{begun + rest!r} is cut at the #, where YAML begins a comment: quote the value "
+                f"({token.value + rest.rstrip()!r}), or write a comment as two spaces and `# `"
+            )
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -412,7 +483,7 @@ def read_settings(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, 
         here = [str(p) for p in sorted(Path("configs").glob("*.yaml"))]
         raise ConfigError(f"there is no configuration file {str(path)!r}; {nearest(str(path), here)}")
     try:
-        content = _parsed(path.read_text(encoding="utf-8"))
+        content = _parsed(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ConfigError(f"{path} is not valid YAML in UTF-8: {error}") from None
     except ConfigError as error:
@@ -447,15 +518,14 @@ def recorded_config(content: Any, where: str) -> RunConfig:
 def read_mapping(text: str, where: str) -> dict[str, Any]:
     """A mapping given on the command line, as JSON or YAML. Raises `ConfigError`."""
     try:
-        content = _parsed(text)
+        content = _parsed(text, comments=False)
     except ValueError:
         content = None
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{where} takes a mapping such as '{{name: value}}', found {text[:200]!r}")
-    # YAML makes dates of what JSON and every table leave as text.
-    return {str(k): v.isoformat() if isinstance(v, date) else v for k, v in content.items()}
+    return {str(name): value for name, value in content.items()}
 
 
 def set_option(content: dict[str, Any], override: str) -> None:
@@ -465,7 +535,9 @@ def set_option(content: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set takes a.b=c, found {override!r}")
     *path, last = key.strip().split(".")
     try:
-        parsed = _parsed(value)
+        parsed = _parsed(value, comments=False)
+        if parsed is None and value.lstrip().startswith("#"):
+            raise ConfigError(f"{value!r} is a comment to YAML: quote it")
     except ValueError:
         raise ConfigError(f"--set {key}: {value!r} is not a YAML value; quote it") from None
     except ConfigError as error:
@@ -490,6 +562,14 @@ def set_option(content: dict[str, Any], override: str) -> None:
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 
+def at_home(path: str | Path) -> Path:
+    """A path with ``~`` in full. Raises `ConfigError` where there is no home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: `~` is no folder here, as HOME is not set: write the path in full") from None
+
+
 def expand(value: Any) -> Any:
     """Fill ``${NAME}`` and ``${NAME:-default}`` from the environment, at any depth.
 
@@ -499,7 +579,7 @@ def expand(value: Any) -> Any:
         return {k: expand(v) for k, v in value.items()}
     if isinstance(value, list):
         return [expand(v) for v in value]
-    if not isinstance(value, str):
+    if not isinstance(value, str) or "${" not in value:
         return value
 
     def fill(match: re.Match[str]) -> str:
@@ -531,6 +611,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         elif item["type"] == "model_type":
             known = _fields_at(model, item["loc"])
             findings.append(f"{location} = {item['input']!r}: takes a mapping {{{', '.join(known)}}}")
+        elif item["type"] == "string_type" and isinstance(item["input"], int | float | None):
+            written = "null" if item["input"] is None else str(item["input"]).lower()
+            findings.append(f"{location} = {written}: takes a text; quote it ('{written}') if it is a name")
         else:
             findings.append(f"{location} = {item['input']!r}: {item['msg']}")
     return "; ".join(findings)

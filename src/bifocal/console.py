@@ -105,8 +105,9 @@ class ConsoleReporter(Reporter):
 
 
 def emit_json(content: Any) -> None:
-    """Print JSON for machines on stdout."""
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+    """Print JSON for machines on stdout; escaped where stdout cannot hold every sign."""
+    is_ascii = not (sys.stdout.encoding or "").lower().startswith("utf")
+    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=is_ascii, default=str) + "\n")
 
 
 def print_results(folder: Path, as_json: bool) -> None:
@@ -480,6 +481,8 @@ def print_inspection(found: Mapping[str, Any], as_json: bool) -> None:
         console.print(table)
         for read in found["records"].values():
             console.print(read["told"], soft_wrap=True)
+    for text in found["notes"]:
+        console.print(f"note: {text}", soft_wrap=True)
     for reason, n in found["reasons"].items():
         console.print(f"quarantine: {n:,} x {reason}", soft_wrap=True)
     for row in found["quarantine"]:

@@ -113,6 +113,14 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class NotingSource(Protocol):
+    """A source that has to guess at how its files are written, and says what it took for what."""
+
+    def notes(self) -> list[str]:
+        """A sentence for each guess, of the rows read so far."""
+
+
+@runtime_checkable
 class Encoder(Protocol):
     """Encoder + head of one modality (``models/encoders/<name>.py``)."""
 

@@ -8,6 +8,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from .config import at_home
 from .errors import EXTRA_OF
 from .workspace import versions
 
@@ -38,7 +39,7 @@ def examine(runs: Path) -> dict[str, Any]:
 
 def _cache() -> Path:
     if util.find_spec("huggingface_hub") is None:
-        return Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "hub"
+        return at_home(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 LabelValue = int | str | float | None
+NOTHING = ("", "nan", "None", "NULL", "N/A")
+"""What programs write where there is nothing. People write such words too, so that in a post's text they stay."""
 UNLABELLED = -1
 """Class index of a row whose label is not annotated."""
 
@@ -66,6 +68,14 @@ class Rejected:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def is_nothing(value: object, words: Iterable[str] = NOTHING) -> bool:
+    """Whether a cell is a word for nothing, in any case, but ``None`` as written: many sets have a class ``none``."""
+    if not isinstance(value, str):
+        return False
+    text = value.strip()
+    return any(text == word or (word != "None" and text.lower() == word.lower()) for word in words)
 
 
 @dataclass(frozen=True, slots=True)

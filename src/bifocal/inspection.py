@@ -65,8 +65,9 @@ def inspect(
     dict
         ``source``; ``rows, usable, quarantined``; ``reasons`` (of what would be quarantined) and ``quarantine`` (its
         first rows); ``splits`` (official); ``parts`` (which come together); ``labels`` (name -> class -> rows);
-        ``languages``; ``words`` and ``pictures`` (quantiles), ``columns`` and ``records`` (the cells of records, and
-        how a run over all rows would read each column: ``kind``, ``missing``, ``odd``, ``told``); ``duplicates``.
+        ``notes`` (what had to be guessed, and texts that may stand for nothing); ``languages``; ``words`` and
+        ``pictures`` (quantiles), ``columns`` and ``records`` (the cells of records, and how a run over all rows would
+        read each column: ``kind``, ``missing``, ``odd``, ``told``); ``duplicates``.
 
     Raises
     ------
@@ -102,6 +103,7 @@ def inspect(
             "quarantined": counts["quarantined"],
             "reasons": counts["reasons"],
             "quarantine": rejected,
+            "notes": counts["notes"],
             "splits": counts["by_split"],
             **_figures(lambda: read_manifest(manifest), taxonomy, modalities, config),
             **_duplicates(compose_manifest(manifest, ocr, source.role_of)),

@@ -19,6 +19,7 @@ from .decide.policy import pattern_of
 from .errors import DataError
 from .example import Example
 from .modalities.text import MAX_CHARACTERS
+from .sources._files import Picture
 
 if TYPE_CHECKING:
     from .contracts import Modality, TextRole
@@ -198,8 +199,21 @@ class Preparer:
         return values
 
 
-def read_file(path: str | Path) -> bytes:
+def _capped(blob: bytes, path: Picture) -> bytes:
+    if len(blob) > MAX_PICTURE_BYTES:
+        raise DataError(
+            f"{path} is {len(blob) / 2**20:.0f} MiB; pictures up to {MAX_PICTURE_BYTES // 2**20} MiB are read"
+        )
+    return blob
+
+
+def read_file(path: str | Path | Picture) -> bytes:
     """A picture's bytes. Raises `DataError` where it is missing, no plain file, or larger than the cap."""
+    if isinstance(path, Picture):
+        try:
+            return _capped(path.read(), path)
+        except DataError as error:
+            raise DataError(f"picture {error}") from None
     if not isinstance(path, str | Path):
         raise DataError(f"image_path must be a path, found {type(path).__name__}")
     path = Path(path)

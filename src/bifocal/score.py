@@ -6,6 +6,7 @@ import csv
 import fcntl
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -13,13 +14,20 @@ from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
 from .data.compose import TEXT
+from .data.manifest import alike
 from .errors import BifocalError, DataError, RunError, listed
 from .posts import PICTURE, TABULAR
+from .sources._files import Files
 from .sources._posts import Post, Posts
+from .sources._tables import SUFFIXES
 from .spreadsheet import cells
 from .workspace import atomic, fingerprint, read_jsonl, room, sweep
 
 FORMATS = (".csv", ".jsonl", ".parquet")
+"""Endings of the output."""
+MANY_FAILED = 0.05
+"""A larger share of rows without a decision means that it is the table that is wrong, or how it is read."""
+REASONS_KEPT = 5
 Row = TypeVar("Row")
 
 
@@ -72,6 +80,7 @@ def score_file(
     *,
     batch_size: int = 32,
     raw: bool = False,
+    images: Path | None = None,
     progress: Callable[[int, int | None], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -84,12 +93,16 @@ def score_file(
     ----------
     system : System, or a service behind `bifocal.client.Remote`
     rows : Path
-        CSV, JSONL or Parquet with the columns that the run's own source names for id, text and image (so that the very
-        table it was trained on can be scored), or else ``id`` (default: the row's number), ``text`` and ``image_path``
-        (or ``img``, ``image``); and those that the run's tabular expert reads, or in JSONL an object ``tabular`` of
-        them; whichever there are. Several text columns are joined by a line break, as in training. Pictures lie
-        relative to the file. A service is told ``subject`` (the author) and ``external_id`` (the post; default: the
-        id that the table gives), too. Other columns are not read.
+        CSV, TSV, JSON lines, JSON or Parquet, read by the options of the run's source (``delimiter``, ``encoding``,
+        ``quotes``, ``missing``) where they fit, with the columns that the source names for id, text and image (so that
+        the very table it was trained on can be scored), or else ``id`` (default: the row's number), ``text`` and
+        ``image_path`` (or ``img``, ``image``); and those that the run's tabular expert reads, or in JSON an object
+        ``tabular`` of them; whichever there are. Several text columns are joined by a line break, as in training.
+        Pictures are looked up as in training: in ``images``, or beside the table; paths that lead out are refused. A
+        service is told ``subject`` (the author) and ``external_id`` (the post; default: the id that the table gives),
+        too. Other columns are not read.
+    images : Path, optional
+        The folder, .tar or .zip in which pictures are looked up; by default as `Posts` says.
     output : Path
         ``.csv``, ``.jsonl`` or ``.parquet``: ``id``, the decision's fields (a service's own id as ``decision_id``), and
         ``error`` for rows that had none.
@@ -103,7 +116,8 @@ def score_file(
     -------
     dict
         ``rows``, ``decided``, ``failed``, ``resumed``, ``output``; ``unread``: columns that were not read; ``without``:
-        modalities of the run for which no row had a column; ``missing``: columns of the record that no row had.
+        modalities of the run for which no row had a column; ``missing``: columns of the record that no row had;
+        ``reasons``: the commonest errors, and how often each occurred.
 
     Raises
     ------
@@ -112,18 +126,18 @@ def score_file(
     RunError
         Where another process writes the same output.
     """
-    for path in (rows, output):
-        if path.suffix.lower() not in FORMATS:
-            raise DataError(f"{path} should end in one of {', '.join(FORMATS)}")
-    if not rows.is_file():
+    for path, endings in ((rows, SUFFIXES), (output, FORMATS)):
+        if path.suffix.lower() not in endings:
+            raise DataError(f"{path} should end in one of {', '.join(endings)}")
+    if not Files(rows.resolve().parent).has(rows.resolve().name):
         raise DataError(f"there is no input file {str(rows)!r}")
     partial = output.with_name(f".{output.name}.partial.jsonl")
-    if any(path.exists() and path.samefile(rows) for path in (output, partial)):
+    if rows.exists() and any(path.exists() and path.samefile(rows) for path in (output, partial)):
         raise DataError(f"{output} is the input itself, which would be overwritten: name another output")
     output.parent.mkdir(parents=True, exist_ok=True)
-    status = rows.stat()
-    key = fingerprint(str(rows.resolve()), status.st_size, status.st_mtime_ns, system.identity)
-    posts = Posts(system.reads, system.columns, system.source_options)
+    stamp = Files(rows.resolve().parent).stamp([rows.resolve().name])
+    key = fingerprint(str(rows.resolve()), stamp, str(images), system.identity)
+    posts = Posts(system.reads, system.columns, system.source_options, images)
     with room(partial), _held(partial, output) as sink:
         sweep(output.parent, output.name)
         resumed = done = _resume(partial, key, batch_size)
@@ -138,12 +152,16 @@ def score_file(
                 done += len(batch)
                 if progress:
                     progress(done, None)
-            failed = _finish(system, partial, output, raw)
+            reasons = _finish(system, partial, output, raw)
         except BaseException:
             if not done:  # nothing to go on after
                 partial.unlink(missing_ok=True)
             raise
         partial.unlink()
+    if note:
+        for text in posts.told:
+            note(text)
+    failed = reasons.total()
     return {
         "rows": done,
         "decided": done - failed,
@@ -153,7 +171,22 @@ def score_file(
         "unread": posts.unread,
         "without": _without(system, posts),
         "missing": posts.missing if TABULAR in posts.brought else [],
+        "reasons": dict(reasons.most_common(REASONS_KEPT)),
     }
+
+
+def refuse_undecided(counts: Mapping[str, Any]) -> None:
+    """Raise `DataError` where nothing, or too little, of a table could be decided on; ``counts`` as of `score_file`."""
+    rows, failed = counts["rows"], counts["failed"]
+    if not rows:
+        raise DataError(f"nothing could be decided: the table has no rows (see {counts['output']})")
+    if failed > MANY_FAILED * rows:
+        commonest = "; ".join(f"{n:,} x {reason}" for reason, n in islice(counts["reasons"].items(), 3))
+        many = "nothing could be decided" if failed == rows else f"over {MANY_FAILED:.0%} could not be decided"
+        raise DataError(
+            f"{many}: {failed:,} of {rows:,} rows have an error and no decision ({commonest}); see the column `error` "
+            f"of {counts['output']}"
+        )
 
 
 @contextmanager
@@ -241,14 +274,14 @@ def _decided(partial: Path) -> Iterator[dict[str, Any]]:
     return islice(read_jsonl(partial), 1, None)
 
 
-def _finish(system: Scorer, partial: Path, output: Path, raw: bool) -> int:
-    """Write the partial file in the format asked for; gives the number of failed rows."""
-    failed = 0
+def _finish(system: Scorer, partial: Path, output: Path, raw: bool) -> Counter[str]:
+    """Write the partial file in the format asked for; gives the errors, each without what differs from row to row."""
+    reasons: Counter[str] = Counter()
 
     def rows() -> Iterator[dict[str, Any]]:
-        nonlocal failed
         for row in _decided(partial):
-            failed += row["error"] is not None
+            if row["error"] is not None:
+                reasons[alike(row["error"])] += 1
             yield row
 
     if output.suffix.lower() == ".jsonl":
@@ -261,7 +294,7 @@ def _finish(system: Scorer, partial: Path, output: Path, raw: bool) -> int:
             writer.writerows([cell(flat.get(column, "")) for column in columns] for flat in map(_flat, rows()))
     else:
         _write_parquet(output, _columns(partial), rows(), system.binary)
-    return failed
+    return reasons
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

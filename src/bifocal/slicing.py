@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .config import SlicesConfig
+from .config import SlicesConfig, at_home
 from .data.compose import TEXT
 from .decide.policy import Policy
 from .errors import ConfigError, listed, nearest
@@ -174,7 +174,7 @@ def read_terms(path: str | Path) -> dict[str, list[str]]:
     the file, or the line.
     """
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        lines = at_home(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise ConfigError(f"slices.terms: {str(path)!r} cannot be read ({reason}): give a text file of words") from None

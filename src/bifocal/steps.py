@@ -208,6 +208,8 @@ class Run:
             self.reporter.note(
                 f"{counts['unlabelled']} rows bear no {self.config.label}: for scoring, not for training"
             )
+        for text in counts["notes"]:
+            self.reporter.note(text)
         if counts["animated"]:
             self.reporter.note(f"{counts['animated']} animated pictures: only their first frame is read")
         return counts

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from . import __version__
-from .config import RunConfig, load_config
+from .config import RunConfig, at_home, load_config
 from .contracts import Reporter
 from .errors import ConfigError, nearest
 from .example import SPLITS
@@ -122,7 +122,7 @@ def states(run: Run) -> dict[str, str]:
 
 def model_files(run: Run) -> list[Any]:
     """Name, size and time of the files behind each expert's local model folder."""
-    folders = [Path(run.config.expert(name).model).expanduser() for name in run.modalities]
+    folders = [at_home(run.config.expert(name).model) for name in run.modalities]
     files = [p for folder in folders if folder.is_dir() for p in sorted(folder.iterdir()) if p.is_file()]
     return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
 
@@ -190,7 +190,7 @@ STEPS: dict[str, Step] = {
         Run.evaluate,
         ("bootstrap", "slices"),
         lambda run: [run.space.results, run.space.errors, run.space.slices, run.space.curves],
-        lambda run: file_sha256(Path(run.config.slices.terms).expanduser()) if run.config.slices.terms else None,
+        lambda run: file_sha256(at_home(run.config.slices.terms)) if run.config.slices.terms else None,
     ),
     "robustness": Step(
         Run.robustness,

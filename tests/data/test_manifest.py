@@ -85,6 +85,7 @@ def test_every_row_arrives_in_order_with_its_facts_and_is_counted(write):
         "animated": 0,
         "by_split": {"train": 1, "val": 1, "unassigned": 1},
         "reasons": {},
+        "notes": [],
     }
     first, _, last = read_manifest(write.manifest)
     labels = {"abuse_hate": 0, "target_type": None}  # what the source says nothing of is null, not missing
@@ -265,3 +266,14 @@ def test_in_order_keeps_the_order_runs_side_by_side_and_looks_ahead_a_little():
     assert next(results) == 0
     assert taken <= 6
     assert list(results) == list(range(1, 100))
+
+
+@pytest.mark.parametrize(
+    ("word", "n", "told"), [("nan", 2, True), ("None", 2, True), ("NaN", 1, False), ("none", 9, False)]
+)
+def test_texts_that_are_a_word_for_nothing_stay_and_are_told_of(write, word, n, told):
+    rows = [row(i, parts={"text": word if i < n else f"words {i}"}) for i in range(100)]
+    counts = write(rows)
+    assert counts["examples"] == 100
+    assert [note.startswith(f"{n} of 100 texts are {word!r}") for note in counts["notes"]] == [True] * told
+    assert all(f"missing_text: [{word!r}]" in note for note in counts["notes"])

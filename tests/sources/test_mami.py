@@ -160,3 +160,17 @@ def test_an_archive_reads_like_its_folder(tmp_path, kind):
     packed = Mami(root=tmp_path / f"mami.{kind}")
     assert list(packed) == list(source)
     assert packed.open(next(iter(packed)).parts["image"]) == b"picture training.csv 10.jpg"
+
+
+def test_a_row_that_begins_with_a_quoted_phrase_is_read_as_pandas_does(tmp_path):
+    (tmp_path / "training.csv").write_text(
+        "\t".join(HEADER)
+        + "\n"
+        + "".join(f"{i}.jpg\t0\t0\t0\t0\t0\t{t}\n" for i, t in enumerate(("a", '"B." said c', "d")))
+    )
+    found = list(Mami(root=tmp_path))
+    assert [row.parts["text"] for row in found] == ["a", "B. said c", "d"]
+    (tmp_path / "training.csv").write_bytes(
+        (tmp_path / "training.csv").read_text().replace("said", "s\xe9d").encode("cp1252")
+    )
+    assert next(iter(Mami(root=tmp_path, encoding="cp1252", quotes="none", delimiter="tab"))).id == "0.jpg"

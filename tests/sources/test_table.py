@@ -330,3 +330,31 @@ def test_the_fingerprint_follows_an_archive_of_pictures(tmp_path):
     before = Table(**source).fingerprint()
     os.utime(archive, ns=(1, 1))
     assert Table(**source).fingerprint() != before
+
+
+def test_words_for_nothing_are_nothing_but_in_texts_and_where_they_are_named(tmp_path):
+    words = ["", "nan", "NaN", "None", "NULL", "null", "N/A", "n/a"]
+    rows = [{"t": word or "-", "g": word, "s": word, "x": word, "i": word, "y": word, "z": word} for word in words]
+    rows += [{"t": "t", "g": "g", "s": "dev", "x": "3", "i": "a.png", "y": y, "z": y} for y in ("none", "other")]
+    write(tmp_path / "posts.csv", rows)
+    options = {"text": "t", "group": "g", "split": "s", "tabular": ["x"], "image": "i"}
+    labels = {"y": "y", "z": {"column": "z", "map": {"nan": "other", "none": None, "other": "other", "null": "third"}}}
+    found = list(table(root=tmp_path, labels=labels, **options))
+    assert [row.parts for row in found[:8]] == [{"text": word or "-"} for word in words]
+    assert {(row.group, row.split, row.labels["y"]) for row in found[:8]} == {(None, None, None)}
+    assert [row.labels["z"] for row in found] == [None, "other", None, None, None, "third", None, None, None, "other"]
+    assert [row.labels["y"] for row in found[8:]] == ["none", "other"] and found[8].split == "val"
+    found = list(table(root=tmp_path, missing_text=["None"], text="t"))
+    assert [row.parts for row in found if not row.parts] == [{}]
+    source = table(root=tmp_path, text="t", missing=["g"], group="g")
+    assert [row.group for row in source][7:] == ["n/a", None, None]
+
+
+def test_what_had_to_be_guessed_is_told_by_the_source_and_by_several(tmp_path):
+    lines = [f'{i},"open {i},0' if i == 3 else f"{i},words {i},0" for i in range(9)]
+    (tmp_path / "posts.csv").write_text("\n".join(["id,words,bad", *lines]))
+    one = {"kind": "table", "root": str(tmp_path), "text": "words"}
+    source = table(root=tmp_path, text="words")
+    assert len(list(source)) == 9 and "1 cell (line 5) with a quote" in source.notes()[0]
+    several = plugins.options("source", "several", {"sources": [one]}, plugins.load("sources", "several"))
+    assert len(list(several)) == 9 and several.notes()[0].startswith("table: posts.csv: 1 cell")

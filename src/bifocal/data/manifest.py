@@ -13,9 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..contracts import Modality, Source
+from ..contracts import Modality, NotingSource, Source
 from ..errors import DataError, RunError
-from ..example import SPLITS, Example, Rejected, Taxonomy
+from ..example import SPLITS, Example, Rejected, Taxonomy, is_nothing
 from ..modalities.text import legible
 from ..workspace import atomic
 
@@ -24,6 +24,8 @@ MAX_BAD = 0.05
 ROWS_TO_JUDGE = 20
 """Fewer rows say nothing about a share; then a run only stops where none can be used."""
 REASONS_KEPT = 20
+MANY_WORDS = 0.01
+"""Share of texts from which on a word that programs write for nothing (``nan``) is told, where it is all of a text."""
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -73,7 +75,8 @@ def write_manifest(
     Returns
     -------
     dict
-        ``examples, quarantined, unlabelled, animated, by_split, reasons``. Of an animated picture only the first
+        ``examples, quarantined, unlabelled, animated, by_split, reasons``, and ``notes``: what the source had to guess,
+        and texts that may stand for nothing. Of an animated picture only the first
         frame is read, which an abuser may know, so they are counted. A reason leaves out what differs from row to row
         (names, numbers), so that equal causes are counted together.
 
@@ -109,7 +112,7 @@ def write_manifest(
             refusal = error
     if refusal:
         raise refusal
-    return tally.counts()
+    return {**tally.counts(), "notes": [*(source.notes() if isinstance(source, NotingSource) else ()), *tally.notes()]}
 
 
 def read_manifest(path: Path) -> Iterator[Example]:
@@ -223,6 +226,11 @@ def _line(row: Mapping[str, Any]) -> str:
     return line + "\n"
 
 
+def alike(reason: str) -> str:
+    """A reason without what differs from row to row: names, paths, numbers."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S*|\d+", "…", reason)
+
+
 class _Tally:
     """What was read, kept and refused so far."""
 
@@ -233,14 +241,20 @@ class _Tally:
         self.by_split: Counter[str] = Counter()
         self.labelled = 0
         self.reasons: Counter[str] = Counter()
+        self.texts = 0
+        self.words: Counter[str] = Counter()
 
     def add(self, row: Example | Rejected) -> None:
         if isinstance(row, Rejected):
-            self.reasons[re.sub(r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S*|\d+", "…", row.reason)] += 1
+            self.reasons[alike(row.reason)] += 1
             return
         self.ids.add(row.id)
         self.animated += any(facts.get("frames", 1) > 1 for facts in row.meta["facts"].values())
         self.by_split[row.split or "unassigned"] += 1
+        if isinstance(text := row.parts.get("text"), str):
+            self.texts += 1
+            if is_nothing(text):
+                self.words[text.strip()] += 1
         self.labelled += row.labels.get(self.label) is not None
 
     def judge(self, quarantine: Path, tolerate: float) -> None:
@@ -256,6 +270,15 @@ class _Tally:
             f"{bad} of {read} rows cannot be used, {tolerate:.0%} are tolerated: {commonest}; "
             f"each row and its reason is in {quarantine}: mend the source and run again"
         )
+
+    def notes(self) -> list[str]:
+        """Texts that are a word for nothing, where they are many."""
+        return [
+            f"{n:,} of {self.texts:,} texts are {word!r}, and are read as that word: if it stands for no text, set the "
+            f"option missing_text: [{word!r}] of a source with named columns, or leave those texts empty"
+            for word, n in self.words.most_common()
+            if n > MANY_WORDS * self.texts
+        ]
 
     def counts(self) -> dict[str, Any]:
         return {

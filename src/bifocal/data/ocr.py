@@ -240,7 +240,13 @@ def _readings(examples: Iterator[Example], source: Source, processes: int) -> It
             yield example, reading
         return
     others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin_process)
+    try:
+        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin_process)
+    except (OSError, NotImplementedError) as error:
+        raise RunError(
+            f"no OCR processes can be started ({error}): they share semaphores in /dev/shm, which has to be writable; "
+            "or set ocr.workers: 1"
+        ) from error
     pending: deque[tuple[Example, Future[Reading]]] = deque()
     try:
         for example in examples:

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ..config import Strict
 from ..errors import DataError, listed, nearest
-from ..example import Example, Label, LabelValue, Rejected
+from ..example import NOTHING, Example, Label, LabelValue, Rejected, is_nothing
 from ._labels import LabelMap, keys_as_written
 from ._tables import NAMELESS
 
@@ -54,6 +54,11 @@ class Columns(Strict):
         Its values -> train, val, test, or null where the row is to be split here; beside `SPLIT_NAMES`.
     drop : list of str
         Columns that are neither fed nor kept in ``meta``, where all others without a role go.
+    missing : list of str
+        Words for nothing in columns of labels, groups, splits, paths and records, in any case (``None`` as written);
+        where a map or ``classes`` names one of them, it means what is said there. By default `NOTHING`.
+    missing_text : list of str
+        Words for nothing in columns of text, where by default only an empty cell is nothing.
     """
 
     id: str | None = None
@@ -65,6 +70,8 @@ class Columns(Strict):
     split: str | None = None
     split_map: Annotated[dict[str, Split | None], BeforeValidator(keys_as_written)] = Field(default={})
     drop: list[str] = Field(default=[])
+    missing: list[str] = Field(default=list(NOTHING))
+    missing_text: list[str] = Field(default=[])
 
     @field_validator("label_maps", mode="before")
     @classmethod
@@ -157,7 +164,7 @@ class Columns(Strict):
         settled = {}
         for name, spec in self.label_maps.items():
             label = spec.fixed(name) if spec.is_settled(name) else None
-            settled[name] = label or spec.found(name, _values(spec, rows()))
+            settled[name] = label or spec.found(name, _values(spec, rows(), self.missing))
         return settled
 
     def example(
@@ -172,8 +179,10 @@ class Columns(Strict):
             return Example(
                 id=name,
                 parts=self._parts(row),
-                labels={key: _label(spec, key, row, labels[key]) for key, spec in self.label_maps.items()},
-                group=None if self.group is None else word(row, self.group),
+                labels={
+                    key: _label(spec, key, row, labels[key], self.missing) for key, spec in self.label_maps.items()
+                },
+                group=None if self.group is None else self._filled(row, self.group),
                 split=self._split(row, split),
                 meta={c: plain(v) for c, v in row.items() if c not in self.named and not self._is_rest(c, v)},
             )
@@ -181,7 +190,8 @@ class Columns(Strict):
             return Rejected(name, where, str(error), plain(row))
 
     def _parts(self, row: Row) -> dict[str, Any]:
-        texts = [text for column in self._texts() if (text := word(row, column))]
+        words = [text for column in self._texts() if (text := word(row, column))]
+        texts = [text for text in words if not is_nothing(text, self.missing_text)]
         parts: dict[str, Any] = {"text": "\n".join(texts)} if texts else {}
         for column in self._images():
             picture = row.get(column) or ""
@@ -190,10 +200,11 @@ class Columns(Strict):
                 raise DataError(
                     f"column {column!r} (image) holds a {type(picture).__name__}, expected the path of a file{hint}"
                 )
-            if picture.strip():
+            if picture.strip() and not is_nothing(picture, self.missing):
                 parts.setdefault("image", picture.strip())
         columns = [c for c in row if self._is_rest(c, row[c])] if self.tabular == "rest" else self._tabulars()
-        cells = {column: None if (value := row.get(column)) == "" else plain(value) for column in columns}
+        found = {column: row.get(column) for column in columns}
+        cells = {c: None if is_nothing(value, self.missing) else plain(value) for c, value in found.items()}
         if any(cell is not None for cell in cells.values()):
             parts["tabular"] = cells
         return parts
@@ -204,10 +215,16 @@ class Columns(Strict):
         value = value.strip()
         if value in self.split_map:
             return self.split_map[value]
+        if is_nothing(value, self.missing):
+            return otherwise
         if value.lower() not in SPLIT_NAMES:
             allowed = ", ".join([*self.split_map, *SPLIT_NAMES])
             raise DataError(f"{value!r} in column {self.split!r} (split) is unknown; allowed: {allowed}: set split_map")
         return SPLIT_NAMES[value.lower()]
+
+    def _filled(self, row: Row, column: str) -> str | None:
+        value = word(row, column)
+        return None if is_nothing(value, self.missing) else value
 
     @cached_property
     def named(self) -> frozenset[str]:
@@ -254,18 +271,24 @@ def plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime.date | datetime.time) else str(value)
 
 
-def _label(spec: LabelMap, name: str, row: Row, label: Label) -> LabelValue:
+def _label(spec: LabelMap, name: str, row: Row, label: Label, missing: list[str]) -> LabelValue:
+    raw = row.get(spec.column)
+    if is_nothing(raw, missing) and not spec.means(str(raw), label):
+        return None
     try:
-        return spec.settle(name, spec.read(row.get(spec.column)), label)
+        return spec.settle(name, spec.read(raw), label)
     except DataError as error:
         raise DataError(f"label {name}: {error}") from None
 
 
-def _values(spec: LabelMap, rows: Iterable[Row]) -> Iterator[LabelValue]:
+def _values(spec: LabelMap, rows: Iterable[Row], missing: list[str]) -> Iterator[LabelValue]:
     """The annotated values of a column; those that will be rejected with their row are passed over."""
     for row in rows:
+        raw = row.get(spec.column)
+        if is_nothing(raw, missing) and not spec.means(str(raw)):
+            continue
         try:
-            if (value := spec.read(row.get(spec.column))) is not None:
+            if (value := spec.read(raw)) is not None:
                 yield value
         except DataError:
             continue

@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, ClassVar
 
 from pydantic import field_validator
 
-from ..config import Strict
+from ..config import Strict, at_home
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import Example, Label, Rejected
 from ..workspace import fingerprint
 from ._archives import BROKEN, UNREADABLE, Tar, Zip, leads_out
 
-__all__ = ["MAX_MEMBER", "FileSource", "Files", "is_clutter", "leads_out"]
+__all__ = ["MAX_MEMBER", "FileSource", "Files", "Picture", "is_clutter", "leads_out"]
 
 MAX_MEMBER = 200 * 2**20
 """Bytes; a larger file is no picture, and a zip may make it out of nothing."""
@@ -120,6 +121,30 @@ class Files:
         return f"holds {', '.join(tops[:8])}{', …' if len(tops) > 8 else ''}" if tops else self._place.empty()
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that a table names, not yet read: whether it may be is for `Files` to say, in training as in scoring.
+
+    Attributes
+    ----------
+    places : tuple of Files
+        Where it is looked up, in this order.
+    name : str
+        As the table has it: relative to a place, or absolute and inside one.
+    """
+
+    places: tuple[Files, ...]
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read(self) -> bytes:
+        """Its bytes. Raises `DataError` as `Files.read`."""
+        place = next((place for place in self.places if place.has(self.name)), self.places[0])
+        return place.read(self.name)
+
+
 class FileSource(Strict):
     """What all layouts below one root share; a layout brings `expected`, `listed`, `rows` and `labels`."""
 
@@ -133,7 +158,7 @@ class FileSource(Strict):
     @field_validator("root")
     @classmethod
     def _home(cls, value: Path) -> Path:
-        return value.expanduser()
+        return at_home(value)
 
     @cached_property
     def files(self) -> Files:
@@ -223,7 +248,7 @@ class _Folder:
 
     def _path(self, name: str) -> Path:
         path = (self._home / name).resolve()
-        if leads_out(name) or not path.is_relative_to(self._home):
+        if ".." in PurePosixPath(name).parts or not path.is_relative_to(self._home):
             raise DataError(f"{name!r} leads out of {self.root}; only paths inside are read")
         if not path.is_file():  # also keeps a pipe or a device from being waited on
             raise DataError(f"{self.root / name} is missing or not a file")

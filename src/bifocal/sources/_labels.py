@@ -48,6 +48,8 @@ def keys_as_written(value: Any) -> Any:
     """A mapping of an option with its keys as texts, as cells are compared. Raises `ValueError` on two of one text."""
     if not isinstance(value, Mapping):
         return value
+    if None in value:
+        raise ValueError("the key null is nothing, and no value of a column: quote it ('null') if it is written there")
     found: dict[str, Any] = {}
     for key in value:
         if (twin := found.setdefault(_written(key), key)) is not key:
@@ -139,6 +141,8 @@ class LabelMap(Strict):
         if name not in LABELS:
             return
         classes = LABELS[name].classes
+        if LABELS[name].binary and {str(one) for one in _given(self.map)} <= {"yes", "no", "on", "off"}:
+            self.map = self.map and {raw: _SPELLINGS.get(str(one)) for raw, one in self.map.items()}
         allowed = f"{name} has the classes {', '.join(map(str, classes))}; other classes want a label of another name"
         if self.classes is not None and set(self.classes) != set(classes):
             raise ValueError(f"{name}.classes is {self.classes}, but {allowed}")
@@ -219,6 +223,11 @@ class LabelMap(Strict):
         probability = known.probability if known else f"prob_{name}" if binary else "prob"
         return Label(classes, probability, " ".join(told), self.above)
 
+    def means(self, word: str, label: Label | None = None) -> bool:
+        """Whether the options, or the classes of a settled label, say what a word means."""
+        named = [*(self.map or {}), *(self.classes or ()), *(label.classes if label else ())]
+        return word.strip() in map(str, named)
+
     def read(self, raw: Any) -> LabelValue:
         """A cell as far as the options tell it: mapped, a number (``above``), or the text itself (``1.0`` as ``1``).
 
@@ -256,7 +265,7 @@ class LabelMap(Strict):
         meaning = _SPELLINGS.get(_whole(text).lower())
         for key in self.map if meaning is not None else ():
             # A boolean of YAML was a word, which stays itself beside other words ({yes: …, no: …, unsure: …}).
-            word = key in _WORDS and _whole(text) not in ("0", "1")
+            word = (key in _WORDS or key in _WORDS.values()) and _whole(text) not in ("0", "1")
             if (self._is_spelled or word) and _SPELLINGS.get(key.lower()) == meaning:
                 return key
         allowed = ", ".join(map(_shown, self.map))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import codecs
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, listed
-from ..example import Rejected
+from ..config import at_home
+from ..errors import ConfigError, DataError, listed
+from ..example import Rejected, is_nothing
 from ._columns import Columns, plain, word
-from ._files import Files
-from ._tables import read_rows
+from ._decoding import decoded, known_encoding
+from ._delimited import other_delimiter
+from ._files import Files, Picture
+from ._tables import DELIMITERS, is_table, read_rows
 
 PICTURES = ("image_path", "img", "image")
 """Columns that hold a picture's path, whatever the run's source calls them."""
@@ -40,19 +44,34 @@ class Posts:
 
     Attributes
     ----------
+    images : Path, optional
+        Where the pictures are looked up. By default where the run looks up its own, if the table lies below its root;
+        then in the folder that the run's source calls ``images``, and the table's own.
+
+    Attributes
+    ----------
     brought : set of str
         The parts for which a row had a column, empty or not.
     """
 
-    def __init__(self, parts: Collection[str], record: Collection[str], options: Mapping[str, Any]):
+    def __init__(
+        self,
+        parts: Collection[str],
+        record: Collection[str],
+        options: Mapping[str, Any],
+        images: Path | None = None,
+    ):
         self.parts = parts
         self.record = record
+        self.images = images
         members = options["sources"] if isinstance(options.get("sources"), list) else [options]
+        self._members: list[Mapping[str, Any]] = members
         self._own = {
             role: [names for member in members if (names := _names(member.get(role)))]
             for role in ("id", "text", "image")
         }
         self.brought: set[str] = set()
+        self.told: dict[str, None] = {}
         self._seen: dict[str, None] = {}
         self._read: set[str] = set()
 
@@ -80,13 +99,16 @@ class Posts:
         DataError
             Where the file as a whole cannot be read, or its first row has no column that the run reads.
         """
-        for number, row in enumerate(_rows(path)):
+        home = next((member for member in self._members if _is_below(path, member)), None)
+        source = home or (self._members[0] if len(self._members) == 1 else {})
+        places = _places(path, home, source, self.images)
+        for number, row in enumerate(_rows(path, source, home is not None, self.told.setdefault)):
             if isinstance(row, DataError):
                 yield str(number), row
                 continue
             first = not self._seen
             self._seen.update(dict.fromkeys(row))
-            post = self._post(row, str(number), path.parent)
+            post = self._post(row, str(number), source, places)
             if first and not self.brought:
                 needed = [
                     name for part in ("text", "image", "tabular") if part in self.parts for name in self.names(part)
@@ -96,7 +118,9 @@ class Posts:
                 )
             yield post
 
-    def _post(self, row: Mapping[str, Any], number: str, folder: Path) -> tuple[str, Post | DataError]:
+    def _post(
+        self, row: Mapping[str, Any], number: str, source: Mapping[str, Any], places: tuple[Files, ...]
+    ) -> tuple[str, Post | DataError]:
         texts = self._texts(row) if "text" in self.parts else []
         pictures = self._usable([*self._named("image"), *PICTURES], row) if "image" in self.parts else []
         named = self._usable([name for name in NAMES if name in self.parts], row)
@@ -105,7 +129,8 @@ class Posts:
         record = plain(nested) if isinstance(nested, Mapping) else {}
         names = self._usable([*self._named("id"), "id"], row)[:1]
         filled = [name for name in names if str("" if (value := plain(row[name])) is None else value).strip()]
-        columns = Columns(id=filled[0] if filled else None, text=texts, tabular=cells)
+        words = {name: source[name] for name in ("missing", "missing_text") if _words(source.get(name))}
+        columns = Columns(id=filled[0] if filled else None, text=texts, tabular=cells, **words)
         read = columns.example({c: row[c] for c in {*names, *texts, *cells}}, "", number, None, {})
 
         self._read.update(
@@ -116,14 +141,15 @@ class Posts:
         if isinstance(read, Rejected):
             return read.id or number, DataError(read.reason)
         try:
-            called = {name: word(row, name) for name in named}
+            called = {name: None if is_nothing(row[name], columns.missing) else word(row, name) for name in named}
         except DataError as error:
             return read.id, error
-        image = next((row[column] for column in pictures if row[column]), None)
+        filled = [row[column] for column in pictures if row[column] and not is_nothing(row[column], columns.missing)]
+        image = filled[0] if filled else None
         return read.id, {
             "id": read.id if filled else None,
             "text": read.parts.get("text"),
-            "image_path": folder / image if isinstance(image, str) else image,
+            "image_path": Picture(places, image.strip()) if isinstance(image, str) else image,
             "tabular": {**record, **read.parts.get("tabular", {})} or None,
             **called,
         }
@@ -148,13 +174,87 @@ def _names(option: Any) -> list[str]:
     return names if all(isinstance(name, str) for name in names) else []
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any] | DataError]:
+def _words(option: Any) -> bool:
+    return isinstance(option, list) and all(isinstance(one, str) for one in option)
+
+
+def _text(source: Mapping[str, Any], option: str) -> str | None:
+    """An option that is a text in the sources that have it."""
+    value = source.get(option)
+    return value if isinstance(value, str) else None
+
+
+def _root(source: Mapping[str, Any]) -> Path | None:
+    return at_home(root) if isinstance(root := source.get("root"), str | Path) else None
+
+
+def _is_below(path: Path, source: Mapping[str, Any]) -> bool:
+    root = _root(source)
+    return root is not None and path.resolve().is_relative_to(root.resolve())
+
+
+def _places(
+    path: Path, home: Mapping[str, Any] | None, source: Mapping[str, Any], images: Path | None
+) -> tuple[Files, ...]:
+    if images is not None:
+        if not (place := Files(images)).exists():
+            raise DataError(f"images: {images} {place.found()}; expected a folder, .tar or .zip")
+        return (place,)
+    folders = []
+    named = _text(source, "images")
+    if home and (root := _root(home)):
+        root = root.parent if is_table(root.name) and not root.is_dir() else root
+        folders.append(root / named if named else root)
+    if named and Files(path.parent / named).exists():
+        folders.append(path.parent / named)
+    return tuple(Files(folder) for folder in dict.fromkeys([*folders, path.parent]))
+
+
+def _rows(
+    path: Path, source: Mapping[str, Any], is_own: bool, told: Callable[[str], None]
+) -> Iterator[dict[str, Any] | DataError]:
     path = path.resolve()  # a link may lead to the table, and its pictures still lie beside the link
+    files = Files(path.parent)
     try:
-        for where, row in read_rows(Files(path.parent), path.name):
+        encoding = _encoding(files, path.name, source, is_own)
+        delimiter = _delimiter(files, path.name, source, encoding)
+        quotes: Any = _text(source, "quotes") or "auto"
+        for where, row in read_rows(files, path.name, delimiter=delimiter, encoding=encoding, quotes=quotes, told=told):
             yield DataError(f"{where}: {row.reason}") if isinstance(row, Rejected) else row
     except DataError as error:  # which may advise an option that only a source has
-        told, _, option = str(error).partition(": set the option ")
+        text, _, option = str(error).partition(": set the option ")
         if not option:
             raise
-        raise DataError(f"{told}: save it {'as UTF-8' if option.startswith('encoding') else 'with commas'}") from None
+        raise DataError(f"{text}: save it {'as UTF-8' if option.startswith('encoding') else 'with commas'}") from None
+
+
+def _encoding(files: Files, name: str, source: Mapping[str, Any], is_own: bool) -> str:
+    """That of the run's source; of a table from elsewhere UTF-8, if it is that."""
+    try:
+        encoding = known_encoding(_text(source, "encoding") or "utf-8")
+    except ConfigError:  # of a source that means something else by it
+        return "utf-8"
+    if is_own or encoding == "utf-8":
+        return encoding
+    with files.opened(name) as file:
+        head = file.read(2**20)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # not final: the last sign may be cut
+    except UnicodeDecodeError:
+        return encoding
+    return encoding if b"\0" in head else "utf-8"
+
+
+def _delimiter(files: Files, name: str, source: Mapping[str, Any], encoding: str) -> str | None:
+    """What stands between the names of the columns: that of the run's source, that of the ending, or another one."""
+    default = DELIMITERS.get(Path(name).suffix.lower())
+    if default is None:
+        return None
+    with files.opened(name) as file:
+        header = decoded(file, name, encoding, None).readline(2**20)
+    asked = {"tab": "\t", "\\t": "\t"}.get(option := _text(source, "delimiter") or "", option)
+    if header.lower().lstrip('"').startswith("sep="):
+        return None
+    if asked and asked in header:
+        return asked
+    return None if default in header else other_delimiter(header, default)

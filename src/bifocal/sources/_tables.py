@@ -2,54 +2,62 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import io
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import Any
+
+from pydantic import Field, PrivateAttr, field_validator
 
 from ..errors import ConfigError, DataError, extras_named
 from ..example import Rejected
-from ..spreadsheet import is_guarded, raw
-from ._files import Files
+from ._decoding import decoded, is_foreign, is_marked, known_encoding, other_encoding, refuse_foreign, shown
+from ._delimited import MAX_CELL, MAX_LINE, SHOWN, Quotes, Read, read_delimited, refuse_twins
+from ._files import Files, FileSource
+
+__all__ = ["MAX_CELL", "DelimitedTables", "EncodedTables", "is_table", "read_rows"]
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*DELIMITERS, ".jsonl", ".ndjson", ".json", ".parquet")
 """Endings of the files that are read, in lower case."""
-MAX_CELL = 131_072
-"""Characters of a CSV cell; a text over 100,000 is refused later, by name."""
-MAX_LINE = 64 * 2**20
-"""Bytes; a longer line is no row, and would be held whole."""
 NAMELESS = re.compile(r"column \d+")
 """What `read_rows` calls a column of CSV that has no name."""
 MAX_LEVELS = 50
-_SHOWN = 200
-
-Read = tuple[str, dict[str, Any] | Rejected]
-"""Where a row stands, and the row."""
 
 
 def is_table(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
-def read_rows(files: Files, name: str, *, delimiter: str | None = None, encoding: str = "utf-8") -> Iterator[Read]:
+def read_rows(
+    files: Files,
+    name: str,
+    *,
+    delimiter: str | None = None,
+    encoding: str = "utf-8",
+    quotes: Quotes = "auto",
+    told: Callable[[str], None] | None = None,
+) -> Iterator[Read]:
     """Every row of a table file as ``(where, row)``; one that cannot be read comes as ``(where, Rejected)``.
 
     Cells of CSV are strings, an empty one is None; so is a NaN of JSON or Parquet. A column of CSV without a name (the
-    index of a data frame) is called ``column 1``, by its place. JSON is a list of rows, or ``{key: row}``, where a row
-    then also bears its ``key``; it alone is held whole.
+    index of a data frame) is called ``column 1``, by its place. JSON is a list of rows, ``{key: row}``, where a row
+    then also bears its ``key``, or ``{column: {row: cell}}`` and ``{column: [cell, …]}`` as pandas writes it; it alone
+    is held whole.
 
     Parameters
     ----------
     delimiter : str, optional
-        Of CSV; by default ``,``, and a tab for TSV.
+        Of CSV; by default what a first line ``sep=;`` names, else ``,``, and a tab for TSV.
     encoding : str
-        Of all but Parquet. A byte order mark is dropped.
+        Of all but Parquet. A byte order mark is dropped. Bytes that are not of it cost their row.
+    quotes : str
+        Of CSV: ``auto``, ``standard``, ``none`` or ``backslash``, as `_delimited.read_delimited` says.
+    told : callable, optional
+        Is told, after the last row, what of CSV had to be guessed.
 
     Raises
     ------
@@ -60,10 +68,7 @@ def read_rows(files: Files, name: str, *, delimiter: str | None = None, encoding
         header, another delimiter, two columns of one name.
     """
     suffix = PurePosixPath(name).suffix.lower()
-    try:
-        encoding = codecs.lookup(encoding).name
-    except LookupError:
-        raise ConfigError(f"encoding: {encoding!r} is unknown; utf-8, latin-1 and cp1252 are the usual ones") from None
+    encoding = known_encoding(encoding)
     if suffix not in SUFFIXES:
         raise DataError(f"{name} is no table that can be read; known endings: {', '.join(SUFFIXES)}")
     if suffix == ".json":
@@ -71,130 +76,122 @@ def read_rows(files: Files, name: str, *, delimiter: str | None = None, encoding
     if suffix == ".parquet":
         return _parquet(files, name)
     if suffix in DELIMITERS:
-        return _csv(files, name, delimiter or DELIMITERS[suffix], encoding)
+        return read_delimited(
+            files,
+            name,
+            delimiter=delimiter,
+            encoding=encoding,
+            quotes=quotes,
+            default=DELIMITERS[suffix],
+            told=told,
+        )
     return _lines(files, name, encoding)
 
 
-def _csv(files: Files, name: str, delimiter: str, encoding: str) -> Iterator[Read]:
-    with files.opened(name) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline="")
-        lines = iter(lambda: text.readline(MAX_LINE), "")
-        taken: list[str] = []
-        csv.field_size_limit(MAX_CELL)  # of the whole process, and others set it too
-        # Strict, or an open quote swallows rows in silence.
-        reader = csv.reader(_kept(lines, taken), delimiter=delimiter, strict=True)
-        header: list[str] | None = None
-        ours = False
-        while True:
-            taken.clear()
-            start = reader.line_num + 1
-            where = f"{name}:{start}"
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                reason = _csv_fault(error, start, reader.line_num)
-                for number, line in enumerate(taken, start):  # each may have been a row
-                    yield f"{name}:{number}", Rejected(None, f"{name}:{number}", reason, line[:_SHOWN])
-                continue
-            except UnicodeDecodeError:
-                raise DataError(_bad_byte(files, name, encoding)) from None
-            if cells is None:
-                break
-            if not cells:
-                continue
-            if header is None:
-                ours = is_guarded([raw(cell) for cell in cells])  # written by Bifocal: read as it was before
-                header = _header([raw(cell) for cell in cells] if ours else cells, name, delimiter)
-            elif len(cells) != len(header):
-                reason = f"{len(cells)} cells where the header has {len(header)} (a {delimiter!r} without quotes?)"
-                yield where, Rejected(None, where, reason, delimiter.join(cells)[:_SHOWN])
-            else:
-                found = map(raw, cells) if ours else cells
-                yield where, {column: cell or None for column, cell in zip(header, found, strict=True)}
-        if header is None:
-            raise DataError(f"{name} is empty; expected a line with the names of the columns, and rows below it")
+class EncodedTables(FileSource):
+    """A layout below one root whose rows stand in files of text.
+
+    Attributes
+    ----------
+    encoding : str
+        Of those files.
+    """
+
+    encoding: str = "utf-8"
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            known_encoding(value)
+        except ConfigError as error:
+            raise ValueError(str(error).removeprefix("encoding: ")) from None
+        return value
+
+    def read(self, name: str) -> Iterator[Read]:
+        """The rows of one file, as `read_rows` gives them."""
+        return read_rows(self.files, name, encoding=self.encoding)
 
 
-def _csv_fault(error: csv.Error, first: int, last: int) -> str:
-    at = f"lines {first} to {last}" if last > first else "the line"
-    if "field limit" in str(error):
-        goes_on = f"{at} hold{'' if last > first else 's'} a cell of over {MAX_CELL:,} characters"
-        return f"{goes_on}, the most that is read: shorten it" + (", or close its quote" if last > first else "")
-    return f"{at} cannot be read as CSV ({error}): double the quotes inside"
+class DelimitedTables(EncodedTables):
+    """A layout below one root whose rows stand in CSV, or among them.
 
+    Attributes
+    ----------
+    delimiter : str, optional
+        Of CSV; by default that of the layout (``,``, and a tab, written ``tab``, for TSV), or of a line ``sep=;``.
+    quotes : "auto", "standard", "none" or "backslash"
+        Of CSV. ``standard``: a cell may stand in quotes, with delimiters, line breaks and doubled quotes inside.
+        ``none``: a quote is a sign like any other, and each line is a row. ``backslash``: a quote inside stands behind
+        a backslash. ``auto``: as the file has them; a quote that would swallow rows is read as a plain character.
+    """
 
-def _kept(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
-    """The lines, each noted in ``taken`` as it is given."""
-    for line in lines:
-        taken.append(line)
-        yield line
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    quotes: Quotes = "auto"
+    _told: dict[str, None] = PrivateAttr(default_factory=dict)
 
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _tab_by_name(cls, value: Any) -> Any:
+        return "\t" if value in ("tab", "\\t") else value
 
-def _header(cells: list[str], name: str, delimiter: str) -> list[str]:
-    header = [cell.strip() or f"column {place}" for place, cell in enumerate(cells, start=1)]
-    if len(header) == 1 and (other := next((d for d in ";\t,|" if d != delimiter and d in cells[0]), None)):
-        shown = "\\t" if other == "\t" else other
-        raise DataError(f'{name} has the one column {cells[0][:_SHOWN]!r}: set the option delimiter: "{shown}"')
-    if twice := sorted({column for column in header if header.count(column) > 1}):
-        raise DataError(f"{name} has two columns of the name {', '.join(map(repr, twice))}: rename one")
-    if all(_is_number(cell) for cell in cells):
-        raise DataError(f"{name} begins with {cells[:8]!r}, not with the names of its columns: add a line with them")
-    return header
+    @field_validator("delimiter")
+    @classmethod
+    def _separates(cls, value: str | None) -> str | None:
+        if value is not None and value in '"\r\n':
+            raise ValueError(f"{value!r} cannot separate cells")
+        return value
 
+    def read(self, name: str, delimiter: str | None = None) -> Iterator[Read]:
+        """The rows of one file, as `read_rows` gives them; ``delimiter`` is the layout's own."""
+        return read_rows(
+            self.files,
+            name,
+            delimiter=self.delimiter or delimiter,
+            encoding=self.encoding,
+            quotes=self.quotes,
+            told=lambda text: self._told.setdefault(text),
+        )
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-        return True
-    except ValueError:
-        return False
-
-
-def _bad_byte(files: Files, name: str, encoding: str) -> str:
-    """Where a file is not of its encoding; a decoder knows the place within its buffer only."""
-    at = 0
-    with files.opened(name) as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode(encoding)
-            except UnicodeDecodeError as error:
-                place = f"byte {at + error.start} (0x{line[error.start]:02x}, line {number})"
-                other = "utf-16" if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin-1"
-                return f"{name} is not {encoding.upper()} at {place}: set the option encoding: {other}, or convert it"
-            at += len(line)
-    return f"{name} is not {encoding.upper()}: set the option encoding, or convert it"
+    def notes(self) -> list[str]:
+        """What of the files read so far had to be guessed."""
+        return list(self._told)
 
 
 def _lines(files: Files, name: str, encoding: str) -> Iterator[Read]:
     with files.opened(name) as file:
+        text = decoded(file, name, encoding, None)
         number = 0
-        while line := file.readline(MAX_LINE + 1):
+        while line := text.readline(MAX_LINE + 1):
             number += 1
             where = f"{name}:{number}"
             if len(line) > MAX_LINE:
-                yield where, Rejected(None, where, f"a line of over {MAX_LINE >> 20} MiB", _shown(line))
-                _skip_line(file, line)
+                yield where, Rejected(None, where, f"a line of over {MAX_LINE >> 20} MiB", shown(line[:SHOWN]))
+                while line and not line.endswith("\n"):
+                    line = text.readline(MAX_LINE)
+            elif is_marked(line):
+                refuse_foreign(files, name, encoding)
+                yield where, Rejected(None, where, f"not {encoding.upper()}", shown(line[:SHOWN]))
             elif line.strip():
-                yield where, _object(line, where, encoding)
+                yield where, _object(line, where)
 
 
-def _skip_line(file: IO[bytes], line: bytes) -> None:
-    while line and not line.endswith(b"\n"):
-        line = file.readline(MAX_LINE)
-
-
-def _shown(line: bytes) -> str:
-    return line[:_SHOWN].decode(errors="replace")
-
-
-def _object(line: bytes, where: str, encoding: str) -> dict[str, Any] | Rejected:
+def _object(line: str, where: str) -> dict[str, Any] | Rejected:
     try:
-        row = json.loads(line.decode("utf-8-sig" if encoding == "utf-8" else encoding))
-    except UnicodeDecodeError:
-        return Rejected(None, where, f"not {encoding.upper()}", _shown(line))
+        row = json.loads(line, object_pairs_hook=_unique)
+    except DataError as error:
+        return Rejected(None, where, str(error), line[:SHOWN])
     except (ValueError, RecursionError):
-        return Rejected(None, where, "not valid JSON", _shown(line))
+        return Rejected(None, where, "not valid JSON", line[:SHOWN])
     return _row(row, where)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise DataError(f"two values under the one name {next(n for n in names if names.count(n) > 1)!r}: keep one")
+    return found
 
 
 def is_deep(value: Any, levels: int = MAX_LEVELS) -> bool:
@@ -218,21 +215,43 @@ def _cell(value: Any) -> Any:
 
 
 def _json(files: Files, name: str, encoding: str) -> Iterator[Read]:
+    blob = decoded(io.BytesIO(files.read(name)), name, encoding, None).read()
     try:
-        content = json.loads(files.read(name).decode("utf-8-sig" if encoding == "utf-8" else encoding))
-    except UnicodeDecodeError:
-        raise DataError(_bad_byte(files, name, encoding)) from None
+        content = json.loads(blob, object_pairs_hook=_unique)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
     except (ValueError, RecursionError) as error:
+        if is_marked(blob):
+            raise DataError(other_encoding(files, name, encoding)) from None
         hint = " (one object per line? name it .jsonl)" if "Extra data" in str(error) else ""
         raise DataError(f"{name} is not valid JSON: {error}{hint}") from None
+    rows = _json_rows(content, name)
+    texts = [json.dumps(row, ensure_ascii=False) for _, row in rows] if is_marked(blob) else []
+    if texts and is_foreign(texts):
+        raise DataError(other_encoding(files, name, encoding))
+    for place, (key, row) in enumerate(rows):
+        where = f"{name}:{key}"
+        if texts and is_marked(texts[place]):
+            yield where, Rejected(None, where, f"not {encoding.upper()}", shown(texts[place][:SHOWN]))
+        else:
+            yield where, _row(row, where)
+
+
+def _json_rows(content: Any, name: str) -> list[tuple[str, Any]]:
+    if isinstance(content, dict) and content:
+        cells = list(content.values())
+        if all(isinstance(column, list) and len(column) == len(cells[0]) for column in cells):
+            content = [dict(zip(content, row, strict=True)) for row in zip(*cells, strict=True)]
+        elif isinstance(cells[0], dict) and all(
+            isinstance(column, dict) and column.keys() == cells[0].keys() and all(map(str.isdecimal, column))
+            for column in cells
+        ):  # as pandas writes a frame
+            content = [{name: column[key] for name, column in content.items()} for key in cells[0]]
     if isinstance(content, dict) and any(isinstance(row, dict) for row in content.values()):
-        rows = ((key, {"key": key, **row} if isinstance(row, dict) else row) for key, row in content.items())
-    elif isinstance(content, list):
-        rows = ((str(number), row) for number, row in enumerate(content, start=1))
-    else:
-        raise DataError(f"{name} holds a JSON {type(content).__name__}; expected a list of rows, or {{key: row}}")
-    for key, row in rows:
-        yield f"{name}:{key}", _row(row, f"{name}:{key}")
+        return [(key, {"key": key, **row} if isinstance(row, dict) else row) for key, row in content.items()]
+    if isinstance(content, list):
+        return [(str(number), row) for number, row in enumerate(content, start=1)]
+    raise DataError(f"{name} holds a JSON {type(content).__name__}; expected a list of rows, or {{key: row}}")
 
 
 def _parquet(files: Files, name: str) -> Iterator[Read]:
@@ -241,10 +260,33 @@ def _parquet(files: Files, name: str) -> Iterator[Read]:
     with files.opened(name) as file:
         try:
             table = parquet.ParquetFile(file)
+            refuse_twins(name, table.schema_arrow.names)
             number = 0
             for batch in table.iter_batches(batch_size=1000):
-                for row in batch.to_pylist():
+                for row in arrow_rows(batch):
                     number += 1
-                    yield f"{name}:{number}", {key: _cell(value) for key, value in row.items()}
+                    where = f"{name}:{number}"
+                    yield where, Rejected(None, where, row) if isinstance(row, str) else row
         except (ArrowException, OSError) as error:
             raise DataError(f"{name} is no Parquet file that can be read ({' '.join(str(error).split())})") from None
+
+
+def arrow_rows(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """The rows of an Arrow batch or table; in the place of one with a cell that Python cannot hold, the reason."""
+    try:
+        rows: list[Any] = batch.to_pylist()
+    except Exception:  # a text that is no UTF-8, a date beyond the year 9999, an unknown time zone, …
+        rows = [_arrow_row(batch, number) for number in range(batch.num_rows)]
+    for row in rows:
+        yield row if isinstance(row, str) else {key: _cell(value) for key, value in row.items()}
+
+
+def _arrow_row(batch: Any, number: int) -> dict[str, Any] | str:
+    row = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = column[number].as_py()
+        except Exception as error:
+            kind = "not UTF-8" if isinstance(error, UnicodeDecodeError) else " ".join(str(error).split())[:SHOWN]
+            return f"column {name!r} ({column.type}) holds what cannot be read: {kind}"
+    return row

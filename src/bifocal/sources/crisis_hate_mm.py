@@ -8,8 +8,8 @@ from typing import ClassVar, Literal, NamedTuple
 
 from ..contracts import TextRole
 from ..example import LABELS, Example, Label, LabelValue, Rejected
-from ._files import FileSource, is_clutter
-from ._tables import read_rows
+from ._files import is_clutter
+from ._tables import DelimitedTables
 
 FOLDERS: dict[str, dict[str, dict[str, LabelValue]]] = {
     "A": {
@@ -32,7 +32,7 @@ _PLACE = re.compile(
 )
 
 
-class CrisisHateMm(FileSource):
+class CrisisHateMm(DelimitedTables):
     """Pictures with text on Russia's war against Ukraine, as published by Bhandari et al. 2023 (CrisisHateMM, CVPR
     Workshops) for the shared tasks of CASE 2023 and 2024, with their official splits.
 
@@ -76,7 +76,7 @@ class CrisisHateMm(FileSource):
         listed = self.listed()
         texts: dict[tuple[str, str], tuple[str, _Place, str | None]] = {}
         for name in (name for name in listed if _is_csv(name)):
-            for where, row in read_rows(self.files, name):
+            for where, row in self.read(name):
                 if isinstance(row, Rejected):
                     yield row
                 elif "filename" not in row:

@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import LABELS, SPLITS, Example, Label, Rejected
-from ._files import FileSource
-from ._tables import read_rows
+from ._tables import EncodedTables
 
 HARM = ("not harmful", "somewhat harmful", "very harmful")
 TARGETS = LABELS["target_type"].classes
 
 
-class Harmeme(FileSource):
+class Harmeme(EncodedTables):
     """Memes on COVID-19 (Harm-C) and US politics (Harm-P), as published by Pramanick et al. 2021 (Detecting Harmful
     Memes and Their Targets, arXiv:2110.00413; MOMENTA, arXiv:2109.05184), with their official splits.
 
@@ -60,7 +59,7 @@ class Harmeme(FileSource):
     def rows(self) -> Iterator[Example | Rejected]:
         pictures = {PurePosixPath(name).name: name for name in reversed(self.files.names())}
         for name in self.listed():
-            for where, row in read_rows(self.files, name):
+            for where, row in self.read(name):
                 yield row if isinstance(row, Rejected) else _example(row, where, _split(name), pictures)
 
 

@@ -10,8 +10,7 @@ from pydantic import field_validator
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import BINARY, LABELS, UNLABELLED, Example, Label, LabelValue, Rejected
-from ._files import FileSource
-from ._tables import read_rows
+from ._tables import EncodedTables
 
 # Within a split the plain name comes last: where it stands beside its successors it is the challenge's unlabelled
 # first release, and of a row that stands in two files the first is taken.
@@ -29,7 +28,7 @@ FIELDS = ("id", "img", "label", "text")
 """The fields of a row that have a meaning; all others go into ``meta``."""
 
 
-class HatefulMemes(FileSource):
+class HatefulMemes(EncodedTables):
     """Memes as published by Kiela et al. 2020 (The Hateful Memes Challenge, arXiv:2005.04790) and by many since.
 
     Each line is an object with ``id``, ``img`` (path below the root), ``label`` (0, 1, or null or missing where not
@@ -67,7 +66,7 @@ class HatefulMemes(FileSource):
     def rows(self) -> Iterator[Example | Rejected]:
         seen: dict[tuple[str, str, str], tuple[str, LabelValue]] = {}
         for name in self.listed():
-            for where, found in read_rows(self.files, name):
+            for where, found in self.read(name):
                 row = found if isinstance(found, Rejected) else self._row(found, where, FILES[name])
                 if isinstance(row, Example):
                     label = row.labels[self.label]

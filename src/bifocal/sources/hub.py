@@ -9,12 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..config import at_home
 from ..contracts import TextRole
 from ..errors import DataError, extras_named, nearest
 from ..example import Example, Label, Rejected
 from ..workspace import fingerprint
 from ._columns import Columns, Split, split_named
 from ._files import MAX_MEMBER
+from ._tables import arrow_rows
 
 _BATCH = 100
 _REFERENCE = re.compile(r"(?P<split>.+):(?P<row>\d{1,12})")
@@ -53,7 +55,7 @@ class Hub(Columns):
 
     @property
     def folder(self) -> Path:
-        return Path(self.dataset).expanduser()
+        return at_home(self.dataset)
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -116,7 +118,10 @@ class Hub(Columns):
         """`labels`, which may cost a pass over the columns they stand in."""
         self._check()
         columns = sorted({spec.column for spec in self.label_maps.values()})
-        return self.taxonomy(lambda: (row for name in self.data for row in self._read(name, columns)))
+        return self.taxonomy(lambda: (row for name in self.data for row in self._good_rows(name, columns)))
+
+    def _good_rows(self, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+        return (row for row in self._read(name, columns) if not isinstance(row, Rejected))
 
     def _check(self) -> None:
         headers = ((name, [dict.fromkeys(data.column_names)]) for name, data in self.data.items())
@@ -132,9 +137,12 @@ class Hub(Columns):
             split = split_named(name) if self.splits is None else self.splits[name]
             for number, row in enumerate(self._read(name)):
                 own = str(number) if len(self.data) == 1 else f"{name}:{number}"
-                yield self.example(row, f"{name}:{number}", own, split, labels)
+                if isinstance(row, Rejected):
+                    yield row
+                else:
+                    yield self.example(row, f"{name}:{number}", own, split, labels)
 
-    def _read(self, name: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    def _read(self, name: str, columns: list[str] | None = None) -> Iterator[dict[str, Any] | Rejected]:
         """Rows of a split, class labels by name, and in the place of a picture the reference to it."""
         from datasets import ClassLabel
 
@@ -146,7 +154,12 @@ class Hub(Columns):
             if self.image in table.column_names:
                 present = _presence(table.column(self.image))
                 table = table.drop_columns([self.image])
-            for row, there in zip(table.to_pylist() or [{} for _ in present], present, strict=True):
+            rows = list(arrow_rows(table)) or [{} for _ in present]
+            for row, there in zip(rows, present, strict=True):
+                if isinstance(row, str):
+                    yield Rejected(None, f"{name}:{number}", row)
+                    number += 1
+                    continue
                 for column, label in named.items():
                     row[column] = _class_name(row[column], label)
                 yield row if there is None else {**row, str(self.image): f"{name}:{number}" if there else None}

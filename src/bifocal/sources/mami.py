@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import BINARY, LABELS, Example, Label, Rejected
-from ._files import FileSource
-from ._tables import read_rows
+from ._tables import DelimitedTables
 
 FILES = {"training.csv": "train", "trial.csv": "train", "test.csv": "test"}
 TRUTH = ("test_labels.txt", "truth.txt")
@@ -20,7 +19,7 @@ KINDS = ("shaming", "stereotype", "objectification", "violence")
 COLUMNS = ("misogynous", *KINDS)
 
 
-class Mami(FileSource):
+class Mami(DelimitedTables):
     """Memes as published by Fersini et al. 2022 (SemEval-2022 Task 5: Multimedia Automatic Misogyny Identification,
     aclanthology.org/2022.semeval-1.74).
 
@@ -61,7 +60,7 @@ class Mami(FileSource):
         for name in listed:
             if (file := _own_name(name)) not in FILES:
                 continue
-            for where, row in read_rows(self.files, name, delimiter="\t"):
+            for where, row in self.read(name, "\t"):
                 if isinstance(row, Rejected):
                     yield row
                 elif file == "test.csv" and not set(COLUMNS) & row.keys():

@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import LABELS, Example, Label, Rejected
-from ._files import FileSource
-from ._tables import read_rows
+from ._tables import DelimitedTables
 
 TRAIN, TEST, TRUTH = "labels.csv", "2000_testdata.csv", "Meme_groundTruth.csv"
 PICTURES = {TRAIN: ("images",), TEST: ("2000_data", "2000_data/2000_data")}
@@ -23,7 +22,7 @@ DEGREES = ("not_offensive", "slight", "very_offensive", "hateful_offensive")
 KEPT = ("humour", "sarcasm", "motivational", "overall_sentiment")
 
 
-class Memotion(FileSource):
+class Memotion(DelimitedTables):
     """Memes as published by Sharma et al. 2020 (SemEval-2020 Task 8: Memotion Analysis, arXiv:2008.03781).
 
     ``offense`` is the column ``offensive`` as it is, ``offensive`` whether it is anything but ``not_offensive`` (the
@@ -65,7 +64,7 @@ class Memotion(FileSource):
             if (kind := _published(name)) == TRUTH:
                 continue
             degrees = self._degrees(name, listed) if kind == TEST else {}
-            for where, row in read_rows(self.files, name):
+            for where, row in self.read(name):
                 if isinstance(row, Rejected):
                     yield row
                     continue
@@ -79,7 +78,7 @@ class Memotion(FileSource):
         degrees: dict[str | None, str | None] = {}
         for name in listed:
             if _published(name) == TRUTH and PurePosixPath(name).parent == PurePosixPath(test).parent:
-                for where, row in read_rows(self.files, name):
+                for where, row in self.read(name):
                     if isinstance(row, Rejected) or not {"Image_name", "Labels"} <= row.keys():
                         found = row.reason if isinstance(row, Rejected) else f"found the columns {', '.join(row)}"
                         raise DataError(f"{where}: {found}; expected Image_name and Labels on every line")

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 
 from ..errors import DataError
 from ..example import LABELS, SPLITS, Example, Label, Rejected
-from ._files import FileSource
-from ._tables import read_rows
+from ._tables import EncodedTables
 
 ANNOTATIONS = "MMHS150K_GT.json"
 SPLIT_FILES = {f"splits/{split}_ids.txt": split for split in SPLITS}
@@ -17,7 +16,7 @@ KINDS = ("NotHate", "Racist", "Sexist", "Homophobe", "Religion", "OtherHate")
 """What an annotator could choose, by the number that stands in ``labels``."""
 
 
-class Mmhs150k(FileSource):
+class Mmhs150k(EncodedTables):
     """Tweets as published by Gomez et al. 2020 (Exploring Hate Speech Detection in Multimodal Publications, WACV,
     arXiv:1910.03814), with their official splits.
 
@@ -49,7 +48,7 @@ class Mmhs150k(FileSource):
 
     def rows(self) -> Iterator[Example | Rejected]:
         split_of, twice = self._splits()
-        for where, row in read_rows(self.files, ANNOTATIONS):
+        for where, row in self.read(ANNOTATIONS):
             if isinstance(row, Rejected):
                 yield row
                 continue

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import LABELS, Example, Label, Rejected
-from ._files import FileSource
-from ._tables import read_rows
+from ._tables import DelimitedTables
 
 FILES = {
     "Split Dataset/Training_meme_dataset.csv": "train",
@@ -21,7 +20,7 @@ NAMES = {"Non-offensiv": 0, "Non-offensive": 0, "offensive": 1}
 COLUMNS = ("image_name", "sentence", "label")
 
 
-class Multioff(FileSource):
+class Multioff(DelimitedTables):
     """Memes on the US election of 2016, as published by Suryawanshi et al. 2020 (Multimodal Meme Dataset (MultiOFF) for
     Identifying Offensive Content in Image and Text, TRAC, aclanthology.org/2020.trac-1.6), with their official splits.
 
@@ -49,7 +48,7 @@ class Multioff(FileSource):
 
     def rows(self) -> Iterator[Example | Rejected]:
         for name in self.listed():
-            for where, row in read_rows(self.files, name):
+            for where, row in self.read(name):
                 yield row if isinstance(row, Rejected) else _example(row, where, FILES[name])
 
 

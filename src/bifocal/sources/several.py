@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from .. import plugins
 from ..config import SourceConfig, Strict
-from ..contracts import Source, TextRole
+from ..contracts import NotingSource, Source, TextRole
 from ..errors import ConfigError, DataError, nearest
 from ..example import Example, Label, Rejected
 from ..workspace import fingerprint
@@ -95,6 +95,11 @@ class Several(Strict):
                     del turns[name]
                 else:
                     yield self._marked(row, name)
+
+    def notes(self) -> list[str]:
+        """What the members had to guess."""
+        told = {name: one.notes() for name, one in self.members.items() if isinstance(one, NotingSource)}
+        return [f"{name}: {text}" for name, texts in told.items() for text in texts]
 
     def fingerprint(self) -> str:
         return fingerprint(self.text_role, [(name, source.fingerprint()) for name, source in self.members.items()])

@@ -7,18 +7,18 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from ..errors import DataError, nearest
 from ..example import Example, Label, Rejected
 from ..workspace import fingerprint
 from ._columns import Columns, Split, split_named
-from ._files import Files, FileSource, is_clutter, leads_out
-from ._tables import SUFFIXES, is_table, read_rows
+from ._files import Files, is_clutter, leads_out
+from ._tables import SUFFIXES, DelimitedTables, is_table
 
 
-class Table(Columns, FileSource):
-    """Somebody's own table; `Columns` has the options that say what its columns mean.
+class Table(Columns, DelimitedTables):
+    """Somebody's own table; `Columns` has the options that say what its columns mean, `DelimitedTables` those of CSV.
 
     Attributes
     ----------
@@ -29,17 +29,12 @@ class Table(Columns, FileSource):
         that are named after splits (``train.csv``, ``dev.csv``).
     images : str, optional
         The folder, .tar or .zip below the root in which pictures are looked up; by default the root.
-    delimiter : str, optional
-        Of CSV; by default ``,``, and a tab (``tab``) for TSV.
-    encoding : str
     """
 
     expected: ClassVar[str] = f"a table ({', '.join(SUFFIXES)})"
 
     file: str | list[str] | dict[str, str] | None = None
     images: str | None = None
-    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    encoding: str = "utf-8"
 
     @field_validator("file")
     @classmethod
@@ -48,11 +43,6 @@ class Table(Columns, FileSource):
             if split_named(name) is None:
                 raise ValueError(f"{name!r} is no split; write {{train: …, val: …, test: …}}")
         return value
-
-    @field_validator("delimiter", mode="before")
-    @classmethod
-    def _tab_by_name(cls, value: Any) -> Any:
-        return "\t" if value in ("tab", "\\t") else value
 
     @field_validator("images")
     @classmethod
@@ -125,10 +115,7 @@ class Table(Columns, FileSource):
         return self.taxonomy(lambda: (row for name in self.tables for row in self._good_rows(name)))
 
     def _good_rows(self, name: str) -> Iterator[dict[str, Any]]:
-        return (row for _, row in self._read(name) if not isinstance(row, Rejected))
-
-    def _read(self, name: str) -> Iterator[tuple[str, dict[str, Any] | Rejected]]:
-        return read_rows(self.files, name, delimiter=self.delimiter, encoding=self.encoding)
+        return (row for _, row in self.read(name) if not isinstance(row, Rejected))
 
     def rows(self) -> Iterator[Example | Rejected]:
         if self.images is not None and not self.pictures.exists():
@@ -138,7 +125,7 @@ class Table(Columns, FileSource):
 
     def _rows(self, labels: Mapping[str, Label]) -> Iterator[Example | Rejected]:
         for name, split in self.tables.items():
-            for number, (where, row) in enumerate(self._read(name), start=1):
+            for number, (where, row) in enumerate(self.read(name), start=1):
                 if isinstance(row, Rejected):
                     yield row
                 else:
