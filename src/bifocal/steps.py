@@ -169,6 +169,7 @@ class Run:
             {name: plugins.load("modalities", name).from_config(self.config) for name in plugins.names("modalities")},
             self.space.manifest,
             self.space.quarantine,
+            self.space.stamps,
             taxonomy=self.taxonomy,
             label=self.config.label,
             limit=self.config.limit,
@@ -181,6 +182,11 @@ class Run:
         if counts["unlabelled"]:
             self.reporter.note(
                 f"{counts['unlabelled']} rows bear no {self.config.label}: for scoring, not for training"
+            )
+        if spelled := counts["spelled_otherwise"]["files"]:
+            ((named, found),) = counts["spelled_otherwise"]["for_example"].items()
+            self.reporter.note(
+                f"{spelled} files are spelled otherwise than the rows have them, as {named!r}: {found!r}"
             )
         if counts["animated"]:
             self.reporter.note(f"{counts['animated']} animated pictures: only their first frame is read")

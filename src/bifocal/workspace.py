@@ -313,6 +313,7 @@ _ARTIFACTS = {
     "manifest": "data_manifest.jsonl",
     "ocr": "ocr.jsonl",
     "quarantine": "quarantine.jsonl",
+    "stamps": "files_read.jsonl",
     "taxonomy": "label_taxonomy.json",
     "splits": "splits.json",
     "groups": "groups.json",

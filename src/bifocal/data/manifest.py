@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,6 +21,8 @@ from ..errors import DataError, RunError
 from ..example import SPLITS, Example, Rejected, Taxonomy
 from ..modalities.text import legible
 from ..workspace import atomic
+from .stamps import Entry, entry, is_spelled_otherwise, stamp_of
+from .stamps import line as stamp_line
 
 MAX_BAD = 0.05
 """A larger share of bad rows stops the run: by then it is the source that is wrong, not a row."""
@@ -38,6 +43,7 @@ def write_manifest(
     modalities: Mapping[str, Modality],
     out: Path,
     quarantine: Path,
+    stamps: Path | None = None,
     *,
     taxonomy: Taxonomy,
     label: str,
@@ -58,6 +64,8 @@ def write_manifest(
         Parts of the run. A row has to bring a part; those that the run does not read are kept unchecked.
     out, quarantine : Path
         ``data_manifest.jsonl`` (Examples, with ``meta["facts"][modality]``) and ``quarantine.jsonl`` (Rejected).
+    stamps : Path, optional
+        Gets what the files that were read, or sought, were at that time (`data.stamps`).
     taxonomy : Taxonomy
     label : str
         The run's label. Rows where it is not annotated are kept, for scoring, and counted.
@@ -73,9 +81,9 @@ def write_manifest(
     Returns
     -------
     dict
-        ``examples, quarantined, unlabelled, animated, by_split, reasons``. Of an animated picture only the first
-        frame is read, which an abuser may know, so they are counted. A reason leaves out what differs from row to row
-        (names, numbers), so that equal causes are counted together.
+        ``examples, quarantined, unlabelled, animated, spelled_otherwise, by_split, reasons``. Of an animated picture
+        only the first frame is read, which an abuser may know, so they are counted. A reason leaves out what differs
+        from row to row (names, numbers), so that equal causes are counted together.
 
     Raises
     ------
@@ -87,14 +95,19 @@ def write_manifest(
     tally = _Tally(label)
     refusal: Refusal | None = None
 
-    def check(item: tuple[int, Example | Rejected]) -> tuple[Example | Rejected, str]:
-        return _checked(item[1], f"row {item[0]} of the source", source, modalities, taxonomy)
+    def check(item: tuple[int, Example | Rejected]) -> tuple[Example | Rejected, str, list[Entry]]:
+        seen: list[Entry] = []
+        return *_checked(item[1], f"row {item[0]} of the source", source, modalities, taxonomy, seen), seen
 
-    with atomic(quarantine) as bad:
+    with atomic(quarantine) as bad, ExitStack() as stack:
         try:
             with atomic(out) as good:
+                noted = stack.enter_context(atomic(stamps)) if stamps else None
                 rows = enumerate(islice(iter(source), limit), start=1)
-                for done, (row, line) in enumerate(in_order(check, rows), start=1):
+                for done, (row, line, seen) in enumerate(in_order(check, rows), start=1):
+                    tally.spelled += [(e["reference"], e["stamp"][0]) for e in seen if is_spelled_otherwise(e)]
+                    if noted:
+                        noted.writelines(map(stamp_line, seen))
                     if isinstance(row, Example) and row.id in tally.ids:
                         where = f"row {done} of the source"
                         row, line = _rejected(row, where, f"id {row.id!r} stands in an earlier row; ids must be unique")
@@ -151,7 +164,12 @@ def in_order(work: Callable[[In], Out], items: Iterable[In], workers: int | None
 
 
 def _checked(
-    row: Example | Rejected, where: str, source: Source, modalities: Mapping[str, Modality], taxonomy: Taxonomy
+    row: Example | Rejected,
+    where: str,
+    source: Source,
+    modalities: Mapping[str, Modality],
+    taxonomy: Taxonomy,
+    seen: list[Entry],
 ) -> tuple[Example | Rejected, str]:
     """The row and its line: for the manifest where all of it holds, else for the quarantine."""
     if isinstance(row, Rejected):
@@ -162,7 +180,7 @@ def _checked(
         facts = {}
         for name in modalities:
             if name in parts:
-                facts[name] = _facts(name, modalities[name], parts[name], source)
+                facts[name] = _facts(name, modalities[name], parts[name], source, seen)
         if not parts:
             raise DataError("the row brings nothing to read: every part is missing or empty")
         labels = {name: row.labels.get(name) for name in taxonomy.labels}
@@ -192,11 +210,23 @@ def _check_fields(row: Example, taxonomy: Taxonomy) -> None:
     taxonomy.check(row.labels)
 
 
-def _facts(name: str, modality: Modality, raw: Any, source: Source) -> dict[str, Any]:
+def _facts(name: str, modality: Modality, raw: Any, source: Source, seen: list[Entry]) -> dict[str, Any]:
+    """The facts of a part; what was read for them, or sought, is noted in ``seen``."""
     try:
-        return modality.facts(source.open(raw) if modality.by_reference else raw)
+        return modality.facts(_opened(raw, source, seen) if modality.by_reference else raw)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
+
+
+def _opened(reference: str, source: Source, seen: list[Entry]) -> bytes:
+    begun, stamp = time.time(), stamp_of(source, reference)
+    try:
+        blob = source.open(reference)
+    except DataError:
+        seen.append(entry(reference, stamp, begun, None))
+        raise
+    seen.append(entry(reference, stamp, begun, hashlib.sha256(blob).hexdigest()))
+    return blob
 
 
 def _rejected(row: Example, where: str, reason: str) -> tuple[Rejected, str]:
@@ -230,6 +260,7 @@ class _Tally:
         self.label = label
         self.ids: set[str] = set()
         self.animated = 0
+        self.spelled: list[tuple[str, str]] = []
         self.by_split: Counter[str] = Counter()
         self.labelled = 0
         self.reasons: Counter[str] = Counter()
@@ -263,6 +294,7 @@ class _Tally:
             "quarantined": self.reasons.total(),
             "unlabelled": len(self.ids) - self.labelled,
             "animated": self.animated,
+            "spelled_otherwise": {"files": len(self.spelled), "for_example": dict(self.spelled[:1])},
             "by_split": {split: self.by_split[split] for split in (*SPLITS, "unassigned") if self.by_split[split]},
             "reasons": dict(self.reasons.most_common(REASONS_KEPT)),
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ from ..contracts import TextRole
 from ..errors import DataError
 from ..example import LABELS, SPLITS, Example, Label, Rejected
 from ._files import FileSource
+from ._names import Names
 from ._tables import read_rows
 
 HARM = ("not harmful", "somewhat harmful", "very harmful")
@@ -44,6 +45,8 @@ class Harmeme(FileSource):
         "pictures below the same root"
     )
 
+    seeks: ClassVar[bool] = True
+
     text_role: TextRole = "transcript"
 
     def labels(self) -> Mapping[str, Label]:
@@ -58,10 +61,16 @@ class Harmeme(FileSource):
         return [name for split in SPLITS for name in names if _split(name) == split]
 
     def rows(self) -> Iterator[Example | Rejected]:
-        pictures = {PurePosixPath(name).name: name for name in reversed(self.files.names())}
+        places = {PurePosixPath(name).name: name for name in reversed(self.files.names())}
+        names = Names(lambda folder: {} if folder else places, lambda name: True)
+
+        def place_of(picture: str) -> str:
+            found = [places[picture]] if picture in places else names.alike(picture)
+            return found[0] if len(found) == 1 else f"images/{picture}"
+
         for name in self.listed():
             for where, row in read_rows(self.files, name):
-                yield row if isinstance(row, Rejected) else _example(row, where, _split(name), pictures)
+                yield row if isinstance(row, Rejected) else _example(row, where, _split(name), place_of)
 
 
 def _split(name: str) -> str | None:
@@ -70,7 +79,7 @@ def _split(name: str) -> str | None:
     return stem if suffix == ".jsonl" and stem in SPLITS else None
 
 
-def _example(row: dict[str, Any], where: str, split: str | None, pictures: Mapping[str, str]) -> Example | Rejected:
+def _example(row: dict[str, Any], where: str, split: str | None, place_of: Callable[[str], str]) -> Example | Rejected:
     name, picture, text = row.get("id"), row.get("image"), row.get("text")
     if not isinstance(name, str) or not name:
         return Rejected(None, where, "no id (a text)", row)
@@ -80,7 +89,7 @@ def _example(row: dict[str, Any], where: str, split: str | None, pictures: Mappi
         harm, target = _harm(row.get("labels"))
     except DataError as error:
         return Rejected(name, where, str(error), row)
-    reference = pictures.get(picture, f"images/{picture}")
+    reference = place_of(picture)
     return Example(
         id=name,
         parts={"image": reference} if text in (None, "", "null") else {"text": text, "image": reference},

@@ -44,6 +44,8 @@ class Mami(FileSource):
 
     expected: ClassVar[str] = f"at least one of {', '.join(FILES)} (tab-separated), in the folder of its pictures"
 
+    seeks: ClassVar[bool] = True
+
     text_role: TextRole = "transcript"
 
     def labels(self) -> Mapping[str, Label]:
@@ -107,7 +109,7 @@ class Mami(FileSource):
         path = PurePosixPath(name)
         folders = (path.parent, path.with_suffix(""), path.parent / path.stem.upper(), path.parent / path.stem.lower())
         candidates = [str(folder / picture) for folder in folders]
-        return next(filter(self.files.has, candidates), candidates[0])
+        return self.first_of(candidates)
 
 
 def _own_name(name: str) -> str:
