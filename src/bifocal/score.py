@@ -16,7 +16,7 @@ from .data.compose import TEXT
 from .errors import BifocalError, DataError, RunError, listed
 from .posts import PICTURE, TABULAR
 from .sources._posts import Post, Posts
-from .workspace import atomic, fingerprint, read_jsonl, room, sweep
+from .workspace import atomic, check_replaceable, fingerprint, read_jsonl, room, sweep
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 Row = TypeVar("Row")
@@ -70,6 +70,7 @@ def score_file(
     output: Path,
     *,
     batch_size: int = 32,
+    force: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -91,6 +92,8 @@ def score_file(
     output : Path
         ``.csv``, ``.jsonl`` or ``.parquet``: ``id``, the decision's fields (a service's own id as ``decision_id``), and
         ``error`` for rows that had none.
+    force : bool
+        Overwrite an output that is there and no table of decisions.
     note : callable, optional
         Is told, before the first batch is decided, of a modality or column of the run that the table has not.
 
@@ -105,7 +108,7 @@ def score_file(
     DataError
         Where a format is unknown, the input is missing, it has none of the columns, or the output would overwrite it.
     RunError
-        Where another process writes the same output.
+        Where another process writes the same output, or what is there is no table of decisions.
     """
     for path in (rows, output):
         if path.suffix.lower() not in FORMATS:
@@ -115,6 +118,7 @@ def score_file(
     partial = output.with_name(f".{output.name}.partial.jsonl")
     if any(path.exists() and path.samefile(rows) for path in (output, partial)):
         raise DataError(f"{output} is the input itself, which would be overwritten: name another output")
+    check_replaceable(output, _is_ours, force=force)
     output.parent.mkdir(parents=True, exist_ok=True)
     status = rows.stat()
     key = fingerprint(str(rows.resolve()), status.st_size, status.st_mtime_ns, system.identity)
@@ -149,6 +153,18 @@ def score_file(
         "without": _without(system, posts),
         "missing": posts.missing if TABULAR in posts.brought else [],
     }
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a table of decisions: ``id`` first, and a column or field ``error``."""
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet as parquet
+
+        names = list(parquet.read_schema(path).names)
+    else:
+        with path.open(encoding="utf-8", newline="") as file:
+            names = list(json.loads(file.readline())) if path.suffix.lower() == ".jsonl" else next(csv.reader(file))
+    return names[:1] == ["id"] and names[-1] == "error"
 
 
 @contextmanager

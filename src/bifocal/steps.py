@@ -14,6 +14,7 @@ import numpy as np
 from . import __version__, plugins
 from .config import FusionConfig, RunConfig, parse_config
 from .contracts import Reporter
+from .data.classes import foresee
 from .data.compose import TEXT
 from .data.manifest import write_manifest
 from .data.ocr import read_pictures
@@ -190,6 +191,9 @@ class Run:
             )
         if counts["animated"]:
             self.reporter.note(f"{counts['animated']} animated pictures: only their first frame is read")
+        found = {split: Counter(classes) for split, classes in counts["by_class"].items()}
+        for told in foresee(found, self.config.label, self.config.splits):
+            self.reporter.note(told)
         return counts
 
     def ocr(self) -> dict[str, Any]:
@@ -206,7 +210,9 @@ class Run:
     # ------------------------------------------------------------------ step 3: splits and shards
 
     def splits(self) -> dict[str, Any]:
-        counts = write_splits(self.space, self.source, self.taxonomy, self.config)
+        counts = write_splits(self.space, self.source, self.taxonomy, self.config, self._holdout)
+        for told in counts["few"]:
+            self.reporter.note(told)
         if leaks := counts["leakage"]["rows"]:
             found = ", ".join(f"{n} in {split}" for split, n in sorted(leaks.items()))
             action = "dropped" if self.config.leakage == "drop" else "kept (leakage: drop removes them)"
@@ -294,15 +300,20 @@ class Run:
         right = np.mean(judged == predictions)
         self.reporter.note(f"majority baseline on {self.tuned_on}: accuracy {right:.3f}, macro-F1 {score:.3f}")
 
+    @property
+    def _holdout(self) -> float:
+        """Share of train that is the fusion's alone, where there is a val split; 0 where no expert is fine-tuned."""
+        tuned = any(rival.tune != "head" for rivals in self.candidates.values() for rival in rivals)
+        return self.config.fusion.holdout if tuned and len(self.modalities) > 1 else 0.0
+
     @cached_property
     def learned(self) -> list[int]:
         """Train rows that experts learn from. The others are the fusion's, clean of fine-tuning (rule 3)."""
         train = self.packed["train"]
-        tuned = [name for name, rivals in self.candidates.items() if any(r.tune != "head" for r in rivals)]
-        if not tuned or len(self.modalities) == 1 or self.in_sample:
+        share = self._holdout
+        if not share or self.in_sample:
             self.record.update(fuse=None)
             return list(range(len(train)))
-        share = self.config.fusion.holdout
         classes = train.classes(self.config.label, self.label)
         aside = holdout_rows(train.groups, classes, share, self.config.seed)
         found = set(classes) - {UNLABELLED}

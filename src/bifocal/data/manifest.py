@@ -81,8 +81,8 @@ def write_manifest(
     Returns
     -------
     dict
-        ``examples, quarantined, unlabelled, animated, spelled_otherwise, by_split, reasons``. Of an animated picture
-        only the first frame is read, which an abuser may know, so they are counted. A reason leaves out what differs
+        ``examples, quarantined, unlabelled, animated, spelled_otherwise, by_split, by_class, reasons``. Of an animated
+        picture only the first frame is read, which an abuser may know, so they are counted. A reason leaves out what differs
         from row to row (names, numbers), so that equal causes are counted together.
 
     Raises
@@ -91,8 +91,7 @@ def write_manifest(
         At the first bad row under ``strict``; else at the end, where more than 5% of 20 or more rows are bad, or all
         of them. No manifest is written then, but the quarantine file is.
     """
-    taxonomy[label]
-    tally = _Tally(label)
+    tally = _Tally(label, taxonomy[label].above is None)
     refusal: Refusal | None = None
 
     def check(item: tuple[int, Example | Rejected]) -> tuple[Example | Rejected, str, list[Entry]]:
@@ -256,8 +255,10 @@ def _line(row: Mapping[str, Any]) -> str:
 class _Tally:
     """What was read, kept and refused so far."""
 
-    def __init__(self, label: str):
+    def __init__(self, label: str, has_classes: bool):
         self.label = label
+        self.has_classes = has_classes
+        self.by_class: dict[str, Counter[str]] = {}
         self.ids: set[str] = set()
         self.animated = 0
         self.spelled: list[tuple[str, str]] = []
@@ -272,7 +273,10 @@ class _Tally:
         self.ids.add(row.id)
         self.animated += any(facts.get("frames", 1) > 1 for facts in row.meta["facts"].values())
         self.by_split[row.split or "unassigned"] += 1
-        self.labelled += row.labels.get(self.label) is not None
+        if (value := row.labels.get(self.label)) is not None:
+            self.labelled += 1
+            if self.has_classes:  # and is not a number that will be one
+                self.by_class.setdefault(row.split or "unassigned", Counter())[str(value)] += 1
 
     def judge(self, quarantine: Path, tolerate: float) -> None:
         """Raise `Refusal` where the source as a whole cannot be used."""
@@ -296,5 +300,6 @@ class _Tally:
             "animated": self.animated,
             "spelled_otherwise": {"files": len(self.spelled), "for_example": dict(self.spelled[:1])},
             "by_split": {split: self.by_split[split] for split in (*SPLITS, "unassigned") if self.by_split[split]},
+            "by_class": {split: dict(counts) for split, counts in self.by_class.items()},
             "reasons": dict(self.reasons.most_common(REASONS_KEPT)),
         }

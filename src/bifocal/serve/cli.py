@@ -178,12 +178,13 @@ def keys_revoke(
 def lists_hash(
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES", help="Files, or folders of them.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV: PDQ hash, file name, time, quality.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is no such list.")] = False,
 ) -> None:
     """Make a list of pictures, for `lists` in the settings of a service."""
     from ..errors import listed
     from .lists import write_list
 
-    counts = write_list(pictures, output)
+    counts = write_list(pictures, output, force=force)
     typer.echo(
         f"{output}: {counts['written']} pictures, {counts['poor']} of them with too little to be told by but exactly"
     )
