@@ -34,6 +34,7 @@ app = typer.Typer(
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, see configs/.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one option; repeatable.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that was not written by this command.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only, no progress.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")]
@@ -160,6 +161,7 @@ def explain(
     ] = None,
     strict_parity: StrictParity = False,
     allow_plugin: AllowPlugin = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Why a post is decided as it is: the share of each part, and the words, regions and columns within them."""
@@ -174,7 +176,7 @@ def explain(
     if output is not None:
         from .report.explanation import write_explanation
 
-        written = write_explanation(explanation, output)
+        written = write_explanation(explanation, output, force=force)
     print_explanation(explanation, written, as_json)
 
 
@@ -202,6 +204,7 @@ def score(
     ] = False,
     strict_parity: StrictParity = False,
     allow_plugin: AllowPlugin = None,
+    force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -232,6 +235,7 @@ def score(
             batch_size=batch_size,
             images=images,
             raw=raw,
+            force=force,
             progress=reporter.progress,
             note=reporter.note,
         )
@@ -261,6 +265,7 @@ def drift(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="JSON; by default drift_<run>.json in the run's folder.")
     ] = None,
+    force: Force = False,
     psi: Annotated[
         float | None, typer.Option(help="Movement that is an alarm; by default drift.psi of the run.")
     ] = None,
@@ -282,6 +287,7 @@ def drift(
             run_folder,
             new,
             output=output,
+            force=force,
             psi=psi,
             alpha=alpha,
             batch_size=batch_size,
@@ -375,13 +381,15 @@ def lab(
         bool, typer.Option("--write", help="Keep the results under --results and rewrite the two documents.")
     ] = False,
     results: Annotated[Path, typer.Option(help="Where the results of all sets are kept.")] = Path("lab"),
+    force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Is the second modality worth it, and why: baselines, every fusion, the verdict and what is behind it.
 
     With --write, experiments.md and postmortem.md are written anew from the results of all sets; without CONFIG,
-    that is all that is done.
+    that is all that is done. A file of such a name that bears not the mark of these documents stays, unless --force is
+    said.
     """
     from .config import load_config
     from .console import print_counts, print_lab
@@ -390,17 +398,21 @@ def lab(
 
     if config is None and not write:
         raise ConfigError("bifocal lab takes a configuration, or --write to rewrite the documents from kept results")
+    if write:
+        from .report.documents import check_documents
+
+        check_documents(force=force)
     if config is not None:
         settings = load_config(config, overrides or [])
         with _reporter(as_json or quiet) as reporter:
             folder = experiment_on(settings, root=runs, reporter=reporter)
         if write:
-            keep(folder, results / settings.run)
+            keep(folder, results / settings.run, force=force)
         print_lab(folder, as_json)
     if write:
         from .report.documents import write_documents
 
-        written = write_documents(results)
+        written = write_documents(results, force=force)
         if config is None or not as_json:
             print_counts({"written": [str(path) for path in written]}, as_json)
 

@@ -106,7 +106,7 @@ class Source(Protocol):
         """Every row, in a fixed order, streaming; a row that cannot be read comes as `Rejected`."""
 
     def fingerprint(self) -> str:
-        """Changes when the rows change; cheap (sizes and times of the files that list them, not the pictures)."""
+        """Changes when the rows change; cheap (of the files that list them, not of the pictures: see `Stamped`)."""
 
     def open(self, reference: str) -> bytes:
         """The bytes behind a part's reference. Raises `DataError` where it is missing or outside the source."""
@@ -118,6 +118,17 @@ class NotingSource(Protocol):
 
     def notes(self) -> list[str]:
         """A sentence for each guess, of the rows read so far."""
+
+
+@runtime_checkable
+class Stamped(Protocol):
+    """A source whose parts lie in files that may change, or come, between two commands; one may be such a source."""
+
+    def stamp(self, reference: str) -> list[Any] | None:
+        """JSON-able: the file behind a reference by its name, size and times, in this order, without reading it.
+
+        None where there is none.
+        """
 
 
 @runtime_checkable

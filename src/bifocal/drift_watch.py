@@ -19,7 +19,7 @@ from .errors import ConfigError, DataError, RunError
 from .example import UNLABELLED
 from .reference import Decided, Reference
 from .score import FORMATS, score_file
-from .workspace import Workspace, file_sha256, read_json, write_json
+from .workspace import Workspace, check_replaceable, file_sha256, read_json, write_json
 
 
 def watch(
@@ -27,6 +27,7 @@ def watch(
     new: Path,
     *,
     output: Path | None = None,
+    force: bool = False,
     psi: float | None = None,
     alpha: float | None = None,
     batch_size: int = 32,
@@ -78,6 +79,7 @@ def watch(
         reference = reference.under(policy)
     output = output or space.drift
     _check_paths(new, output)
+    check_replaceable(output, lambda path: {"alarms", "reference", "rule"} <= read_json(path).keys(), force=force)
     binary = policy.classes == (0, 1)
     told: list[str] = []
     decisions = new

@@ -23,7 +23,7 @@ from .experiment import Clock, experiment
 from .models.saved import CARD, read_card
 from .steps import Run
 from .train import run
-from .workspace import Workspace, read_json, sweep, versions, write_json
+from .workspace import Workspace, check_replaceable, read_json, sweep, versions, write_json
 
 RESULTS = "results.json"
 
@@ -156,8 +156,12 @@ def _expert(work: Run, name: str, evidence: Splits, seconds: float | None) -> di
     }
 
 
-def keep(folder: Path, place: Path) -> None:
-    """Copy a lab's results to where those of all sets are kept, to be written of."""
+def keep(folder: Path, place: Path, *, force: bool = False) -> None:
+    """Copy a lab's results to where those of all sets are kept, to be written of.
+
+    Raises `RunError` where a file of that name holds something else.
+    """
+    check_replaceable(place / RESULTS, lambda path: "verdict" in read_json(path), force=force)
     write_json(place / RESULTS, read_json(folder / RESULTS))
 
 

@@ -21,7 +21,7 @@ from .sources._files import Files
 from .sources._posts import Post, Posts
 from .sources._tables import SUFFIXES
 from .spreadsheet import cells
-from .workspace import atomic, fingerprint, read_jsonl, room, sweep
+from .workspace import atomic, check_replaceable, fingerprint, read_jsonl, room, sweep
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 """Endings of the output."""
@@ -81,6 +81,7 @@ def score_file(
     batch_size: int = 32,
     raw: bool = False,
     images: Path | None = None,
+    force: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -109,6 +110,8 @@ def score_file(
     raw : bool
         Of CSV: write words as they are, also such as a spreadsheet runs; else they are `guarded`, which ``bifocal
         unguard`` and Bifocal's own readers undo.
+    force : bool
+        Overwrite an output that is there and no table of decisions.
     note : callable, optional
         Is told, before the first batch is decided, of a modality or column of the run that the table has not.
 
@@ -124,7 +127,7 @@ def score_file(
     DataError
         Where a format is unknown, the input is missing, it has none of the columns, or the output would overwrite it.
     RunError
-        Where another process writes the same output.
+        Where another process writes the same output, or what is there is no table of decisions.
     """
     for path, endings in ((rows, SUFFIXES), (output, FORMATS)):
         if path.suffix.lower() not in endings:
@@ -134,6 +137,7 @@ def score_file(
     partial = output.with_name(f".{output.name}.partial.jsonl")
     if rows.exists() and any(path.exists() and path.samefile(rows) for path in (output, partial)):
         raise DataError(f"{output} is the input itself, which would be overwritten: name another output")
+    check_replaceable(output, _is_ours, force=force)
     output.parent.mkdir(parents=True, exist_ok=True)
     stamp = Files(rows.resolve().parent).stamp([rows.resolve().name])
     key = fingerprint(str(rows.resolve()), stamp, str(images), system.identity)
@@ -187,6 +191,18 @@ def refuse_undecided(counts: Mapping[str, Any]) -> None:
             f"{many}: {failed:,} of {rows:,} rows have an error and no decision ({commonest}); see the column `error` "
             f"of {counts['output']}"
         )
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a table of decisions: ``id`` first, and a column or field ``error``."""
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet as parquet
+
+        names = list(parquet.read_schema(path).names)
+    else:
+        with path.open(encoding="utf-8", newline="") as file:
+            names = list(json.loads(file.readline())) if path.suffix.lower() == ".jsonl" else next(csv.reader(file))
+    return names[:1] == ["id"] and names[-1] == "error"
 
 
 @contextmanager

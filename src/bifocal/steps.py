@@ -15,6 +15,7 @@ import numpy as np
 from . import __version__, plugins
 from .config import FusionConfig, RunConfig, recorded_config
 from .contracts import Reporter
+from .data.classes import foresee
 from .data.compose import TEXT
 from .data.manifest import write_manifest
 from .data.ocr import read_pictures
@@ -195,6 +196,7 @@ class Run:
             {name: plugins.load("modalities", name).from_config(self.config) for name in plugins.names("modalities")},
             self.space.manifest,
             self.space.quarantine,
+            self.space.stamps,
             taxonomy=self.taxonomy,
             label=self.config.label,
             limit=self.config.limit,
@@ -210,8 +212,16 @@ class Run:
             )
         for text in counts["notes"]:
             self.reporter.note(text)
+        if spelled := counts["spelled_otherwise"]["files"]:
+            ((named, found),) = counts["spelled_otherwise"]["for_example"].items()
+            self.reporter.note(
+                f"{spelled} files are spelled otherwise than the rows have them, as {named!r}: {found!r}"
+            )
         if counts["animated"]:
             self.reporter.note(f"{counts['animated']} animated pictures: only their first frame is read")
+        found = {split: Counter(classes) for split, classes in counts["by_class"].items()}
+        for told in foresee(found, self.config.label, self.config.splits):
+            self.reporter.note(told)
         return counts
 
     def ocr(self) -> dict[str, Any]:
@@ -228,7 +238,9 @@ class Run:
     # ------------------------------------------------------------------ step 3: splits and shards
 
     def splits(self) -> dict[str, Any]:
-        counts = write_splits(self.space, self.source, self.taxonomy, self.config)
+        counts = write_splits(self.space, self.source, self.taxonomy, self.config, self._holdout)
+        for told in counts["few"]:
+            self.reporter.note(told)
         if leaks := counts["leakage"]["rows"]:
             found = ", ".join(f"{n} in {split}" for split, n in sorted(leaks.items()))
             action = "dropped" if self.config.leakage == "drop" else "kept (leakage: drop removes them)"
@@ -345,15 +357,20 @@ class Run:
         right = np.mean(judged == predictions)
         self.reporter.note(f"majority baseline on {self.tuned_on}: accuracy {right:.3f}, macro-F1 {score:.3f}")
 
+    @property
+    def _holdout(self) -> float:
+        """Share of train that is the fusion's alone, where there is a val split; 0 where no expert is fine-tuned."""
+        tuned = any(rival.tune != "head" for rivals in self.candidates.values() for rival in rivals)
+        return self.config.fusion.holdout if tuned and len(self.modalities) > 1 else 0.0
+
     @cached_property
     def learned(self) -> list[int]:
         """Train rows that experts learn from. The others are the fusion's, clean of fine-tuning (rule 3)."""
         train = self.packed["train"]
-        tuned = [name for name, rivals in self.candidates.items() if any(r.tune != "head" for r in rivals)]
-        if not tuned or len(self.modalities) == 1 or self.in_sample:
+        share = self._holdout
+        if not share or self.in_sample:
             self.record.update(fuse=None)
             return list(range(len(train)))
-        share = self.config.fusion.holdout
         classes = train.classes(self.config.label, self.label)
         aside = holdout_rows(train.groups, classes, share, self.config.seed)
         found = set(classes) - {UNLABELLED}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from pydantic_core import to_jsonable_python
 from . import __version__
 from .config import RunConfig, at_home, load_config
 from .contracts import Reporter
+from .data.stamps import KINDS, changes
 from .errors import ConfigError, nearest
 from .example import SPLITS
 from .expert import FINISHED
@@ -77,12 +79,15 @@ def execute(run: Run, start: str | None, until: str | None) -> None:
     order = list(STEPS)
     forced = False
     asked = keys(run)
-    if (until is None or order.index(until) >= order.index("experts")) and not run.record.done(
-        "experts", asked["experts"]
+    read = files_read(run, asked, refresh=True)
+    if read:
+        run.reporter.note(f"since they were read, {_told(read)}: the manifest is made again, and what rests on it")
+    if (until is None or order.index(until) >= order.index("experts")) and (
+        read or not run.record.done("experts", asked["experts"])
     ):
         run.reach_models()
     for name, key in asked.items():
-        forced = forced or name == start
+        forced = forced or name == start or (name == "manifest" and bool(read))
         skip = not forced and run.record.done(name, key) and not _must_be_strict(run, name)
         run.reporter.step(name, skip)
         if not skip:
@@ -105,6 +110,20 @@ def _must_be_strict(run: Run, step: str) -> bool:
     return step == "manifest" and run.config.strict and run.record.steps()[step]["quarantined"] > 0
 
 
+def files_read(run: Run, asked: Mapping[str, str], *, refresh: bool = False) -> Counter[str]:
+    """What became of the files that a finished manifest read, as `data.stamps.changes` has it; else empty."""
+    if not run.record.done("manifest", asked["manifest"]):
+        return Counter()
+    found = changes(run.space.stamps, run.source, refresh=refresh)
+    if refresh and not found:
+        run.record.rewritten("manifest", run.space.stamps)
+    return found
+
+
+def _told(found: Counter[str]) -> str:
+    return ", ".join(f"{n} files {KINDS[kind]}" for kind, n in sorted(found.items()))
+
+
 def keys(run: Run) -> dict[str, str]:
     """Step -> fingerprint of the settings it depends on, of what it reads from outside, and of the steps before."""
     key = fingerprint(__version__)
@@ -117,7 +136,9 @@ def keys(run: Run) -> dict[str, str]:
 
 def states(run: Run) -> dict[str, str]:
     """Step -> ``done`` or ``to do``."""
-    return {name: "done" if run.record.done(name, key) else "to do" for name, key in keys(run).items()}
+    asked = keys(run)
+    stale = bool(files_read(run, asked))
+    return {name: "done" if not stale and run.record.done(name, key) else "to do" for name, key in asked.items()}
 
 
 def model_files(run: Run) -> list[Any]:
@@ -145,7 +166,7 @@ STEPS: dict[str, Step] = {
     "manifest": Step(
         Run.manifest,
         ("source", "label", "limit"),
-        lambda run: [run.space.manifest, run.space.quarantine],
+        lambda run: [run.space.manifest, run.space.quarantine, run.space.stamps],
         lambda run: run.source.fingerprint(),
     ),
     "ocr": Step(Run.ocr, ("modalities", "ocr.when"), lambda run: [run.space.ocr]),

@@ -46,6 +46,32 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise
 
 
+def check_replaceable(path: Path, is_ours: Callable[[Path], bool], *, force: bool = False) -> None:
+    """See that a file that a command is about to write replaces nothing that somebody else wrote.
+
+    Parameters
+    ----------
+    is_ours : callable
+        Whether a file bears the mark of what this command writes; what it raises on a strange file counts as no.
+
+    Raises
+    ------
+    RunError
+        Where the file is there, is not empty, and is not ours.
+    """
+    if force or not path.exists() or (path.is_file() and not path.stat().st_size):
+        return
+    try:
+        ours = path.is_file() and is_ours(path)
+    except Exception:  # whatever a reader of some format raises on another
+        ours = False
+    if not ours:
+        raise RunError(
+            f"{path} is there, and nothing in it says that this command wrote it: move it, name another output, or say "
+            "--force to overwrite it"
+        )
+
+
 @contextmanager
 def room(path: Path, written: Path | None = None) -> Iterator[None]:
     """Say in one line that a disk is full, or not to be written to, whichever library found out and however it put it.
@@ -330,6 +356,7 @@ _ARTIFACTS = {
     "manifest": "data_manifest.jsonl",
     "ocr": "ocr.jsonl",
     "quarantine": "quarantine.jsonl",
+    "stamps": "files_read.jsonl",
     "taxonomy": "label_taxonomy.json",
     "splits": "splits.json",
     "groups": "groups.json",

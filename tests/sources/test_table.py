@@ -253,7 +253,7 @@ def test_a_missing_picture_says_where_it_was_sought_and_what_to_set(tmp_path):
     source = table(root=tmp_path, images="shots", **OPTIONS)
     with pytest.raises(DataError, match=rf"^picture {tmp_path}/shots/3.png is missing or not a file$"):
         source.open("3.png")
-    with pytest.raises(DataError, match="only paths inside are read$"):
+    with pytest.raises(DataError, match=f"only paths inside are read; the nearest below {tmp_path} is 'shots/1.png'$"):
         table(root=tmp_path, **OPTIONS).open("../1.png")
 
 
@@ -323,13 +323,14 @@ def test_real_tables_are_read_whole(name):
         assert Counter(row.split for row in rows) == {"train": 14_000, "val": 2_000, "test": 4_000}
 
 
-def test_the_fingerprint_follows_an_archive_of_pictures(tmp_path):
+def test_the_stamp_of_a_picture_follows_its_archive(tmp_path):
     write(tmp_path / "posts.csv")
     archive = packed(pictures(tmp_path / "loose"), tmp_path / "pictures.tar")
     source = {"root": tmp_path, "file": "posts.csv", "images": "pictures.tar"}
-    before = Table(**source).fingerprint()
+    before, stamp = Table(**source).fingerprint(), Table(**source).stamp("1.png")
     os.utime(archive, ns=(1, 1))
-    assert Table(**source).fingerprint() != before
+    assert Table(**source).fingerprint() == before
+    assert Table(**source).stamp("1.png") != stamp
 
 
 def test_words_for_nothing_are_nothing_but_in_texts_and_where_they_are_named(tmp_path):

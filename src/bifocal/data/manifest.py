@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,6 +21,8 @@ from ..errors import DataError, RunError
 from ..example import SPLITS, Example, Rejected, Taxonomy, is_nothing
 from ..modalities.text import legible
 from ..workspace import atomic
+from .stamps import Entry, entry, is_spelled_otherwise, stamp_of
+from .stamps import line as stamp_line
 
 MAX_BAD = 0.05
 """A larger share of bad rows stops the run: by then it is the source that is wrong, not a row."""
@@ -40,6 +45,7 @@ def write_manifest(
     modalities: Mapping[str, Modality],
     out: Path,
     quarantine: Path,
+    stamps: Path | None = None,
     *,
     taxonomy: Taxonomy,
     label: str,
@@ -60,6 +66,8 @@ def write_manifest(
         Parts of the run. A row has to bring a part; those that the run does not read are kept unchecked.
     out, quarantine : Path
         ``data_manifest.jsonl`` (Examples, with ``meta["facts"][modality]``) and ``quarantine.jsonl`` (Rejected).
+    stamps : Path, optional
+        Gets what the files that were read, or sought, were at that time (`data.stamps`).
     taxonomy : Taxonomy
     label : str
         The run's label. Rows where it is not annotated are kept, for scoring, and counted.
@@ -75,10 +83,10 @@ def write_manifest(
     Returns
     -------
     dict
-        ``examples, quarantined, unlabelled, animated, by_split, reasons``, and ``notes``: what the source had to guess,
-        and texts that may stand for nothing. Of an animated picture only the first
-        frame is read, which an abuser may know, so they are counted. A reason leaves out what differs from row to row
-        (names, numbers), so that equal causes are counted together.
+        ``examples, quarantined, unlabelled, animated, spelled_otherwise, by_split, by_class, reasons``, and ``notes``:
+        what the source had to guess, and texts that may stand for nothing. Of an animated picture only the first frame
+        is read, which an abuser may know, so they are counted. A reason leaves out what differs from row to row (names,
+        numbers), so that equal causes are counted together.
 
     Raises
     ------
@@ -86,18 +94,22 @@ def write_manifest(
         At the first bad row under ``strict``; else at the end, where more than 5% of 20 or more rows are bad, or all
         of them. No manifest is written then, but the quarantine file is.
     """
-    taxonomy[label]
-    tally = _Tally(label)
+    tally = _Tally(label, taxonomy[label].above is None)
     refusal: Refusal | None = None
 
-    def check(item: tuple[int, Example | Rejected]) -> tuple[Example | Rejected, str]:
-        return _checked(item[1], f"row {item[0]} of the source", source, modalities, taxonomy)
+    def check(item: tuple[int, Example | Rejected]) -> tuple[Example | Rejected, str, list[Entry]]:
+        seen: list[Entry] = []
+        return *_checked(item[1], f"row {item[0]} of the source", source, modalities, taxonomy, seen), seen
 
-    with atomic(quarantine) as bad:
+    with atomic(quarantine) as bad, ExitStack() as stack:
         try:
             with atomic(out) as good:
+                noted = stack.enter_context(atomic(stamps)) if stamps else None
                 rows = enumerate(islice(iter(source), limit), start=1)
-                for done, (row, line) in enumerate(in_order(check, rows), start=1):
+                for done, (row, line, seen) in enumerate(in_order(check, rows), start=1):
+                    tally.spelled += [(e["reference"], e["stamp"][0]) for e in seen if is_spelled_otherwise(e)]
+                    if noted:
+                        noted.writelines(map(stamp_line, seen))
                     if isinstance(row, Example) and row.id in tally.ids:
                         where = f"row {done} of the source"
                         row, line = _rejected(row, where, f"id {row.id!r} stands in an earlier row; ids must be unique")
@@ -154,7 +166,12 @@ def in_order(work: Callable[[In], Out], items: Iterable[In], workers: int | None
 
 
 def _checked(
-    row: Example | Rejected, where: str, source: Source, modalities: Mapping[str, Modality], taxonomy: Taxonomy
+    row: Example | Rejected,
+    where: str,
+    source: Source,
+    modalities: Mapping[str, Modality],
+    taxonomy: Taxonomy,
+    seen: list[Entry],
 ) -> tuple[Example | Rejected, str]:
     """The row and its line: for the manifest where all of it holds, else for the quarantine."""
     if isinstance(row, Rejected):
@@ -165,7 +182,7 @@ def _checked(
         facts = {}
         for name in modalities:
             if name in parts:
-                facts[name] = _facts(name, modalities[name], parts[name], source)
+                facts[name] = _facts(name, modalities[name], parts[name], source, seen)
         if not parts:
             raise DataError("the row brings nothing to read: every part is missing or empty")
         labels = {name: row.labels.get(name) for name in taxonomy.labels}
@@ -195,11 +212,23 @@ def _check_fields(row: Example, taxonomy: Taxonomy) -> None:
     taxonomy.check(row.labels)
 
 
-def _facts(name: str, modality: Modality, raw: Any, source: Source) -> dict[str, Any]:
+def _facts(name: str, modality: Modality, raw: Any, source: Source, seen: list[Entry]) -> dict[str, Any]:
+    """The facts of a part; what was read for them, or sought, is noted in ``seen``."""
     try:
-        return modality.facts(source.open(raw) if modality.by_reference else raw)
+        return modality.facts(_opened(raw, source, seen) if modality.by_reference else raw)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
+
+
+def _opened(reference: str, source: Source, seen: list[Entry]) -> bytes:
+    begun, stamp = time.time(), stamp_of(source, reference)
+    try:
+        blob = source.open(reference)
+    except DataError:
+        seen.append(entry(reference, stamp, begun, None))
+        raise
+    seen.append(entry(reference, stamp, begun, hashlib.sha256(blob).hexdigest()))
+    return blob
 
 
 def _rejected(row: Example, where: str, reason: str) -> tuple[Rejected, str]:
@@ -234,10 +263,13 @@ def alike(reason: str) -> str:
 class _Tally:
     """What was read, kept and refused so far."""
 
-    def __init__(self, label: str):
+    def __init__(self, label: str, has_classes: bool):
         self.label = label
+        self.has_classes = has_classes
+        self.by_class: dict[str, Counter[str]] = {}
         self.ids: set[str] = set()
         self.animated = 0
+        self.spelled: list[tuple[str, str]] = []
         self.by_split: Counter[str] = Counter()
         self.labelled = 0
         self.reasons: Counter[str] = Counter()
@@ -255,7 +287,10 @@ class _Tally:
             self.texts += 1
             if is_nothing(text):
                 self.words[text.strip()] += 1
-        self.labelled += row.labels.get(self.label) is not None
+        if (value := row.labels.get(self.label)) is not None:
+            self.labelled += 1
+            if self.has_classes:  # and is not a number that will be one
+                self.by_class.setdefault(row.split or "unassigned", Counter())[str(value)] += 1
 
     def judge(self, quarantine: Path, tolerate: float) -> None:
         """Raise `Refusal` where the source as a whole cannot be used."""
@@ -286,6 +321,8 @@ class _Tally:
             "quarantined": self.reasons.total(),
             "unlabelled": len(self.ids) - self.labelled,
             "animated": self.animated,
+            "spelled_otherwise": {"files": len(self.spelled), "for_example": dict(self.spelled[:1])},
             "by_split": {split: self.by_split[split] for split in (*SPLITS, "unassigned") if self.by_split[split]},
+            "by_class": {split: dict(counts) for split, counts in self.by_class.items()},
             "reasons": dict(self.reasons.most_common(REASONS_KEPT)),
         }

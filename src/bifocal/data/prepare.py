@@ -13,6 +13,7 @@ from ..contracts import Modality, Source
 from ..errors import DataError
 from ..example import SPLITS, Example, Label, LabelValue, Taxonomy
 from ..workspace import Workspace, read_json, write_json
+from .classes import check_splits
 from .compose import TEXT, compose_manifest
 from .dedup import duplicate_groups, picture_hash, rows_in_company, rows_near_others
 from .manifest import read_manifest
@@ -28,7 +29,9 @@ def labelled(space: Workspace, source: Source, config: RunConfig) -> Iterator[Ex
             yield example
 
 
-def write_splits(space: Workspace, source: Source, taxonomy: Taxonomy, config: RunConfig) -> dict[str, Any]:
+def write_splits(
+    space: Workspace, source: Source, taxonomy: Taxonomy, config: RunConfig, holdout: float = 0.0
+) -> dict[str, Any]:
     """Group near-duplicates, assign splits, count (and on request drop) what leaks; writes splits and groups.
 
     Where a label's class is whether a number lies above train's median, that is known from here on: the splits are
@@ -39,12 +42,13 @@ def write_splits(space: Workspace, source: Source, taxonomy: Taxonomy, config: R
     dict
         ``rows`` per split and ``by_class``, ``unread`` (left out: no part that the run reads), ``groups``,
         ``rows_in_shared_groups`` (the source's own groups included), ``near_duplicates`` (rows that have one),
-        ``leakage``, ``medians``, ``untested`` (of several sources: name -> rows, all train, though others have splits).
+        ``leakage``, ``medians``, ``untested`` (of several sources: name -> rows, all train, though others have splits),
+        ``few`` (what a split has too little of, in sentences).
 
     Raises
     ------
     DataError
-        Where no row bears the label.
+        Where no row bears the label, or rows that will be learned from or tuned on are all of one class.
     """
     ids: list[str] = []
     texts: list[str] = []
@@ -53,11 +57,14 @@ def write_splits(space: Workspace, source: Source, taxonomy: Taxonomy, config: R
     official: list[str | None] = []
     values: list[LabelValue] = []
     sources: list[str | None] = []
+    brought: list[list[str]] = []
     unread = 0
     for example in labelled(space, source, config):
-        if not any(name in example.parts for name in config.modalities):
+        parts = [name for name in config.modalities if name in example.parts]
+        if not parts:
             unread += 1
             continue
+        brought.append(parts)
         ids.append(example.id)
         texts.append(example.parts.get(TEXT, ""))
         hashes.append(picture_hash(example))
@@ -78,20 +85,29 @@ def write_splits(space: Workspace, source: Source, taxonomy: Taxonomy, config: R
     leaks = Counter(splits[i] for i, leak in zip(ids, leaking, strict=True) if leak)
     if config.leakage == "drop":
         splits = {i: splits[i] for i, leak in zip(ids, leaking, strict=True) if not leak}
+    medians = train_medians(space, taxonomy, splits)
+    settled = taxonomy.settle(medians)
+    kinds = [str(settled[config.label].settled(value)) for value in values]
+    rows = [
+        (splits[i], kind, parts, group)
+        for i, kind, parts, group in zip(ids, kinds, brought, groups, strict=True)
+        if i in splits
+    ]
+    few = check_splits((row[:3] for row in rows), [row[3] for row in rows], config.label, holdout, config.seed)
     write_json(space.splits, splits)
     write_json(space.groups, dict(zip(ids, groups, strict=True)))
-    medians = train_medians(space, taxonomy, splits)
-    write_json(space.taxonomy, taxonomy.settle(medians).to_json())
+    write_json(space.taxonomy, settled.to_json())
     counts = Counter(splits.values())
     return {
         "rows": {split: counts[split] for split in SPLITS if counts[split]},
-        "by_class": _class_counts(values, ids, splits, taxonomy.settle(medians)[config.label]),
+        "by_class": _class_counts(values, ids, splits, settled[config.label]),
         "unread": unread,
         "groups": len(set(groups)),
         "rows_in_shared_groups": rows_in_company(groups),
         "near_duplicates": rows_near_others(ids, texts, hashes, own, groups),
         "leakage": {"action": config.leakage, "rows": dict(leaks)},
         "medians": medians,
+        "few": few,
         "untested": _untested(sources, [splits.get(i) for i in ids]),
     }
 

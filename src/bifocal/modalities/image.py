@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from math import isqrt
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
+from PIL import ExifTags, ImageEnhance, ImageFilter, ImageOps, ImageStat
 from PIL import Image as Pillow
-from PIL import ImageEnhance, ImageFilter, ImageOps, ImageStat
 
 from ..contracts import Piece
 from ..errors import ConfigError, PictureError, extras_named, nearest
+from ._metadata import jpeg_closings, without_metadata
 from ._picture_attacks import ATTACKS, WORDS
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..config import RunConfig
 
 Picture = Pillow.Image
+T = TypeVar("T")
 Fit = Literal["pad", "stretch", "crop"]
 Packing = Literal["png", "webp", "jpeg"]
 
@@ -48,6 +50,22 @@ _PACKINGS: dict[Packing, tuple[str, str, dict[str, Any]]] = {
     "jpeg": ("jpg", "JPEG", {"quality": 95, "subsampling": 0}),
 }
 """How pictures lie in shards: suffix, Pillow's name, its settings."""
+_TURNS = dict(
+    zip(
+        range(2, 9),
+        (
+            Pillow.Transpose.FLIP_LEFT_RIGHT,
+            Pillow.Transpose.ROTATE_180,
+            Pillow.Transpose.FLIP_TOP_BOTTOM,
+            Pillow.Transpose.TRANSPOSE,
+            Pillow.Transpose.ROTATE_270,
+            Pillow.Transpose.TRANSVERSE,
+            Pillow.Transpose.ROTATE_90,
+        ),
+        strict=True,
+    )
+)
+"""EXIF's orientation -> how a picture is turned to stand upright."""
 _CEILINGS = {"I": (255, 65535), "F": (1,)}  # the ranges in which such pictures are written, by Pillow mode
 
 
@@ -68,16 +86,57 @@ def decode(blob: bytes, at_least: int = 0) -> Picture:
     Raises
     ------
     PictureError
-        Where the format is not among `FORMATS`, the header names more than `MAX_PIXELS` pixels, or the file is
-        truncated or damaged.
+        Where the format is not among `FORMATS`, the header names more than `MAX_PIXELS` pixels, or the pixels are
+        truncated or damaged. What stands beside them (texts, profiles, EXIF) decides nothing.
     """
+    return _despite_metadata(blob, lambda whole: _decoded(whole, at_least))
+
+
+def _decoded(blob: bytes, at_least: int = 0) -> Picture:
     opened = _open(blob)
     with _named(opened):
         if opened.info.get("default_image"):  # an animated PNG: browsers begin with the second, and never show this one
             opened.seek(1)
         if at_least:
             opened.draft(None, (at_least, at_least))
-        return _rgb(ImageOps.exif_transpose(opened))
+        return _upright(opened)
+
+
+def _despite_metadata(blob: bytes, read: Callable[[bytes], T]) -> T:
+    """What ``read`` makes of a file, or where it fails of the same pixels without their metadata.
+
+    Pillow opens a picture with all that stands beside its pixels, and fails where that is broken or over its caps,
+    which stay: metadata are then dropped, never unpacked.
+    """
+    try:
+        return read(blob)
+    except PictureError:
+        for candidate in _mended(blob):
+            with suppress(PictureError):
+                return read(candidate)
+        raise
+
+
+def _mended(blob: Any) -> Iterator[bytes]:
+    plain = without_metadata(blob) if isinstance(blob, bytes) else None
+    if plain is None:
+        return
+    if plain != blob:
+        yield plain
+    if closings := jpeg_closings(plain):
+        with suppress(PictureError):
+            one, other = map(_decoded, closings)
+            if one.tobytes() == other.tobytes():
+                yield closings[0]
+
+
+def _upright(opened: Picture) -> Picture:
+    """The frame that stands open as a viewer shows it; an orientation that cannot be read is none."""
+    opened.load()  # what is wrong with pixels is raised here
+    turn = None
+    with suppress(Exception):  # EXIF and XMP of strangers: the parsers raise whatever they run into
+        turn = _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
+    return _rgb(opened if turn is None else opened.transpose(turn))
 
 
 def square(picture: Picture, fit: Fit, side: int = SIDE) -> Picture:
@@ -144,12 +203,16 @@ class Image:
         PictureError
             As `decode`.
         """
-        opened = _open(raw)
-        with _named(opened):
-            frames = _frames(opened)
-        picture = decode(raw)
+
+        def looked_at(blob: bytes) -> tuple[str | None, int, Picture]:
+            opened = _open(blob)
+            with _named(opened):
+                frames = _frames(opened)
+            return opened.format, frames, _decoded(blob)
+
+        form, frames, picture = _despite_metadata(raw, looked_at)
         return {
-            "format": opened.format,
+            "format": form,
             "width": picture.width,
             "height": picture.height,
             "frames": frames,
@@ -171,12 +234,15 @@ class Image:
         PictureError
             As `decode`; where all frames together have more than `MAX_ANIMATION_PIXELS` pixels.
         """
+        return _despite_metadata(raw, self._moments)
+
+    def _moments(self, raw: bytes) -> list[Picture]:
         opened = _open(raw)
         with _named(opened):
             frames = _frames(opened)
             first = 1 if opened.info.get("default_image") else 0
             if frames - first < 2:
-                return [self.read(raw)]
+                return [square(_decoded(raw, 2 * SIDE), self.fit)]
             if (pixels := frames * opened.width * opened.height) > MAX_ANIMATION_PIXELS:
                 raise PictureError(
                     f"the {opened.format} animation has {frames:,} frames of {opened.width} x {opened.height} pixels, "
@@ -186,7 +252,7 @@ class Image:
             shown: list[Picture] = []
             for step in range(steps):
                 opened.seek(first + round(step * (frames - 1 - first) / (steps - 1)))
-                frame = square(_rgb(ImageOps.exif_transpose(opened)), self.fit)
+                frame = square(_upright(opened), self.fit)
                 if not shown or frame.tobytes() != shown[-1].tobytes():
                     shown.append(frame)
             return shown

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
-from ..workspace import atomic, read_json
-from .experiments import experiments
+from ..workspace import atomic, check_replaceable, read_json
+from .experiments import NOTE, experiments
 from .lab_figures import draw, gains
 from .postmortem import postmortem
 from .tables import Results
 
+DOCUMENTS = ("experiments.md", "postmortem.md")
 RESULTS = "results.json"
 AUTOGLUON = "autogluon.json"
 """Beside them, where a benchmark left it: what AutoGluon reaches on the same split."""
+_HEAD = 1000
+_FIGURE = '<svg role="img" aria-label='
 NEEDED = (
     "metric", "margin", "modalities", "rows", "classes", "baselines", "fusions", "best_baseline", "best_of_modality",
     "best_fusion", "smallest_tie", "gain", "over_control", "over_additive", "verdict", "price", "risk", "dominance",
@@ -23,8 +26,13 @@ NEEDED = (
 """Keys that every document takes for granted; all others may be missing or null."""
 
 
-def write_documents(results: str | Path = "lab", root: str | Path = ".") -> list[Path]:
+def write_documents(results: str | Path = "lab", root: str | Path = ".", *, force: bool = False) -> list[Path]:
     """Write both documents below ``root`` and their figures beside the results; equal numbers give equal bytes.
+
+    Parameters
+    ----------
+    force : bool
+        Overwrite what does not bear the mark of such a document too.
 
     Returns
     -------
@@ -34,13 +42,27 @@ def write_documents(results: str | Path = "lab", root: str | Path = ".") -> list
     Raises
     ------
     RunError
-        As `render_documents`.
+        As `render_documents`; where a file of that name was written by somebody else. Nothing is written then.
     """
     rendered = render_documents(results, root)
+    for path in rendered:
+        check_replaceable(path, _is_ours, force=force)
     for path, text in rendered.items():
         with atomic(path) as f:
             f.write(text)
     return list(rendered)
+
+
+def check_documents(root: str | Path = ".", *, force: bool = False) -> None:
+    """See, before hours of work, that both documents may be written. Raises `RunError`."""
+    for name in DOCUMENTS:
+        check_replaceable(Path(root) / name, _is_ours, force=force)
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open(encoding="utf-8") as file:
+        head = file.read(_HEAD)
+    return head.startswith(_FIGURE) if path.suffix == ".svg" else NOTE in head
 
 
 def render_documents(results: str | Path = "lab", root: str | Path = ".") -> dict[Path, str]:
@@ -63,8 +85,8 @@ def render_documents(results: str | Path = "lab", root: str | Path = ".") -> dic
     figures = {s["name"]: draw(s) for s in sets}
     folder = Path(os.path.relpath(results, root)).as_posix()
     rendered = {
-        root / "experiments.md": experiments(sets, folder, figures),
-        root / "postmortem.md": postmortem(sets, folder),
+        root / DOCUMENTS[0]: experiments(sets, folder, figures),
+        root / DOCUMENTS[1]: postmortem(sets, folder),
         results / "gains.svg": gains(sets),
     }
     return rendered | {results / name / file: svg for name, drawn in figures.items() for file, svg in drawn.items()}

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..diagnose.explanation import probability
-from ..workspace import atomic, write_json
+from ..workspace import atomic, check_replaceable, read_json, write_json
 from .html import environment
 
 if TYPE_CHECKING:
@@ -32,8 +32,13 @@ STRIP = 44
 """Pixels of legend below a picture."""
 
 
-def write_explanation(explanation: Explanation, folder: Path) -> dict[str, Path]:
+def write_explanation(explanation: Explanation, folder: Path, *, force: bool = False) -> dict[str, Path]:
     """Write what a person reads and what a machine does, each whole or not at all.
+
+    Parameters
+    ----------
+    force : bool
+        Overwrite files of these names though no explanation lies beside them.
 
     Returns
     -------
@@ -44,14 +49,18 @@ def write_explanation(explanation: Explanation, folder: Path) -> dict[str, Path]
     Raises
     ------
     RunError
-        Where the folder cannot be written.
+        Where the folder cannot be written, or holds files of these names that are none of an explanation.
     MissingExtra
         Without the packages of ``bifocal[report]``.
     """
     page = to_html(explanation)
     written = {"page": folder / "explanation.html", "json": folder / "explanation.json"}
+    drawn = [n for n, value in explanation.values.items() if isinstance(value, Image.Image) and explanation.pieces[n]]
+    for path in (*written.values(), *(folder / f"explanation_{name}.png" for name in drawn)):
+        # One mark for all that was written together: the facts, which name their kind.
+        check_replaceable(path, lambda _: "contributions" in read_json(written["json"]), force=force)
     for name, value in explanation.values.items():
-        if isinstance(value, Image.Image) and explanation.pieces[name]:
+        if isinstance(value, Image.Image) and name in drawn:
             written[name] = folder / f"explanation_{name}.png"
             with atomic(written[name], "wb") as f:
                 with_legend(heat_map(value, explanation.pieces[name]), scale_of(explanation.pieces[name])).save(

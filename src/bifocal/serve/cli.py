@@ -219,12 +219,13 @@ def lists_hash(
     raw: Annotated[
         bool, typer.Option("--raw", help="Names as they are, also such as a spreadsheet runs as formulas.")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is no such list.")] = False,
 ) -> None:
     """Make a list of pictures, for `lists` in the settings of a service."""
     from ..errors import listed
     from .lists import write_list
 
-    counts = write_list(pictures, output, as_they_are=raw)
+    counts = write_list(pictures, output, as_they_are=raw, force=force)
     typer.echo(
         f"{output}: {counts['written']} pictures, {counts['poor']} of them with too little to be told by but exactly"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -159,7 +160,13 @@ def _stamp(settings: Sequence[ListSettings]) -> list[Any]:
     return stamps
 
 
-def write_list(places: Sequence[Path], out: Path, *, as_they_are: bool = False) -> dict[str, Any]:
+def _is_list(path: Path) -> bool:
+    with path.open(encoding="utf-8", newline="") as file:
+        cells = next(csv.reader(file))
+    return len(cells) == 4 and re.fullmatch(r"[0-9a-f]{64}", cells[0]) is not None
+
+
+def write_list(places: Sequence[Path], out: Path, *, as_they_are: bool = False, force: bool = False) -> dict[str, Any]:
     """Make a list of picture files, their names its entries.
 
     Parameters
@@ -168,6 +175,8 @@ def write_list(places: Sequence[Path], out: Path, *, as_they_are: bool = False) 
         Files, or folders whose files are taken.
     as_they_are : bool
         Write names as they are, also such as a spreadsheet runs.
+    force : bool
+        Overwrite a file that is there and no such list.
 
     Returns
     -------
@@ -183,8 +192,9 @@ def write_list(places: Sequence[Path], out: Path, *, as_they_are: bool = False) 
     from ..decide.policy import now
     from ..modalities.image import decode
     from ..posts import read_file
-    from ..workspace import atomic
+    from ..workspace import atomic, check_replaceable
 
+    check_replaceable(out, _is_list, force=force)
     if missing := [str(place) for place in places if not place.exists()]:
         raise DataError(f"there is no file or folder {missing[0]!r} to take pictures from; nothing was written")
     files = [file for place in places for file in (sorted(place.iterdir()) if place.is_dir() else [place])]

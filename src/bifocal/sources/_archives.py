@@ -9,7 +9,8 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -20,6 +21,8 @@ BROKEN = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 UNREADABLE = (*BROKEN, ValueError, RuntimeError)
 """What opening one may raise; also a null byte in its name, links in a circle, an unknown compression."""
 _BLOCK = 512
+_UTF8 = 0x800
+"""The mark of a member of a zip whose name is UTF-8."""
 
 
 def leads_out(name: str) -> bool:
@@ -92,19 +95,38 @@ class Archive:
         self.path = path
         self.inner = inner
         self.members: dict[str, Any] = {}
+        self.spelled: dict[str, str] = {}
+        """Name -> its bytes as surrogates, of names whose encoding stands nowhere."""
         self.refused: dict[str, str] = {}
         self.broken = ""
 
-    def _add(self, name: str, member: Any, refused: str) -> None:
+    def _add(self, name: str, member: Any, refused: str, spelled: str = "") -> None:
         if self.inner != PurePosixPath():
             head = f"{self.inner}/"
             if not name.startswith(head):
                 return
             name = name.removeprefix(head)
+            spelled = "/".join(spelled.split("/")[len(self.inner.parts) :])
+        if spelled not in ("", name):
+            self.spelled[name] = spelled
         if refused:
             self.refused[name] = refused
         else:
             self.members[name] = member
+
+    @cached_property
+    def _tree(self) -> dict[str, dict[str, str]]:
+        tree: dict[str, dict[str, str]] = {}
+        for name in self.members:
+            shown = self.spelled.get(name, name).split("/")
+            parts = name.split("/")
+            for depth in range(len(parts)):
+                tree.setdefault("/".join(parts[:depth]), {}).setdefault(shown[depth], parts[depth])
+        return tree
+
+    def listing(self, folder: str) -> Mapping[str, str]:
+        """What lies in a folder: each name as its bytes say, and as it is opened here."""
+        return self._tree.get(folder, {})
 
     def exists(self) -> bool:
         return self.inner == PurePosixPath() or bool(self.members)
@@ -131,7 +153,7 @@ class Archive:
 
     def stamp(self, name: str) -> list[int]:
         found = self.path.stat()
-        return [found.st_size, found.st_mtime_ns]
+        return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
 class Tar(Archive):
@@ -160,11 +182,12 @@ class Zip(Archive):
             self.broken = f"{path} is no .zip that can be read ({error}): fetch it again"
             return
         for info in self.zip.infolist():
-            if not info.is_dir():
-                self._add(str(PurePosixPath(info.filename)), info, self._refusal(info))
+            name, spelled = (str(PurePosixPath(one)) for one in _zip_name(info))
+            if not (info.is_dir() or info.filename.endswith("\\")):
+                self._add(name, info, self._refusal(info, name), spelled)
 
-    def _refusal(self, info: zipfile.ZipInfo) -> str:
-        if leads_out(info.filename):
+    def _refusal(self, info: zipfile.ZipInfo, name: str) -> str:
+        if leads_out(name):
             return "leads out of the archive; only paths inside are read"
         if stat.S_ISLNK(info.external_attr >> 16):
             return "is a link, which is not followed inside an archive"
@@ -175,6 +198,25 @@ class Zip(Archive):
 
     def open(self, name: str) -> IO[bytes]:
         return self.zip.open(self.member(name))  # gives no more bytes than are declared
+
+
+def _zip_name(info: zipfile.ZipInfo) -> tuple[str, str]:
+    """The name of a member, and the same as its bytes say: as surrogates where nothing says what they are in.
+
+    Without the mark of UTF-8 a name is taken for cp437, as the format has it. Many tools write UTF-8 all the same, and
+    some Windows ones part folders by backslashes alone.
+    """
+    name = spelled = info.filename
+    if not info.flag_bits & _UTF8 and not name.isascii():
+        spelled = name.encode("cp437").decode("utf-8", "surrogateescape")
+        name = name if _has_surrogates(spelled) else spelled
+    if "/" not in name:
+        return name.replace("\\", "/"), spelled.replace("\\", "/")
+    return name, spelled
+
+
+def _has_surrogates(name: str) -> bool:
+    return any("\udc80" <= sign <= "\udcff" for sign in name)
 
 
 class Slice(io.RawIOBase):

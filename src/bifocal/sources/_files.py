@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, ClassVar
 
@@ -14,15 +16,18 @@ from pydantic import field_validator
 
 from ..config import Strict, at_home
 from ..contracts import TextRole
-from ..errors import DataError
+from ..errors import DataError, listed
 from ..example import Example, Label, Rejected
 from ..workspace import fingerprint
 from ._archives import BROKEN, UNREADABLE, Tar, Zip, leads_out
+from ._names import Names, Nearest
 
 __all__ = ["MAX_MEMBER", "FileSource", "Files", "Picture", "is_clutter", "leads_out"]
 
 MAX_MEMBER = 200 * 2**20
 """Bytes; a larger file is no picture, and a zip may make it out of nothing."""
+_SEARCHED = 200_000
+"""Files among which the nearest to a missing one is sought."""
 _CLUTTER = ("Thumbs.db", "desktop.ini")
 _COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar")
 
@@ -70,6 +75,75 @@ class Files:
         except (DataError, *UNREADABLE):
             return False
 
+    def look_up(self, name: str) -> str:
+        """The file that a name means: itself, or the one that differs only in how the name is spelled.
+
+        What may differ: the Unicode form, case, backslashes, spaces at the ends, percent-encoding, bytes that were
+        read in another encoding, and last the ending of a picture.
+
+        Raises
+        ------
+        DataError
+            Where there is none, naming the nearest, or where the name may mean several.
+        """
+        found = self._meant(name)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise DataError(
+                f"{name!r} below {self.root} is not there as written, and may be {listed([repr(n) for n in found])}: "
+                "write the name as the file has it"
+            )
+        close = self._nearest.of(name)
+        hint = f"; the nearest below {self.root} is {' or '.join(map(repr, close))}" if close else ""
+        try:
+            self._place.size(name)
+        except UNREADABLE as error:
+            raise DataError(f"{name!r} below {self.root} cannot be read: {error}{hint}") from None
+        except DataError as error:
+            raise DataError(f"{error}{hint}") from None
+        return name
+
+    def _meant(self, name: str) -> list[str]:
+        return [name] if self.has(name) else self._alike.alike(name)
+
+    def state(self, name: str) -> list[Any] | None:
+        """JSON-able: the file that a name means, its size and its times, without a look inside; None where none is.
+
+        The time of its inode is among them: it changes where a copy keeps the time of what it replaces. In an archive
+        all are the archive's.
+        """
+        found = self._meant(name)
+        return [found[0], *self._place.stamp(found[0])] if len(found) == 1 else None
+
+    def contents(self, names: Iterable[str]) -> list[tuple[str, str]]:
+        """Each name with the SHA-256 of its file."""
+        found = []
+        for name in names:
+            digest = hashlib.sha256()
+            with self.opened(name) as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+            found.append((name, digest.hexdigest()))
+        return found
+
+    def read_alike(self, name: str) -> bytes:
+        """As `read`, of the file that `look_up` finds where there is none of this very name."""
+        try:
+            return self.read(name)
+        except DataError:
+            if (found := self.look_up(name)) == name:
+                raise
+        return self.read(found)
+
+    @cached_property
+    def _alike(self) -> Names:
+        return Names(self._place.listing, self.has)
+
+    @cached_property
+    def _nearest(self) -> Nearest:
+        return Nearest(islice(self._place.names(), _SEARCHED))
+
     def names(self, under: str = "") -> list[str]:
         """Sorted names of the plain files below the folder ``under``; links that lead out are not among them."""
         head = f"{under.strip('/')}/" if under.strip("/") else ""
@@ -105,11 +179,7 @@ class Files:
 
     def stamp(self, names: Iterable[str]) -> list[Any]:
         """JSON-able; changes with the names, and with the size or time of a file (in an archive: of the archive)."""
-        return [[name, *self._place.stamp(name)] for name in names]
-
-    def archive_stamp(self) -> list[int]:
-        """Size and time of the archive that the root is, or lies in; empty for a folder."""
-        return [] if isinstance(self._place, _Folder) else self._place.stamp("")
+        return [[name, *self._place.stamp(name)[:2]] for name in names]
 
     def found(self) -> str:
         """What is there instead of what was expected, for the message: ``is empty``, ``holds a, b``, …"""
@@ -151,6 +221,9 @@ class FileSource(Strict):
     expected: ClassVar[str]
     """What the layout expects below the root, for the error where there is nothing of it."""
 
+    seeks: ClassVar[bool] = False
+    """Whether a picture is sought in several places: one that is missing may then come under another name."""
+
     root: Path
     """A folder, a .tar or a .zip."""
     text_role: TextRole = "caption"
@@ -191,21 +264,47 @@ class FileSource(Strict):
         return iter(self.rows())
 
     def fingerprint(self) -> str:
-        """Changes with the options, and with the size or time of a file that lists rows."""
-        return fingerprint(self.model_dump(mode="json"), str(self.root.resolve()), self.files.stamp(self.listed()))
+        """Changes with the options, and with the files that list rows."""
+        return fingerprint(self.model_dump(mode="json"), str(self.root.resolve()), self.listing())
+
+    def listing(self) -> Any:
+        """JSON-able: what the rows are read from. Pictures are no part of it: `stamp` is asked of each."""
+        return self.files.contents(self.listed())
+
+    @property
+    def pictures(self) -> Files:
+        """Where pictures are looked up."""
+        return self.files
+
+    def stamp(self, reference: str) -> list[Any] | None:
+        """As `bifocal.contracts.Stamped` has it."""
+        found = self.pictures.state(reference)
+        return ["", 0, self._names] if found is None and self.seeks else found
+
+    @cached_property
+    def _names(self) -> str:
+        return fingerprint(self.files.names())
 
     def open(self, reference: str) -> bytes:
-        """The bytes of a picture below the root.
+        """The bytes of a picture below the root, its name looked up leniently where it is not there as written.
 
         Raises
         ------
         DataError
-            Where the file is missing, unreadable or too large, or the path (also through a link) leads out of the root.
+            Where the file is missing, unreadable or too large, its name may mean several, or the path (also through a
+            link) leads out of the root.
         """
         try:
-            return self.files.read(reference)
+            return self.pictures.read_alike(reference)
         except DataError as error:
             raise DataError(f"picture {error}") from None
+
+    def first_of(self, candidates: list[str]) -> str:
+        """The first of several places at which a picture lies, be it spelled otherwise; else the first of them."""
+        for name in (*filter(self.files.has, candidates), *candidates):
+            with suppress(DataError):
+                return self.files.look_up(name)
+        return candidates[0]
 
 
 def is_clutter(name: str) -> bool:
@@ -254,6 +353,12 @@ class _Folder:
             raise DataError(f"{self.root / name} is missing or not a file")
         return path
 
+    def listing(self, folder: str) -> Mapping[str, str]:
+        try:
+            return {name: name for name in os.listdir(self._home / folder)} if self._inside(folder) else {}
+        except (OSError, ValueError):
+            return {}
+
     def size(self, name: str) -> int:
         return self._path(name).stat().st_size
 
@@ -262,4 +367,4 @@ class _Folder:
 
     def stamp(self, name: str) -> list[int]:
         found = self._path(name).stat()
-        return [found.st_size, found.st_mtime_ns]
+        return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..contracts import TextRole
 from ..example import LABELS, Example, Label, LabelValue, Rejected
@@ -71,6 +71,10 @@ class CrisisHateMm(DelimitedTables):
         names = [name for name in self.files.names() if not is_clutter(name)]
         places = [name for name in names if (place := _place(name)) and place.subtask == self.subtask]
         return places + [name for name in names if places and _is_csv(name)]
+
+    def listing(self) -> Any:
+        listed = self.listed()
+        return listed, self.files.contents(name for name in listed if _is_csv(name))
 
     def rows(self) -> Iterator[Example | Rejected]:
         listed = self.listed()

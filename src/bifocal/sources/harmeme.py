@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import LABELS, SPLITS, Example, Label, Rejected
+from ._names import Names
 from ._tables import EncodedTables
 
 HARM = ("not harmful", "somewhat harmful", "very harmful")
@@ -43,6 +44,8 @@ class Harmeme(EncodedTables):
         "pictures below the same root"
     )
 
+    seeks: ClassVar[bool] = True
+
     text_role: TextRole = "transcript"
 
     def labels(self) -> Mapping[str, Label]:
@@ -57,10 +60,16 @@ class Harmeme(EncodedTables):
         return [name for split in SPLITS for name in names if _split(name) == split]
 
     def rows(self) -> Iterator[Example | Rejected]:
-        pictures = {PurePosixPath(name).name: name for name in reversed(self.files.names())}
+        places = {PurePosixPath(name).name: name for name in reversed(self.files.names())}
+        names = Names(lambda folder: {} if folder else places, lambda name: True)
+
+        def place_of(picture: str) -> str:
+            found = [places[picture]] if picture in places else names.alike(picture)
+            return found[0] if len(found) == 1 else f"images/{picture}"
+
         for name in self.listed():
             for where, row in self.read(name):
-                yield row if isinstance(row, Rejected) else _example(row, where, _split(name), pictures)
+                yield row if isinstance(row, Rejected) else _example(row, where, _split(name), place_of)
 
 
 def _split(name: str) -> str | None:
@@ -69,7 +78,7 @@ def _split(name: str) -> str | None:
     return stem if suffix == ".jsonl" and stem in SPLITS else None
 
 
-def _example(row: dict[str, Any], where: str, split: str | None, pictures: Mapping[str, str]) -> Example | Rejected:
+def _example(row: dict[str, Any], where: str, split: str | None, place_of: Callable[[str], str]) -> Example | Rejected:
     name, picture, text = row.get("id"), row.get("image"), row.get("text")
     if not isinstance(name, str) or not name:
         return Rejected(None, where, "no id (a text)", row)
@@ -79,7 +88,7 @@ def _example(row: dict[str, Any], where: str, split: str | None, pictures: Mappi
         harm, target = _harm(row.get("labels"))
     except DataError as error:
         return Rejected(name, where, str(error), row)
-    reference = pictures.get(picture, f"images/{picture}")
+    reference = place_of(picture)
     return Example(
         id=name,
         parts={"image": reference} if text in (None, "", "null") else {"text": text, "image": reference},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import model_validator
 
@@ -14,9 +14,7 @@ from ..example import Example, Label, Rejected
 from ._columns import Split, split_named
 from ._files import FileSource, is_clutter
 from ._labels import ClassMap, LabelMap
-
-PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
-"""Endings of files that mean to be pictures; whether they can be read is found out when they are."""
+from ._names import PICTURES, folded, spellings
 
 
 class ImageFolder(FileSource):
@@ -55,6 +53,10 @@ class ImageFolder(FileSource):
     def listed(self) -> list[str]:
         """All files that count: here the pictures are the rows."""
         return self.names if any(_is_picture(name) for name in self.names) else []
+
+    def listing(self) -> Any:
+        """The names of all, with the size and time of those that are no pictures."""
+        return self.names, self.files.stamp(name for name in self.names if not _is_picture(name))
 
     @cached_property
     def has_splits(self) -> bool:
@@ -96,18 +98,47 @@ class ImageFolder(FileSource):
 
     def rows(self) -> Iterator[Example | Rejected]:
         label = self.taxonomy_entry
-        texts = {name for name in self.names if _is_text(name)}
-        lonely = texts - {_beside(name) for name in self.names if _is_picture(name)}
-        return (self._row(name, texts, label) for name in self.names if name in lonely or name not in texts)
+        beside = self._texts_beside()
+        taken = {text for texts in beside.values() for text in texts}
+        return (self._row(name, beside, label) for name in self.names if name not in taken)
 
-    def _row(self, name: str, texts: set[str], label: Label) -> Example | Rejected:
+    def _texts_beside(self) -> dict[str, list[str]]:
+        """Picture -> its text: of the very name, else of the nearest spelling; several where nothing tells which."""
+        stems: dict[str, list[str]] = {}
+        for name in filter(_is_picture, self.names):
+            stems.setdefault(_stem(name), []).append(name)
+        free = {name: _stem(name) for name in self.names if _is_text(name)}
+        found: dict[str, list[str]] = {stem: [text] for stem in stems if free.pop(text := f"{stem}.txt", None)}
+        for keys in (spellings, folded):
+            texts: dict[str, set[str]] = {}
+            for text, stem in free.items():
+                for key in keys(stem):
+                    texts.setdefault(key, set()).add(text)
+            claims = {stem: {text for key in keys(stem) for text in texts.get(key, ())} for stem in stems}
+            for stem, claimed in claims.items():
+                if claimed and stem in found:
+                    found[stem] = [*found[stem], *sorted(claimed)]  # a second text: it is nobody's post of its own
+                elif claimed:
+                    rivals = [other for other, theirs in claims.items() if other != stem and theirs & claimed]
+                    found[stem] = sorted(claimed) if not rivals else [*sorted(claimed), ""]
+            free = {
+                text: stem for text, stem in free.items() if not any(text in claimed for claimed in claims.values())
+            }
+        return {name: found[stem] for stem, names in stems.items() if stem in found for name in names}
+
+    def _row(self, name: str, beside: Mapping[str, list[str]], label: Label) -> Example | Rejected:
         if not _is_picture(name) and not _is_text(name):
             return Rejected(None, name, f"no picture ({', '.join(PICTURES)}) and no .txt: take it out of the folder")
         split, folder = self._place(name)
         parts = {"image": name} if _is_picture(name) else {}
         try:
             value = self.spec.settle(self.label, self.spec.read(folder), label)
-            if (beside := _beside(name)) in texts and (text := self._text(beside)).strip():
+            texts = beside.get(name, [name] if _is_text(name) else [])
+            if len(texts) > 1:
+                several = " or ".join(repr(text) for text in texts if text)
+                told = f"its text may be {several}" if texts[-1] else f"{several} may be its text, or another picture's"
+                raise DataError(f"{told}: name one text as the picture is named")
+            if texts and (text := self._text(texts[0])).strip():
                 parts["text"] = text
         except DataError as error:
             return Rejected(name, name, str(error))
@@ -125,9 +156,9 @@ def _is_picture(name: str) -> bool:
 
 
 def _is_text(name: str) -> bool:
-    return PurePosixPath(name).suffix == ".txt"
+    return PurePosixPath(name).suffix.lower() == ".txt"
 
 
-def _beside(name: str) -> str:
-    """The text that would lie beside a picture; of a text, itself."""
-    return str(PurePosixPath(name).with_suffix(".txt"))
+def _stem(name: str) -> str:
+    """The path without its last ending."""
+    return str(PurePosixPath(name).with_suffix(""))

@@ -43,6 +43,8 @@ class Mami(DelimitedTables):
 
     expected: ClassVar[str] = f"at least one of {', '.join(FILES)} (tab-separated), in the folder of its pictures"
 
+    seeks: ClassVar[bool] = True
+
     text_role: TextRole = "transcript"
 
     def labels(self) -> Mapping[str, Label]:
@@ -106,7 +108,7 @@ class Mami(DelimitedTables):
         path = PurePosixPath(name)
         folders = (path.parent, path.with_suffix(""), path.parent / path.stem.upper(), path.parent / path.stem.lower())
         candidates = [str(folder / picture) for folder in folders]
-        return next(filter(self.files.has, candidates), candidates[0])
+        return self.first_of(candidates)
 
 
 def _own_name(name: str) -> str:

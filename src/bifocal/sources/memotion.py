@@ -45,6 +45,8 @@ class Memotion(DelimitedTables):
 
     expected: ClassVar[str] = f"{TRAIN} with images/ beside it, or {TEST} with 2000_data/"
 
+    seeks: ClassVar[bool] = True
+
     text_role: TextRole = "transcript"
 
     def labels(self) -> Mapping[str, Label]:
@@ -99,7 +101,7 @@ class Memotion(DelimitedTables):
             return Rejected(picture, where, f"offensive: {error}", row)
         kind = _published(name)
         candidates = [str(PurePosixPath(name).parent / folder / picture) for folder in PICTURES[kind]]
-        reference = next(filter(self.files.has, candidates), candidates[0])
+        reference = self.first_of(candidates)
         text = row.get("text_corrected") or row.get("text_ocr")
         return Example(
             id=picture,

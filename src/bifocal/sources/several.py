@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
 from .. import plugins
 from ..config import SourceConfig, Strict
-from ..contracts import NotingSource, Source, TextRole
+from ..contracts import NotingSource, Source, Stamped, TextRole
 from ..errors import ConfigError, DataError, nearest
 from ..example import Example, Label, Rejected
 from ..workspace import fingerprint
@@ -103,6 +103,15 @@ class Several(Strict):
 
     def fingerprint(self) -> str:
         return fingerprint(self.text_role, [(name, source.fingerprint()) for name, source in self.members.items()])
+
+    def stamp(self, reference: str) -> list[Any] | None:
+        """As `bifocal.contracts.Stamped` has it; of a source that is none, nothing that could change."""
+        name, _, inner = reference.partition(":")
+        member = self.members.get(name)
+        if not isinstance(member, Stamped):
+            return []
+        found = member.stamp(inner)
+        return [f"{name}:{found[0]}", *found[1:]] if found and found[0] else found
 
     def open(self, reference: str) -> bytes:
         """The bytes behind ``<source name>:<its reference>``. Raises `DataError`."""

@@ -11,7 +11,6 @@ from pydantic import field_validator
 
 from ..errors import DataError, nearest
 from ..example import Example, Label, Rejected
-from ..workspace import fingerprint
 from ._columns import Columns, Split, split_named
 from ._files import Files, is_clutter, leads_out
 from ._tables import SUFFIXES, DelimitedTables, is_table
@@ -102,9 +101,9 @@ class Table(Columns, DelimitedTables):
     def listed(self) -> list[str]:
         return list(self.tables)
 
-    def fingerprint(self) -> str:
-        """As of every source, and with the size or time of an archive of pictures."""
-        return fingerprint(super().fingerprint(), self.pictures.archive_stamp())
+    def listing(self) -> Any:
+        """As of every source, and where pictures lie."""
+        return [super().listing(), str(self.pictures.root)]
 
     def labels(self) -> Mapping[str, Label]:
         return self.label_taxonomy
@@ -134,7 +133,7 @@ class Table(Columns, DelimitedTables):
 
     def open(self, reference: str) -> bytes:
         try:
-            return self.pictures.read(reference)
+            return self.pictures.read_alike(reference)
         except DataError as error:
             lost = self.images is None and not leads_out(reference) and not self.pictures.has(reference)
             if not lost:

@@ -104,8 +104,20 @@ class Webdataset(Columns, FileSource):
                     found.setdefault(name, split_named(split))
         return found
 
+    @cached_property
+    def _spelled(self) -> dict[str, str]:
+        """An ending in lower case -> as the options have it: their case decides nothing, as WebDataset has it."""
+        return {name.lower(): name for name in ("json", *self.named)}
+
     def listed(self) -> list[str]:
         return list(self.shards)
+
+    def listing(self) -> Any:
+        """Pictures and all else lie in the tars themselves, which are too large to be hashed."""
+        return self.files.stamp(self.listed())
+
+    def stamp(self, reference: str) -> list[Any] | None:
+        return []
 
     def labels(self) -> Mapping[str, Label]:
         return self.label_taxonomy
@@ -150,6 +162,7 @@ class Webdataset(Columns, FileSource):
                 if is_clutter(member.name):
                     continue
                 key, ending = _key_and_ending(member.name)
+                ending = self._spelled.get(ending.lower(), ending)
                 if key != sample.key:
                     if sample.members:
                         endings = set(sample.members)
