@@ -43,7 +43,7 @@ _IDLE_LOOK_S = 0.5
 _START_LIMIT_S = 600.0
 _AGAIN_S = 1.0
 _MISSES = 5
-EXPLAIN_AT_ONCE = 8
+EXPLAIN_AT_ONCE = 4
 """Encoder passes of an explanation that one task makes: as long as a post that is to be decided may wait for it."""
 
 
