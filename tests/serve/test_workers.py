@@ -292,3 +292,26 @@ def test_an_explanation_lets_posts_that_wait_go_first(small_run):
 
     assert asyncio.run(run()) == "said"
     assert tasks == ["_encode_some"] * 3 + ["_explain"]
+
+
+def test_where_posts_keep_coming_an_explanation_has_a_tenth_of_the_time(small_run):
+    from bifocal.serve import service as serving
+    from bifocal.serve.settings import ServeConfig
+
+    async def run(busy):
+        service = serving.Service(small_run, ServeConfig())
+        service.batcher = []
+        await service._idle()
+        service.lot_began -= 1.0  # the passes took a second
+        waiting = asyncio.create_task(service._idle())
+        for _ in range(20):
+            if busy:
+                service._count_batch(1, 0.01)
+            await asyncio.sleep(0.01)
+        rest = service.rest_until - serving.monotonic()
+        waiting.cancel()
+        return waiting.done(), rest
+
+    assert asyncio.run(run(busy=False))[0]
+    done, rest = asyncio.run(run(busy=True))
+    assert not done and 0 < rest <= serving.REST * 2

@@ -88,6 +88,10 @@ EXPLANATIONS = 8
 """Explanations that are made or wait to be made; more are refused."""
 EXPLAIN_S = 60.0
 """Seconds after which an explanation is given up."""
+REST = 9
+"""Times as long as encoder passes for an explanation took no others are made, where posts keep coming."""
+BUSY_S = 1.0
+"""Seconds since posts were decided within which more are expected."""
 _LOG = logging.getLogger(__name__)  # what it says comes to stderr, unless the program decides otherwise
 
 
@@ -110,6 +114,9 @@ class Service:
         self.places = Places(settings.waiting)
         self.explanations = Places(EXPLANATIONS)
         self.explaining = asyncio.Lock()
+        self.lot_began: float | None = None
+        self.rest_until = 0.0
+        self.last_batch = -BUSY_S
         self.preparing = 0
         self.draining = False
         self.trouble: str | None = None
@@ -405,6 +412,7 @@ class Service:
 
     def _count_batch(self, size: int, seconds: float) -> None:
         self.metrics.batches.observe(size)
+        self.last_batch = monotonic()
 
     def not_ready(self) -> list[str]:
         """Why posts are not decided; nothing where they are."""
@@ -538,8 +546,9 @@ class Service:
     async def explain(self, post: Incoming | Original, *, grid: int) -> Explanation:
         """Why a post is decided as it is, one that comes or one that was kept; nothing of it is logged.
 
-        One explanation is made at a time, a few encoder passes after another, and only while no post waits for the
-        models: to be told what was decided goes before to be told why.
+        One explanation is made at a time, a few encoder passes after another, while no post waits for the models; and
+        where posts keep coming, these passes have a tenth of the models' time: to be told what was decided goes before
+        to be told why.
 
         Raises
         ------
@@ -555,7 +564,10 @@ class Service:
                 packed = (await self.decoders.prepare(self._cut(post.text)[0], post.picture, post.tabular)).post
             try:
                 async with asyncio.timeout(EXPLAIN_S), self.explaining:
-                    return await self.model.explain(packed, grid, self._idle)
+                    try:
+                        return await self.model.explain(packed, grid, self._idle)
+                    finally:
+                        self._rest()
             except TimeoutError:
                 raise Refused(
                     "overloaded",
@@ -564,9 +576,18 @@ class Service:
                 ) from None
 
     async def _idle(self) -> None:
-        """Until no post waits for the models."""
-        while len(self.batcher):
-            await asyncio.sleep(0.01)
+        """Until no post waits for the models, and, where posts keep coming, they have had their share of the time."""
+        self._rest()
+        while len(self.batcher) or (monotonic() < self.rest_until and monotonic() - self.last_batch < BUSY_S):
+            await asyncio.sleep(0.005)
+        self.lot_began = monotonic()
+
+    def _rest(self) -> None:
+        """The passes that were made are paid for with nine times their time."""
+        now = monotonic()
+        if self.lot_began is not None:
+            self.rest_until = now + REST * (now - self.lot_began)
+        self.lot_began = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ _START_LIMIT_S = 600.0
 _AGAIN_S = 1.0
 _MISSES = 5
 _CONTEXT = multiprocessing.get_context("forkserver")  # a fork of a process with threads may hang
-EXPLAIN_AT_ONCE = 8
+EXPLAIN_AT_ONCE = 4
 """Encoder passes of an explanation that one task makes: as long as a post that is to be decided may wait for it."""
 
 
