@@ -5,9 +5,11 @@ from a third of the rows. Samples of 40 to 1,000 of the others, with 20 rows of 
 with each width; the rest judge it. A figure is NLL less that of the best single temperature for the judging rows, in
 nats, over classifiers, tables and seeds: what a small sample costs. `inf` is the maximum likelihood, `T = 1` no
 calibration. Beside it the 95th percentile, and the least temperature that any fit came to. Last, the least that each
-width makes of 40 rows which the model sorts without fault, over all margins. Chosen is the widest under which that
-stays above 0.3. A width of 0.5 to 0.7 is the best on average: by 0.008 of the 0.045 that calibration gains on 40 rows,
-by 0.004 of 0.15 on 200; but it is sure beyond all reason of rows that were easy.
+width makes of 40 rows which the model sorts without fault, over all margins.
+
+Chosen is the widest under which that stays above 0.3. A width of 0.5 to 0.7 is the best on average: by 0.008 of the
+0.045 that calibration gains on 40 rows, by 0.004 of 0.15 on 200; but it is sure beyond all reason of rows that were
+easy.
 
     python benchmarks/temperature_prior.py                     # a minute
 """
