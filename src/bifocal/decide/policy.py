@@ -144,6 +144,8 @@ class Policy(Strict):
     """Figure -> what the model that decides comes to at its threshold, on as many rows to come."""
     review: ReviewConfig | None = None
     """What the review bands were fitted to."""
+    unread: Literal["review"] | None = None
+    """What is done with posts on whose picture half or more of the lines could not be read; None = as with others."""
     data: dict[str, str] = Field(default_factory=dict)
     """Split it was tuned on -> hash of its shards."""
     date: str = ""
