@@ -228,8 +228,8 @@ class OcrConfig(Strict):
     when: Literal["auto", "always", "never"] = "auto"
     """``auto`` reads a picture only where the source brings no transcript of it."""
     languages: Annotated[list[str], Field(min_length=1)] | None = None
-    """Whose models read, of those that the engine has on this machine (docs/ocr.md); None = the engine's own, for Latin,
-    Chinese and Japanese."""
+    """Whose models read, of those that the engine has on this machine (docs/ocr.md); None = the engine's own, for
+    Latin, Chinese and Japanese."""
     cache: bool = True
     """Take what any run beside this one has read of the same picture, and leave it for others."""
     workers: Annotated[int, Field(ge=1)] | None = None

@@ -68,7 +68,7 @@ class Decision:
     truncated : bool
         Whether an expert did not read all that it was given: a text has more tokens than its encoder takes.
     unread : bool
-        Whether half or more of the lines seen on the picture could not be read: not the same as a picture without words.
+        Whether half or more of the lines seen on the picture could not be read: other than a picture without words.
     """
 
     probability: float
