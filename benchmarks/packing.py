@@ -33,7 +33,7 @@ from bifocal.data.manifest import write_manifest
 from bifocal.data.ocr import Reader, read_pictures
 from bifocal.data.prepare import write_shards, write_splits
 from bifocal.example import LABELS, Example, Taxonomy
-from bifocal.modalities.image import SIDE, Image
+from bifocal.modalities.image import SIDE, Image, decode
 from bifocal.modalities.text import Text
 from bifocal.sources.synthetic import Synthetic
 from bifocal.workspace import Workspace
