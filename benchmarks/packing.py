@@ -25,7 +25,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 from PIL import Image as Pillow
 
 from bifocal.config import parse_config

@@ -136,8 +136,9 @@ def main() -> None:
         ]
         garbage = sum(bool(found) for found in before)
         print(
-            f"  {script}: similarity {alike[0]:.2f} before, {alike[1]:.2f} now; text from {garbage} of {len(texts)} before, "
-            f"{sum(bool(reading.text) for reading in now)} now; unread lines {sum(reading.unread for reading in now)}"
+            f"  {script}: similarity {alike[0]:.2f} before, {alike[1]:.2f} now; text from {garbage} of {len(texts)} "
+            f"before, {sum(bool(reading.text) for reading in now)} now; "
+            f"unread lines {sum(reading.unread for reading in now)}"
         )
 
 

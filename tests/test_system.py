@@ -46,7 +46,9 @@ class _Reader:
     """OCR that saw two lines, and read one or none."""
 
     def __init__(self, *lines, unread):
-        self.reading = Reading("\n".join(lines), [[[0, 0], [9, 0], [9, 9], [0, 9]]] * len(lines), None, "rapidocr", unread)
+        self.reading = Reading(
+            "\n".join(lines), [[[0, 0], [9, 0], [9, 9], [0, 9]]] * len(lines), None, "rapidocr", unread
+        )
 
     def read_file(self, blob):
         return self.reading

@@ -177,7 +177,9 @@ def test_pictures_that_could_not_be_read_are_told_marked_and_the_run_stays_finis
     config = small(small_config, source={"kind": "synthetic", "size": 40}, ocr={"when": "always", "workers": 1})
     diary = Diary()
     space = Workspace.of(run(config, root=tmp_path, until="shards", reporter=diary))
-    assert any(note.startswith("on 40 of 40 pictures half or more of the lines could not be read") for note in diary.notes)
+    assert any(
+        note.startswith("on 40 of 40 pictures half or more of the lines could not be read") for note in diary.notes
+    )
     assert read_json(space.record)["steps"]["ocr"]["unread"] == 40
     assert all(row["meta"]["unread"] is True for row in read_jsonl(space.manifest))
     assert all(row["meta"]["unread"] is True for row in _packed_rows(space))

@@ -67,14 +67,14 @@ class ReadingCache:
         rows = self._rows("SELECT reading FROM readings WHERE key = ? AND sha256 = ?", sha256)
         if not rows:
             return None
-        self._rows("UPDATE readings SET used = unixepoch() WHERE key = ? AND sha256 = ?", sha256)
+        self._rows("UPDATE readings SET used = strftime('%s', 'now') WHERE key = ? AND sha256 = ?", sha256)
         reading: Reading | None = self._asked(lambda: Reading(**json.loads(rows[0][0])), None)
         return reading
 
     def keep(self, sha256: str, reading: Reading, seconds: float) -> None:
         """Remember a reading and what it took."""
         row = sha256, json.dumps(asdict(reading), ensure_ascii=False), seconds
-        self._rows("INSERT OR REPLACE INTO readings VALUES (?, ?, ?, ?, unixepoch())", *row)
+        self._rows("INSERT OR REPLACE INTO readings VALUES (?, ?, ?, ?, strftime('%s', 'now'))", *row)
 
     def seconds(self) -> float | None:
         """What a picture took, on the mean of the latest; None where there are too few to say."""

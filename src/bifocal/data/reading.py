@@ -278,8 +278,9 @@ def mostly_unread(unread: int, read: int) -> bool:
 
 def engine_of(languages: Sequence[str] | None) -> str:
     """What a `Reader` of these languages calls itself. Raises as `Reader`."""
-    models = f" ({', '.join(model.name for model in recognisers(languages))})" if languages else ""
-    return engine_name() + models
+    models = recognisers(languages)
+    others = f" ({', '.join(model.name for model in models)})" if languages and models != recognisers(None) else ""
+    return engine_name() + others
 
 
 def reading_key(languages: Sequence[str] | None) -> str:
@@ -358,7 +359,7 @@ def _readable(lines: Sequence[_Line]) -> list[_Line]:
         for line in lines
         if line.score >= _CERTAIN
         and line.density >= 1.5 * _SPARSE
-        and not _TWINS.issuperset(filter(str.isalpha, line.text))
+        and not _TWINS.issuperset(sign for sign in line.text if sign.isalpha())
     ]
     return certain if sum(line.length for line in certain) >= _SHARE * sum(line.length for line in lines) else []
 
