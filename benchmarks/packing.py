@@ -25,7 +25,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 from PIL import Image as Pillow
 
 from bifocal.config import parse_config
@@ -33,7 +32,7 @@ from bifocal.data.manifest import write_manifest
 from bifocal.data.ocr import Reader, read_pictures
 from bifocal.data.prepare import write_shards, write_splits
 from bifocal.example import LABELS, Example, Taxonomy
-from bifocal.modalities.image import SIDE, Image
+from bifocal.modalities.image import SIDE, Image, decode
 from bifocal.modalities.text import Text
 from bifocal.sources.synthetic import Synthetic
 from bifocal.workspace import Workspace
@@ -111,10 +110,10 @@ def whole(source: Any, workers: int) -> None:
 
 
 def bare_ocr(pictures: Sequence[Any]) -> None:
-    """RapidOCR as Bifocal sets it, over arrays that are ready."""
+    """RapidOCR as Bifocal asks it, over pictures that are decoded."""
     reader = Reader()
     for picture in pictures:
-        reader._read(picture)
+        reader.read(picture)
 
 
 def bare_ocr_in_two(pictures: Sequence[Any]) -> None:
@@ -123,7 +122,7 @@ def bare_ocr_in_two(pictures: Sequence[Any]) -> None:
 
 
 def ready(blob: bytes) -> Any:
-    return np.ascontiguousarray(np.asarray(Image().read(blob))[:, :, ::-1])
+    return decode(blob)
 
 
 def compare_ocr(source: Memes, turns: int) -> None:

@@ -33,7 +33,7 @@ SEED = 3
 
 CONFIG = {
     "run": "r",
-    "ocr": {"when": "auto", "workers": 2},
+    "ocr": {"when": "auto", "workers": 2, "cache": False},  # killed while it reads, and to read again
     "splits": {"val": 0.25, "test": 0.25},
     "shard_size": 7,
     "experts": {

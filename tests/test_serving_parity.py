@@ -101,7 +101,7 @@ class Reader:
 
     def read_file(self, _):
         self.calls += 1
-        return SimpleNamespace(text=self.text)
+        return SimpleNamespace(text=self.text, mostly_unread=False)
 
 
 def test_posts_with_cropped_pictures_and_transcripts_are_decided_as_in_the_run(memes, transcribed):

@@ -10,6 +10,7 @@ from PIL import Image
 import bifocal
 from bifocal import plugins
 from bifocal.config import parse_config
+from bifocal.data.reading import Reading
 from bifocal.decide.policy import Policy
 from bifocal.errors import BifocalError, DataError, ModelError, RunError
 from bifocal.train import run
@@ -32,7 +33,7 @@ def test_a_decision_says_all_that_it_should(system, picture):
     answer = system.predict(text="a quiet morning by the river", image_path=picture).to_dict()
     assert set(answer) == {
         "prob_hate", "label", "threshold", "action", "why", "models", "present", "text_used", "truncated",
-        "language", "versions",
+        "unread", "language", "versions",
     }  # fmt: skip
     assert 0 <= answer["prob_hate"] <= 1 and answer["label"] in (0, 1)
     assert answer["action"] == ("block" if answer["label"] else "allow")
@@ -44,6 +45,44 @@ def test_a_decision_says_all_that_it_should(system, picture):
     assert answer["language"] == "en"
     assert {"bifocal", "run", "text_expert", "vision_expert", "mm_fusion"} <= set(answer["versions"])
     json.dumps(answer)
+
+
+class _Reader:
+    """OCR that saw two lines, and read one or none."""
+
+    def __init__(self, *lines, unread):
+        self.reading = Reading(
+            "\n".join(lines), [[[0, 0], [9, 0], [9, 9], [0, 9]]] * len(lines), None, "rapidocr", unread
+        )
+
+    def read_file(self, blob):
+        return self.reading
+
+
+@pytest.mark.parametrize("send", [None, "review"])
+def test_words_that_could_not_be_read_are_told_and_may_be_sent_to_review(small_run, picture, send):
+    system = bifocal.load(small_run)
+    system.policy = system.policy.model_copy(update={"unread": send})
+    system.preparer.ocr = "auto"
+    system.preparer.reader = _Reader("words read", unread=0)
+    read = system.predict(image_path=picture)
+    assert (read.unread, read.action) == (False, "block" if read.label else "allow")
+    system.preparer.reader = _Reader(unread=2)
+    unread = system.predict(image_path=picture)
+    assert unread.unread and unread.to_dict()["unread"] is True
+    assert unread.action == (send or ("block" if unread.label else "allow"))
+    assert unread.why.endswith("; words on the picture could not be read") == (send is not None)
+    assert unread.present == {"text": False, "image": True}
+
+
+def test_an_unread_picture_of_a_run_on_texts_is_refused_as_such(small_run, picture):
+    system = bifocal.load(small_run)
+    system.preparer.ocr = "auto"
+    del system.preparer.modalities["image"]
+    for unread, said in ((0, "none of it"), (2, "only words that could not be read")):
+        system.preparer.reader = _Reader(unread=unread)
+        with pytest.raises(DataError, match=said):
+            system.predict(image_path=picture)
 
 
 def test_either_part_may_be_missing_not_both(system, picture):

@@ -2,6 +2,7 @@ import csv
 import json
 import re
 import shutil
+import tarfile
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import bifocal
 from bifocal import steps, train
 from bifocal.config import FusionConfig, parse_config
 from bifocal.contracts import Reporter
+from bifocal.data.reading import Reading
+from bifocal.decide.policy import Policy
 from bifocal.errors import ConfigError, DataError, ModelError, RunError, UnknownPlugin
 from bifocal.steps import Run
 from bifocal.train import STEPS, run
@@ -160,16 +163,68 @@ def test_a_change_redoes_what_depends_on_it(small_config, tmp_path):
     assert not (tmp_path / "small" / "results_small.json").exists()
 
 
+class UnreadReader:
+    """OCR that sees lines on every picture, and reads none."""
+
+    def __init__(self, languages=None):
+        self.languages = languages
+
+    def read_file(self, blob):
+        return Reading("", [], None, "rapidocr", unread=3)
+
+
+def test_pictures_that_could_not_be_read_are_told_marked_and_the_run_stays_finished(
+    small_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("bifocal.data.ocr.Reader", UnreadReader)
+    config = small(small_config, source={"kind": "synthetic", "size": 40}, ocr={"when": "always", "workers": 1})
+    diary = Diary()
+    space = Workspace.of(run(config, root=tmp_path, until="shards", reporter=diary))
+    assert any(
+        note.startswith("on 40 of 40 pictures half or more of the lines could not be read") for note in diary.notes
+    )
+    assert read_json(space.record)["steps"]["ocr"]["unread"] == 40
+    assert all(row["meta"]["unread"] is True for row in read_jsonl(space.manifest))
+    assert all(row["meta"]["unread"] is True for row in _packed_rows(space))
+    again = Diary()
+    run(config, root=tmp_path, until="shards", reporter=again)
+    assert again.performed == []
+    (tmp_path / "other").mkdir()
+    other = config.model_copy(update={"run": "other"})
+    run(other, root=tmp_path, until="ocr", reporter=again)
+    assert read_json(Workspace(tmp_path / "other", "other").record)["steps"]["ocr"]["cached"] == 40
+
+
+def _packed_rows(space):
+    for path in space.shards("train").glob("*.tar"):
+        with tarfile.open(path) as tar:
+            yield from (json.load(tar.extractfile(name)) for name in tar.getnames() if name.endswith(".json"))
+
+
+def test_a_language_that_nothing_here_reads_is_refused_before_the_work(small_config, tmp_path):
+    config = small(small_config, ocr={"when": "auto", "languages": ["he"]})
+    with pytest.raises(ConfigError, match="RapidOCR has no model that reads 'he'"):
+        run(config, root=tmp_path, until="ocr")
+    assert not (tmp_path / "small" / "data_manifest.jsonl").exists()
+
+
+def test_a_policy_sends_unread_posts_to_review_and_older_ones_keep_their_version(space):
+    policy = Policy.load(space.policy)
+    assert policy.unread is None
+    assert "unread" not in policy.model_dump(exclude_defaults=True)
+    assert policy.model_copy(update={"unread": "review"}).version != policy.version
+
+
 CHANGES = {
     "manifest": [{"label": "offensive"}, {"limit": 30}, {"source": {"kind": "synthetic", "size": 39}}],
-    "ocr": [{"ocr": "always"}, {"modalities": ["text"]}],
+    "ocr": [{"ocr": "always"}, {"modalities": ["text"]}, {"ocr": {"when": "never", "languages": ["en"]}}],
     "splits": [{"splits": {"val": 0.3}}, {"leakage": "drop"}, {"seed": 3}],
     "shards": [{"fit": "crop"}, {"shard_size": 5}],
     "experts": [{"experts": {"text": {"model": "tiny", "epochs": 9}}}, {"fusion": {"holdout": 0.3}}],
     "evidence": [{"fusion": {"folds": 7}}],
     "fusion": [{"fusion": {"strategy": "mean"}}, {"fusion": {"seeds": 3}}, {"fusion": {"read": {"text": "logits"}}}],
     "evaluate": [{"bootstrap": 200}],
-    None: [{"strict": True}, {"ocr": {"when": "never", "workers": 1}}],
+    None: [{"strict": True}, {"ocr": {"when": "never", "workers": 1, "cache": False}}],
 }
 
 

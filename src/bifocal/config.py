@@ -209,6 +209,8 @@ class DecideConfig(Strict):
     review: ReviewConfig | None = None
     truncated: Literal["review"] | None = None
     """``review``: a person decides on a post whose words were not all read, whatever stands in those that were."""
+    unread: Literal["review"] | None = None
+    """What is done with posts on whose picture half or more of the lines could not be read; None = as with others."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> DecideConfig:
@@ -253,6 +255,11 @@ class SlicesConfig(Strict):
 class OcrConfig(Strict):
     when: Literal["auto", "always", "never"] = "auto"
     """``auto`` reads a picture only where the source brings no transcript of it."""
+    languages: Annotated[list[str], Field(min_length=1)] | None = None
+    """Whose models read, of those that the engine has on this machine (docs/ocr.md); None = the engine's own, for
+    Latin, Chinese and Japanese."""
+    cache: bool = True
+    """Take what any run beside this one has read of the same picture, and leave it for others."""
     workers: Annotated[int, Field(ge=1)] | None = None
     """Processes of one thread each; None = the cores of the machine."""
 

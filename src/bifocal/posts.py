@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from . import plugins
 from .config import RunConfig
-from .data.compose import TEXT, composed
+from .data.compose import TEXT, UNREAD, composed
 from .data.manifest import is_empty
 from .data.ocr import PICTURE, wanted
 from .decide.policy import pattern_of
@@ -105,6 +105,7 @@ class Preparer:
     def __init__(self, config: RunConfig, text_role: TextRole, max_text: int = MAX_CHARACTERS):
         self.modalities = build_modalities(config)
         self.ocr = config.ocr.when
+        self.languages = config.ocr.languages
         self.text_role = text_role
         self.max_text = max_text
 
@@ -113,7 +114,7 @@ class Preparer:
         """Reads the words on pictures; made at the first use, which takes a second."""
         from .data.ocr import Reader
 
-        return Reader()
+        return Reader(self.languages)
 
     @property
     def reads(self) -> frozenset[str]:
@@ -156,15 +157,17 @@ class Preparer:
         elif isinstance(raw.get(TABULAR), Mapping):
             raw[TABULAR] = dict(raw[TABULAR])
         values = {name: self._values(name, raw[name]) for name in raw if name in self.modalities}
-        read = None
+        read, meta = None, {}
         if PICTURE in raw and self.reads_words(text):
-            read = self.reader.read_file(raw[PICTURE]).text
-        example = composed(Example("", raw, {}), self.text_role, read, most=self.max_text)
+            reading = self.reader.read_file(raw[PICTURE])
+            read, meta = reading.text, {UNREAD: True} if reading.mostly_unread else {}
+        example = composed(Example("", raw, {}, meta=meta), self.text_role, read, most=self.max_text)
         values = {name: value for name, value in values.items() if name in example.parts}
         if TEXT in example.parts and TEXT in self.modalities:
             values[TEXT] = [self.modalities[TEXT].read(example.parts[TEXT])]
         if not values:
-            raise DataError(f"this run reads {', '.join(self.modalities)}, and the post has none of it (or no words)")
+            lacking = "only words that could not be read" if meta else "none of it (or no words)"
+            raise DataError(f"this run reads {', '.join(self.modalities)}, and the post has {lacking}")
         kept = {name: part for name, part in example.parts.items() if name != PICTURE}
         return Post(
             Example("", kept, {}, meta=example.meta),

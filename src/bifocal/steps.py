@@ -19,6 +19,8 @@ from .data.classes import foresee
 from .data.compose import TEXT
 from .data.manifest import write_manifest
 from .data.ocr import read_pictures
+from .data.ocr_cache import NAME as OCR_CACHE
+from .data.ocr_models import recognisers
 from .data.prepare import write_shards, write_splits
 from .data.shards import Split, open_split
 from .data.splits import holdout_rows
@@ -62,6 +64,10 @@ from .workspace import Record, Workspace, read_json, write_json
 
 if TYPE_CHECKING:
     from .contracts import Encoder, Fusion, Modality, Source
+    from .data.ocr import When
+
+REPEATS_OF = 10
+"""Pictures with words and a text of the post's own, from which on it is judged whether those say the same."""
 
 SHOWN_COLUMNS = 40
 """Columns of records that are told on the screen, those with something to say first; the report has all."""
@@ -187,6 +193,11 @@ class Run:
         if missing:
             raise missing[0]
 
+    def reach_ocr(self) -> None:
+        """Refuse now a language that nothing on this machine reads. Raises `ConfigError`."""
+        if self.config.ocr.languages and self._reads_words != "never":
+            recognisers(self.config.ocr.languages)
+
     # ------------------------------------------------------------------ step 2: manifest and OCR
 
     def manifest(self) -> dict[str, Any]:
@@ -224,16 +235,35 @@ class Run:
             self.reporter.note(told)
         return counts
 
+    @property
+    def _reads_words(self) -> When:
+        return self.config.ocr.when if TEXT in self.modalities else "never"
+
     def ocr(self) -> dict[str, Any]:
-        when = self.config.ocr.when if TEXT in self.modalities else "never"
-        return read_pictures(
+        counts = read_pictures(
             self.space.manifest,
             self.source,
             self.space.ocr,
-            when=when,
+            when=self._reads_words,
+            languages=self.config.ocr.languages,
+            cache=self.space.folder.parent / OCR_CACHE if self.config.ocr.cache else None,
             workers=self.config.ocr.workers,
             progress=self.reporter.progress,
+            note=self.reporter.note,
         )
+        self.record.rewritten("manifest", self.space.manifest)  # rows with unread words are marked in it
+        if counts["unread"]:
+            self.reporter.note(
+                f"on {counts['unread']:,} of {counts['read']:,} pictures half or more of the lines could not be read "
+                "(another script? `ocr.languages`; docs/ocr.md says which are read): marked `unread`"
+            )
+        if counts["captions"] >= REPEATS_OF and counts["repeated"] > counts["captions"] / 2:
+            self.reporter.note(
+                f"the texts of {counts['repeated']:,} of {counts['captions']:,} pictures with words say what stands on "
+                "the picture: they look like transcripts; if they are, set `source.text_role: transcript`, and such "
+                "pictures need not be read"
+            )
+        return counts
 
     # ------------------------------------------------------------------ step 3: splits and shards
 
@@ -502,6 +532,7 @@ class Run:
             base_rate=self._base_rate(),
             rule=self.config.decide.threshold,
             review=self.config.decide.review,
+            unread=self.config.decide.unread,
             languages=np.array(said.languages, dtype=object)[said.has[self.models[-1]]].tolist(),
             groups=None if self.in_sample else list(np.array(said.groups)[said.has[self.models[-1]]]),
             seed=self.config.seed,

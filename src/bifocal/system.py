@@ -13,7 +13,7 @@ from . import plugins
 from .bundle import CARD as BUNDLE_CARD
 from .bundle import folder_of, is_bundle, load_bundle
 from .config import RunConfig, recorded_config
-from .data.compose import TEXT
+from .data.compose import TEXT, UNREAD
 from .decide.policy import Policy, pattern_of
 from .errors import BifocalError, DataError, PictureError, RunError
 from .example import Evidence, Example, Label, Taxonomy
@@ -70,6 +70,8 @@ class Decision:
     truncated : bool
         Whether an expert did not read all that it was given: a text has more tokens than its encoder takes, or more
         characters, once it is cleaned, than are read.
+    unread : bool
+        Whether half or more of the lines seen on the picture could not be read: other than a picture without words.
     """
 
     probability: float
@@ -85,6 +87,7 @@ class Decision:
     probability_key: str = "prob"
     candidates: tuple[int | str, ...] | None = None
     truncated: bool = False
+    unread: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the probability stands under the key that the taxonomy gives the label (``prob_hate``)."""
@@ -100,6 +103,7 @@ class Decision:
             "present": self.present,
             "text_used": self.text_used,
             "truncated": self.truncated,
+            "unread": self.unread,
             "language": self.language,
             "versions": self.versions,
         }
@@ -357,14 +361,18 @@ class System:
         main = opinions[self.main] = self._opinion(p, index)
         language = example.meta.get("language", NO_LANGUAGE)
         action = str(self.policy.actions(self.main, p, np.array([index]), pattern, [language])[0]) or None
-        sets = self.policy.candidates(self.main, p, pattern)
+        unread = bool(example.meta.get(UNREAD))
         threshold = self.policy.threshold(self.main, pattern, index)
+        why = self._why(main, threshold, pattern, action)
+        if unread and self.policy.unread is not None:
+            action, why = self.policy.unread, f"{why}; words on the picture could not be read"
+        sets = self.policy.candidates(self.main, p, pattern)
         decision = Decision(
             probability=main.probability,
             label=main.label,
             threshold=threshold,
             action=action,
-            why=self._why(main, threshold, pattern, action),
+            why=why,
             models=opinions,
             present={name: name in present for name in self.modalities},
             text_used=example.parts.get(TEXT, ""),
@@ -372,6 +380,7 @@ class System:
             versions={**self.policy.versions, "policy": self.policy_version},
             probability_key=self.label.probability,
             candidates=None if sets is None else tuple(self.label.classes[c] for c in sets[0].nonzero()[0]),
+            unread=unread,
         )
         whole = "cut" not in example.meta and all(self.engine.whole(n, value) for n, value in values.items())
         return decision if whole else cut_short(decision, self.policy.truncated)

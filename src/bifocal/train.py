@@ -86,6 +86,8 @@ def execute(run: Run, start: str | None, until: str | None) -> None:
         read or not run.record.done("experts", asked["experts"])
     ):
         run.reach_models()
+    if not run.record.done("ocr", asked["ocr"]):
+        run.reach_ocr()
     for name, key in asked.items():
         forced = forced or name == start or (name == "manifest" and bool(read))
         skip = not forced and run.record.done(name, key) and not _must_be_strict(run, name)
@@ -169,7 +171,7 @@ STEPS: dict[str, Step] = {
         lambda run: [run.space.manifest, run.space.quarantine, run.space.stamps],
         lambda run: run.source.fingerprint(),
     ),
-    "ocr": Step(Run.ocr, ("modalities", "ocr.when"), lambda run: [run.space.ocr]),
+    "ocr": Step(Run.ocr, ("modalities", "ocr.when", "ocr.languages"), lambda run: [run.space.ocr]),
     "splits": Step(
         Run.splits,
         ("modalities", "splits", "leakage", "seed"),

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from bifocal.data import ocr
-from bifocal.data.ocr import Reading, read_pictures, wanted
+from bifocal.data import ocr, ocr_models
+from bifocal.data.ocr import Reading, duration, read_pictures, wanted
+from bifocal.data.ocr_models import engine_name
 from bifocal.errors import DataError, MissingExtra, PictureError, RunError
 from bifocal.example import Example
 
@@ -105,7 +106,8 @@ def whole(memes):
     out = memes.parent / "whole.jsonl"
     counts = read_pictures(memes, Folder(), out, when="auto", workers=1)
     assert counts.pop("seconds_per_picture") > 0
-    assert counts == {"pictures": MEMES, "read": MEMES, "skipped": 0, "with_text": MEMES, "resumed": 0}
+    none = dict.fromkeys(("skipped", "resumed", "cached", "unread", "captions", "repeated"), 0)
+    assert counts == {"pictures": MEMES, "read": MEMES, "with_text": MEMES, **none}
     return out
 
 
@@ -115,7 +117,7 @@ def test_drawn_captions_are_read(whole):
     right = sum(letters(row["text"]) == "".join(meme(i)[1]) for i, row in enumerate(rows))
     assert right >= 0.9 * MEMES
     for row in rows:
-        assert list(row) == ["id", "text", "boxes", "confidence", "engine", "language"]
+        assert list(row) == ["id", "text", "boxes", "confidence", "engine", "unread", "language"]
         assert row["engine"].startswith("rapidocr 3.")
         assert 0.5 < row["confidence"] <= 1
         (top, bottom) = row["boxes"]
@@ -209,17 +211,20 @@ def test_a_dying_process_ends_the_run_and_keeps_what_was_read(memes):
 class FakeReader(ocr.Reader):
     read_text = "seen words"
 
-    def __init__(self):
+    unread = 0
+
+    def __init__(self, languages=None):
         """No engine."""
 
     def read(self, picture):
-        assert picture.size == (384, 384)
-        return Reading(self.read_text, [], 1.0, ocr.engine_name())
+        boxes = [[[1, 1], [9, 1], [9, 4], [1, 4]]] if self.read_text else []
+        return Reading(self.read_text, boxes, 1.0, engine_name(), self.unread)
 
 
 @pytest.fixture
 def fake(monkeypatch):
     monkeypatch.setattr(ocr, "Reader", FakeReader)
+    monkeypatch.setattr(ocr, "reading_key", lambda languages: f"key of {languages}")
 
 
 @pytest.mark.parametrize(
@@ -243,7 +248,9 @@ def test_which_pictures_are_read(tmp_path, fake, when, role, read):
     seconds = counts.pop("seconds_per_picture")
     assert (seconds > 0) == bool(read)
     n = len(read)
-    assert counts == {"pictures": 3, "read": n, "skipped": 3 - n, "with_text": n, "resumed": 0}
+    captions = int(role == "caption" and n > 1)
+    found = {"with_text": n, "unread": 0, "captions": captions, "repeated": 0}
+    assert counts == {"pictures": 3, "read": n, "skipped": 3 - n, "resumed": 0, "cached": 0, **found}
 
 
 def test_wanted_serves_a_single_post_too():
@@ -267,7 +274,8 @@ def _interrupted(tmp_path, lines):
 
 
 def _line(identity, engine=None):
-    return json.dumps({"id": identity, "text": "earlier", "engine": engine or ocr.engine_name()}) + "\n"
+    row = {"id": identity, "text": "earlier", "boxes": [], "engine": engine or engine_name(), "unread": 0}
+    return json.dumps(row) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -280,6 +288,7 @@ def _line(identity, engine=None):
         ([_line("p0"), "\x00\x00\x00\n", _line("p2")], 1),
         ([_line("p0"), _line("p2")], 1),  # of another manifest
         ([_line("p0", "rapidocr 1.0"), _line("p1")], 0),  # of another engine
+        ([_line("p0").replace('"unread"', '"other"'), _line("p1")], 0),  # of a Bifocal that did not tell
         ([_line(f"p{i}") for i in range(4)], 4),
         ([_line(f"p{i}") for i in range(5)], 4),
     ],
@@ -327,7 +336,7 @@ def test_without_rapidocr_the_extra_is_named_unless_nothing_is_to_be_read(tmp_pa
     def missing(package):
         raise PackageNotFoundError(package)
 
-    monkeypatch.setattr(ocr, "version", missing)
+    monkeypatch.setattr(ocr_models, "version", missing)
     manifest = write_manifest(tmp_path, {}, {})
     with pytest.raises(MissingExtra, match=r"pip install 'bifocal\[ocr\]'"):
         read_pictures(manifest, Folder(), tmp_path / "ocr.jsonl", when="auto", workers=workers)
@@ -335,3 +344,102 @@ def test_without_rapidocr_the_extra_is_named_unless_nothing_is_to_be_read(tmp_pa
         ocr.Reader()
     assert read_pictures(manifest, Folder(), tmp_path / "ocr.jsonl", when="never", workers=workers)["read"] == 0
     assert (tmp_path / "ocr.jsonl").read_bytes() == b""
+
+
+# ------------------------------------------------------------------ readings that runs share, and what is told
+
+
+def _other_run(tmp_path, name, manifest, **options):
+    """A run that reads the same pictures into a folder of its own, with the cache that lies beside."""
+    notes = []
+    (tmp_path / name).mkdir()
+    out = tmp_path / name / "ocr.jsonl"
+    options = {"when": "always", "workers": 1, "cache": tmp_path / "cache.sqlite", **options}
+    counts = read_pictures(manifest, Folder("caption"), out, note=notes.append, **options)
+    return counts, rows_of(out), notes
+
+
+def _colourful(tmp_path, *parts):
+    for i in range(len(parts)):
+        Pillow.new("RGB", (8, 8), (20 * i, 90, 90)).save(tmp_path / f"p{i}.png")
+    return write_manifest(tmp_path, *parts)
+
+
+def test_a_picture_is_read_once_for_all_runs(tmp_path, fake, monkeypatch):
+    manifest = _colourful(tmp_path, *[{}] * 3)
+    first, rows, _ = _other_run(tmp_path, "one", manifest)
+    assert (first["read"], first["cached"]) == (3, 0)
+    monkeypatch.setattr(FakeReader, "read_text", "read anew")
+    second, same, notes = _other_run(tmp_path, "two", manifest)
+    assert same == rows
+    assert (second["read"], second["cached"], second["seconds_per_picture"]) == (3, 3, 0.0)
+    assert notes == []  # nothing is to be read
+    third, _, _ = _other_run(tmp_path, "three", manifest, languages=["en"])
+    assert third["cached"] == 0, "other models may read other words"
+    fourth, _, _ = _other_run(tmp_path, "four", manifest, cache=None)
+    assert fourth["cached"] == 0
+    Pillow.new("RGB", (8, 8), "red").save(tmp_path / "p1.png")  # the same name, another picture
+    fifth, changed, _ = _other_run(tmp_path, "five", manifest)
+    assert fifth["cached"] == 2
+    assert [row["text"] for row in changed] == ["seen words", "read anew", "seen words"]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_it_will_cost_is_told_before_it_is_spent(tmp_path, fake, known):
+    if known:
+        _other_run(tmp_path, "before", _colourful(tmp_path, *[{}] * 9))
+    for i in range(12):
+        Pillow.new("RGB", (9, 9), (20 * i, 10, 90)).save(tmp_path / f"p{i}.png")
+    manifest = write_manifest(tmp_path, *[{}] * 12)
+    done = []
+    notes = []
+    read_pictures(
+        manifest,
+        Folder(),
+        tmp_path / "ocr.jsonl",
+        when="always",
+        workers=1,
+        cache=tmp_path / "cache.sqlite",
+        progress=lambda n, total: done.append(n),
+        note=lambda text: notes.append((len(done), text)),
+    )
+    ((when, text),) = notes
+    assert text == "12 pictures to read, about 1 s"
+    assert when == (0 if known else 7)  # from earlier readings, or from the first of these
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.2, "1 s"), (42.4, "42 s"), (240, "4 min"), (5000, "83 min"), (7300, "2.0 h")]
+)
+def test_a_duration_is_told_in_one_unit(seconds, told):
+    assert duration(seconds) == told
+
+
+def test_unread_pictures_are_kept_apart_from_wordless_ones(tmp_path, fake, monkeypatch):
+    manifest = write_manifest(tmp_path, {}, {"text": "own \u2028 words \ud800"})
+    with open(manifest, "a") as f:
+        f.write(json.dumps(Example("words", {"text": "no picture"}, {}, meta={"author": "ada"}).to_json()) + "\n")
+    before, times = rows_of(manifest), manifest.stat().st_mtime_ns
+    out = tmp_path / "ocr.jsonl"
+    monkeypatch.setattr(FakeReader, "read_text", "")
+    monkeypatch.setattr(FakeReader, "unread", 2)
+    counts = read_pictures(manifest, Folder("caption"), out, when="auto", workers=1)
+    assert (counts["with_text"], counts["unread"]) == (0, 2)
+    assert [row["unread"] for row in rows_of(out)] == [2, 2]
+    marked = rows_of(manifest)
+    assert [row["meta"].pop("unread", None) for row in marked] == [True, True, None]
+    assert marked == before
+    assert manifest.stat().st_mtime_ns == times, "a later manifest makes readings suspect"
+    out.unlink()
+    monkeypatch.setattr(FakeReader, "unread", 0)
+    assert read_pictures(manifest, Folder("caption"), out, when="auto", workers=1)["unread"] == 0
+    assert rows_of(manifest) == before
+
+
+def test_texts_that_say_what_stands_on_their_pictures_are_counted(tmp_path, fake):
+    texts = ["Seen words!", "SEEN  WORD", "quite another thing", ""]
+    manifest = write_manifest(tmp_path, *({"text": text} for text in texts))
+    counts = read_pictures(manifest, Folder("caption"), tmp_path / "ocr.jsonl", when="always", workers=1)
+    assert (counts["captions"], counts["repeated"]) == (3, 2)
+    counts = read_pictures(manifest, Folder("transcript"), tmp_path / "again.jsonl", when="always", workers=1)
+    assert counts["captions"] == 0

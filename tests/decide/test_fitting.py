@@ -448,3 +448,8 @@ def test_bands_within_a_language_bound_errors_there_too():
     )
     assert set(few.policy.models["m"].languages) == {"en"}
     assert any(f.startswith("m: posts in en: no guarantee of fnr 0.001") for f in few.findings)
+
+
+@pytest.mark.parametrize("unread", [None, "review"])
+def test_the_policy_holds_what_is_done_with_unread_pictures(three_models, unread):
+    assert fitted(three_models, unread=unread).policy.unread == unread

@@ -15,6 +15,8 @@ from .manifest import read_manifest
 
 TEXT = "text"
 """The part that is composed."""
+UNREAD = "unread"
+"""Key of an example's ``meta``: lines were seen on its picture, half or more of which could not be read."""
 _FEWEST_LETTERS = 3
 
 

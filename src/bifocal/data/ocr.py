@@ -1,110 +1,42 @@
-"""Reads the words on pictures by RapidOCR: one picture for serving, a whole manifest in parallel processes."""
+"""Reads the words on the pictures of a whole manifest, in parallel processes, each picture once for all runs."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from difflib import SequenceMatcher
 from itertools import compress, islice
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..contracts import Source, TextRole
-from ..errors import DataError, RunError, extras_named
+from ..errors import DataError, RunError
 from ..example import Example
-from ..modalities.image import SIDE, Image, square
 from ..modalities.text import clean
-from ..workspace import read_jsonl, room
-from .compose import TEXT, detect_language
+from ..workspace import atomic, read_jsonl, room
+from .compose import TEXT, UNREAD, detect_language
 from .manifest import read_manifest
-
-if TYPE_CHECKING:
-    from ..modalities.image import Picture
+from .ocr_cache import ENOUGH, ReadingCache
+from .reading import Reader, Reading, engine_of, mostly_unread, reading_key
 
 When = Literal["auto", "always", "never"]
 
 PICTURE = "image"
 """The part that is read."""
-_WHOLE = Image("pad")  # whatever `fit` a run packs by: cropping would cut words off
+_ALIKE = 0.8
+_COMPARED = 500  # characters
 _AHEAD = 4  # pictures handed out per process before the oldest must be back: busy processes, flat memory
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What OCR made of one picture.
-
-    Attributes
-    ----------
-    text : str
-        One line per box, top to bottom, left to right.
-    boxes : list
-        Four corners ``[x, y]`` per line, in pixels of the picture padded to 384x384.
-    confidence : float or None
-        Mean over the lines, 0..1; None where there is none.
-    engine : str
-        Name and version of the engine.
-    """
-
-    text: str
-    boxes: list[list[list[int]]]
-    confidence: float | None
-    engine: str
-
-
-class Reader:
-    """RapidOCR on one thread, with the models of its package, offline; slow to make, so make it once.
-
-    Raises
-    ------
-    MissingExtra
-        Where rapidocr is not installed.
-    """
-
-    def __init__(self) -> None:
-        self.engine = engine_name()
-        with extras_named():
-            from rapidocr import RapidOCR
-        self._read = RapidOCR(
-            params={
-                "Global.log_level": "error",  # it warns of every picture without words
-                "Global.use_cls": False,  # turns lines that stand on their head, which memes do not
-                "Det.limit_side_len": SIDE,
-                "Det.limit_type": "max",
-                "EngineConfig.onnxruntime.intra_op_num_threads": 1,
-                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-            }
-        )
-
-    def read(self, picture: Picture) -> Reading:
-        """Read an RGB picture of any size; it is made to fit 384x384 first, with nothing cut off."""
-        import numpy as np
-
-        rgb = np.asarray(square(picture, "pad"))
-        result = self._read(np.ascontiguousarray(rgb[:, :, ::-1]))  # BGR, as OpenCV has it
-        if not result.txts:
-            return Reading("", [], None, self.engine)
-        boxes = np.rint(result.boxes).astype(int).tolist()
-        return Reading("\n".join(result.txts), boxes, round(float(np.mean(result.scores)), 4), self.engine)
-
-    def read_file(self, blob: bytes) -> Reading:
-        """Read a picture file, the whole of it whatever the run's ``fit`` cuts off. Raises `PictureError`."""
-        return self.read(_WHOLE.read(blob))
-
-
-def engine_name() -> str:
-    """What ``ocr.jsonl`` calls the engine. Raises `MissingExtra` where it is not installed."""
-    with extras_named():
-        return f"rapidocr {version('rapidocr')}"
 
 
 def wanted(when: When, text: str | None, role: TextRole) -> bool:
@@ -121,33 +53,47 @@ def read_pictures(
     out: Path,
     *,
     when: When,
+    languages: Sequence[str] | None = None,
+    cache: Path | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Read the pictures of a manifest into ``ocr.jsonl``, in the manifest's order.
 
     Every row goes to ``.<out>.partial`` as soon as it is read; a call after an interruption goes on behind the last
-    whole row. ``out`` appears, or is replaced, when all is read.
+    whole row. ``out`` appears, or is replaced, when all is read. Rows of the manifest whose picture bears lines,
+    half or more of which could not be read, are marked there (``meta.unread``).
 
     Parameters
     ----------
     manifest, out : Path
-        ``out`` gets ``id, text, boxes, confidence, engine, language`` per picture that is read.
+        ``out`` gets ``id, text, boxes, confidence, engine, unread, language`` per picture that is read.
     source : Source
         Opens the pictures.
+    languages : sequence of str, optional
+        As `Reader` takes them.
+    cache : Path, optional
+        A file of readings that runs share, see `ReadingCache`.
     workers : int, optional
-        Processes of one thread each (about 400 MB each); None = the cores at hand, 1 = this process.
+        Processes of one thread each (about 500 MB each); None = the cores at hand, 1 = this process.
     progress : callable, optional
         Given the pictures done and to be done.
+    note : callable, optional
+        Given what a person should know: what it will cost, a cache that cannot be used.
 
     Returns
     -------
     dict
-        ``pictures`` in the manifest; of these ``read`` and ``skipped``; ``with_text`` of those read; ``resumed``: read
-        by an earlier call; ``seconds_per_picture`` (wall clock, 0 where none) of those read now.
+        ``pictures`` in the manifest; of these ``read`` and ``skipped``; of those read ``with_text``, ``unread`` (half
+        or more of the lines seen were not), ``resumed`` (by an earlier call) and ``cached``; ``captions``: those with
+        words that came with a text of the post's own, and ``repeated``: how many of these texts say the same;
+        ``seconds_per_picture`` (wall clock, 0 where none) of those read now.
 
     Raises
     ------
+    ConfigError
+        As `Reader`.
     DataError
         Where a picture cannot be opened or decoded, naming its row.
     MissingExtra
@@ -156,33 +102,37 @@ def read_pictures(
         Where a process died.
     """
     pictures, asked = _asked(manifest, source, when)
-    total = sum(asked)
+    total, note = sum(asked), note or (lambda _: None)
     partial = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     if not partial.exists() and _later(out, manifest):  # stopped before the run could note that all is read
         os.replace(out, partial)
-    done = resumed = _resume(partial, manifest, asked)
-    processes = min(workers or len(os.sched_getaffinity(0)), total - resumed)
-    begun = perf_counter()
-    with room(partial), open(partial, "a", encoding="utf-8", newline="") as sink:
-        for example, reading in _readings(islice(_rows(manifest, asked), resumed, None), source, processes):
-            row = {"id": example.id, **asdict(reading), "language": detect_language(clean(reading.text))}
-            sink.write(json.dumps(row, ensure_ascii=False) + "\n")
-            sink.flush()
-            done += 1
-            if progress:
-                progress(done, total)
+    done = resumed = _resume(partial, manifest, asked, languages) if total else 0
+    begun, cached = perf_counter(), 0
+    with room(partial), open(partial, "a" if resumed else "w", encoding="utf-8", newline="") as sink:
+        if total > resumed:
+            with closing(ReadingCache(cache, reading_key(languages), note)) as known:
+                work = _Work(source, languages, known, note)
+                for example, reading in work.readings(manifest, asked, resumed, workers):
+                    row = {"id": example.id, **asdict(reading), "language": detect_language(clean(reading.text))}
+                    sink.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    sink.flush()
+                    done += 1
+                    if progress:
+                        progress(done, total)
+                cached = work.cached
         os.fsync(sink.fileno())
-    seconds = perf_counter() - begun
-    with_text = sum(bool(row["text"]) for row in read_jsonl(partial))
+    seconds, fresh = perf_counter() - begun, done - resumed - cached
+    found = _found(manifest, source, asked, partial)
     os.replace(partial, out)
     return {
         "pictures": pictures,
         "read": done,
         "skipped": pictures - done,
-        "with_text": with_text,
+        **found,
         "resumed": resumed,
-        "seconds_per_picture": round(seconds / (done - resumed), 4) if done > resumed else 0.0,
+        "cached": cached,
+        "seconds_per_picture": round(seconds / fresh, 4) if fresh else 0.0,
     }
 
 
@@ -199,16 +149,17 @@ def _rows(manifest: Path, asked: bytearray) -> Iterator[Example]:
     return compress(read_manifest(manifest), asked)
 
 
-def _resume(partial: Path, manifest: Path, asked: bytearray) -> int:
+def _resume(partial: Path, manifest: Path, asked: bytearray, languages: Sequence[str] | None) -> int:
     """How many rows of an interrupted call still hold; the file is cut behind the last of them."""
     if not partial.exists():
         return 0
     rows = size = 0
+    engine = engine_of(languages)
     # The ids may be the same and the pictures others: a manifest written since makes every reading suspect.
     if _later(partial, manifest):
         with open(partial, "rb") as f:
             for line, example in zip(f, _rows(manifest, asked), strict=False):
-                if not _holds(line, example):
+                if not _holds(line, example, engine):
                     break
                 rows, size = rows + 1, size + len(line)
     os.truncate(partial, size)
@@ -219,51 +170,176 @@ def _later(path: Path, manifest: Path) -> bool:
     return path.exists() and path.stat().st_mtime_ns >= manifest.stat().st_mtime_ns
 
 
-def _holds(line: bytes, example: Example) -> bool:
+def _holds(line: bytes, example: Example, engine: str) -> bool:
     try:
         row = json.loads(line)
     except ValueError:
         return False
-    return line.endswith(b"\n") and (row["id"], row["engine"]) == (example.id, engine_name())
+    whole = line.endswith(b"\n") and "unread" in row  # a Bifocal of before did not tell, and read at 384 pixels
+    return whole and (row["id"], row["engine"]) == (example.id, engine)
 
 
-def _readings(examples: Iterator[Example], source: Source, processes: int) -> Iterator[tuple[Example, Reading]]:
-    """Each example with its reading, in order."""
-    if processes < 1:
-        return
-    engine_name()  # a missing extra is named here; in a process it would look like a crash
-    if processes == 1:
-        reader = Reader()
+def _found(manifest: Path, source: Source, asked: bytearray, readings: Path) -> dict[str, int]:
+    """What the readings of all pictures come to; rows with unread words are marked in the manifest."""
+    counts = dict.fromkeys(("with_text", "unread", "captions", "repeated"), 0)
+    unread: set[str] = set()
+    marked: set[str] = set()
+    rows = read_jsonl(readings)
+    for example, read in zip(read_manifest(manifest), asked, strict=True):
+        if example.meta.get(UNREAD):
+            marked.add(example.id)
+        if not read:
+            continue
+        row = next(rows)
+        counts["with_text"] += bool(row["text"])
+        if mostly_unread(row["unread"], len(row["boxes"])):
+            unread.add(example.id)
+        own = clean(example.parts.get(TEXT) or "")
+        if own and row["text"] and source.role_of(example) == "caption":
+            counts["captions"] += 1
+            counts["repeated"] += _alike(own, row["text"])
+    if unread != marked:
+        _mark(manifest, unread)
+    return counts | {"unread": len(unread)}
+
+
+def _alike(text: str, other: str) -> bool:
+    """Whether two texts say the same, but for what OCR misses."""
+    one, two = ("".join(filter(str.isalnum, some.casefold()))[:_COMPARED] for some in (text, other))
+    return SequenceMatcher(None, one, two, autojunk=False).ratio() >= _ALIKE
+
+
+def _mark(manifest: Path, unread: set[str]) -> None:
+    """Write into a manifest which rows bear words that could not be read; it stays as old as it is."""
+    times = manifest.stat().st_atime_ns, manifest.stat().st_mtime_ns  # a later one would make readings suspect
+    with open(manifest, encoding="utf-8") as old, atomic(manifest) as new:
+        for line in old:
+            row = json.loads(line)
+            before = row.get("meta", {}).get(UNREAD)
+            if bool(before) != (row["id"] in unread):
+                meta = {name: value for name, value in row.get("meta", {}).items() if name != UNREAD}
+                row["meta"] = meta | ({UNREAD: True} if row["id"] in unread else {})
+                line = json.dumps(row, ensure_ascii=not _encodable(line)) + "\n"
+            new.write(line)
+    os.utime(manifest, ns=times)
+
+
+def _encodable(line: str) -> bool:
+    """Whether no character of a line is escaped because UTF-8 cannot hold it."""
+    return "\\ud" not in line
+
+
+class _Work:
+    """Reads the pictures that are to be read and are not in the cache, and says beforehand what that costs."""
+
+    def __init__(
+        self, source: Source, languages: Sequence[str] | None, cache: ReadingCache, note: Callable[[str], None]
+    ):
+        self.source, self.languages, self.cache, self.note = source, languages, cache, note
+        self.cached = 0
+        self._took: list[float] = []
+        self._told = False
+
+    def readings(
+        self, manifest: Path, asked: bytearray, resumed: int, workers: int | None
+    ) -> Iterator[tuple[Example, Reading]]:
+        """Each example with its reading, in order."""
+        hashes = (_noted_hash(example) for example in islice(_rows(manifest, asked), resumed, None))
+        held = self.cache.held(sha256 for sha256 in hashes if sha256)
+        self._left = sum(asked) - resumed - held
+        self._held = held
+        self._processes = min(workers or len(os.sched_getaffinity(0)), max(1, self._left))
+        if seconds := self.cache.seconds():
+            self._tell(seconds)
+        examples = islice(_rows(manifest, asked), resumed, None)
+        yield from self._alone(examples) if self._processes == 1 else self._together(examples)
+
+    def _alone(self, examples: Iterator[Example]) -> Iterator[tuple[Example, Reading]]:
+        reader: Reader | None = None
         for example in examples:
             with _explained(example):
-                reading = reader.read_file(source.open(example.parts[PICTURE]))
+                blob, sha256, reading = self._opened(example)
+                if reading is None:
+                    reader = reader or Reader(self.languages)
+                    reading = self._kept(sha256, *_timed(reader, blob))
             yield example, reading
-        return
-    others = multiprocessing.active_children()
-    try:
-        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin_process)
-    except (OSError, NotImplementedError) as error:
-        raise RunError(
-            f"no OCR processes can be started ({error}): they share semaphores in /dev/shm, which has to be writable; "
-            "or set ocr.workers: 1"
-        ) from error
-    pending: deque[tuple[Example, Future[Reading]]] = deque()
-    try:
-        for example in examples:
-            with _explained(example):
-                blob = source.open(example.parts[PICTURE])
-                with _begun_in_peace():
-                    pending.append((example, pool.submit(_read_in_process, blob)))
-            if len(pending) >= processes * _AHEAD:
-                yield _oldest(pending)
-        while pending:
-            yield _oldest(pending)
-    except BaseException:
-        for process in set(multiprocessing.active_children()).difference(others):
-            process.kill()  # one that is still starting would take seconds to hear that nothing is wanted of it
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    def _together(self, examples: Iterator[Example]) -> Iterator[tuple[Example, Reading]]:
+        others = multiprocessing.active_children()
+        spawn = multiprocessing.get_context("spawn")
+        try:
+            pool = ProcessPoolExecutor(self._processes, spawn, initializer=_begin_process, initargs=(self.languages,))
+        except (OSError, NotImplementedError) as error:
+            raise RunError(
+                f"no OCR processes can be started ({error}): they share semaphores in /dev/shm, which has to be "
+                "writable; or set ocr.workers: 1"
+            ) from error
+        pending: deque[tuple[Example, str, Reading | Future[tuple[Reading, float]]]] = deque()
+        try:
+            for example in examples:
+                with _explained(example):
+                    blob, sha256, reading = self._opened(example)
+                    with _begun_in_peace():
+                        pending.append((example, sha256, reading or pool.submit(_read_in_process, blob)))
+                if len(pending) >= self._processes * _AHEAD:
+                    yield self._oldest(pending)
+            while pending:
+                yield self._oldest(pending)
+        except BaseException:
+            for process in set(multiprocessing.active_children()).difference(others):
+                process.kill()  # one that is still starting would take seconds to hear that nothing is wanted of it
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _oldest(
+        self, pending: deque[tuple[Example, str, Reading | Future[tuple[Reading, float]]]]
+    ) -> tuple[Example, Reading]:
+        example, sha256, result = pending.popleft()
+        with _explained(example):
+            return example, result if isinstance(result, Reading) else self._kept(sha256, *result.result())
+
+    def _opened(self, example: Example) -> tuple[bytes, str, Reading | None]:
+        """A picture's file, its hash, and its reading where it is known."""
+        blob = self.source.open(example.parts[PICTURE])
+        sha256 = hashlib.sha256(blob).hexdigest()
+        known = self.cache.find(sha256)
+        self.cached += known is not None
+        return blob, sha256, known
+
+    def _kept(self, sha256: str, reading: Reading, seconds: float) -> Reading:
+        self.cache.keep(sha256, reading, seconds)
+        self._took.append(seconds)
+        if len(self._took) == min(ENOUGH, self._left):
+            self._tell(sum(self._took) / len(self._took))
+        return reading
+
+    def _tell(self, seconds: float) -> None:
+        """What is still to come, once."""
+        if not self._told and self._left:
+            there = f" ({self._held:,} more were read before)" if self._held else ""
+            spent = duration(seconds * self._left / self._processes)
+            self.note(f"{self._left:,} pictures to read{there}, about {spent}")
+        self._told = True
+
+
+def duration(seconds: float) -> str:
+    """About how long, in the largest unit that fits."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _noted_hash(example: Example) -> str | None:
+    """The hash of a picture's file, as the manifest has it."""
+    facts = example.meta.get("facts", {}).get(PICTURE, {})
+    return str(facts["sha256"]) if "sha256" in facts else None
+
+
+def _timed(reader: Reader, blob: bytes) -> tuple[Reading, float]:
+    begun = perf_counter()
+    reading = reader.read_file(blob)
+    return reading, perf_counter() - begun
 
 
 @contextmanager
@@ -284,12 +360,6 @@ def _begun_in_peace() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def _oldest(pending: deque[tuple[Example, Future[Reading]]]) -> tuple[Example, Reading]:
-    example, future = pending.popleft()
-    with _explained(example):
-        return example, future.result()
-
-
 @contextmanager
 def _explained(example: Example) -> Iterator[None]:
     try:
@@ -306,11 +376,11 @@ def _explained(example: Example) -> Iterator[None]:
 _reader: Reader  # of a worker process, set as it begins
 
 
-def _begin_process() -> None:
+def _begin_process(languages: Sequence[str] | None) -> None:
     global _reader
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it then ends its processes
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _reader = Reader()
+    _reader = Reader(languages)
     import cv2
 
     cv2.setNumThreads(1)  # RapidOCR crops with OpenCV, which takes a thread per core in every process
@@ -324,5 +394,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _read_in_process(blob: bytes) -> Reading:
-    return _reader.read_file(blob)
+def _read_in_process(blob: bytes) -> tuple[Reading, float]:
+    return _timed(_reader, blob)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,7 @@ def fit_policy(
     base_rate: Sequence[float] | None = None,
     rule: ThresholdConfig | None = None,
     review: ReviewConfig | None = None,
+    unread: Literal["review"] | None = None,
     groups: Sequence[Any] | None = None,
     languages: Sequence[str] | None = None,
     seed: int = 0,
@@ -81,6 +82,8 @@ def fit_policy(
     review : ReviewConfig, optional
         The review bands (several classes: prediction sets) to fit, class by class, on the rows that the thresholds are
         chosen on.
+    unread : "review", optional
+        What is done with posts whose picture could not be read.
     groups : sequence, optional
         Of the last model's pooled rows: near-duplicates share one. None = no figures are expected.
     languages : sequence, optional
@@ -139,6 +142,7 @@ def fit_policy(
         rule=rule,
         expected=_expected(scores[main][POOLED], models[main], base_rate, groups, rule, seed),
         review=review,
+        unread=unread,
         data=dict(data or {}),
         date=now(),
     )

@@ -148,6 +148,8 @@ class Policy(Strict):
     """What the review bands were fitted to."""
     truncated: Literal["review"] | None = None
     """What is done with a post whose words were not all read; None = what its beginning comes to."""
+    unread: Literal["review"] | None = None
+    """What is done with posts on whose picture half or more of the lines could not be read; None = as with others."""
     data: dict[str, str] = Field(default_factory=dict)
     """Split it was tuned on -> hash of its shards."""
     date: str = ""

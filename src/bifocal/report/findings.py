@@ -142,7 +142,7 @@ def _data(steps: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{k: manifest[k] for k in ("examples", "quarantined", "unlabelled", "reasons")},
         **{k: splits[k] for k in ("rows", "by_class", "groups", "near_duplicates", "leakage")},
-        "ocr": {k: ocr[k] for k in ("pictures", "read", "with_text") if k in ocr},
+        "ocr": {k: ocr[k] for k in ("pictures", "read", "with_text", "unread") if k in ocr},
     }
 
 

@@ -218,6 +218,8 @@ def about_the_data(facts: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"OCR read {data['ocr']['read']:,} pictures and found words in {data['ocr']['with_text']:,} of them."
         )
+    if unread := data["ocr"].get("unread"):
+        sentences.append(f"On {unread:,} pictures half or more of the lines could not be read (another script, say).")
     if kept:
         sentences.append(f"The fusion learned from {kept['n']:,} training rows that the experts never saw.")
     return sentences

@@ -112,6 +112,9 @@ class AnswerOut(BaseModel):
     truncated: bool = Field(
         description="Whether the text was longer than what the service, or the text expert, reads of it."
     )
+    unread: bool = Field(
+        description="Whether half or more of the lines seen on the picture could not be read (another script, say)."
+    )
     versions: dict[str, str]
 
 
@@ -281,6 +284,7 @@ _EXAMPLE = {
     "language": "en",
     "match": None,
     "truncated": False,
+    "unread": False,
     "versions": {"run": "full", "policy": "0123456789abcdef", "bifocal": "0.1.0"},
 }
 

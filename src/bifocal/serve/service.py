@@ -77,7 +77,7 @@ class Answer:
         told: dict[str, Any] = {"id": self.id, "action": self.action, "source": self.source}
         if self.decision is None:
             told |= dict.fromkeys(("probability", "label", "threshold", "language"))
-            told |= {"models": {}, "present": {}, "text_used": ""}
+            told |= {"models": {}, "present": {}, "text_used": "", "unread": False}
         else:
             told |= {"probability": self.decision.probability, **self.decision.to_dict()}
         match = None if self.match is None else self.match.to_dict()

@@ -1,0 +1,89 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bifocal.data import ocr_cache
+from bifocal.data.ocr_cache import ReadingCache
+from bifocal.data.reading import Reading
+
+READ = Reading("seen words", [[[1, 2], [3, 2], [3, 4], [1, 4]]], 0.98, "rapidocr 3.10.0", 1)
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+def test_a_reading_is_found_again_under_its_key_only(tmp_path, told):
+    path = tmp_path / "runs" / "cache.sqlite"
+    cache = ReadingCache(path, "key", told.append)
+    assert cache.find("a" * 64) is None
+    cache.keep("a" * 64, READ, 0.5)
+    cache.close()
+    again = ReadingCache(path, "key", told.append)
+    assert again.find("a" * 64) == READ
+    assert again.held(["a" * 64, "b" * 64, "a" * 64]) == 2
+    assert ReadingCache(path, "other", told.append).find("a" * 64) is None
+    assert not told
+
+
+def test_what_a_picture_took_is_known_from_eight_on(tmp_path, told):
+    cache = ReadingCache(tmp_path / "cache.sqlite", "key", told.append)
+    for i in range(8):
+        assert cache.seconds() is None
+        cache.keep(str(i), READ, 0.5)
+    assert cache.seconds() == 0.5
+
+
+def test_many_may_write_at_once(tmp_path, told):
+    def write(writer):
+        cache = ReadingCache(tmp_path / "cache.sqlite", "key", told.append)
+        for i in range(25):
+            cache.keep(f"{writer}-{i}", READ, 0.1)
+        cache.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    cache = ReadingCache(tmp_path / "cache.sqlite", "key", told.append)
+    assert cache.held(f"{writer}-{i}" for writer in range(4) for i in range(25)) == 100
+    assert not told
+
+
+def test_the_longest_unused_go_first(tmp_path, told, monkeypatch):
+    path = tmp_path / "cache.sqlite"
+    cache = ReadingCache(path, "key", told.append)
+    for i in range(4):
+        cache.keep(str(i), READ, 0.1)
+    cache._rows("UPDATE readings SET used = sha256 WHERE key = ?")  # no seconds have passed in the test
+    assert cache.find("0") == READ
+    cache.close()
+    monkeypatch.setattr(ocr_cache, "MOST_ROWS", 2)
+    again = ReadingCache(path, "key", told.append)
+    assert [again.find(str(i)) is not None for i in range(4)] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("broken", ["file", "rows", "folder"])
+def test_a_cache_that_cannot_be_used_is_told_once_and_stops_nothing(tmp_path, told, broken):
+    path = tmp_path / "cache.sqlite"
+    if broken == "file":
+        path.write_bytes(b"no database" * 1000)
+    elif broken == "folder":
+        path.mkdir()
+    cache = ReadingCache(path, "key", told.append)
+    if broken == "rows":
+        cache.keep("a", READ, 0.1)
+        cache._rows("UPDATE readings SET reading = '{\"text\": 1}' WHERE key = ?")
+    assert cache.find("a") is None
+    cache.keep("a", READ, 0.1)
+    assert cache.held(["a"]) == 0
+    assert len(told) == 1
+    assert "and pictures are read anew: delete it" in told[0]
+    cache.close()
+
+
+def test_without_a_path_nothing_is_kept(told):
+    cache = ReadingCache(None, "key", told.append)
+    cache.keep("a", READ, 0.1)
+    assert cache.find("a") is None
+    assert cache.seconds() is None
+    assert not told
