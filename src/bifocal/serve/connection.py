@@ -44,11 +44,11 @@ def fault_of_head(head: bytes) -> str | None:
     """
     if len(head) > MAX_HEAD or head.count(b"\n") > MAX_LINES:
         return f"a head has {MAX_HEAD:,} bytes and {MAX_LINES} lines at most"
+    if _LOOSE_LINE.search(head):
+        return "every line of a head ends with CR LF"
     asked = head.partition(b"\r\n")[0]
     if not asked.endswith((b" HTTP/1.1", b" HTTP/1.0")):
         return "HTTP/1.1 is spoken here"
-    if _LOOSE_LINE.search(head):
-        return "every line of a head ends with CR LF"
     if _FOLDED_LINE.search(head):
         return "a header is not folded over several lines"
     if any(HOST.fullmatch(host) is None for host in _HOST.findall(head)):
