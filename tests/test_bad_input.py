@@ -928,3 +928,19 @@ def test_a_cache_that_is_not_these_weights_is_written_anew_and_changes_no_figure
     again = load_file(cache)
     for name, tensor in load_file(small_run / "evidence" / "text_expert" / "test.safetensors").items():
         assert torch.allclose(again[name].float(), tensor.float(), atol=1e-5)
+
+
+def test_processes_that_cannot_share_memory_are_not_blamed_on_a_file(tmp_path, monkeypatch):
+    """Python's processes share semaphores in /dev/shm, which some containers mount read-only."""
+    import errno
+
+    from bifocal.data import ocr
+    from bifocal.errors import RunError
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(ocr, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(ocr, "engine_name", lambda: "none")
+    with pytest.raises(RunError, match=r"no OCR processes can be started .*Read-only.* /dev/shm, .* or set ocr.workers: 1"):
+        list(ocr._readings(iter(()), None, 2))
