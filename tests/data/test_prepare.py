@@ -84,9 +84,9 @@ def test_rows_without_a_part_that_the_run_reads_are_left_out_and_counted(tmp_pat
 
 
 def test_a_run_that_reads_every_part_leaves_nobody_out(tmp_path):
-    prepared = Prepared(tmp_path, Synthetic(size=20, missing_text=0.3, missing_image=0.3))
+    prepared = Prepared(tmp_path, Synthetic(size=80, missing_text=0.3, missing_image=0.3))
     assert prepared.split()["unread"] == 0
-    assert len(read_json(prepared.space.splits)) == 20
+    assert len(read_json(prepared.space.splits)) == 80
 
 
 def test_shards_hold_the_rows_of_their_split_under_their_groups(tmp_path):

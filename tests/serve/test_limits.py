@@ -106,16 +106,19 @@ def test_packed_bodies_other_encodings_and_keys_twice_are_refused_in_plain_words
         response = guarded.post(path, content=content, headers=headers)
         return response.status_code, response.json()["error"]["message"] if response.status_code != 200 else ""
 
+    def unsupported(path):
+        return 400 if path.startswith("/v1alpha1/") else 415  # Perspective answers so
+
     for path in DOORS[:4]:
         status, message = ask(b"\x1f\x8b\x08", path=path, **{"content-encoding": "gzip"})
-        assert status == 415 and "without Content-Encoding" in message
+        assert status == unsupported(path) and "without Content-Encoding" in message
         status, message = ask(b'{"text": "a", "text": "b"}', path=path)
         assert status == 400 and "'text' stands there twice" in message
         assert ask(json.dumps({"text": "a"}).encode("utf-16"), path=path) == (
             400,
             "JSON comes in UTF-8; this is in another encoding",
         )
-        assert ask(b'{"text": "a"}', "application/json; charset=utf-16", path)[0] == 415
+        assert ask(b'{"text": "a"}', "application/json; charset=utf-16", path)[0] == unsupported(path)
     assert ask(json.dumps({"text": "a"}).encode("utf-16-le"))[0] == 400
     assert ask(b'{"text": "caf\xe9"}')[0] == 400
     assert ask(b'\xef\xbb\xbf{"text": "a"}', "application/json; charset=UTF-8")[0] == 200
