@@ -159,7 +159,7 @@ def test_near_duplicates_that_the_source_does_not_know_of_never_straddle_carved_
 
 
 def test_only_labelled_rows_are_assigned_and_none_at_all_is_an_error(tmp_path):
-    posts = [(f"row{k}", k, f"alpha{k} beta{k} gamma{k}") for k in range(6)]
+    posts = [(f"row{k}", k, f"alpha{k} beta{k} gamma{k}") for k in range(40)]
     write_posts(tmp_path / "memes", posts)
     path = tmp_path / "memes" / "train.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -167,7 +167,7 @@ def test_only_labelled_rows_are_assigned_and_none_at_all_is_an_error(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     prepared = Prepared(tmp_path / "p", HatefulMemes(root=tmp_path / "memes"))
     assert prepared.split()["unread"] == 0
-    assert set(read_json(prepared.space.splits)) == {f"row{k}" for k in (0, 1, 3, 4, 5)}
+    assert set(read_json(prepared.space.splits)) == {f"row{k}" for k in range(40) if k != 2}
     shown = next(labelled(prepared.space, prepared.source, prepared.config))
     assert shown.parts["text"].startswith("[OCR] alpha0 beta0 gamma0 [/OCR]")
     prepared.configure(label="offensive")
