@@ -85,6 +85,7 @@ def test_every_row_arrives_in_order_with_its_facts_and_is_counted(write):
         "animated": 0,
         "spelled_otherwise": {"files": 0, "for_example": {}},
         "by_split": {"train": 1, "val": 1, "unassigned": 1},
+        "by_class": {"train": {"0": 1}, "unassigned": {"1": 1}},
         "reasons": {},
     }
     first, _, last = read_manifest(write.manifest)

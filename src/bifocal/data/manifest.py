@@ -82,8 +82,8 @@ def write_manifest(
     -------
     dict
         ``examples, quarantined, unlabelled, animated, spelled_otherwise, by_split, by_class, reasons``. Of an animated
-        picture only the first frame is read, which an abuser may know, so they are counted. A reason leaves out what differs
-        from row to row (names, numbers), so that equal causes are counted together.
+        picture only the first frame is read, which an abuser may know, so they are counted. A reason leaves out what
+        differs from row to row (names, numbers), so that equal causes are counted together.
 
     Raises
     ------

@@ -85,7 +85,7 @@ class Files:
         DataError
             Where there is none, naming the nearest, or where the name may mean several.
         """
-        found = self._meant(name)
+        found = self.meant(name)
         if len(found) == 1:
             return found[0]
         if found:
@@ -103,7 +103,8 @@ class Files:
             raise DataError(f"{error}{hint}") from None
         return name
 
-    def _meant(self, name: str) -> list[str]:
+    def meant(self, name: str) -> list[str]:
+        """The files that a name may mean: itself where it is there, else those that `look_up` would choose from."""
         return [name] if self.has(name) else self._alike.alike(name)
 
     def state(self, name: str) -> list[Any] | None:
@@ -112,7 +113,7 @@ class Files:
         The time of its inode is among them: it changes where a copy keeps the time of what it replaces. In an archive
         all are the archive's.
         """
-        found = self._meant(name)
+        found = self.meant(name)
         return [found[0], *self._place.stamp(found[0])] if len(found) == 1 else None
 
     def contents(self, names: Iterable[str]) -> list[tuple[str, str]]:

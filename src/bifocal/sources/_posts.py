@@ -55,6 +55,7 @@ class Posts:
         self.brought: set[str] = set()
         self._seen: dict[str, None] = {}
         self._read: set[str] = set()
+        self._folders: dict[Path, Files] = {}
 
     @property
     def unread(self) -> list[str]:
@@ -117,16 +118,29 @@ class Posts:
             return read.id or number, DataError(read.reason)
         try:
             called = {name: word(row, name) for name in named}
+            image = self._picture(next((row[column] for column in pictures if row[column]), None), folder)
         except DataError as error:
             return read.id, error
-        image = next((row[column] for column in pictures if row[column]), None)
         return read.id, {
             "id": read.id if filled else None,
             "text": read.parts.get("text"),
-            "image_path": folder / image if isinstance(image, str) else image,
+            "image_path": image,
             "tabular": {**record, **read.parts.get("tabular", {})} or None,
             **called,
         }
+
+    def _picture(self, image: Any, folder: Path) -> Any:
+        """The path of a picture, looked up as a source does where it is not there as written."""
+        if not isinstance(image, str) or (folder / image).is_file():
+            return folder / image if isinstance(image, str) else image
+        if folder not in self._folders:
+            self._folders[folder] = Files(folder)
+        found = self._folders[folder].meant(image)
+        if len(found) > 1:
+            raise DataError(
+                f"the picture {image!r} is not there as written, and may be {listed(found)}: write its name"
+            )
+        return folder / (found[0] if found else image)
 
     def _texts(self, row: Mapping[str, Any]) -> list[str]:
         """The columns that the source joins, where all are there; else ``text``; else what there is of the former."""
