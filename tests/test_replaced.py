@@ -1,7 +1,7 @@
 """A command that writes a named output replaces what it wrote itself, and nothing of anybody else's."""
 
 import json
-import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,10 +20,9 @@ REFUSED = "nothing in it says that this command wrote it: .* --force"
 
 @pytest.fixture
 def lab(tmp_path):
-    from pathlib import Path
-
-    (tmp_path / "lab" / "set").mkdir(parents=True)
-    shutil.copy(Path(__file__).parent / "report" / "lab_results.json", tmp_path / "lab" / "set" / "results.json")
+    (tmp_path / "lab" / "three").mkdir(parents=True)
+    example = json.loads((Path(__file__).parent / "report" / "lab_results.json").read_text(encoding="utf-8"))["three"]
+    (tmp_path / "lab" / "three" / "results.json").write_text(json.dumps(example | {"stability": None}))
     return tmp_path / "lab"
 
 

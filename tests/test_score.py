@@ -504,7 +504,7 @@ def test_the_command_fails_where_much_could_not_be_decided(
 
     rows = [{"id": i, "text": "" if i < bad else f"words {i}"} for i in range(20)]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    monkeypatch.setattr("bifocal.load", lambda _: system)
+    monkeypatch.setattr("bifocal.load", lambda _, **options: system)
     arguments = ["bifocal", "score", str(small_run), str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.csv"), "-q"]
     monkeypatch.setattr("sys.argv", arguments)
     with pytest.raises(SystemExit) as stopped:

@@ -133,11 +133,11 @@ def test_a_list_of_nothing_is_not_written(tmp_path, places, told):
     scene(0).save(tmp_path / "0.png")
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "empty").mkdir()
-    old = f"{'0' * 64},old.png,,100\n"
-    (tmp_path / "list.csv").write_text(old)
+    write_list([tmp_path / "0.png"], tmp_path / "list.csv")
+    before = (tmp_path / "list.csv").read_text()
     with pytest.raises(DataError, match=told):
         write_list([tmp_path / place for place in places], tmp_path / "list.csv")
-    assert (tmp_path / "list.csv").read_text() == old
+    assert (tmp_path / "list.csv").read_text() == before
 
 
 def test_the_command_names_what_it_skips(tmp_path, capsys):

@@ -30,12 +30,18 @@ def labelled(space: Workspace, source: Source, config: RunConfig) -> Iterator[Ex
 
 
 def write_splits(
-    space: Workspace, source: Source, taxonomy: Taxonomy, config: RunConfig, holdout: float = 0.0
+    space: Workspace, source: Source, taxonomy: Taxonomy, config: RunConfig, holdout: float | None = None
 ) -> dict[str, Any]:
     """Group near-duplicates, assign splits, count (and on request drop) what leaks; writes splits and groups.
 
     Where a label's class is whether a number lies above train's median, that is known from here on: the splits are
     balanced by the median of all rows, and the taxonomy is written again with train's.
+
+    Parameters
+    ----------
+    holdout : float, optional
+        Share of train that will be kept aside for the fusion. None = to see whether each split shows enough of each
+        class is left to later steps.
 
     Returns
     -------
@@ -93,7 +99,9 @@ def write_splits(
         for i, kind, parts, group in zip(ids, kinds, brought, groups, strict=True)
         if i in splits
     ]
-    few = check_splits((row[:3] for row in rows), [row[3] for row in rows], config.label, holdout, config.seed)
+    few: list[str] = []
+    if holdout is not None:
+        few = check_splits((row[:3] for row in rows), [row[3] for row in rows], config.label, holdout, config.seed)
     write_json(space.splits, splits)
     write_json(space.groups, dict(zip(ids, groups, strict=True)))
     write_json(space.taxonomy, settled.to_json())

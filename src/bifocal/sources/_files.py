@@ -86,7 +86,7 @@ class Files:
         DataError
             Where there is none, naming the nearest, or where the name may mean several.
         """
-        found = self._meant(name)
+        found = self.meant(name)
         if len(found) == 1:
             return found[0]
         if found:
@@ -104,7 +104,8 @@ class Files:
             raise DataError(f"{error}{hint}") from None
         return name
 
-    def _meant(self, name: str) -> list[str]:
+    def meant(self, name: str) -> list[str]:
+        """The files that a name may mean: itself where it is there, else those that `look_up` would choose from."""
         return [name] if self.has(name) else self._alike.alike(name)
 
     def state(self, name: str) -> list[Any] | None:
@@ -113,7 +114,7 @@ class Files:
         The time of its inode is among them: it changes where a copy keeps the time of what it replaces. In an archive
         all are the archive's.
         """
-        found = self._meant(name)
+        found = self.meant(name)
         return [found[0], *self._place.stamp(found[0])] if len(found) == 1 else None
 
     def contents(self, names: Iterable[str]) -> list[tuple[str, str]]:
@@ -210,9 +211,10 @@ class Picture:
         return self.name
 
     def read(self) -> bytes:
-        """Its bytes. Raises `DataError` as `Files.read`."""
-        place = next((place for place in self.places if place.has(self.name)), self.places[0])
-        return place.read(self.name)
+        """Its bytes; a name that is nowhere as written is looked up leniently. Raises as `Files.look_up`."""
+        exact = next((place for place in self.places if place.has(self.name)), None)
+        place = exact or next((place for place in self.places if place.meant(self.name)), self.places[0])
+        return place.read_alike(self.name)
 
 
 class FileSource(Strict):
