@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 import bifocal
 from bifocal.config import parse_config
-from bifocal.decide import fitting
+from bifocal.decide import calibrators, fitting
 from bifocal.decide.calibration import fit_temperature, softmax
 from bifocal.decide.calibrators import Temperature
 from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
@@ -166,6 +166,7 @@ def test_each_set_of_parts_gets_a_temperature_and_a_threshold_of_its_own(copied,
     assert Policy.load(space.policy).models["mm_fusion"].patterns == {}  # under 200 rows
 
     monkeypatch.setattr(fitting, "MIN_PATTERN_ROWS", 10)
+    monkeypatch.setattr(calibrators, "LEAST_ROWS", 3)
     run(config, root=copied.parent, start="calibrate", until="calibrate")
     policy = Policy.load(space.policy)
     fits = policy.models["mm_fusion"].patterns
