@@ -28,6 +28,8 @@ _READ_ONLY = "25006"
 """PostgreSQL's code where it is, for now, a copy of another."""
 _BEYOND_LIMITS = "54"
 """PostgreSQL's class of codes for values beyond its limits; its driver calls them operational."""
+_HEARD = timedelta(seconds=10)
+"""So long the steady clock of a machine goes as the database's does."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 _MIGRATING = 8_271_001
@@ -69,7 +71,8 @@ class Database:
         """Whether the database could not be reached when it was last asked."""
         self._ahead = timedelta(0)
         """Of our steady clock, how far the database's is; see `clock`."""
-        self._heard = False
+        self._heard: datetime | None = None
+        """When it was heard, by our steady clock."""
         if url.startswith("postgresql://"):
             url = url.replace("postgresql://", "postgresql+psycopg://", 1)
         allowed = "the decision log is a database such as sqlite:///FILE or postgresql://USER@HOST/NAME"
@@ -126,10 +129,15 @@ class Database:
             return _steady().timestamp(), _boot()
         return self.clock().timestamp(), "database"
 
-    def _moment(self, connection: Connection) -> Moment:
+    def _hear(self, connection: Connection) -> None:
         if connection.dialect.name != "sqlite":
             at: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-            self._ahead, self._heard = at - _steady(), True
+            self._heard = _steady()
+            self._ahead = at - self._heard
+
+    def _moment(self, connection: Connection) -> Moment:
+        if connection.dialect.name != "sqlite" and (self._heard is None or _steady() - self._heard > _HEARD):
+            self._hear(connection)
         return Moment(self.clock(), *self._tick())
 
     @contextmanager
@@ -231,11 +239,15 @@ def insert_new(connection: Connection, table: Table, rows: list[dict[str, Any]])
     return set(connection.scalars(make(table).on_conflict_do_nothing().returning(table.c.id), rows))
 
 
-def put(connection: Connection, table: Table, row: dict[str, Any], *key: str) -> None:
-    """Insert a row, or let it take the place of the one that has the same ``key``."""
-    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    changed = {name: value for name, value in row.items() if name not in key}
-    connection.execute(make(table).values(row).on_conflict_do_update(index_elements=key, set_=changed))
+def put(
+    connection: Connection, table: Table, row: dict[str, Any], *, key: tuple[str, ...], new: tuple[str, ...]
+) -> bool:
+    """Insert a row, or let it take the place of that of the same ``key``; False where that is as ``new`` already."""
+    made = (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
+    changed = {name: made.excluded[name] for name in row if name not in key}
+    differs = sa.or_(*(table.c[name] != made.excluded[name] for name in new))
+    asked = made.on_conflict_do_update(index_elements=key, set_=changed, where=differs).returning(table.c.number)
+    return connection.scalar(asked, row) is not None
 
 
 def one_at_a_time(connection: Connection) -> None:

@@ -211,6 +211,8 @@ def audited(decision: str, action: str | None, share: float) -> tuple[bool, floa
 
 def storable(text: str) -> str:
     """A text as every database takes it: no NUL, and U+FFFD for what UTF-8 cannot hold."""
+    if text.isascii() and "\0" not in text:
+        return text
     return _SURROGATE.sub("\ufffd", text.replace("\0", ""))
 
 
@@ -225,10 +227,10 @@ def storable_json(value: Any, depth: int = _DEPTH) -> Any:
     >>> storable_json({"age": float("nan"), "place": "a\\0b"})
     {'age': None, 'place': 'ab'}
     """
-    if value is None or isinstance(value, bool):
-        return value
     if isinstance(value, str):
         return storable(value)
+    if value is None or value is True or value is False:
+        return value
     if isinstance(value, int | float):
         return value if abs(value) <= sys.float_info.max else None
     if depth == 0:

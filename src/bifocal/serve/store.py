@@ -176,7 +176,7 @@ class Store(Queue, Figures, Sessions):
             queued = [row for row in new if row.action == "review" or row.audit]
             for table, content in (
                 (items, [item_of(r.id, "review" if r.action == "review" else "audit", r.at, r) for r in queued]),
-                (events, [event(row.id, "decided", row.client, row.at, action=row.action) for row in new]),
+                (events, [_decided(row) for row in new]),
                 (originals, [_original(row.id, row.at, row.original) for row in new if row.original is not None]),
             ):
                 if content:
@@ -214,7 +214,7 @@ class Store(Queue, Figures, Sessions):
     def sync(self) -> None:
         """Hear the database's clock, and who was forgotten last. Raises `StoreGone`."""
         with self._reading() as connection:
-            self._moment(connection)
+            self._hear(connection)
             self.last_forgotten = connection.scalar(select(func.max(forgotten.c.number))) or 0
 
     def decision(self, number: str) -> Kept:
@@ -268,14 +268,10 @@ class Store(Queue, Figures, Sessions):
             row = found(connection, number)
             owned(row, client)
             said = fitted(feedback, {"decision_id": number, "client": who or row.client, "label": label})
-            said["reason"] = storable(reason)
-            same = [feedback.c[name] == value for name, value in said.items()]
-            if connection.scalar(select(feedback.c.number).where(*same)) is not None:
-                return  # said once more, it is nothing new
+            what = {"label": said["label"], "reason": storable(reason)}
             now = self._moment(connection).at
-            put(connection, feedback, {**said, "at": now}, "decision_id", "client")
-            what = {"label": said["label"], "reason": said["reason"]}
-            connection.execute(insert(events), [event(number, "feedback", said["client"], now, **what)])
+            if put(connection, feedback, {**said, **what, "at": now}, key=("decision_id", "client"), new=tuple(what)):
+                connection.execute(insert(events), [event(number, "feedback", said["client"], now, **what)])
 
     def labelled(self, run: str | None = None) -> Iterator[dict[str, Any]]:
         """What people said of decisions of a run: rows for retraining.
@@ -369,6 +365,12 @@ class Store(Queue, Figures, Sessions):
         if purged:
             self._overwrite()
         return purged
+
+
+def _decided(row: Logged) -> dict[str, Any]:
+    return {
+        "decision_id": row.id, "kind": "decided", "who": row.client, "at": row.at, "what": {"action": row.action}
+    }  # fmt: skip
 
 
 def _original(number: str, at: datetime, given: Original) -> dict[str, Any]:

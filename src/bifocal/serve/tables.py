@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import (
@@ -180,9 +181,6 @@ forgotten = Table(
 """In what order authors were forgotten: what comes later of decisions made before is not written."""
 
 
-_KINDS: dict[type[Any], type | tuple[type, ...]] = {Boolean: bool, LargeBinary: bytes}
-
-
 def fitted(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
     """Values of a table's columns as both databases take them.
 
@@ -193,26 +191,60 @@ def fitted(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
     NotStorable
         Where a value is of another kind, or null where it may not be.
     """
-    return {name: _fitted(table.c[name], value) for name, value in row.items()}
-
-
-def _fitted(column: Column[Any], value: Any) -> Any:
-    kind, fits = column.type, value
-    if isinstance(kind, JSON) and value is not None:
-        fits = storable_json(value)
-    elif isinstance(kind, String) and isinstance(value, str):  # Text is one
-        fits = storable(value)
-        if kind.length is not None and len(fits) > kind.length:
-            fits = None if column.primary_key or column.foreign_keys else fits[: kind.length]
-    elif isinstance(kind, Float) and isinstance(value, int | float) and not isinstance(value, bool):
-        fits = float(value) if abs(value) <= sys.float_info.max else None
-        value = fits if column.nullable else value
-    elif isinstance(kind, Utc) and isinstance(value, datetime):
-        fits = value.replace(tzinfo=UTC) if value.tzinfo is None else value
-        fits = fits if abs(fits.year - 5000) < 4000 else None  # a day from the calendar's ends is none elsewhere
-    elif not isinstance(value, _KINDS.get(type(kind), ())):
-        fits = None
-    if fits is None and (value is not None or not column.nullable):
-        found = "null" if value is None else f"this {type(value).__name__}"
-        raise NotStorable(f"the decision log refuses: {column.table.name}.{column.name} cannot be {found}")
+    rules = _rules(table)
+    fits = {}
+    for name, value in row.items():
+        rule, nullable, null_for_bad = rules[name]
+        one = None if value is None else rule(value)
+        if one is None and not (nullable and (value is None or null_for_bad)):
+            found = "null" if value is None else f"this {type(value).__name__}"
+            raise NotStorable(f"the decision log refuses: {table.name}.{name} cannot be {found}")
+        fits[name] = one
     return fits
+
+
+@cache
+def _rules(table: Table) -> dict[str, tuple[Callable[[Any], Any], bool, bool]]:
+    """Of each column: a value as it fits, or None; whether null may stand there; and instead of what does not fit."""
+    return {c.name: (_rule(c), bool(c.nullable), isinstance(c.type, Float)) for c in table.c}
+
+
+def _rule(column: Column[Any]) -> Callable[[Any], Any]:
+    kind = column.type
+    if isinstance(kind, JSON):
+        return storable_json
+    if isinstance(kind, String):  # Text is one
+        return partial(_text, width=kind.length, whole=bool(column.primary_key or column.foreign_keys))
+    if isinstance(kind, Float):
+        return _number
+    if isinstance(kind, Utc):
+        return _moment
+    kinds = {Boolean: bool, LargeBinary: bytes}
+    return partial(_of_kind, kind=next((ours for theirs, ours in kinds.items() if isinstance(kind, theirs)), int))
+
+
+def _text(value: Any, width: int | None, whole: bool) -> str | None:
+    if not isinstance(value, str):
+        return None
+    text = storable(value)
+    if width is None or len(text) <= width:
+        return text
+    return None if whole else text[:width]
+
+
+def _number(value: Any) -> float | None:
+    """As the databases have it; null for what is none, in a column that may be null."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise NotStorable(f"the decision log refuses: a {type(value).__name__} is no number")
+    return float(value) if abs(value) <= sys.float_info.max else None
+
+
+def _moment(value: Any) -> datetime | None:
+    if not isinstance(value, datetime):
+        return None
+    # A day from the calendar's ends is none elsewhere.
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)) if 1000 < value.year < 9000 else None
+
+
+def _of_kind(value: Any, kind: type) -> Any:
+    return value if isinstance(value, kind) else None
