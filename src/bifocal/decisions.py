@@ -34,6 +34,8 @@ def is_scored(path: Path, key: str) -> bool:
             if row.get("error") is None:
                 break
     except DataError:  # posts, perhaps, which are read by the options of the run's source
+        if not path.stat().st_size:
+            raise
         return False
     if not seen:
         raise DataError(f"{path} has no rows: there is nothing to compare")

@@ -144,8 +144,8 @@ class Posts:
             called = {name: None if is_nothing(row[name], columns.missing) else word(row, name) for name in named}
         except DataError as error:
             return read.id, error
-        filled = [row[column] for column in pictures if row[column] and not is_nothing(row[column], columns.missing)]
-        image = filled[0] if filled else None
+        shown = [row[column] for column in pictures if row[column] and not is_nothing(row[column], columns.missing)]
+        image = shown[0] if shown else None
         return read.id, {
             "id": read.id if filled else None,
             "text": read.parts.get("text"),
