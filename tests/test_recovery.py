@@ -474,7 +474,8 @@ def scored(runs, posts):
 
 
 def start_score(runs, posts, out, **options):
-    return runs.start("score", runs.folder, posts / "posts.csv", "-o", out, "--batch-size", 8, "--quiet", **options)
+    words = ("--images", runs.root / "memes", "--batch-size", 8, "--quiet")
+    return runs.start("score", runs.folder, posts / "posts.csv", "-o", out, *words, **options)
 
 
 def kill_score_and_run_again(runs, posts, scored, ending, seed, kind):
