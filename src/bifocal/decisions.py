@@ -33,8 +33,10 @@ def is_scored(path: Path, key: str) -> bool:
             seen |= {column.partition(".")[0] for column in row}
             if row.get("error") is None:
                 break
-    except DataError:  # posts, perhaps, which are read by the options of the run's source
-        return False
+    except DataError as error:
+        if ": set the option " not in str(error):
+            raise
+        return False  # posts, perhaps, which are read by the options of the run's source
     if not seen:
         raise DataError(f"{path} has no rows: there is nothing to compare")
     return len(seen & {key, "present", "text_used", "versions"}) > 1 or seen == {"id", "error"}

@@ -229,7 +229,8 @@ def test_a_table_is_scored_by_a_service_as_at_home(server, small_run, file, tmp_
     (tmp_path / "in.csv").write_text("id,text,image_path\na,a quiet morning,a.png\nb,,none.png\nc,another,\n")
     for name, where in (("there", ["--server", server.url]), ("here", [])):
         places = [str(tmp_path / "in.csv")] if where else [str(small_run), str(tmp_path / "in.csv")]
-        command.app(["score", *places, "-o", str(tmp_path / f"{name}.csv"), "-q", *where], standalone_mode=False)
+        with pytest.raises(DataError, match="1 of 3 rows have an error"):  # told once the output is whole
+            command.app(["score", *places, "-o", str(tmp_path / f"{name}.csv"), "-q", *where], standalone_mode=False)
     rows = {}
     for name in ("there", "here"):
         with open(tmp_path / f"{name}.csv", newline="") as f:
