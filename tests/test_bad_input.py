@@ -942,5 +942,7 @@ def test_processes_that_cannot_share_memory_are_not_blamed_on_a_file(tmp_path, m
 
     monkeypatch.setattr(ocr, "ProcessPoolExecutor", refuse)
     monkeypatch.setattr(ocr, "engine_name", lambda: "none")
-    with pytest.raises(RunError, match=r"no OCR processes can be started .*Read-only.* /dev/shm, .* or set ocr.workers: 1"):
+    with pytest.raises(
+        RunError, match=r"no OCR processes can be started .*Read-only.* /dev/shm, .* or set ocr.workers: 1"
+    ):
         list(ocr._readings(iter(()), None, 2))
