@@ -268,7 +268,8 @@ def quantise(path: Path) -> None:
     Why not 8 bits: processors with AVX2 alone multiply unsigned by signed bytes and add two products in 16 bits
     (vpmaddubsw), which hold 2 x 255 x 64 and not 2 x 255 x 127. What is more is cut off in silence: products of random
     full-range bytes were off by up to 90% there, and exact on processors with VNNI (ONNX Runtime's documentation, "When
-    and why do I need to try U8U8?"). Unsigned weights do not saturate either, but took 4 to 10 times as long with VNNI and AMX.
+    and why do I need to try U8U8?"). Unsigned weights do not saturate either, but took 4 to 10 times as long with VNNI
+    and AMX.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
