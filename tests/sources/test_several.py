@@ -92,7 +92,7 @@ def test_labels_are_joined_and_may_not_contradict(two):
 
 
 def test_a_list_in_the_configuration_makes_one_run_and_groups_duplicates_across(two, tmp_path):
-    config = parse_config({"run": "both", "source": two, "ocr": "never", "limit": 5})
+    config = parse_config({"run": "both", "source": two, "ocr": "never", "limit": 5, "splits": {"val": 0, "test": 0}})
     assert config.source.kind == "several"
     space = Workspace.of(run(config, root=tmp_path / "runs", until="shards"))
     assert [row["meta"]["source"] for row in read_jsonl(space.manifest)] == ["one", "other", "one", "other", "other"]

@@ -152,6 +152,7 @@ class Archive:
         raise DataError(f"{self.path / self.inner / name} is missing or not a file{rest}")
 
     def stamp(self, name: str) -> list[int]:
+        self.member(name)
         found = self.path.stat()
         return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 

@@ -113,7 +113,10 @@ class Files:
         The time of its inode is among them: it changes where a copy keeps the time of what it replaces. In an archive
         all are the archive's.
         """
-        found = self.meant(name)
+        try:
+            return [name, *self._place.stamp(name)]
+        except (DataError, *UNREADABLE):
+            found = self._alike.alike(name)
         return [found[0], *self._place.stamp(found[0])] if len(found) == 1 else None
 
     def contents(self, names: Iterable[str]) -> list[tuple[str, str]]:

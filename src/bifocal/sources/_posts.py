@@ -131,8 +131,8 @@ class Posts:
 
     def _picture(self, image: Any, folder: Path) -> Any:
         """The path of a picture, looked up as a source does where it is not there as written."""
-        if not isinstance(image, str) or (folder / image).is_file():
-            return folder / image if isinstance(image, str) else image
+        if not isinstance(image, str):
+            return image
         if folder not in self._folders:
             self._folders[folder] = Files(folder)
         found = self._folders[folder].meant(image)
