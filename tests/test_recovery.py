@@ -23,6 +23,7 @@ from safetensors.numpy import load_file
 
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter
+from bifocal.data.stamps import SETTLED
 from bifocal.decide.policy import Policy
 from bifocal.expert import FINISHED
 from bifocal.steps import Run
@@ -90,6 +91,7 @@ class Runs:
         self.config.write_text(
             yaml.safe_dump({**CONFIG, "source": {"kind": "hateful_memes", "root": str(memes(root))}})
         )
+        time.sleep(SETTLED + 0.1)  # younger files are noted without their times, older ones with: every run the same
         self.start("--help").join()  # the server has its modules now, and the first step's time is its own
         for step in STEPS:
             self.keep(step)

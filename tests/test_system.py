@@ -239,7 +239,7 @@ def test_serving_a_record_says_what_training_cached(records, records_run):
         assert decision.probability == pytest.approx(float(row["fusion_prob"]), abs=1e-4)
 
 
-Words = namedtuple("Words", "text")
+Words = namedtuple("Words", "text mostly_unread", defaults=(False,))
 LONG = "a quiet morning " + "word " * 600
 
 
