@@ -35,7 +35,7 @@ nginx:  # the service is tested behind a real reverse proxy; without it those te
 		{ apt-get install -y -qq nginx-light >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq nginx-light; } >/dev/null 2>&1; }; } \
 		|| echo "no nginx: install it to have the service tested behind a proxy"
 
-test: install browser postgres nginx  ## the tests (offline, under 10 minutes on 2 cores)
+test: install browser postgres nginx  ## the tests (offline, a quarter of an hour on 2 cores)
 	$(BIN)/python -m pytest $(TWO)
 
 test-all: install browser postgres nginx  ## the long suites too, unsampled
