@@ -24,7 +24,7 @@ from .evaluate.metrics import nll
 from .example import UNLABELLED
 from .fusion import MODEL
 from .onnx_engine import OnnxEngine
-from .parity_probe import keep_probe
+from .parity_probe import keep_probe, named
 from .results import Opinions, actions, calibrated
 from .steps import Run
 from .torch_engine import TorchEngine
@@ -432,14 +432,13 @@ def told(report: Mapping[str, Any]) -> str:
     took = report["seconds_per_post"]
     ratio = took["run"] / took["engine"] if took["engine"] else float("nan")
     probe = report["probe"]
-    where = probe["processor"]["name"] or probe["processor"]["machine"]
     return "\n".join(
         [
             *lines,
             "",
             f"Encoders and fusion took 1/{ratio:.2f} of the run's time, in one process.",
             "",
-            f"Exported on {where} ({', '.join(probe['processor']['instructions']) or 'no instructions of note'}). "
+            f"Exported on {named(probe['processor'])}. "
             f"{probe['posts']} of the posts are kept in the bundle and asked again where it is loaded; a probability "
             f"that differs by more than {probe['tolerance']:g} is told.",
             "",

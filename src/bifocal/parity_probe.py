@@ -30,9 +30,8 @@ FOLDER = "probe"
 EXPECTED = "expected.json"
 POSTS = 4
 TOLERANCE = {"torch": 0.001, "torch-bf16": 0.05, "onnx": 0.001, "onnx-int8": 0.02}
-"""Engine -> how far a probability may be from the one where it was exported. Where nothing saturates, 6,000 posts on
-processors with and without AVX-512 and VNNI differed by 1e-5 (onnx) and 0.012 (onnx-int8: an activation at the edge
-between two integers falls to the other side)."""
+"""Engine -> how far a probability may be from the one where it was exported: sums in another order differ in their last
+digits, and in integers an activation at the edge between two may fall to the other side."""
 _INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
 
 
@@ -136,7 +135,7 @@ def check_probe(
         message = (
             f"{folder} ({engine.name}) decides otherwise here than where it was exported: of its {len(posts)} kept "
             f"posts a probability of {furthest[1]} differs by {furthest[0]:.3f} (up to {tolerance:g} is expected). It "
-            f"was exported on {_named(there)}; this is {_named(here)}. Export it again, or on a processor like this one"
+            f"was exported on {named(there)}; this is {named(here)}. Export it again, or on a processor like this one"
         )
         if strict:
             raise ModelError(message)
@@ -172,5 +171,7 @@ def _ask(
     return result
 
 
-def _named(processor: Mapping[str, Any]) -> str:
-    return f"{processor['name'] or processor['machine']} with {', '.join(processor['instructions']) or 'none of note'}"
+def named(processor: Mapping[str, Any]) -> str:
+    """What a `processor` is, in words."""
+    instructions = ", ".join(processor["instructions"]) or "no instructions of note"
+    return f"{processor['name'] or processor['machine']} with {instructions}"
