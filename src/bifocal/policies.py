@@ -160,6 +160,8 @@ def compare(a: str | Path, b: str | Path, *, on: str = "test", allow_plugins: Co
     (space, one), (_, two) = _found(Path(a)), _found(Path(b))
     _same_models(one, two)
     run = Run.of(space.folder, allow_plugins)
+    if not space.packed_splits():
+        raise RunError(f"{space.folder} has no shards, whose posts are decided on: let the step `shards` run again")
     if on not in space.packed_splits():
         raise RunError(f"the run in {space.folder} has no split {on!r}; {nearest(on, space.packed_splits())}")
     run.packed = {on: open_split(space.shards(on), run.modalities, run.settled)}  # of the others nothing is asked

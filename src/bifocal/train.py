@@ -114,8 +114,8 @@ def _must_be_strict(run: Run, step: str) -> bool:
 
 def files_read(run: Run, asked: Mapping[str, str], *, refresh: bool = False) -> Counter[str]:
     """What became of the files that a finished manifest read, as `data.stamps.changes` has it; else empty."""
-    if not run.record.done("manifest", asked["manifest"]):
-        return Counter()
+    if not run.record.done("manifest", asked["manifest"]) or not run.space.stamps.exists():
+        return Counter()  # a run from before these were noted has no such file, and is done all the same
     found = changes(run.space.stamps, run.source, refresh=refresh)
     if refresh and not found:
         run.record.rewritten("manifest", run.space.stamps)
