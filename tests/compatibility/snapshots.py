@@ -14,8 +14,11 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 WRITE = "BIFOCAL_WRITE_SNAPSHOTS"
@@ -112,45 +115,60 @@ def file_names(folder: Path) -> str:
 
 MANY = 12
 """Keys of one object from which on they are taken for data, where all their values are of one form."""
+IDS = re.compile(r"syn-\d+|[0-9a-f]{16,64}")
+"""Keys that are data however few they are."""
 
 
-def forms(content: Any, name: str = "") -> dict[str, set[str]]:
-    """Dotted path of every value -> the types that it has there; the items of a list share one path."""
-    found: dict[str, set[str]] = {}
+@dataclass
+class Form:
+    """The types that a value has at one place of a file; of objects and lists, the forms within."""
 
-    def add(inner: dict[str, set[str]]) -> None:
-        for path, types in inner.items():
-            found.setdefault(path, set()).update(types)
+    types: set[str] = field(default_factory=set)
+    keys: dict[str, Form] = field(default_factory=dict)
+    items: Form | None = None
 
-    if isinstance(content, dict):
-        values = [forms(value) for value in content.values()]
-        are_ids = all(re.fullmatch(r"syn-\d+|[0-9a-f]{16,64}", str(key)) for key in content)
-        if content and (are_ids or (len(content) > MANY and all(value == values[0] for value in values))):
-            for value in content.values():
-                add(forms(value, f"{name}.*"))
-        else:
-            for key, value in content.items():
-                add(forms(value, f"{name}.{key}"))
-        if not content:
-            add({name: {"{}"}})
-    elif isinstance(content, list):
-        for value in content:
-            add(forms(value, f"{name}[]"))
-        if not content:
-            add({name: {"[]"}})
-    else:
+    @classmethod
+    def of(cls, content: Any) -> Form:
+        if isinstance(content, dict):
+            keys = {str(key): cls.of(value) for key, value in content.items()}
+            many = len(keys) > MANY and len({str(value) for value in keys.values()}) == 1
+            if keys and (many or all(IDS.fullmatch(key) for key in keys)):
+                keys = {"<any>": cls.merged(keys.values())}
+            return cls({"object"}, keys)
+        if isinstance(content, list):
+            return cls({"list"}, items=cls.merged(map(cls.of, content)))
         kinds = {bool: "bool", int: "number", float: "number", str: "text", type(None): "null"}
-        add({name: {kinds[type(content)]}})
-    return found
+        return cls({kinds[type(content)]})
+
+    @classmethod
+    def merged(cls, forms: Iterable[Form]) -> Form:
+        whole = cls()
+        for form in forms:
+            whole.types |= form.types
+            for key, inner in form.keys.items():
+                whole.keys[key] = cls.merged([whole.keys[key], inner]) if key in whole.keys else inner
+            if form.items is not None:
+                whole.items = form.items if whole.items is None else cls.merged([whole.items, form.items])
+        return whole
+
+    def __str__(self) -> str:
+        """Lines, what lies within indented; keys of the same form share a line, in the order of the alphabet."""
+        shared: dict[str, list[str]] = {}
+        for key, inner in sorted(self.keys.items()):
+            shared.setdefault(str(inner), []).append(key)
+        within = [f"{', '.join(keys)}: {inner}" for inner, keys in shared.items()]
+        if self.items is not None and self.items.types:
+            within.append(f"- {self.items}")
+        return "\n".join([" | ".join(sorted(self.types)), *(indent(text, "  ") for text in within)])
 
 
 def form_of(path: Path) -> str | None:
     """The form of a JSON, JSONL, CSV or safetensors file as lines of text; None = it has none that is read here."""
     if path.suffix == ".json":
-        return _lines(forms(json.loads(path.read_text(encoding="utf-8"))))
+        return str(Form.of(json.loads(path.read_text(encoding="utf-8"))))
     if path.suffix == ".jsonl":
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return _lines(forms(rows)) if rows else "no rows"
+        return str(Form.of(rows))
     if path.suffix == ".csv":
         return path.read_text(encoding="utf-8").partition("\n")[0]
     if path.suffix == ".safetensors":
@@ -159,10 +177,6 @@ def form_of(path: Path) -> str | None:
         extra = [f"metadata: {', '.join(sorted(header.pop('__metadata__', {})))}"]
         return "\n".join(extra + [f"{name}: {facts['dtype']} {facts['shape']}" for name, facts in sorted(header.items())])
     return None
-
-
-def _lines(found: dict[str, set[str]]) -> str:
-    return "\n".join(f"{path or '.'}: {' | '.join(sorted(types))}" for path, types in sorted(found.items()))
 
 
 class _Visible(HTMLParser):

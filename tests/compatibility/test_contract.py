@@ -18,11 +18,11 @@ import pytest
 import bifocal
 from tests.compatibility.snapshots import (
     APART,
+    Form,
     as_text,
     check,
     file_names,
     form_of,
-    forms,
     on_a_quiet_terminal,
     without_hashes,
 )
@@ -220,8 +220,7 @@ def test_the_service(service, snapshot, expected):
             "policy": policy, "predict": decision, "batch": many, "moderations": moderation, "analyze": analysis,
             "error": error, "live": http.get("/v2/health/live").json(), "ready": http.get("/v2/health/ready").json(),
         }  # fmt: skip
-        found = {name: {path: sorted(types) for path, types in forms(answer).items()} for name, answer in answers.items()}
-        snapshot("answers.json", found)
+        snapshot("answers.txt", "\n\n".join(f"== {name}\n{Form.of(answer)}" for name, answer in answers.items()))
         figures = [line.split()[2:] for line in http.get("/metrics").text.splitlines() if line.startswith("# TYPE")]
         snapshot("metrics.json", sorted(" ".join(figure) for figure in figures))
         pages = {path: http.get(path).status_code for path in ("/moderate", "/moderate/login", "/moderate/queue")}
