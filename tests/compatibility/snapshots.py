@@ -128,15 +128,15 @@ class Form:
     items: Form | None = None
 
     @classmethod
-    def of(cls, content: Any) -> Form:
+    def of(cls, content: Any, many: int = MANY) -> Form:
         if isinstance(content, dict):
-            keys = {str(key): cls.of(value) for key, value in content.items()}
-            many = len(keys) > MANY and len({str(value) for value in keys.values()}) == 1
-            if keys and (many or all(IDS.fullmatch(key) for key in keys)):
+            keys = {str(key): cls.of(value, many) for key, value in content.items()}
+            alike = len(keys) > many and len({str(value) for value in keys.values()}) == 1
+            if keys and (alike or all(IDS.fullmatch(key) for key in keys)):
                 keys = {"<any>": cls.merged(keys.values())}
             return cls({"object"}, keys)
         if isinstance(content, list):
-            return cls({"list"}, items=cls.merged(map(cls.of, content)))
+            return cls({"list"}, items=cls.merged(cls.of(item, many) for item in content))
         kinds = {bool: "bool", int: "number", float: "number", str: "text", type(None): "null"}
         return cls({kinds[type(content)]})
 

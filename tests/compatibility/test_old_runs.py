@@ -104,3 +104,12 @@ def test_a_command_works_or_says_what_to_do(name, words, status, said, old, comm
     assert said in (done.stdout if status == WORKS else done.stderr)
     if status == IS_TOLD:
         assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1 and done.stdout == ""
+
+
+def test_a_run_goes_on_from_what_is_there(old, command, tmp_path):
+    """The manifest is as that commit's code made it; what rests on other settings by now is made again."""
+    folder = shutil.copytree(old("memes"), tmp_path / "runs" / "memes")
+    (tmp_path / "memes.json").write_text(json.dumps(json.loads((folder / "run.json").read_text())["config"]))
+    done = command("pack", tmp_path / "memes.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "manifest   done before, skipped" in done.stderr and (folder / "shards" / "test" / "index.json").exists()
