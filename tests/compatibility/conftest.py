@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from tests.compatibility import snapshots
+from tests.compatibility.snapshots import OLD
 
 PILOT = {
     "run": "pilot",
@@ -20,14 +20,13 @@ PILOT = {
         "text": {"encoder": "tfidf_text", "options": {"components": 8}},
         "image": {"model": "tiny", "tune": "head"},
     },
-    "fusion": {"strategy": "concat", "read": {"text": "features", "image": "logits"}, "seeds": 1, "options": {"epochs": 5}},
+    "fusion": {
+        "strategy": "concat", "read": {"text": "features", "image": "logits"}, "seeds": 1, "options": {"epochs": 5},
+    },
     "bootstrap": 100,
 }  # fmt: skip
-"""As configs/pilot.yaml, but that no words are read off pictures (which takes longest), and that both experts are fitted
-heads, which come out alike on every processor."""
-
-
-OLD = Path(__file__).with_name("old")
+"""As configs/pilot.yaml, but that no words are read off pictures (which takes longest), and that both experts are
+fitted heads, which come out alike on every processor."""
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+OLD = Path(__file__).with_name("old")
+"""What an earlier commit made."""
 WRITE = "BIFOCAL_WRITE_SNAPSHOTS"
 APART = 2e-4
 """Absolute below 1, relative above; with and without AVX-512 the pilot's figures were apart by 1e-5 at most."""
@@ -175,7 +177,9 @@ def form_of(path: Path) -> str | None:
         content = path.read_bytes()
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         extra = [f"metadata: {', '.join(sorted(header.pop('__metadata__', {})))}"]
-        return "\n".join(extra + [f"{name}: {facts['dtype']} {facts['shape']}" for name, facts in sorted(header.items())])
+        return "\n".join(
+            extra + [f"{name}: {facts['dtype']} {facts['shape']}" for name, facts in sorted(header.items())]
+        )
     return None
 
 

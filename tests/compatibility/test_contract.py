@@ -14,8 +14,6 @@ import sys
 import tarfile
 
 import pytest
-
-import bifocal
 from tests.compatibility.snapshots import (
     APART,
     Form,
@@ -26,6 +24,8 @@ from tests.compatibility.snapshots import (
     on_a_quiet_terminal,
     without_hashes,
 )
+
+import bifocal
 
 FUNCTIONS = {
     "evaluate.metrics": ("accuracy", "macro_f1", "auroc", "auprc", "brier", "ece", "nll"),
@@ -152,7 +152,9 @@ def test_commands_and_their_options(snapshot):
 
 def _parameter(parameter) -> str:
     annotation = parameter.type_descriptor.annotation
-    kind = annotation.__name__ if isinstance(annotation, type) and not getattr(annotation, "__args__", ()) else annotation
+    kind = (
+        annotation.__name__ if isinstance(annotation, type) and not getattr(annotation, "__args__", ()) else annotation
+    )
     facts = [
         "/".join([*parameter.opts, *parameter.secondary_opts]) if parameter.param_type_name == "option" else "",
         f"metavar {parameter.metavar}" if parameter.metavar else "",
@@ -230,7 +232,9 @@ def test_the_service(service, snapshot, expected):
             "policy": policy, "predict": decision, "batch": many, "moderations": moderation, "analyze": analysis,
             "error": error, "live": http.get("/v2/health/live").json(), "ready": http.get("/v2/health/ready").json(),
         }  # fmt: skip
-        snapshot("answers.txt", "\n\n".join(f"== {name}\n{Form.of(answer, many=100)}" for name, answer in answers.items()))
+        snapshot(
+            "answers.txt", "\n\n".join(f"== {name}\n{Form.of(answer, many=100)}" for name, answer in answers.items())
+        )
         figures = [line.split()[2:] for line in http.get("/metrics").text.splitlines() if line.startswith("# TYPE")]
         snapshot("metrics.json", sorted(" ".join(figure) for figure in figures))
         pages = {path: http.get(path).status_code for path in ("/moderate", "/moderate/login", "/moderate/queue")}

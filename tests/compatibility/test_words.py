@@ -1,7 +1,6 @@
 """What Bifocal says: help, what a run prints, its report and its model cards; numbers as #, as they are no words."""
 
 import pytest
-
 from tests.compatibility.snapshots import on_a_quiet_terminal, visible_text, without_fractions, without_numbers
 
 WIDTH = 100

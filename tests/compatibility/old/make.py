@@ -33,7 +33,9 @@ MEMES = {
     "ocr": "never",
     "splits": {"val": 0.25, "test": 0.25},
     "experts": {
-        "text": {"model": "./tiny_text", "epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "options": {"max_length": 32}},
+        "text": {
+            "model": "./tiny_text", "epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "options": {"max_length": 64},
+        },
         "image": {"model": "./tiny_image", "tune": "head", "pooling": "mean"},
     },
     "fusion": {"strategy": "concat", "seeds": 2, "options": {"epochs": 5, "widths": [8]}},
@@ -84,7 +86,9 @@ def tiny_models(place: Path) -> None:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names).save_pretrained(place / "tiny_text")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names).save_pretrained(
+        place / "tiny_text"
+    )
     text = BertConfig(vocab_size=len(pieces), max_position_embeddings=64, initializer_range=0.3, **size)
     BertForSequenceClassification(text).save_pretrained(place / "tiny_text")
 
@@ -109,8 +113,9 @@ def houses(place: Path) -> None:
 
 def inputs(folder: Path) -> dict[str, list[dict]]:
     """Posts of each run, pictures by their names in ``inputs/``, and the tables that `bifocal score` reads."""
-    from bifocal import plugins
     from PIL import Image
+
+    from bifocal import plugins
 
     folder.mkdir(exist_ok=True)
     source = plugins.options("source", "synthetic", {"size": 8, "seed": 7}, plugins.load("sources", "synthetic"))
@@ -179,7 +184,18 @@ def main() -> None:
         memes = bifocal.run(bifocal.RunConfig.model_validate(MEMES), root="runs")
         records = bifocal.run(bifocal.RunConfig.model_validate(HOUSES), root="runs")
         subprocess.run(
-            [sys.executable, "-m", "bifocal", "export", memes, "--engine", "onnx", "--output", "memes-onnx", "--accept"],
+            [
+                sys.executable,
+                "-m",
+                "bifocal",
+                "export",
+                memes,
+                "--engine",
+                "onnx",
+                "--output",
+                "memes-onnx",
+                "--accept",
+            ],
             check=True,
         )
         folders = {"memes": memes, "houses": records, "memes-onnx": place / "memes-onnx"}
@@ -201,7 +217,9 @@ def main() -> None:
             )
             expected[name] = {
                 "policy": system.policy_version,
-                "decisions": [{"post": post, "decision": found} for post, found in zip(posts[key], decided, strict=True)],
+                "decisions": [
+                    {"post": post, "decision": found} for post, found in zip(posts[key], decided, strict=True)
+                ],
                 "scored": [json.loads(line) for line in output.read_text().splitlines()],
             }
             packed(Path(folder), HERE / f"{name}.tar.xz")
