@@ -15,14 +15,15 @@ LAYERS = [
     {"evaluate"},
     {"decide"},
     {"modalities"},
+    {"transcribe"},
+    {"files"},
     {"sources"},
     {"data"},
     {"models"},
-    {"evidence"},
-    {"expert"},
-    {"fusion"},
+    {"fit", "evidence", "expert", "fusion"},
     {"diagnose"},
     {
+        "system",
         "posts",
         "readers",
         "engine",
@@ -31,16 +32,16 @@ LAYERS = [
         "onnx_weights",
         "parity_probe",
         "bundle",
-        "system",
         "explanation",
+        "score",
     },
-    {"results", "reference", "decisions", "score", "drift_watch", "slicing", "functional", "robustness"},
+    {"assess", "results", "reference", "slicing", "functional", "robustness"},
     {"report"},
-    {"steps"},
-    {"train", "plan", "inspection", "policies", "export"},
-    {"experiment", "encoded_again", "lab"},
+    {"pipeline", "steps", "train", "plan", "inspection"},
+    {"deploy", "monitor", "policies", "export", "decisions", "drift_watch"},
+    {"lab", "experiment", "encoded_again"},
     {"client", "serve"},
-    {"doctor", "console", "__main__"},
+    {"cli", "doctor", "console", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
@@ -79,7 +80,7 @@ def imported_rooms(path: Path) -> set[str]:
 
 
 def test_every_file_has_a_floor():
-    assert {room_of(p) for p in FILES} == set(FLOOR)
+    assert {room_of(p) for p in FILES} <= set(FLOOR)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
