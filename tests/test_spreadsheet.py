@@ -15,10 +15,10 @@ from bifocal.__main__ import app
 from bifocal.decide.policy import Policy
 from bifocal.decisions import Decisions
 from bifocal.errors import DataError
+from bifocal.files.files import Files
+from bifocal.files.tables import read_rows
 from bifocal.report.drawings import Figure, write_figures
 from bifocal.score import score_file
-from bifocal.sources._files import Files
-from bifocal.sources._tables import read_rows
 from bifocal.spreadsheet import guarded, is_guarded, raw, unguard
 
 HOSTILE = [

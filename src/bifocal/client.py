@@ -16,8 +16,8 @@ from urllib.parse import quote
 import httpx
 
 from .errors import BifocalError, ConfigError, DataError
+from .files.posts import MAX_NAME, NAMES
 from .posts import read_file
-from .sources._posts import MAX_NAME, NAMES
 
 BUSY = (429, 503)
 """Statuses that pass: the service has no place, or its models or log are away for a moment."""

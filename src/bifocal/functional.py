@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from .data.compose import TEXT
 from .errors import BifocalError, DataError, listed
 from .example import Rejected
-from .sources._files import Files
-from .sources._labels import LabelMap
-from .sources._tables import read_rows
+from .files.files import Files
+from .files.labels import LabelMap
+from .files.tables import read_rows
 
 if TYPE_CHECKING:
     from .system import System

@@ -13,7 +13,7 @@ from .config import ExpertConfig, RunConfig
 from .contracts import Reporter, Source
 from .errors import BifocalError, DataError, ModelError
 from .example import Example
-from .sources._files import Files, FileSource
+from .files.files import Files, FileSource
 from .sources.several import Several
 from .steps import Run
 from .train import STEPS, states

@@ -18,8 +18,8 @@ from .data.ocr import PICTURE, wanted
 from .decide.policy import pattern_of
 from .errors import DataError
 from .example import Example
+from .files.files import Picture
 from .modalities.text import MAX_CHARACTERS
-from .sources._files import Picture
 
 if TYPE_CHECKING:
     from .contracts import Modality, TextRole

@@ -16,10 +16,10 @@ from typing import IO, Any, Protocol, TypeVar
 from .data.compose import TEXT
 from .data.manifest import alike
 from .errors import BifocalError, DataError, RunError, listed
+from .files.files import Files
+from .files.posts import Post, Posts
+from .files.tables import SUFFIXES
 from .posts import PICTURE, TABULAR
-from .sources._files import Files
-from .sources._posts import Post, Posts
-from .sources._tables import SUFFIXES
 from .spreadsheet import cells
 from .workspace import atomic, check_replaceable, fingerprint, read_jsonl, room, sweep
 

@@ -33,6 +33,7 @@ from .evaluate.slices import write_slices
 from .evidence import evidence_of
 from .example import LABELS, UNLABELLED, Evidence, Label, Taxonomy
 from .expert import candidates, fit_expert, load_expert
+from .files.columns import Columns
 from .fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusion
 from .models.saved import read_card
 from .posts import build_modalities
@@ -57,7 +58,6 @@ from .results import (
 )
 from .robustness import attack_run, check_attacks
 from .slicing import check_slices, measure_parts, read_columns
-from .sources._columns import Columns
 from .system import System, load_policy, model_versions
 from .torch_engine import TorchEngine
 from .workspace import Record, Workspace, read_json, write_json

@@ -9,8 +9,8 @@ import pytest
 from bifocal.errors import DataError
 from bifocal.evaluate.error_table import write_errors
 from bifocal.example import Label
-from bifocal.sources._files import Files
-from bifocal.sources._tables import read_rows
+from bifocal.files.files import Files
+from bifocal.files.tables import read_rows
 
 LABEL = Label((0, 1))
 NO = [np.nan, np.nan]

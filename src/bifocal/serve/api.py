@@ -18,7 +18,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import UploadFile
 
 from ..errors import BifocalError, DataError
-from ..sources._posts import MAX_NAME
+from ..files.posts import MAX_NAME
 from .bodies import MULTIPART, URLENCODED, Narrow, content_type, read_json
 from .errors import KINDS, WITHIN, Refused
 from .keys import Client

@@ -19,8 +19,8 @@ from ..bundle import REFERENCE, engine_of, folder_of, state_of
 from ..data.compose import TEXT
 from ..decide.policy import Band, Policy, pattern_of, patterns
 from ..errors import BifocalError, DataError, ModelError, RunError
+from ..files.posts import MAX_NAME, NAMES
 from ..posts import TABULAR, build_modalities
-from ..sources._posts import MAX_NAME, NAMES
 from ..system import Decision, cut_short
 from ..workspace import read_json
 from .batching import Batcher, Places

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..contracts import TextRole
 from ..example import LABELS, Example, Label, LabelValue, Rejected
-from ._files import is_clutter
-from ._tables import DelimitedTables
+from ..files.files import is_clutter
+from ..files.tables import DelimitedTables
 
 FOLDERS: dict[str, dict[str, dict[str, LabelValue]]] = {
     "A": {

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, cast
 from ..contracts import TextRole
 from ..errors import BifocalError, DataError
 from ..example import UNLABELLED, Example, Label, Rejected, Taxonomy
-from ._columns import Split
-from ._files import FileSource
-from ._tables import read_rows
+from ..files.columns import Split
+from ..files.files import FileSource
+from ..files.tables import read_rows
 
 ROWS = "feedback.jsonl"
 TAXONOMY = "label_taxonomy.json"

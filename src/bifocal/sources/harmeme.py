@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import LABELS, SPLITS, Example, Label, Rejected
-from ._names import Names
-from ._tables import EncodedTables
+from ..files.names import Names
+from ..files.tables import EncodedTables
 
 HARM = ("not harmful", "somewhat harmful", "very harmful")
 TARGETS = LABELS["target_type"].classes

@@ -10,7 +10,7 @@ from pydantic import field_validator
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import BINARY, LABELS, UNLABELLED, Example, Label, LabelValue, Rejected
-from ._tables import EncodedTables
+from ..files.tables import EncodedTables
 
 # Within a split the plain name comes last: where it stands beside its successors it is the challenge's unlabelled
 # first release, and of a row that stands in two files the first is taken.

@@ -13,10 +13,10 @@ from ..config import at_home
 from ..contracts import TextRole
 from ..errors import DataError, extras_named, nearest
 from ..example import Example, Label, Rejected
+from ..files.columns import Columns, Split, split_named
+from ..files.files import MAX_MEMBER
+from ..files.tables import arrow_rows
 from ..workspace import fingerprint
-from ._columns import Columns, Split, split_named
-from ._files import MAX_MEMBER
-from ._tables import arrow_rows
 
 _BATCH = 100
 _REFERENCE = re.compile(r"(?P<split>.+):(?P<row>\d{1,12})")

@@ -11,10 +11,10 @@ from pydantic import model_validator
 
 from ..errors import DataError
 from ..example import Example, Label, Rejected
-from ._columns import Split, split_named
-from ._files import FileSource, is_clutter
-from ._labels import ClassMap, LabelMap
-from ._names import PICTURES, folded, spellings
+from ..files.columns import Split, split_named
+from ..files.files import FileSource, is_clutter
+from ..files.labels import ClassMap, LabelMap
+from ..files.names import PICTURES, folded, spellings
 
 
 class ImageFolder(FileSource):

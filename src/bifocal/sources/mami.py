@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import BINARY, LABELS, Example, Label, Rejected
-from ._tables import DelimitedTables
+from ..files.tables import DelimitedTables
 
 FILES = {"training.csv": "train", "trial.csv": "train", "test.csv": "test"}
 TRUTH = ("test_labels.txt", "truth.txt")

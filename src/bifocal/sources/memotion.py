@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import LABELS, Example, Label, Rejected
-from ._tables import DelimitedTables
+from ..files.tables import DelimitedTables
 
 TRAIN, TEST, TRUTH = "labels.csv", "2000_testdata.csv", "Meme_groundTruth.csv"
 PICTURES = {TRAIN: ("images",), TEST: ("2000_data", "2000_data/2000_data")}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ..errors import DataError
 from ..example import LABELS, SPLITS, Example, Label, Rejected
-from ._tables import EncodedTables
+from ..files.tables import EncodedTables
 
 ANNOTATIONS = "MMHS150K_GT.json"
 SPLIT_FILES = {f"splits/{split}_ids.txt": split for split in SPLITS}

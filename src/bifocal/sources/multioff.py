@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import LABELS, Example, Label, Rejected
-from ._tables import DelimitedTables
+from ..files.tables import DelimitedTables
 
 FILES = {
     "Split Dataset/Training_meme_dataset.csv": "train",

@@ -11,9 +11,9 @@ from pydantic import field_validator
 
 from ..errors import DataError, nearest
 from ..example import Example, Label, Rejected
-from ._columns import Columns, Split, split_named
-from ._files import Files, is_clutter, leads_out
-from ._tables import SUFFIXES, DelimitedTables, is_table
+from ..files.columns import Columns, Split, split_named
+from ..files.files import Files, is_clutter, leads_out
+from ..files.tables import SUFFIXES, DelimitedTables, is_table
 
 
 class Table(Columns, DelimitedTables):

@@ -15,10 +15,10 @@ from pydantic import Field, field_validator
 
 from ..errors import DataError
 from ..example import Example, Label, Rejected
-from ._archives import Member, scan_tar
-from ._columns import Columns, Split, split_named
-from ._files import MAX_MEMBER, Files, FileSource, is_clutter
-from ._tables import MAX_LEVELS, is_deep
+from ..files.archives import Member, scan_tar
+from ..files.columns import Columns, Split, split_named
+from ..files.files import MAX_MEMBER, Files, FileSource, is_clutter
+from ..files.tables import MAX_LEVELS, is_deep
 
 TEXTS = ("txt", "text", "caption", "cls")
 """Last endings of members that are read as text."""

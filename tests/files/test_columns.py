@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from bifocal.config import explain
 from bifocal.errors import DataError
 from bifocal.example import LABELS, Example, Rejected, Taxonomy
-from bifocal.sources._columns import Columns, plain, split_named
-from bifocal.sources._labels import MAX_CLASSES, LabelMap
+from bifocal.files.columns import Columns, plain, split_named
+from bifocal.files.labels import MAX_CLASSES, LabelMap
 
 
 def examples(rows: list[dict], **options) -> list:

@@ -19,8 +19,8 @@ from ..contracts import TextRole
 from ..errors import DataError, listed
 from ..example import Example, Label, Rejected
 from ..workspace import fingerprint
-from ._archives import BROKEN, UNREADABLE, Tar, Zip, leads_out
-from ._names import Names, Nearest
+from .archives import BROKEN, UNREADABLE, Tar, Zip, leads_out
+from .names import Names, Nearest
 
 __all__ = ["MAX_MEMBER", "FileSource", "Files", "Picture", "is_clutter", "leads_out"]
 

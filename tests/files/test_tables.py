@@ -7,9 +7,9 @@ import pytest
 
 from bifocal.errors import ConfigError, DataError
 from bifocal.example import Rejected
-from bifocal.sources import _tables
-from bifocal.sources._files import Files
-from bifocal.sources._tables import read_rows
+from bifocal.files import tables as _tables
+from bifocal.files.files import Files
+from bifocal.files.tables import read_rows
 
 
 def read(folder: Path, name: str, content: str | bytes, **options) -> list:

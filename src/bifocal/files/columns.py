@@ -14,8 +14,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from ..config import Strict
 from ..errors import DataError, listed, nearest
 from ..example import NOTHING, Example, Label, LabelValue, Rejected, is_nothing
-from ._labels import LabelMap, keys_as_written
-from ._tables import NAMELESS
+from .labels import LabelMap, keys_as_written
+from .tables import NAMELESS
 
 Row = Mapping[str, Any]
 Split = Literal["train", "val", "test"]

@@ -10,11 +10,11 @@ from typing import Any
 from ..config import at_home
 from ..errors import ConfigError, DataError, listed
 from ..example import Rejected, is_nothing
-from ._columns import Columns, plain, word
-from ._decoding import decoded, known_encoding
-from ._delimited import other_delimiter
-from ._files import Files, Picture
-from ._tables import DELIMITERS, is_table, read_rows
+from .columns import Columns, plain, word
+from .decoding import decoded, known_encoding
+from .delimited import other_delimiter
+from .files import Files, Picture
+from .tables import DELIMITERS, is_table, read_rows
 
 PICTURES = ("image_path", "img", "image")
 """Columns that hold a picture's path, whatever the run's source calls them."""

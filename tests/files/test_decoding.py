@@ -6,8 +6,8 @@ import pytest
 from bifocal import plugins
 from bifocal.errors import ConfigError, DataError
 from bifocal.example import Rejected
-from bifocal.sources._files import Files
-from bifocal.sources._tables import read_rows
+from bifocal.files.files import Files
+from bifocal.files.tables import read_rows
 from bifocal.sources.table import Table
 
 N = 30

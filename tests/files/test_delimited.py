@@ -4,8 +4,8 @@ import io
 import pytest
 
 from bifocal.example import Rejected
-from bifocal.sources._files import Files
-from bifocal.sources._tables import read_rows
+from bifocal.files.files import Files
+from bifocal.files.tables import read_rows
 
 EMOJI = "\N{SNOWMAN}"
 
