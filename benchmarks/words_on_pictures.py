@@ -20,9 +20,9 @@ import numpy as np
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
-from bifocal.data.reading import Reader
 from bifocal.modalities.image import SIDE, decode, square
 from bifocal.sources.synthetic import Synthetic
+from bifocal.transcribe.ocr import Reader
 
 DEJAVU = f"{get_data_path()}/fonts/ttf/DejaVuSans-Bold.ttf"
 DEBIAN = "/usr/share/fonts/truetype"

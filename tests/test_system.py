@@ -10,10 +10,10 @@ from PIL import Image
 import bifocal
 from bifocal import plugins
 from bifocal.config import parse_config
-from bifocal.data.reading import Reading
 from bifocal.decide.policy import Policy
 from bifocal.errors import BifocalError, DataError, ModelError, RunError
 from bifocal.train import run
+from bifocal.transcribe.ocr import Reading
 from bifocal.workspace import Workspace, read_jsonl
 
 

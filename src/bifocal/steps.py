@@ -19,8 +19,6 @@ from .data.classes import foresee
 from .data.compose import TEXT
 from .data.manifest import write_manifest
 from .data.ocr import read_pictures
-from .data.ocr_cache import NAME as OCR_CACHE
-from .data.ocr_models import recognisers
 from .data.prepare import write_shards, write_splits
 from .data.shards import Split, open_split
 from .data.splits import holdout_rows
@@ -60,6 +58,8 @@ from .robustness import attack_run, check_attacks
 from .slicing import check_slices, measure_parts, read_columns
 from .system import System, load_policy, model_versions
 from .torch_engine import TorchEngine
+from .transcribe.ocr_cache import NAME as OCR_CACHE
+from .transcribe.ocr_models import recognisers
 from .workspace import Record, Workspace, read_json, write_json
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from bifocal.data import ocr, ocr_models
+from bifocal.data import ocr
 from bifocal.data.ocr import Reading, duration, read_pictures, wanted
-from bifocal.data.ocr_models import engine_name
 from bifocal.errors import DataError, MissingExtra, PictureError, RunError
 from bifocal.example import Example
+from bifocal.transcribe import ocr_models
+from bifocal.transcribe.ocr_models import engine_name
 
 VOCABULARY = [
     "river",

@@ -24,11 +24,11 @@ from ..contracts import Source, TextRole
 from ..errors import DataError, RunError
 from ..example import Example
 from ..modalities.text import clean
+from ..transcribe.ocr import Reader, Reading, engine_of, mostly_unread, reading_key
+from ..transcribe.ocr_cache import ENOUGH, ReadingCache
 from ..workspace import atomic, read_jsonl, room
 from .compose import TEXT, UNREAD, detect_language
 from .manifest import read_manifest
-from .ocr_cache import ENOUGH, ReadingCache
-from .reading import Reader, Reading, engine_of, mostly_unread, reading_key
 
 When = Literal["auto", "always", "never"]
 

@@ -1,8 +1,8 @@
 import pytest
 
-from bifocal.data import ocr_models
-from bifocal.data.ocr_models import recognisers
 from bifocal.errors import ConfigError
+from bifocal.transcribe import ocr_models
+from bifocal.transcribe.ocr_models import recognisers
 
 
 def test_one_model_reads_many_languages():

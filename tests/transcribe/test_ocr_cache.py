@@ -2,9 +2,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bifocal.data import ocr_cache
-from bifocal.data.ocr_cache import ReadingCache
-from bifocal.data.reading import Reading
+from bifocal.transcribe import ocr_cache
+from bifocal.transcribe.ocr import Reading
+from bifocal.transcribe.ocr_cache import ReadingCache
 
 READ = Reading("seen words", [[[1, 2], [3, 2], [3, 4], [1, 4]]], 0.98, "rapidocr 3.10.0", 1)
 

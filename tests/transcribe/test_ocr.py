@@ -4,9 +4,9 @@ from matplotlib import get_data_path
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from bifocal.data import reading as reading_module
-from bifocal.data.reading import Reader, Reading, mostly_unread, reading_key
 from bifocal.errors import ConfigError
+from bifocal.transcribe import ocr as reading_module
+from bifocal.transcribe.ocr import Reader, Reading, mostly_unread, reading_key
 
 FONT = f"{get_data_path()}/fonts/ttf/DejaVuSans-Bold.ttf"  # has Cyrillic, Greek, Hebrew and Arabic letters
 
@@ -114,7 +114,7 @@ def test_half_unread_is_mostly_unread():
 
 def test_languages_choose_the_models_and_the_key(tmp_path, monkeypatch):
     """RapidOCR's own model stands in for one of Cyrillic, which is not here: it is taken, asked and named."""
-    from bifocal.data import ocr_models
+    from bifocal.transcribe import ocr_models
 
     package = ocr_models.folder()
     for path in package.glob("PP-OCRv6_*_small.onnx"):

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .reading import Reading
+from .ocr import Reading
 
 Result = TypeVar("Result")
 
@@ -35,7 +35,7 @@ class ReadingCache:
     path : Path or None
         None = nothing is kept.
     key : str
-        Of engine, models and method: `bifocal.data.reading.reading_key`. Readings under another key are others.
+        Of engine, models and method: `bifocal.transcribe.ocr.reading_key`. Readings under another key are others.
     tell : callable
         Given the sentence about a cache that cannot be used.
     """
