@@ -28,7 +28,7 @@ from bifocal.decide.calibrators import METHODS, fit_calibration
 from bifocal.evaluate.compare import paired_gain
 from bifocal.evaluate.metrics import ece
 from bifocal.example import UNLABELLED
-from bifocal.fusion import fit_fusion
+from bifocal.fit.fusion import fit_fusion
 from bifocal.results import Opinions
 from bifocal.steps import Run
 from bifocal.train import run

@@ -137,7 +137,7 @@ class Step:
         from bifocal import plugins
         from bifocal.config import ExpertConfig
         from bifocal.data.shards import open_split
-        from bifocal.evidence import evidence_of
+        from bifocal.fit.evidence import evidence_of
 
         split = open_split(self.space.shards("train"), self.modalities(), self.taxonomy)
         label = self.taxonomy[LABEL]

@@ -34,7 +34,7 @@ from bifocal.decide.calibration import softmax
 from bifocal.decide.policy import POOLED, fit_policy
 from bifocal.evaluate.metrics import accuracy
 from bifocal.example import BINARY, LABELS, Evidence, Taxonomy
-from bifocal.fusion import MODEL, fit_fusion
+from bifocal.fit.fusion import MODEL, fit_fusion
 from bifocal.modalities.text import compose
 from bifocal.models.encoders.hf_text import train_tokenizer
 from bifocal.posts import build_modalities

@@ -31,8 +31,8 @@ from bifocal.config import parse_config
 from bifocal.contracts import Reporter
 from bifocal.data.shards import INDEX, open_split
 from bifocal.errors import BifocalError, DataError
-from bifocal.evidence import _digest
 from bifocal.example import Taxonomy
+from bifocal.fit.evidence import _digest
 from bifocal.models.pretrained import quiet
 from bifocal.posts import build_modalities
 from bifocal.train import run

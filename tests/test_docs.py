@@ -8,7 +8,7 @@ import torch
 from bifocal.config import FusionConfig
 from bifocal.evaluate.metrics import auroc
 from bifocal.example import Evidence
-from bifocal.fusion import fit_fusion, load_fusion, save_fusion
+from bifocal.fit.fusion import fit_fusion, load_fusion, save_fusion
 
 EXTENDING = Path(__file__).parent.parent / "docs" / "extending.md"
 

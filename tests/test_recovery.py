@@ -25,7 +25,7 @@ from bifocal.config import parse_config
 from bifocal.contracts import Reporter
 from bifocal.data.stamps import SETTLED
 from bifocal.decide.policy import Policy
-from bifocal.expert import FINISHED
+from bifocal.fit.expert import FINISHED
 from bifocal.steps import Run
 from bifocal.train import STEPS, execute, run
 from bifocal.workspace import Workspace, file_sha256, fingerprint, read_json, read_jsonl, write_json

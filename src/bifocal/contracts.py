@@ -145,7 +145,7 @@ class Encoder(Protocol):
     frozen: bool
     """True where only the head learns: features are then clean, and one pass serves head and Evidence alike."""
     learned_from: frozenset[str]
-    """Ids of the rows it learned from; `bifocal.expert` sets it, `save` keeps it, and rule 3 rests on it."""
+    """Ids of the rows it learned from; `bifocal.fit.expert` sets it, `save` keeps it, and rule 3 rests on it."""
 
     @classmethod
     def reach(cls, expert: ExpertConfig) -> None:

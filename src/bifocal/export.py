@@ -22,7 +22,7 @@ from .decide.policy import Policy, now, pattern_of, patterns
 from .errors import RunError, extras_named, nearest
 from .evaluate.metrics import nll
 from .example import UNLABELLED
-from .fusion import MODEL
+from .fit.fusion import MODEL
 from .onnx_engine import OnnxEngine
 from .parity_probe import keep_probe, named
 from .results import Opinions, actions, calibrated

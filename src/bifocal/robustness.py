@@ -21,7 +21,7 @@ from .diagnose.ablation import permuted
 from .diagnose.bench import FEW
 from .diagnose.robustness import Said, compare_decisions
 from .errors import ConfigError, nearest
-from .evidence import Evidence, features_of
+from .fit.evidence import Evidence, features_of
 from .functional import functional_suite
 from .modalities.image import worded
 from .results import Opinions, actions, calibrated
@@ -31,7 +31,7 @@ from .workspace import Record, Workspace, fingerprint, read_json, read_jsonl, wr
 
 if TYPE_CHECKING:
     from .contracts import Modality
-    from .evidence import Progress
+    from .fit.evidence import Progress
 
 PART = ("part_swapped", "part_missing")
 """Attacks on a part of any kind, which no encoder need see: it is another post's, or is taken away."""

@@ -28,11 +28,11 @@ from .decide.thresholds import threshold_curve, write_curve
 from .errors import ConfigError, DataError, ModelError, RunError, nearest
 from .evaluate.metrics import macro_f1
 from .evaluate.slices import write_slices
-from .evidence import evidence_of
 from .example import LABELS, UNLABELLED, Evidence, Label, Taxonomy
-from .expert import candidates, fit_expert, load_expert
 from .files.columns import Columns
-from .fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusion
+from .fit.evidence import evidence_of
+from .fit.expert import candidates, fit_expert, load_expert
+from .fit.fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusion
 from .models.saved import read_card
 from .posts import build_modalities
 from .reference import Reference, text_facts

@@ -9,8 +9,8 @@ import torch
 
 from .errors import RunError
 from .example import UNLABELLED, Evidence
-from .expert import load_expert
-from .fusion import MODEL, load_fusion
+from .fit.expert import load_expert
+from .fit.fusion import MODEL, load_fusion
 from .workspace import Workspace
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from .contracts import Reporter
 from .data.stamps import KINDS, changes
 from .errors import ConfigError, nearest
 from .example import SPLITS
-from .expert import FINISHED
+from .fit.expert import FINISHED
 from .steps import Run
 from .workspace import Record, Workspace, file_sha256, fingerprint, room, sweep, versions
 

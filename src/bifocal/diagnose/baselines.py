@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from .. import plugins
 from ..config import ExpertConfig
 from ..errors import DataError, MissingExtra, ModelError
-from ..evidence import evidence_of
 from ..example import Label
-from ..expert import AUTO, candidates, fit_expert
+from ..fit.evidence import evidence_of
+from ..fit.expert import AUTO, candidates, fit_expert
 from .material import JUDGED, Splits, usable
 from .trials import Trial, hear_expert
 

@@ -14,7 +14,7 @@ from .. import plugins
 from ..decide.calibration import softmax
 from ..evaluate.metrics import METRICS
 from ..example import Evidence
-from ..fusion import fusion_parameters
+from ..fit.fusion import fusion_parameters
 from ..models.evidence_fusion import LearnedFusion
 from .material import JUDGED, Splits, labels_of
 from .trials import Trial, score

@@ -15,7 +15,7 @@ from ..decide.calibration import fit_temperature, softmax
 from ..evaluate.compare import paired_gain
 from ..evaluate.intervals import measure
 from ..evaluate.metrics import METRICS
-from ..fusion import fit_fusion, fusion_parameters
+from ..fit.fusion import fit_fusion, fusion_parameters
 from .material import JUDGED, Splits, labels_of, log_prior
 from .verdict import MARGIN
 
@@ -129,7 +129,7 @@ def fit_trial(
     Raises
     ------
     DataError, ConfigError
-        As `bifocal.fusion.fit_fusion`.
+        As `bifocal.fit.fusion.fit_fusion`.
     """
     if keep:
         evidence = {

@@ -12,7 +12,7 @@ from ..config import FusionConfig, ImbalanceRule
 from ..decide.calibration import softmax
 from ..evaluate.compare import paired_gain
 from ..example import Evidence
-from ..fusion import fit_fusion
+from ..fit.fusion import fit_fusion
 from .ablation import ROWS, Head, noisy
 from .bench import Score
 from .disturbance import STEPS, Progress, truncated_levels, values_of

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bifocal.config import FusionConfig
-from bifocal.fusion import fit_fusion, fusion_parameters, load_fusion, save_fusion
+from bifocal.fit.fusion import fit_fusion, fusion_parameters, load_fusion, save_fusion
 from bifocal.models.fusions.boosted import TREES, Boosted
 
 

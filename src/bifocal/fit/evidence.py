@@ -12,12 +12,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .example import Evidence, Label
-from .workspace import atomic, fingerprint
+from ..example import Evidence, Label
+from ..workspace import atomic, fingerprint
 
 if TYPE_CHECKING:
-    from .contracts import Encoder
-    from .data.shards import Split
+    from ..contracts import Encoder
+    from ..data.shards import Split
 
 ENCODED_AT_ONCE = 2048
 """Rows handed to an encoder at a time: enough for batches of texts of like length, few enough to hold their tokens."""

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import plugins
-from .config import FusionConfig
-from .contracts import Fusion
-from .errors import DataError, ModelError, RunError
-from .example import UNLABELLED, Evidence
-from .models.evidence_fusion import STATISTICS
-from .workspace import atomic, file_sha256, read_json, write_json
+from .. import plugins
+from ..config import FusionConfig
+from ..contracts import Fusion
+from ..errors import DataError, ModelError, RunError
+from ..example import UNLABELLED, Evidence
+from ..models.evidence_fusion import STATISTICS
+from ..workspace import atomic, file_sha256, read_json, write_json
 
 MODEL = "mm_fusion"
 """The name of the fused model in every artifact."""

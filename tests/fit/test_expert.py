@@ -7,14 +7,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from bifocal import evidence as evidence_room
 from bifocal.config import ExpertConfig
 from bifocal.data.packing import pack
 from bifocal.data.shards import open_split
 from bifocal.errors import ConfigError, DataError, ModelError
-from bifocal.evidence import evidence_of
 from bifocal.example import Example, Label, Taxonomy
-from bifocal.expert import fit_expert, load_expert
+from bifocal.fit import evidence as evidence_room
+from bifocal.fit.evidence import evidence_of
+from bifocal.fit.expert import fit_expert, load_expert
 from bifocal.modalities.text import Text, compose
 from bifocal.models.encoders.hf_text import HfText
 

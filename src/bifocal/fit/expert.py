@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from . import plugins
-from .config import ExpertConfig
-from .decide.calibration import softmax
-from .errors import ConfigError, DataError, ModelError, RunError, nearest
-from .evaluate.metrics import auroc, macro_f1
+from .. import plugins
+from ..config import ExpertConfig
+from ..decide.calibration import softmax
+from ..errors import ConfigError, DataError, ModelError, RunError, nearest
+from ..evaluate.metrics import auroc, macro_f1
+from ..example import UNLABELLED, Label, Rows
+from ..models.classifier import figures
+from ..models.saved import CARD, read_card
+from ..workspace import file_sha256, fingerprint, read_json, write_json
 from .evidence import Progress, features_of
-from .example import UNLABELLED, Label, Rows
-from .models.classifier import figures
-from .models.saved import CARD, read_card
-from .workspace import file_sha256, fingerprint, read_json, write_json
 
 if TYPE_CHECKING:
-    from .contracts import Encoder, Modality
-    from .data.shards import Split
+    from ..contracts import Encoder, Modality
+    from ..data.shards import Split
 
 AUTO = "auto"
 """In the place of an encoder's name: all that read the modality are fitted, and the best on val is taken."""

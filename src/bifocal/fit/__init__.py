@@ -1,0 +1,1 @@
+"""How experts and fusions learn, and what is kept of them: each encoder runs once per example."""
