@@ -109,8 +109,8 @@ def configuration(table: Path, resamples: int, columns: int) -> RunConfig:
 
 def prepare(folder: Path, rows: int, resamples: int, columns: int) -> None:
     """Everything up to the cached predictions, and the scored posts that drift looks at."""
-    from bifocal.score import score_file
-    from bifocal.system import System
+    from bifocal.system.score import score_file
+    from bifocal.system.system import System
     from bifocal.train import run
 
     table = folder / "posts.csv"

@@ -23,9 +23,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from bifocal.bundle import bundle_of
 from bifocal.config import parse_config
 from bifocal.export import export, measure
+from bifocal.system.bundle import bundle_of
 from bifocal.train import run
 
 DATA = os.environ.get("BIFOCAL_DATA", "../shared")

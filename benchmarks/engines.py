@@ -29,7 +29,7 @@ from bifocal.export import quantise, write_graph
 from bifocal.models.encoders.hf_image import HfImage
 from bifocal.models.encoders.hf_text import HfText, train_tokenizer
 from bifocal.models.pretrained import build, quiet
-from bifocal.onnx_engine import open_session
+from bifocal.system.onnx_engine import open_session
 
 EAGER = "torch, as transformers runs it"
 Inputs = dict[str, torch.Tensor]

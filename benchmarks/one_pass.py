@@ -37,9 +37,9 @@ from bifocal.example import BINARY, LABELS, Evidence, Taxonomy
 from bifocal.fit.fusion import MODEL, fit_fusion
 from bifocal.modalities.text import compose
 from bifocal.models.encoders.hf_text import train_tokenizer
-from bifocal.posts import build_modalities
 from bifocal.sources.synthetic import Synthetic
-from bifocal.system import System
+from bifocal.system.posts import build_modalities
+from bifocal.system.system import System
 
 EPOCHS = 5
 BATCH = 10

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from bifocal.config import load_config
 from bifocal.data.shards import open_split
-from bifocal.posts import build_modalities
+from bifocal.system.posts import build_modalities
 from bifocal.train import run
 from bifocal.workspace import Workspace, read_json
 

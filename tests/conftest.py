@@ -20,7 +20,7 @@ FORKSERVER.set_forkserver_preload(
         "tests.test_recovery",
         "bifocal.__main__",
         "bifocal.console",
-        "bifocal.system",
+        "bifocal.system.system",
         "bifocal.models.encoders.hf_text",
         "bifocal.models.encoders.hf_image",
         "bifocal.models.fusions.concat",

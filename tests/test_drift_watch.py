@@ -16,8 +16,8 @@ from bifocal.errors import ConfigError, DataError, RunError
 from bifocal.modalities.text import compose
 from bifocal.reference import Reference
 from bifocal.results import Opinions
-from bifocal.score import _flat, _write_parquet, score_file
-from bifocal.system import Decision, Opinion
+from bifocal.system.score import _flat, _write_parquet, score_file
+from bifocal.system.system import Decision, Opinion
 from bifocal.workspace import Workspace, read_json, write_json
 
 VERSIONS = {"bifocal": "0.1.0", "run": "hand", "mm_fusion": "abc"}
@@ -344,7 +344,7 @@ def test_posts_are_decided_on_first_and_the_decisions_kept(small_run, posts, tmp
 def test_the_reference_is_val(small_run, tmp_path):
     """Row by row, in the order of the shards."""
     from bifocal.data.shards import open_split
-    from bifocal.posts import build_modalities
+    from bifocal.system.posts import build_modalities
 
     space = Workspace.of(small_run)
     modalities = build_modalities(parse_config(read_json(space.record)["config"]))

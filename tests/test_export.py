@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 import bifocal
 from bifocal.__main__ import app
-from bifocal.bundle import is_bundle, state_of
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter
 from bifocal.errors import ModelError, RunError
 from bifocal.export import export
 from bifocal.models.exportable import FusionModule
-from bifocal.parity_probe import ParityWarning
 from bifocal.policies import compare, set_threshold
+from bifocal.system.bundle import is_bundle, state_of
+from bifocal.system.parity_probe import ParityWarning
 from bifocal.train import run
 from bifocal.workspace import file_sha256
 
@@ -120,8 +120,8 @@ def test_a_bundle_keeps_posts_and_the_processor_and_says_the_same_of_them(small_
 
 @pytest.mark.parametrize("engine", ["onnx", "onnx-int8", "torch", "torch-bf16"])
 def test_an_engine_that_says_something_else_here_is_told_of_or_refused(bundles, engine, monkeypatch, capsys):
-    from bifocal.onnx_engine import OnnxEngine
-    from bifocal.torch_engine import TorchEngine
+    from bifocal.system.onnx_engine import OnnxEngine
+    from bifocal.system.torch_engine import TorchEngine
 
     for kind in (OnnxEngine, TorchEngine):  # as if this processor computed something else
         logits = kind.logits
@@ -327,7 +327,7 @@ def test_the_engine_asked_for_is_the_one_that_runs(small_run, bundle, tmp_path):
 
 def test_an_engine_that_flips_decisions_is_not_taken_unless_accepted(small_run, tmp_path, monkeypatch):
     from bifocal import export as module
-    from bifocal.torch_engine import TorchEngine
+    from bifocal.system.torch_engine import TorchEngine
 
     logits = TorchEngine.logits
     monkeypatch.setattr(TorchEngine, "logits", lambda self, e: {m: -x for m, x in logits(self, e).items()})
@@ -369,7 +369,7 @@ def test_every_fusion_of_tensors_is_traced_to_the_same_logits(strategy, tmp_path
     from bifocal import plugins
     from bifocal.example import Evidence
     from bifocal.export import write_graph
-    from bifocal.onnx_engine import open_session
+    from bifocal.system.onnx_engine import open_session
 
     torch.manual_seed(0)
     n, labels = 240, torch.arange(240) % 2
@@ -485,7 +485,7 @@ def test_a_model_keeps_its_weights_in_itself(tmp_path, where, location):
     import onnx
     from onnx import TensorProto, helper
 
-    from bifocal.onnx_weights import check_whole
+    from bifocal.system.onnx_weights import check_whole
 
     weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
     weights.external_data.add(key="location", value=location)
@@ -506,7 +506,7 @@ def test_a_model_keeps_its_weights_in_itself(tmp_path, where, location):
 
 @pytest.mark.parametrize("blob", [b"", b"\x80" * 20, b"\x0f", b"\x0a", b"no model at all"])
 def test_what_is_no_model_is_told(tmp_path, blob):
-    from bifocal.onnx_engine import open_session
+    from bifocal.system.onnx_engine import open_session
 
     (tmp_path / "m.onnx").write_bytes(blob)
     with pytest.raises(ModelError, match="is no model that ONNX Runtime reads"):

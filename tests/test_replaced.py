@@ -12,8 +12,8 @@ from bifocal.errors import RunError
 from bifocal.lab import keep
 from bifocal.report.documents import check_documents, write_documents
 from bifocal.report.explanation import write_explanation
-from bifocal.score import score_file
 from bifocal.serve.lists import write_list
+from bifocal.system.score import score_file
 
 REFUSED = "nothing in it says that this command wrote it: .* --force"
 

@@ -18,8 +18,8 @@ from bifocal.errors import DataError
 from bifocal.files.files import Files
 from bifocal.files.tables import read_rows
 from bifocal.report.drawings import Figure, write_figures
-from bifocal.score import score_file
 from bifocal.spreadsheet import guarded, is_guarded, raw, unguard
+from bifocal.system.score import score_file
 
 HOSTILE = [
     "=cmd|' /C calc'!A0", "@SUM(1+1)*cmd|' /C calc'!A0", "+1", "-2+3+cmd|' /C calc'!A0", "\t=1", "\r=1", "\n=1", "\tx",

@@ -21,7 +21,7 @@ from bifocal.policies import compare, set_threshold
 from bifocal.robustness import robustness
 from bifocal.serve.retraining import label_of
 from bifocal.steps import Run
-from bifocal.system import model_versions
+from bifocal.system.system import model_versions
 from bifocal.train import run
 from bifocal.workspace import Record, Workspace
 
@@ -118,7 +118,9 @@ def test_sources_of_sources_and_other_commands_too(evil):
     assert label_of(evil)[0] == "small"  # asks for no model
 
 
-@pytest.mark.parametrize("name", ["os:system", "bifocal.posts:pickle", 7, None, ["concat"], "../concat", "a b:c"])
+@pytest.mark.parametrize(
+    "name", ["os:system", "bifocal.system.posts:pickle", 7, None, ["concat"], "../concat", "a b:c"]
+)
 def test_names_that_are_none_are_refused(evil, name):
     change(evil / "models" / "mm_fusion" / "config.json", "strategy", name)
     with pytest.raises(BifocalError, match=r"config.json names|is no name|there is no"):

@@ -24,7 +24,7 @@ from . import errors
 if TYPE_CHECKING:
     from .client import AsyncClient, Client
     from .config import RunConfig
-    from .system import Decision, System
+    from .system.system import Decision, System
 
 __version__ = "0.1.0"
 __all__ = ["AsyncClient", "Client", "Decision", "RunConfig", "System", "__version__", "errors", "load", "run"]
@@ -45,7 +45,7 @@ def load(
     from .plugins import installed_first
 
     with errors.extras_named(), installed_first(folder):
-        from .system import System
+        from .system.system import System
 
         return System.load(folder, engine, strict_parity=strict_parity, allow_plugins=allow_plugins)
 
@@ -62,7 +62,7 @@ def run(
 
 def __getattr__(name: str) -> Any:
     # Heavy classes are imported when first asked for, so that `import bifocal` stays light.
-    homes = {"System": "system", "Decision": "system", "RunConfig": "config"}
+    homes = {"System": "system.system", "Decision": "system.system", "RunConfig": "config"}
     homes |= dict.fromkeys(("AsyncClient", "Client"), "client")
     if name not in homes:
         raise AttributeError(f"module 'bifocal' has no attribute {name!r}")

@@ -214,7 +214,7 @@ def score(
     """
     from . import load
     from .console import print_counts
-    from .score import Scorer, refuse_undecided, score_file
+    from .system.score import Scorer, refuse_undecided, score_file
 
     if len(places) != (2 if server is None else 1):
         asked = "bifocal score RUN INPUT -o OUTPUT, or bifocal score INPUT -o OUTPUT --server URL"

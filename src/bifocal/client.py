@@ -17,7 +17,7 @@ import httpx
 
 from .errors import BifocalError, ConfigError, DataError
 from .files.posts import MAX_NAME, NAMES
-from .posts import read_file
+from .system.posts import read_file
 
 BUSY = (429, 503)
 """Statuses that pass: the service has no place, or its models or log are away for a moment."""
@@ -382,7 +382,7 @@ class AsyncClient(_Asking):
 
 
 class Remote:
-    """A service as `bifocal.score.score_file` takes it; columns go by their usual names, as it knows no others."""
+    """A service as `bifocal.system.score.score_file` takes it; columns go by their usual names, as it knows no others."""
 
     source_options: Mapping[str, Any] = {}
 

@@ -18,7 +18,7 @@ from .diagnose.unlabelled import Cells, Labelled, Unlabelled, estimate
 from .errors import ConfigError, DataError, RunError
 from .example import UNLABELLED
 from .reference import Decided, Reference
-from .score import FORMATS, score_file
+from .system.score import FORMATS, score_file
 from .workspace import Workspace, check_replaceable, file_sha256, read_json, write_json
 
 
@@ -84,7 +84,7 @@ def watch(
     told: list[str] = []
     decisions = new
     if not is_scored(new, policy.probability_key):
-        from .system import System
+        from .system.system import System
 
         decisions = output.with_name(f"{output.stem}_decisions.jsonl")
         system = System.load(folder, allow_plugins=allow_plugins)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import __version__, plugins
-from .bundle import CARD, ENGINES, FORMAT, PARITY, POLICIES, POLICY, REFERENCE, bundle_of, load_bundle, written
 from .contracts import Reporter
 from .data.shards import open_split
 from .decide.calibrators import fit_calibration
@@ -23,16 +22,17 @@ from .errors import RunError, extras_named, nearest
 from .evaluate.metrics import nll
 from .example import UNLABELLED
 from .fit.fusion import MODEL
-from .onnx_engine import OnnxEngine
-from .parity_probe import keep_probe, named
 from .results import Opinions, actions, calibrated
 from .steps import Run
-from .torch_engine import TorchEngine
+from .system.bundle import CARD, ENGINES, FORMAT, PARITY, POLICIES, POLICY, REFERENCE, bundle_of, load_bundle, written
+from .system.onnx_engine import OnnxEngine
+from .system.parity_probe import keep_probe, named
+from .system.torch_engine import TorchEngine
 from .workspace import Workspace, file_sha256, write_json
 
 if TYPE_CHECKING:
     from .data.shards import Split
-    from .engine import Engine
+    from .system.engine import Engine
 
 MAX_FLIPS = 0.005
 """An engine that decides otherwise on more of the test posts is exported only where that is accepted."""
@@ -69,7 +69,7 @@ def export(
     allow_plugins : as `System.load`
 
     A few of the test posts stay in the bundle with what the engine says of them here; loading it asks again
-    (`bifocal.parity_probe`).
+    (`bifocal.system.parity_probe`).
 
     Returns
     -------
@@ -168,7 +168,7 @@ def _models(run: Run, engine: str, part: Path, reporter: Reporter) -> dict[str, 
 
 def _copied(run: Run, part: Path) -> dict[str, Any]:
     """The models as they lie in the run's folder."""
-    from .system import model_versions
+    from .system.system import model_versions
 
     there = Workspace(part, run.config.run)
     for expert in run.expert_names.values():

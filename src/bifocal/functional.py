@@ -16,7 +16,7 @@ from .files.labels import LabelMap
 from .files.tables import read_rows
 
 if TYPE_CHECKING:
-    from .system import System
+    from .system.system import System
 
 AT_ONCE = 256
 LAYOUTS: tuple[tuple[str, LabelMap], ...] = (

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import plugins
-from .bundle import CARD, bundle_of, change_policy, is_bundle, policy_of, run_or_bundle
 from .config import recorded_config
 from .data.compose import TEXT
 from .data.shards import open_split
@@ -20,7 +19,8 @@ from .errors import BifocalError, RunError, nearest
 from .modalities.text import TAG
 from .results import actions, calibrated
 from .steps import Run
-from .system import load_policy
+from .system.bundle import CARD, bundle_of, change_policy, is_bundle, policy_of, run_or_bundle
+from .system.system import load_policy
 from .workspace import Record, Workspace, read_json
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from .fit.evidence import Evidence, features_of
 from .functional import functional_suite
 from .modalities.image import worded
 from .results import Opinions, actions, calibrated
-from .system import System
-from .torch_engine import torch_engine
+from .system.system import System
+from .system.torch_engine import torch_engine
 from .workspace import Record, Workspace, fingerprint, read_json, read_jsonl, write_json
 
 if TYPE_CHECKING:

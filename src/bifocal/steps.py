@@ -34,7 +34,6 @@ from .fit.evidence import evidence_of
 from .fit.expert import candidates, fit_expert, load_expert
 from .fit.fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusion
 from .models.saved import read_card
-from .posts import build_modalities
 from .reference import Reference, text_facts
 from .report.example import write_example
 from .report.findings import findings
@@ -56,8 +55,9 @@ from .results import (
 )
 from .robustness import attack_run, check_attacks
 from .slicing import check_slices, measure_parts, read_columns
-from .system import System, load_policy, model_versions
-from .torch_engine import TorchEngine
+from .system.posts import build_modalities
+from .system.system import System, load_policy, model_versions
+from .system.torch_engine import TorchEngine
 from .transcribe.ocr_cache import NAME as OCR_CACHE
 from .transcribe.ocr_models import recognisers
 from .workspace import Record, Workspace, read_json, write_json

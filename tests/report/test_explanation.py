@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from bifocal.contracts import Piece
-from bifocal.explanation import Explanation, Weighed
 from bifocal.report.explanation import (
     DOWN,
     FAINTEST,
@@ -21,7 +20,8 @@ from bifocal.report.explanation import (
     to_html,
     write_explanation,
 )
-from bifocal.system import Decision, Opinion
+from bifocal.system.explain import Explanation, Weighed
+from bifocal.system.system import Decision, Opinion
 
 TEXT = '[OCR] [/OCR] [CAP] <script>alert(1)</script> & "quoted" [/CAP] <lang=en>'
 SIDE = 80

@@ -3,9 +3,9 @@ import asyncio
 import pytest
 
 from bifocal.errors import DataError
-from bifocal.posts import Packed
 from bifocal.serve.batching import Batcher, Places
 from bifocal.serve.errors import Refused
+from bifocal.system.posts import Packed
 
 
 def post(text="some words", pictures=0):

@@ -14,7 +14,7 @@ from PIL import Image
 import bifocal
 from bifocal.client import Client, Remote, ServerError
 from bifocal.errors import ConfigError, DataError, RunError
-from bifocal.score import score_file
+from bifocal.system.score import score_file
 from bifocal.workspace import read_jsonl
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 import bifocal
 from bifocal.errors import BifocalError, DataError, PictureError, RunError
-from bifocal.posts import Packed
 from bifocal.serve import workers
 from bifocal.serve.workers import Decoders, Died, Model, Preparation, Source, Workers
+from bifocal.system.posts import Packed
 
 
 def picture(colour="red", size=(60, 40), kind="PNG"):

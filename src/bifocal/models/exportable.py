@@ -24,7 +24,7 @@ class Exportable:
     axes : dict
         Name -> the names of its dimensions; ``None`` = one of fixed size.
     reader : str
-        Of `bifocal.readers`: what makes inputs of values.
+        Of `bifocal.system.onnx_inputs`: what makes inputs of values.
     settings : dict
         JSON-able, for that reader.
     """

@@ -17,7 +17,7 @@ from ..workspace import atomic, check_replaceable, read_json, write_json
 from .html import environment
 
 if TYPE_CHECKING:
-    from ..explanation import Explanation, Weighed
+    from ..system.explain import Explanation, Weighed
 
 TEMPLATE = "explanation.html"
 UP, DOWN = (213, 94, 0), (0, 114, 178)

@@ -82,8 +82,8 @@ def serve(
         "strict_parity": strict_parity or None,
         "allow_plugins": allow_plugin or None,
     }
-    from ..bundle import run_or_bundle
     from ..errors import RunError
+    from ..system.bundle import run_or_bundle
 
     run_or_bundle(run_folder)
     settings = read_service_settings(config, overrides or [], given)
@@ -104,8 +104,8 @@ def facts(run_folder: Path, settings: ServeConfig) -> list[str]:
     """What who starts a service wants to know of it: who may ask, where it writes, what decides."""
     from sqlalchemy import make_url
 
-    from ..bundle import POLICY, engine_of, folder_of, is_bundle
     from ..decide.policy import Policy
+    from ..system.bundle import POLICY, engine_of, folder_of, is_bundle
     from ..workspace import Workspace
     from .keys import read_keys
 
@@ -140,7 +140,7 @@ def read_service_settings(path: Path | None, overrides: list[str], given: dict[s
 
 def state_folder(run_folder: Path, state: Path | None) -> Path:
     """Where a service of a run or bundle keeps what is its own. Raises `RunError` where the folder is neither."""
-    from ..bundle import run_or_bundle, state_of
+    from ..system.bundle import run_or_bundle, state_of
 
     own = state_of(run_or_bundle(run_folder))  # a wrong folder is told, whatever else is given
     return state or own

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..bundle import CARD, check_manifest, is_bundle, run_or_bundle
 from ..errors import DataError, listed
 from ..example import Label, Taxonomy
 from ..modalities.text import words_of
 from ..sources.feedback import ROWS, TAXONOMY
+from ..system.bundle import CARD, check_manifest, is_bundle, run_or_bundle
 from ..workspace import Workspace, atomic, read_json, read_jsonl, replaced, sweep, write_json
 from .records import VERDICTS
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from ..bundle import REFERENCE, engine_of, folder_of, state_of
 from ..data.compose import TEXT
 from ..decide.policy import Band, Policy, pattern_of, patterns
 from ..errors import BifocalError, DataError, ModelError, RunError
 from ..files.posts import MAX_NAME, NAMES
-from ..posts import TABULAR, build_modalities
-from ..system import Decision, cut_short
+from ..system.bundle import REFERENCE, engine_of, folder_of, state_of
+from ..system.posts import TABULAR, build_modalities
+from ..system.system import Decision, cut_short
 from ..workspace import read_json
 from .batching import Batcher, Places
 from .errors import Refused
@@ -35,7 +35,7 @@ from .store import Logged, Original, Store, StoreGone, audited, read_secret
 from .workers import Decoders, Description, Model, Preparation, Prepared, Source, import_beforehand
 
 if TYPE_CHECKING:
-    from ..explanation import Explanation
+    from ..system.explain import Explanation
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,16 +31,16 @@ from ..config import RunConfig
 from ..data.ocr import PICTURE
 from ..errors import BifocalError, ModelError, PictureError, RunError
 from ..modalities.text import MAX_CHARACTERS
-from ..parity_probe import ParityWarning
-from ..posts import Packed, Post, Preparer
+from ..system.parity_probe import ParityWarning
+from ..system.posts import Packed, Post, Preparer
 from .errors import Refused
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from ..contracts import TextRole
-    from ..explanation import Covered, Explanation
-    from ..system import Decision, System
+    from ..system.explain import Covered, Explanation
+    from ..system.system import Decision, System
 
 Result = TypeVar("Result")
 _PARENT_LOOK_S = 1.0
@@ -123,8 +123,8 @@ def import_beforehand(torch: bool) -> None:
     torch : bool
         Whether models are run by torch; exported ones need nothing of it.
     """
-    engines = ["bifocal.torch_engine", "bifocal.models.hf"] if torch else ["bifocal.onnx_engine"]
-    _CONTEXT.set_forkserver_preload([__name__, "bifocal.system", "bifocal.data.compose", *engines])
+    engines = ["bifocal.system.torch_engine", "bifocal.models.hf"] if torch else ["bifocal.system.onnx_engine"]
+    _CONTEXT.set_forkserver_preload([__name__, "bifocal.system.system", "bifocal.data.compose", *engines])
 
 
 # ------------------------------------------------------------------------------------------------ in a decoder
@@ -258,7 +258,7 @@ def _decided(system: System, posts: Sequence[Post]) -> list[Decision | BifocalEr
 @lru_cache(maxsize=1)
 def _covered(source: Source, blob: bytes, grid: int) -> Covered:
     """The versions of a post that is being explained, a few at a time."""
-    from ..explanation import Covered
+    from ..system.explain import Covered
 
     system, post = _system(source), pickle.loads(blob)
     system.check(post)
@@ -276,7 +276,7 @@ def _encode_some(source: Source, packed: Packed, grid: int, start: int) -> tuple
 
 
 def _explain(source: Source, packed: Packed, grid: int, encoded: Sequence[bytes]) -> Explanation:
-    from ..explanation import explained, joined
+    from ..system.explain import explained, joined
 
     covered = _covered(source, packed.blob, grid)
     _covered.cache_clear()  # nothing of a post stays

@@ -24,10 +24,10 @@ from starlette.datastructures import FormData, UploadFile
 from ...decide.policy import pattern_of
 from ...diagnose.drift import Column, compare
 from ...errors import BifocalError
-from ...explanation import Explanation
 from ...modalities.text import TAG, words_of
 from ...report.explanation import heat_map, marked
 from ...report.html import environment
+from ...system.explain import Explanation
 from ..api import as_refused, service_of, unless_gone
 from ..bodies import Narrow
 from ..errors import Refused

@@ -10,20 +10,20 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from . import plugins
-from .config import RunConfig
-from .data.compose import TEXT, UNREAD, composed
-from .data.manifest import is_empty
-from .data.ocr import PICTURE, wanted
-from .decide.policy import pattern_of
-from .errors import DataError
-from .example import Example
-from .files.files import Picture
-from .modalities.text import MAX_CHARACTERS
+from .. import plugins
+from ..config import RunConfig
+from ..data.compose import TEXT, UNREAD, composed
+from ..data.manifest import is_empty
+from ..data.ocr import PICTURE, wanted
+from ..decide.policy import pattern_of
+from ..errors import DataError
+from ..example import Example
+from ..files.files import Picture
+from ..modalities.text import MAX_CHARACTERS
 
 if TYPE_CHECKING:
-    from .contracts import Modality, TextRole
-    from .data.ocr import Reader
+    from ..contracts import Modality, TextRole
+    from ..data.ocr import Reader
 
 TABULAR = "tabular"
 """The part that is a record of columns."""
@@ -112,7 +112,7 @@ class Preparer:
     @cached_property
     def reader(self) -> Reader:
         """Reads the words on pictures; made at the first use, which takes a second."""
-        from .data.ocr import Reader
+        from ..data.ocr import Reader
 
         return Reader(self.languages)
 
@@ -179,7 +179,7 @@ class Preparer:
 
         Of an animation it is the first view, which is the one that is kept.
         """
-        from .modalities.image import decode
+        from ..modalities.image import decode
 
         given: dict[str, Any] = {TEXT: text, PICTURE: picture, TABULAR: tabular}
         parts = {name: given[name] for name in self.modalities if given.get(name) is not None}

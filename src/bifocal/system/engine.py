@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .example import Evidence
+    from ..example import Evidence
 
 
 class Engine(Protocol):

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from . import plugins
+from .. import plugins
+from ..config import RunConfig, recorded_config
+from ..data.compose import TEXT, UNREAD
+from ..decide.policy import Policy, pattern_of
+from ..errors import BifocalError, DataError, PictureError, RunError
+from ..example import Evidence, Example, Label, Taxonomy
+from ..modalities.text import NO_LANGUAGE
+from ..models.saved import CARD
+from ..workspace import RECORD, Workspace, file_sha256, read_json
 from .bundle import CARD as BUNDLE_CARD
 from .bundle import folder_of, is_bundle, load_bundle
-from .config import RunConfig, recorded_config
-from .data.compose import TEXT, UNREAD
-from .decide.policy import Policy, pattern_of
-from .errors import BifocalError, DataError, PictureError, RunError
-from .example import Evidence, Example, Label, Taxonomy
-from .modalities.text import NO_LANGUAGE
-from .models.saved import CARD
 from .posts import ARGUMENTS, PICTURE, Post, Preparer, build_modalities, read_file
-from .workspace import RECORD, Workspace, file_sha256, read_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .contracts import TextRole
+    from ..contracts import TextRole
     from .engine import Engine
-    from .explanation import Explanation
+    from .explain import Explanation
 
 
 ACTIONS = (None, "allow", "review", "block")
@@ -276,7 +276,7 @@ class System:
         DataError
             As `predict`, and on another grid.
         """
-        from .explanation import explain
+        from .explain import explain
 
         return explain(self, self._post(text, image_path, tabular), grid)
 

@@ -11,10 +11,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from .errors import DataError, ModelError
-from .example import UNLABELLED, Evidence
+from ..errors import DataError, ModelError
+from ..example import UNLABELLED, Evidence
+from .onnx_inputs import READERS
 from .onnx_weights import check_whole
-from .readers import READERS
 
 
 def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
@@ -32,7 +32,7 @@ def open_session(path: Path, threads: int | None = None) -> onnxruntime.Inferenc
 
 
 class OnnxEngine:
-    """See `bifocal.engine.Engine`; the arrays in its Evidence are numpy's.
+    """See `bifocal.system.engine.Engine`; the arrays in its Evidence are numpy's.
 
     Parameters
     ----------

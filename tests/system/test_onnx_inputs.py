@@ -10,7 +10,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from bifocal.errors import ModelError
-from bifocal.readers import Pixels, Tokens
+from bifocal.system.onnx_inputs import Pixels, Tokens
 
 PROCESSORS = {
     "siglip": SiglipImageProcessorPil(size={"height": 64, "width": 64}),

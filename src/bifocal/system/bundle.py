@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import RunConfig, recorded_config
-from .decide.policy import Policy
-from .errors import ModelError, RunError, nearest
-from .example import Label, Taxonomy
+from ..config import RunConfig, recorded_config
+from ..decide.policy import Policy
+from ..errors import ModelError, RunError, nearest
+from ..example import Label, Taxonomy
+from ..workspace import Workspace, file_sha256, held, read_json, replaced, sweep, write_json
 from .parity_probe import check_probe
 from .posts import build_modalities
-from .workspace import Workspace, file_sha256, held, read_json, replaced, sweep, write_json
 
 if TYPE_CHECKING:
-    from .contracts import TextRole
+    from ..contracts import TextRole
     from .engine import Engine
 
 CARD, MANIFEST, POLICY, REFERENCE, PARITY = (
@@ -188,7 +188,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def load_bundle(folder: Path, engine: str | None = None, *, strict_parity: bool = False) -> Bundle:
-    """Check a bundle, then open it, and ask it again of the posts that it keeps (`bifocal.parity_probe`).
+    """Check a bundle, then open it, and ask it again of the posts that it keeps (`bifocal.system.parity_probe`).
 
     Raises
     ------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
-from .errors import ModelError
+from ..errors import ModelError
 
 _PARTS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function"},

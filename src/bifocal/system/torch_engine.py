@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from .errors import RunError
-from .example import UNLABELLED, Evidence
-from .fit.expert import load_expert
-from .fit.fusion import MODEL, load_fusion
-from .workspace import Workspace
+from ..errors import RunError
+from ..example import UNLABELLED, Evidence
+from ..fit.expert import load_expert
+from ..fit.fusion import MODEL, load_fusion
+from ..workspace import Workspace
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .contracts import Encoder, Fusion, Modality
+    from ..contracts import Encoder, Fusion, Modality
     from .system import System
 
 BFLOAT16 = "torch-bf16"
 
 
 class TorchEngine:
-    """See `bifocal.engine.Engine`.
+    """See `bifocal.system.engine.Engine`.
 
     Parameters
     ----------

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from .data.ocr import PICTURE
-from .decide.calibration import softmax
-from .decide.policy import pattern_of
-from .diagnose.explanation import ABSENT, Effects, log_odds, measure_effects, probability
-from .errors import DataError
+from ..data.ocr import PICTURE
+from ..decide.calibration import softmax
+from ..decide.policy import pattern_of
+from ..diagnose.explanation import ABSENT, Effects, log_odds, measure_effects, probability
+from ..errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .contracts import Piece
-    from .example import Evidence, Example
+    from ..contracts import Piece
+    from ..example import Evidence, Example
     from .posts import Post
     from .system import Decision, System
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from .errors import ModelError
+from ..errors import ModelError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

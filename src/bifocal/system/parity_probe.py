@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .decide.policy import pattern_of
-from .errors import ModelError, RunError
-from .workspace import read_json, write_json
+from ..decide.policy import pattern_of
+from ..errors import ModelError, RunError
+from ..workspace import read_json, write_json
 
 if TYPE_CHECKING:
-    from .contracts import Modality
-    from .data.shards import Split
-    from .decide.policy import Policy
+    from ..contracts import Modality
+    from ..data.shards import Split
+    from ..decide.policy import Policy
     from .engine import Engine
 
 FOLDER = "probe"

@@ -7,7 +7,7 @@ import pytest
 
 import bifocal
 from bifocal.errors import DataError, RunError
-from bifocal.score import score_file
+from bifocal.system.score import score_file
 from bifocal.workspace import read_jsonl
 
 
@@ -187,7 +187,7 @@ def test_a_second_process_on_the_same_output_stops(system, posts, tmp_path):
 
 
 def test_the_output_is_held_until_it_is_whole(system, posts, tmp_path, monkeypatch):
-    from bifocal import score
+    from bifocal.system import score
 
     finish, refused = score._finish, []
 
@@ -515,7 +515,7 @@ def test_the_command_fails_where_much_could_not_be_decided(
 
 
 def test_a_table_without_rows_is_no_success(small_run, system, monkeypatch, tmp_path, capsys):
-    from bifocal.score import refuse_undecided
+    from bifocal.system.score import refuse_undecided
 
     (tmp_path / "in.csv").write_text("id,text\n")
     with pytest.raises(DataError, match="nothing could be decided: the table has no rows"):

@@ -13,15 +13,15 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
-from .data.compose import TEXT
-from .data.manifest import alike
-from .errors import BifocalError, DataError, RunError, listed
-from .files.files import Files
-from .files.posts import Post, Posts
-from .files.tables import SUFFIXES
+from ..data.compose import TEXT
+from ..data.manifest import alike
+from ..errors import BifocalError, DataError, RunError, listed
+from ..files.files import Files
+from ..files.posts import Post, Posts
+from ..files.tables import SUFFIXES
+from ..spreadsheet import cells
+from ..workspace import atomic, check_replaceable, fingerprint, read_jsonl, room, sweep
 from .posts import PICTURE, TABULAR
-from .spreadsheet import cells
-from .workspace import atomic, check_replaceable, fingerprint, read_jsonl, room, sweep
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 """Endings of the output."""
