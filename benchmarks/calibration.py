@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from bifocal.assess.predictions import Opinions
 from bifocal.config import load_config, parse_config
 from bifocal.contracts import Reporter
 from bifocal.decide.calibration import fit_temperature, softmax
@@ -29,7 +30,6 @@ from bifocal.evaluate.compare import paired_gain
 from bifocal.evaluate.metrics import ece
 from bifocal.example import UNLABELLED
 from bifocal.fit.fusion import fit_fusion
-from bifocal.results import Opinions
 from bifocal.steps import Run
 from bifocal.train import run
 from bifocal.workspace import Workspace, read_json

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import bifocal
+from bifocal.assess.predictions import Opinions
+from bifocal.assess.reference import Reference
 from bifocal.config import parse_config
 from bifocal.decide.fitting import fit_policy
 from bifocal.decide.policy import POOLED
 from bifocal.drift_watch import watch
 from bifocal.errors import ConfigError, DataError, RunError
 from bifocal.modalities.text import compose
-from bifocal.reference import Reference
-from bifocal.results import Opinions
 from bifocal.system.score import _flat, _write_parquet, score_file
 from bifocal.system.system import Decision, Opinion
 from bifocal.workspace import Workspace, read_json, write_json

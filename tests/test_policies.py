@@ -8,12 +8,12 @@ from typer.testing import CliRunner
 
 import bifocal
 from bifocal.__main__ import app
+from bifocal.assess.reference import Reference
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter
 from bifocal.decide.policy import Policy
 from bifocal.errors import RunError
 from bifocal.policies import compare, set_threshold
-from bifocal.reference import Reference
 from bifocal.train import run
 from bifocal.workspace import Workspace, read_json
 

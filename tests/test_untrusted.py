@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 import bifocal
 from bifocal import plugins
 from bifocal.__main__ import app
+from bifocal.assess.robustness import robustness
 from bifocal.config import parse_config
 from bifocal.decide.policy import Policy
 from bifocal.drift_watch import watch
 from bifocal.errors import BifocalError, ConfigError, ModelError, PluginRefused, RunError
 from bifocal.export import export
 from bifocal.policies import compare, set_threshold
-from bifocal.robustness import robustness
 from bifocal.serve.retraining import label_of
 from bifocal.steps import Run
 from bifocal.system.system import model_versions

@@ -315,8 +315,8 @@ def robustness(
     quiet: Quiet = False,
 ) -> None:
     """Attack the tested posts, from homoglyphs to screenshots, and see which decisions turn over."""
+    from .assess.robustness import robustness as attack
     from .console import print_robustness
-    from .robustness import robustness as attack
 
     named = None if attacks is None else [name.strip() for name in attacks.split(",") if name.strip()]
     with _reporter(as_json or quiet) as reporter:

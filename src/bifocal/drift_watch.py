@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from . import __version__
+from .assess.reference import Decided, Reference
 from .config import DriftConfig, explain, recorded_config
 from .decide.policy import Policy
 from .decisions import Decisions, is_scored
@@ -17,7 +18,6 @@ from .diagnose.drift import compare, independent_rows
 from .diagnose.unlabelled import Cells, Labelled, Unlabelled, estimate
 from .errors import ConfigError, DataError, RunError
 from .example import UNLABELLED
-from .reference import Decided, Reference
 from .system.score import FORMATS, score_file
 from .workspace import Workspace, check_replaceable, file_sha256, read_json, write_json
 

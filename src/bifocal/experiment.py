@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from . import plugins
+from .assess.predictions import headline_name
 from .config import FusionConfig, ImbalanceRule
 from .contracts import Reporter
 from .diagnose.ablation import ablate
@@ -20,7 +21,6 @@ from .diagnose.trials import Trial
 from .diagnose.weakness import compare_dropout, weaken
 from .example import Label
 from .models.heads import Recipe
-from .results import headline_name
 
 
 @dataclass(frozen=True, slots=True)

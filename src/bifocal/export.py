@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import __version__, plugins
+from .assess.predictions import Opinions, actions, calibrated
 from .contracts import Reporter
 from .data.shards import open_split
 from .decide.calibrators import fit_calibration
@@ -22,7 +23,6 @@ from .errors import RunError, extras_named, nearest
 from .evaluate.metrics import nll
 from .example import UNLABELLED
 from .fit.fusion import MODEL
-from .results import Opinions, actions, calibrated
 from .steps import Run
 from .system.bundle import CARD, ENGINES, FORMAT, PARITY, POLICIES, POLICY, REFERENCE, bundle_of, load_bundle, written
 from .system.onnx_engine import OnnxEngine

@@ -13,6 +13,22 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from . import __version__, plugins
+from .assess.predictions import (
+    ECE,
+    Opinions,
+    draw_curves,
+    example_row,
+    gain_over_best,
+    measure_actions,
+    measure_models,
+    pattern_opinions,
+    prior,
+    seed_spread,
+    write_error_table,
+)
+from .assess.reference import Reference, text_facts
+from .assess.robustness import attack_run, check_attacks
+from .assess.slices import check_slices, measure_parts, read_columns
 from .config import FusionConfig, RunConfig, recorded_config
 from .contracts import Reporter
 from .data.classes import foresee
@@ -34,27 +50,11 @@ from .fit.evidence import evidence_of
 from .fit.expert import candidates, fit_expert, load_expert
 from .fit.fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusion
 from .models.saved import read_card
-from .reference import Reference, text_facts
 from .report.example import write_example
 from .report.findings import findings
 from .report.gallery import write_gallery
 from .report.html import write_report
 from .report.model_card import write_model_card
-from .results import (
-    ECE,
-    Opinions,
-    draw_curves,
-    example_row,
-    gain_over_best,
-    measure_actions,
-    measure_models,
-    pattern_opinions,
-    prior,
-    seed_spread,
-    write_error_table,
-)
-from .robustness import attack_run, check_attacks
-from .slicing import check_slices, measure_parts, read_columns
 from .system.posts import build_modalities
 from .system.system import System, load_policy, model_versions
 from .system.torch_engine import TorchEngine

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..assess.predictions import MAJORITY
 from ..config import ThresholdConfig
 from ..decide.calibrators import formula
 from ..decide.thresholds import described
 from ..errors import RunError
 from ..example import SPLITS, Label, Taxonomy
 from ..modalities.text import TAG
-from ..results import MAJORITY
 from ..workspace import Workspace, read_json
 
 ECE_ROWS = 2000

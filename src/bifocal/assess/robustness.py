@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .config import RobustnessConfig
-from .contracts import Reporter
-from .data.compose import TEXT, recomposed
-from .data.ocr import PICTURE
-from .data.shards import Split, open_split
-from .diagnose.ablation import permuted
-from .diagnose.bench import FEW
-from .diagnose.robustness import Said, compare_decisions
-from .errors import ConfigError, nearest
-from .fit.evidence import Evidence, features_of
+from ..config import RobustnessConfig
+from ..contracts import Reporter
+from ..data.compose import TEXT, recomposed
+from ..data.ocr import PICTURE
+from ..data.shards import Split, open_split
+from ..diagnose.ablation import permuted
+from ..diagnose.bench import FEW
+from ..diagnose.robustness import Said, compare_decisions
+from ..errors import ConfigError, nearest
+from ..fit.evidence import Evidence, features_of
+from ..modalities.image import worded
+from ..system.system import System
+from ..system.torch_engine import torch_engine
+from ..workspace import Record, Workspace, fingerprint, read_json, read_jsonl, write_json
 from .functional import functional_suite
-from .modalities.image import worded
-from .results import Opinions, actions, calibrated
-from .system.system import System
-from .system.torch_engine import torch_engine
-from .workspace import Record, Workspace, fingerprint, read_json, read_jsonl, write_json
+from .predictions import Opinions, actions, calibrated
 
 if TYPE_CHECKING:
-    from .contracts import Modality
-    from .fit.evidence import Progress
+    from ..contracts import Modality
+    from ..fit.evidence import Progress
 
 PART = ("part_swapped", "part_missing")
 """Attacks on a part of any kind, which no encoder need see: it is another post's, or is taken away."""

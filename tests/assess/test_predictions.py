@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bifocal.decide.calibrators import Temperature
-from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
-from bifocal.example import LABELS, Evidence, Label
-from bifocal.results import (
+from bifocal.assess.predictions import (
     Opinions,
     blanked,
     calibrated,
@@ -24,6 +21,9 @@ from bifocal.results import (
     seed_spread,
     write_error_table,
 )
+from bifocal.decide.calibrators import Temperature
+from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
+from bifocal.example import LABELS, Evidence, Label
 
 EXPERTS = {"text": "text_expert", "image": "vision_expert"}
 BINARY = LABELS["abuse_hate"]

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from pydantic import ValidationError, model_validator
 
-from .config import Strict, explain
-from .decide.policy import Policy
-from .diagnose.drift import Column
-from .errors import RunError
-from .modalities.text import NO_LANGUAGE, TAG
-from .results import Opinions, calibrated
-from .workspace import read_json, write_json
+from ..config import Strict, explain
+from ..decide.policy import Policy
+from ..diagnose.drift import Column
+from ..errors import RunError
+from ..modalities.text import NO_LANGUAGE, TAG
+from ..workspace import read_json, write_json
+from .predictions import Opinions, calibrated
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,15 +8,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data.compose import TEXT
-from .errors import BifocalError, DataError, listed
-from .example import Rejected
-from .files.files import Files
-from .files.labels import LabelMap
-from .files.tables import read_rows
+from ..data.compose import TEXT
+from ..errors import BifocalError, DataError, listed
+from ..example import Rejected
+from ..files.files import Files
+from ..files.labels import LabelMap
+from ..files.tables import read_rows
 
 if TYPE_CHECKING:
-    from .system.system import System
+    from ..system.system import System
 
 AT_ONCE = 256
 LAYOUTS: tuple[tuple[str, LabelMap], ...] = (

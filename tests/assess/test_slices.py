@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
+from bifocal.assess.slices import check_slices, cut, measure_parts, mentions, read_columns, read_terms
 from bifocal.config import SlicesConfig, parse_config
 from bifocal.contracts import Reporter
 from bifocal.errors import ConfigError
 from bifocal.example import BINARY, Label
-from bifocal.slicing import check_slices, cut, measure_parts, mentions, read_columns, read_terms
 from bifocal.steps import Run
 from bifocal.train import run
 from bifocal.workspace import Workspace, read_json, read_jsonl

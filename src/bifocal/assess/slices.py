@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .config import SlicesConfig, at_home
-from .data.compose import TEXT
-from .decide.policy import Policy
-from .errors import ConfigError, listed, nearest
-from .evaluate.slices import measure_gaps, measure_slices
-from .example import UNLABELLED, Label, Taxonomy
-from .modalities.text import TAG, clean
-from .results import Opinions, calibrated
-from .workspace import read_jsonl
+from ..config import SlicesConfig, at_home
+from ..data.compose import TEXT
+from ..decide.policy import Policy
+from ..errors import ConfigError, listed, nearest
+from ..evaluate.slices import measure_gaps, measure_slices
+from ..example import UNLABELLED, Label, Taxonomy
+from ..modalities.text import TAG, clean
+from ..workspace import read_jsonl
+from .predictions import Opinions, calibrated
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .data.shards import Split
+    from ..data.shards import Split
 
     Rows = NDArray[np.bool_]
 

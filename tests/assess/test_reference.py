@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from bifocal import reference as module
+from bifocal.assess import reference as module
+from bifocal.assess.predictions import Opinions
+from bifocal.assess.reference import Reference, text_facts
 from bifocal.decide.calibrators import Temperature
 from bifocal.decide.policy import ModelPolicy, Policy
 from bifocal.errors import RunError
 from bifocal.modalities.text import Text, compose
-from bifocal.reference import Reference, text_facts
-from bifocal.results import Opinions
 
 TEXTS = [compose("on the picture", "said", "en"), compose("", "gesagt", "de"), ""]
 

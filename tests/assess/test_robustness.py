@@ -9,15 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 import bifocal
-from bifocal import robustness as suite
 from bifocal.__main__ import app
+from bifocal.assess import robustness as suite
+from bifocal.assess.functional import functional_suite
+from bifocal.assess.predictions import calibrated
+from bifocal.assess.robustness import attack_run, known_attacks, robustness
 from bifocal.config import ReviewConfig, RobustnessConfig, parse_config
 from bifocal.decide.policy import Band
 from bifocal.errors import ConfigError, DataError, RunError
-from bifocal.functional import functional_suite
 from bifocal.modalities.text import words_of
-from bifocal.results import calibrated
-from bifocal.robustness import attack_run, known_attacks, robustness
 from bifocal.train import run
 from bifocal.workspace import Workspace, read_json, write_json
 

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bifocal.assess.predictions import Opinions
+from bifocal.assess.slices import check_slices, cut, measure_parts, mentions, read_terms
 from bifocal.config import SlicesConfig, parse_config
 from bifocal.contracts import Reporter
 from bifocal.decide.calibrators import Temperature
 from bifocal.decide.policy import ModelPolicy, Policy
 from bifocal.errors import ConfigError
 from bifocal.example import LABELS, UNLABELLED, Label, Taxonomy
-from bifocal.results import Opinions
-from bifocal.slicing import check_slices, cut, measure_parts, mentions, read_terms
 from bifocal.train import STEPS, run
 from bifocal.workspace import Workspace, read_json
 

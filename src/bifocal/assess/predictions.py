@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .decide.calibration import softmax
-from .decide.policy import Policy, pattern_of, patterns
-from .evaluate.compare import measure_change, paired_gain
-from .evaluate.curves import asked_of, explored, precision_recall, reliability, risk_coverage, roc
-from .evaluate.error_table import write_errors
-from .evaluate.intervals import measure
-from .evaluate.metrics import auroc, macro_f1
-from .example import UNLABELLED, Evidence, Label
+from ..decide.calibration import softmax
+from ..decide.policy import Policy, pattern_of, patterns
+from ..evaluate.compare import measure_change, paired_gain
+from ..evaluate.curves import asked_of, explored, precision_recall, reliability, risk_coverage, roc
+from ..evaluate.error_table import write_errors
+from ..evaluate.intervals import measure
+from ..evaluate.metrics import auroc, macro_f1
+from ..example import UNLABELLED, Evidence, Label
 
 if TYPE_CHECKING:
-    from .contracts import Fusion
+    from ..contracts import Fusion
 
 MAJORITY = "majority"
 ECE = {"bins": 15, "kind": "equal width"}
