@@ -24,8 +24,8 @@ from bifocal.config import parse_config
 from bifocal.contracts import Reporter
 from bifocal.evaluate.intervals import measure
 from bifocal.modalities.text import TAG
+from bifocal.pipeline.steps import Run
 from bifocal.report.documents import AUTOGLUON
-from bifocal.steps import Run
 from bifocal.workspace import Workspace, read_json, write_json
 
 LABEL = "label"

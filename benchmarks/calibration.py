@@ -30,8 +30,8 @@ from bifocal.evaluate.compare import paired_gain
 from bifocal.evaluate.metrics import ece
 from bifocal.example import UNLABELLED
 from bifocal.fit.fusion import fit_fusion
-from bifocal.steps import Run
-from bifocal.train import run
+from bifocal.pipeline.steps import Run
+from bifocal.pipeline.train import run
 from bifocal.workspace import Workspace, read_json
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"

@@ -109,9 +109,9 @@ def configuration(table: Path, resamples: int, columns: int) -> RunConfig:
 
 def prepare(folder: Path, rows: int, resamples: int, columns: int) -> None:
     """Everything up to the cached predictions, and the scored posts that drift looks at."""
+    from bifocal.pipeline.train import run
     from bifocal.system.score import score_file
     from bifocal.system.system import System
-    from bifocal.train import run
 
     table = folder / "posts.csv"
     if not table.is_file():
@@ -151,8 +151,8 @@ def timed_parts(seconds: dict[str, float]) -> Iterator[None]:
 
 def decide(folder: Path, rows: int, resamples: int, columns: int) -> None:
     from bifocal.drift_watch import watch
+    from bifocal.pipeline.train import run
     from bifocal.policies import compare, set_threshold
-    from bifocal.train import run
     from bifocal.workspace import read_json
 
     config = configuration(folder / "posts.csv", resamples, columns)

@@ -25,8 +25,8 @@ from typing import Any
 
 from bifocal.config import parse_config
 from bifocal.export import export, measure
+from bifocal.pipeline.train import run
 from bifocal.system.bundle import bundle_of
-from bifocal.train import run
 
 DATA = os.environ.get("BIFOCAL_DATA", "../shared")
 TEXT = {"model": f"{DATA}/models/minilm-l6", "tune": "head", "pooling": "mean"}

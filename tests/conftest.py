@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # forked processes import modul
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
     [
-        "tests.test_recovery",
+        "tests.pipeline.test_recovery",
         "bifocal.__main__",
         "bifocal.console",
         "bifocal.system.system",
@@ -117,7 +117,7 @@ def small_run(made_once) -> Path:
 
     def make(folder):
         from bifocal.config import parse_config
-        from bifocal.train import run
+        from bifocal.pipeline.train import run
 
         run(parse_config(SMALL), root=folder)
 
@@ -146,7 +146,7 @@ def _make_records(place):
     import random
 
     from bifocal.config import parse_config
-    from bifocal.train import run
+    from bifocal.pipeline.train import run
 
     rng = random.Random(0)
     lines = ["id,words,price,room,opened,host,dear"]

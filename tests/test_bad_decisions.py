@@ -19,9 +19,9 @@ from bifocal.errors import DataError, RunError
 from bifocal.evaluate.intervals import measure
 from bifocal.evaluate.metrics import METRICS
 from bifocal.evaluate.slices import measure_gaps, measure_slices
+from bifocal.pipeline.steps import Run
+from bifocal.pipeline.train import run
 from bifocal.policies import compare, set_threshold
-from bifocal.steps import Run
-from bifocal.train import run
 from bifocal.workspace import Workspace, read_json, write_json
 
 NULL = -1

@@ -19,10 +19,10 @@ from bifocal.contracts import Reporter
 from bifocal.errors import ModelError, RunError
 from bifocal.export import export
 from bifocal.models.exportable import FusionModule
+from bifocal.pipeline.train import run
 from bifocal.policies import compare, set_threshold
 from bifocal.system.bundle import is_bundle, state_of
 from bifocal.system.parity_probe import ParityWarning
-from bifocal.train import run
 from bifocal.workspace import file_sha256
 
 WORDS = "a quiet morning"

@@ -18,8 +18,8 @@ from bifocal.decide.calibrators import Temperature
 from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
 from bifocal.decide.thresholds import best_f1_threshold
 from bifocal.example import Evidence
+from bifocal.pipeline.train import run
 from bifocal.sources.synthetic import Synthetic
-from bifocal.train import run
 from bifocal.workspace import Workspace, read_json
 
 TINY = {"model": "tiny", "epochs": 1, "batch_size": 8}

@@ -13,8 +13,8 @@ from bifocal.config import parse_config
 from bifocal.contracts import Reporter
 from bifocal.decide.policy import Policy
 from bifocal.errors import RunError
+from bifocal.pipeline.train import run
 from bifocal.policies import compare, set_threshold
-from bifocal.train import run
 from bifocal.workspace import Workspace, read_json
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 import bifocal
 from bifocal.config import parse_config
 from bifocal.modalities.image import Image as ImageModality
+from bifocal.pipeline.train import run
 from bifocal.sources.synthetic import Synthetic
-from bifocal.train import run
 from bifocal.workspace import Workspace, read_jsonl
 
 TINY = {"model": "tiny", "epochs": 1, "batch_size": 8}

@@ -18,11 +18,11 @@ from bifocal.decide.policy import Policy
 from bifocal.drift_watch import watch
 from bifocal.errors import BifocalError, ConfigError, ModelError, PluginRefused, RunError
 from bifocal.export import export
+from bifocal.pipeline.steps import Run
+from bifocal.pipeline.train import run
 from bifocal.policies import compare, set_threshold
 from bifocal.serve.retraining import label_of
-from bifocal.steps import Run
 from bifocal.system.system import model_versions
-from bifocal.train import run
 from bifocal.workspace import Record, Workspace
 
 NAME = "code_from_elsewhere"

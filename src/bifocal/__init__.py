@@ -53,9 +53,9 @@ def load(
 def run(
     config: RunConfig | str | Path, *, root: str | Path = "runs", start: str | None = None, until: str | None = None
 ) -> Path:
-    """Run a configuration from source to report and give the run's folder; see `bifocal.train.run`."""
+    """Run a configuration from source to report and give the run's folder; see `bifocal.pipeline.train.run`."""
     with errors.extras_named():
-        from . import train
+        from .pipeline import train
 
         return train.run(config, root=root, start=start, until=until)
 

@@ -114,11 +114,11 @@ def _perform(
     if strict:
         config = config.model_copy(update={"strict": True})
     if dry_run:
-        from .plan import plan
+        from .pipeline.plan import plan
 
         print_plan(plan(config, root=runs), as_json)
         return
-    from .train import run as run_steps
+    from .pipeline.train import run as run_steps
 
     with _reporter(as_json or quiet) as reporter:
         folder = run_steps(config, root=runs, start=start, until=until, reporter=reporter)
@@ -364,8 +364,8 @@ def inspect(
 ) -> None:
     """What a source holds: counts, labels, languages, sizes, duplicates, and the rows that cannot be used."""
     from .console import print_inspection
-    from .inspection import inspect as examine
-    from .inspection import source_of
+    from .pipeline.inspect import inspect as examine
+    from .pipeline.inspect import source_of
 
     with _reporter(as_json or quiet) as reporter:
         found = examine(source_of(source), limit=limit, progress=reporter.progress)

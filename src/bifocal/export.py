@@ -23,7 +23,7 @@ from .errors import RunError, extras_named, nearest
 from .evaluate.metrics import nll
 from .example import UNLABELLED
 from .fit.fusion import MODEL
-from .steps import Run
+from .pipeline.steps import Run
 from .system.bundle import CARD, ENGINES, FORMAT, PARITY, POLICIES, POLICY, REFERENCE, bundle_of, load_bundle, written
 from .system.onnx_engine import OnnxEngine
 from .system.parity_probe import keep_probe, named

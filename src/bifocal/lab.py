@@ -21,8 +21,8 @@ from .errors import ConfigError
 from .example import Label
 from .experiment import Clock, experiment
 from .models.saved import CARD, read_card
-from .steps import Run
-from .train import run
+from .pipeline.steps import Run
+from .pipeline.train import run
 from .workspace import Workspace, check_replaceable, read_json, sweep, versions, write_json
 
 RESULTS = "results.json"

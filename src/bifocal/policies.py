@@ -18,7 +18,7 @@ from .data.shards import open_split
 from .decide.policy import POOLED, Policy
 from .errors import BifocalError, RunError, nearest
 from .modalities.text import TAG
-from .steps import Run
+from .pipeline.steps import Run
 from .system.bundle import CARD, bundle_of, change_policy, is_bundle, policy_of, run_or_bundle
 from .system.system import load_policy
 from .workspace import Record, Workspace, read_json

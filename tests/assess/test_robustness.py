@@ -18,7 +18,7 @@ from bifocal.config import ReviewConfig, RobustnessConfig, parse_config
 from bifocal.decide.policy import Band
 from bifocal.errors import ConfigError, DataError, RunError
 from bifocal.modalities.text import words_of
-from bifocal.train import run
+from bifocal.pipeline.train import run
 from bifocal.workspace import Workspace, read_json, write_json
 
 QUICK = {"rows": 24, "severities": [5]}

@@ -11,8 +11,8 @@ from bifocal.config import SlicesConfig, parse_config
 from bifocal.contracts import Reporter
 from bifocal.errors import ConfigError
 from bifocal.example import BINARY, Label
-from bifocal.steps import Run
-from bifocal.train import run
+from bifocal.pipeline.steps import Run
+from bifocal.pipeline.train import run
 from bifocal.workspace import Workspace, read_json, read_jsonl
 
 

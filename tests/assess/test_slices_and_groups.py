@@ -16,7 +16,7 @@ from bifocal.decide.calibrators import Temperature
 from bifocal.decide.policy import ModelPolicy, Policy
 from bifocal.errors import ConfigError
 from bifocal.example import LABELS, UNLABELLED, Label, Taxonomy
-from bifocal.train import STEPS, run
+from bifocal.pipeline.train import STEPS, run
 from bifocal.workspace import Workspace, read_json
 
 TARGETS = LABELS["target_type"].classes

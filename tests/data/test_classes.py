@@ -9,7 +9,7 @@ from bifocal.config import SplitsConfig, parse_config
 from bifocal.contracts import Reporter
 from bifocal.data.classes import check_splits, foresee
 from bifocal.errors import DataError
-from bifocal.train import run
+from bifocal.pipeline.train import run
 
 
 def write(path, labels, splits=None):

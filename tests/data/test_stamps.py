@@ -11,8 +11,8 @@ from PIL import Image
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter
 from bifocal.data import stamps
+from bifocal.pipeline.train import run
 from bifocal.sources.hateful_memes import HatefulMemes
-from bifocal.train import run
 from bifocal.workspace import Workspace, read_json, read_jsonl
 
 OLD = 1_600_000_000

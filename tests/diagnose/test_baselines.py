@@ -6,7 +6,7 @@ from bifocal.config import ExpertConfig, parse_config
 from bifocal.contracts import Reporter
 from bifocal.diagnose.baselines import fit_rivals, rivals
 from bifocal.errors import ModelError
-from bifocal.steps import Run
+from bifocal.pipeline.steps import Run
 from bifocal.workspace import Workspace, read_json
 
 

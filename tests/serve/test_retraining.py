@@ -15,7 +15,7 @@ from bifocal.__main__ import app
 from bifocal.config import parse_config
 from bifocal.errors import DataError, RunError
 from bifocal.example import LABELS, Label
-from bifocal.inspection import inspect
+from bifocal.pipeline.inspect import inspect
 from bifocal.serve.retraining import export, label_of
 from bifocal.serve.store import Logged, Original, Store, read_secret
 from bifocal.system.posts import Preparer

@@ -7,8 +7,8 @@ from bifocal import plugins
 from bifocal.config import parse_config
 from bifocal.errors import ConfigError, DataError
 from bifocal.example import Rejected, Taxonomy
+from bifocal.pipeline.train import run
 from bifocal.sources.several import Several
-from bifocal.train import run
 from bifocal.workspace import Workspace, read_json, read_jsonl
 
 WORDS = ("old stone bridge", "quiet grey river", "tall glass tower", "small copper kettle", "broad wooden table")

@@ -5,8 +5,8 @@ import pytest
 
 import bifocal
 from bifocal.config import parse_config
+from bifocal.pipeline.train import run
 from bifocal.sources.synthetic import Synthetic
-from bifocal.train import run
 
 MEMES = {
     "run": "memes",

@@ -12,7 +12,7 @@ from bifocal import plugins
 from bifocal.config import parse_config
 from bifocal.decide.policy import Policy
 from bifocal.errors import BifocalError, DataError, ModelError, RunError
-from bifocal.train import run
+from bifocal.pipeline.train import run
 from bifocal.transcribe.ocr import Reading
 from bifocal.workspace import Workspace, read_jsonl
 

@@ -8,16 +8,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from . import plugins
-from .config import ExpertConfig, RunConfig
-from .contracts import Reporter, Source
-from .errors import BifocalError, DataError, ModelError
-from .example import Example
-from .files.files import Files, FileSource
-from .sources.several import Several
+from .. import plugins
+from ..config import ExpertConfig, RunConfig
+from ..contracts import Reporter, Source
+from ..errors import BifocalError, DataError, ModelError
+from ..example import Example
+from ..files.files import Files, FileSource
+from ..sources.several import Several
+from ..workspace import Workspace
 from .steps import Run
 from .train import STEPS, states
-from .workspace import Workspace
 
 ASSUMED_ROWS = 1000
 """Where the source cannot be read here, costs are given per this many rows."""

@@ -5,7 +5,7 @@ from PIL import Image
 
 from bifocal.config import parse_config
 from bifocal.errors import ConfigError, DataError
-from bifocal.inspection import inspect, source_of
+from bifocal.pipeline.inspect import inspect, source_of
 
 
 @pytest.fixture

@@ -13,15 +13,15 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from . import __version__
-from .config import RunConfig, at_home, load_config
-from .contracts import Reporter
-from .data.stamps import KINDS, changes
-from .errors import ConfigError, nearest
-from .example import SPLITS
-from .fit.expert import FINISHED
+from .. import __version__
+from ..config import RunConfig, at_home, load_config
+from ..contracts import Reporter
+from ..data.stamps import KINDS, changes
+from ..errors import ConfigError, nearest
+from ..example import SPLITS
+from ..fit.expert import FINISHED
+from ..workspace import Record, Workspace, file_sha256, fingerprint, room, sweep, versions
 from .steps import Run
-from .workspace import Record, Workspace, file_sha256, fingerprint, room, sweep, versions
 
 
 def run(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from . import __version__, plugins
-from .assess.predictions import (
+from .. import __version__, plugins
+from ..assess.predictions import (
     ECE,
     Opinions,
     draw_curves,
@@ -26,45 +26,45 @@ from .assess.predictions import (
     seed_spread,
     write_error_table,
 )
-from .assess.reference import Reference, text_facts
-from .assess.robustness import attack_run, check_attacks
-from .assess.slices import check_slices, measure_parts, read_columns
-from .config import FusionConfig, RunConfig, recorded_config
-from .contracts import Reporter
-from .data.classes import foresee
-from .data.compose import TEXT
-from .data.manifest import write_manifest
-from .data.ocr import read_pictures
-from .data.prepare import write_shards, write_splits
-from .data.shards import Split, open_split
-from .data.splits import holdout_rows
-from .decide.fitting import fit_policy
-from .decide.policy import POOLED, Policy
-from .decide.thresholds import threshold_curve, write_curve
-from .errors import ConfigError, DataError, ModelError, RunError, nearest
-from .evaluate.metrics import macro_f1
-from .evaluate.slices import write_slices
-from .example import LABELS, UNLABELLED, Evidence, Label, Taxonomy
-from .files.columns import Columns
-from .fit.evidence import evidence_of
-from .fit.expert import candidates, fit_expert, load_expert
-from .fit.fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusion
-from .models.saved import read_card
-from .report.example import write_example
-from .report.findings import findings
-from .report.gallery import write_gallery
-from .report.html import write_report
-from .report.model_card import write_model_card
-from .system.posts import build_modalities
-from .system.system import System, load_policy, model_versions
-from .system.torch_engine import TorchEngine
-from .transcribe.ocr_cache import NAME as OCR_CACHE
-from .transcribe.ocr_models import recognisers
-from .workspace import Record, Workspace, read_json, write_json
+from ..assess.reference import Reference, text_facts
+from ..assess.robustness import attack_run, check_attacks
+from ..assess.slices import check_slices, measure_parts, read_columns
+from ..config import FusionConfig, RunConfig, recorded_config
+from ..contracts import Reporter
+from ..data.classes import foresee
+from ..data.compose import TEXT
+from ..data.manifest import write_manifest
+from ..data.ocr import read_pictures
+from ..data.prepare import write_shards, write_splits
+from ..data.shards import Split, open_split
+from ..data.splits import holdout_rows
+from ..decide.fitting import fit_policy
+from ..decide.policy import POOLED, Policy
+from ..decide.thresholds import threshold_curve, write_curve
+from ..errors import ConfigError, DataError, ModelError, RunError, nearest
+from ..evaluate.metrics import macro_f1
+from ..evaluate.slices import write_slices
+from ..example import LABELS, UNLABELLED, Evidence, Label, Taxonomy
+from ..files.columns import Columns
+from ..fit.evidence import evidence_of
+from ..fit.expert import candidates, fit_expert, load_expert
+from ..fit.fusion import MODEL, fit_fusion, fusion_parameters, load_fusion, save_fusion
+from ..models.saved import read_card
+from ..report.example import write_example
+from ..report.findings import findings
+from ..report.gallery import write_gallery
+from ..report.html import write_report
+from ..report.model_card import write_model_card
+from ..system.posts import build_modalities
+from ..system.system import System, load_policy, model_versions
+from ..system.torch_engine import TorchEngine
+from ..transcribe.ocr_cache import NAME as OCR_CACHE
+from ..transcribe.ocr_models import recognisers
+from ..workspace import Record, Workspace, read_json, write_json
 
 if TYPE_CHECKING:
-    from .contracts import Encoder, Fusion, Modality, Source
-    from .data.ocr import When
+    from ..contracts import Encoder, Fusion, Modality, Source
+    from ..data.ocr import When
 
 REPEATS_OF = 10
 """Pictures with words and a text of the post's own, from which on it is judged whether those say the same."""

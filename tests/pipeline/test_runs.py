@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bifocal.config import load_config
-from bifocal.train import run
+from bifocal.pipeline.train import run
 from bifocal.workspace import Workspace, read_json, read_jsonl
 
 ROOT = Path(__file__).parent.parent

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import bifocal
-from bifocal import steps, train
 from bifocal.config import FusionConfig, parse_config
 from bifocal.contracts import Reporter
 from bifocal.decide.policy import Policy
 from bifocal.errors import ConfigError, DataError, ModelError, RunError, UnknownPlugin
-from bifocal.steps import Run
-from bifocal.train import STEPS, run
+from bifocal.pipeline import steps, train
+from bifocal.pipeline.steps import Run
+from bifocal.pipeline.train import STEPS, run
 from bifocal.transcribe.ocr import Reading
 from bifocal.workspace import Workspace, file_sha256, read_json, read_jsonl
 

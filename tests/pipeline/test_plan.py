@@ -2,8 +2,8 @@ import pytest
 
 from bifocal.config import parse_config
 from bifocal.errors import ConfigError, DataError
-from bifocal.plan import plan
-from bifocal.train import run
+from bifocal.pipeline.plan import plan
+from bifocal.pipeline.train import run
 
 
 def planned(small_config, tmp_path, **changes):

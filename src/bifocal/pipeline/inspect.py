@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from . import plugins
-from .config import RunConfig, SourceConfig, load_config, parse_config, read_mapping
-from .contracts import Modality, Source
-from .data.compose import TEXT, compose_manifest
-from .data.dedup import duplicate_groups, picture_hash, rows_in_company, rows_near_others
-from .data.manifest import read_manifest, write_manifest
-from .data.splits import leaking_rows
-from .errors import ConfigError
-from .example import LABELS, SPLITS, Example, Taxonomy
-from .modalities.text import clean
-from .models.columns import Cells, described
-from .models.tabular import TabularOptions, settled
-from .workspace import read_jsonl
+from .. import plugins
+from ..config import RunConfig, SourceConfig, load_config, parse_config, read_mapping
+from ..contracts import Modality, Source
+from ..data.compose import TEXT, compose_manifest
+from ..data.dedup import duplicate_groups, picture_hash, rows_in_company, rows_near_others
+from ..data.manifest import read_manifest, write_manifest
+from ..data.splits import leaking_rows
+from ..errors import ConfigError
+from ..example import LABELS, SPLITS, Example, Taxonomy
+from ..modalities.text import clean
+from ..models.columns import Cells, described
+from ..models.tabular import TabularOptions, settled
+from ..workspace import read_jsonl
 
 SHOWN = 10
 """Languages, formats and quarantined rows that are named."""

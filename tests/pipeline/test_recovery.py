@@ -26,8 +26,8 @@ from bifocal.contracts import Reporter
 from bifocal.data.stamps import SETTLED
 from bifocal.decide.policy import Policy
 from bifocal.fit.expert import FINISHED
-from bifocal.steps import Run
-from bifocal.train import STEPS, execute, run
+from bifocal.pipeline.steps import Run
+from bifocal.pipeline.train import STEPS, execute, run
 from bifocal.workspace import Workspace, file_sha256, fingerprint, read_json, read_jsonl, write_json
 
 SEED = 3

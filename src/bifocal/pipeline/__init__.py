@@ -1,0 +1,1 @@
+"""The story of a run, step by step, from a source to its report."""
