@@ -150,9 +150,9 @@ def timed_parts(seconds: dict[str, float]) -> Iterator[None]:
 
 
 def decide(folder: Path, rows: int, resamples: int, columns: int) -> None:
+    from bifocal.deploy.policies import compare, set_threshold
     from bifocal.drift_watch import watch
     from bifocal.pipeline.train import run
-    from bifocal.policies import compare, set_threshold
     from bifocal.workspace import read_json
 
     config = configuration(folder / "posts.csv", resamples, columns)

@@ -24,7 +24,7 @@ from time import perf_counter
 from typing import Any
 
 from bifocal.config import parse_config
-from bifocal.export import export, measure
+from bifocal.deploy.export import export, measure
 from bifocal.pipeline.train import run
 from bifocal.system.bundle import bundle_of
 

@@ -25,7 +25,7 @@ from transformers import SiglipConfig
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from bifocal.config import ExpertConfig
-from bifocal.export import quantise, write_graph
+from bifocal.deploy.export import quantise, write_graph
 from bifocal.models.encoders.hf_image import HfImage
 from bifocal.models.encoders.hf_text import HfText, train_tokenizer
 from bifocal.models.pretrained import build, quiet

@@ -153,7 +153,7 @@ def main() -> None:
         place = Path(folder)
         run = options.run or make_run(place)
         if options.engine and not (run / "bundles" / options.engine).exists():
-            from bifocal.export import export
+            from bifocal.deploy.export import export
 
             export(run, options.engine, accept=True)
         system = bifocal.load(run, options.engine)

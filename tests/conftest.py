@@ -129,7 +129,7 @@ def small_bundle(made_once, small_run) -> Path:
     """The same run exported for ONNX Runtime, which starts in a moment; read it, never write to it."""
 
     def make(folder):
-        from bifocal.export import export
+        from bifocal.deploy.export import export
 
         export(small_run, "onnx", output=folder / "onnx", accept=True)
 

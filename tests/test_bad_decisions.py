@@ -14,6 +14,7 @@ from bifocal.config import ReviewConfig, parse_config
 from bifocal.contracts import Reporter
 from bifocal.decide.fitting import fit_policy
 from bifocal.decide.policy import POOLED, Policy
+from bifocal.deploy.policies import compare, set_threshold
 from bifocal.drift_watch import watch
 from bifocal.errors import DataError, RunError
 from bifocal.evaluate.intervals import measure
@@ -21,7 +22,6 @@ from bifocal.evaluate.metrics import METRICS
 from bifocal.evaluate.slices import measure_gaps, measure_slices
 from bifocal.pipeline.steps import Run
 from bifocal.pipeline.train import run
-from bifocal.policies import compare, set_threshold
 from bifocal.workspace import Workspace, read_json, write_json
 
 NULL = -1

@@ -15,12 +15,12 @@ from bifocal.__main__ import app
 from bifocal.assess.robustness import robustness
 from bifocal.config import parse_config
 from bifocal.decide.policy import Policy
+from bifocal.deploy.export import export
+from bifocal.deploy.policies import compare, set_threshold
 from bifocal.drift_watch import watch
 from bifocal.errors import BifocalError, ConfigError, ModelError, PluginRefused, RunError
-from bifocal.export import export
 from bifocal.pipeline.steps import Run
 from bifocal.pipeline.train import run
-from bifocal.policies import compare, set_threshold
 from bifocal.serve.retraining import label_of
 from bifocal.system.system import model_versions
 from bifocal.workspace import Record, Workspace

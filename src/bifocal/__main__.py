@@ -431,7 +431,7 @@ def policy_diff(
 ) -> None:
     """Which decisions policy B would change: counts and examples, from the cached Evidence."""
     from .console import print_policy_diff
-    from .policies import compare
+    from .deploy.policies import compare
 
     print_policy_diff(compare(a, b, on=on, allow_plugins=allow_plugin or ()), as_json)
 
@@ -454,7 +454,7 @@ def policy_set(
     A bundle has a policy of its own: that of its run does not reach it.
     """
     from .console import print_policy_set
-    from .policies import set_threshold
+    from .deploy.policies import set_threshold
 
     allowed = allow_plugin or ()
     found = set_threshold(run_folder, model, threshold, pattern=pattern, by=by, why=why, allow_plugins=allowed)
@@ -481,7 +481,7 @@ def export(
 ) -> None:
     """A bundle for one engine, those of ONNX without torch; and how far it decides as the run does."""
     from .console import print_export
-    from .export import export as export_run
+    from .deploy.export import export as export_run
 
     with _reporter(as_json or quiet) as reporter:
         report = export_run(

@@ -247,7 +247,7 @@ def test_told_to_end_it_is_not_ready_ends_what_it_has_begun_and_exits_0(serve, s
 def test_a_new_policy_is_taken_up_and_a_bad_one_refused(serve, small_run, tmp_path, wait_until):
     import shutil
 
-    from bifocal.policies import set_threshold
+    from bifocal.deploy.policies import set_threshold
 
     folder = tmp_path / "run"
     shutil.copytree(small_run, folder)
@@ -290,7 +290,7 @@ def test_a_known_picture_is_decided_before_the_model(serve, small_bundle, tmp_pa
 def test_a_shadow_scores_and_decides_nothing(serve, small_run, tmp_path):
     import shutil
 
-    from bifocal.policies import set_threshold
+    from bifocal.deploy.policies import set_threshold
     from bifocal.serve.store import Store, read_secret
 
     other = tmp_path / "shadow"

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from bifocal.__main__ import app
+from bifocal.deploy.policies import set_threshold
 from bifocal.errors import ConfigError, RunError
-from bifocal.policies import set_threshold
 from bifocal.serve.cli import facts, read_service_settings
 from bifocal.serve.keys import add_key
 from bifocal.serve.settings import ServeConfig

@@ -208,7 +208,7 @@ def test_a_database_that_is_away_loses_and_doubles_no_decision(serve, small_bund
     url = cluster.create(f"away_{way}")
     options = ("--database", url, "--set", f"database_gone={way}", "--set", "audit_share=1")
     policy = shutil.copytree(small_bundle, tmp_path / "run")
-    from bifocal.policies import set_threshold
+    from bifocal.deploy.policies import set_threshold
 
     set_threshold(policy, None, 1.0, by="ann", why="all are allowed, and so audited")
     server = serve(policy, *options, state=tmp_path / "state")

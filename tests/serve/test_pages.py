@@ -22,7 +22,7 @@ def moderated(serve, small_run, tmp_path_factory):
     record = json.loads((folder / "run.json").read_text())
     record["config"]["ocr"]["when"] = "auto"
     (folder / "run.json").write_text(json.dumps(record))
-    from bifocal.policies import set_threshold
+    from bifocal.deploy.policies import set_threshold
 
     set_threshold(folder, None, 1.0, by="ann", why="everything is allowed, and audited")
     return serve(folder, "--set", "audit_share=1", "--set", "keep_originals=true")

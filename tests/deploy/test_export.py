@@ -16,11 +16,11 @@ import bifocal
 from bifocal.__main__ import app
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter
+from bifocal.deploy.export import export
+from bifocal.deploy.policies import compare, set_threshold
 from bifocal.errors import ModelError, RunError
-from bifocal.export import export
 from bifocal.models.exportable import FusionModule
 from bifocal.pipeline.train import run
-from bifocal.policies import compare, set_threshold
 from bifocal.system.bundle import is_bundle, state_of
 from bifocal.system.parity_probe import ParityWarning
 from bifocal.workspace import file_sha256
@@ -326,7 +326,7 @@ def test_the_engine_asked_for_is_the_one_that_runs(small_run, bundle, tmp_path):
 
 
 def test_an_engine_that_flips_decisions_is_not_taken_unless_accepted(small_run, tmp_path, monkeypatch):
-    from bifocal import export as module
+    from bifocal.deploy import export as module
     from bifocal.system.torch_engine import TorchEngine
 
     logits = TorchEngine.logits
@@ -367,8 +367,8 @@ SAMPLED, OTHERS = ["attention", "gated", "stacking"], ["bilinear", "concat", "ha
 @pytest.mark.parametrize("strategy", SAMPLED + [pytest.param(name, marks=pytest.mark.slow) for name in OTHERS])
 def test_every_fusion_of_tensors_is_traced_to_the_same_logits(strategy, tmp_path):
     from bifocal import plugins
+    from bifocal.deploy.export import write_graph
     from bifocal.example import Evidence
-    from bifocal.export import write_graph
     from bifocal.system.onnx_engine import open_session
 
     torch.manual_seed(0)

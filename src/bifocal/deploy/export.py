@@ -13,26 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import __version__, plugins
-from .assess.predictions import Opinions, actions, calibrated
-from .contracts import Reporter
-from .data.shards import open_split
-from .decide.calibrators import fit_calibration
-from .decide.policy import Policy, now, pattern_of, patterns
-from .errors import RunError, extras_named, nearest
-from .evaluate.metrics import nll
-from .example import UNLABELLED
-from .fit.fusion import MODEL
-from .pipeline.steps import Run
-from .system.bundle import CARD, ENGINES, FORMAT, PARITY, POLICIES, POLICY, REFERENCE, bundle_of, load_bundle, written
-from .system.onnx_engine import OnnxEngine
-from .system.parity_probe import keep_probe, named
-from .system.torch_engine import TorchEngine
-from .workspace import Workspace, file_sha256, write_json
+from .. import __version__, plugins
+from ..assess.predictions import Opinions, actions, calibrated
+from ..contracts import Reporter
+from ..data.shards import open_split
+from ..decide.calibrators import fit_calibration
+from ..decide.policy import Policy, now, pattern_of, patterns
+from ..errors import RunError, extras_named, nearest
+from ..evaluate.metrics import nll
+from ..example import UNLABELLED
+from ..fit.fusion import MODEL
+from ..pipeline.steps import Run
+from ..system.bundle import CARD, ENGINES, FORMAT, PARITY, POLICIES, POLICY, REFERENCE, bundle_of, load_bundle, written
+from ..system.onnx_engine import OnnxEngine
+from ..system.parity_probe import keep_probe, named
+from ..system.torch_engine import TorchEngine
+from ..workspace import Workspace, file_sha256, write_json
 
 if TYPE_CHECKING:
-    from .data.shards import Split
-    from .system.engine import Engine
+    from ..data.shards import Split
+    from ..system.engine import Engine
 
 MAX_FLIPS = 0.005
 """An engine that decides otherwise on more of the test posts is exported only where that is accepted."""
@@ -168,7 +168,7 @@ def _models(run: Run, engine: str, part: Path, reporter: Reporter) -> dict[str, 
 
 def _copied(run: Run, part: Path) -> dict[str, Any]:
     """The models as they lie in the run's folder."""
-    from .system.system import model_versions
+    from ..system.system import model_versions
 
     there = Workspace(part, run.config.run)
     for expert in run.expert_names.values():
@@ -181,7 +181,7 @@ def _copied(run: Run, part: Path) -> dict[str, Any]:
 
 def _traced(run: Run, engine: str, part: Path, reporter: Reporter) -> dict[str, Any]:
     """Every encoder and the fusion as ONNX."""
-    from .models.exportable import FusionModule, exportable
+    from ..models.exportable import FusionModule, exportable
 
     experts, versions = {}, {}
     fused = FusionModule(run.fused) if run.fused is not None else None

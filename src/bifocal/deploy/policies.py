@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import plugins
-from .assess.predictions import actions, calibrated
-from .config import recorded_config
-from .data.compose import TEXT
-from .data.shards import open_split
-from .decide.policy import POOLED, Policy
-from .errors import BifocalError, RunError, nearest
-from .modalities.text import TAG
-from .pipeline.steps import Run
-from .system.bundle import CARD, bundle_of, change_policy, is_bundle, policy_of, run_or_bundle
-from .system.system import load_policy
-from .workspace import Record, Workspace, read_json
+from .. import plugins
+from ..assess.predictions import actions, calibrated
+from ..config import recorded_config
+from ..data.compose import TEXT
+from ..data.shards import open_split
+from ..decide.policy import POOLED, Policy
+from ..errors import BifocalError, RunError, nearest
+from ..modalities.text import TAG
+from ..pipeline.steps import Run
+from ..system.bundle import CARD, bundle_of, change_policy, is_bundle, policy_of, run_or_bundle
+from ..system.system import load_policy
+from ..workspace import Record, Workspace, read_json
 
 if TYPE_CHECKING:
-    from .assess.predictions import Opinions
-    from .data.shards import Split
+    from ..assess.predictions import Opinions
+    from ..data.shards import Split
 
 EXAMPLES = 10
 """Posts that are named of those whose decision changes."""

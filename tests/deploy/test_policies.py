@@ -12,9 +12,9 @@ from bifocal.assess.reference import Reference
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter
 from bifocal.decide.policy import Policy
+from bifocal.deploy.policies import compare, set_threshold
 from bifocal.errors import RunError
 from bifocal.pipeline.train import run
-from bifocal.policies import compare, set_threshold
 from bifocal.workspace import Workspace, read_json
 
 

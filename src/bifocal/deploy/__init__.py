@@ -1,0 +1,1 @@
+"""What a finished run becomes: bundles for other engines, and policies that people change."""
