@@ -151,7 +151,7 @@ def timed_parts(seconds: dict[str, float]) -> Iterator[None]:
 
 def decide(folder: Path, rows: int, resamples: int, columns: int) -> None:
     from bifocal.deploy.policies import compare, set_threshold
-    from bifocal.drift_watch import watch
+    from bifocal.monitor.drift import watch
     from bifocal.pipeline.train import run
     from bifocal.workspace import read_json
 

@@ -15,11 +15,11 @@ from bifocal.contracts import Reporter
 from bifocal.decide.fitting import fit_policy
 from bifocal.decide.policy import POOLED, Policy
 from bifocal.deploy.policies import compare, set_threshold
-from bifocal.drift_watch import watch
 from bifocal.errors import DataError, RunError
 from bifocal.evaluate.intervals import measure
 from bifocal.evaluate.metrics import METRICS
 from bifocal.evaluate.slices import measure_gaps, measure_slices
+from bifocal.monitor.drift import watch
 from bifocal.pipeline.steps import Run
 from bifocal.pipeline.train import run
 from bifocal.workspace import Workspace, read_json, write_json

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import bifocal
 from bifocal.__main__ import app
 from bifocal.decide.policy import Policy
-from bifocal.decisions import Decisions
 from bifocal.errors import DataError
 from bifocal.files.files import Files
 from bifocal.files.tables import read_rows
+from bifocal.monitor.decisions import Decisions
 from bifocal.report.drawings import Figure, write_figures
 from bifocal.spreadsheet import guarded, is_guarded, raw, unguard
 from bifocal.system.score import score_file

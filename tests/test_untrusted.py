@@ -17,8 +17,8 @@ from bifocal.config import parse_config
 from bifocal.decide.policy import Policy
 from bifocal.deploy.export import export
 from bifocal.deploy.policies import compare, set_threshold
-from bifocal.drift_watch import watch
 from bifocal.errors import BifocalError, ConfigError, ModelError, PluginRefused, RunError
+from bifocal.monitor.drift import watch
 from bifocal.pipeline.steps import Run
 from bifocal.pipeline.train import run
 from bifocal.serve.retraining import label_of

@@ -280,7 +280,7 @@ def drift(
 ) -> None:
     """Do new posts look like those the run was tuned on; and, estimated without labels, how good is it on them."""
     from .console import print_drift
-    from .drift_watch import watch
+    from .monitor.drift import watch
 
     with _reporter(as_json or quiet) as reporter:
         found = watch(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from ..decide.prior import at_least_jeffreys, estimate_prior
+from ..diagnose.drift import BINS, bin_of, independent_rows, quantile_edges
 from ..evaluate.intervals import CHUNK, Interval, bootstrap_weights, percentile_interval
-from .drift import BINS, bin_of, independent_rows, quantile_edges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

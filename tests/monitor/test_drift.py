@@ -13,9 +13,9 @@ from bifocal.assess.reference import Reference
 from bifocal.config import parse_config
 from bifocal.decide.fitting import fit_policy
 from bifocal.decide.policy import POOLED
-from bifocal.drift_watch import watch
 from bifocal.errors import ConfigError, DataError, RunError
 from bifocal.modalities.text import compose
+from bifocal.monitor.drift import watch
 from bifocal.system.score import _flat, _write_parquet, score_file
 from bifocal.system.system import Decision, Opinion
 from bifocal.workspace import Workspace, read_json, write_json

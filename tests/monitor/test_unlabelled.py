@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bifocal.diagnose.unlabelled import Cells, Labelled, Unlabelled, estimate
+from bifocal.monitor.unlabelled import Cells, Labelled, Unlabelled, estimate
 
 SETTINGS = {"alpha": 0.01, "resamples": 200}
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from .assess.reference import DECIMALS, Decided, text_facts
-from .data.compose import TEXT
-from .decide.policy import Policy, pattern_of
-from .errors import DataError, listed
-from .example import Rejected
-from .files.files import Files
-from .files.tables import read_rows
+from ..assess.reference import DECIMALS, Decided, text_facts
+from ..data.compose import TEXT
+from ..decide.policy import Policy, pattern_of
+from ..errors import DataError, listed
+from ..example import Rejected
+from ..files.files import Files
+from ..files.tables import read_rows
 
 MANY_FAILED = 0.05
 """Share of rows without a decision from which on there is a finding: what fails may be what has changed."""

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from . import __version__
-from .assess.reference import Decided, Reference
-from .config import DriftConfig, explain, recorded_config
-from .decide.policy import Policy
+from .. import __version__
+from ..assess.reference import Decided, Reference
+from ..config import DriftConfig, explain, recorded_config
+from ..decide.policy import Policy
+from ..diagnose.drift import compare, independent_rows
+from ..errors import ConfigError, DataError, RunError
+from ..example import UNLABELLED
+from ..system.score import FORMATS, score_file
+from ..workspace import Workspace, check_replaceable, file_sha256, read_json, write_json
 from .decisions import Decisions, is_scored
-from .diagnose.drift import compare, independent_rows
-from .diagnose.unlabelled import Cells, Labelled, Unlabelled, estimate
-from .errors import ConfigError, DataError, RunError
-from .example import UNLABELLED
-from .system.score import FORMATS, score_file
-from .workspace import Workspace, check_replaceable, file_sha256, read_json, write_json
+from .unlabelled import Cells, Labelled, Unlabelled, estimate
 
 
 def watch(
@@ -84,7 +84,7 @@ def watch(
     told: list[str] = []
     decisions = new
     if not is_scored(new, policy.probability_key):
-        from .system.system import System
+        from ..system.system import System
 
         decisions = output.with_name(f"{output.stem}_decisions.jsonl")
         system = System.load(folder, allow_plugins=allow_plugins)

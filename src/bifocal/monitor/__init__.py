@@ -1,0 +1,1 @@
+"""A run in service, watched without labels and with them."""
