@@ -23,9 +23,9 @@ import numpy as np
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter
 from bifocal.evaluate.intervals import measure
+from bifocal.lab.documents.documents import AUTOGLUON
 from bifocal.modalities.text import TAG
 from bifocal.pipeline.steps import Run
-from bifocal.report.documents import AUTOGLUON
 from bifocal.workspace import Workspace, read_json, write_json
 
 LABEL = "label"

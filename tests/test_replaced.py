@@ -9,8 +9,8 @@ from PIL import Image
 
 from bifocal import load
 from bifocal.errors import RunError
-from bifocal.lab import keep
-from bifocal.report.documents import check_documents, write_documents
+from bifocal.lab.documents.documents import check_documents, write_documents
+from bifocal.lab.study import keep
 from bifocal.report.explanation import write_explanation
 from bifocal.serve.lists import write_list
 from bifocal.system.score import score_file
@@ -21,7 +21,9 @@ REFUSED = "nothing in it says that this command wrote it: .* --force"
 @pytest.fixture
 def lab(tmp_path):
     (tmp_path / "lab" / "three").mkdir(parents=True)
-    example = json.loads((Path(__file__).parent / "report" / "lab_results.json").read_text(encoding="utf-8"))["three"]
+    example = json.loads(
+        (Path(__file__).parent / "lab" / "documents" / "lab_results.json").read_text(encoding="utf-8")
+    )["three"]
     (tmp_path / "lab" / "three" / "results.json").write_text(json.dumps(example | {"stability": None}))
     return tmp_path / "lab"
 

@@ -393,13 +393,13 @@ def lab(
     """
     from .config import load_config
     from .console import print_counts, print_lab
-    from .lab import keep
-    from .lab import lab as experiment_on
+    from .lab.study import keep
+    from .lab.study import lab as experiment_on
 
     if config is None and not write:
         raise ConfigError("bifocal lab takes a configuration, or --write to rewrite the documents from kept results")
     if write:
-        from .report.documents import check_documents
+        from .lab.documents.documents import check_documents
 
         check_documents(force=force)
     if config is not None:
@@ -410,7 +410,7 @@ def lab(
             keep(folder, results / settings.run, force=force)
         print_lab(folder, as_json)
     if write:
-        from .report.documents import write_documents
+        from .lab.documents.documents import write_documents
 
         written = write_documents(results, force=force)
         if config is None or not as_json:

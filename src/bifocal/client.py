@@ -382,7 +382,7 @@ class AsyncClient(_Asking):
 
 
 class Remote:
-    """A service as `bifocal.system.score.score_file` takes it; columns go by their usual names, as it knows no others."""
+    """A service as `system.score.score_file` takes it; columns go by their usual names, as it knows no others."""
 
     source_options: Mapping[str, Any] = {}
 

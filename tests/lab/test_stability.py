@@ -11,10 +11,10 @@ from torch import nn
 
 from bifocal.config import FusionConfig
 from bifocal.decide.calibration import softmax
-from bifocal.diagnose.stability import COLUMNS, RISE, as_fitted, compare_stability, growth, steadiness
-from bifocal.diagnose.trials import fit_head_trial, fit_trial
 from bifocal.evaluate.metrics import auroc
 from bifocal.example import Evidence
+from bifocal.lab.stability import COLUMNS, RISE, as_fitted, compare_stability, growth, steadiness
+from bifocal.lab.trials import fit_head_trial, fit_trial
 from bifocal.models.evidence_fusion import LearnedFusion
 
 EXPERTS = {"text": {"total": 100, "trained": 10}, "image": {"total": 100, "trained": 10}}

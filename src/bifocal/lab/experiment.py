@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from . import plugins
-from .assess.predictions import headline_name
-from .config import FusionConfig, ImbalanceRule
-from .contracts import Reporter
-from .diagnose.ablation import ablate
-from .diagnose.contest import Contest, compare, contend
-from .diagnose.dissection import dissect
-from .diagnose.material import Splits, check_classes, count_labels, findings_about, groups_of, labels_of
-from .diagnose.stability import compare_stability, growth, steadiness
-from .diagnose.trials import Trial
-from .diagnose.weakness import compare_dropout, weaken
-from .example import Label
-from .models.heads import Recipe
+from .. import plugins
+from ..assess.predictions import headline_name
+from ..config import FusionConfig, ImbalanceRule
+from ..contracts import Reporter
+from ..diagnose.ablation import ablate
+from ..example import Label
+from ..models.heads import Recipe
+from .compare import Contest, compare, contend
+from .dissection import dissect
+from .material import Splits, check_classes, count_labels, findings_about, groups_of, labels_of
+from .stability import compare_stability, growth, steadiness
+from .trials import Trial
+from .weakness import compare_dropout, weaken
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bifocal.report.experiments import experiments
+from bifocal.lab.documents.experiments import experiments
 
 EXAMPLE = json.loads((Path(__file__).parent / "lab_results.json").read_text(encoding="utf-8"))
 SETS = [{**found, "name": name} for name, found in EXAMPLE.items()]

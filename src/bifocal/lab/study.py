@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from . import plugins
-from .config import RunConfig, load_config
-from .contracts import Reporter
-from .diagnose.baselines import fit_rivals
-from .diagnose.material import JUDGED, Splits, check_classes, check_splits, usable
-from .diagnose.probes import probe
-from .diagnose.trials import Trial
+from .. import plugins
+from ..config import RunConfig, load_config
+from ..contracts import Reporter
+from ..errors import ConfigError
+from ..example import Label
+from ..models.saved import CARD, read_card
+from ..pipeline.steps import Run
+from ..pipeline.train import run
+from ..workspace import Workspace, check_replaceable, read_json, sweep, versions, write_json
+from .baselines import fit_rivals
 from .encoded_again import encode_again
-from .errors import ConfigError
-from .example import Label
 from .experiment import Clock, experiment
-from .models.saved import CARD, read_card
-from .pipeline.steps import Run
-from .pipeline.train import run
-from .workspace import Workspace, check_replaceable, read_json, sweep, versions, write_json
+from .material import JUDGED, Splits, check_classes, check_splits, usable
+from .probes import probe
+from .trials import Trial
 
 RESULTS = "results.json"
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .figures import PALETTE, drawing, legend, metric_intervals, svg_of
+from ...report.figures import PALETTE, drawing, legend, metric_intervals, svg_of
 from .tables import Results, compact, metric_name, row_of
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from ..decide.calibration import softmax
+from ..diagnose.bench import Score
+from ..diagnose.dominance import measure_dominance, perceptual_score
+from ..diagnose.interaction import confounder_accuracy, emap_in_blocks, estimate_pid
 from ..errors import DataError
 from ..evaluate.compare import paired_gain
 from ..example import Evidence
 from ..models.evidence_fusion import Pairs
-from .bench import Score
-from .dominance import measure_dominance, perceptual_score
-from .interaction import confounder_accuracy, emap_in_blocks, estimate_pid
 from .trials import Trial
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from ...report.markdown import METRICS
 from . import rules
-from .markdown import METRICS
 from .tables import (
     Results,
     change,

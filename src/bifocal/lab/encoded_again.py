@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import FusionConfig, LabConfig
-from .diagnose.contest import Contest
-from .diagnose.disturbance import corrupt_parts
-from .diagnose.joint_trials import JointMaterial, compare_remedies, fit_joint_trials, joint_material
-from .diagnose.material import Splits, groups_of, labels_of
-from .diagnose.trials import describe, fit_trial, for_strategy
-from .diagnose.weakness import truncate
-from .evaluate.compare import paired_gain
+from ..config import FusionConfig, LabConfig
+from ..evaluate.compare import paired_gain
+from .compare import Contest
+from .disturbance import corrupt_parts
 from .experiment import Clock
+from .joint_trials import JointMaterial, compare_remedies, fit_joint_trials, joint_material
+from .material import Splits, groups_of, labels_of
+from .trials import describe, fit_trial, for_strategy
+from .weakness import truncate
 
 if TYPE_CHECKING:
-    from .contracts import Encoder, Modality
-    from .data.shards import Split
+    from ..contracts import Encoder, Modality
+    from ..data.shards import Split
 
 
 def encode_again(

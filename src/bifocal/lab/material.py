@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from ..diagnose.bench import FEW
 from ..errors import DataError
 from ..example import UNLABELLED, Evidence, Label
 from ..models.linear import FLAT
-from .bench import FEW
 
 Splits = Mapping[str, Mapping[str, Evidence]]
 """Split -> modality -> Evidence, of the same rows in the same order within a split."""

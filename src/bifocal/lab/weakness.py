@@ -10,13 +10,13 @@ import numpy as np
 from .. import plugins
 from ..config import FusionConfig, ImbalanceRule
 from ..decide.calibration import softmax
+from ..diagnose.ablation import ROWS, Head, noisy
+from ..diagnose.bench import Score
+from ..diagnose.imbalance import DEVIATIONS, KEPT, Levels, corrupted, measure_imbalance, starved
 from ..evaluate.compare import paired_gain
 from ..example import Evidence
 from ..fit.fusion import fit_fusion
-from .ablation import ROWS, Head, noisy
-from .bench import Score
 from .disturbance import STEPS, Progress, truncated_levels, values_of
-from .imbalance import DEVIATIONS, KEPT, Levels, corrupted, measure_imbalance, starved
 from .material import Splits, groups_of, labels_of
 from .stability import as_fitted
 from .trials import HEAD, Trial, best, for_strategy

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bifocal.report import rules
+from bifocal.lab.documents import rules
 
 EXAMPLE = json.loads((Path(__file__).parent / "lab_results.json").read_text(encoding="utf-8"))
 

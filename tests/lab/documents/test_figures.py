@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
-from bifocal.report.lab_figures import draw, gains, standalone
+from bifocal.lab.documents.figures import draw, gains, standalone
 
 EXAMPLE = json.loads((Path(__file__).parent / "lab_results.json").read_text(encoding="utf-8"))
 

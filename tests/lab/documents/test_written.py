@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bifocal.errors import RunError
-from bifocal.report.documents import render_documents, write_documents
+from bifocal.lab.documents.documents import render_documents, write_documents
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = json.loads((Path(__file__).parent / "lab_results.json").read_text(encoding="utf-8"))

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from bifocal import plugins
-from bifocal.diagnose import joint_trials
-from bifocal.diagnose.joint_trials import compare_remedies, fit_joint_trials, joint_material
 from bifocal.errors import ConfigError, DataError
 from bifocal.example import Evidence
+from bifocal.lab import joint_trials
+from bifocal.lab.joint_trials import compare_remedies, fit_joint_trials, joint_material
 from bifocal.models.joint_fusion import JointOptions
 
 N = 40

@@ -5,8 +5,8 @@ from math import nan
 
 import pytest
 
-from bifocal.diagnose.verdict import MARGIN, Verdict, interval_of, judge, rows_needed, sentence
 from bifocal.evaluate.intervals import Interval
+from bifocal.lab.verdict import MARGIN, Verdict, interval_of, judge, rows_needed, sentence
 
 HIGH = Interval(0.05, 0.03, 0.07)
 NONE = Interval(0.0, -0.002, 0.002)

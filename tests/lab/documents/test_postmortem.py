@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bifocal.report.postmortem import QUESTIONS, postmortem
+from bifocal.lab.documents.postmortem import QUESTIONS, postmortem
 
 EXAMPLE = json.loads((Path(__file__).parent / "lab_results.json").read_text(encoding="utf-8"))
 SETS = {name: {**found, "name": name} for name, found in EXAMPLE.items()}

@@ -81,7 +81,7 @@ def contend(
     seed: int,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Contest:
-    """Fit a head per modality, every strategy, and the control of the best one; see `bifocal.lab.experiment`."""
+    """Fit a head per modality, every strategy, and the control of the best one; see `bifocal.lab.study.experiment`."""
     fit: dict[str, Any] = {"seed": seed, "experts": experts}
     modalities = list(evidence["train"])
     baselines = list(others)

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
-from ..workspace import atomic, check_replaceable, read_json
+from ...errors import RunError
+from ...workspace import atomic, check_replaceable, read_json
 from .experiments import NOTE, experiments
-from .lab_figures import draw, gains
+from .figures import draw, gains
 from .postmortem import postmortem
 from .tables import Results
 

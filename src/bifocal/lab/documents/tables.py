@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from . import markdown
-from .markdown import METRICS, plain, signed
+from ...report import markdown
+from ...report.markdown import METRICS, plain, signed
 
 UNKNOWN = "n/a"
 """What the rows cannot define."""

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from bifocal import plugins
-from bifocal.diagnose.dissection import additive_part, rearranged, sample_rows, values_of, with_only
 from bifocal.diagnose.interaction import emap
 from bifocal.example import Evidence
+from bifocal.lab.dissection import additive_part, rearranged, sample_rows, values_of, with_only
 
 
 def evidence(n=23, seed=0, names=("a", "b")):

@@ -12,8 +12,8 @@ from bifocal.__main__ import app
 from bifocal.config import FusionConfig, parse_config
 from bifocal.errors import ConfigError, DataError
 from bifocal.example import BINARY, Evidence, Label
-from bifocal.experiment import experiment
-from bifocal.lab import lab
+from bifocal.lab.experiment import experiment
+from bifocal.lab.study import lab
 from bifocal.models.linear import cross_fit, fit_linear
 from bifocal.sources.synthetic import STRUCTURES
 from bifocal.workspace import read_json, write_json
@@ -301,7 +301,7 @@ def test_the_command_prints_the_verdict(results, small_config, tmp_path, monkeyp
     folder = tmp_path / "small" / "lab"
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps({"run": "small", "label": "abuse_hate", **results["and"]}))
-    monkeypatch.setattr("bifocal.lab.lab", lambda config, **_: folder)
+    monkeypatch.setattr("bifocal.lab.study.lab", lambda config, **_: folder)
     file = tmp_path / "c.yaml"
     file.write_text(json.dumps(small_config))
     shown = CliRunner().invoke(app, ["lab", str(file), "--runs", str(tmp_path), "-q"]).output
@@ -316,7 +316,7 @@ def test_results_are_kept_and_written_of(results, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "small" / "lab"
     write_json(folder / "results.json", {"run": "small", "label": "abuse_hate", "about": ABOUT, **results["and"]})
-    monkeypatch.setattr("bifocal.lab.lab", lambda config, **_: folder)
+    monkeypatch.setattr("bifocal.lab.study.lab", lambda config, **_: folder)
     (tmp_path / "c.yaml").write_text("run: small\nsource: {kind: synthetic}\n")
     shown = CliRunner().invoke(app, ["lab", "c.yaml", "--write", "-q"])
     assert shown.exit_code == 0, shown.output

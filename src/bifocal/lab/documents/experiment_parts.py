@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..diagnose.verdict import MARGIN
+from ...report.markdown import METRICS
+from ..verdict import MARGIN
 from . import rules
-from .markdown import METRICS
 from .tables import (
     UNKNOWN,
     Results,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from ..diagnose.verdict import MARGIN
+from ..verdict import MARGIN
 from .tables import Results, row_of, tested
 
 UNSTEADY = 2.0
@@ -221,7 +221,7 @@ def news(results: Results) -> News | None:
 
 def rules() -> list[str]:
     """Every rule in a sentence of Markdown, with its thresholds; the documents print them."""
-    from ..diagnose.stability import LINEAR  # needs torch
+    from ..stability import LINEAR  # needs torch
 
     return [
         f"**worth it**, **not worth it**, **undecided**: the verdict, by the rule at the head of `experiments.md`; its "

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..diagnose.ablation import ROWS, SEVERITIES, Corrupted, corrupt_inputs
+from ..diagnose.bench import Score
 from ..errors import DataError
 from ..example import UNLABELLED, Evidence
-from .ablation import ROWS, SEVERITIES, Corrupted, corrupt_inputs
-from .bench import Score
 
 if TYPE_CHECKING:
     from ..contracts import Encoder, Modality

@@ -4,8 +4,8 @@ import pytest
 
 from bifocal.config import ExpertConfig, parse_config
 from bifocal.contracts import Reporter
-from bifocal.diagnose.baselines import fit_rivals, rivals
 from bifocal.errors import ModelError
+from bifocal.lab.baselines import fit_rivals, rivals
 from bifocal.pipeline.steps import Run
 from bifocal.workspace import Workspace, read_json
 
@@ -47,7 +47,7 @@ def test_one_that_cannot_be_fitted_is_a_finding(work, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise ModelError("the 300 training texts hold no term")
 
-    monkeypatch.setattr("bifocal.diagnose.baselines.fit_expert", refuse)
+    monkeypatch.setattr("bifocal.lab.baselines.fit_expert", refuse)
     trials, findings = fit_rivals(
         "text", work.modalities["text"], "hf_text", work.packed, {}, work.config.label, work.label, seed=0,
         folder=tmp_path,

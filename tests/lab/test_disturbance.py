@@ -10,9 +10,9 @@ import torch
 from bifocal.config import ExpertConfig
 from bifocal.data.packing import pack
 from bifocal.data.shards import open_split
-from bifocal.diagnose.disturbance import corrupt_parts, truncated_levels, values_of
 from bifocal.errors import ConfigError, DataError
 from bifocal.example import LABELS, Evidence, Example, Taxonomy
+from bifocal.lab.disturbance import corrupt_parts, truncated_levels, values_of
 from bifocal.modalities.text import Text
 from bifocal.models.encoders.tfidf_text import TfidfText
 

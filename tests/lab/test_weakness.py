@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from bifocal.config import FusionConfig, ImbalanceRule
-from bifocal.diagnose import weakness
-from bifocal.diagnose.trials import fit_head_trial, fit_trial, hear_expert, score
-from bifocal.diagnose.weakness import compare_dropout, pinned, truncate, weaken
 from bifocal.errors import DataError
 from bifocal.example import Evidence
+from bifocal.lab import weakness
+from bifocal.lab.trials import fit_head_trial, fit_trial, hear_expert, score
+from bifocal.lab.weakness import compare_dropout, pinned, truncate, weaken
 from bifocal.modalities.text import Text
 
 EXPERTS = {"text": {"total": 100, "trained": 10}, "image": {"total": 100, "trained": 10}}

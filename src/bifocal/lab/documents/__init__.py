@@ -1,0 +1,1 @@
+"""What the lab writes: experiments.md, postmortem.md, their tables and figures."""
