@@ -21,7 +21,7 @@ import httpx
 from serving import make_run
 
 import bifocal
-from bifocal.serve.keys import add_key
+from bifocal.serve.api.keys import add_key
 
 SIZE = 12 * 2**20 - 2000
 HOSTILE = {

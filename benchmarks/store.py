@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from bifocal.serve.store import Logged, Original, Store
+from bifocal.serve.log.store import Logged, Original, Store
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 AT_ONCE = 64

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from PIL import Image
 
-from bifocal.serve.keys import ROLES, add_key
+from bifocal.serve.api.keys import ROLES, add_key
 
 PUBLIC = "https://mod.example/bifocal"
 SKIP = "BIFOCAL_SKIP_POSTGRES"

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 from bifocal.__main__ import app
 from bifocal.deploy.policies import set_threshold
 from bifocal.errors import ConfigError, RunError
+from bifocal.serve.api.keys import add_key
 from bifocal.serve.cli import facts, read_service_settings
-from bifocal.serve.keys import add_key
+from bifocal.serve.log.store import Store
 from bifocal.serve.settings import ServeConfig
-from bifocal.serve.store import Store
 from bifocal.system.bundle import ENGINES, is_bundle
 
 DOCS = Path(__file__).parents[2] / "docs" / "serving.md"

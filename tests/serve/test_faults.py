@@ -18,7 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from bifocal.serve.store import Store, read_secret
+from bifocal.serve.log.store import Store, read_secret
 
 HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 

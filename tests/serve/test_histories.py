@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from bifocal.serve.spool import Spool
-from bifocal.serve.store import Conflict, Logged, Original, Store, Unknown, read_secret
-from bifocal.serve.tables import metadata
+from bifocal.serve.log.spool import Spool
+from bifocal.serve.log.store import Conflict, Logged, Original, Store, Unknown, read_secret
+from bifocal.serve.log.tables import metadata
 
 PEOPLE, AUTHORS, CLIENTS = ("ada", "bob", "cleo"), ("a1", "a2", None), ("shop", "forum")
 ROW = {f.name: None for f in fields(Logged)} | {

@@ -18,8 +18,8 @@ import pytest
 import sqlalchemy as sa
 
 from bifocal.errors import RunError
-from bifocal.serve.spool import Spool
-from bifocal.serve.store import Logged, Original, Store, StoreFull, StoreGone, read_secret
+from bifocal.serve.log.spool import Spool
+from bifocal.serve.log.store import Logged, Original, Store, StoreFull, StoreGone, read_secret
 
 SECRET = b"s" * 32
 ROW = {f.name: None for f in fields(Logged)} | {
@@ -60,7 +60,7 @@ WRITER = textwrap.dedent(
     f"""
     import sys
     from datetime import UTC, datetime
-    from bifocal.serve.store import Logged, Store
+    from bifocal.serve.log.store import Logged, Store
     store = Store(sys.argv[1], secret={SECRET!r})
     row = {ROW!r} | {{"at": datetime.now(UTC)}}
     for i in range(int(sys.argv[2]), 10**6):

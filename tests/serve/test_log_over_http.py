@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from bifocal.serve.keys import add_key, revoke_key, rotate_key
-from bifocal.serve.spool import Spool
-from bifocal.serve.store import Logged, Store, read_secret
+from bifocal.serve.api.keys import add_key, revoke_key, rotate_key
+from bifocal.serve.log.spool import Spool
+from bifocal.serve.log.store import Logged, Store, read_secret
 
 POISONED = b'{"id": 3}\n'
 ROW = {f.name: None for f in fields(Logged)} | {

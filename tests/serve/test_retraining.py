@@ -16,8 +16,8 @@ from bifocal.config import parse_config
 from bifocal.errors import DataError, RunError
 from bifocal.example import LABELS, Label
 from bifocal.pipeline.inspect import inspect
+from bifocal.serve.log.store import Logged, Original, Store, read_secret
 from bifocal.serve.retraining import export, label_of
-from bifocal.serve.store import Logged, Original, Store, read_secret
 from bifocal.system.posts import Preparer
 from bifocal.workspace import read_json, read_jsonl
 

@@ -12,15 +12,15 @@ from starlette.exceptions import HTTPException
 
 from .. import __version__
 from ..errors import BifocalError
-from .api import Gone, as_refused, fault_of
-from .api import router as own_door
-from .doors import moderations, perspective
+from .api.limits import Limits
+from .api.proxies import AtPublicUrl
+from .api.routes import Gone, as_refused, fault_of
+from .api.routes import router as own_door
+from .compat import moderations, perspective
 from .errors import KINDS, WITHIN, Refused
-from .limits import Limits
 from .pages.routes import error_page, not_signed_in
 from .pages.routes import router as pages
 from .pages.session import NotSignedIn
-from .proxies import AtPublicUrl
 from .service import Service
 
 _SHAPES = {

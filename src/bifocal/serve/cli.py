@@ -107,7 +107,7 @@ def facts(run_folder: Path, settings: ServeConfig) -> list[str]:
     from ..decide.policy import Policy
     from ..system.bundle import POLICY, engine_of, folder_of, is_bundle
     from ..workspace import Workspace
-    from .keys import read_keys
+    from .api.keys import read_keys
 
     folder, keys = folder_of(run_folder, settings.engine), _key_file(run_folder, settings.state, settings.keys)
     policy = Policy.load(folder / POLICY if is_bundle(folder) else Workspace.of(folder).policy)
@@ -163,7 +163,7 @@ def keys_add(
     keys: Keys = None,
 ) -> None:
     """Make a key, print it once, and keep its hash; a running service takes it up by itself."""
-    from .keys import add_key
+    from .api.keys import add_key
 
     typer.echo(add_key(_key_file(run_folder, state, keys), name, role or ["decide"], per_minute))  # type: ignore[arg-type]
 
@@ -171,7 +171,7 @@ def keys_add(
 @keys_app.command("list")
 def keys_list(run_folder: RunFolder, state: State = None, keys: Keys = None) -> None:
     """Who has a key, for what, since when."""
-    from .keys import read_keys
+    from .api.keys import read_keys
 
     for client in read_keys(_key_file(run_folder, state, keys)):
         limit = "no limit" if client.per_minute is None else f"{client.per_minute} posts a minute"
@@ -188,7 +188,7 @@ def keys_rotate(
     keys: Keys = None,
 ) -> None:
     """Make a client's second key and print it once; the first one works until `keys revoke --old`."""
-    from .keys import rotate_key
+    from .api.keys import rotate_key
 
     typer.echo(rotate_key(_key_file(run_folder, state, keys), name))
 
@@ -204,7 +204,7 @@ def keys_revoke(
 ) -> None:
     """Take a client's keys away, or one of them."""
     from ..errors import RunError
-    from .keys import revoke_key
+    from .api.keys import revoke_key
 
     if old and key is not None:
         raise RunError("--old and --key name a key each: give one of them")

@@ -13,7 +13,7 @@ import typer
 from .cli import RunFolder, State, state_folder
 
 if TYPE_CHECKING:
-    from .store import Store
+    from .log.store import Store
 
 Database = Annotated[
     str | None,
@@ -32,7 +32,7 @@ log_app = typer.Typer(help="The decision log of a service, and its review queue.
 
 def _store(run_folder: Path, state: Path | None, database: str | None) -> Store:
     from ..errors import RunError
-    from .store import Store, read_secret
+    from .log.store import Store, read_secret
 
     state = state_folder(run_folder, state)
     file = state / "decisions.sqlite"

@@ -13,7 +13,7 @@ from ..modalities.text import words_of
 from ..sources.feedback import ROWS, TAXONOMY
 from ..system.bundle import CARD, check_manifest, is_bundle, run_or_bundle
 from ..workspace import Workspace, atomic, read_json, read_jsonl, replaced, sweep, write_json
-from .records import VERDICTS
+from .log.records import VERDICTS
 
 PICTURES = "pictures"
 _CLASS_OF = dict(zip(VERDICTS, (0, 1), strict=True))

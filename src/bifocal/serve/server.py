@@ -13,8 +13,8 @@ from pathlib import Path
 import uvicorn
 
 from ..errors import RunError
+from .api.connection import MAX_HEAD, Connection
 from .app import create_app
-from .connection import MAX_HEAD, Connection
 from .service import Service
 from .settings import ServeConfig
 

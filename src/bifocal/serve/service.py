@@ -23,16 +23,16 @@ from ..system.bundle import REFERENCE, engine_of, folder_of, state_of
 from ..system.posts import TABULAR, build_modalities
 from ..system.system import Decision, cut_short
 from ..workspace import read_json
-from .batching import Batcher, Places
+from .api.keys import Client, Doorkeeper, read_keys
+from .api.metrics import Metrics
 from .errors import Refused
-from .journal import Journal
-from .keys import Client, Doorkeeper, read_keys
 from .lists import KnownPictures, Match
-from .metrics import Metrics
+from .log.journal import Journal
+from .log.spool import Spool
+from .log.store import Logged, Original, Store, StoreGone, audited, read_secret
 from .settings import ServeConfig
-from .spool import Spool
-from .store import Logged, Original, Store, StoreGone, audited, read_secret
-from .workers import Decoders, Description, Model, Preparation, Prepared, Source, import_beforehand
+from .workers.batching import Batcher, Places
+from .workers.processes import Decoders, Description, Model, Preparation, Prepared, Source, import_beforehand
 
 if TYPE_CHECKING:
     from ..system.explain import Explanation

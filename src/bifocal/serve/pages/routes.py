@@ -28,11 +28,11 @@ from ...modalities.text import TAG, words_of
 from ...report.explanation import heat_map, marked
 from ...report.html import environment
 from ...system.explain import Explanation
-from ..api import as_refused, service_of, unless_gone
-from ..bodies import Narrow
+from ..api.bodies import Narrow
+from ..api.routes import as_refused, service_of, unless_gone
 from ..errors import Refused
+from ..log.store import Conflict, Event, Item, Kept, Original, Store, Unknown
 from ..service import Incoming, Service
-from ..store import Conflict, Event, Item, Kept, Original, Store, Unknown
 from . import words
 from .session import from_our_page, moderator, name_of, sign_in, sign_out
 

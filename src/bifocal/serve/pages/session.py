@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 
-from ..api import service_of
+from ..api.routes import service_of
 from ..errors import Refused
+from ..log.sessions import Session
 from ..service import Service
-from ..sessions import Session
 
 COOKIE = "moderator"
 HOURS = 12

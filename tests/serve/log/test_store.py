@@ -9,10 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from bifocal.errors import RunError
-from bifocal.serve import database
-from bifocal.serve.queue import item_of
-from bifocal.serve.sessions import Session
-from bifocal.serve.store import (
+from bifocal.serve.log import database
+from bifocal.serve.log.queue import item_of
+from bifocal.serve.log.sessions import Session
+from bifocal.serve.log.store import (
     Conflict,
     Logged,
     NotStorable,
@@ -26,7 +26,7 @@ from bifocal.serve.store import (
     checked,
     read_secret,
 )
-from bifocal.serve.tables import decisions, feedback, forgotten, items, receipts
+from bifocal.serve.log.tables import decisions, feedback, forgotten, items, receipts
 
 START = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 
@@ -104,7 +104,7 @@ def test_tables_are_those_that_the_code_knows(store):
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    from bifocal.serve.tables import metadata
+    from bifocal.serve.log.tables import metadata
 
     with store.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []

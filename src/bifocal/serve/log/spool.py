@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import BifocalError
-from ..workspace import atomic, held
+from ...errors import BifocalError
+from ...workspace import atomic, held
 from .store import Logged, NotStorable, Original, StoreFull, StoreGone, checked, hashed, read_secret
 
 AT_ONCE = 200

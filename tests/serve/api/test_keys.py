@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bifocal.errors import RunError
-from bifocal.serve import keys
+from bifocal.serve.api import keys
+from bifocal.serve.api.keys import EVERYBODY, Doorkeeper, add_key, read_keys, revoke_key, rotate_key
 from bifocal.serve.errors import Refused
-from bifocal.serve.keys import EVERYBODY, Doorkeeper, add_key, read_keys, revoke_key, rotate_key
 
 
 @pytest.fixture

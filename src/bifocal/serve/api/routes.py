@@ -17,14 +17,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import UploadFile
 
-from ..errors import BifocalError, DataError
-from ..files.posts import MAX_NAME
+from ...errors import BifocalError, DataError
+from ...files.posts import MAX_NAME
+from ..errors import KINDS, WITHIN, Refused
+from ..log.store import Conflict, NotStorable, NotYours, StoreFull, StoreGone, Unknown
+from ..service import Answer, Incoming, Service
 from .bodies import MULTIPART, URLENCODED, Narrow, content_type, read_json
-from .errors import KINDS, WITHIN, Refused
 from .keys import Client
 from .metrics import CONTENT_TYPE
-from .service import Answer, Incoming, Service
-from .store import Conflict, NotStorable, NotYours, StoreFull, StoreGone, Unknown
 
 Value = TypeVar("Value")
 _LOG = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from ..errors import BifocalError
+from ...errors import BifocalError
 
 Reason = Literal["review", "audit", "appeal"]
 Sort = Literal["uncertainty", "age"]

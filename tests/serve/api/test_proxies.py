@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from bifocal.errors import RunError
-from bifocal.serve.proxies import AtPublicUrl, own_path
+from bifocal.serve.api.proxies import AtPublicUrl, own_path
 from bifocal.serve.service import Service
 from bifocal.serve.settings import ServeConfig
 

@@ -27,20 +27,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ..config import RunConfig
-from ..data.ocr import PICTURE
-from ..errors import BifocalError, ModelError, PictureError, RunError
-from ..modalities.text import MAX_CHARACTERS
-from ..system.parity_probe import ParityWarning
-from ..system.posts import Packed, Post, Preparer
-from .errors import Refused
+from ...config import RunConfig
+from ...data.ocr import PICTURE
+from ...errors import BifocalError, ModelError, PictureError, RunError
+from ...modalities.text import MAX_CHARACTERS
+from ...system.parity_probe import ParityWarning
+from ...system.posts import Packed, Post, Preparer
+from ..errors import Refused
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from ..contracts import TextRole
-    from ..system.explain import Covered, Explanation
-    from ..system.system import Decision, System
+    from ...contracts import TextRole
+    from ...system.explain import Covered, Explanation
+    from ...system.system import Decision, System
 
 Result = TypeVar("Result")
 _PARENT_LOOK_S = 1.0
@@ -137,7 +137,7 @@ def _preparer(preparation: Preparation) -> Preparer:
 
 def _start_decoder(preparation: Preparation, memory: int) -> None:
     """Load what is needed, so that the first post does not wait for it, and let this process have so much more."""
-    from ..data.compose import detect_language
+    from ...data.compose import detect_language
 
     detect_language("words")
     preparer = _preparer(preparation)
@@ -171,7 +171,7 @@ def _prepare_kept(
 
 
 def _hashed(picture: bytes) -> tuple[str, int]:
-    from ..modalities.image import decode, picture_hash
+    from ...modalities.image import decode, picture_hash
 
     return picture_hash(decode(picture))
 
@@ -201,7 +201,7 @@ class Source:
 
 @lru_cache(maxsize=1)
 def _system(source: Source) -> System:
-    from .. import load
+    from ... import load
 
     with warnings.catch_warnings(record=True) as told:
         system = load(
@@ -258,7 +258,7 @@ def _decided(system: System, posts: Sequence[Post]) -> list[Decision | BifocalEr
 @lru_cache(maxsize=1)
 def _covered(source: Source, blob: bytes, grid: int) -> Covered:
     """The versions of a post that is being explained, a few at a time."""
-    from ..system.explain import Covered
+    from ...system.explain import Covered
 
     system, post = _system(source), pickle.loads(blob)
     system.check(post)
@@ -276,7 +276,7 @@ def _encode_some(source: Source, packed: Packed, grid: int, start: int) -> tuple
 
 
 def _explain(source: Source, packed: Packed, grid: int, encoded: Sequence[bytes]) -> Explanation:
-    from ..system.explain import explained, joined
+    from ...system.explain import explained, joined
 
     covered = _covered(source, packed.blob, grid)
     _covered.cache_clear()  # nothing of a post stays

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from .errors import Refused
+from ..errors import Refused
 from .store import Logged, NotStorable, StoreFull, StoreGone
 
 _LOG = logging.getLogger(__name__)

@@ -3,8 +3,8 @@ import asyncio
 import pytest
 
 from bifocal.errors import DataError
-from bifocal.serve.batching import Batcher, Places
 from bifocal.serve.errors import Refused
+from bifocal.serve.workers.batching import Batcher, Places
 from bifocal.system.posts import Packed
 
 

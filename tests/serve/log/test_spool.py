@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bifocal.serve.spool import Spool
-from bifocal.serve.store import (
+from bifocal.serve.log.spool import Spool
+from bifocal.serve.log.store import (
     Logged,
     NotStorable,
     Original,
@@ -97,8 +97,8 @@ def test_killed_at_any_moment_every_row_that_was_acknowledged_is_there(tmp_path,
         textwrap.dedent(f"""
         from datetime import UTC, datetime
         from pathlib import Path
-        from bifocal.serve.spool import Spool
-        from bifocal.serve.store import Logged
+        from bifocal.serve.log.spool import Spool
+        from bifocal.serve.log.store import Logged
         spool = Spool(Path({str(tmp_path)!r}))
         row = {ROW!r} | {{"at": datetime.now(UTC)}}
         for i in range(100_000):
@@ -128,7 +128,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_row(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bifocal.serve.spool.os.fsync", full)
+    monkeypatch.setattr("bifocal.serve.log.spool.os.fsync", full)
     with pytest.raises(StoreFull, match="has no room"):
         spool.append([logged(2)])
     assert spool.path.read_bytes() == before and spool.pending == 1

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, Select, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
-from ..errors import RunError
+from ...errors import RunError
 from .records import NotStorable, StoreError, StoreFull, StoreGone
 
 _FULL = ("disk is full", "no space left", "disk full", "could not extend file")

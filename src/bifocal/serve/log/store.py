@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select
 
-from ..errors import RunError
+from ...errors import RunError
 from .database import insert_new, one_at_a_time, put
 from .figures import Figures
 from .queue import LEASE_S, NUMBER, Queue, event, found, item_of, kept, owned, standing

@@ -13,7 +13,7 @@ import h11
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .errors import Refused
+from ..errors import Refused
 
 MAX_HEAD = 2**14
 """Bytes of a request's head."""

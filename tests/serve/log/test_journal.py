@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from bifocal.serve.errors import Refused
-from bifocal.serve.journal import Journal
-from bifocal.serve.store import NotStorable, StoreFull, StoreGone
+from bifocal.serve.log.journal import Journal
+from bifocal.serve.log.store import NotStorable, StoreFull, StoreGone
 
 
 class Log:

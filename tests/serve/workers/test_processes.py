@@ -12,8 +12,8 @@ from PIL import Image
 
 import bifocal
 from bifocal.errors import BifocalError, DataError, PictureError, RunError
-from bifocal.serve import workers
-from bifocal.serve.workers import Decoders, Died, Model, Preparation, Source, Workers
+from bifocal.serve.workers import processes as workers
+from bifocal.serve.workers.processes import Decoders, Died, Model, Preparation, Source, Workers
 from bifocal.system.posts import Packed
 
 
@@ -262,9 +262,9 @@ def test_processes_end_with_their_parent(tmp_path, wait_until):
 
 def test_an_explanation_lets_posts_that_wait_go_first(small_run):
     """It is made in small tasks, each of them handed over only while no post waits; decisions are asked for as ever."""
+    from bifocal.serve.log.store import Original
     from bifocal.serve.service import Service
     from bifocal.serve.settings import ServeConfig
-    from bifocal.serve.store import Original
 
     model, tasks, waiting = Model.__new__(Model), [], [1]
 

@@ -14,11 +14,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from ..config import Strict, explain
-from ..decide.policy import now
-from ..errors import RunError
-from ..workspace import held, write_json
-from .errors import Refused
+from ...config import Strict, explain
+from ...decide.policy import now
+from ...errors import RunError
+from ...workspace import held, write_json
+from ..errors import Refused
 
 Role = Literal["decide", "review", "admin"]
 ROLES: tuple[Role, ...] = ("decide", "review", "admin")

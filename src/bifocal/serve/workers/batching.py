@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from ..data.compose import TEXT
-from ..errors import BifocalError
-from .errors import Refused
+from ...data.compose import TEXT
+from ...errors import BifocalError
+from ..errors import Refused
 
 if TYPE_CHECKING:
-    from ..system.posts import Packed
-    from ..system.system import Decision
+    from ...system.posts import Packed
+    from ...system.system import Decision
 
     Decide = Callable[[Sequence[Packed]], Awaitable[Sequence[Decision | BifocalError]]]
 

@@ -150,7 +150,7 @@ def test_the_document_has_every_door_and_examples(server):
 
 
 def test_a_key_is_needed_elsewhere_and_roles_hold(serve, small_bundle, tmp_path, wait_until):
-    from bifocal.serve.keys import add_key, revoke_key
+    from bifocal.serve.api.keys import add_key, revoke_key
 
     keys = tmp_path / "keys.json"
     shop, forum, chief = (
@@ -291,7 +291,7 @@ def test_a_shadow_scores_and_decides_nothing(serve, small_run, tmp_path):
     import shutil
 
     from bifocal.deploy.policies import set_threshold
-    from bifocal.serve.store import Store, read_secret
+    from bifocal.serve.log.store import Store, read_secret
 
     other = tmp_path / "shadow"
     shutil.copytree(small_run, other)
@@ -325,9 +325,9 @@ def test_no_answer_waits_for_the_acknowledgement_of_its_head():
 
 def test_what_failed_within_is_told_on_stderr_alone(caplog):
     from bifocal.errors import DataError, ModelError
-    from bifocal.serve.api import as_refused
+    from bifocal.serve.api.routes import as_refused
     from bifocal.serve.errors import WITHIN, Refused
-    from bifocal.serve.store import StoreFull, StoreGone
+    from bifocal.serve.log.store import StoreFull, StoreGone
 
     secret = "db.example, user ann, /var/lib/bifocal"
     for error, kind in (

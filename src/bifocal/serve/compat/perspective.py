@@ -15,11 +15,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...modalities.text import NO_LANGUAGE
-from ..api import POSTING, service_of, unless_gone, whose
-from ..bodies import Narrow
+from ..api.bodies import Narrow
+from ..api.keys import Client
+from ..api.routes import POSTING, service_of, unless_gone, whose
 from ..errors import Refused
-from ..keys import Client
-from ..records import storable
+from ..log.records import storable
 from ..service import Answer, Incoming, Service
 from .author import Author
 from .discovery import document

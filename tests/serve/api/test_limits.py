@@ -174,7 +174,7 @@ def test_the_loop_parses_nothing_large():
     """What a body costs to read, as what is read of it: the parsers make nothing of what is refused."""
     from starlette.exceptions import HTTPException
 
-    from bifocal.serve.bodies import MEMBERS, read_json
+    from bifocal.serve.api.bodies import MEMBERS, read_json
 
     with pytest.raises(HTTPException) as refused:
         read_json(b"[" + b"1," * (MEMBERS + 2) + b"not json at all")

@@ -12,8 +12,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...errors import BifocalError
-from ..api import POSTING, Asking, decide_all, decoded, service_of, unless_gone
-from ..bodies import Narrow
+from ..api.bodies import Narrow
+from ..api.routes import POSTING, Asking, decide_all, decoded, service_of, unless_gone
 from ..errors import Refused
 from ..service import Answer, Incoming
 from ..settings import CATEGORIES

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from bifocal.serve.connection import MAX_LINES, fault_of_head
+from bifocal.serve.api.connection import MAX_LINES, fault_of_head
 
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: mod.example\r\n"
 POST = b"POST /v1/predict HTTP/1.1\r\nHost: mod.example\r\nContent-Type: application/json\r\n"

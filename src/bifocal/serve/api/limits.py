@@ -12,14 +12,14 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..compat import moderations
+from ..errors import KINDS, Refused
+from ..log.store import StoreGone
+from ..pages.session import NotSignedIn, moderator
+from ..service import Service
+from ..settings import LOOPBACK, ServeConfig
 from .connection import brings_body
-from .doors import moderations
-from .errors import KINDS, Refused
 from .keys import Client
-from .pages.session import NotSignedIn, moderator
-from .service import Service
-from .settings import LOOPBACK, ServeConfig
-from .store import StoreGone
 
 SMALL = 2**15
 """Bytes of a body that brings no post: feedback, a verdict, a sign-in, whatever is sent to a page without a session."""

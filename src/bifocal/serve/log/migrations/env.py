@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from bifocal.serve.tables import metadata
+from bifocal.serve.log.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 with context.begin_transaction():

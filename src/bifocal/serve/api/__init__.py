@@ -1,0 +1,1 @@
+"""The service's HTTP: routes, bodies, keys, limits, and the connection beneath."""

@@ -1,0 +1,1 @@
+"""The processes that decode and decide, and how posts reach them."""
