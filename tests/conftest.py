@@ -18,8 +18,8 @@ FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
     [
         "tests.pipeline.test_recovery",
-        "bifocal.__main__",
-        "bifocal.console",
+        "bifocal.cli.app",
+        "bifocal.cli.console",
         "bifocal.system.system",
         "bifocal.models.encoders.hf_text",
         "bifocal.models.encoders.hf_image",
@@ -65,7 +65,7 @@ def _command(words, folder, output, errors):
         with open(path, "w") as file:
             os.dup2(file.fileno(), number)
     sys.argv = ["bifocal", *words]
-    from bifocal.__main__ import main
+    from bifocal.cli.app import main
 
     main()
 

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import bifocal
-from bifocal.__main__ import main
+from bifocal.cli.app import main
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter
 from bifocal.data.shards import INDEX, open_split

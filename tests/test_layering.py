@@ -95,7 +95,7 @@ def test_the_light_rooms_do_not_import_torch():
         "import sys, bifocal, bifocal.config, bifocal.workspace, bifocal.evaluate.metrics, bifocal.decide.policy, "
         "bifocal.modalities.text, bifocal.modalities.image, bifocal.modalities.tabular, "
         "bifocal.sources.hateful_memes, bifocal.sources.table, bifocal.pipeline.inspect, bifocal.data.compose, "
-        "bifocal.data.manifest, bifocal.data.shards, bifocal.__main__\n"
+        "bifocal.data.manifest, bifocal.data.shards, bifocal.cli.app\n"
         "heavy = {'torch', 'transformers', 'onnxruntime', 'sklearn', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import bifocal
-from bifocal.__main__ import app
+from bifocal.cli.app import app
 from bifocal.decide.policy import Policy
 from bifocal.errors import DataError
 from bifocal.files.files import Files

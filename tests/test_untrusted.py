@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 import bifocal
 from bifocal import plugins
-from bifocal.__main__ import app
 from bifocal.assess.robustness import robustness
+from bifocal.cli.app import app
 from bifocal.config import parse_config
 from bifocal.decide.policy import Policy
 from bifocal.deploy.export import export

@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 import bifocal
-from bifocal.__main__ import app
 from bifocal.assess import robustness as suite
 from bifocal.assess.functional import functional_suite
 from bifocal.assess.predictions import calibrated
 from bifocal.assess.robustness import attack_run, known_attacks, robustness
+from bifocal.cli.app import app
 from bifocal.config import ReviewConfig, RobustnessConfig, parse_config
 from bifocal.decide.policy import Band
 from bifocal.errors import ConfigError, DataError, RunError

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import bifocal
-from bifocal.__main__ import app
+from bifocal.cli.app import app
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter
 from bifocal.deploy.export import export
@@ -412,7 +412,7 @@ def test_trees_say_that_they_are_not_traced(small_config, tmp_path):
 
 
 def test_the_command_tells_where_the_bundle_lies(small_run, tmp_path, capsys):
-    from bifocal import __main__ as command
+    from bifocal.cli import app as command
 
     arguments = ["export", str(small_run), "--engine", "torch", "-o", str(tmp_path / "b"), "-q"]
     command.app(arguments, standalone_mode=False)

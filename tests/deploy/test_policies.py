@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 import bifocal
-from bifocal.__main__ import app
 from bifocal.assess.reference import Reference
+from bifocal.cli.app import app
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter
 from bifocal.decide.policy import Policy

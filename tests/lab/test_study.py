@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bifocal.__main__ import app
+from bifocal.cli.app import app
 from bifocal.config import FusionConfig, parse_config
 from bifocal.errors import ConfigError, DataError
 from bifocal.example import BINARY, Evidence, Label

@@ -359,7 +359,7 @@ def test_the_reference_is_val(small_run, tmp_path):
 def test_the_command(space, tmp_path):
     from typer.testing import CliRunner
 
-    from bifocal.__main__ import app
+    from bifocal.cli.app import app
 
     run = tmp_path / "hand"
     shutil.copytree(space[0].folder, run)

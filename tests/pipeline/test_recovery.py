@@ -67,7 +67,7 @@ def command(arguments, log, kill_before=None):
             changes += 1
 
     sys.addaudithook(audit)
-    from bifocal.__main__ import main
+    from bifocal.cli.app import main
 
     sys.argv = ["bifocal", *map(str, arguments)]
     try:

@@ -224,7 +224,7 @@ def test_what_is_no_service_is_told(busy):
 
 
 def test_a_table_is_scored_by_a_service_as_at_home(server, small_run, file, tmp_path):
-    from bifocal import __main__ as command
+    from bifocal.cli import app as command
 
     (tmp_path / "in.csv").write_text("id,text,image_path\na,a quiet morning,a.png\nb,,none.png\nc,another,\n")
     for name, where in (("there", ["--server", server.url]), ("here", [])):
@@ -270,7 +270,7 @@ def test_a_service_is_told_whose_the_rows_are_and_which(server, client, tmp_path
 
 
 def test_one_asks_a_run_or_a_service(tmp_path):
-    from bifocal import __main__ as command
+    from bifocal.cli import app as command
 
     with pytest.raises(ConfigError, match="the forms are"):
         command.app(["score", "in.csv", "-o", "out.csv"], standalone_mode=False)

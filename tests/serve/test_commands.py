@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bifocal.__main__ import app
+from bifocal.cli.app import app
+from bifocal.cli.serve import facts, read_service_settings
 from bifocal.deploy.policies import set_threshold
 from bifocal.errors import ConfigError, RunError
 from bifocal.serve.api.keys import add_key
-from bifocal.serve.cli import facts, read_service_settings
 from bifocal.serve.log.store import Store
 from bifocal.serve.settings import ServeConfig
 from bifocal.system.bundle import ENGINES, is_bundle

@@ -141,7 +141,7 @@ def test_a_list_of_nothing_is_not_written(tmp_path, places, told):
 
 
 def test_the_command_names_what_it_skips(tmp_path, capsys):
-    from bifocal import __main__ as command
+    from bifocal.cli import app as command
 
     scene(0).save(tmp_path / "0.png")
     for i in range(12):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from bifocal.__main__ import app
+from bifocal.cli.app import app
 from bifocal.config import parse_config
 from bifocal.errors import DataError, RunError
 from bifocal.example import LABELS, Label

@@ -400,7 +400,7 @@ def test_a_file_that_is_no_picture_is_not_shown(system, tmp_path):
 
 
 def test_the_command_tells_what_is_lacking(records_run, tmp_path, capsys):
-    from bifocal import __main__ as command
+    from bifocal.cli import app as command
 
     (tmp_path / "in.csv").write_text("body,price\na marble house,90\n")
     arguments = ["score", str(records_run), str(tmp_path / "in.csv"), "-o", str(tmp_path / "out.csv")]
@@ -500,7 +500,7 @@ def test_words_for_nothing_are_nothing_in_paths_authors_and_records_and_words_in
 def test_the_command_fails_where_much_could_not_be_decided(
     small_run, system, monkeypatch, tmp_path, capsys, bad, status
 ):
-    from bifocal import __main__ as command
+    from bifocal.cli import app as command
 
     rows = [{"id": i, "text": "" if i < bad else f"words {i}"} for i in range(20)]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from .settings import ServeConfig
+    from ..serve.settings import ServeConfig
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or an exported bundle.")]
 State = Annotated[
@@ -92,7 +92,7 @@ def serve(
             run_or_bundle(settings.shadow)
         except RunError as error:
             raise RunError(f"--shadow: {error}") from None
-    from .server import serve as run_service
+    from ..serve.server import serve as run_service
 
     def started(url: str) -> None:
         typer.echo("\n".join([f"serving {run_folder} at {url}", *facts(run_folder, settings)]))
@@ -105,9 +105,9 @@ def facts(run_folder: Path, settings: ServeConfig) -> list[str]:
     from sqlalchemy import make_url
 
     from ..decide.policy import Policy
+    from ..serve.api.keys import read_keys
     from ..system.bundle import POLICY, engine_of, folder_of, is_bundle
     from ..workspace import Workspace
-    from .api.keys import read_keys
 
     folder, keys = folder_of(run_folder, settings.engine), _key_file(run_folder, settings.state, settings.keys)
     policy = Policy.load(folder / POLICY if is_bundle(folder) else Workspace.of(folder).policy)
@@ -126,7 +126,7 @@ def read_service_settings(path: Path | None, overrides: list[str], given: dict[s
 
     from ..config import expand, explain, read_settings, set_option
     from ..errors import ConfigError
-    from .settings import ServeConfig
+    from ..serve.settings import ServeConfig
 
     content: dict[str, Any] = {} if path is None else read_settings(path)
     for override in overrides:
@@ -163,7 +163,7 @@ def keys_add(
     keys: Keys = None,
 ) -> None:
     """Make a key, print it once, and keep its hash; a running service takes it up by itself."""
-    from .api.keys import add_key
+    from ..serve.api.keys import add_key
 
     typer.echo(add_key(_key_file(run_folder, state, keys), name, role or ["decide"], per_minute))  # type: ignore[arg-type]
 
@@ -171,7 +171,7 @@ def keys_add(
 @keys_app.command("list")
 def keys_list(run_folder: RunFolder, state: State = None, keys: Keys = None) -> None:
     """Who has a key, for what, since when."""
-    from .api.keys import read_keys
+    from ..serve.api.keys import read_keys
 
     for client in read_keys(_key_file(run_folder, state, keys)):
         limit = "no limit" if client.per_minute is None else f"{client.per_minute} posts a minute"
@@ -188,7 +188,7 @@ def keys_rotate(
     keys: Keys = None,
 ) -> None:
     """Make a client's second key and print it once; the first one works until `keys revoke --old`."""
-    from .api.keys import rotate_key
+    from ..serve.api.keys import rotate_key
 
     typer.echo(rotate_key(_key_file(run_folder, state, keys), name))
 
@@ -204,7 +204,7 @@ def keys_revoke(
 ) -> None:
     """Take a client's keys away, or one of them."""
     from ..errors import RunError
-    from .api.keys import revoke_key
+    from ..serve.api.keys import revoke_key
 
     if old and key is not None:
         raise RunError("--old and --key name a key each: give one of them")
@@ -223,7 +223,7 @@ def lists_hash(
 ) -> None:
     """Make a list of pictures, for `lists` in the settings of a service."""
     from ..errors import listed
-    from .lists import write_list
+    from ..serve.lists import write_list
 
     counts = write_list(pictures, output, as_they_are=raw, force=force)
     typer.echo(

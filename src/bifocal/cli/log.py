@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli import RunFolder, State, state_folder
+from .serve import RunFolder, State, state_folder
 
 if TYPE_CHECKING:
-    from .log.store import Store
+    from ..serve.log.store import Store
 
 Database = Annotated[
     str | None,
@@ -32,7 +32,7 @@ log_app = typer.Typer(help="The decision log of a service, and its review queue.
 
 def _store(run_folder: Path, state: Path | None, database: str | None) -> Store:
     from ..errors import RunError
-    from .log.store import Store, read_secret
+    from ..serve.log.store import Store, read_secret
 
     state = state_folder(run_folder, state)
     file = state / "decisions.sqlite"
@@ -69,7 +69,7 @@ def feedback_export(
     as_json: Json = False,
 ) -> None:
     """Write posts with what people said of them; retrain on source: {kind: feedback, root: FOLDER}."""
-    from .retraining import export, label_of
+    from ..serve.retraining import export, label_of
 
     run, name, label = label_of(run_folder)
     store = _store(run_folder, state, database)

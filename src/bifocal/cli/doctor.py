@@ -8,9 +8,9 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from .config import at_home
-from .errors import EXTRA_OF
-from .workspace import versions
+from ..config import at_home
+from ..errors import EXTRA_OF
+from ..workspace import versions
 
 
 def examine(runs: Path) -> dict[str, Any]:

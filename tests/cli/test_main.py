@@ -39,7 +39,7 @@ def test_help_names_the_commands_and_imports_nothing_heavy():
         "doctor",
     ):
         assert f" {command} " in answer.stdout
-    code = "import sys, bifocal.__main__; assert not {'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules)"
+    code = "import sys, bifocal.cli.app; assert not {'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .contracts import Reporter
-from .report import markdown as words
-from .workspace import Workspace, read_json
+from ..contracts import Reporter
+from ..report import markdown as words
+from ..workspace import Workspace, read_json
 
 if TYPE_CHECKING:
-    from .system.explain import Explanation
-    from .system.system import Decision
+    from ..system.explain import Explanation
+    from ..system.system import Decision
 
 IN_SAMPLE = {
     True: "tuned and evaluated on train; these figures say nothing about new posts",

@@ -1,4 +1,4 @@
-from bifocal.doctor import examine
+from bifocal.cli.doctor import examine
 
 
 def test_cached_models_and_runs_are_listed(tmp_path, monkeypatch):
@@ -16,5 +16,5 @@ def test_a_missing_extra_comes_with_its_pip_command(tmp_path, monkeypatch):
     import importlib.util
 
     real = importlib.util.find_spec
-    monkeypatch.setattr("bifocal.doctor.util.find_spec", lambda name: None if name == "rapidocr" else real(name))
+    monkeypatch.setattr("bifocal.cli.doctor.util.find_spec", lambda name: None if name == "rapidocr" else real(name))
     assert examine(tmp_path)["missing_extras"] == {"ocr": "pip install 'bifocal[ocr]'"}

@@ -1,0 +1,1 @@
+"""The command line: a file per family of commands, and what they print."""
