@@ -9,7 +9,7 @@ from bifocal.config import load_config
 from bifocal.pipeline.train import run
 from bifocal.workspace import Workspace, read_json, read_jsonl
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("BIFOCAL_DATA", ROOT.parent / "shared"))
 
 

@@ -55,7 +55,7 @@ def read_rows(
     encoding : str
         Of all but Parquet. A byte order mark is dropped. Bytes that are not of it cost their row.
     quotes : str
-        Of CSV: ``auto``, ``standard``, ``none`` or ``backslash``, as `_delimited.read_delimited` says.
+        Of CSV: ``auto``, ``standard``, ``none`` or ``backslash``, as `delimited.read_delimited` says.
     told : callable, optional
         Is told, after the last row, what of CSV had to be guessed.
 

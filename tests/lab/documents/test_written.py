@@ -8,7 +8,7 @@ import pytest
 from bifocal.errors import RunError
 from bifocal.lab.documents.documents import render_documents, write_documents
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EXAMPLE = json.loads((Path(__file__).parent / "lab_results.json").read_text(encoding="utf-8"))
 
 
