@@ -24,7 +24,8 @@ from . import errors
 if TYPE_CHECKING:
     from .client import AsyncClient, Client
     from .config import RunConfig
-    from .system.system import Decision, System
+    from .system.decision import Decision
+    from .system.system import System
 
 __version__ = "0.1.0"
 __all__ = ["AsyncClient", "Client", "Decision", "RunConfig", "System", "__version__", "errors", "load", "run"]
@@ -62,7 +63,7 @@ def run(
 
 def __getattr__(name: str) -> Any:
     # Heavy classes are imported when first asked for, so that `import bifocal` stays light.
-    homes = {"System": "system.system", "Decision": "system.system", "RunConfig": "config"}
+    homes = {"System": "system.system", "Decision": "system.decision", "RunConfig": "config"}
     homes |= dict.fromkeys(("AsyncClient", "Client"), "client")
     if name not in homes:
         raise AttributeError(f"module 'bifocal' has no attribute {name!r}")

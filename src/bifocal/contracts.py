@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from .models.joint_tokens import JointRows
-
 
 TextRole = Literal["transcript", "caption"]
 
@@ -242,42 +240,6 @@ class Fusion(Protocol):
 
     @classmethod
     def restore(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self: ...
-
-
-@runtime_checkable
-class JointFusion(Protocol):
-    """Trains with (part of) the encoders, on their tokens (``models/joint/<name>.py``); knows modalities by name only.
-
-    Built with keyword options; ready after `fit`. The encoders that are passed in stay as they are.
-    """
-
-    history: list[dict[str, float]]
-    """Per epoch: ``epoch``, ``train_loss``, with val ``val_loss`` and ``val_macro_f1``, ``grad_norm``, ..."""
-
-    def fit(
-        self,
-        encoders: Mapping[str, Encoder],
-        train: JointRows,
-        *,
-        classes: int,
-        seed: int,
-        checkpoints: Path,
-        val: JointRows | None = None,
-        on_epoch: Callable[[dict[str, float]], None] | None = None,
-    ) -> Self:
-        """Learn from rows with class indices; ``val`` chooses the epoch. ``checkpoints`` is a folder of its own.
-
-        Raises `DataError`, `ConfigError` where an encoder cannot be adapted, `ModelError` where training diverges.
-        """
-
-    def __call__(self, rows: JointRows) -> Tensor:
-        """Logits ``[n, C]``, float32 on the CPU; any modality may be absent per row."""
-
-    def explain(self, rows: JointRows) -> Mapping[str, Tensor]:
-        """Weight given to each modality, name -> ``[n]``: shares of 1 among the present ones."""
-
-    def parameters(self) -> dict[str, int]:
-        """``{"total": …, "trained": …}``: all it takes to score a row, and what learned."""
 
 
 class Reporter:

@@ -8,9 +8,8 @@ from PIL import Image
 
 from bifocal import plugins
 from bifocal.config import ExpertConfig
-from bifocal.contracts import JointFusion
 from bifocal.errors import ConfigError, DataError
-from bifocal.models.joint_tokens import JointRows
+from bifocal.models.joint_tokens import JointFusion, JointRows
 
 NAMES = plugins.names("joint")
 N = 48

@@ -16,8 +16,8 @@ from bifocal.decide.policy import POOLED
 from bifocal.errors import ConfigError, DataError, RunError
 from bifocal.modalities.text import compose
 from bifocal.monitor.drift import watch
+from bifocal.system.decision import Decision, Opinion
 from bifocal.system.score import _flat, _write_parquet, score_file
-from bifocal.system.system import Decision, Opinion
 from bifocal.workspace import Workspace, read_json, write_json
 
 VERSIONS = {"bifocal": "0.1.0", "run": "hand", "mm_fusion": "abc"}

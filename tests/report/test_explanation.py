@@ -20,8 +20,8 @@ from bifocal.report.explanation import (
     to_html,
     write_explanation,
 )
+from bifocal.system.decision import Decision, Opinion
 from bifocal.system.explain import Explanation, Weighed
-from bifocal.system.system import Decision, Opinion
 
 TEXT = '[OCR] [/OCR] [CAP] <script>alert(1)</script> & "quoted" [/CAP] <lang=en>'
 SIDE = 80

@@ -178,7 +178,7 @@ class _Posts:
     def take(cls, system: System, space: Workspace, whole: Split, split_name: str, chosen: list[int]) -> _Posts:
         classes = torch.tensor(whole.classes(system.config.label, system.label))
         evidence = {}
-        for name, encoder in torch_engine(system).experts.items():
+        for name, encoder in torch_engine(system.engine).experts.items():
             path = space.evidence(system.modalities[name].expert_name, split_name)
             encoded = features_of(encoder, whole, name, path)
             present = torch.tensor(whole.present[name], dtype=torch.bool)
@@ -209,7 +209,7 @@ class _Posts:
     def _encoded(self, name: str, kind: str, severity: int, remake: Callable[[Any], Any] | None) -> tuple[Any, ...]:
         """Evidence of the attacked part; the rows that were altered, and those whose change reached the encoder."""
         modality, part = self.system.modalities[name], self.evidence[name]
-        encoder = torch_engine(self.system).experts[name]
+        encoder = torch_engine(self.system.engine).experts[name]
         features, logits, present = part.features.clone(), part.logits.clone(), part.present.clone()
         altered, reached = torch.zeros_like(present), torch.zeros_like(present)
         rows = iter(part.present.nonzero().flatten().tolist())
@@ -283,7 +283,7 @@ class _Posts:
 def _said(system: System, evidence: Mapping[str, Evidence]) -> Said:
     """What the policy decides on these rows."""
     experts = {name: modality.expert_name for name, modality in system.modalities.items()}
-    said = Opinions.gather(evidence, experts, torch_engine(system).fusion, system.main)
+    said = Opinions.gather(evidence, experts, torch_engine(system.engine).fusion, system.main)
     probabilities, predictions = calibrated(said, system.policy, system.main)
     if system.policy.review is None:
         return Said(probabilities, predictions)

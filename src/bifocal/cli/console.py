@@ -22,8 +22,8 @@ from ..report import markdown as words
 from ..workspace import Workspace, read_json
 
 if TYPE_CHECKING:
+    from ..system.decision import Decision
     from ..system.explain import Explanation
-    from ..system.system import Decision
 
 IN_SAMPLE = {
     True: "tuned and evaluated on train; these figures say nothing about new posts",

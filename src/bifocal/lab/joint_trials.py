@@ -20,9 +20,9 @@ from .material import JUDGED, Splits, groups_of, labels_of
 from .trials import Trial, describe, trial
 
 if TYPE_CHECKING:
-    from ..contracts import Encoder, JointFusion
+    from ..contracts import Encoder
     from ..data.shards import Split
-    from ..models.joint_tokens import JointRows
+    from ..models.joint_tokens import JointFusion, JointRows
 
     Progress = Callable[[int, int | None], None]
 

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,14 +25,31 @@ from ..example import Rows
 from .classifier import figures
 
 if TYPE_CHECKING:
-    from .hf import HfEncoder
+    from ..config import ExpertConfig
+    from .classifier import Classifier
 
 Row = dict[str, float]
 WEIGHTS, STATE = "model.safetensors", "trainer_state.json"
 
 
+class Tunable(Protocol):
+    """What of an encoder its training needs."""
+
+    expert: ExpertConfig
+    classifier: Classifier
+    seed: int
+    judged_by: ClassVar[Literal["macro_f1", "loss"]]
+    """The val figure that chooses the epoch."""
+
+    def inputs(self, values: Sequence[Any]) -> dict[str, Tensor]:
+        """The model's inputs for one batch of values."""
+
+    def augment(self, value: Any, seed: Sequence[int]) -> Any:
+        """A value as it is seen in training; ``seed`` names run, epoch and row."""
+
+
 def finetune(
-    encoder: HfEncoder,
+    encoder: Tunable,
     train: Rows,
     val: Rows | None,
     checkpoints: Path,
@@ -42,7 +59,7 @@ def finetune(
 
     Parameters
     ----------
-    encoder : HfEncoder
+    encoder : Tunable
     train, val : Rows
         With ``val``, the epoch that is best on it (by ``encoder.judged_by``) is kept, and training stops once
         ``patience`` epochs brought no better one. Without, the last epoch is kept.
@@ -89,7 +106,7 @@ class Tuner(Trainer):
 
     def __init__(
         self,
-        encoder: HfEncoder,
+        encoder: Tunable,
         train: Rows,
         val: Rows | None,
         checkpoints: Path,
@@ -233,7 +250,7 @@ def bf16_here() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _arguments(encoder: HfEncoder, has_val: bool, checkpoints: Path) -> TrainingArguments:
+def _arguments(encoder: Tunable, has_val: bool, checkpoints: Path) -> TrainingArguments:
     expert = encoder.expert
     known = {*INTEGRATION_TO_CALLBACK, "tensorboard"}
     for name in expert.report_to:

@@ -7,58 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from .. import plugins
-from ..config import Strict
 from ..errors import DataError, nearest
 from .joint_head import CoAttention, Said
 from .joint_tokens import JointRows, Kept, Limit, TokenSource, token_source
-from .joint_trainer import JointBatches, JointModel, JointTrainer, Row
+from .joint_trainer import JointBatches, JointModel, JointOptions, JointTrainer, Row
 from .pretrained import quiet
 
 if TYPE_CHECKING:
     from ..contracts import Encoder
 
 JUDGED_AT_ONCE = 32
-
-
-class JointOptions(Strict):
-    """What every joint fusion may be told."""
-
-    width: Annotated[int, Field(ge=1)] = 128
-    """Columns of a token in the head."""
-    heads: Annotated[int, Field(ge=1)] = 4
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.15
-    """Chance that a part is left out of a training row; the last part of a row never is."""
-    auxiliary: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the mean loss of a linear head on each modality alone."""
-    modulation: Annotated[float, Field(ge=0)] = 0.0
-    """Alpha of OGM-GE; 0 = off."""
-    noise: bool = True
-    """GE, the noise of OGM-GE; without it gradients are scaled only."""
-    epochs: Annotated[int, Field(ge=1)] = 4
-    patience: Annotated[int, Field(ge=1)] = 2
-    """Epochs without a smaller val loss before training stops; the best epoch is kept."""
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Of the head."""
-    encoder_learning_rate: Annotated[float, Field(gt=0)] = 5e-5
-    """Of what learns of the encoders."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the steps with a rising learning rate; it then falls linearly."""
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
-        return self
 
 
 class CoAttentionFusion:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self, overload, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from .hf import HfEncoder
 from .linear import FLAT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..contracts import Encoder
 
 KEPT_BYTES = 2**29
@@ -65,6 +67,42 @@ class JointRows:
         """The same rows with this part absent; the memory is shared."""
         present = {**self.present, name: torch.zeros_like(self.present[name])}
         return JointRows(self.values, present, self.labels, self.keep, self.memory)
+
+
+@runtime_checkable
+class JointFusion(Protocol):
+    """Trains with (part of) the encoders, on their tokens (``models/joint/<name>.py``); knows modalities by name only.
+
+    Built with keyword options; ready after `fit`. The encoders that are passed in stay as they are.
+    """
+
+    history: list[dict[str, float]]
+    """Per epoch: ``epoch``, ``train_loss``, with val ``val_loss`` and ``val_macro_f1``, ``grad_norm``, ..."""
+
+    def fit(
+        self,
+        encoders: Mapping[str, Encoder],
+        train: JointRows,
+        *,
+        classes: int,
+        seed: int,
+        checkpoints: Path,
+        val: JointRows | None = None,
+        on_epoch: Callable[[dict[str, float]], None] | None = None,
+    ) -> Self:
+        """Learn from rows with class indices; ``val`` chooses the epoch. ``checkpoints`` is a folder of its own.
+
+        Raises `DataError`, `ConfigError` where an encoder cannot be adapted, `ModelError` where training diverges.
+        """
+
+    def __call__(self, rows: JointRows) -> Tensor:
+        """Logits ``[n, C]``, float32 on the CPU; any modality may be absent per row."""
+
+    def explain(self, rows: JointRows) -> Mapping[str, Tensor]:
+        """Weight given to each modality, name -> ``[n]``: shares of 1 among the present ones."""
+
+    def parameters(self) -> dict[str, int]:
+        """``{"total": …, "trained": …}``: all it takes to score a row, and what learned."""
 
 
 @dataclass(frozen=True)

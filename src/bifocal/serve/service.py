@@ -20,8 +20,9 @@ from ..decide.policy import Band, Policy, pattern_of, patterns
 from ..errors import BifocalError, DataError, ModelError, RunError
 from ..files.posts import MAX_NAME, NAMES
 from ..system.bundle import REFERENCE, engine_of, folder_of, state_of
+from ..system.decision import Decision
 from ..system.posts import TABULAR, build_modalities
-from ..system.system import Decision, cut_short
+from ..system.system import cut_short
 from ..workspace import read_json
 from .api.keys import Client, Doorkeeper, read_keys
 from .api.metrics import Metrics

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -19,10 +19,12 @@ from ..errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..contracts import Piece
-    from ..example import Evidence, Example
+    from ..contracts import Modality, Piece
+    from ..decide.policy import Policy
+    from ..example import Evidence, Example, Label
+    from .decision import Decision
+    from .engine import Engine
     from .posts import Post
-    from .system import Decision, System
 
 GRIDS = range(2, 17)
 """Regions along each side of a picture; each takes an encoder pass."""
@@ -113,7 +115,30 @@ class Explanation:
         }
 
 
-def explain(system: System, post: Post, grid: int) -> Explanation:
+class Scorer(Protocol):
+    """What an explanation asks of a `System`: posts decided, and the models and policy that do it."""
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def main(self) -> str: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def label(self) -> Label: ...
+    @property
+    def modalities(self) -> Mapping[str, Modality]: ...
+
+    def deciding_view(self, post: Post) -> dict[str, Any]:
+        """The values of the view that decides about a post."""
+
+    def decisions(
+        self, posts: Sequence[tuple[Example, Mapping[str, Any]]], evidence: Mapping[str, Evidence]
+    ) -> list[Decision]:
+        """What follows from the Evidence of composed posts, a Decision each."""
+
+
+def explain(scorer: Scorer, post: Post, grid: int) -> Explanation:
     """Explain the decision on one post; what `System.explain` returns and raises.
 
     Of several views the one that decides is explained. Each encoder runs once, over its part as posted and with every
@@ -123,8 +148,8 @@ def explain(system: System, post: Post, grid: int) -> Explanation:
         raise DataError(
             f"the grid over a picture has {GRIDS[0]} to {GRIDS[-1]} regions along each side, found {grid!r}"
         )
-    covered = Covered.of(system, post, grid)
-    return explained(system, covered, system.engine.evidence(covered.versions(0, len(covered))))
+    covered = Covered.of(scorer, post, grid)
+    return explained(scorer, covered, scorer.engine.evidence(covered.versions(0, len(covered))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +161,11 @@ class Covered:
     hidden: dict[str, list[tuple[Piece, Any]]]
 
     @classmethod
-    def of(cls, system: System, post: Post, grid: int) -> Self:
-        view = system.deciding_view(post)
-        values = {name: view[name] for name in system.modalities if name in view}
+    def of(cls, scorer: Scorer, post: Post, grid: int) -> Self:
+        view = scorer.deciding_view(post)
+        values = {name: view[name] for name in scorer.modalities if name in view}
         hidden = {
-            name: system.modalities[name].occlusions(value, grid**2 if name == PICTURE else None)
+            name: scorer.modalities[name].occlusions(value, grid**2 if name == PICTURE else None)
             for name, value in values.items()
         }
         return cls(post.example, values, hidden)
@@ -178,18 +203,18 @@ def _joined(parts: Sequence[Evidence]) -> Evidence:
     return replace(parts[0], **whole)
 
 
-def explained(system: System, covered: Covered, evidence: Mapping[str, Evidence]) -> Explanation:
+def explained(scorer: Scorer, covered: Covered, evidence: Mapping[str, Evidence]) -> Explanation:
     """What `explain` gives, of the Evidence of all versions; no encoder runs."""
     values, hidden = covered.values, covered.hidden
-    decision = system.decisions([(covered.example, values)], {name: e.take([0]) for name, e in evidence.items()})[0]
-    index = 1 if system.label.binary else system.label.classes.index(decision.label)
+    decision = scorer.decisions([(covered.example, values)], {name: e.take([0]) for name, e in evidence.items()})[0]
+    index = 1 if scorer.label.binary else scorer.label.classes.index(decision.label)
     effects = measure_effects(
-        partial(_scores, system, evidence, index), {name: len(pieces) for name, pieces in hidden.items()}
+        partial(_scores, scorer, evidence, index), {name: len(pieces) for name, pieces in hidden.items()}
     )
     line = decision.threshold
     return Explanation(
         decision=decision,
-        explains=system.label.classes[index],
+        explains=scorer.label.classes[index],
         score=effects.score,
         baseline=effects.baseline,
         threshold=None if line is None else float(log_odds([[1 - line, line]], 1)[0]),
@@ -201,7 +226,7 @@ def explained(system: System, covered: Covered, evidence: Mapping[str, Evidence]
 
 
 def _scores(
-    system: System, evidence: Mapping[str, Evidence], index: int, versions: Mapping[str, NDArray[np.int64]]
+    scorer: Scorer, evidence: Mapping[str, Evidence], index: int, versions: Mapping[str, NDArray[np.int64]]
 ) -> NDArray[np.float64]:
     """Log-odds ``[r]`` of versions of a post, calibrated as posts that have these parts are."""
     n = len(next(iter(versions.values())))
@@ -211,14 +236,14 @@ def _scores(
         name: e.take(np.maximum(rows[name], 0).tolist()).without(np.flatnonzero(rows[name] == ABSENT).tolist())
         for name, e in evidence.items()
     }
-    logits = system.engine.logits(said)[system.main]
+    logits = scorer.engine.logits(said)[scorer.main]
     patterns = np.array([pattern_of(name for name in rows if rows[name][i] != ABSENT) for i in range(n)])
     scores = np.empty(n)
     for pattern in np.unique(patterns).tolist():
         there = patterns == pattern
         if pattern:
-            found = system.policy.probabilities(system.main, logits[there], pattern)
-        elif len(system.modalities) > 1:
+            found = scorer.policy.probabilities(scorer.main, logits[there], pattern)
+        elif len(scorer.modalities) > 1:
             found = softmax(logits[there])  # class shares: no temperature belongs to them
         else:
             found = np.full(logits[there].shape, 1 / logits.shape[1])

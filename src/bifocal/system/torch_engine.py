@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..contracts import Encoder, Fusion, Modality
-    from .system import System
+    from .engine import Engine
 
 BFLOAT16 = "torch-bf16"
 
@@ -90,8 +90,8 @@ class TorchEngine:
         return {model: rows.numpy() for model, rows in logits.items()}
 
 
-def torch_engine(system: System) -> TorchEngine:
-    """The engine of a System that holds the trained models themselves. Raises `RunError` where it was exported."""
-    if not isinstance(system.engine, TorchEngine):
-        raise RunError(f"this needs the models as they were trained, not {system.engine.name}: name the run's folder")
-    return system.engine
+def torch_engine(engine: Engine) -> TorchEngine:
+    """The engine that holds the trained models themselves. Raises `RunError` where they were exported."""
+    if not isinstance(engine, TorchEngine):
+        raise RunError(f"this needs the models as they were trained, not {engine.name}: name the run's folder")
+    return engine

@@ -8,8 +8,9 @@ from pydantic import Field
 from torch import nn
 
 from ...errors import ConfigError
-from ..joint_fusion import CoAttentionFusion, JointOptions, deepest
+from ..joint_fusion import CoAttentionFusion, deepest
 from ..joint_tokens import Limit
+from ..joint_trainer import JointOptions
 
 
 class Options(JointOptions):

@@ -9,8 +9,9 @@ from torch import nn
 
 from ...errors import ConfigError
 from ..classifier import ATTENTION
-from ..joint_fusion import CoAttentionFusion, JointOptions
+from ..joint_fusion import CoAttentionFusion
 from ..joint_tokens import Limit
+from ..joint_trainer import JointOptions
 
 
 class Options(JointOptions):

@@ -15,8 +15,8 @@ from ...errors import BifocalError
 from ..errors import Refused
 
 if TYPE_CHECKING:
+    from ...system.decision import Decision
     from ...system.posts import Packed
-    from ...system.system import Decision
 
     Decide = Callable[[Sequence[Packed]], Awaitable[Sequence[Decision | BifocalError]]]
 

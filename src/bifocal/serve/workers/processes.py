@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from ...contracts import TextRole
+    from ...system.decision import Decision
     from ...system.explain import Covered, Explanation
-    from ...system.system import Decision, System
+    from ...system.system import System
 
 Result = TypeVar("Result")
 _PARENT_LOOK_S = 1.0

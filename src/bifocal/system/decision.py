@@ -1,0 +1,84 @@
+"""The answer for one post."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+ACTIONS = (None, "allow", "review", "block")
+"""What may be done with a post, the mildest first; None = its labels name no action."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What one model makes of a post: calibrated probability (of its label, where multiclass) and label."""
+
+    probability: float
+    label: int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer for one post.
+
+    Attributes
+    ----------
+    probability : float
+        Calibrated; of the positive class (binary) or of ``label`` (multiclass).
+    label : int or str
+        0 or 1 by the threshold (binary), or the name of the likeliest class.
+    threshold : float or None
+        None = the likeliest class wins.
+    action : str or None
+        ``allow`` or ``block``, following the label, or ``review`` inside the policy's band. Multiclass labels name no
+        action: ``review`` where the policy has prediction sets and the label does not stand alone in its own, or None.
+    why : str
+        The rule that decided, with its numbers.
+    candidates : tuple or None
+        Of a multiclass label, the classes that cannot be ruled out (`ReviewConfig.alpha`); None without such sets.
+    models : dict
+        Model name -> `Opinion` of every model that could read a part of the post.
+    present : dict
+        Modality -> whether the post brought it.
+    text_used : str
+        The composed text that the text expert was given (with the OCR text where only a picture came).
+    truncated : bool
+        Whether an expert did not read all that it was given: a text has more tokens than its encoder takes, or more
+        characters, once it is cleaned, than are read.
+    unread : bool
+        Whether half or more of the lines seen on the picture could not be read: other than a picture without words.
+    """
+
+    probability: float
+    label: int | str
+    threshold: float | None
+    action: str | None
+    why: str
+    models: dict[str, Opinion]
+    present: dict[str, bool]
+    text_used: str
+    language: str
+    versions: dict[str, str]
+    probability_key: str = "prob"
+    candidates: tuple[int | str, ...] | None = None
+    truncated: bool = False
+    unread: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the probability stands under the key that the taxonomy gives the label (``prob_hate``)."""
+        key = self.probability_key
+        return {
+            key: self.probability,
+            "label": self.label,
+            "threshold": self.threshold,
+            "action": self.action,
+            "why": self.why,
+            **({} if self.candidates is None else {"candidates": list(self.candidates)}),
+            "models": {m: {key: o.probability, "label": o.label} for m, o in self.models.items()},
+            "present": self.present,
+            "text_used": self.text_used,
+            "truncated": self.truncated,
+            "unread": self.unread,
+            "language": self.language,
+            "versions": self.versions,
+        }
