@@ -128,7 +128,7 @@ NULL = {
 
 @pytest.mark.parametrize("kind", NULL)
 def test_chance_is_rarely_called_a_difference(kind):
-    sets = 60
+    sets = 20
     assert false_alarms(sets, **NULL[kind]) <= sets * 0.05 + 2 * np.sqrt(sets * 0.05 * 0.95)
 
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,13 +27,6 @@ def kind_of(response):
 
 
 # ------------------------------------------------------------------------------------------- what lies in the folder
-
-
-def refused_start(folder, state):
-    command = [sys.executable, "-m", "bifocal", "serve", str(folder), "--state", str(state), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
 
 
 class Evil:
@@ -76,11 +68,11 @@ def policy_of_another(folder):
 @pytest.mark.parametrize(
     "damage", [evil_fusion, pytest.param(cut_weights, marks=pytest.mark.slow), flipped_weights, policy_of_another]
 )
-def test_damaged_models_are_refused_at_the_start_and_nothing_is_executed(small_run, tmp_path, damage, monkeypatch):
+def test_damaged_models_are_refused_at_the_start_and_nothing_is_executed(small_run, tmp_path, damage, command):
     folder = shutil.copytree(small_run, tmp_path / "run")
     damage(folder)
-    monkeypatch.chdir(tmp_path)
-    assert "error:" in refused_start(folder, tmp_path / "state")
+    done = command("serve", folder, "--state", tmp_path / "state", "--port", "0", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert not list(tmp_path.rglob("owned"))
 
 

@@ -11,8 +11,15 @@ def kind(request):
     return plugins.load("fusions", request.param)
 
 
-@pytest.mark.parametrize("names", [("text", "image"), ("text", "image", "tabular")])
-@pytest.mark.parametrize(("structure", "least"), [("and", 0.97), ("xor", 0.95)])
+@pytest.mark.parametrize(
+    ("structure", "least", "names"),
+    [
+        ("and", 0.97, ("text", "image")),
+        ("xor", 0.95, ("text", "image", "tabular")),
+        pytest.param("xor", 0.95, ("text", "image"), marks=pytest.mark.slow),
+        pytest.param("and", 0.97, ("text", "image", "tabular"), marks=pytest.mark.slow),
+    ],
+)
 def test_it_says_and_and_xor(evidence, structure, least, names, fitted, accuracy):
     fusion = fitted(evidence(structure, names=names), val=evidence(structure, 300, 1, names))
     assert accuracy(fusion, evidence(structure, 1000, 2, names)) > least
