@@ -1,6 +1,7 @@
 """Small finished runs and a bundle that many tests read, and the environment that all of them need."""
 
 import fcntl
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -36,6 +37,7 @@ FORKSERVER.set_forkserver_preload(
         "transformers.models.siglip.modeling_siglip",
         "transformers.models.siglip.image_processing_siglip",
         "webdataset",
+        "tests.frozen",
     ]
 )
 
@@ -53,9 +55,37 @@ SMALL = {
 }
 
 
+PILOT = {
+    "run": "pilot",
+    "limit": 50,
+    "source": {"kind": "synthetic", "size": 50, "structure": "and", "cue": "colour"},
+    "ocr": "never",
+    "splits": {"val": 0, "test": 0},
+    "shard_size": 30,
+    "experts": {
+        "text": {"encoder": "tfidf_text", "options": {"components": 8}},
+        "image": {"model": "tiny", "tune": "head"},
+    },
+    "fusion": {
+        "strategy": "concat", "read": {"text": "features", "image": "logits"}, "seeds": 1, "options": {"epochs": 5},
+    },
+    "bootstrap": 100,
+}  # fmt: skip
+"""As configs/pilot.yaml, but that no words are read off pictures (which takes longest), and that both experts are
+fitted heads, which come out alike on every processor."""
+
+
 def pytest_collection_modifyitems(items):
     """The file that takes longest begins, so that one process does not wait for the other at the end."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collected():
+    """What lives when a file begins (modules, for the most part) is not looked through for garbage again: the Trainer
+    collects at the end of each training, which takes two seconds where everything is imported."""
+    gc.collect()
+    gc.freeze()
 
 
 def _command(words, folder, output, errors):
@@ -122,6 +152,21 @@ def small_run(made_once) -> Path:
         run(parse_config(SMALL), root=folder)
 
     return made_once("runs", make) / SMALL["run"]
+
+
+@pytest.fixture(scope="session")
+def pilot(made_once) -> Path:
+    """A folder: ``runs/pilot``, made by the command line, and what that printed as ``output.txt``, ``errors.txt``."""
+
+    def make(place):
+        import yaml
+        from tests.compatibility.snapshots import on_a_quiet_terminal
+
+        (place / "pilot.yaml").write_text(yaml.safe_dump(PILOT, sort_keys=False))
+        done = on_a_quiet_terminal("run", "pilot.yaml", cwd=place)
+        assert done.returncode == 0, done.stderr
+
+    return made_once("pilot", make)
 
 
 @pytest.fixture(scope="session")

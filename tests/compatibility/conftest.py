@@ -2,31 +2,10 @@
 
 import json
 import tarfile
-from pathlib import Path
 
 import pytest
-import yaml
 from tests.compatibility import snapshots
 from tests.compatibility.snapshots import OLD
-
-PILOT = {
-    "run": "pilot",
-    "limit": 50,
-    "source": {"kind": "synthetic", "size": 50, "structure": "and", "cue": "colour"},
-    "ocr": "never",
-    "splits": {"val": 0, "test": 0},
-    "shard_size": 30,
-    "experts": {
-        "text": {"encoder": "tfidf_text", "options": {"components": 8}},
-        "image": {"model": "tiny", "tune": "head"},
-    },
-    "fusion": {
-        "strategy": "concat", "read": {"text": "features", "image": "logits"}, "seeds": 1, "options": {"epochs": 5},
-    },
-    "bootstrap": 100,
-}  # fmt: skip
-"""As configs/pilot.yaml, but that no words are read off pictures (which takes longest), and that both experts are
-fitted heads, which come out alike on every processor."""
 
 
 @pytest.fixture
@@ -38,18 +17,6 @@ def snapshot(request):
         snapshots.check(folder / name, found if isinstance(found, str) else snapshots.as_text(found), apart=apart)
 
     return check
-
-
-@pytest.fixture(scope="session")
-def pilot(made_once) -> Path:
-    """A folder: ``runs/pilot``, made by the command line, and what that printed as ``output.txt``, ``errors.txt``."""
-
-    def make(place):
-        (place / "pilot.yaml").write_text(yaml.safe_dump(PILOT, sort_keys=False))
-        done = snapshots.on_a_quiet_terminal("run", "pilot.yaml", cwd=place)
-        assert done.returncode == 0, done.stderr
-
-    return made_once("pilot", make)
 
 
 @pytest.fixture(scope="session")

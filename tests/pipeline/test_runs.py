@@ -1,4 +1,4 @@
-"""The configurations of the repository, run whole: the pilot always, the long ones in `make test-all`."""
+"""The configurations of the repository, run whole in `make test-all`; the README's test runs the pilot always."""
 
 import os
 from pathlib import Path
@@ -18,6 +18,7 @@ def results_of(name, tmp_path, *overrides):
     return space, read_json(space.results)
 
 
+@pytest.mark.slow
 def test_the_pilot_reads_fifty_pictures_and_is_marked_in_sample(tmp_path):
     space, results = results_of("pilot", tmp_path)
     assert results["in_sample"] is True
