@@ -1,93 +1,69 @@
-"""Imports go down the layers of the house, also those inside functions; only TYPE_CHECKING may look up."""
+"""Imports go down the layers of the house, in no circle, and the drawn picture of them is the true one."""
 
-import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-import bifocal
-
-ROOT = Path(bifocal.__file__).parent
-LAYERS = [
-    {"errors", "example", "contracts", "plugins", "config", "workspace", "spreadsheet"},
-    {"evaluate"},
-    {"decide"},
-    {"modalities"},
-    {"transcribe"},
-    {"files"},
-    {"sources"},
-    {"data"},
-    {"models"},
-    {"fit", "evidence", "expert", "fusion"},
-    {"diagnose"},
-    {
-        "system",
-        "posts",
-        "readers",
-        "engine",
-        "torch_engine",
-        "onnx_engine",
-        "onnx_weights",
-        "parity_probe",
-        "bundle",
-        "explanation",
-        "score",
-    },
-    {"assess", "results", "reference", "slicing", "functional", "robustness"},
-    {"report"},
-    {"pipeline", "steps", "train", "plan", "inspection"},
-    {"deploy", "monitor", "policies", "export", "decisions", "drift_watch"},
-    {"lab", "experiment", "encoded_again"},
-    {"client", "serve"},
-    {"cli", "doctor", "console", "__main__"},
-]
-FLOOR = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
-FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+ROOT = Path(__file__).parents[1]
+SPEC = importlib.util.spec_from_file_location("architecture", ROOT / "docs" / "architecture.py")
+house = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(house)
 
 
-def room_of(path: Path) -> str:
-    first = path.relative_to(ROOT).parts[0]
-    return first.removesuffix(".py")
+@pytest.fixture(scope="module")
+def graph():
+    return house.import_graph()
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """Rooms of the package that a file imports, TYPE_CHECKING blocks left out."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
-    package = ["bifocal", *path.relative_to(ROOT).parts[:-1]]
-    rooms = set()
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
-        if isinstance(node, ast.Import):
-            names = [alias.name.split(".") for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            base = base + (node.module.split(".") if node.module else [])
-            names = [[*base, alias.name] for alias in node.names]
-        else:
-            continue
-        rooms |= {name[1] for name in names if name[0] == "bifocal" and len(name) > 1}
-    return rooms & set(FLOOR)
+def made(folder, **files):
+    """The imports of a small package of these modules: ``system__bundle`` is ``system/bundle.py``."""
+    package = folder / "bifocal"
+    for name, text in {"__init__": "", **files}.items():
+        path = package.joinpath(*name.split("__") if name != "__init__" else [name]).with_suffix(".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return house.import_graph(package)
 
 
-def test_every_file_has_a_floor():
-    assert {room_of(p) for p in FILES} <= set(FLOOR)
+def test_every_room_has_a_layer(graph):
+    assert {house.room_of(module) for module in graph} == {*house.FLOOR, *house.ENTRANCES}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_down(path):
-    floor = FLOOR[room_of(path)]
-    upward = {room for room in imported_rooms(path) if FLOOR[room] > floor}
-    assert not upward, f"{path.name} on floor {floor} imports {upward} from above"
+def test_at_most_twelve_files_lie_at_the_top():
+    assert len(list(house.PACKAGE.glob("*.py"))) <= 12
+
+
+def test_no_import_goes_up_in_a_circle_or_to_a_private_module_of_another_package(graph):
+    assert house.upward(graph) == [] and house.circles(graph) == [] and house.private(graph) == []
+
+
+def test_the_picture_is_drawn_from_the_imports(graph):
+    assert house.picture(graph) in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), (
+        "the imports have changed: python docs/architecture.py draws them anew"
+    )
+
+
+def test_imports_for_types_and_inside_functions_count(tmp_path):
+    graph = made(
+        tmp_path,
+        data__a="from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..system.b import B\n",
+        system__b="def f():\n    from bifocal.data import a\n",
+    )
+    assert house.upward(graph) == [("data.a", "system.b")] and house.circles(graph) == [["data.a", "system.b"]]
+
+
+def test_rooms_of_one_layer_do_not_import_one_another_and_private_modules_stay_at_home(tmp_path):
+    graph = made(
+        tmp_path,
+        deploy__a="from ..pipeline import b\nfrom ..sources._c import d\n",
+        pipeline__b="",
+        sources___c="",
+        sources__e="from . import _c\n",
+    )
+    assert house.upward(graph) == [("deploy.a", "pipeline.b")] and house.private(graph) == [("deploy.a", "sources._c")]
 
 
 def test_the_light_rooms_do_not_import_torch():
@@ -95,7 +71,7 @@ def test_the_light_rooms_do_not_import_torch():
         "import sys, bifocal, bifocal.config, bifocal.workspace, bifocal.evaluate.metrics, bifocal.decide.policy, "
         "bifocal.modalities.text, bifocal.modalities.image, bifocal.modalities.tabular, "
         "bifocal.sources.hateful_memes, bifocal.sources.table, bifocal.pipeline.inspect, bifocal.data.compose, "
-        "bifocal.data.manifest, bifocal.data.shards, bifocal.cli.app\n"
+        "bifocal.data.manifest, bifocal.data.shards, bifocal.__main__\n"
         "heavy = {'torch', 'transformers', 'onnxruntime', 'sklearn', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
