@@ -20,26 +20,23 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install  ## 1,200 generated memes, from pictures to a calibrated decision, in a few minutes
 	$(BIN)/bifocal run configs/demo.yaml
 
-browser:  # pages are tested in Debian's chromium; without it those tests are skipped, and say so
-	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
-		{ apt-get install -y -qq chromium >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null 2>&1; }; } \
-		|| echo "no chromium: install it to have the pages tested"
+services:  ## what tests run for real: PostgreSQL, Chromium, nginx; Debian's, where they are missing and may be installed
+	@missing=""; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql"; \
+	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing="$$missing chromium"; \
+	command -v nginx >/dev/null || missing="$$missing nginx-light"; \
+	if test -z "$$missing"; then exit 0; fi; \
+	if test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null; then \
+		echo "missing for the tests:$$missing; those that want them are skipped"; exit 0; fi; \
+	echo "installing for the tests:$$missing"; \
+	{ apt-get install -y -qq $$missing || { apt-get update -qq && apt-get install -y -qq $$missing; }; } >/dev/null 2>&1 \
+		|| echo "could not be installed: tests that want them are skipped"
 
-postgres:  # the decision log is tested in a real PostgreSQL too; without it those tests fail, and say what to do
-	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
-		{ apt-get install -y -qq postgresql >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq postgresql; } >/dev/null 2>&1; }; } \
-		|| echo "no PostgreSQL under /usr/lib/postgresql: install it, or set BIFOCAL_SKIP_POSTGRES=1"
-
-nginx:  # the service is tested behind a real reverse proxy; without it those tests are skipped, and say so
-	@command -v nginx >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
-		{ apt-get install -y -qq nginx-light >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq nginx-light; } >/dev/null 2>&1; }; } \
-		|| echo "no nginx: install it to have the service tested behind a proxy"
-
-test: install browser postgres nginx  ## the tests (offline, a quarter of an hour on 2 cores)
+test: install services  ## the tests (offline, 8 minutes on 2 cores)
 	$(BIN)/python -m pytest $(TWO)
 
-test-all: install browser postgres nginx  ## the long suites too, unsampled
-	$(BIN)/python -m pytest $(TWO) -m "not network and not gpu"
+test-all: install services  ## the long suites too, unsampled; PART=2/6 runs a sixth of the files
+	$(BIN)/python -m pytest $(TWO) -m "not network and not gpu" $(if $(PART),--part $(PART))
 
 lint: install  ## ruff format, ruff lint, mypy
 	$(BIN)/ruff format --check .
@@ -55,4 +52,4 @@ check: lint test  ## what CI runs
 clean:  ## remove the environment and all runs
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install browser postgres nginx demo test test-all lint format check clean
+.PHONY: help install services demo test test-all lint format check clean

@@ -4,6 +4,7 @@ import fcntl
 import gc
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,9 +76,63 @@ PILOT = {
 fitted heads, which come out alike on every processor."""
 
 
-def pytest_collection_modifyitems(items):
+PROGRAMS = {"chromium": ("chromium", "chromium-browser"), "nginx": ("nginx",), "postgresql": ("initdb",)}
+"""Service that tests want -> the program that is looked for."""
+MISSING = "`make services` installs"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--part", metavar="K/N", help="the tests of every Nth file only, beginning with the Kth")
+
+
+def pytest_collection_modifyitems(config, items):
     """The file that takes longest begins, so that one process does not wait for the other at the end."""
+    if part := config.getoption("--part"):
+        k, n = map(int, part.split("/"))
+        if not 1 <= k <= n:
+            raise pytest.UsageError(f"--part {part}: K from 1 to N")
+        files = sorted({item.path for item in items})
+        config.hook.pytest_deselected(items=[item for item in items if files.index(item.path) % n != k - 1])
+        items[:] = [item for item in items if files.index(item.path) % n == k - 1]
     items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many tests wanted a service that is not here, and what to do."""
+    skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    if count := sum(MISSING in reason for reason in skipped):
+        terminalreporter.write_line(
+            f"{count} tests were skipped for want of PostgreSQL, Chromium or nginx: make services"
+        )
+
+
+@pytest.fixture(scope="session")
+def service():
+    """``service("chromium")``: the path of its program. Where there is none the test is skipped, or fails where
+    ``BIFOCAL_REQUIRE_SERVICES=1`` says that nothing may be skipped."""
+
+    def found(name) -> str:
+        where = [os.environ["PATH"], *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))]
+        for program in PROGRAMS[name]:
+            if path := shutil.which(program, path=os.pathsep.join(where)):
+                return path
+        reason = f"no {name}: {MISSING} it"
+        if os.environ.get("BIFOCAL_REQUIRE_SERVICES") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser(service):
+    """Chromium, for all pages that are looked at."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=service("chromium"), args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,25 +1,9 @@
 """The page in a real browser: no error, no request, a slider that counts, posts that show when asked to."""
 
-import shutil
-from collections.abc import Iterator
-
 import pytest
 
 from bifocal.report.html import write_report
 from bifocal.workspace import Workspace, write_json
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (`make browser`)")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 class Opened:

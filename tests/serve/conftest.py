@@ -19,7 +19,6 @@ from PIL import Image
 from bifocal.serve.api.keys import ROLES, add_key
 
 PUBLIC = "https://mod.example/bifocal"
-SKIP = "BIFOCAL_SKIP_POSTGRES"
 LONG_S = 300
 """How long a test waits for what has to come: ten times what the slowest machine needs, for no test measures time."""
 
@@ -79,16 +78,10 @@ class Cluster:
 
 
 @pytest.fixture(scope="session")
-def cluster():
-    if os.environ.get(SKIP) == "1":
-        pytest.skip(f"{SKIP}=1: not tested with PostgreSQL")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        pytest.fail(
-            f"no PostgreSQL under /usr/lib/postgresql: `make postgres` installs Debian's; {SKIP}=1 leaves it out"
-        )
+def cluster(service):
+    binaries = Path(service("postgresql")).parent
     folder = Path(tempfile.mkdtemp(prefix="pg"))  # a short path: a socket's name has 107 characters at most
-    made = Cluster(folder, found[-1].parent)
+    made = Cluster(folder, binaries)
     made.start()
     yield made
     made.stop()

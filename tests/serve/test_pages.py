@@ -8,11 +8,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-pytest.importorskip("playwright")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 SEEN = 750
 """Milliseconds after which a page takes a verdict by its key."""
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium: `make browser` installs it")
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +23,6 @@ def moderated(serve, small_run, tmp_path_factory):
 
     set_threshold(folder, None, 1.0, by="ann", why="everything is allowed, and audited")
     return serve(folder, "--set", "audit_share=1", "--set", "keep_originals=true")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -39,11 +39,9 @@ def free_port():
 
 
 @pytest.fixture(scope="module", params=["/", ""], ids=["prefix taken off", "prefix left"])
-def proxied(request, guarded, tmp_path_factory):
+def proxied(request, service, guarded, tmp_path_factory):
     """A client of an nginx that stands, as Debian configures it, before the service."""
-    nginx, openssl = shutil.which("nginx"), shutil.which("openssl")
-    if nginx is None or openssl is None:
-        pytest.skip("no nginx or openssl: `make nginx` installs Debian's")
+    nginx, openssl = service("nginx"), shutil.which("openssl") or pytest.fail("no openssl")
     place, port = tmp_path_factory.mktemp("nginx"), free_port()
     place.chmod(0o755)
     made = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
