@@ -31,7 +31,9 @@ from transformers import (
 from bifocal import plugins
 from bifocal.config import ExpertConfig, FusionConfig, parse_config
 from bifocal.decide.calibration import softmax
-from bifocal.decide.policy import POOLED, fit_policy
+from bifocal.decide.fitting import fit_policy
+from bifocal.decide.policy import POOLED
+from bifocal.decide.tuning import PolicySettings, TuningRows
 from bifocal.evaluate.metrics import accuracy
 from bifocal.example import BINARY, LABELS, Evidence, Taxonomy
 from bifocal.fit.fusion import MODEL, fit_fusion
@@ -122,10 +124,10 @@ def time_predict(encoders: dict, evidence: dict, fusion, labels: torch.Tensor, t
     names = {name: m.expert_name for name, m in modalities.items()}
     logits = {names[n]: {POOLED: (e.logits.numpy(), labels.numpy())} for n, e in evidence.items()}
     logits[MODEL] = {POOLED: (fusion(evidence).numpy(), labels.numpy())}
-    policy = fit_policy(
-        logits, run="benchmark", label="abuse_hate", classes=BINARY, probability_key="prob", in_sample=True,
-        approximate=True, versions={},
-    ).policy  # fmt: skip
+    settings = PolicySettings(
+        run="benchmark", label="abuse_hate", classes=BINARY, probability_key="prob", in_sample=True, versions={}
+    )
+    policy = fit_policy(TuningRows(logits), settings).policy
     label = Taxonomy(LABELS)["abuse_hate"]
     system = System(config, modalities, encoders, fusion, MODEL, policy, label, "transcript")
     with tempfile.NamedTemporaryFile(suffix=".png") as f:

@@ -17,6 +17,7 @@ from bifocal.decide.calibration import fit_temperature, softmax
 from bifocal.decide.calibrators import Temperature
 from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
 from bifocal.decide.thresholds import best_f1_threshold
+from bifocal.decide.tuning import PolicySettings, TuningRows
 from bifocal.example import Evidence
 from bifocal.pipeline.train import run
 from bifocal.sources.synthetic import Synthetic
@@ -208,16 +209,10 @@ def test_200_rows_are_enough_for_a_set_of_parts_and_199_are_not():
         return np.stack([-margin, margin], 1), labels
 
     tuning = {"mm_fusion": {"pooled": scores(400, 4.0), "text": scores(200, 40.0), "image": scores(199, 40.0)}}
-    fitted = fitting.fit_policy(
-        tuning,
-        run="r",
-        label="abuse_hate",
-        classes=(0, 1),
-        probability_key="prob",
-        in_sample=False,
-        approximate=True,
-        versions={},
+    settings = PolicySettings(
+        run="r", label="abuse_hate", classes=(0, 1), probability_key="prob", in_sample=False, versions={}
     )
+    fitted = fitting.fit_policy(TuningRows(tuning), settings)
     pooled = fitted.policy.models["mm_fusion"]
     assert set(pooled.patterns) == {"text"} and pooled.patterns["text"].n == 200
     assert pooled.patterns["text"].calibration.temperature > 2 * pooled.calibration.temperature

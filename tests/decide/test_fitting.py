@@ -9,9 +9,10 @@ import pytest
 
 from bifocal.config import ReviewConfig, ThresholdConfig
 from bifocal.decide.calibration import fit_temperature, softmax
-from bifocal.decide.fitting import MIN_PATTERN_ROWS, fit_policy
+from bifocal.decide.fitting import MIN_PATTERN_ROWS, calibration_file, fit_policy, thresholds_file
 from bifocal.decide.policy import POOLED, Policy
 from bifocal.decide.thresholds import best_f1_threshold, choose_threshold
+from bifocal.decide.tuning import PolicySettings, TuningRows
 from bifocal.errors import DataError, RunError
 from bifocal.evaluate.metrics import macro_f1, nll
 
@@ -27,17 +28,16 @@ def one(policy, model, p, label):
     return policy.actions(model, np.array([[1 - p, p]]), np.array([label]), POOLED)[0]
 
 
-def fitted(scores, classes=(0, 1), **changed):
+def fitted(scores, classes=(0, 1), groups=None, languages=None, **changed):
     settings = {
         "run": "demo",
         "label": "offensive",
         "classes": classes,
         "probability_key": "prob_offensive",
         "in_sample": False,
-        "approximate": True,
         "versions": {"bifocal": "0.1.0"},
     }
-    return fit_policy(scores, **{**settings, **changed})
+    return fit_policy(TuningRows(scores, groups, languages), PolicySettings(**{**settings, **changed}))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_multiclass_goes_to_the_likeliest_class(tmp_path):
     assert fit.policy.threshold("text_expert", "text") is None
     p = np.array([[0.4, 0.35, 0.25], [0.1, 0.1, 0.8]])
     assert fit.policy.predictions("text_expert", p, "text").tolist() == [0, 2]
-    assert fit.thresholds == {"text_expert": {"offensive": None}}
+    assert thresholds_file(fit) == {"text_expert": {"offensive": None}}
     fit.policy.save(tmp_path / "policy.json")
     assert Policy.load(tmp_path / "policy.json").classes == ("none", "individual", "society")
 
@@ -155,8 +155,8 @@ def test_a_model_without_rows_is_left_as_it_is():
 def test_the_two_files_have_the_form_of_the_contract(three_models):
     fit = fitted(three_models)
     models = fit.policy.models
-    assert fit.thresholds == {name: {"offensive": m.threshold} for name, m in models.items()}
-    assert fit.calibration["text_expert"] == {
+    assert thresholds_file(fit) == {name: {"offensive": m.threshold} for name, m in models.items()}
+    assert calibration_file(fit.policy)["text_expert"] == {
         "offensive": {
             "method": "temperature",
             "temperature": models["text_expert"].calibration.temperature,
@@ -164,16 +164,19 @@ def test_the_two_files_have_the_form_of_the_contract(three_models):
         }
     }
     text = models["mm_fusion"].patterns["text"]
-    assert fit.calibration["mm_fusion"]["offensive"]["patterns"] == {
+    assert calibration_file(fit.policy)["mm_fusion"]["offensive"]["patterns"] == {
         "text": {"method": "temperature", "temperature": text.calibration.temperature, "n": 300}
     }
-    assert json.loads(json.dumps([fit.calibration, fit.thresholds])) == [fit.calibration, fit.thresholds]
+    assert json.loads(json.dumps([calibration_file(fit.policy), thresholds_file(fit)])) == [
+        calibration_file(fit.policy),
+        thresholds_file(fit),
+    ]
 
 
 def test_a_rule_sets_the_thresholds_of_the_policy_and_not_those_of_the_thresholds_file(three_models):
     rule = ThresholdConfig(by="recall", bound=0.9)
     by_rule = fitted(three_models, rule=rule, groups=range(400))
-    assert by_rule.thresholds == fitted(three_models).thresholds
+    assert thresholds_file(by_rule) == thresholds_file(fitted(three_models))
     assert by_rule.policy.rule == rule
     logits, labels = three_models["mm_fusion"][POOLED]
     probabilities = by_rule.policy.probabilities("mm_fusion", logits, POOLED)
@@ -215,7 +218,7 @@ def test_the_review_band_bounds_each_error_and_disagreement_is_reviewed(three_mo
     band = policy.models["mm_fusion"].band
     assert (band.positives, band.negatives) == tuple(np.bincount(labels)[::-1])
     assert policy.models["mm_fusion"].patterns["text"].band != band
-    assert "band" not in json.dumps(fitted(three_models, review=ReviewConfig(fnr=0.1)).calibration)
+    assert "band" not in json.dumps(calibration_file(fitted(three_models, review=ReviewConfig(fnr=0.1)).policy))
 
 
 def test_one_limit_leaves_the_other_to_the_threshold(three_models):
@@ -414,7 +417,7 @@ def test_thresholds_per_class_find_rare_classes(tmp_path):
         p = found.policy.probabilities("m", logits[new], POOLED)
         f1[per_class] = macro_f1(y[new], p, predictions=found.policy.predictions("m", p, POOLED))
     assert f1[True] > f1[False] + 0.02
-    lines = found.thresholds["m"]["offensive"]
+    lines = thresholds_file(found)["m"]["offensive"]
     assert list(lines) == list(NAMES) and lines["c"] < lines["a"]
     assert found.policy.threshold("m", POOLED, 2) == lines["c"]
     found.policy.save(tmp_path / "policy.json")

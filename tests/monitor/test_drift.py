@@ -13,6 +13,7 @@ from bifocal.assess.reference import Reference
 from bifocal.config import parse_config
 from bifocal.decide.fitting import fit_policy
 from bifocal.decide.policy import POOLED
+from bifocal.decide.tuning import PolicySettings, TuningRows
 from bifocal.errors import ConfigError, DataError, RunError
 from bifocal.modalities.text import compose
 from bifocal.monitor.drift import watch
@@ -45,16 +46,15 @@ def make_run(folder, *, classes=2, n=1500, in_sample=False, labels=None):
     logits, truth, patterns, texts = drawn(n, 0, classes=classes)
     truth = truth if labels is None else np.full(n, labels)
     names = (0, 1) if classes == 2 else ("none", "some", "much")
-    policy = fit_policy(
-        {"mm_fusion": {POOLED: (logits, truth)}},
+    settings = PolicySettings(
         run="hand",
         label="abuse_hate",
         classes=names,
         probability_key="prob_hate" if classes == 2 else "prob",
         in_sample=in_sample,
-        approximate=True,
         versions=VERSIONS,
-    ).policy
+    )
+    policy = fit_policy(TuningRows({"mm_fusion": {POOLED: (logits, truth)}}), settings).policy
     ids = tuple(map(str, range(n)))
     has = {"mm_fusion": np.ones(n, dtype=bool)}
     said = Opinions(ids, ids, truth, {"mm_fusion": logits}, has, patterns)

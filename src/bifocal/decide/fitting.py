@@ -3,152 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..config import ReviewConfig, ThresholdConfig
-from ..errors import DataError
+from ..config import ReviewConfig
 from ..example import UNLABELLED
-from .calibrators import LEAST_ROWS, Calibrated, Calibration, few_rows, fit_calibration
-from .conformal import alarm_threshold, least_rows, risk_threshold
+from .calibrators import Calibration, few_rows, fit_calibration
+from .conformal import alarm_threshold, risk_threshold
+from .fit_findings import compared, threshold_findings, uncalibrated, unpromised, unpromised_band
 from .policy import POOLED, Band, Expected, ModelPolicy, PatternPolicy, Policy, at_base_rate, now, row_weights
-from .thresholds import Chosen, best_f1_threshold, choose_threshold, class_thresholds, described, expected_figures
+from .thresholds import Chosen, best_f1_threshold, choose_threshold, class_thresholds, expected_figures
+from .tuning import PolicySettings, TuningRows
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
-    Scores = tuple[ArrayLike, ArrayLike]
+    from .tuning import Scores
+
+    Rows = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 MIN_PATTERN_ROWS = 200
 """A pattern with fewer labelled rows falls back to the pooled calibration and threshold."""
-NEARLY_ALL = 0.95
-"""From this share of posts on a threshold is said to flag nearly everything."""
 
 
 class Fitted(NamedTuple):
-    """A policy, and the content of the two files that show what was fitted."""
+    """A policy, and what its fit found beside it."""
 
     policy: Policy
-    calibration: dict[str, Any]
-    """``calibration_<run>.json``"""
-    thresholds: dict[str, Any]
-    """``thresholds_<run>.json``: always the F1 maximum, whatever rule the policy may follow."""
+    best_f1: dict[str, float | None]
+    """Model -> the threshold with the best F1, whatever rule the policy may follow; None: several classes."""
     findings: list[str]
     """What a person should know of the thresholds before using them."""
 
 
-def fit_policy(
-    scores: Mapping[str, Mapping[str, Scores]],
-    *,
-    run: str,
-    label: str,
-    classes: tuple[int | str, ...],
-    probability_key: str,
-    in_sample: bool,
-    approximate: bool,
-    versions: Mapping[str, str],
-    data: Mapping[str, str] | None = None,
-    method: str = "temperature",
-    base_rate: Sequence[float] | None = None,
-    rule: ThresholdConfig | None = None,
-    review: ReviewConfig | None = None,
-    unread: Literal["review"] | None = None,
-    groups: Sequence[Any] | None = None,
-    languages: Sequence[str] | None = None,
-    seed: int = 0,
-) -> Fitted:
+def fit_policy(rows: TuningRows, settings: PolicySettings) -> Fitted:
     """Fit calibration, then threshold, for each model: on all rows together, then per presence pattern.
 
     The last model decides. A bound that it cannot keep to is an error; the other models, and patterns, then take the
-    threshold that comes nearest, and a finding says so.
-
-    Parameters
-    ----------
-    scores : model -> pattern -> (logits [n, C], labels [n])
-        On val, only rows on which the model has an opinion. `POOLED` names all of them as posted and must be there;
-        a pattern names the rows that have its parts, the other parts blanked. A pattern falls back to the pooled
-        fit where it has under `MIN_PATTERN_ROWS` labelled rows, or under `LEAST_ROWS` of a class, or is the pooled set
-        itself. Where that has under `LEAST_ROWS` of a class the temperature is 1, unless ``in_sample``.
-    run, label, classes, probability_key, in_sample, approximate, versions, data
-        What `Policy` says of them.
-    method : str
-        Of calibration: a name of `calibrators.METHODS`, or ``auto``, which chooses one per model; its patterns follow.
-    base_rate : [C], optional
-        Share of each class where the policy will be used. Probabilities are adjusted to it (`adjust_prior`), and
-        thresholds chosen on rows weighted to it; None = both as in val.
-    rule : ThresholdConfig, optional
-        How thresholds are chosen; None = the F1 maximum. Other rules are for binary labels.
-    review : ReviewConfig, optional
-        The review bands (several classes: prediction sets) to fit, class by class, on the rows that the thresholds are
-        chosen on.
-    unread : "review", optional
-        What is done with posts whose picture could not be read.
-    groups : sequence, optional
-        Of the last model's pooled rows: near-duplicates share one. None = no figures are expected.
-    languages : sequence, optional
-        Of the same rows, for bands ``per_language``.
+    threshold that comes nearest, and a finding says so. A pattern falls back to the pooled fit where it has under
+    `MIN_PATTERN_ROWS` labelled rows, or under `LEAST_ROWS` of a class, or is the pooled set itself. Where that has
+    under `LEAST_ROWS` of a class the temperature is 1, unless ``in_sample``.
 
     Raises
     ------
     DataError
         As `fit_temperature` and `choose_threshold`; where the last model cannot keep to the rule's bound.
     """
-    rule = rule or ThresholdConfig()
-    models, best, findings = {}, {}, []
-    main = list(scores)[-1]
-    for model, sets in scores.items():
-        said = _annotated(sets[POOLED])
-        own_groups = _known(groups, sets[POOLED]) if model == main else None
-        calibrated = fit_calibration(*said, method, groups=own_groups, from_few=in_sample)
-        few = {} if in_sample else {str(classes[c]): n for c, n in few_rows(said[1], len(classes)).items()}
-        findings += _uncalibrated(model, few, "the temperature is 1: scores are taken as they are")
-        pooled, best[model], chosen = _fit(said, calibrated.calibration, base_rate, rule, review)
-        if calibrated.tried:
-            findings.append(_compared(model, calibrated))
-        findings += _told(model, chosen, rule, decides=model == main)
-        findings += _unpromised(model, pooled, classes, review)
-        patterns = {}
-        for pattern, scored in sorted(sets.items()):
-            if _own_fit(scored, sets[POOLED]):
-                said = _annotated(scored)
-                if rare := {} if in_sample else few_rows(said[1], len(classes)):
-                    rarest = {str(classes[c]): n for c, n in rare.items()}
-                    findings += _uncalibrated(
-                        f"{model} on {pattern}", {} if few else rarest, "decided as all posts are"
-                    )
-                    continue
-                own = fit_calibration(*said, pooled.calibration.method, from_few=in_sample).calibration
-                patterns[pattern], _, chosen = _fit(said, own, base_rate, rule, review)
-                findings += _told(f"{model} on {pattern}", chosen, rule)
-                findings += _unpromised(f"{model} on {pattern}", patterns[pattern], classes, review)
-        bands: dict[str, Band] = {}
-        if model == main and review is not None and review.per_language and languages is not None:
-            bands, lacking = _language_bands(sets[POOLED], languages, pooled, base_rate, review)
-            findings += [f"{model}: {finding}" for finding in lacking]
-        models[model] = ModelPolicy(
-            **pooled.model_dump(exclude={"n"}), few_rows=few, patterns=patterns, languages=bands
-        )
+    main = list(rows.scores)[-1]
+    fits = {m: _fit_model(m, sets, rows if m == main else None, settings) for m, sets in rows.scores.items()}
+    models = {model: fit.policy for model, fit in fits.items()}
     policy = Policy(
-        run=run,
-        label=label,
-        classes=classes,
-        probability_key=probability_key,
-        in_sample=in_sample,
-        approximate=approximate,
-        versions=dict(versions),
+        run=settings.run,
+        label=settings.label,
+        classes=settings.classes,
+        probability_key=settings.probability_key,
+        in_sample=settings.in_sample,
+        approximate=True,
+        versions=dict(settings.versions),
         models=models,
-        base_rate=None if base_rate is None else tuple(base_rate),
-        rule=rule,
-        expected=_expected(scores[main][POOLED], models[main], base_rate, groups, rule, seed),
-        review=review,
-        unread=unread,
-        data=dict(data or {}),
+        base_rate=None if settings.base_rate is None else tuple(settings.base_rate),
+        rule=settings.rule,
+        expected=_expected(rows.scores[main][POOLED], models[main], rows.groups, settings),
+        review=settings.review,
+        truncated=settings.truncated,
+        unread=settings.unread,
+        data=dict(settings.data),
         date=now(),
     )
-    calibration = {
+    findings = [finding for fit in fits.values() for finding in fit.findings]
+    return Fitted(policy, {model: fit.best_f1 for model, fit in fits.items()}, findings)
+
+
+def calibration_file(policy: Policy) -> dict[str, Any]:
+    """What ``calibration_<run>.json`` holds: model -> label -> method and parameters, and those of its patterns."""
+    return {
         model: {
-            label: {
+            policy.label: {
                 **fit.calibration.model_dump(mode="json"),
                 "patterns": {
                     pattern: {**own.calibration.model_dump(mode="json"), "n": own.n}
@@ -156,16 +87,72 @@ def fit_policy(
                 },
             }
         }
-        for model, fit in models.items()
+        for model, fit in policy.models.items()
     }
-    thresholds: dict[str, Any] = {model: {label: threshold} for model, threshold in best.items()}
-    for model, fit in models.items():
+
+
+def thresholds_file(fitted: Fitted) -> dict[str, Any]:
+    """What ``thresholds_<run>.json`` holds: model -> label -> the F1 maximum; of several classes null or by class."""
+    policy = fitted.policy
+    thresholds: dict[str, Any] = {model: {policy.label: threshold} for model, threshold in fitted.best_f1.items()}
+    for model, fit in policy.models.items():
         if fit.class_thresholds is not None:
-            thresholds[model][label] = dict(zip(map(str, classes), fit.class_thresholds, strict=True))
-    return Fitted(policy, calibration, thresholds, findings)
+            thresholds[model][policy.label] = dict(zip(map(str, policy.classes), fit.class_thresholds, strict=True))
+    return thresholds
 
 
-def _annotated(said: Scores) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+class _ModelFit(NamedTuple):
+    policy: ModelPolicy
+    best_f1: float | None
+    findings: list[str]
+
+
+def _fit_model(
+    model: str, sets: Mapping[str, Scores], decided: TuningRows | None, settings: PolicySettings
+) -> _ModelFit:
+    """One model, pooled and by pattern; ``decided``: the rows, where this is the model that decides."""
+    said = _annotated(sets[POOLED])
+    groups = None if decided is None else _known(decided.groups, sets[POOLED])
+    calibrated = fit_calibration(*said, settings.method, groups=groups, from_few=settings.in_sample)
+    few = _few(said, settings)
+    pooled, best, chosen = _fit(said, calibrated.calibration, settings)
+    findings = uncalibrated(model, few, "the temperature is 1: scores are taken as they are")
+    if calibrated.tried:
+        findings.append(compared(model, calibrated))
+    findings += threshold_findings(model, chosen, settings.rule, decides=decided is not None)
+    findings += unpromised(model, pooled, settings.classes, settings.review)
+    patterns, found = _fit_patterns(model, sets, pooled, settings, told=bool(few))
+    findings += found
+    bands: dict[str, Band] = {}
+    review = settings.review
+    if decided is not None and decided.languages is not None and review is not None and review.per_language:
+        bands, lacking = _language_bands(sets[POOLED], decided.languages, pooled, settings.base_rate, review)
+        findings += [f"{model}: {finding}" for finding in lacking]
+    fit = ModelPolicy(**pooled.model_dump(exclude={"n"}), few_rows=few, patterns=patterns, languages=bands)
+    return _ModelFit(fit, best, findings)
+
+
+def _fit_patterns(
+    model: str, sets: Mapping[str, Scores], pooled: PatternPolicy, settings: PolicySettings, *, told: bool
+) -> tuple[dict[str, PatternPolicy], list[str]]:
+    """The patterns with rows enough for a fit of their own, and the findings; ``told``: of few rows in all of them."""
+    patterns: dict[str, PatternPolicy] = {}
+    findings: list[str] = []
+    for pattern, scored in sorted(sets.items()):
+        if not _own_fit(scored, sets[POOLED]):
+            continue
+        said, name = _annotated(scored), f"{model} on {pattern}"
+        if few := _few(said, settings):
+            findings += uncalibrated(name, {} if told else few, "decided as all posts are")
+            continue
+        own = fit_calibration(*said, pooled.calibration.method, from_few=settings.in_sample).calibration
+        patterns[pattern], _, chosen = _fit(said, own, settings)
+        findings += threshold_findings(name, chosen, settings.rule)
+        findings += unpromised(name, patterns[pattern], settings.classes, settings.review)
+    return patterns, findings
+
+
+def _annotated(said: Scores) -> Rows:
     logits, labels = np.asarray(said[0]), np.asarray(said[1])
     return logits[labels != UNLABELLED], labels[labels != UNLABELLED]
 
@@ -175,28 +162,17 @@ def _known(groups: Sequence[Any] | None, said: Scores) -> list[Any] | None:
     return None if groups is None else np.asarray(groups)[np.asarray(said[1]) != UNLABELLED].tolist()
 
 
-def _uncalibrated(what: str, few: Mapping[str, int], then: str) -> list[str]:
-    """Where the rows are too few for a calibration."""
-    if not few:
-        return []
-    counts = ", ".join(f"{n:,} of class {name}" for name, n in few.items())
-    return [f"{what}: a calibration takes {LEAST_ROWS} tuning rows of each class, found {counts}; {then}"]
-
-
-def _compared(model: str, chosen: Calibrated) -> str:
-    """What `auto` found, in words."""
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in chosen.tried.items())
-    return f"{model} is calibrated by {chosen.calibration.method}; cross-validated NLL: {figures}"
+def _few(said: Rows, settings: PolicySettings) -> dict[str, int]:
+    """Class -> its rows, of the classes that have too few for a calibration."""
+    names = settings.classes
+    return {} if settings.in_sample else {str(names[c]): n for c, n in few_rows(said[1], len(names)).items()}
 
 
 def _fit(
-    said: tuple[NDArray[np.float32], NDArray[np.int64]],
-    calibration: Calibration,
-    base_rate: Sequence[float] | None,
-    rule: ThresholdConfig,
-    review: ReviewConfig | None,
+    said: Rows, calibration: Calibration, settings: PolicySettings
 ) -> tuple[PatternPolicy, float | None, Chosen | None]:
     """The fit by the rule, the threshold with the best F1, and what was chosen, where there was a choice."""
+    base_rate, rule, review = settings.base_rate, settings.rule, settings.review
     logits, labels = said
     classes = logits.shape[1]
     binary, shares = classes == 2, None if base_rate is None else _shares(labels, classes)
@@ -257,64 +233,12 @@ def _language_bands(
         rows = known == language
         if rows.sum() >= MIN_PATTERN_ROWS and fit.threshold is not None:
             bands[language] = _band(labels[rows], p[rows], fit.threshold, review)
-            findings += _lacking(f"posts in {language}", bands[language], review)
+            findings += unpromised_band(f"posts in {language}", bands[language], review)
     return bands, findings
 
 
-def _unpromised(what: str, fit: PatternPolicy, classes: Sequence[int | str], review: ReviewConfig | None) -> list[str]:
-    """Where the rows are too few for a promise."""
-    if review is None:
-        return []
-    if fit.least is not None and review.alpha is not None:
-        few = [str(name) for name, limit in zip(classes, fit.least, strict=True) if limit is None]
-        rows = f"it takes {least_rows(review.alpha):,} rows of a class"
-        return [
-            f"{what}: no guarantee of alpha {review.alpha:g} for {', '.join(few)}: {rows}; always in the set"
-        ] * bool(few)
-    return _lacking(what, fit.band, review)
-
-
-def _lacking(what: str, band: Band | None, review: ReviewConfig) -> list[str]:
-    found = []
-    if band is not None:
-        sides = (
-            ("fnr", band.allow_below, band.positives, "allowed"),
-            ("fpr", band.block_from, band.negatives, "blocked"),
-        )
-        for rate, limit, n, done in sides:
-            if limit is None:
-                alpha = getattr(review, rate)
-                rows = f"{least_rows(alpha):,} {'positive' if rate == 'fnr' else 'negative'} rows"
-                found.append(
-                    f"{what}: no guarantee of {rate} {alpha:g}: it takes {rows}, found {n:,}; nothing is {done}"
-                )
-    return found
-
-
-def _told(what: str, chosen: Chosen | None, rule: ThresholdConfig, *, decides: bool = False) -> list[str]:
-    """Findings of one threshold. Raises `DataError` where the model that decides cannot keep to the bound."""
-    if chosen is None:
-        return []
-    if not chosen.met:
-        unmet = (
-            f"{what}: no threshold keeps {described(rule)} on the rows it is chosen on; "
-            f"the nearest is {chosen.nearest:.3f}, at {chosen.threshold:.3f}"
-        )
-        if decides:
-            raise DataError(f"{unmet}: ask for less in `decide.threshold.bound`, or give more rows to val")
-        return [f"{unmet}, which is taken"]
-    if chosen.figures["flagged"] >= NEARLY_ALL:
-        return [f"{what}: the threshold {chosen.threshold:.3f} flags {chosen.figures['flagged']:.0%} of posts"]
-    return []
-
-
 def _expected(
-    said: Scores,
-    fit: ModelPolicy,
-    base_rate: Sequence[float] | None,
-    groups: Sequence[Any] | None,
-    rule: ThresholdConfig,
-    seed: int,
+    said: Scores, fit: ModelPolicy, groups: Sequence[Any] | None, settings: PolicySettings
 ) -> dict[str, Expected]:
     known = _known(groups, said)
     if known is None or fit.threshold is None:
@@ -322,9 +246,9 @@ def _expected(
     logits, labels = _annotated(said)
     if len(np.unique(labels)) < 2:
         return {}
-    probabilities = fit.probabilities(logits, base_rate)
-    weights = row_weights(labels, fit.shares, base_rate)
-    figures = expected_figures(labels, probabilities, known, rule, weights=weights, seed=seed)
+    probabilities = fit.probabilities(logits, settings.base_rate)
+    weights = row_weights(labels, fit.shares, settings.base_rate)
+    figures = expected_figures(labels, probabilities, known, settings.rule, weights=weights, seed=settings.seed)
     return {name: Expected(**interval._asdict()) for name, interval in figures.items()}
 
 

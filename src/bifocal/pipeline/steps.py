@@ -38,9 +38,10 @@ from ..data.ocr import read_pictures
 from ..data.prepare import write_shards, write_splits
 from ..data.shards import Split, open_split
 from ..data.splits import holdout_rows
-from ..decide.fitting import fit_policy
+from ..decide.fitting import calibration_file, fit_policy, thresholds_file
 from ..decide.policy import POOLED, Policy
 from ..decide.thresholds import threshold_curve, write_curve
+from ..decide.tuning import PolicySettings, TuningRows
 from ..errors import ConfigError, DataError, ModelError, RunError, nearest
 from ..evaluate.metrics import macro_f1
 from ..evaluate.slices import write_slices
@@ -514,14 +515,18 @@ class Run:
         tuning = {m: {POOLED: (said.logits[m][said.has[m]], said.labels[said.has[m]])} for m in self.models}
         if self.fused is not None:
             tuning[MODEL] |= pattern_opinions(self.evidence_of(self.tuned_on), self.expert_names, self.fused, MODEL)
-        fitted = fit_policy(
+        last = said.has[self.models[-1]]
+        rows = TuningRows(
             tuning,
+            groups=None if self.in_sample else list(np.array(said.groups)[last]),
+            languages=np.array(said.languages, dtype=object)[last].tolist(),
+        )
+        settings = PolicySettings(
             run=self.config.run,
             label=self.config.label,
             classes=self.label.classes,
             probability_key=self.label.probability,
             in_sample=self.in_sample,
-            approximate=True,
             versions={
                 "bifocal": __version__,
                 "run": self.config.run,
@@ -533,23 +538,23 @@ class Run:
             rule=self.config.decide.threshold,
             review=self.config.decide.review,
             unread=self.config.decide.unread,
-            languages=np.array(said.languages, dtype=object)[said.has[self.models[-1]]].tolist(),
-            groups=None if self.in_sample else list(np.array(said.groups)[said.has[self.models[-1]]]),
+            truncated=self.config.decide.truncated,
             seed=self.config.seed,
         )
-        policy = fitted.policy.model_copy(update={"truncated": self.config.decide.truncated})
+        fitted = fit_policy(rows, settings)
+        policy = fitted.policy
         if kept := sorted(self.space.policies.glob("*.json")):
             self.reporter.note(f"{len(kept)} policies changed by hand are kept in {self.space.policies}, and not used")
         for finding in fitted.findings:
             self.reporter.note(finding)
-        write_json(self.space.calibration, fitted.calibration)
-        write_json(self.space.thresholds, fitted.thresholds)
+        write_json(self.space.calibration, calibration_file(policy))
+        write_json(self.space.thresholds, thresholds_file(fitted))
         for model in self.models:
             if self.label.binary:
-                rows = said.has[model]
-                probabilities = fitted.policy.probabilities(model, said.logits[model][rows], POOLED)
-                weights = fitted.policy.weights(model, said.labels[rows])
-                write_curve(self.space.curve(model), threshold_curve(said.labels[rows], probabilities[:, 1], weights))
+                has = said.has[model]
+                probabilities = policy.probabilities(model, said.logits[model][has], POOLED)
+                weights = policy.weights(model, said.labels[has])
+                write_curve(self.space.curve(model), threshold_curve(said.labels[has], probabilities[:, 1], weights))
         policy.save(self.space.policy)
         texts = self._texts(self.tuned_on)
         Reference.gather(said, texts, policy, self.models[-1], split=self.tuned_on, seed=self.config.seed).save(

@@ -1,0 +1,77 @@
+"""What a person should know of a fit before using it, in sentences: bounds missed, promises that want for rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..config import ReviewConfig, ThresholdConfig
+from ..errors import DataError
+from .calibrators import LEAST_ROWS, Calibrated
+from .conformal import least_rows
+from .policy import Band, PatternPolicy
+from .thresholds import Chosen, described
+
+NEARLY_ALL = 0.95
+"""From this share of posts on a threshold is said to flag nearly everything."""
+
+
+def uncalibrated(what: str, few: Mapping[str, int], then: str) -> list[str]:
+    """Where the rows are too few for a calibration."""
+    if not few:
+        return []
+    counts = ", ".join(f"{n:,} of class {name}" for name, n in few.items())
+    return [f"{what}: a calibration takes {LEAST_ROWS} tuning rows of each class, found {counts}; {then}"]
+
+
+def compared(model: str, chosen: Calibrated) -> str:
+    """What `auto` found, in words."""
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in chosen.tried.items())
+    return f"{model} is calibrated by {chosen.calibration.method}; cross-validated NLL: {figures}"
+
+
+def unpromised(what: str, fit: PatternPolicy, classes: Sequence[int | str], review: ReviewConfig | None) -> list[str]:
+    """Where the rows are too few for a promise."""
+    if review is None:
+        return []
+    if fit.least is not None and review.alpha is not None:
+        few = [str(name) for name, limit in zip(classes, fit.least, strict=True) if limit is None]
+        rows = f"it takes {least_rows(review.alpha):,} rows of a class"
+        return [
+            f"{what}: no guarantee of alpha {review.alpha:g} for {', '.join(few)}: {rows}; always in the set"
+        ] * bool(few)
+    return unpromised_band(what, fit.band, review)
+
+
+def unpromised_band(what: str, band: Band | None, review: ReviewConfig) -> list[str]:
+    """The same of a review band."""
+    found = []
+    if band is not None:
+        sides = (
+            ("fnr", band.allow_below, band.positives, "allowed"),
+            ("fpr", band.block_from, band.negatives, "blocked"),
+        )
+        for rate, limit, n, done in sides:
+            if limit is None:
+                alpha = getattr(review, rate)
+                rows = f"{least_rows(alpha):,} {'positive' if rate == 'fnr' else 'negative'} rows"
+                found.append(
+                    f"{what}: no guarantee of {rate} {alpha:g}: it takes {rows}, found {n:,}; nothing is {done}"
+                )
+    return found
+
+
+def threshold_findings(what: str, chosen: Chosen | None, rule: ThresholdConfig, *, decides: bool = False) -> list[str]:
+    """Findings of one threshold. Raises `DataError` where the model that decides cannot keep to the bound."""
+    if chosen is None:
+        return []
+    if not chosen.met:
+        unmet = (
+            f"{what}: no threshold keeps {described(rule)} on the rows it is chosen on; "
+            f"the nearest is {chosen.nearest:.3f}, at {chosen.threshold:.3f}"
+        )
+        if decides:
+            raise DataError(f"{unmet}: ask for less in `decide.threshold.bound`, or give more rows to val")
+        return [f"{unmet}, which is taken"]
+    if chosen.figures["flagged"] >= NEARLY_ALL:
+        return [f"{what}: the threshold {chosen.threshold:.3f} flags {chosen.figures['flagged']:.0%} of posts"]
+    return []

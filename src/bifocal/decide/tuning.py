@@ -1,0 +1,74 @@
+"""What a Policy is fitted to, and how: the rows that the models were not trained on, and the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..config import ReviewConfig, ThresholdConfig
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    Scores = tuple[ArrayLike, ArrayLike]
+
+
+@dataclass(frozen=True)
+class TuningRows:
+    """What the models say of the rows that a policy is fitted on, and what has to be known of those rows.
+
+    Attributes
+    ----------
+    scores : model -> pattern -> (logits [n, C], labels [n])
+        On val, only rows on which the model has an opinion; the last model decides. `POOLED` names all of them as
+        posted and must be there; a pattern names the rows that have its parts, the other parts blanked.
+    groups : sequence, optional
+        Of the last model's pooled rows: near-duplicates share one. None = no figures are expected.
+    languages : sequence of str, optional
+        Of the same rows, for bands ``per_language``.
+    """
+
+    scores: Mapping[str, Mapping[str, Scores]]
+    groups: Sequence[Any] | None = None
+    languages: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """How a policy is fitted, and what it says of itself.
+
+    Attributes
+    ----------
+    run, label, classes, probability_key, in_sample, versions, data, truncated
+        What `Policy` says of them.
+    method : str
+        Of calibration: a name of `calibrators.METHODS`, or ``auto``, which chooses one per model; its patterns follow.
+    base_rate : [C], optional
+        Share of each class where the policy will be used. Probabilities are adjusted to it (`adjust_prior`), and
+        thresholds chosen on rows weighted to it; None = both as in val.
+    rule : ThresholdConfig
+        How thresholds are chosen: by default the F1 maximum. Other rules are for binary labels.
+    review : ReviewConfig, optional
+        The review bands (several classes: prediction sets) to fit, class by class, on the rows that the thresholds are
+        chosen on.
+    unread : "review", optional
+        What is done with posts whose picture could not be read.
+    seed : int
+        Of the resamples behind the expected figures.
+    """
+
+    run: str
+    label: str
+    classes: tuple[int | str, ...]
+    probability_key: str
+    in_sample: bool
+    versions: Mapping[str, str]
+    data: Mapping[str, str] = field(default_factory=dict)
+    method: str = "temperature"
+    base_rate: Sequence[float] | None = None
+    rule: ThresholdConfig = field(default_factory=ThresholdConfig)
+    review: ReviewConfig | None = None
+    unread: Literal["review"] | None = None
+    truncated: Literal["review"] | None = None
+    seed: int = 0
