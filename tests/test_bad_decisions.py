@@ -10,17 +10,22 @@ import pytest
 import torch
 
 import bifocal
+from bifocal.assess.run_data import RunData
 from bifocal.config import ReviewConfig, parse_config
 from bifocal.contracts import Reporter
 from bifocal.decide.fitting import fit_policy
 from bifocal.decide.policy import POOLED, Policy
+from bifocal.decide.tuning import PolicySettings, TuningRows
 from bifocal.deploy.policies import compare, set_threshold
 from bifocal.errors import DataError, RunError
 from bifocal.evaluate.intervals import measure
 from bifocal.evaluate.metrics import METRICS
 from bifocal.evaluate.slices import measure_gaps, measure_slices
 from bifocal.monitor.drift import watch
-from bifocal.pipeline.steps import Run
+from bifocal.pipeline.context import Context
+from bifocal.pipeline.steps.calibrate import calibrate
+from bifocal.pipeline.steps.evaluate import evaluate
+from bifocal.pipeline.steps.report import tell
 from bifocal.pipeline.train import run
 from bifocal.workspace import Workspace, read_json, write_json
 
@@ -39,13 +44,10 @@ class Notes(Reporter):
         self.lines.append(text)
 
 
-class Doctored(Run):
+class Doctored(RunData):
     """A finished run whose cached predictions say something else from now on; no encoder runs, and no fusion."""
 
-    def __init__(self, space, doctor, **decide):
-        config = read_json(space.record)["config"]
-        super().__init__(parse_config({**config, "decide": {**config["decide"], **decide}}), space, Notes())
-        self.doctor = doctor
+    doctor = None
 
     def evidence_of(self, split):
         said = {}
@@ -58,16 +60,27 @@ class Doctored(Run):
     def fused(self):
         return lambda evidence: sum(e.logits for e in evidence.values())
 
-    def _parameters(self):
+    def parameters(self):
         return {model: {"total": 0, "trained": 0} for model in self.models}
 
-    def judged(self):
-        """Policy, results, page and drift of these predictions, and everything that was noted."""
-        self.calibrate()
-        self.evaluate()
-        self.report()
-        found = watch(self.space.folder, scored(self))
-        return self.reporter.lines + found["findings"]
+
+def doctored(space, doctor, **decide):
+    """A run on such data."""
+    config = read_json(space.record)["config"]
+    config = parse_config({**config, "decide": {**config["decide"], **decide}})
+    run = Context.of(config, space, Notes())
+    run.data = Doctored.configured(config, space)
+    vars(run.data)["doctor"] = doctor
+    return run
+
+
+def judged(run):
+    """Policy, results, page and drift of these predictions, and everything that was noted."""
+    calibrate(run)
+    evaluate(run)
+    tell(run)
+    found = watch(run.space.folder, scored(run.data))
+    return run.reporter.lines + found["findings"]
 
 
 def scored(run):
@@ -75,7 +88,7 @@ def scored(run):
     policy, model = Policy.load(run.space.policy), run.models[-1]
     said, path = run.opinions(run.tested_on), run.space.folder / "new.jsonl"
     with open(path, "w") as f:
-        for i, text in enumerate(run._texts(run.tested_on)):
+        for i, text in enumerate(run.texts(run.tested_on)):
             p = policy.probabilities(model, said.logits[model][[i]], said.patterns[i])
             row = {
                 "id": said.ids[i],
@@ -141,7 +154,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_predictions_that_tell_nothing_are_measured_as_such(space, name):
     doctor, findings, decide = CASES[name]
-    told = Doctored(space, doctor, **decide).judged()
+    told = judged(doctored(space, doctor, **decide))
     for finding in findings:
         assert any(re.search(finding, line) for line in told), told
     no_nan(space.folder)
@@ -193,13 +206,13 @@ def test_a_run_whose_labels_are_all_null_is_refused(tmp_path):
 
 
 def test_a_bound_that_nothing_keeps_names_the_nearest(space):
-    work = Doctored(
+    work = doctored(
         space,
         lambda split, logits, labels: (np.zeros_like(logits), labels),
         threshold={"by": "precision", "bound": 0.99},
     )
     with pytest.raises(DataError, match=r"no threshold keeps precision at least 0.99 .* the nearest is 0\.\d+") as told:
-        work.calibrate()
+        calibrate(work)
     assert "\n" not in str(told.value)
 
 
@@ -208,9 +221,9 @@ def test_a_bound_on_a_class_without_rows_is_refused(space, by):
     def one_class(logits, labels):
         return logits, np.full_like(labels, 1 if by == "fpr" else 0)
 
-    work = Doctored(space, of("val", one_class), threshold={"by": by, "bound": 0.5})
+    work = doctored(space, of("val", one_class), threshold={"by": by, "bound": 0.5})
     with pytest.raises(DataError, match=f"a threshold by {by} needs rows of class [01], found none"):
-        work.calibrate()
+        calibrate(work)
 
 
 # ------------------------------------------------------------------ a policy of another run
@@ -228,11 +241,11 @@ def test_a_policy_of_another_run_decides_nothing(space, versions, told):
     policy = Policy.load(space.policy)
     named = {k: v for k, v in {**policy.versions, **versions}.items() if v}
     policy.model_copy(update={"versions": named}).save(space.policy)
-    work = Doctored(space, lambda split, logits, labels: (logits, labels))
+    work = doctored(space, lambda split, logits, labels: (logits, labels))
     for use in (
         lambda: bifocal.load(space.folder),
         lambda: set_threshold(space.folder, None, 0.4, by="Ada", why="complaints"),
-        work.evaluate,
+        lambda: evaluate(work),
     ):
         with pytest.raises(RunError, match=re.escape(told)) as error:
             use()
@@ -241,8 +254,8 @@ def test_a_policy_of_another_run_decides_nothing(space, versions, told):
 
 @pytest.mark.parametrize("name", ["policy", "reference"])
 def test_drift_is_not_measured_from_another_runs_files(space, name):
-    work = Doctored(space, lambda split, logits, labels: (logits, labels))
-    new, path = scored(work), getattr(space, name)
+    work = doctored(space, lambda split, logits, labels: (logits, labels))
+    new, path = scored(work.data), getattr(space, name)
     if name == "policy":
         Policy.load(path).model_copy(update={"run": "other"}).save(path)
     else:
@@ -255,18 +268,16 @@ def test_drift_is_not_measured_from_another_runs_files(space, name):
 
 
 def fitted(logits, labels, **asked):
-    return fit_policy(
-        {"text_expert": {POOLED: (logits, labels)}},
+    settings = PolicySettings(
         run="demo",
         label="offensive",
         classes=(0, 1),
         probability_key="prob_offensive",
         in_sample=False,
-        approximate=True,
         versions={},
-        groups=list(range(len(labels))),
         **asked,
     )
+    return fit_policy(TuningRows({"text_expert": {POOLED: (logits, labels)}}, list(range(len(labels)))), settings)
 
 
 NOTHING = {

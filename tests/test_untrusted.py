@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import bifocal
 from bifocal import plugins
 from bifocal.assess.robustness import robustness
+from bifocal.assess.run_data import RunData
 from bifocal.cli.app import app
 from bifocal.config import parse_config
 from bifocal.decide.policy import Policy
@@ -19,7 +20,6 @@ from bifocal.deploy.export import export
 from bifocal.deploy.policies import compare, set_threshold
 from bifocal.errors import BifocalError, ConfigError, ModelError, PluginRefused, RunError
 from bifocal.monitor.drift import watch
-from bifocal.pipeline.steps import Run
 from bifocal.pipeline.train import run
 from bifocal.serve.retraining import label_of
 from bifocal.system.system import model_versions
@@ -102,13 +102,13 @@ def test_what_a_folder_names_is_refused_whoever_loads_it(evil, place, command):
 def test_a_configuration_in_a_folder_names_no_code_either(evil, key):
     change(evil / "run.json", f"config.{key}", f"{NAME}:Mine")
     with pytest.raises(PluginRefused, match="run.json names"):
-        Run.of(evil)
+        RunData.of(evil)
 
 
 def test_sources_of_sources_and_other_commands_too(evil):
     change(evil / "run.json", "config.source", {"kind": "several", "sources": [{"kind": f"{NAME}:Mine"}]})
     with pytest.raises(PluginRefused):
-        Run.of(evil)
+        RunData.of(evil)
     change(evil / "run.json", "config.modalities", ["text", "image", f"{NAME}:Words"])
     with pytest.raises(PluginRefused):
         set_threshold(evil, None, 0.5, by="a", why="b")
@@ -232,7 +232,7 @@ def test_the_environment_stays_out_of_a_loaded_folder(evil, monkeypatch):
     for value in ("${A_SECRET}", "${NOT_SET_AT_ALL}", "${A_SECRET:-x}"):
         change(evil / "run.json", "config.lab.about.title", value)
         assert bifocal.load(evil).config.lab.about.title == value
-        assert Run.of(evil).config.lab.about.title == value
+        assert RunData.of(evil).config.lab.about.title == value
 
 
 @pytest.mark.parametrize("name", ["../small", "/etc/small", "a/b", "", ".x", 5, None, "small\n"])

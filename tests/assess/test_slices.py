@@ -6,12 +6,11 @@ import json
 import numpy as np
 import pytest
 
+from bifocal.assess.run_data import RunData
 from bifocal.assess.slices import check_slices, cut, measure_parts, mentions, read_columns, read_terms
 from bifocal.config import SlicesConfig, parse_config
-from bifocal.contracts import Reporter
 from bifocal.errors import ConfigError
 from bifocal.example import BINARY, Label
-from bifocal.pipeline.steps import Run
 from bifocal.pipeline.train import run
 from bifocal.workspace import Workspace, read_json, read_jsonl
 
@@ -132,7 +131,7 @@ def test_what_cannot_be_asked_is_refused_at_once(words):
 
 @pytest.fixture
 def finished(small_config, small_run):
-    return Run(parse_config(small_config), Workspace.of(small_run), Reporter())
+    return RunData.configured(parse_config(small_config), Workspace.of(small_run))
 
 
 def test_columns_are_read_from_meta_and_labels(finished):

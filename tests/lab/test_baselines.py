@@ -2,18 +2,17 @@
 
 import pytest
 
+from bifocal.assess.run_data import RunData
 from bifocal.config import ExpertConfig, parse_config
-from bifocal.contracts import Reporter
 from bifocal.errors import ModelError
 from bifocal.lab.baselines import fit_rivals, rivals
-from bifocal.pipeline.steps import Run
 from bifocal.workspace import Workspace, read_json
 
 
 @pytest.fixture(scope="module")
 def work(records_run):
     config = parse_config(read_json(records_run / "run.json")["config"])
-    return Run(config, Workspace(records_run, config.run), Reporter())
+    return RunData.configured(config, Workspace(records_run, config.run))
 
 
 def test_only_encoders_without_a_pretrained_model_are_rivals(work):

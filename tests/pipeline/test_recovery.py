@@ -26,7 +26,7 @@ from bifocal.contracts import Reporter
 from bifocal.data.stamps import SETTLED
 from bifocal.decide.policy import Policy
 from bifocal.fit.expert import FINISHED
-from bifocal.pipeline.steps import Run
+from bifocal.pipeline.context import Context
 from bifocal.pipeline.train import STEPS, execute, run
 from bifocal.workspace import Workspace, file_sha256, fingerprint, read_json, read_jsonl, write_json
 
@@ -288,7 +288,7 @@ def test_the_second_run_in_a_folder_stops_and_names_the_first(runs):
 
 def test_a_run_reads_the_record_only_once_the_folder_is_its_own(small_config, tmp_path):
     config = parse_config({**small_config, "source": {"kind": "synthetic", "size": 40}})
-    waiting = Run(config, Workspace(tmp_path / "small", "small"), Reporter())
+    waiting = Context.of(config, Workspace(tmp_path / "small", "small"), Reporter())
     run(config, root=tmp_path, until="ocr")
     noted = read_json(tmp_path / "small" / "run.json")
     execute(waiting, None, "manifest")

@@ -8,12 +8,15 @@ import pytest
 import torch
 
 import bifocal
+from bifocal.assess.run_data import RunData
 from bifocal.config import FusionConfig, parse_config
 from bifocal.contracts import Reporter
 from bifocal.decide.policy import Policy
 from bifocal.errors import ConfigError, DataError, ModelError, RunError, UnknownPlugin
-from bifocal.pipeline import steps, train
-from bifocal.pipeline.steps import Run
+from bifocal.pipeline import train
+from bifocal.pipeline.context import Context
+from bifocal.pipeline.steps import experts
+from bifocal.pipeline.steps.fusion import fusion_of
 from bifocal.pipeline.train import STEPS, run
 from bifocal.transcribe.ocr import Reading
 from bifocal.workspace import Workspace, file_sha256, read_json, read_jsonl
@@ -131,16 +134,16 @@ def test_the_fusion_learned_from_rows_that_no_expert_saw(space):
 
 
 def test_a_run_opened_by_its_folder_fits_the_fusion_that_it_saved_and_writes_nothing(space):
-    opened = Run.of(space.folder)
-    assert [len(e) for e in opened.lessons.values()] == [read_json(space.record)["fuse"]["n"]] * 2
+    opened = RunData.of(space.folder)
+    assert [len(e) for e in opened.fusion_rows.values()] == [read_json(space.record)["fuse"]["n"]] * 2
     before = {path: path.stat().st_mtime_ns for path in space.folder.rglob("*")}
     tested = opened.evidence_of("test")
-    assert torch.equal(opened.fit_fusion(opened.config.fusion)(tested), opened.fused(tested))
-    other = opened.fit_fusion(FusionConfig(strategy="stacking"))(tested)
+    assert torch.equal(fusion_of(opened, opened.config.fusion)(tested), opened.fused(tested))
+    other = fusion_of(opened, FusionConfig(strategy="stacking"))(tested)
     assert other.shape == opened.fused(tested).shape and not torch.equal(other, opened.fused(tested))
     assert {path: path.stat().st_mtime_ns for path in space.folder.rglob("*")} == before
     with pytest.raises(RunError, match="not a run folder"):
-        Run.of(space.folder / "models")
+        RunData.of(space.folder / "models")
 
 
 def test_a_second_run_skips_everything(small_config, small_run, tmp_path):
@@ -236,7 +239,7 @@ def test_a_setting_changes_the_keys_of_its_step_and_all_after_it(small_config, t
 
     def keys(content):
         config = parse_config(content)
-        return train.keys(Run(config, Workspace(tmp_path, "small"), Reporter()))
+        return train.keys(Context.of(config, Workspace(tmp_path, "small"), Reporter()))
 
     before, after = keys(base), keys({**base, **change})
     changed = [name for name in STEPS if before[name] != after[name]]
@@ -248,7 +251,7 @@ def test_other_weights_in_a_local_model_folder_are_noticed(small_config, tmp_pat
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"one")
     config = small(small_config, experts={"text": {"model": str(folder)}})
-    story = Run(config, Workspace(tmp_path, "small"), Reporter())
+    story = Context.of(config, Workspace(tmp_path, "small"), Reporter())
     before = train.keys(story)
     (folder / "model.safetensors").write_bytes(b"other")
     after = train.keys(story)
@@ -304,7 +307,7 @@ def test_strict_asks_again_only_where_rows_were_rejected(small_config, tmp_path)
 
 
 def test_an_expert_that_was_finished_before_a_kill_is_not_trained_again(small_config, tmp_path, monkeypatch):
-    real = steps.fit_expert
+    real = experts.fit_expert
     trained = []
 
     def killed_at_the_second(config, name, *rest, **options):
@@ -313,7 +316,7 @@ def test_an_expert_that_was_finished_before_a_kill_is_not_trained_again(small_co
             raise KeyboardInterrupt
         return real(config, name, *rest, **options)
 
-    monkeypatch.setattr(steps, "fit_expert", killed_at_the_second)
+    monkeypatch.setattr(experts, "fit_expert", killed_at_the_second)
     config = small(small_config, source={"kind": "synthetic", "size": 60})
     with pytest.raises(KeyboardInterrupt):
         run(config, root=tmp_path)

@@ -15,15 +15,14 @@ import numpy as np
 
 from .. import __version__, plugins
 from ..assess.predictions import Opinions, actions, calibrated
+from ..assess.run_data import RunData
 from ..contracts import Reporter
-from ..data.shards import open_split
 from ..decide.calibrators import fit_calibration
 from ..decide.policy import Policy, now, pattern_of, patterns
 from ..errors import RunError, extras_named, nearest
 from ..evaluate.metrics import nll
 from ..example import UNLABELLED
 from ..fit.fusion import MODEL
-from ..pipeline.steps import Run
 from ..system.bundle import CARD, ENGINES, FORMAT, PARITY, POLICIES, POLICY, REFERENCE, bundle_of, load_bundle, written
 from ..system.onnx_engine import OnnxEngine
 from ..system.parity_probe import keep_probe, named
@@ -119,11 +118,10 @@ def export(
     return {**report, "bundle": str(folder)}
 
 
-def _finished(run_folder: str | Path, allow_plugins: Collection[str] = ()) -> tuple[Run, Policy]:
+def _finished(run_folder: str | Path, allow_plugins: Collection[str] = ()) -> tuple[RunData, Policy]:
     """A finished run with its shards open, and its policy."""
-    run = Run.of(run_folder, allow_plugins)
-    for split in run.space.packed_splits():
-        run.packed[split] = open_split(run.space.shards(split), run.modalities, run.settled)
+    run = RunData.of(run_folder, allow_plugins)
+    run.packed  # noqa: B018 - damaged shards are told of before anything is exported
     return run, run.policy()
 
 
@@ -148,7 +146,7 @@ def _carry(folder: Path, part: Path, policy: Policy, reporter: Reporter) -> None
                 )
 
 
-def _models(run: Run, engine: str, part: Path, reporter: Reporter) -> dict[str, Any]:
+def _models(run: RunData, engine: str, part: Path, reporter: Reporter) -> dict[str, Any]:
     """Write the models, and say what they are."""
     torch_like = engine.startswith("torch")
     files = _copied(run, part) if torch_like else _traced(run, engine, part, reporter)
@@ -157,16 +155,16 @@ def _models(run: Run, engine: str, part: Path, reporter: Reporter) -> dict[str, 
         "format": FORMAT,
         "engine": engine,
         "bifocal": __version__,
-        "config": run.record.content["config"],
+        "config": run.record["config"],
         "label": type(run.settled)(label).to_json()[run.config.label],
-        "text_role": run.record.content["text_role"],
+        "text_role": run.record["text_role"],
         "experts": files["experts"],
         "fusion": files["fusion"],
         "versions": {"run": run.config.run, "engine": engine, **files["versions"]},
     }
 
 
-def _copied(run: Run, part: Path) -> dict[str, Any]:
+def _copied(run: RunData, part: Path) -> dict[str, Any]:
     """The models as they lie in the run's folder."""
     from ..system.system import model_versions
 
@@ -179,7 +177,7 @@ def _copied(run: Run, part: Path) -> dict[str, Any]:
     return {"experts": None, "fusion": None, "versions": versions}
 
 
-def _traced(run: Run, engine: str, part: Path, reporter: Reporter) -> dict[str, Any]:
+def _traced(run: RunData, engine: str, part: Path, reporter: Reporter) -> dict[str, Any]:
     """Every encoder and the fusion as ONNX."""
     from ..models.exportable import FusionModule, exportable
 
@@ -308,7 +306,7 @@ def _head(graph: Any) -> list[str]:
     return names
 
 
-def _opened(run: Run, engine: str, part: Path, card: Mapping[str, Any]) -> Engine:
+def _opened(run: RunData, engine: str, part: Path, card: Mapping[str, Any]) -> Engine:
     if engine.startswith("torch"):
         return TorchEngine.load(Workspace(part, run.config.run), run.modalities, name=engine)
     return OnnxEngine(engine, part, card["experts"], card["fusion"])
@@ -342,7 +340,7 @@ def _said(
     )
 
 
-def _recalibrated(run: Run, policy: Policy, engine: Engine, progress: Any) -> Policy:
+def _recalibrated(run: RunData, policy: Policy, engine: Engine, progress: Any) -> Policy:
     """The policy with every calibration fitted anew to what the engine says."""
     split, reference = run.packed[run.tuned_on], run.opinions(run.tuned_on)
     models, blanked, _ = _said(engine, split, list(run.modalities), progress)
@@ -362,7 +360,7 @@ def _recalibrated(run: Run, policy: Policy, engine: Engine, progress: Any) -> Po
     return policy.model_copy(update={"models": fitted})
 
 
-def parity(run: Run, before: Policy, engine: Engine, policy: Policy, progress: Any) -> dict[str, Any]:
+def parity(run: RunData, before: Policy, engine: Engine, policy: Policy, progress: Any) -> dict[str, Any]:
     """A run and an engine on the same posts, each with its policy; what `export` reports but for the probe."""
     split, ours = run.packed[run.tested_on], run.opinions(run.tested_on)
     logits, _, seconds = _said(engine, split, list(run.modalities), progress)

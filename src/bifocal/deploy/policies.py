@@ -12,13 +12,12 @@ import numpy as np
 
 from .. import plugins
 from ..assess.predictions import actions, calibrated
+from ..assess.run_data import RunData
 from ..config import recorded_config
 from ..data.compose import TEXT
-from ..data.shards import open_split
 from ..decide.policy import POOLED, Policy
 from ..errors import BifocalError, RunError, nearest
 from ..modalities.text import TAG
-from ..pipeline.steps import Run
 from ..system.bundle import CARD, bundle_of, change_policy, is_bundle, policy_of, run_or_bundle
 from ..system.system import load_policy
 from ..workspace import Record, Workspace, read_json
@@ -159,12 +158,11 @@ def compare(a: str | Path, b: str | Path, *, on: str = "test", allow_plugins: Co
     """
     (space, one), (_, two) = _found(Path(a)), _found(Path(b))
     _same_models(one, two)
-    run = Run.of(space.folder, allow_plugins)
+    run = RunData.of(space.folder, allow_plugins)
     if not space.packed_splits():
         raise RunError(f"{space.folder} has no shards, whose posts are decided on: let the step `shards` run again")
     if on not in space.packed_splits():
         raise RunError(f"the run in {space.folder} has no split {on!r}; {nearest(on, space.packed_splits())}")
-    run.packed = {on: open_split(space.shards(on), run.modalities, run.settled)}  # of the others nothing is asked
     said, model = run.opinions(on), run.models[-1]
     settings = _differences(one.model_dump(mode="json"), two.model_dump(mode="json"))
     return {
@@ -172,7 +170,7 @@ def compare(a: str | Path, b: str | Path, *, on: str = "test", allow_plugins: Co
         "b": two.version,
         "on": on,
         "settings": {name: values for name, values in settings.items() if not name.startswith(("date", "changes"))},
-        **_moves(said, one, two, model, run.packed[on]),
+        **_moves(said, one, two, model, run.split(on)),
     }
 
 

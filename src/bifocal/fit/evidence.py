@@ -35,6 +35,7 @@ def evidence_of(
     *,
     folds: int = 5,
     seed: int = 0,
+    keep: bool = True,
     progress: Progress | None = None,
 ) -> Evidence:
     """What the expert says of a split, running the encoder only where the cache does not hold its features yet.
@@ -49,13 +50,15 @@ def evidence_of(
         ``seen``, with the ids and the fingerprints of weights, preprocessing and shards in its metadata.
     folds, seed : int
         Of the cross-fitting.
+    keep : bool
+        Write what the cache does not hold yet; without, a reader of a finished run changes nothing in it.
 
     Returns
     -------
     Evidence
         Of every row of the split; absent parts have zero features and logits.
     """
-    encoded = features_of(encoder, split, modality_name, path, progress)
+    encoded = features_of(encoder, split, modality_name, path, progress, keep=keep)
     labels = torch.tensor(split.classes(label_name, label))
     present = torch.tensor(split.present[modality_name], dtype=torch.bool)
     deployed = encoder.head_logits(encoded) * present[:, None]
@@ -72,16 +75,24 @@ def evidence_of(
             groups = [split.groups[i] for i in rows]
             logits[rows] = encoder.cross_fit(some, labels[rows], groups, folds=folds, seed=seed)
         cached = {**encoded, "logits": logits, "present": present, "labels": labels, "seen": seen}
-        _write(path, cached, {**key, "ids": split.ids})
+        if keep:
+            _write(path, cached, {**key, "ids": split.ids})
     return Evidence(split.ids, split.groups, encoded["features"], cached["logits"], present, labels, seen)
 
 
 def features_of(
-    encoder: Encoder, split: Split, modality_name: str, path: Path, progress: Progress | None = None
+    encoder: Encoder,
+    split: Split,
+    modality_name: str,
+    path: Path,
+    progress: Progress | None = None,
+    *,
+    keep: bool = True,
 ) -> dict[str, Tensor]:
     """What `Encoder.encode` gives of every row but for the logits, from the cache or by one pass.
 
-    Rows without the part are zero. Where the cache is of other weights, preprocessing or shards, it is begun anew.
+    Rows without the part are zero. Where the cache is of other weights, preprocessing or shards, it is begun anew,
+    unless not to be kept.
     """
     source = _source(encoder, split)
     cached = _read(path, source)
@@ -101,7 +112,8 @@ def features_of(
             if name not in encoded:
                 encoded[name] = torch.zeros(len(split), found[name].shape[1])
             encoded[name][some] = found[name]
-    _write(path, encoded, source)
+    if keep:
+        _write(path, encoded, source)
     return encoded
 
 

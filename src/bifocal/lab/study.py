@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from .. import plugins
+from ..assess.run_data import RunData
 from ..config import RunConfig, load_config
 from ..contracts import Reporter
 from ..errors import ConfigError
 from ..example import Label
 from ..models.saved import CARD, read_card
-from ..pipeline.steps import Run
 from ..pipeline.train import run
 from ..workspace import Workspace, check_replaceable, read_json, sweep, versions, write_json
 from .baselines import fit_rivals
@@ -66,39 +66,40 @@ def lab(config: RunConfig | str | Path, *, root: str | Path = "runs", reporter: 
         )
     # First the splits alone: what is wrong with them is told before experts are trained for hours.
     run(config, root=root, until="shards", reporter=reporter)
-    work = Run(config, Workspace(Path(root) / config.run, config.run), reporter)
-    check_splits(work.packed)
+    space = Workspace(Path(root) / config.run, config.run)
+    data = RunData.configured(config, space)
+    check_splits(data.packed)
     for split in ("train", *JUDGED):
-        check_classes(np.array(work.packed[split].classes(config.label, work.label)), split, work.label)
-    probed = {name: work.settled[name] for name in config.lab.probes}
+        check_classes(np.array(data.packed[split].classes(config.label, data.label)), split, data.label)
+    probed = {name: data.settled[name] for name in config.lab.probes}
     run(config, root=root, until="evidence", reporter=_Onward(reporter))
-    work = Run(config, work.space, reporter)
-    folder = work.space.lab_results.parent
-    with work.space.lock():
+    data = RunData.configured(config, space, progress=reporter.progress)
+    folder = space.lab_results.parent
+    with space.lock():
         sweep(folder)
-        write_json(work.space.lab_results, _examine(work, probed, folder))
+        write_json(space.lab_results, _examine(data, probed, folder, reporter))
     return folder
 
 
-def _examine(work: Run, probed: Mapping[str, Label], folder: Path) -> dict[str, Any]:
+def _examine(data: RunData, probed: Mapping[str, Label], folder: Path, reporter: Reporter) -> dict[str, Any]:
     """Everything that the lab finds, for JSON."""
-    config = work.config
+    config = data.config
     fusion = config.fusion.model_copy(update={"options": {**config.lab.options, **config.fusion.options}})
-    evidence = {split: work.evidence_of(split) for split in ("train", *JUDGED)}
-    experts = {name: encoder.parameters() for name, encoder in work.encoders.items()}
-    steps = work.record.steps()
+    evidence = {split: data.evidence_of(split) for split in ("train", *JUDGED)}
+    experts = {name: encoder.parameters() for name, encoder in data.encoders.items()}
+    steps = data.record["steps"]
     each = steps["experts"].get("seconds_each", {})  # a run of an earlier version does not know
-    took = {name: each[expert] for name, expert in work.expert_names.items() if expert in each}
+    took = {name: each[expert] for name, expert in data.expert_names.items() if expert in each}
     how: dict[str, Any] = {"resamples": config.bootstrap, "seed": config.seed}
-    clock = Clock(work.reporter)
+    clock = Clock(reporter)
     with clock("baselines"):
-        rivals = [_rivals(work, name, evidence, folder) for name in work.modalities]
+        rivals = [_rivals(data, name, evidence, folder) for name in data.modalities]
     found = experiment(
         usable(evidence),
-        work.label,
+        data.label,
         fusion,
         experts=experts,
-        names=work.expert_names,
+        names=data.expert_names,
         others=[trial for trials, _ in rivals for trial in trials],
         seconds=took,
         rule=config.lab.imbalance if config.lab.weaken else None,
@@ -109,9 +110,9 @@ def _examine(work: Run, probed: Mapping[str, Label], folder: Path) -> dict[str, 
         found.contest,
         fusion,
         config.lab,
-        work.encoders,
-        work.modalities,
-        work.packed,
+        data.encoders,
+        data.modalities,
+        data.packed,
         experts=experts,
         folder=folder,
         clock=clock,
@@ -121,7 +122,7 @@ def _examine(work: Run, probed: Mapping[str, Label], folder: Path) -> dict[str, 
         found.results["imbalance"]["truncated"] = truncated
     probes = {}
     for name, label in probed.items():
-        classes = {split: work.packed[split].classes(name, label) for split in evidence}
+        classes = {split: data.packed[split].classes(name, label) for split in evidence}
         probes[name], unprobed = probe(evidence, classes, **how)
         findings += unprobed
     return {
@@ -131,7 +132,7 @@ def _examine(work: Run, probed: Mapping[str, Label], folder: Path) -> dict[str, 
         "config": config.model_dump(mode="json"),
         "versions": versions(),
         "seconds": {step: entry["seconds"] for step, entry in steps.items()},
-        "experts": {name: _expert(work, name, evidence, took.get(name)) for name in work.modalities},
+        "experts": {name: _expert(data, name, evidence, took.get(name)) for name in data.modalities},
         **found.results,
         **again,
         "probes": probes,
@@ -139,13 +140,13 @@ def _examine(work: Run, probed: Mapping[str, Label], folder: Path) -> dict[str, 
     }
 
 
-def _expert(work: Run, name: str, evidence: Splits, seconds: float | None) -> dict[str, Any]:
+def _expert(data: RunData, name: str, evidence: Splits, seconds: float | None) -> dict[str, Any]:
     """What made a modality's features."""
-    card = read_card(work.space.expert(work.modalities[name].expert_name))
-    with plugins.only(work.space.expert(work.modalities[name].expert_name) / CARD, work.allowed):
+    card = read_card(data.space.expert(data.modalities[name].expert_name))
+    with plugins.only(data.space.expert(data.modalities[name].expert_name) / CARD, data.allowed):
         settings, pretrained = card["expert"], len(plugins.load("encoders", card["encoder"]).tunes) > 1
     return {
-        "expert": work.modalities[name].expert_name,
+        "expert": data.modalities[name].expert_name,
         "encoder": card["encoder"],
         "base_model": Path(card["base_model"]).name,
         "tune": settings["tune"],
@@ -177,9 +178,9 @@ class _Onward(Reporter):
             self._step(name, skipped)
 
 
-def _rivals(work: Run, name: str, evidence: Splits, folder: Path) -> tuple[list[Trial], list[str]]:
-    modality, config = work.modalities[name], work.config
-    taken = read_card(work.space.expert(modality.expert_name))["encoder"]
+def _rivals(data: RunData, name: str, evidence: Splits, folder: Path) -> tuple[list[Trial], list[str]]:
+    modality, config = data.modalities[name], data.config
+    taken = read_card(data.space.expert(modality.expert_name))["encoder"]
     return fit_rivals(
-        name, modality, taken, work.packed, evidence, config.label, work.label, seed=config.seed, folder=folder
+        name, modality, taken, data.packed, evidence, config.label, data.label, seed=config.seed, folder=folder
     )

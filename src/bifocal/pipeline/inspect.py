@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from .. import plugins
-from ..config import RunConfig, SourceConfig, load_config, parse_config, read_mapping
-from ..contracts import Modality, Source
+from ..config import RunConfig, load_config, parse_config, read_mapping
+from ..contracts import Modality
 from ..data.compose import TEXT, compose_manifest
 from ..data.dedup import duplicate_groups, picture_hash, rows_in_company, rows_near_others
 from ..data.manifest import read_manifest, write_manifest
@@ -23,6 +23,7 @@ from ..example import LABELS, SPLITS, Example, Taxonomy
 from ..modalities.text import clean
 from ..models.columns import Cells, described
 from ..models.tabular import TabularOptions, settled
+from ..sources import build_source
 from ..workspace import read_jsonl
 
 SHOWN = 10
@@ -74,7 +75,7 @@ def inspect(
     DataError
         Where the source as a whole cannot be read.
     """
-    source = _open(config.source)
+    source = build_source(config.source)
     taxonomy = Taxonomy({**LABELS, **source.labels()})
     modalities = {name: plugins.load("modalities", name).from_config(config) for name in plugins.names("modalities")}
     with TemporaryDirectory(prefix="bifocal-inspect-") as place:
@@ -108,11 +109,6 @@ def inspect(
             **_figures(lambda: read_manifest(manifest), taxonomy, modalities, config),
             **_duplicates(compose_manifest(manifest, ocr, source.role_of)),
         }
-
-
-def _open(config: SourceConfig) -> Source:
-    source: Source = plugins.options("source", config.kind, config.options, plugins.load("sources", config.kind))
-    return source
 
 
 def _figures(

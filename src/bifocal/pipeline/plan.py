@@ -16,7 +16,8 @@ from ..example import Example
 from ..files.files import Files, FileSource
 from ..sources.several import Several
 from ..workspace import Workspace
-from .steps import Run
+from .checks import reach_models
+from .context import Context
 from .train import STEPS, states
 
 ASSUMED_ROWS = 1000
@@ -41,7 +42,7 @@ def plan(config: RunConfig, *, root: str | Path = "runs") -> dict[str, Any]:
         Where the configuration names a plug-in, an option, a label or a column that is not there, or a setting that
         its encoder would ignore.
     """
-    work = Run(config, Workspace(Path(root) / config.run, config.run), Reporter())
+    work = Context.of(config, Workspace(Path(root) / config.run, config.run), Reporter())
     unreached = _unreached(work)
     rows, notes = _rows(work)
     gflops, device = measured_gflops()
@@ -70,10 +71,10 @@ def plan(config: RunConfig, *, root: str | Path = "runs") -> dict[str, Any]:
     }
 
 
-def _unreached(work: Run) -> str | None:
+def _unreached(work: Context) -> str | None:
     """Why a model is not to be had here, which only a real run must know. Raises `ConfigError` as a real run does."""
     try:
-        work.reach_models()
+        reach_models(work.candidates)
     except ModelError as error:
         return str(error)
     return None
@@ -86,7 +87,7 @@ def _is_absent(source: Source) -> bool:
     return isinstance(source, FileSource) and not Files(source.root).exists()
 
 
-def _rows(work: Run) -> tuple[dict[str, Any], list[str]]:
+def _rows(work: Context) -> tuple[dict[str, Any], list[str]]:
     limit = work.config.limit
     try:
         examples = islice((row for row in work.source if isinstance(row, Example)), limit)

@@ -4,24 +4,55 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from pydantic_core import to_jsonable_python
 
 from .. import __version__
-from ..config import RunConfig, at_home, load_config
+from ..config import RunConfig, load_config
 from ..contracts import Reporter
 from ..data.stamps import KINDS, changes
 from ..errors import ConfigError, nearest
-from ..example import SPLITS
-from ..fit.expert import FINISHED
-from ..workspace import Record, Workspace, file_sha256, fingerprint, room, sweep, versions
-from .steps import Run
+from ..workspace import Record, Workspace, fingerprint, room, sweep, versions
+from .checks import reach_models, reach_ocr
+from .context import Context
+from .steps import (
+    calibrate,
+    evaluate,
+    evidence,
+    experts,
+    fusion,
+    manifest,
+    ocr,
+    report,
+    robustness,
+    shards,
+    splits,
+)
+
+STEPS = {
+    step.name: step
+    for step in (
+        manifest.STEP,
+        ocr.STEP,
+        splits.STEP,
+        shards.STEP,
+        experts.STEP,
+        evidence.STEP,
+        fusion.STEP,
+        calibrate.STEP,
+        evaluate.STEP,
+        robustness.STEP,
+        report.STEP,
+    )
+}
+"""In their order: each reads what those before it left."""
+
+CACHED = ("shards", "evidence")
+"""Steps whose files stay when they are to run again: they are keyed by their own hashes, and often still hold."""
 
 
 def run(
@@ -63,13 +94,13 @@ def run(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     config = config if isinstance(config, RunConfig) else load_config(config)
     space = Workspace(Path(root) / config.run, config.run)
-    work = Run(config, space, reporter or Reporter())
+    context = Context.of(config, space, reporter or Reporter())
     with space.lock():
-        execute(work, start, until)
+        execute(context, start, until)
     return space.folder
 
 
-def execute(run: Run, start: str | None, until: str | None) -> None:
+def execute(run: Context, start: str | None, until: str | None) -> None:
     """Perform the steps in order, skipping those whose inputs have not changed.
 
     The caller holds the run's lock: only then is its record what it will be, and what a killed run left nobody's.
@@ -85,9 +116,9 @@ def execute(run: Run, start: str | None, until: str | None) -> None:
     if (until is None or order.index(until) >= order.index("experts")) and (
         read or not run.record.done("experts", asked["experts"])
     ):
-        run.reach_models()
+        reach_models(run.candidates)
     if not run.record.done("ocr", asked["ocr"]):
-        run.reach_ocr()
+        reach_ocr(run.config)
     for name, key in asked.items():
         forced = forced or name == start or (name == "manifest" and bool(read))
         skip = not forced and run.record.done(name, key) and not _must_be_strict(run, name)
@@ -107,12 +138,12 @@ def execute(run: Run, start: str | None, until: str | None) -> None:
             return
 
 
-def _must_be_strict(run: Run, step: str) -> bool:
+def _must_be_strict(run: Context, step: str) -> bool:
     """Whether a finished manifest holds rejected rows that ``strict`` now forbids."""
     return step == "manifest" and run.config.strict and run.record.steps()[step]["quarantined"] > 0
 
 
-def files_read(run: Run, asked: Mapping[str, str], *, refresh: bool = False) -> Counter[str]:
+def files_read(run: Context, asked: Mapping[str, str], *, refresh: bool = False) -> Counter[str]:
     """What became of the files that a finished manifest read, as `data.stamps.changes` has it; else empty."""
     if not run.record.done("manifest", asked["manifest"]) or not run.space.stamps.exists():
         return Counter()  # a run from before these were noted has no such file, and is done all the same
@@ -126,7 +157,7 @@ def _told(found: Counter[str]) -> str:
     return ", ".join(f"{n} files {KINDS[kind]}" for kind, n in sorted(found.items()))
 
 
-def keys(run: Run) -> dict[str, str]:
+def keys(run: Context) -> dict[str, str]:
     """Step -> fingerprint of the settings it depends on, of what it reads from outside, and of the steps before."""
     key = fingerprint(__version__)
     result = {}
@@ -136,89 +167,8 @@ def keys(run: Run) -> dict[str, str]:
     return result
 
 
-def states(run: Run) -> dict[str, str]:
+def states(run: Context) -> dict[str, str]:
     """Step -> ``done`` or ``to do``."""
     asked = keys(run)
     stale = bool(files_read(run, asked))
     return {name: "done" if not stale and run.record.done(name, key) else "to do" for name, key in asked.items()}
-
-
-def model_files(run: Run) -> list[Any]:
-    """Name, size and time of the files behind each expert's local model folder."""
-    folders = [at_home(run.config.expert(name).model) for name in run.modalities]
-    files = [p for folder in folders if folder.is_dir() for p in sorted(folder.iterdir()) if p.is_file()]
-    return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step: what it does, the settings it reads beside those of the steps before it, the files it leaves."""
-
-    work: Callable[[Run], Mapping[str, Any]]
-    settings: tuple[str, ...]
-    outputs: Callable[[Run], list[Path]]
-    outside: Callable[[Run], Any] = lambda run: None
-    """What it reads beside settings and artifacts, as something that changes when that does."""
-
-
-CACHED = ("shards", "evidence")
-"""Steps whose files stay when they are to run again: they are keyed by their own hashes, and often still hold."""
-
-STEPS: dict[str, Step] = {
-    "manifest": Step(
-        Run.manifest,
-        ("source", "label", "limit"),
-        lambda run: [run.space.manifest, run.space.quarantine, run.space.stamps],
-        lambda run: run.source.fingerprint(),
-    ),
-    "ocr": Step(Run.ocr, ("modalities", "ocr.when", "ocr.languages"), lambda run: [run.space.ocr]),
-    "splits": Step(
-        Run.splits,
-        ("modalities", "splits", "leakage", "seed"),
-        lambda run: [run.space.splits, run.space.groups, run.space.taxonomy],
-    ),
-    "shards": Step(
-        Run.shards,
-        ("fit", "image_format", "shard_size"),
-        lambda run: [p for s in SPLITS for p in run.space.shards(s).glob("*")],
-    ),
-    "experts": Step(
-        Run.experts,
-        ("experts", "fusion.holdout"),
-        lambda run: [
-            p
-            for e in run.expert_names.values()
-            for p in (*run.space.expert(e).glob("*"), run.space.checkpoints / e / FINISHED)
-            if p.name != "README.md"
-        ],
-        model_files,
-    ),
-    "evidence": Step(
-        Run.evidence,
-        ("fusion.folds",),
-        lambda run: [run.space.evidence(e, s) for e in run.expert_names.values() for s in run.packed],
-    ),
-    "fusion": Step(
-        Run.fusion, ("fusion",), lambda run: [p for p in run.space.fusion.glob("*") if p.name != "README.md"]
-    ),
-    "calibrate": Step(
-        Run.calibrate,
-        ("decide",),
-        lambda run: [
-            *(run.space.calibration, run.space.thresholds, run.space.policy, run.space.reference),
-            *(path for path in map(run.space.curve, run.models) if path.is_file()),
-        ],
-    ),
-    "evaluate": Step(
-        Run.evaluate,
-        ("bootstrap", "slices"),
-        lambda run: [run.space.results, run.space.errors, run.space.slices, run.space.curves],
-        lambda run: file_sha256(at_home(run.config.slices.terms)) if run.config.slices.terms else None,
-    ),
-    "robustness": Step(
-        Run.robustness,
-        ("robustness",),
-        lambda run: [run.space.robustness] if run.config.robustness.attacks else [],
-    ),
-    "report": Step(Run.report, (), lambda run: [run.space.report / "index.html"]),
-}

@@ -15,6 +15,7 @@ from ..contracts import NotingSource, Source, Stamped, TextRole
 from ..errors import ConfigError, DataError, nearest
 from ..example import Example, Label, Rejected
 from ..workspace import fingerprint
+from . import build_source
 
 
 class NamedSource(SourceConfig):
@@ -62,12 +63,7 @@ class Several(Strict):
     @cached_property
     def members(self) -> dict[str, Source]:
         """Name -> source. Raises `ConfigError` on an option that one of them does not know."""
-        return {
-            source.name or source.kind: plugins.options(
-                "source", source.kind, source.options, plugins.load("sources", source.kind)
-            )
-            for source in self.sources
-        }
+        return {source.name or source.kind: build_source(source) for source in self.sources}
 
     def role_of(self, example: Example) -> TextRole:
         return self.members[example.meta["source"]].role_of(example)

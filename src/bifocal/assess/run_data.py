@@ -1,0 +1,202 @@
+"""What the folder of a run holds, read and never written: for whoever measures, exports or compares a run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from .. import plugins
+from ..config import RunConfig, recorded_config
+from ..data.compose import TEXT
+from ..data.shards import Split, open_split
+from ..decide.policy import Policy
+from ..errors import RunError
+from ..example import LABELS, Evidence, Label, Taxonomy
+from ..fit.evidence import Progress, evidence_of
+from ..fit.expert import candidates, load_expert
+from ..fit.fusion import MODEL, fusion_parameters, load_fusion
+from ..sources import build_source
+from ..system.posts import build_modalities
+from ..system.system import load_policy
+from ..workspace import Workspace, read_json
+from .predictions import Opinions
+from .reference import text_facts
+
+if TYPE_CHECKING:
+    from ..contracts import Encoder, Fusion, Modality
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """A run as it lies in its folder, finished or not: each property reads the artifact behind it when it is asked for.
+
+    Attributes
+    ----------
+    label : Label
+        As its source declares it; in `settled` numbers have become classes.
+    allowed : frozenset of str
+        What the models in the folder may bring from outside, see `plugins.only`.
+    """
+
+    config: RunConfig
+    space: Workspace
+    modalities: Mapping[str, Modality]
+    label: Label
+    allowed: frozenset[str]
+    progress: Progress | None = None
+
+    @classmethod
+    def configured(
+        cls,
+        config: RunConfig,
+        space: Workspace,
+        *,
+        progress: Progress | None = None,
+        allow_plugins: Collection[str] | None = None,
+    ) -> Self:
+        """The run of a configuration; ``allow_plugins`` None = what that names, since its user wrote it."""
+        modalities = build_modalities(config)
+        if allow_plugins is None:
+            allow_plugins = named_plugins(config, modalities)
+        label = Taxonomy({**LABELS, **build_source(config.source).labels()})[config.label]
+        return cls(config, space, modalities, label, frozenset(allow_plugins), progress)
+
+    @classmethod
+    def of(cls, folder: str | Path, allow_plugins: Collection[str] = ()) -> Self:
+        """The run in a folder, configured as it was.
+
+        Raises
+        ------
+        RunError
+            Where there is no ``run.json``; names the runs beside it.
+        PluginRefused
+            Where its configuration names an outside plug-in that is not among ``allow_plugins``.
+        """
+        space = Workspace.of(folder)
+        config = recorded_config(read_json(space.record)["config"], where=str(space.record))
+        with plugins.installed_first(folder), plugins.only(space.record, allow_plugins):
+            run = cls.configured(config, space, allow_plugins=allow_plugins)
+            # What it names beside is looked up too: refused now, and not when a model is loaded.
+            plugins.load("fusions", config.fusion.strategy)
+            for name, modality in run.modalities.items():
+                candidates(config.expert(name), name, modality)
+        return run
+
+    @property
+    def expert_names(self) -> dict[str, str]:
+        """Modality -> name of its expert."""
+        return {name: modality.expert_name for name, modality in self.modalities.items()}
+
+    @property
+    def models(self) -> list[str]:
+        """Every model with an opinion, the one whose word counts last."""
+        return [*self.expert_names.values(), *([MODEL] if len(self.modalities) > 1 else [])]
+
+    @cached_property
+    def record(self) -> Mapping[str, Any]:
+        """``run.json`` as it was when it was first asked for."""
+        content: dict[str, Any] = read_json(self.space.record)
+        return content
+
+    @property
+    def in_sample(self) -> bool:
+        """Whether there is no val split, and the run tunes on the rows it learned from."""
+        return bool(self.record["in_sample"])
+
+    @cached_property
+    def settled(self) -> Taxonomy:
+        """The taxonomy as the step `splits` left it: numbers have become classes."""
+        return Taxonomy.from_json(read_json(self.space.taxonomy))
+
+    @property
+    def tuned_on(self) -> str:
+        return "train" if self.in_sample else "val"
+
+    @property
+    def tested_on(self) -> str:
+        return "test" if "test" in self.space.packed_splits() else self.tuned_on
+
+    @cached_property
+    def packed(self) -> dict[str, Split]:
+        """Every packed split, in the order train, val, test. Raises `RunError` where there is no train."""
+        names = self.space.packed_splits()
+        if "train" not in names:
+            raise RunError(f"{self.space.folder} has no train shards: let the step `shards` run first")
+        return {name: self.split(name) for name in names}
+
+    @cache  # noqa: B019 - lives as long as its command
+    def split(self, name: str) -> Split:
+        """A packed split, verified against its hashes once."""
+        return open_split(self.space.shards(name), self.modalities, self.settled)
+
+    @cached_property
+    def encoders(self) -> dict[str, Encoder]:
+        """Modality -> its expert."""
+        return {name: load_expert(self.space.expert(e), self.allowed) for name, e in self.expert_names.items()}
+
+    @cached_property
+    def fused(self) -> Fusion | None:
+        """None where one modality decides alone."""
+        return load_fusion(self.space.fusion, self.allowed) if len(self.modalities) > 1 else None
+
+    def parameters(self) -> dict[str, dict[str, int]]:
+        """Total and trained weights, by model."""
+        found = {self.expert_names[name]: encoder.parameters() for name, encoder in self.encoders.items()}
+        return found | ({MODEL: fusion_parameters(self.fused)} if self.fused is not None else {})
+
+    @cache  # noqa: B019
+    def evidence_of(self, split: str) -> dict[str, Evidence]:
+        """Modality -> what its expert says of a split; from the cache, or computed where its fingerprints differ."""
+        return {
+            name: evidence_of(
+                encoder,
+                self.split(split),
+                name,
+                self.config.label,
+                self.label,
+                self.space.evidence(self.expert_names[name], split),
+                folds=self.config.fusion.folds,
+                seed=self.config.seed,
+                keep=False,
+                progress=self.progress,
+            )
+            for name, encoder in self.encoders.items()
+        }
+
+    @cached_property
+    def fusion_rows(self) -> dict[str, Evidence]:
+        """Evidence of the train rows that a fusion learns from: those that no expert saw, or in-sample all of them."""
+        train = self.evidence_of("train")
+        if self.in_sample:
+            return train
+        clean = np.flatnonzero(~np.any([e.seen.numpy() for e in train.values()], axis=0)).tolist()
+        return {name: e.take(clean) for name, e in train.items()}
+
+    @cache  # noqa: B019
+    def texts(self, split: str) -> list[str]:
+        """The composed text of each row of a split, empty where there is none."""
+        packed = self.split(split)
+        if TEXT not in self.modalities:
+            return [""] * len(packed)
+        parts = zip(packed.values(TEXT), packed.present[TEXT], strict=True)
+        return [text if there else "" for text, there in parts]
+
+    @cache  # noqa: B019
+    def opinions(self, split: str) -> Opinions:
+        """What each model says of a split."""
+        said = Opinions.gather(self.evidence_of(split), self.expert_names, self.fused, MODEL)
+        return replace(said, languages=[text_facts(text)[0] for text in self.texts(split)])
+
+    def policy(self) -> Policy:
+        """The policy as it lies in the folder now, set by hand or not. Raises `RunError` as `load_policy`."""
+        return load_policy(self.space, self.config)
+
+
+def named_plugins(config: RunConfig, modalities: Mapping[str, Modality]) -> frozenset[str]:
+    """The outside plug-ins that a configuration names, or a modality of its own accord."""
+    return plugins.outside([config.model_dump(), [modality.encoder for modality in modalities.values()]])

@@ -1,0 +1,106 @@
+"""Step `evaluate`: every model is measured on every split; the test split is read here, once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from ...assess.predictions import (
+    ECE,
+    Opinions,
+    draw_curves,
+    gain_over_best,
+    measure_actions,
+    measure_models,
+    prior,
+    seed_spread,
+    write_error_table,
+)
+from ...assess.run_data import RunData
+from ...assess.slices import measure_parts
+from ...config import at_home
+from ...decide.policy import Policy
+from ...evaluate.slices import write_slices
+from ...fit.fusion import MODEL
+from ...workspace import file_sha256, write_json
+from ..context import Context, Step
+
+
+class EvaluationCounts(TypedDict):
+    tested_on: str
+    rows: int
+
+
+def evaluate(run: Context) -> EvaluationCounts:
+    """Write the results, the slices, the curves and the table of errors."""
+    data, space = run.data, run.space
+    policy = data.policy()
+    said = {split: data.opinions(split) for split in data.packed}
+    tuned, tested = said[data.tuned_on], said[data.tested_on]
+    results = {**_measured(data, policy, said), **_parts(data, policy, tested)}
+    write_json(space.results, results)
+    write_slices(space.slices, results["slices"])
+    write_json(space.curves, draw_curves(tested, tuned, policy, data.models, tuned_on=data.tuned_on))
+    texts = data.texts(data.tested_on)
+    write_error_table(space.errors, tested, texts, policy, data.label, data.tested_on, data.models)
+    return {"tested_on": data.tested_on, "rows": len(tested.ids)}
+
+
+def _measured(data: RunData, policy: Policy, said: Mapping[str, Opinions]) -> dict[str, Any]:
+    """Each model on each split (``said``: split -> opinions), the actions, and the fusion beside the best expert."""
+    config, label, tuned_on, tested_on = data.config, data.label, data.tuned_on, data.tested_on
+    resamples, seed = config.bootstrap, config.seed
+    tested, shares = said[tested_on], prior(said["train"].labels, len(label.classes))
+    models = measure_models(
+        said, policy, label, data.parameters(), shares, tested_on=tested_on, resamples=resamples, seed=seed
+    )
+    results: dict[str, Any] = {
+        "run": config.run,
+        "label": config.label,
+        "in_sample": data.in_sample,
+        "tuned_on": tuned_on,
+        "tested_on": tested_on,
+        "main": data.models[-1],
+        "ece": ECE,
+        "models": models,
+    }
+    if policy.review is not None:
+        results["actions"] = measure_actions(tested, policy, data.models[-1])
+    if data.fused is not None:
+        results["gain"] = gain_over_best(
+            said[tuned_on], tested, policy, label, fusion=MODEL, shares=shares, resamples=resamples, seed=seed
+        )
+        models[MODEL]["seeds"] = seed_spread(data.fused, data.evidence_of(tested_on), tested.labels, label)
+    return results
+
+
+def _parts(data: RunData, policy: Policy, tested: Opinions) -> dict[str, Any]:
+    return measure_parts(
+        data.split(data.tested_on),
+        tested,
+        data.texts(data.tested_on),
+        policy,
+        data.models,
+        data.label,
+        data.settled,
+        data.config.slices,
+        ocr=data.space.ocr,
+        clusters=Counter(group for split in data.packed.values() for group in split.groups),
+        resamples=data.config.bootstrap,
+        seed=data.config.seed,
+    )
+
+
+def _terms(run: Context) -> str | None:
+    terms = run.config.slices.terms
+    return file_sha256(at_home(terms)) if terms else None
+
+
+STEP = Step(
+    "evaluate",
+    evaluate,
+    settings=("bootstrap", "slices"),
+    outputs=lambda run: [run.space.results, run.space.errors, run.space.slices, run.space.curves],
+    outside=_terms,
+)

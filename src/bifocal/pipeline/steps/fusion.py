@@ -1,0 +1,39 @@
+"""Step `fusion`: the configured strategy learns from the Evidence of rows that no expert saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ...assess.run_data import RunData
+from ...config import FusionConfig
+from ...fit.fusion import fit_fusion, save_fusion
+from ..context import Context, Step
+
+if TYPE_CHECKING:
+    from ...contracts import Fusion
+
+
+def fuse(run: Context) -> Mapping[str, object]:
+    """Gives ``rows``, those it learned from, or ``skipped``: why there is nothing to fuse."""
+    if len(run.modalities) == 1:
+        return {"skipped": "one modality: the expert decides alone"}
+    save_fusion(fusion_of(run.data, run.config.fusion), run.config.fusion, run.space.fusion)
+    return {"rows": len(next(iter(run.data.fusion_rows.values())))}
+
+
+def fusion_of(data: RunData, config: FusionConfig) -> Fusion:
+    """A fusion fitted on a run's Evidence, be it the run's own or another; nothing is written.
+
+    Raises `BifocalError` as `bifocal.fit.fusion.fit_fusion`.
+    """
+    val = None if data.in_sample else data.evidence_of("val")
+    return fit_fusion(config, data.fusion_rows, val=val, seed=data.config.seed, in_sample=data.in_sample)
+
+
+STEP = Step(
+    "fusion",
+    fuse,
+    settings=("fusion",),
+    outputs=lambda run: [path for path in run.space.fusion.glob("*") if path.name != "README.md"],
+)

@@ -1,0 +1,34 @@
+"""Step `robustness`: the tested posts are attacked, where attacks are named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...assess.robustness import attack_run
+from ...system.system import System
+from ...system.torch_engine import TorchEngine
+from ...workspace import write_json
+from ..context import Context, Step
+
+
+def attack(run: Context) -> Mapping[str, object]:
+    """Gives ``attacked``, a number of rows, or ``skipped``: why none is."""
+    if not run.config.robustness.attacks:
+        return {"skipped": "no attacks are named (robustness.attacks)"}
+    data = run.data
+    policy, label = data.policy(), data.settled[run.config.label]
+    engine = TorchEngine(data.encoders, data.expert_names, data.fused)
+    system = System(run.config, engine, policy, label, run.record.content["text_role"])
+    found = attack_run(system, run.space, run.config.robustness, run.reporter.progress)
+    for finding in found["findings"]:
+        run.reporter.note(finding)
+    write_json(run.space.robustness, found)
+    return {"attacked": found["rows"]}
+
+
+STEP = Step(
+    "robustness",
+    attack,
+    settings=("robustness",),
+    outputs=lambda run: [run.space.robustness] if run.config.robustness.attacks else [],
+)
