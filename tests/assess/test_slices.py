@@ -183,7 +183,7 @@ def asked(finished, **settings):
     from bifocal.decide.policy import Policy
 
     split = finished.packed["test"]
-    texts = finished._texts("test")
+    texts = finished.texts("test")
     policy = Policy.load(finished.space.policy)
     return measure_parts(
         split, finished.opinions("test"), texts, policy, finished.models, finished.label, finished.settled,
