@@ -20,12 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bifocal.assess.run_data import RunData
 from bifocal.config import parse_config
-from bifocal.contracts import Reporter
 from bifocal.evaluate.intervals import measure
 from bifocal.lab.documents.documents import AUTOGLUON
 from bifocal.modalities.text import TAG
-from bifocal.pipeline.steps import Run
 from bifocal.workspace import Workspace, read_json, write_json
 
 LABEL = "label"
@@ -49,7 +48,7 @@ print(json.dumps({"version": version("autogluon.tabular"), "seconds": seconds, "
 
 def main(run: Path, python: str, limit: int, write: Path | None) -> None:
     config = parse_config(read_json(run / "run.json")["config"])
-    work = Run(config, Workspace(run, config.run), Reporter())
+    work = RunData.configured(config, Workspace(run, config.run))
     with tempfile.TemporaryDirectory() as folder:
         for split, packed in work.packed.items():
             texts, records = packed.values("text"), packed.values("tabular")

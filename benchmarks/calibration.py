@@ -22,15 +22,14 @@ from typing import Any
 import numpy as np
 
 from bifocal.assess.predictions import Opinions
+from bifocal.assess.run_data import RunData
 from bifocal.config import load_config, parse_config
-from bifocal.contracts import Reporter
 from bifocal.decide.calibration import fit_temperature, softmax
 from bifocal.decide.calibrators import METHODS, fit_calibration
 from bifocal.evaluate.compare import paired_gain
 from bifocal.evaluate.metrics import ece
 from bifocal.example import UNLABELLED
 from bifocal.fit.fusion import fit_fusion
-from bifocal.pipeline.steps import Run
 from bifocal.pipeline.train import run
 from bifocal.workspace import Workspace, read_json
 
@@ -80,7 +79,7 @@ def sklearn_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return 1 / beta
 
 
-def other_fusion(work: Run, strategy: str) -> tuple[Opinions, Opinions]:
+def other_fusion(work: RunData, strategy: str) -> tuple[Opinions, Opinions]:
     """What another fusion of the run's experts says of val and test, fitted as the run fits its own."""
     config = work.config.fusion.model_copy(update={"strategy": strategy, "read": {}, "options": {}})
     train = work.evidence_of("train")
@@ -145,7 +144,7 @@ def main() -> None:
     for folder in asked.folders or [run(load_config(CONFIG, MEMES), root=asked.runs)]:
         start = perf_counter()
         space = Workspace.of(folder)
-        work = Run(parse_config(read_json(space.record)["config"], where=str(space.record)), space, Reporter())
+        work = RunData.configured(parse_config(read_json(space.record)["config"], where=str(space.record)), space)
         tuned, tested = work.opinions(work.tuned_on), work.opinions(work.tested_on)
         classes, marks = len(work.label.classes), ", IN SAMPLE" if work.in_sample else ""
         print(f"{space.run}: {work.config.label}, {classes} classes; seed {asked.seed}{marks}")

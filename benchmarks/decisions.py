@@ -42,12 +42,15 @@ HEAD = ("id", "words", "reports", "age", "hour", "thread", "part", "label", "reg
 PARTS = {
     "1 calibration": [("decide.fitting", "fit_calibration")],
     "2 thresholds": [("decide.fitting", "choose_threshold"), ("decide.fitting", "expected_figures")],
-    "3 review band": [("decide.fitting", "_band"), ("steps", "measure_actions")],
-    "  figures and intervals": [("steps", "measure_models"), ("steps", "gain_over_best")],
-    "4 slices, fairness": [("steps", "measure_parts")],
-    "9 curves": [("steps", "draw_curves")],
-    "9 error table": [("steps", "write_error_table")],
-    "9 page, figures": [("steps", "write_report")],
+    "3 review band": [("decide.fitting", "_band"), ("pipeline.steps.evaluate", "measure_actions")],
+    "  figures and intervals": [
+        ("pipeline.steps.evaluate", "measure_models"),
+        ("pipeline.steps.evaluate", "gain_over_best"),
+    ],
+    "4 slices, fairness": [("pipeline.steps.evaluate", "measure_parts")],
+    "9 curves": [("pipeline.steps.evaluate", "draw_curves")],
+    "9 error table": [("pipeline.steps.evaluate", "write_error_table")],
+    "9 page, figures": [("pipeline.steps.report", "write_report")],
 }
 """What is timed by itself inside the steps: part -> functions."""
 

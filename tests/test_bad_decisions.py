@@ -25,7 +25,7 @@ from bifocal.monitor.drift import watch
 from bifocal.pipeline.context import Context
 from bifocal.pipeline.steps.calibrate import calibrate
 from bifocal.pipeline.steps.evaluate import evaluate
-from bifocal.pipeline.steps.report import tell
+from bifocal.pipeline.steps.report import write_pages
 from bifocal.pipeline.train import run
 from bifocal.workspace import Workspace, read_json, write_json
 
@@ -78,7 +78,7 @@ def judged(run):
     """Policy, results, page and drift of these predictions, and everything that was noted."""
     calibrate(run)
     evaluate(run)
-    tell(run)
+    write_pages(run)
     found = watch(run.space.folder, scored(run.data))
     return run.reporter.lines + found["findings"]
 

@@ -13,7 +13,7 @@ class EvidenceCounts(TypedDict):
     """``<expert>/<split>`` -> rows that have the part."""
 
 
-def encode(run: Context) -> EvidenceCounts:
+def write_evidence(run: Context) -> EvidenceCounts:
     """Write what the caches do not hold yet of the experts and splits of the run, and remove those of others."""
     splits = run.data.packed
     for path in run.space.evidence_folder.glob("*/*.safetensors"):
@@ -40,7 +40,7 @@ def encode(run: Context) -> EvidenceCounts:
 
 STEP = Step(
     "evidence",
-    encode,
+    write_evidence,
     settings=("fusion.folds",),
     outputs=lambda run: [run.space.evidence(e, s) for e in run.data.expert_names.values() for s in run.data.packed],
 )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ...contracts import Fusion
 
 
-def fuse(run: Context) -> Mapping[str, object]:
+def train_fusion(run: Context) -> Mapping[str, object]:
     """Gives ``rows``, those it learned from, or ``skipped``: why there is nothing to fuse."""
     if len(run.modalities) == 1:
         return {"skipped": "one modality: the expert decides alone"}
@@ -33,7 +33,7 @@ def fusion_of(data: RunData, config: FusionConfig) -> Fusion:
 
 STEP = Step(
     "fusion",
-    fuse,
+    train_fusion,
     settings=("fusion",),
     outputs=lambda run: [path for path in run.space.fusion.glob("*") if path.name != "README.md"],
 )

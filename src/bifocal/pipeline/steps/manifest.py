@@ -12,7 +12,7 @@ from ...data.manifest import write_manifest
 from ..context import Context, Step
 
 
-def read_rows(run: Context) -> Mapping[str, object]:
+def build_manifest(run: Context) -> Mapping[str, object]:
     """Gives the counts of `write_manifest`; what a person should know of them is noted."""
     counts = write_manifest(
         run.source,
@@ -53,7 +53,7 @@ def _findings(run: Context, counts: Mapping[str, Any]) -> list[str]:
 
 STEP = Step(
     "manifest",
-    read_rows,
+    build_manifest,
     settings=("source", "label", "limit"),
     outputs=lambda run: [run.space.manifest, run.space.quarantine, run.space.stamps],
     outside=lambda run: run.source.fingerprint(),

@@ -13,7 +13,7 @@ from ...report.model_card import write_model_card
 from ..context import Context, Step
 
 
-def tell(run: Context) -> Mapping[str, object]:
+def write_pages(run: Context) -> Mapping[str, object]:
     """Counts nothing; records the example that the report shows."""
     data, folder = run.data, run.space.folder
     facts = findings(folder)
@@ -28,4 +28,4 @@ def tell(run: Context) -> Mapping[str, object]:
     return {}
 
 
-STEP = Step("report", tell, settings=(), outputs=lambda run: [run.space.report / "index.html"])
+STEP = Step("report", write_pages, settings=(), outputs=lambda run: [run.space.report / "index.html"])

@@ -11,7 +11,7 @@ from ...workspace import write_json
 from ..context import Context, Step
 
 
-def attack(run: Context) -> Mapping[str, object]:
+def attack_posts(run: Context) -> Mapping[str, object]:
     """Gives ``attacked``, a number of rows, or ``skipped``: why none is."""
     if not run.config.robustness.attacks:
         return {"skipped": "no attacks are named (robustness.attacks)"}
@@ -28,7 +28,7 @@ def attack(run: Context) -> Mapping[str, object]:
 
 STEP = Step(
     "robustness",
-    attack,
+    attack_posts,
     settings=("robustness",),
     outputs=lambda run: [run.space.robustness] if run.config.robustness.attacks else [],
 )

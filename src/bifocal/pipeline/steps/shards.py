@@ -9,14 +9,14 @@ from ...example import SPLITS
 from ..context import Context, Step
 
 
-def pack(run: Context) -> Mapping[str, object]:
+def pack_shards(run: Context) -> Mapping[str, object]:
     """Gives ``rows`` per split and the ``sha256`` of every shard."""
     return write_shards(run.space, run.source, run.modalities, run.data.settled, run.config, run.reporter.progress)
 
 
 STEP = Step(
     "shards",
-    pack,
+    pack_shards,
     settings=("fit", "image_format", "shard_size"),
     outputs=lambda run: [path for split in SPLITS for path in run.space.shards(split).glob("*")],
 )

@@ -8,7 +8,7 @@ from ...data.prepare import write_splits
 from ..context import Context, Step
 
 
-def assign(run: Context) -> Mapping[str, object]:
+def assign_splits(run: Context) -> Mapping[str, object]:
     """Gives the counts of `write_splits`, and records whether the run is in-sample."""
     counts = write_splits(run.space, run.source, run.taxonomy, run.config, run.holdout)
     for told in counts["few"]:
@@ -31,7 +31,7 @@ def assign(run: Context) -> Mapping[str, object]:
 
 STEP = Step(
     "splits",
-    assign,
+    assign_splits,
     settings=("modalities", "splits", "leakage", "seed"),
     outputs=lambda run: [run.space.splits, run.space.groups, run.space.taxonomy],
 )
