@@ -1,6 +1,7 @@
 """An expert learns from the rows it may, says so, and its encoder runs once per example however often it is asked."""
 
 import random
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from bifocal.errors import ConfigError, DataError, ModelError
 from bifocal.example import Example, Label, Taxonomy
 from bifocal.fit import evidence as evidence_room
 from bifocal.fit.evidence import evidence_of
-from bifocal.fit.expert import fit_expert, load_expert
+from bifocal.fit.expert import ExpertData, ExpertFiles, fit_expert, load_expert
 from bifocal.modalities.text import Text, compose
 from bifocal.models.encoders.hf_text import HfText
 
@@ -58,11 +59,10 @@ def config(**changes):
     )
 
 
-def fit(splits, folder, settings, **changes):
-    return fit_expert(
-        settings, "text", Text(), splits, "kind", LABEL, seed=0, folder=folder / "expert",
-        checkpoints=folder / "checkpoints", evidence_path=lambda split: path_of(folder, split), **changes
-    )  # fmt: skip
+def fit(splits, folder, settings, *, rows=None, **callbacks):
+    data = ExpertData("text", Text(), splits, "kind", LABEL, rows)
+    files = ExpertFiles(folder / "expert", folder / "checkpoints", partial(path_of, folder))
+    return fit_expert(settings, data, files, seed=0, **callbacks)
 
 
 def path_of(folder, split):

@@ -310,11 +310,11 @@ def test_an_expert_that_was_finished_before_a_kill_is_not_trained_again(small_co
     real = experts.fit_expert
     trained = []
 
-    def killed_at_the_second(config, name, *rest, **options):
-        if name == "image" and "image" not in trained:
-            trained.append(name)
+    def killed_at_the_second(config, data, *rest, **options):
+        if data.modality_name == "image" and "image" not in trained:
+            trained.append(data.modality_name)
             raise KeyboardInterrupt
-        return real(config, name, *rest, **options)
+        return real(config, data, *rest, **options)
 
     monkeypatch.setattr(experts, "fit_expert", killed_at_the_second)
     config = small(small_config, source={"kind": "synthetic", "size": 60})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,20 +18,19 @@ import torch
 from .. import plugins
 from ..config import ExpertConfig
 from ..decide.calibration import softmax
-from ..errors import ConfigError, DataError, ModelError, RunError, nearest
+from ..errors import DataError, ModelError, RunError
 from ..evaluate.metrics import auroc, macro_f1
 from ..example import UNLABELLED, Label, Rows
 from ..models.classifier import figures
 from ..models.saved import CARD, read_card
 from ..workspace import file_sha256, fingerprint, read_json, write_json
+from .candidates import candidates
 from .evidence import Progress, features_of
 
 if TYPE_CHECKING:
     from ..contracts import Encoder, Modality
     from ..data.shards import Split
 
-AUTO = "auto"
-"""In the place of an encoder's name: all that read the modality are fitted, and the best on val is taken."""
 FINISHED = "finished.json"
 """Beside its checkpoints, the note that an expert is trained; it goes when its step is to be done again."""
 Row = dict[str, float]
@@ -63,19 +62,51 @@ class FittedExpert:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class ExpertData:
+    """What the expert of one modality may learn from.
+
+    Attributes
+    ----------
+    splits : mapping
+        ``train`` and, where there is one, ``val``.
+    rows : collection of int, optional
+        Rows of train that may be learned from (rule 3: a fusion needs others); None = all.
+    """
+
+    modality_name: str
+    modality: Modality
+    splits: Mapping[str, Split]
+    label_name: str
+    label: Label
+    rows: Collection[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertFiles:
+    """Where an expert goes, and what its training leaves on the way.
+
+    Attributes
+    ----------
+    folder : Path
+        The saved expert's.
+    checkpoints : Path
+        A folder of its own; an interrupted training with the same inputs is taken up, and it is emptied at the end.
+    evidence_path : callable
+        Split -> cache file of its Evidence, which a frozen encoder begins.
+    """
+
+    folder: Path
+    checkpoints: Path
+    evidence_path: Callable[[str], Path]
+
+
 def fit_expert(
     config: ExpertConfig,
-    modality_name: str,
-    modality: Modality,
-    splits: Mapping[str, Split],
-    label_name: str,
-    label: Label,
+    data: ExpertData,
+    files: ExpertFiles,
     *,
     seed: int,
-    folder: Path,
-    checkpoints: Path,
-    evidence_path: Callable[[str], Path],
-    rows: Collection[int] | None = None,
     on_epoch: Callable[[str, Row], None] | None = None,
     progress: Progress | None = None,
 ) -> FittedExpert:
@@ -88,16 +119,6 @@ def fit_expert(
 
     Parameters
     ----------
-    splits : mapping
-        ``train`` and, where there is one, ``val``.
-    folder : Path
-        Where the expert goes.
-    checkpoints : Path
-        A folder of its own; an interrupted training with the same inputs is taken up, and it is emptied at the end.
-    evidence_path : callable
-        Split -> cache file of its Evidence, which a frozen encoder begins.
-    rows : collection of int, optional
-        Rows of train that may be learned from (rule 3: a fusion needs others); None = all.
     on_epoch, progress : callable, optional
         Take the encoder's name and an epoch's row; the examples encoded and their number.
 
@@ -111,123 +132,120 @@ def fit_expert(
         Where the model is not to be had.
     """
     start = perf_counter()
-    lessons = {
-        name: _lesson(name, splits[name], modality_name, label_name, label, rows if name == "train" else None)
-        for name in ("train", "val")
-        if name in splits
-    }
-    values = lessons["train"].usable.values(modality_name)
-    rivals = candidates(config, modality_name, modality)
-    if "val" not in lessons:
-        rivals = rivals[:1]
-    encoders = [plugins.load("encoders", str(c.encoder)).create(c, label.classes, seed, values) for c in rivals]
-    inputs = [(name, lesson.usable.fingerprint, lesson.classes) for name, lesson in lessons.items()]
+    used = {name: _usable_rows(name, data) for name in ("train", "val") if name in data.splits}
+    configs = candidates(config, data.modality_name, data.modality)
+    if "val" not in used:
+        configs = configs[:1]
+    values = used["train"].usable.values(data.modality_name)
+    encoders = [plugins.load("encoders", str(c.encoder)).create(c, data.label.classes, seed, values) for c in configs]
+    inputs = [(name, rows.usable.fingerprint, rows.classes) for name, rows in used.items()]
     key = fingerprint(config.model_dump(mode="json"), seed, [e.fingerprint() for e in encoders], inputs)
-    if finished := _finished(folder, checkpoints, key, [str(c.encoder) for c in rivals]):
-        _clear(checkpoints)
+    names = [str(c.encoder) for c in configs]
+    if finished := _finished(files, key, names):
+        _clear(files.checkpoints)
         return finished
-    _claim(checkpoints, key)
-    several = len(rivals) > 1
-    fitted: dict[str, tuple[Encoder, list[Row]]] = {}
-    for rival, encoder in zip(rivals, encoders, strict=True):
-        name = str(rival.encoder)
-        tell = partial(on_epoch, name) if on_epoch else None
-        place, begun = (checkpoints / name, _begun_by(name, evidence_path)) if several else (checkpoints, evidence_path)
-        if encoder.frozen:
-            history = _fit_head(encoder, lessons, modality_name, begun, progress)
-            if tell:
-                tell(history[-1])
-        else:
-            history = encoder.fit(*_data(lessons, modality_name), place, tell)
-        fitted[name] = encoder, history
-    tried = {
-        name: _reached(encoder, lessons["val"], modality_name, _begun_by(name, evidence_path)("val"))
-        for name, (encoder, _) in fitted.items()
-        if several
-    }
-    taken = max(tried, key=tried.__getitem__) if several else next(iter(fitted))
-    encoder, history = fitted[taken]
-    for split in lessons if several else ():
-        for name in fitted:
-            begun = _begun_by(name, evidence_path)
-            if name == taken and begun(split).exists():
-                os.replace(begun(split), evidence_path(split))
-            begun(split).unlink(missing_ok=True)
-    encoder.learned_from = frozenset(lessons["train"].usable.ids)
-    encoder.save(folder)
-    counts = {name: lesson.counts for name, lesson in lessons.items()}
-    found: dict[str, Any] = {"history": history, "counts": counts, "tried": tried, "seconds": perf_counter() - start}
-    write_json(checkpoints / FINISHED, {"key": key, "card": file_sha256(folder / CARD), **found})
-    _clear(checkpoints)
-    return FittedExpert(encoder, **found)
+    _claim(files.checkpoints, key)
+    tried = _candidates_of(names, encoders, files)
+    histories = {c.name: _train(c, used, data.modality_name, on_epoch, progress) for c in tried}
+    taken, reached = _select(tried, used, data.modality_name)
+    _keep_evidence(tried, taken, used, files)
+    taken.encoder.learned_from = frozenset(used["train"].usable.ids)
+    taken.encoder.save(files.folder)
+    counts = {name: rows.counts for name, rows in used.items()}
+    fitted = FittedExpert(taken.encoder, histories[taken.name], counts, reached, perf_counter() - start)
+    _finish(fitted, files, key)
+    return fitted
 
 
-def candidates(config: ExpertConfig, modality_name: str, modality: Modality) -> list[ExpertConfig]:
-    """The expert's settings with the encoder named and ``tune`` settled: one, or for ``auto`` one per encoder.
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """An encoder that may become the expert; one of several checkpoints and begins its Evidence under its own name."""
 
-    Raises
-    ------
-    UnknownPlugin
-        Where there is no encoder of that name.
-    ConfigError
-        Where it reads another modality, or lacks an option or ``tune``.
-    """
-    name = config.encoder or modality.encoder
-    if name != AUTO:
-        found: type[Encoder] = plugins.load("encoders", name)
-        if found.modality != modality_name:
-            raise ConfigError(
-                f"experts.{modality_name}.encoder = {name!r} reads {found.modality}, not {modality_name}; "
-                f"leave it out for {modality.encoder!r}"
-            )
-        plugins.options("encoder", name, config.options, found.settings)
-        return [config.model_copy(update={"encoder": name}).settled(found.tunes)]
-    known = {n: plugins.load("encoders", n) for n in plugins.names("encoders")}
-    known = {n: found for n, found in known.items() if found.modality == modality_name}
-    common = {
-        option for option in config.options if all(option in found.settings.model_fields for found in known.values())
-    }
-    for unknown in config.options.keys() - known.keys() - common:
-        raise ConfigError(
-            f"experts.{modality_name}.options with encoder: auto holds what all encoders know, and the options of each "
-            f"by its name, found {unknown!r}; {nearest(unknown, known)}"
-        )
-    if config.tune and not any(config.tune in found.tunes for found in known.values()):
-        taken = ", ".join(sorted({tune for found in known.values() for tune in found.tunes}))
-        raise ConfigError(f"no encoder of {modality_name} has tune: {config.tune}; they take {taken}: leave it out")
-    rivals = []
-    for n, found in known.items():
-        own = {**{option: config.options[option] for option in common}, **config.options.get(n, {})}
-        plugins.options("encoder", n, own, found.settings)
-        tune = config.tune if config.tune in found.tunes else None
-        rivals.append(config.model_copy(update={"encoder": n, "options": own, "tune": tune}).settled(found.tunes))
-    return rivals
+    name: str
+    encoder: Encoder
+    checkpoints: Path
+    evidence_path: Callable[[str], Path]
 
 
-def _begun_by(name: str, evidence_path: Callable[[str], Path]) -> Callable[[str], Path]:
-    """Split -> where one of several encoders begins its Evidence; only the taken one's becomes the expert's."""
-    return lambda split: evidence_path(split).with_name(f"{name}.{split}.safetensors")
+def _candidates_of(names: Sequence[str], encoders: Sequence[Encoder], files: ExpertFiles) -> list[_Candidate]:
+    if len(names) == 1:
+        return [_Candidate(names[0], encoders[0], files.checkpoints, files.evidence_path)]
+    return [
+        _Candidate(name, encoder, files.checkpoints / name, partial(_own_path, files.evidence_path, name))
+        for name, encoder in zip(names, encoders, strict=True)
+    ]
 
 
-def _reached(encoder: Encoder, lesson: _Lesson, modality_name: str, path: Path) -> float:
+def _own_path(evidence_path: Callable[[str], Path], name: str, split: str) -> Path:
+    return evidence_path(split).with_name(f"{name}.{split}.safetensors")
+
+
+def _train(
+    candidate: _Candidate,
+    used: Mapping[str, _UsableRows],
+    modality_name: str,
+    on_epoch: Callable[[str, Row], None] | None,
+    progress: Progress | None,
+) -> list[Row]:
+    """Fine-tune the encoder, or fit the head of a frozen one: a row per epoch."""
+    tell = partial(on_epoch, candidate.name) if on_epoch else None
+    if candidate.encoder.frozen:
+        history = _fit_head(candidate, used, modality_name, progress)
+        if tell:
+            tell(history[-1])
+        return history
+    rows = {name: Rows(found.usable.values(modality_name), found.classes) for name, found in used.items()}
+    return candidate.encoder.fit(rows["train"], rows.get("val"), candidate.checkpoints, tell)
+
+
+def _select(
+    tried: Sequence[_Candidate], used: Mapping[str, _UsableRows], modality_name: str
+) -> tuple[_Candidate, dict[str, float]]:
+    """The best candidate on val, and what each reached there; the only one, and nothing, where there is no choice."""
+    if len(tried) == 1:
+        return tried[0], {}
+    reached = {candidate.name: _reached(candidate, used["val"], modality_name) for candidate in tried}
+    return max(tried, key=lambda candidate: reached[candidate.name]), reached
+
+
+def _keep_evidence(tried: Sequence[_Candidate], taken: _Candidate, splits: Iterable[str], files: ExpertFiles) -> None:
+    """Of several candidates, the taken one's Evidence becomes the expert's; the others' goes."""
+    if len(tried) == 1:
+        return
+    for split in splits:
+        begun = taken.evidence_path(split)
+        if begun.exists():
+            os.replace(begun, files.evidence_path(split))
+        for candidate in tried:
+            candidate.evidence_path(split).unlink(missing_ok=True)
+
+
+def _reached(candidate: _Candidate, val: _UsableRows, modality_name: str) -> float:
     """The verdict's metric of the expert alone on rows it is judged by; a frozen one has encoded them before."""
-    every = features_of(encoder, lesson.split, modality_name, path)
-    logits = encoder.head_logits({key: tensor[lesson.rows] for key, tensor in every.items()})
+    every = features_of(candidate.encoder, val.split, modality_name, candidate.evidence_path("val"))
+    logits = candidate.encoder.head_logits({key: tensor[val.rows] for key, tensor in every.items()})
     probabilities = softmax(logits.double().numpy())
     measure = auroc if probabilities.shape[1] == 2 else macro_f1
-    return float(measure(np.array(lesson.classes), probabilities))
+    return float(measure(np.array(val.classes), probabilities))
 
 
-def _finished(folder: Path, checkpoints: Path, key: str, encoders: Collection[str]) -> FittedExpert | None:
+def _finish(fitted: FittedExpert, files: ExpertFiles, key: str) -> None:
+    """Note that the expert is trained, so that a run that is stopped before its next one takes it up; tidy up."""
+    note = {"key": key, "card": file_sha256(files.folder / CARD), "history": fitted.history, "counts": fitted.counts}
+    write_json(files.checkpoints / FINISHED, {**note, "tried": fitted.tried, "seconds": fitted.seconds})
+    _clear(files.checkpoints)
+
+
+def _finished(files: ExpertFiles, key: str, encoders: Collection[str]) -> FittedExpert | None:
     """The expert of this very training, where the run was stopped after it and before its next one."""
-    note = checkpoints / FINISHED
-    if not note.is_file() or not (folder / CARD).is_file():
+    note = files.checkpoints / FINISHED
+    if not note.is_file() or not (files.folder / CARD).is_file():
         return None
     found = read_json(note)
-    if found["key"] != key or found["card"] != file_sha256(folder / CARD):
+    if found["key"] != key or found["card"] != file_sha256(files.folder / CARD):
         return None
     try:
-        encoder = load_expert(folder, encoders)
+        encoder = load_expert(files.folder, encoders)
     except ModelError:  # altered since: train it again
         return None
     return FittedExpert(encoder, found["history"], found["counts"], found["tried"], found["seconds"])
@@ -249,7 +267,7 @@ def load_expert(folder: Path, allow_plugins: Collection[str] | None = None) -> E
 
 
 @dataclass(frozen=True, slots=True)
-class _Lesson:
+class _UsableRows:
     """The rows of a split that an expert learns from, or is judged by: those with the part and the label."""
 
     split: Split
@@ -259,16 +277,15 @@ class _Lesson:
     counts: dict[str, int]
 
 
-def _lesson(
-    name: str, split: Split, modality_name: str, label_name: str, label: Label, allowed: Collection[int] | None
-) -> _Lesson:
-    chosen = set(range(len(split)) if allowed is None else allowed)
-    classes = split.classes(label_name, label)
+def _usable_rows(name: str, data: ExpertData) -> _UsableRows:
+    split, modality_name, label = data.splits[name], data.modality_name, data.label
+    allowed = set(range(len(split)) if data.rows is None or name != "train" else data.rows)
+    classes = split.classes(data.label_name, label)
     rows = []
     counts = Counter({"used": 0, "absent": 0, "unlabelled": 0, "aside": 0})
     for i, here in enumerate(split.present[modality_name]):
         reason = "absent" if not here else "unlabelled" if classes[i] == UNLABELLED else "aside"
-        if reason == "aside" and i in chosen:
+        if reason == "aside" and i in allowed:
             reason = "used"
             rows.append(i)
         counts[reason] += 1
@@ -276,34 +293,24 @@ def _lesson(
     if len(found) < 2:
         what = f"all of class {next(iter(found))!r}" if found else "none at all"
         raise DataError(
-            f"split {name!r} has {len(rows)} usable rows with {modality_name} and the label {label_name}, {what}; "
+            f"split {name!r} has {len(rows)} usable rows with {modality_name} and the label {data.label_name}, {what}; "
             "an expert needs at least two classes there: take more rows (`limit`), or other splits"
         )
-    return _Lesson(split, rows, split.take(rows), [classes[i] for i in rows], dict(counts))
-
-
-def _data(lessons: Mapping[str, _Lesson], modality_name: str) -> tuple[Rows, Rows | None]:
-    """Train and val as an encoder learns from them."""
-    rows = {name: Rows(lesson.usable.values(modality_name), lesson.classes) for name, lesson in lessons.items()}
-    return rows["train"], rows.get("val")
+    return _UsableRows(split, rows, split.take(rows), [classes[i] for i in rows], dict(counts))
 
 
 def _fit_head(
-    encoder: Encoder,
-    lessons: Mapping[str, _Lesson],
-    modality_name: str,
-    evidence_path: Callable[[str], Path],
-    progress: Progress | None,
+    candidate: _Candidate, used: Mapping[str, _UsableRows], modality_name: str, progress: Progress | None
 ) -> list[Row]:
     """Run a frozen encoder over whole splits, so that their Evidence is begun, and fit its head on the usable rows."""
-    encoded = {}
-    for name, lesson in lessons.items():
-        every = features_of(encoder, lesson.split, modality_name, evidence_path(name), progress)
-        whole = len(lesson.rows) == len(lesson.split)  # then no copy is made
-        encoded[name] = every if whole else {key: tensor[lesson.rows] for key, tensor in every.items()}
-    labels = {name: torch.tensor(lesson.classes) for name, lesson in lessons.items()}
-    history = encoder.fit_head(encoded["train"], labels["train"], lessons["train"].usable.groups)
-    if "val" in lessons:
+    encoder, encoded = candidate.encoder, {}
+    for name, found in used.items():
+        every = features_of(encoder, found.split, modality_name, candidate.evidence_path(name), progress)
+        whole = len(found.rows) == len(found.split)  # then no copy is made
+        encoded[name] = every if whole else {key: tensor[found.rows] for key, tensor in every.items()}
+    labels = {name: torch.tensor(found.classes) for name, found in used.items()}
+    history = encoder.fit_head(encoded["train"], labels["train"], used["train"].usable.groups)
+    if "val" in used:
         measured = figures(encoder.head_logits(encoded["val"]), labels["val"])
         history[-1].update({f"val_{name}": value for name, value in measured.items()})
     return history

@@ -13,8 +13,9 @@ from .. import plugins
 from ..config import ExpertConfig
 from ..errors import DataError, MissingExtra, ModelError
 from ..example import Label
+from ..fit.candidates import AUTO, candidates
 from ..fit.evidence import evidence_of
-from ..fit.expert import AUTO, candidates, fit_expert
+from ..fit.expert import ExpertData, ExpertFiles, fit_expert
 from .material import JUDGED, Splits, usable
 from .trials import Trial, hear_expert
 
@@ -74,15 +75,9 @@ def fit_rivals(
             try:
                 fitted = fit_expert(
                     config,
-                    modality_name,
-                    modality,
-                    splits,
-                    label_name,
-                    label,
+                    ExpertData(modality_name, modality, splits, label_name, label),
+                    ExpertFiles(Path(place) / "expert", Path(place) / "checkpoints", path),
                     seed=seed,
-                    folder=Path(place) / "expert",
-                    checkpoints=Path(place) / "checkpoints",
-                    evidence_path=path,
                 )
             except (DataError, ModelError, MissingExtra) as error:
                 findings.append(f"{name} is not among the baselines: {error}")

@@ -12,7 +12,7 @@ from ..data.compose import TEXT
 from ..errors import ConfigError, ModelError, nearest
 from ..example import Label, Taxonomy
 from ..files.columns import Columns
-from ..fit.expert import candidates
+from ..fit.candidates import candidates
 from ..transcribe.ocr_models import recognisers
 
 if TYPE_CHECKING:

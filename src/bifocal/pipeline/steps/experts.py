@@ -17,7 +17,7 @@ from ...data.splits import holdout_rows
 from ...errors import DataError
 from ...evaluate.metrics import macro_f1
 from ...example import UNLABELLED
-from ...fit.expert import FINISHED, FittedExpert, fit_expert
+from ...fit.expert import FINISHED, ExpertData, ExpertFiles, FittedExpert, fit_expert
 from ...models.saved import read_card
 from ..context import Context, Step
 
@@ -85,16 +85,9 @@ def _fit(run: Context, name: str, rows: list[int]) -> FittedExpert:
 
     return fit_expert(
         run.config.expert(name),
-        name,
-        run.modalities[name],
-        run.data.packed,
-        run.config.label,
-        run.label,
+        ExpertData(name, run.modalities[name], run.data.packed, run.config.label, run.label, rows),
+        ExpertFiles(run.space.expert(expert), run.space.checkpoints / expert, partial(run.space.evidence, expert)),
         seed=run.config.seed,
-        rows=rows,
-        folder=run.space.expert(expert),
-        checkpoints=run.space.checkpoints / expert,
-        evidence_path=partial(run.space.evidence, expert),
         on_epoch=tell,
         progress=run.reporter.progress,
     )
