@@ -19,8 +19,9 @@ from bifocal.decide.tuning import PolicySettings, TuningRows
 from bifocal.deploy.policies import compare, set_threshold
 from bifocal.errors import DataError, RunError
 from bifocal.evaluate.intervals import measure
+from bifocal.evaluate.judged import Judged
 from bifocal.evaluate.metrics import METRICS
-from bifocal.evaluate.slices import measure_gaps, measure_slices
+from bifocal.evaluate.slices import SliceSettings, measure_gaps, measure_slices
 from bifocal.monitor.drift import watch
 from bifocal.pipeline.context import Context
 from bifocal.pipeline.steps.calibrate import calibrate
@@ -315,8 +316,10 @@ def test_measures_of_such_rows_are_written_as_numbers_or_null(name, tmp_path):
     groups = list(range(len(y)))
     found = measure(y, p, groups, resamples=50)
     slices = {("row", "the first"): np.arange(len(y)) == 0, ("row", "none"): np.zeros(len(y), dtype=bool)}
-    found["slices"] = measure_slices(y, p, None, groups, slices, resamples=50)
-    found["gaps"] = measure_gaps(y, p, None, groups, {"first": slices["row", "the first"]}, resamples=50)
+    found["slices"] = measure_slices(Judged(y, p, None, groups), slices, SliceSettings(resamples=50)).to_dict()
+    found["gaps"] = measure_gaps(
+        Judged(y, p, None, groups), {"first": slices["row", "the first"]}, SliceSettings(resamples=50)
+    ).to_dict()
     write_json(tmp_path / "found.json", found)
     written = read_json(tmp_path / "found.json")
     assert written["metrics"].keys() == METRICS.keys()

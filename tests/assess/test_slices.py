@@ -1,4 +1,4 @@
-"""Columns are cut as their values ask for, words are found whole, and a run's slices are those of its tested rows."""
+"""Columns are cut as their values ask for, and a run's slices are those of its tested rows."""
 
 import csv
 import json
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bifocal.assess.run_data import RunData
-from bifocal.assess.slices import check_slices, cut, measure_parts, mentions, read_columns, read_terms
+from bifocal.assess.slices import EvaluatedRows, check_slices, cut, measure_parts, read_columns
 from bifocal.config import SlicesConfig, parse_config
 from bifocal.errors import ConfigError
 from bifocal.example import BINARY, Label
@@ -69,46 +69,6 @@ def words(tmp_path):
         return path
 
     return write
-
-
-def test_terms_are_read_by_group_or_one_a_line(words):
-    path = words("# whom a post speaks of\n\nWomen: woman, WOMEN ,ｇｉｒｌ\nStraße\nWomen: trans women\n")
-    assert read_terms(path) == {"Women": ["woman", "women", "girl", "trans women"], "Straße": ["strasse"]}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("a\nwomen:\n", r"line 2 names no term"), (": woman", "line 1 names no term"), ("# none\n", "holds no terms")],
-)
-def test_terms_that_are_none_are_refused(words, text, message):
-    with pytest.raises(ConfigError, match=message):
-        read_terms(words(text))
-
-
-def test_a_file_of_terms_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere.txt' cannot be read \(No such file or directory\)"):
-        read_terms(tmp_path / "nowhere.txt")
-    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(ConfigError, match="it is not UTF-8"):
-        read_terms(tmp_path / "latin.txt")
-
-
-def test_words_are_found_whole_in_any_case_and_not_in_tags():
-    texts = [
-        "[OCR] WOMEN drive [/OCR] [CAP] [/CAP] <lang=en>",
-        "[OCR] womenfolk [/OCR] [CAP] a man [/CAP] <lang=en>",
-        "[OCR] Trans-women, men [/OCR] [CAP] [/CAP] <lang=en>",
-        "[OCR] [/OCR] [CAP] c++ in der STRASSE [/CAP] <lang=de>",
-        "",
-    ]
-    terms = {"women": ["women"], "men": ["men", "man"], "tags": ["ocr", "lang", "de"], "odd": ["c++", "strasse"]}
-    found = {group: rows.tolist() for group, rows in mentions(texts, terms).items()}
-    assert found == {
-        "women": [True, False, True, False, False],
-        "men": [False, True, True, False, False],
-        "tags": [False] * 5,
-        "odd": [False, False, False, True, False],
-    }
 
 
 def test_what_cannot_be_asked_is_refused_at_once(words):
@@ -185,11 +145,10 @@ def asked(finished, **settings):
     split = finished.packed["test"]
     texts = finished.texts("test")
     policy = Policy.load(finished.space.policy)
-    return measure_parts(
-        split, finished.opinions("test"), texts, policy, finished.models, finished.label, finished.settled,
-        SlicesConfig(min_rows=10, **settings), ocr=finished.space.ocr,
-        clusters=dict.fromkeys(finished.opinions("test").groups, 1), resamples=50, seed=0,
-    )  # fmt: skip
+    clusters = dict.fromkeys(finished.opinions("test").groups, 1)
+    rows = EvaluatedRows(split, finished.opinions("test"), texts, finished.settled, finished.space.ocr, clusters)
+    config = SlicesConfig(min_rows=10, **settings)
+    return measure_parts(rows, policy, finished.models, config, resamples=50, seed=0).to_dict()
 
 
 def test_what_is_asked_for_comes_beside_the_rest(finished, words):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bifocal.assess.predictions import Opinions
-from bifocal.assess.slices import check_slices, cut, measure_parts, mentions, read_terms
+from bifocal.assess.slices import EvaluatedRows, check_slices, cut, measure_parts
+from bifocal.assess.terms import mentions, read_terms
 from bifocal.config import SlicesConfig, parse_config
 from bifocal.contracts import Reporter
 from bifocal.decide.calibrators import Temperature
@@ -54,11 +55,10 @@ def measured(place, labels, flagged, *, metas=None, targets=None, texts=None, la
     split = Posts([{"target_type": target} for target in (targets or [None] * n)], metas)
     lines = [json.dumps({"id": f"row{i}", "confidence": confidence}) for i, confidence in ocr]
     (place / "ocr.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    return measure_parts(
-        split, said, texts or [""] * n, policy, list(named), kind, Taxonomy(LABELS),
-        SlicesConfig(**{"min_rows": 10, **settings}), ocr=place / "ocr.jsonl",
-        clusters=clusters or dict.fromkeys(ids, 1), resamples=20, seed=0,
-    )  # fmt: skip
+    texts, clusters = texts or [""] * n, clusters or dict.fromkeys(ids, 1)
+    rows = EvaluatedRows(split, said, texts, Taxonomy(LABELS), place / "ocr.jsonl", clusters)
+    config = SlicesConfig(**{"min_rows": 10, **settings})
+    return measure_parts(rows, policy, list(named), config, resamples=20, seed=0).to_dict()
 
 
 def sizes(found, column):

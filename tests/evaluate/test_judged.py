@@ -8,7 +8,7 @@ from bifocal.errors import DataError
 from bifocal.evaluate.intervals import bootstrap_weights
 from bifocal.evaluate.judged import MIN_CLASS, Judged
 from bifocal.evaluate.metrics import accuracy, macro_f1
-from bifocal.evaluate.slices import measure_gaps, measure_slices
+from bifocal.evaluate.slices import SliceSettings, measure_gaps, measure_slices
 
 
 def counted(*parts):
@@ -119,7 +119,7 @@ def test_the_gap_between_groups_is_counted_and_tested_as_by_hand():
         (380, 0, 0.2), (20, 0, 0.8), (50, 1, 0.8), (30, 1, 0.2),
     )  # fmt: skip
     members = {"A": part < 3, "B": (part >= 3) & (part < 7)}
-    found = measure_gaps(y, p, None, range(len(y)), members, resamples=100)
+    found = measure_gaps(Judged(y, p, None, range(len(y))), members, SliceSettings(resamples=100)).to_dict()
     a, b = found["groups"]
     assert [(g["n"], g["negatives"], g["positives"], g["note"]) for g in (a, b)] == [
         (120, 100, 20, None),
@@ -152,7 +152,7 @@ def test_a_gap_beyond_chance_comes_before_a_wider_one_that_may_be_chance():
         (1900, 0, 0.2), (100, 0, 0.8), (300, 1, 0.8),
     )  # fmt: skip
     members = {"few": part < 3, "many": (part >= 3) & (part < 6)}
-    found = measure_gaps(y, p, None, range(len(y)), members, resamples=20)
+    found = measure_gaps(Judged(y, p, None, range(len(y))), members, SliceSettings(resamples=20)).to_dict()
     few, many = (g["differences"]["fpr"] for g in found["groups"])
     assert few["value"] > many["value"] and few["p_adjusted"] > 0.05 > many["p_adjusted"]
     largest = found["largest"]
@@ -161,10 +161,12 @@ def test_a_gap_beyond_chance_comes_before_a_wider_one_that_may_be_chance():
 
 def test_what_the_groups_are_held_against_may_be_too_few_or_none():
     y, p, part = counted((40, 0, 0.2), (40, 1, 0.8), (12, 0, 0.2))
-    found = measure_gaps(y, p, None, range(92), {"A": part < 2}, resamples=20)
+    found = measure_gaps(Judged(y, p, None, range(92)), {"A": part < 2}, SliceSettings(resamples=20)).to_dict()
     assert found["reference"]["note"] == "too few rows" and found["largest"] is None
     assert found["groups"][0]["note"] == "too few rows to compare with for auroc, accuracy, fpr, fnr"
-    found = measure_gaps(y, p, None, range(92), {"A": part < 2, "B": part > 0}, resamples=20)
+    found = measure_gaps(
+        Judged(y, p, None, range(92)), {"A": part < 2, "B": part > 0}, SliceSettings(resamples=20)
+    ).to_dict()
     assert (found["reference"]["n"], found["reference"]["note"]) == (0, "no rows")
     assert found["groups"][0]["note"] == "no rows to compare with"
 
@@ -175,7 +177,7 @@ def test_the_worst_slice_is_the_least_likely_of_those_that_holm_makes_equal():
         (29, 0, 0.2), (21, 0, 0.8), (348, 0, 0.2), (132, 0, 0.8), (1600, 0, 0.2), (400, 0, 0.8), (400, 1, 0.8)
     )
     slices = {("size", "few"): part < 2, ("size", "many"): (part >= 2) & (part < 4)}
-    found = measure_slices(y, p, None, range(len(y)), slices, resamples=20)
+    found = measure_slices(Judged(y, p, None, range(len(y))), slices, SliceSettings(resamples=20)).to_dict()
     few, many = (row["differences"]["fpr"] for row in found["slices"])
     assert few["value"] > many["value"] > 0 and many["p"] < few["p"] and many["p_adjusted"] == few["p_adjusted"]
     worst = found["worst"]
@@ -192,7 +194,7 @@ def false_alarms(sets):
         y = (rng.random(400) < 0.4)[groups].astype(int)
         p = (1 / (1 + np.exp(-3 * (y[np.searchsorted(groups, range(400))] - 0.5) - rng.normal(0, 1.5, 400))))[groups]
         members = {f"group {k}": (rng.random(400) < 0.1)[groups] for k in range(6)}
-        gaps = measure_gaps(y, p, None, groups, members, min_rows=20, resamples=2)
+        gaps = measure_gaps(Judged(y, p, None, groups), members, SliceSettings(min_rows=20, resamples=2)).to_dict()
         assert gaps["comparisons"] > 6
         rates = [row["differences"][name] for row in gaps["groups"] for name in ("fpr", "fnr")]
         found += any(gap["p_adjusted"] <= 0.05 for gap in rates if gap)

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..config import SlicesConfig, at_home
+from ..config import SlicesConfig
 from ..data.compose import TEXT
 from ..decide.policy import Policy
 from ..errors import ConfigError, listed, nearest
-from ..evaluate.slices import measure_gaps, measure_slices
+from ..evaluate.judged import Judged
+from ..evaluate.slices import SliceSettings, measure_gaps, measure_slices
 from ..example import UNLABELLED, Label, Taxonomy
-from ..modalities.text import TAG, clean
+from ..modalities.text import TAG
 from ..workspace import read_jsonl
 from .predictions import Opinions, calibrated
+from .terms import mentions, read_terms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..data.shards import Split
+    from ..evaluate.slice_results import GapResults, SliceResults
 
     Rows = NDArray[np.bool_]
 
@@ -40,83 +43,114 @@ NO_GROUP = ("", "none")
 """Values of such a column, beside a missing one, that say that it speaks of no group."""
 
 
-def measure_parts(
-    split: Split,
-    said: Opinions,
-    texts: Sequence[str],
-    policy: Policy,
-    models: Sequence[str],
-    label: Label,
-    taxonomy: Taxonomy,
-    config: SlicesConfig,
-    *,
-    ocr: Path,
-    clusters: Mapping[str, int],
-    resamples: int,
-    seed: int,
-) -> dict[str, Any]:
-    """The last model, calibrated and at the policy's thresholds, on parts of a split.
+@dataclass(frozen=True, slots=True)
+class EvaluatedRows:
+    """Rows of one split, and what is known of them beside their labels.
 
-    Parameters
+    Attributes
     ----------
-    split, said, texts : of the same rows
-        Texts are composed, empty where absent.
+    texts : sequence of str
+        Composed, empty where absent.
     ocr : Path
         ``ocr.jsonl``
-    clusters : group -> rows of it in the whole run
-    resamples, seed
-        As `measure_slices`.
+    clusters : mapping
+        Near-duplicate group -> rows of it in the whole run.
+    """
 
-    Returns
-    -------
-    dict
-        ``slices``: as `measure_slices`, or null where no row has a label; ``fairness``: as `measure_gaps`, with ``by``
-        (where groups come from), or null where nothing says whom a post speaks of, or the label has no such rates.
-        Values that only rows without a label bear are named, with no rows.
+    split: Split
+    said: Opinions
+    texts: Sequence[str]
+    taxonomy: Taxonomy
+    ocr: Path
+    clusters: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredParts:
+    """What `measure_parts` found.
+
+    Attributes
+    ----------
+    slices : SliceResults or None
+        None where no row has a label.
+    fairness : GapResults or None
+        None where nothing says whom a post speaks of, or the label has no such rates.
+    by : str or None
+        Where its groups come from.
+    """
+
+    slices: SliceResults | None = None
+    fairness: GapResults | None = None
+    by: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        fairness = self.fairness and {"by": self.by, **self.fairness.to_dict()}
+        return {"slices": self.slices and self.slices.to_dict(), "fairness": fairness}
+
+
+def measure_parts(
+    rows: EvaluatedRows, policy: Policy, models: Sequence[str], config: SlicesConfig, *, resamples: int, seed: int
+) -> MeasuredParts:
+    """The last model, calibrated and at the policy's thresholds, on parts of a split.
+
+    Values that only rows without a label bear are named, with no rows.
 
     Raises
     ------
     ConfigError
         As `read_columns` and `read_terms`.
     """
-    model = models[-1]
+    said, model = rows.said, models[-1]
     known = said.has[model] & (said.labels != UNLABELLED)
     if not known.any():
-        return {"slices": None, "fairness": None}
-    enough = math.ceil(config.min_rows / known.mean())
-    columns = read_columns(split, taxonomy, config)
-    common = {
-        "language": columns["language"],
-        "text_length": [len(" ".join(TAG.sub(" ", text).split())) or "no text" for text in texts],
-        "ocr_confidence": _confidences(split.ids, ocr),
-        "presence": [pattern or "nothing" for pattern in said.patterns],
-        TARGET: columns.get(TARGET, []) if policy.label != TARGET else [],
-        "agreement": _agreement(said, policy, models),
-        "source": columns["source"],
-        "near_duplicates": ["alone" if clusters[g] == 1 else "in a cluster" for g in said.groups],
-    }
-    asked = {name: columns[name] for name in config.columns}
-    slices: dict[tuple[str, str], Rows] = {}
-    for name, values in (common | asked).items():
-        found = cut(values, enough)
-        if name in asked or len(found) > 1:
-            slices |= {(name, value): rows[known] for value, rows in found.items()}
-    probabilities, predictions = (a[known] for a in calibrated(said, policy, model))
-    judged = said.labels[known], probabilities, predictions, [g for g, k in zip(said.groups, known, strict=True) if k]
-    settings: dict[str, Any] = {
-        "rates_of": None if config.rates_of is None else label.index(config.rates_of),
-        "min_rows": config.min_rows,
-        "resamples": resamples,
-        "seed": seed,
-    }
-    fairness = None
+        return MeasuredParts()
+    min_rows = math.ceil(config.min_rows / known.mean())
+    columns = read_columns(rows.split, rows.taxonomy, config)
+    slices = _slices(_usual_columns(rows, columns, policy, models), columns, config, min_rows)
+    label = rows.taxonomy[policy.label]
     by = config.terms or config.groups or (TARGET if policy.label != TARGET else None)
+    speaks: dict[str, Rows] = {}
     if by is not None and (label.binary or config.rates_of is not None):
-        speaks = mentions(texts, read_terms(by)) if config.terms else _spoken_of(columns.get(by, []), enough)
-        if speaks:
-            members = {group: rows[known] for group, rows in speaks.items()}
-            fairness = {"by": by, **measure_gaps(*judged, members, **settings)}
-    return {"slices": measure_slices(*judged, slices, **settings), "fairness": fairness}
+        texts = rows.texts
+        speaks = mentions(texts, read_terms(by)) if config.terms else _spoken_of(columns.get(by, []), min_rows)
+    probabilities, predictions = (a[known] for a in calibrated(said, policy, model))
+    groups = [group for group, k in zip(said.groups, known, strict=True) if k]
+    rates_of = None if config.rates_of is None else label.index(config.rates_of)
+    judged = Judged(said.labels[known], probabilities, predictions, groups, rates_of)
+    settings = SliceSettings(config.min_rows, resamples, seed)
+    measured = measure_slices(judged, {key: inside[known] for key, inside in slices.items()}, settings)
+    if not speaks:
+        return MeasuredParts(measured)
+    members = {group: inside[known] for group, inside in speaks.items()}
+    return MeasuredParts(measured, measure_gaps(judged, members, settings), by)
+
+
+def _usual_columns(
+    rows: EvaluatedRows, columns: Mapping[str, Sequence[Any]], policy: Policy, models: Sequence[str]
+) -> dict[str, Sequence[Any]]:
+    """The columns that every run is looked at by."""
+    return {
+        "language": columns["language"],
+        "text_length": [len(" ".join(TAG.sub(" ", text).split())) or "no text" for text in rows.texts],
+        "ocr_confidence": _confidences(rows.split.ids, rows.ocr),
+        "presence": [pattern or "nothing" for pattern in rows.said.patterns],
+        TARGET: columns.get(TARGET, []) if policy.label != TARGET else [],
+        "agreement": _agreement(rows.said, policy, models),
+        "source": columns["source"],
+        "near_duplicates": ["alone" if rows.clusters[g] == 1 else "in a cluster" for g in rows.said.groups],
+    }
+
+
+def _slices(
+    usual: Mapping[str, Sequence[Any]], columns: Mapping[str, Sequence[Any]], config: SlicesConfig, min_rows: int
+) -> dict[tuple[str, str], Rows]:
+    """Every value of every column; a usual column of one value tells nothing, one that was asked for is told."""
+    slices: dict[tuple[str, str], Rows] = {}
+    for name, values in {**usual, **{name: columns[name] for name in config.columns}}.items():
+        found = cut(values, min_rows)
+        if name in config.columns or len(found) > 1:
+            slices |= {(name, value): inside for value, inside in found.items()}
+    return slices
 
 
 def check_slices(config: SlicesConfig, label: Label, modalities: Sequence[str]) -> None:
@@ -165,52 +199,6 @@ def read_columns(split: Split, taxonomy: Taxonomy, config: SlicesConfig) -> dict
     if TARGET not in asked and all(value is None for value in columns[TARGET]):
         del columns[TARGET]
     return columns
-
-
-def read_terms(path: str | Path) -> dict[str, list[str]]:
-    """Group -> its words, from a text file: ``group: term, term`` or one term a line, which names its group itself.
-
-    Empty lines and those that begin with ``#`` are left out, and so is a byte-order mark. Raises `ConfigError` naming
-    the file, or the line.
-    """
-    try:
-        lines = at_home(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ConfigError(f"slices.terms: {str(path)!r} cannot be read ({reason}): give a text file of words") from None
-    found: dict[str, list[str]] = {}
-    for number, line in enumerate(map(str.strip, lines), start=1):
-        if not line or line.startswith("#"):
-            continue
-        group, colon, listed = line.partition(":")
-        terms = [term for term in (_folded(term) for term in (listed.split(",") if colon else [line])) if term]
-        if not terms or not group.strip():
-            raise ConfigError(f"slices.terms: {path}, line {number} names no term: write `group: term, term`")
-        found.setdefault(group.strip(), []).extend(terms)
-    if not found:
-        raise ConfigError(f"slices.terms: {path} holds no terms: write one a line, or `group: term, term`")
-    return found
-
-
-def mentions(texts: Sequence[str], terms: Mapping[str, Sequence[str]]) -> dict[str, Rows]:
-    """Group -> whether each text ``[n]`` holds one of its words, as a whole word in any case; tags are no words."""
-    found = {group: np.zeros(len(texts), dtype=bool) for group in terms}
-    any_of = _whole_words(term for group in terms.values() for term in group)
-    each = {group: _whole_words(words) for group, words in terms.items()}
-    for row, text in enumerate(texts):
-        folded = TAG.sub(" ", text).casefold()
-        if any_of.search(folded):
-            for group, words in each.items():
-                found[group][row] = words.search(folded) is not None
-    return found
-
-
-def _folded(term: str) -> str:
-    return clean(term).casefold()
-
-
-def _whole_words(terms: Iterable[str]) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, terms))})(?!\w)")
 
 
 def cut(values: Sequence[Any], min_rows: int) -> dict[str, Rows]:

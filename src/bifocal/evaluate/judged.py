@@ -49,7 +49,7 @@ class Judged:
         probabilities: ArrayLike,
         predictions: ArrayLike | None,
         groups: Sequence[Any],
-        rates_of: int | None,
+        rates_of: int | None = None,
     ):
         self.y, p = checked(labels, probabilities)
         if len(groups) != len(self.y):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from ..workspace import atomic
 from .differences import CONFIDENCE, Area, Rate, difference, holm
 from .intervals import RESAMPLES, Interval, percentile_interval, positives
 from .judged import Judged
+from .slice_results import Comparison, Difference, GapResults, RowFigures, SliceFigures, SliceResults
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -27,79 +29,57 @@ MIN_ROWS = 30
 """Groups that a slice needs, by default."""
 ALPHA = 1 - CONFIDENCE
 """How likely, at most, is a slice that is named wrongly, or more than one."""
-TOO_FEW = "too few rows"
 HIGHER_IS_BETTER = ("auroc", "macro_f1", "accuracy")
 
 
-def measure_slices(
-    labels: ArrayLike,
-    probabilities: ArrayLike,
-    predictions: ArrayLike | None,
-    groups: Sequence[Any],
-    slices: Slices,
-    *,
-    rates_of: int | None = None,
-    min_rows: int = MIN_ROWS,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class SliceSettings:
+    """How slices are measured.
+
+    Attributes
+    ----------
+    min_rows : int
+        A slice of fewer groups is named with its rows, and not measured.
+    """
+
+    min_rows: int = MIN_ROWS
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+
+def measure_slices(judged: Judged, slices: Slices, settings: SliceSettings) -> SliceResults:
     """The figures of one model on every slice and on the rest of the rows, and which differences are not chance.
 
     Compared are, of a binary label, AUROC, false-positive and false-negative rate; of the others accuracy (macro-F1 of
     few rows is too low by itself, so that its difference stands without a p-value), and the two rates where
-    ``rates_of`` names a class. Holm's correction is over all of them, as one false alarm among forty slices is what a
+    ``judged.of`` is a class. Holm's correction is over all of them, as one false alarm among forty slices is what a
     reader must be spared; a slice and its complement are one question, and so are two slices of the same rows.
 
     Parameters
     ----------
-    labels, probabilities, predictions, groups, rates_of
-        As `Judged`; probabilities calibrated.
+    judged : Judged
+        Its probabilities calibrated.
     slices : (column, value) -> bool [n]
-    min_rows : int
-        A slice of fewer groups is named with its rows, and not measured.
-
-    Returns
-    -------
-    dict
-        ``headline``, ``min_rows``, ``comparisons``; ``slices``: of each its ``column, slice, n, groups, positives``,
-        ``note`` (why something is missing, or null), ``figures`` (name -> ``value, low, high``, or null) and
-        ``differences`` to the rest (name -> ``rest, value, low, high`` and, where compared, ``p, p_adjusted``; or
-        null); ``worst``: of the differences for the worse the least likely, with a ``low`` and ``high`` that hold for
-        all comparisons together, and whether it is ``significant``; null where no slice is worse in anything.
 
     Raises
     ------
     DataError
-        As `Judged`, or where a slice is not one per row.
+        Where a slice is not one per row.
     """
-    judged = Judged(labels, probabilities, predictions, groups, rates_of)
     compared = tuple("accuracy" if name == "macro_f1" else name for name in judged.names if name != "accuracy")
-    found = _Measured(judged, slices, None, compared, min_rows=min_rows, resamples=resamples, seed=seed)
+    found = _Compared(judged, slices, None, compared, settings)
     worse = [key for key, sides in found.sides.items() if sides.harm > 0]
     worst = min(worse, key=lambda key: (found.p_value(key), -found.sides[key].harm), default=None)
-    return {
-        "headline": judged.headline,
-        "min_rows": min_rows,
-        "comparisons": found.comparisons,
-        "slices": [
-            {"column": column, "slice": value, **row} for (column, value), row in zip(slices, found.rows, strict=True)
-        ],
-        "worst": None if worst is None else found.told(worst),
-    }
+    return SliceResults(
+        judged.headline,
+        settings.min_rows,
+        found.comparisons,
+        [found.slice(i) for i in range(len(slices))],
+        None if worst is None else found.comparison(worst),
+    )
 
 
-def measure_gaps(
-    labels: ArrayLike,
-    probabilities: ArrayLike,
-    predictions: ArrayLike | None,
-    groups: Sequence[Any],
-    members: Mapping[str, Rows],
-    *,
-    rates_of: int | None = None,
-    min_rows: int = MIN_ROWS,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[str, Any]:
+def measure_gaps(judged: Judged, members: Mapping[str, Rows], settings: SliceSettings) -> GapResults:
     """Whether posts that speak of a group are wrongly flagged, or missed, more often than posts that speak of none.
 
     Words that name a group and raise the false-positive rate are the bias of Dixon et al. 2018 (AIES); equal rates of
@@ -107,44 +87,34 @@ def measure_gaps(
 
     Parameters
     ----------
-    labels, probabilities, predictions, groups, rates_of, min_rows
-        As `measure_slices`; of a label of several classes ``rates_of`` is needed.
+    judged : Judged
+        As of `measure_slices`; of a label of several classes ``rates_of`` is needed.
     members : group -> bool [n]
         Whether each row speaks of it; a row may speak of several.
-
-    Returns
-    -------
-    dict
-        ``min_rows``, ``comparisons``; ``reference`` (the rows that speak of none): ``n, groups, positives, negatives,
-        note, figures``; ``groups``: the same of each with its name as ``group``, and ``differences`` to the reference
-        as in `measure_slices`; ``largest``: the group whose false-positive rate is furthest from the reference's by
-        more than chance, or else by chance, with a ``low`` and ``high`` that hold for all comparisons together; null
-        where none can be compared.
 
     Raises
     ------
     DataError
         As `measure_slices`, or where a label of several classes comes without ``rates_of``.
     """
-    judged = Judged(labels, probabilities, predictions, groups, rates_of)
     if judged.of is None:
         raise DataError("a label of several classes has no false-positive rate: name one class in `slices.rates_of`")
     none = ~np.any([np.zeros(len(judged.y), dtype=bool), *members.values()], axis=0)
     slices = {("group", name): rows for name, rows in members.items()}
-    found = _Measured(judged, slices, none, ("fpr", "fnr"), min_rows=min_rows, resamples=resamples, seed=seed)
+    found = _Compared(judged, slices, none, ("fpr", "fnr"), settings)
     rates = [key for key in found.sides if key[1] == "fpr"]
     largest = max(rates, key=lambda key: (found.significant(key), abs(found.sides[key].harm)), default=None)
-
-    def told(row: dict[str, Any], rows: Rows) -> dict[str, Any]:
-        return {**row, "negatives": int((judged.y[rows] != judged.of).sum())}
-
-    return {
-        "min_rows": min_rows,
-        "comparisons": found.comparisons,
-        "reference": told(found.base, none),
-        "groups": [{"group": g, **told(row, members[g])} for g, row in zip(members, found.rows, strict=True)],
-        "largest": None if largest is None else found.told(largest),
-    }
+    negatives = judged.y != judged.of
+    return GapResults(
+        settings.min_rows,
+        found.comparisons,
+        found.base,
+        found.base.note(found.base, rest=False),
+        int(negatives[none].sum()),
+        [found.slice(i) for i in range(len(members))],
+        [int(negatives[rows].sum()) for rows in members.values()],
+        None if largest is None else found.comparison(largest),
+    )
 
 
 class _Sides(NamedTuple):
@@ -167,7 +137,7 @@ class _Sides(NamedTuple):
         return self.here.p_value(self.there)  # type: ignore[arg-type]
 
 
-class _Measured:
+class _Compared:
     """Slices against the rest of the rows, or against ``reference`` rows, with Holm's correction over all of it."""
 
     def __init__(
@@ -176,36 +146,30 @@ class _Measured:
         slices: Slices,
         reference: Rows | None,
         compared: Sequence[str],
-        *,
-        min_rows: int,
-        resamples: int,
-        seed: int,
+        settings: SliceSettings,
     ):
-        self.judged, self.compared, self.min_rows = judged, compared, min_rows
+        self.judged, self.compared, self.min_rows = judged, compared, settings.min_rows
         self.names = list(slices)
+        self.rest = reference is None
         base = np.ones(len(judged.y), dtype=bool) if reference is None else reference
         parts = [base, *(self._checked(name, rows) for name, rows in slices.items())]
-        here, there = _joined(judged.replicates(parts, resamples, seed, without=reference is None))
+        here, there = _joined(judged.replicates(parts, settings.resamples, settings.seed, without=self.rest))
+        self.base = self._measured(base, {name: drawn[0] for name, drawn in here.items()})
+        self.pairs: list[tuple[RowFigures, RowFigures]] = []
+        """Of each slice its own figures, and those of what it is held against."""
         self.sides: dict[tuple[int, str], _Sides] = {}
         """By slice and figure, where they are compared."""
-        self.base = self._row(base, {name: drawn[0] for name, drawn in here.items()})
-        self.rows: list[dict[str, Any]] = []
         for i, rows in enumerate(parts[1:]):
-            against = base & ~rows if reference is None else base
-            row = self._row(rows, {name: drawn[i + 1] for name, drawn in here.items()})
+            against = base & ~rows if self.rest else base
+            own = self._measured(rows, {name: drawn[i + 1] for name, drawn in here.items()})
             # Against a reference there is one other side for all.
-            other = self._row(against, {name: drawn[min(i + 1, len(drawn) - 1)] for name, drawn in there.items()})
-            differences = self._differences(i, rows, against, row["figures"], other["figures"])
-            self.rows.append({**row, "note": _note(row, other, reference is None), "differences": differences})
-        self.base["note"] = _note(self.base, self.base, False)
-        self.p_values = {sides.question: sides.p_value() for sides in self.sides.values()}
-        self._adjusted = holm(self.p_values)
-        self.comparisons = len(self.p_values)
-        for (i, figure), sides in self.sides.items():
-            p = {"p": self.p_values[sides.question], "p_adjusted": self._adjusted[sides.question]}
-            self.rows[i]["differences"][figure] |= p
-        for row in (self.base, *self.rows):
-            row["figures"] = {name: figure and figure._asdict() for name, figure in row["figures"].items()}
+            other = self._measured(against, {name: drawn[i + 1 if self.rest else 0] for name, drawn in there.items()})
+            self.pairs.append((own, other))
+            asked = [name for name in compared if name not in {*own.missing, *other.missing}]
+            self.sides |= {(i, name): sides for name in asked if (sides := self._sides(name, rows, against))}
+        self._p_values = {sides.question: sides.p_value() for sides in self.sides.values()}
+        self._adjusted = holm(self._p_values)
+        self.comparisons = len(self._p_values)
 
     def _checked(self, name: tuple[str, str], rows: ArrayLike) -> Rows:
         inside = np.asarray(rows)
@@ -216,15 +180,14 @@ class _Measured:
             )
         return inside
 
-    def _row(self, rows: Rows, drawn: Mapping[str, Floats]) -> dict[str, Any]:
-        """Counts and figures (name -> interval, or None) of some rows."""
+    def _measured(self, rows: Rows, drawn: Mapping[str, Floats]) -> RowFigures:
         judged = self.judged
         classes = np.bincount(judged.y[rows], minlength=judged.classes).tolist()
         groups = judged.groups(rows)
         figures: dict[str, Interval | None] = dict.fromkeys(judged.names)
         if groups >= self.min_rows:
             figures |= {name: self._figure(name, rows, drawn.get(name)) for name in judged.names}
-        return {"n": int(rows.sum()), "groups": groups, "positives": positives(classes), "figures": figures}
+        return RowFigures(int(rows.sum()), groups, positives(classes), figures)
 
     def _figure(self, name: str, rows: Rows, drawn: Floats | None) -> Interval | None:
         """A figure and its interval: percentiles of the resamples, and of a rate at least Jeffreys' interval."""
@@ -237,32 +200,31 @@ class _Measured:
         exact, found = closed.interval(), percentile_interval(closed.value, drawn)
         return Interval(closed.value, float(np.fmin(exact.low, found.low)), float(np.fmax(exact.high, found.high)))
 
-    def _differences(
-        self,
-        i: int,
-        rows: Rows,
-        against: Rows,
-        here: Mapping[str, Interval | None],
-        there: Mapping[str, Interval | None],
-    ) -> dict[str, dict[str, float] | None]:
-        found: dict[str, dict[str, float] | None] = {}
-        for name in self.judged.names:
-            one, other = here[name], there[name]
-            if one is None or other is None:
-                found[name] = None
-                continue
-            found[name] = {"rest": other.value, **difference(one, other)._asdict()}
-            if name in self.compared:
-                mine, others = (self.judged.figure(name, part) for part in (rows, against))
-                if mine is not None and others is not None:
-                    # A slice and its complement ask the same.
-                    asked = against if rows[0] and (rows ^ against).all() else rows
-                    question = name.encode() + np.packbits(asked).tobytes()
-                    self.sides[i, name] = _Sides(name, mine, others, question)
-        return found
+    def _sides(self, name: str, rows: Rows, against: Rows) -> _Sides | None:
+        here, there = (self.judged.figure(name, part) for part in (rows, against))
+        if here is None or there is None:
+            return None
+        # A slice and its complement ask the same.
+        asked = against if rows[0] and (rows ^ against).all() else rows
+        return _Sides(name, here, there, name.encode() + np.packbits(asked).tobytes())
+
+    def slice(self, i: int) -> SliceFigures:
+        """The figures of a slice, and their differences."""
+        own, other = self.pairs[i]
+        differences = {name: self._difference(i, name) for name in self.judged.names}
+        return SliceFigures(*self.names[i], own, own.note(other, rest=self.rest), differences)
+
+    def _difference(self, i: int, name: str) -> Difference | None:
+        one, other = (side.figures[name] for side in self.pairs[i])
+        if one is None or other is None:
+            return None
+        gap, key = difference(one, other), (i, name)
+        if key not in self.sides:
+            return Difference(other.value, gap)
+        return Difference(other.value, gap, self.p_value(key), self.adjusted(key))
 
     def p_value(self, key: tuple[int, str]) -> float:
-        return self.p_values[self.sides[key].question]
+        return self._p_values[self.sides[key].question]
 
     def adjusted(self, key: tuple[int, str]) -> float:
         return self._adjusted[self.sides[key].question]
@@ -270,24 +232,21 @@ class _Measured:
     def significant(self, key: tuple[int, str]) -> bool:
         return self.adjusted(key) <= ALPHA
 
-    def told(self, key: tuple[int, str]) -> dict[str, Any]:
+    def comparison(self, key: tuple[int, str]) -> Comparison:
         """One comparison by itself, with an interval that holds for all of them together (Bonferroni's)."""
-        (column, value), sides = self.names[key[0]], self.sides[key]
-        confidence = 1 - ALPHA / self.comparisons
-        gap = difference(sides.here.interval(confidence), sides.there.interval(confidence))
-        return {
-            "column": column,
-            "slice": value,
-            "n": self.rows[key[0]]["n"],
-            "figure": sides.figure,
-            "here": sides.here.value,
-            "rest": sides.there.value,
-            **gap._asdict(),
-            "confidence": confidence,
-            "p": self.p_value(key),
-            "p_adjusted": self.adjusted(key),
-            "significant": self.significant(key),
-        }
+        sides, confidence = self.sides[key], 1 - ALPHA / self.comparisons
+        return Comparison(
+            *self.names[key[0]],
+            self.pairs[key[0]][0].n,
+            sides.figure,
+            sides.here.value,
+            sides.there.value,
+            difference(sides.here.interval(confidence), sides.there.interval(confidence)),
+            confidence,
+            self.p_value(key),
+            self.adjusted(key),
+            self.significant(key),
+        )
 
 
 def _joined(
@@ -303,22 +262,7 @@ def _joined(
     return one, other
 
 
-def _note(row: Mapping[str, Any], other: Mapping[str, Any], rest: bool) -> str | None:
-    """Why something is missing of a slice, or of what it is held against: the ``rest`` of the rows, or others."""
-    if not row["n"]:
-        return "no rows"
-    if not any(row["figures"].values()):
-        return TOO_FEW
-    if missing := [name for name, figure in row["figures"].items() if figure is None]:
-        return f"{TOO_FEW} for {', '.join(missing)}"
-    if not other["n"]:
-        return "all rows: nothing to compare with" if rest else "no rows to compare with"
-    if missing := [name for name, figure in other["figures"].items() if figure is None]:
-        return f"{TOO_FEW} to compare with for {', '.join(missing)}"
-    return None
-
-
-def write_slices(path: Path, measured: Mapping[str, Any] | None, *, raw: bool = False) -> None:
+def write_slices(path: Path, measured: SliceResults | None, *, raw: bool = False) -> None:
     """``slices_<run>.csv``: a row per slice, from what `measure_slices` gave, whole or not at all.
 
     Columns: ``column, slice, n, groups, positives`` (of several classes: one count each, spaces between), ``note``;
@@ -327,8 +271,8 @@ def write_slices(path: Path, measured: Mapping[str, Any] | None, *, raw: bool = 
     unless they are wanted ``raw``.
     """
     cell = cells(raw)
-    slices = measured["slices"] if measured else []
-    names = list(slices[0]["figures"]) if slices else []
+    slices = measured.slices if measured else []
+    names = list(slices[0].rows.figures) if slices else []
     tail = [("", "value"), ("_low", "low"), ("_high", "high")]
     gaps = [(f"_difference{end}", key) for end, key in tail] + [("_p", "p"), ("_p_adjusted", "p_adjusted")]
     head = ["column", "slice", "n", "groups", "positives", "note"]
@@ -336,10 +280,11 @@ def write_slices(path: Path, measured: Mapping[str, Any] | None, *, raw: bool = 
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(map(cell, [*head, *(name + end for name in names for end, _ in (*tail, *gaps))]))
         for row in slices:
-            positive = row["positives"]
+            positive = row.rows.positives
             counts = " ".join(map(str, positive)) if isinstance(positive, list) else positive
-            written = [row["column"], row["slice"], row["n"], row["groups"], counts, row["note"] or ""]
+            written = [row.column, row.name, row.rows.n, row.rows.groups, counts, row.note or ""]
+            told = row.to_dict()
             for name in names:
-                figure, gap = row["figures"][name] or {}, row["differences"][name] or {}
+                figure, gap = told["figures"][name] or {}, told["differences"][name] or {}
                 written += [figure.get(key, "") for _, key in tail] + [gap.get(key, "") for _, key in gaps]
             writer.writerow(map(cell, written))

@@ -18,7 +18,7 @@ from ...assess.predictions import (
     write_error_table,
 )
 from ...assess.run_data import RunData
-from ...assess.slices import measure_parts
+from ...assess.slices import EvaluatedRows, MeasuredParts, measure_parts
 from ...config import at_home
 from ...decide.policy import Policy
 from ...evaluate.slices import write_slices
@@ -38,9 +38,9 @@ def evaluate(run: Context) -> EvaluationCounts:
     policy = data.policy()
     said = {split: data.opinions(split) for split in data.packed}
     tuned, tested = said[data.tuned_on], said[data.tested_on]
-    results = {**_measured(data, policy, said), **_parts(data, policy, tested)}
-    write_json(space.results, results)
-    write_slices(space.slices, results["slices"])
+    parts = _parts(data, policy, tested)
+    write_json(space.results, _measured(data, policy, said) | parts.to_dict())
+    write_slices(space.slices, parts.slices)
     write_json(space.curves, draw_curves(tested, tuned, policy, data.models, tuned_on=data.tuned_on))
     texts = data.texts(data.tested_on)
     write_error_table(space.errors, tested, texts, policy, data.label, data.tested_on, data.models)
@@ -75,21 +75,12 @@ def _measured(data: RunData, policy: Policy, said: Mapping[str, Opinions]) -> di
     return results
 
 
-def _parts(data: RunData, policy: Policy, tested: Opinions) -> dict[str, Any]:
-    return measure_parts(
-        data.split(data.tested_on),
-        tested,
-        data.texts(data.tested_on),
-        policy,
-        data.models,
-        data.label,
-        data.settled,
-        data.config.slices,
-        ocr=data.space.ocr,
-        clusters=Counter(group for split in data.packed.values() for group in split.groups),
-        resamples=data.config.bootstrap,
-        seed=data.config.seed,
-    )
+def _parts(data: RunData, policy: Policy, tested: Opinions) -> MeasuredParts:
+    clusters = Counter(group for split in data.packed.values() for group in split.groups)
+    texts = data.texts(data.tested_on)
+    rows = EvaluatedRows(data.split(data.tested_on), tested, texts, data.settled, data.space.ocr, clusters)
+    settings = data.config.slices
+    return measure_parts(rows, policy, data.models, settings, resamples=data.config.bootstrap, seed=data.config.seed)
 
 
 def _terms(run: Context) -> str | None:
