@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -33,19 +30,12 @@ _KIND_OF = {status: kind for kind, status in reversed(KINDS.items())}
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application of a service, which it starts and ends with itself."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with service.running():
-            yield
-
+    """The application of a service that runs."""
     public = service.settings.public_url
     app = FastAPI(
         title="Bifocal",
         version=__version__,
         summary="Calibrated decisions on posts of text, picture and record.",
-        lifespan=lifespan,
         docs_url=None,  # they load scripts from elsewhere; the document itself is at /openapi.json
         redoc_url=None,
         servers=[{"url": public}] if public else None,

@@ -41,11 +41,21 @@ def serve(folder: Path, settings: ServeConfig, *, started: Callable[[str], None]
     BifocalError
         As `Service.running`; where the address cannot be listened on.
     """
-    service = Service(folder, settings)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # of files; every connection is one
     files = MAX_CONNECTIONS + 1_000
     resource.setrlimit(resource.RLIMIT_NOFILE, (files if most == resource.RLIM_INFINITY else min(files, most), most))
-    config = uvicorn.Config(
+    asyncio.run(_run(folder, settings, started))
+
+
+async def _run(folder: Path, settings: ServeConfig, started: Callable[[str], None] | None) -> None:
+    with listen(settings.host, settings.port) as listener:
+        async with Service.running(folder, settings) as service:
+            await _Server(service, started).serve(sockets=[listener])
+
+
+def _configuration(service: Service) -> uvicorn.Config:
+    settings = service.settings
+    return uvicorn.Config(
         create_app(service),
         host=settings.host,
         port=settings.port,
@@ -61,7 +71,6 @@ def serve(folder: Path, settings: ServeConfig, *, started: Callable[[str], None]
         server_header=False,
         proxy_headers=False,
     )
-    asyncio.run(_run(service, _Server(config, service, started)))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -80,18 +89,11 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _run(service: Service, server: _Server) -> None:
-    settings = service.settings
-    with listen(settings.host, settings.port) as listener:
-        async with service.running():
-            await server.serve(sockets=[listener])
-
-
 class _Server(uvicorn.Server):
     """Says that it is not ready for a while before it closes its door, and exits 0 when told to end."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, started: Callable[[str], None] | None):
-        super().__init__(config)
+    def __init__(self, service: Service, started: Callable[[str], None] | None):
+        super().__init__(_configuration(service))
         self.service = service
         self.told = started
 

@@ -163,7 +163,7 @@ def test_an_address():
 @pytest.mark.parametrize("given", [{"public_url": "https://mod.example"}, {"trusted_proxies": ["127.0.0.1"]}])
 def test_what_a_proxy_brings_others_to_needs_keys(small_run, tmp_path, given):
     async def start():
-        async with Service(small_run, ServeConfig(state=tmp_path, **given)).running():
+        async with Service.running(small_run, ServeConfig(state=tmp_path, **given)):
             pass
 
     with pytest.raises(RunError, match="holds no API key"):

@@ -260,11 +260,10 @@ def test_processes_end_with_their_parent(tmp_path, wait_until):
     wait_until(gone)
 
 
-def test_an_explanation_lets_posts_that_wait_go_first(small_run):
+def test_an_explanation_lets_posts_that_wait_go_first():
     """It is made in small tasks, each of them handed over only while no post waits; decisions are asked for as ever."""
+    from bifocal.serve.explanations import Explanations
     from bifocal.serve.log.store import Original
-    from bifocal.serve.service import Service
-    from bifocal.serve.settings import ServeConfig
 
     model, tasks, waiting = Model.__new__(Model), [], [1]
 
@@ -280,10 +279,9 @@ def test_an_explanation_lets_posts_that_wait_go_first(small_run):
         return post
 
     async def run():
-        service = Service(small_run, ServeConfig())
-        service.batcher, service.model, service.decoders = waiting, model, SimpleNamespace(kept=kept)
+        loaded = SimpleNamespace(model=model, decoders=SimpleNamespace(kept=kept))
         model._ask = ask
-        going = asyncio.create_task(service.explain(Original("words", None), grid=2))
+        going = asyncio.create_task(Explanations(lambda: loaded, waiting).explain(Original("words", None), grid=2))
         await asyncio.sleep(0.05)
         assert tasks == []
         while not going.done():
@@ -295,21 +293,19 @@ def test_an_explanation_lets_posts_that_wait_go_first(small_run):
     assert tasks == ["_encode_some"] * 3 + ["_explain"]
 
 
-def test_where_posts_keep_coming_an_explanation_has_a_tenth_of_the_time(small_run):
-    from bifocal.serve import service as serving
-    from bifocal.serve.settings import ServeConfig
+def test_where_posts_keep_coming_an_explanation_has_a_tenth_of_the_time():
+    from bifocal.serve import explanations as serving
 
     async def run(busy):
-        service = serving.Service(small_run, ServeConfig())
-        service.batcher = []
-        await service._idle()
-        service.lot_began -= 1.0  # the passes took a second
-        waiting = asyncio.create_task(service._idle())
+        explanations = serving.Explanations(lambda: None, [])
+        await explanations.idle()
+        explanations.lot_began -= 1.0  # the passes took a second
+        waiting = asyncio.create_task(explanations.idle())
         for _ in range(20):
             if busy:
-                service._count_batch(1, 0.01)
+                explanations.posts_were_decided()
             await asyncio.sleep(0.01)
-        rest = service.rest_until - serving.monotonic()
+        rest = explanations.rest_until - serving.monotonic()
         waiting.cancel()
         return waiting.done(), rest
 

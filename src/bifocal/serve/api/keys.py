@@ -19,6 +19,7 @@ from ...decide.policy import now
 from ...errors import RunError
 from ...workspace import held, write_json
 from ..errors import Refused
+from ..settings import ServeConfig
 
 Role = Literal["decide", "review", "admin"]
 ROLES: tuple[Role, ...] = ("decide", "review", "admin")
@@ -69,6 +70,19 @@ def read_keys(path: Path) -> tuple[Client, ...]:
         raise RunError(f"{path} is no file of API keys: {explain(error, KeyFile)}") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({error}): put it right; without it, nobody needs a key") from None
+
+
+def read_clients(path: Path, folder: Path, settings: ServeConfig) -> tuple[Client, ...]:
+    """The clients of a service of ``folder``. Raises `RunError` as `read_keys`, and where there must be some."""
+    clients = read_keys(path)
+    if not clients and not settings.loopback and not settings.open:
+        reached = settings.public_url or settings.host
+        raise RunError(
+            f"{reached} is reached by others, and {path} holds no API key: make one "
+            f"(`bifocal keys add {folder} NAME --keys {path}`), listen on 127.0.0.1, or say that anybody "
+            "may ask (--open)"
+        )
+    return clients
 
 
 def add_key(path: Path, name: str, roles: Iterable[Role], per_minute: int | None) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from ..posts import Answer
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -47,6 +50,21 @@ class Metrics:
         self.reloads = Counter(
             "bifocal_reloads", "Models, policies, lists or keys taken up.", ("result",), registry=registry
         )
+
+    def stage(self, name: str, start: float) -> float:
+        """Observe a stage of a post that ends now; when the next begins."""
+        now = monotonic()
+        self.stages.labels(name).observe(now - start)
+        return now
+
+    def count(self, answer: Answer, pattern: str) -> None:
+        """Count a decided post, which brings these parts."""
+        self.actions.labels(answer.action or "none", answer.source).inc()
+        self.patterns.labels(pattern).inc()
+        if answer.decision is not None:
+            self.scores.observe(answer.decision.probability)
+        if answer.shadow is not None and answer.shadow.get("action") != answer.action:
+            self.disagreements.inc()
 
     def watch(self, name: str, told: str, value: Callable[[], float]) -> None:
         """A gauge that asks when it is read."""

@@ -21,7 +21,8 @@ from ...errors import BifocalError, DataError
 from ...files.posts import MAX_NAME
 from ..errors import KINDS, WITHIN, Refused
 from ..log.store import Conflict, NotStorable, NotYours, StoreFull, StoreGone, Unknown
-from ..service import Answer, Incoming, Service
+from ..posts import Answer, Incoming
+from ..service import Service
 from .bodies import MULTIPART, URLENCODED, Narrow, content_type, read_json
 from .keys import Client
 from .metrics import CONTENT_TYPE
@@ -354,7 +355,7 @@ async def policy(request: Request, client: Asking) -> Any:
     """The policy that decides: calibration, thresholds and review band, with the versions of all models."""
     service = service_of(request)
     service.door.allow(client, "decide")
-    about = service.about
+    about = service.loaded.about
     return JSONResponse(
         about.policy
         | {"version": about.policy_version, "engine": about.engine, "model": about.main, "reads": list(about.reads)}
@@ -373,7 +374,7 @@ async def feedback(request: Request, said: FeedbackIn, client: Asking) -> Any:
     """Say what a decided post turned out to be: only of decisions that this client asked for."""
     service = service_of(request)
     service.door.allow(client, "decide", 1)
-    classes = {str(name): name for name in service.about.classes}
+    classes = {str(name): name for name in service.loaded.about.classes}
     if str(said.label) not in classes:
         raise Refused("unusable", f"label {str(said.label)[:40]!r} is none of this run's: {', '.join(classes)}")
     label = str(said.label)
@@ -423,7 +424,7 @@ async def ready(request: Request) -> Any:
     """Whether posts are decided; 503 with the reasons where not."""
     service = service_of(request)
     reasons = service.not_ready()
-    body = {"ready": not reasons, "reasons": reasons, "trouble": service.trouble}
+    body = {"ready": not reasons, "reasons": reasons, "trouble": service.reloads.trouble}
     waiting = {"spooled": service.spool.pending, "set_aside": service.spool.set_aside}
     body |= {name: count for name, count in waiting.items() if count}
     return JSONResponse(body, status_code=503 if reasons else 200)

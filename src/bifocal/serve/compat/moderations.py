@@ -78,10 +78,11 @@ router = APIRouter(route_class=Narrow)
 async def moderate(request: Request, asked: ModerationIn, client: Asking, author: Author) -> Any:
     """Decide on texts, or on one post of text and picture, as OpenAI's moderation API is asked."""
     service = service_of(request)
-    if len(service.about.classes) != 2:
+    about = service.loaded.about
+    if len(about.classes) != 2:
         raise Refused(
             "unusable",
-            f"this run tells {len(service.about.classes)} classes apart, and this shape knows two: ask /v1/predict",
+            f"this run tells {len(about.classes)} classes apart, and this shape knows two: ask /v1/predict",
         )
     posts = [replace(post, subject=author) for post in read_input(asked)]
     if len(posts) > service.settings.max_items:
@@ -93,7 +94,8 @@ async def moderate(request: Request, asked: ModerationIn, client: Asking, author
         if isinstance(answer, BifocalError):  # this shape knows no errors of single inputs
             raise answer
         results.append(_result(answer, post, service.settings.moderations))
-    version = f"bifocal-{service.about.config.run}-{service.about.policy_version}"
+    about = service.loaded.about  # of now
+    version = f"bifocal-{about.config.run}-{about.policy_version}"
     return JSONResponse({"id": f"modr-{uuid.uuid4().hex}", "model": version, "results": results})
 
 

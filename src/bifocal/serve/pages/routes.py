@@ -32,7 +32,8 @@ from ..api.bodies import Narrow
 from ..api.routes import as_refused, service_of, unless_gone
 from ..errors import Refused
 from ..log.store import Conflict, Event, Item, Kept, Original, Store, Unknown
-from ..service import Incoming, Service
+from ..posts import Incoming
+from ..service import Service
 from . import words
 from .session import from_our_page, moderator, name_of, sign_in, sign_out
 
@@ -90,7 +91,7 @@ def _page(name: str, request: Request, status: int = 200, **given: Any) -> HTMLR
     content = (
         _templates()
         .get_template(name)
-        .render(run=service.about.config.run, keys=bool(service.door.clients), path=request.url.path, **given)
+        .render(run=service.loaded.about.config.run, keys=bool(service.door.clients), path=request.url.path, **given)
     )
     # Every link of a page begins so, and nothing that others wrote can: a quotation mark of theirs is escaped.
     return HTMLResponse(content.replace('="/moderate', f'="{service.settings.prefix}/moderate'), status, HEADERS)
@@ -232,7 +233,7 @@ def _shown(said: Explanation, service: Service) -> dict[str, Any]:
     pattern = pattern_of(name for name, there in decision.present.items() if there)
     parts = []
     for name, value in said.values.items():
-        pieces, expert = said.pieces[name], service.expert_names.get(name)
+        pieces, expert = said.pieces[name], service.loaded.expert_names.get(name)
         alone = decision.models.get(expert or "")
         part: dict[str, Any] = {"name": PARTS.get(name, name), "share": said.contributions[name], "expert": expert}
         part |= {"alone": alone, "of": None if alone is None else _sense(service, alone.label)}
@@ -246,15 +247,15 @@ def _shown(said: Explanation, service: Service) -> dict[str, Any]:
     return {
         "decision": decision,
         "parts": parts,
-        "band": service.band(pattern),
+        "band": service.loaded.band(pattern),
         "sense": _sense(service, decision.label),
     }
 
 
 def _sense(service: Service, label: Any) -> dict[str, Any]:
     """What a probability is of, as people call it: the label itself where it has two classes, else the class."""
-    binary = service.about.classes == (0, 1)
-    return {"binary": binary, "name": str(service.about.policy["label"] if binary else label).replace("_", " ")}
+    binary = service.loaded.about.classes == (0, 1)
+    return {"binary": binary, "name": str(service.loaded.about.policy["label"] if binary else label).replace("_", " ")}
 
 
 def _shade(percentage: int) -> int:
@@ -305,7 +306,7 @@ async def queue(request: Request, who: Moderator) -> Response:
         more = urlencode({**asked, "key": key, "id": last.id})
     return _page(
         "queue.html", request, who=who, items=items[:PAGE], counts=counts, asked=asked, more=more,
-        start=urlencode(asked), patterns=service_of(request).patterns,
+        start=urlencode(asked), patterns=service_of(request).loaded.patterns,
         held={item.id for item in items if _held(item, store)},
     )  # fmt: skip
 
@@ -421,8 +422,9 @@ async def _item_page(
         history=_collapsed(events[:EVENTS]), older=older, before=before, appeal=appeals[0] if appeals else None,
         held=held, left=None if item is None or held is None else round(store.left_s(item) or 0), mine=mine,
         asked=asked, skip=skip, seen=seen, place=place, last=last, start=urlencode(asked), said=said, why=why,
-        note=note, more=more if _can_be_marked(decision, original) else None, band=service.band(decision.pattern),
-        sense=_sense(service, decision.label), alone=_alone(decision, service),
+        note=note, more=more if _can_be_marked(decision, original) else None,
+        band=service.loaded.band(decision.pattern), sense=_sense(service, decision.label),
+        alone=_alone(decision, service),
     )  # fmt: skip
 
 
@@ -492,7 +494,7 @@ def _held(item: Item, store: Store) -> datetime | None:
 def _alone(decision: Kept, service: Service) -> list[tuple[str, float, dict[str, Any]]]:
     """What each part says on its own: its name, the probability, and what it is of."""
     models, found = decision.body.get("models", {}), []
-    for part, expert in service.expert_names.items():
+    for part, expert in service.loaded.expert_names.items():
         if said := models.get(expert):
             (value,) = (value for key, value in said.items() if key != "label")
             found.append((PARTS.get(part, part), value, _sense(service, said["label"])))
@@ -609,7 +611,7 @@ async def day(request: Request, who: Moderator) -> Response:
     differ = await asyncio.to_thread(service.store.disagreements, 10)
     return _page(
         "day.html", request, who=who, said=said, counts=counts, differ=differ, hours=_hours(said["hours"], now),
-        drift=await asyncio.to_thread(_drift, said["probability"], service), rule=service.about.config.drift,
+        drift=await asyncio.to_thread(_drift, said["probability"], service), rule=service.loaded.about.config.drift,
         load=service.load(), actions=ACTIONS, sense=_sense(service, "the class that was named"),
         shadow=None if service.settings.shadow is None else str(service.settings.shadow.name),
     )  # fmt: skip
@@ -642,10 +644,10 @@ def _drift(histogram: list[int], service: Service) -> dict[str, Any] | None:
 
     By the rule of `bifocal drift`, on the cells that the log counts; which posts are copies it does not know.
     """
-    if service.reference is None or not sum(histogram):
+    if service.loaded.reference is None or not sum(histogram):
         return None
-    cells, rule = len(histogram), service.about.config.drift
-    before = np.minimum((np.array(service.reference) * cells).astype(int), cells - 1)
+    cells, rule = len(histogram), service.loaded.about.config.drift
+    before = np.minimum((np.array(service.loaded.reference) * cells).astype(int), cells - 1)
     sides = [{"score": Column(x, np.arange(len(x)))} for x in (before, np.repeat(np.arange(cells), histogram))]
     shares = 100 * np.bincount(before, minlength=cells) / len(before), 100 * np.array(histogram) / sum(histogram)
     found = compare(*sides, psi=rule.psi, alpha=rule.alpha)["score"]

@@ -1,0 +1,176 @@
+"""What the service decides with, built whole and swapped whole: models, decoders and their description."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from ..decide.policy import Band, Policy, pattern_of, patterns
+from ..errors import BifocalError, DataError, RunError
+from ..system.bundle import REFERENCE
+from ..system.posts import build_modalities
+from ..workspace import read_json
+from .settings import ServeConfig
+from .workers.processes import Decoders, Description, Model, Preparation, Source
+
+if TYPE_CHECKING:
+    from ..system.decision import Decision
+    from ..system.posts import Packed
+
+
+@dataclass(frozen=True, slots=True)
+class WithShadow:
+    """A decision, and what the shadow says of the same post: ``action, label, probability, versions``, or ``error``."""
+
+    decision: Decision
+    shadow: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One run or bundle, ready to decide.
+
+    Attributes
+    ----------
+    model : Model
+    decoders : Decoders
+    about : Description
+        What the models say of themselves.
+    shadow : Model or None
+        Models that score every post too, and decide none.
+    """
+
+    model: Model
+    decoders: Decoders
+    about: Description
+    shadow: Model | None = None
+
+    @classmethod
+    async def load(cls, folder: Path, settings: ServeConfig) -> Self:
+        """Start the processes of a run or bundle. Raises what `bifocal.load` raises."""
+        model, about = await _load_model(folder, settings.engine, settings)
+        return cls(model, _decoders(about, settings), about)
+
+    async def reload(self, settings: ServeConfig) -> Self:
+        """The same folder's models anew; where posts are prepared as before, the decoders stay. Raises as `load`."""
+        model, about = await _load_model(self.about.folder, settings.engine, settings)
+        decoders = self.decoders
+        if about.config != self.about.config or about.text_role != self.about.text_role:
+            decoders = _decoders(about, settings)
+        return replace(self, model=model, decoders=decoders, about=about)
+
+    async def with_shadow(self, folder: Path, settings: ServeConfig) -> Self:
+        """The same, with the models of another folder beside it.
+
+        Raises
+        ------
+        RunError
+            Where they need posts prepared otherwise.
+        BifocalError
+            As `load`.
+        """
+        shadow, about = await _load_model(folder, None, settings)
+        try:
+            _check_same_posts(self.about, about)
+        except RunError:
+            await asyncio.to_thread(shadow.close)
+            raise
+        return replace(self, shadow=shadow)
+
+    async def try_decoders(self, count: int) -> None:
+        """Prepare a post in every decoder, so that what they lack is told at the start."""
+        tries = (self.decoders.prepare("words", None, None) for _ in range(count))
+        for found in await asyncio.gather(*tries, return_exceptions=True):
+            if isinstance(found, BaseException) and not isinstance(found, DataError):
+                raise found
+
+    async def decide(self, posts: Sequence[Packed]) -> list[Decision | WithShadow | BifocalError]:
+        """A decision, or an error, for each post; where there is a shadow, what it says beside it. Raises `Refused`."""
+        if self.shadow is None:
+            return list(await self.model.decide(posts))
+        decided, shadowed = await asyncio.gather(self.model.decide(posts), _shadowed(self.shadow, posts))
+        return [
+            one if isinstance(one, BifocalError) else WithShadow(one, other)
+            for one, other in zip(decided, shadowed, strict=True)
+        ]
+
+    def close(self, *, but: Loaded | None = None) -> None:
+        """End the processes, those excepted that another uses as well; blocks."""
+        kept = () if but is None else (but.decoders, but.model, but.shadow)
+        for workers in (self.decoders, self.model, self.shadow):
+            if workers is not None and workers not in kept:
+                workers.close()
+
+    @property
+    def expert_names(self) -> dict[str, str]:
+        """Modality -> the name of its expert."""
+        return {name: m.expert_name for name, m in build_modalities(self.about.config).items()}
+
+    @property
+    def patterns(self) -> list[str]:
+        """What posts may bring."""
+        return [pattern_of(names) for names in patterns(self.about.config.modalities)]
+
+    def band(self, pattern: str) -> Band | None:
+        """The review band for posts that bring these parts."""
+        return Policy.model_validate(self.about.policy).band(self.about.main, pattern)
+
+    @cached_property
+    def reference(self) -> list[float] | None:
+        """The probabilities that the policy was tuned on; None where they are not kept."""
+        folder = self.about.folder
+        for path in (folder / REFERENCE, *folder.glob("reference_*.json")):
+            if path.is_file():
+                return list(read_json(path)["scores"])
+        return None
+
+
+async def _shadowed(shadow: Model, posts: Sequence[Packed]) -> list[dict[str, Any]]:
+    try:
+        said = await shadow.decide(posts)
+    except Exception as error:  # it never stands in the way
+        return [{"error": str(error)}] * len(posts)
+    return [
+        {"error": str(s)}
+        if isinstance(s, BifocalError)
+        else {"action": s.action, "label": s.label, "probability": s.probability, "versions": s.versions}
+        for s in said
+    ]
+
+
+async def _load_model(folder: Path, engine: str | None, settings: ServeConfig) -> tuple[Model, Description]:
+    source = Source(folder, engine, settings.strict_parity, settings.allow_plugins)
+    model = Model(source, timeout=settings.model_timeout_s, count=settings.models)
+    try:
+        return model, await model.load()
+    except BaseException:
+        await asyncio.to_thread(model.close)
+        raise
+
+
+def _decoders(about: Description, settings: ServeConfig) -> Decoders:
+    preparation = Preparation(
+        about.config.model_dump_json(),
+        about.text_role,
+        hashes=bool(settings.lists),
+        originals=settings.keep_originals,
+        max_text=settings.max_text,
+    )
+    memory = settings.decode_memory_mib * 2**20
+    return Decoders(preparation, settings.decoders, timeout=settings.decode_timeout_s, memory=memory)
+
+
+def _check_same_posts(ours: Description, shadow: Description) -> None:
+    for name in ("modalities", "fit", "image_format", "ocr"):
+        one, other = getattr(ours.config, name), getattr(shadow.config, name)
+        if one != other:
+            raise RunError(
+                f"the shadow {shadow.folder} has {name} = {other}, the run {one}: posts are prepared once for both, "
+                "so these must be the same"
+            )
+    if ours.text_role != shadow.text_role:
+        raise RunError(f"the shadow takes texts as {shadow.text_role}, the run as {ours.text_role}: they must agree")
