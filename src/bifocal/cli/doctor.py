@@ -8,9 +8,15 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from ..config import at_home
 from ..errors import EXTRA_OF
-from ..workspace import versions
+from .options import Json, Runs
+
+
+def doctor(runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """What is installed, which accelerator, which models are cached, free disk."""
+    from .console import print_counts
+
+    print_counts(examine(runs), as_json)
 
 
 def examine(runs: Path) -> dict[str, Any]:
@@ -22,6 +28,8 @@ def examine(runs: Path) -> dict[str, Any]:
         ``versions``, ``missing_extras`` (extra -> pip command), ``accelerator``, ``models`` (hub ids in the cache),
         ``cache``, ``offline``, ``disk_free_gib``, ``runs`` (names below ``runs``).
     """
+    from ..workspace import versions
+
     missing = sorted({extra for package, extra in EXTRA_OF.items() if util.find_spec(package) is None})
     cache = _cache()
     return {
@@ -38,6 +46,8 @@ def examine(runs: Path) -> dict[str, Any]:
 
 
 def _cache() -> Path:
+    from ..config import at_home
+
     if util.find_spec("huggingface_hub") is None:
         return at_home(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"
     from huggingface_hub.constants import HF_HUB_CACHE

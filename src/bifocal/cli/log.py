@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .serve import RunFolder, State, state_folder
+from .options import RunOrBundle, State
+from .serve import state_folder
 
 if TYPE_CHECKING:
     from ..serve.log.store import Store
@@ -60,7 +61,7 @@ def _print(content: Mapping[str, Any], as_json: bool) -> None:
 
 @feedback_app.command("export")
 def feedback_export(
-    run_folder: RunFolder,
+    run_folder: RunOrBundle,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="A new folder, or that of an earlier export.")
     ],
@@ -78,7 +79,7 @@ def feedback_export(
 
 @log_app.command("counts")
 def log_counts(
-    run_folder: RunFolder,
+    run_folder: RunOrBundle,
     hours: Annotated[float, typer.Option(min=0, help="Of decisions, those so many hours back.")] = 24,
     state: State = None,
     database: Database = None,
@@ -93,7 +94,7 @@ def log_counts(
 
 @log_app.command("purge")
 def log_purge(
-    run_folder: RunFolder,
+    run_folder: RunOrBundle,
     days: Annotated[float, typer.Option(min=0, help="Older originals are deleted; decisions stay.")],
     state: State = None,
     database: Database = None,
@@ -106,7 +107,7 @@ def log_purge(
 
 @log_app.command("forget")
 def log_forget(
-    run_folder: RunFolder,
+    run_folder: RunOrBundle,
     subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="The author, as the platform calls it.")],
     client: Annotated[
         str | None, typer.Option(help="Of what this client sent alone; by default of all that is held.")

@@ -7,41 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import AllowPlugin, RunOrBundle, State, StrictParity
+
 if TYPE_CHECKING:
     from ..serve.settings import ServeConfig
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or an exported bundle.")]
-State = Annotated[
-    Path | None,
-    typer.Option(
-        "--state",
-        help="Folder of log, keys and spool; by default serve/ in the run's folder, BUNDLE.serve beside a bundle.",
-    ),
-]
 Keys = Annotated[Path | None, typer.Option("--keys", help="The file of API keys; by default keys.json in the state.")]
-
-StrictParity = Annotated[
-    bool,
-    typer.Option(
-        "--strict-parity",
-        help="Refuse a bundle that decides otherwise here than where it was exported; else a warning.",
-    ),
-]
-AllowPlugin = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow-plugin",
-        metavar="MODULE",
-        help="A module from outside, such as package.module, that the folder may name and run; repeatable.",
-    ),
-]
 
 lists_app = typer.Typer(help="Lists of known pictures.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys of those who ask the service.", no_args_is_help=True)
 
 
 def serve(
-    run_folder: RunFolder,
+    run_folder: RunOrBundle,
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
     port: Annotated[int | None, typer.Option(help="8080 by default; 0 takes one that is free.")] = None,
     config: Annotated[
@@ -153,7 +131,7 @@ def _key_file(run_folder: Path, state: Path | None, keys: Path | None) -> Path:
 
 @keys_app.command("add")
 def keys_add(
-    run_folder: RunFolder,
+    run_folder: RunOrBundle,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the client, as the log will call it.")],
     role: Annotated[
         list[str] | None, typer.Option(help="decide (the default), review: the moderator's page, admin; repeatable.")
@@ -169,7 +147,7 @@ def keys_add(
 
 
 @keys_app.command("list")
-def keys_list(run_folder: RunFolder, state: State = None, keys: Keys = None) -> None:
+def keys_list(run_folder: RunOrBundle, state: State = None, keys: Keys = None) -> None:
     """Who has a key, for what, since when."""
     from ..serve.api.keys import read_keys
 
@@ -182,7 +160,7 @@ def keys_list(run_folder: RunFolder, state: State = None, keys: Keys = None) -> 
 
 @keys_app.command("rotate")
 def keys_rotate(
-    run_folder: RunFolder,
+    run_folder: RunOrBundle,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of a client that has a key.")],
     state: State = None,
     keys: Keys = None,
@@ -195,7 +173,7 @@ def keys_rotate(
 
 @keys_app.command("revoke")
 def keys_revoke(
-    run_folder: RunFolder,
+    run_folder: RunOrBundle,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the client.")],
     old: Annotated[bool, typer.Option("--old", help="Of its two keys only the older one.")] = False,
     key: Annotated[str | None, typer.Option(metavar="ID", help="Only that key, as `keys list` names it.")] = None,
