@@ -21,7 +21,8 @@ FORKSERVER.set_forkserver_preload(
     [
         "tests.pipeline.test_recovery",
         "bifocal.cli.app",
-        "bifocal.cli.console",
+        "bifocal.cli.decision_tables",
+        "bifocal.cli.run_tables",
         "bifocal.system.system",
         "bifocal.models.encoders.hf_text",
         "bifocal.models.encoders.hf_image",

@@ -244,7 +244,7 @@ LONG = "a quiet morning " + "word " * 600
 
 
 def test_a_person_decides_on_what_was_not_read_whole_where_the_policy_says_so(system, picture, monkeypatch, capsys):
-    from bifocal.cli.console import print_decision
+    from bifocal.cli.decision_tables import print_decision
 
     here = system.predict(LONG)
     assert here.truncated and here.action in ("allow", "block")

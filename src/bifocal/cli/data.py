@@ -42,7 +42,8 @@ def inspect(
     """What a source holds: counts, labels, languages, sizes, duplicates, and the rows that cannot be used."""
     from ..pipeline.inspect import inspect as examine
     from ..pipeline.inspect import source_of
-    from .console import ConsoleReporter, print_inspection
+    from .console import ConsoleReporter
+    from .run_tables import print_inspection
 
     with ConsoleReporter(as_json or quiet) as reporter:
         found = examine(source_of(source), limit=limit, progress=reporter.progress)

@@ -26,7 +26,7 @@ def predict(
     """Decide on one post: its text, its picture, its record, or several of them."""
     from .. import load
     from ..config import read_mapping
-    from .console import print_decision
+    from .decision_tables import print_decision
 
     record = None if tabular is None else read_mapping(tabular, "--tabular")
     system = load(run_folder, strict_parity=strict_parity, allow_plugins=allow_plugin or ())
@@ -52,7 +52,7 @@ def explain(
     """Why a post is decided as it is: the share of each part, and the words, regions and columns within them."""
     from .. import load
     from ..config import read_mapping
-    from .console import print_explanation
+    from .decision_tables import print_explanation
 
     record = None if tabular is None else read_mapping(tabular, "--tabular")
     system = load(run_folder, strict_parity=strict_parity, allow_plugins=allow_plugin or ())

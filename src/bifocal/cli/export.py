@@ -25,7 +25,8 @@ def export(
 ) -> None:
     """A bundle for one engine, those of ONNX without torch; and how far it decides as the run does."""
     from ..deploy.export import export as export_run
-    from .console import ConsoleReporter, print_export
+    from .console import ConsoleReporter
+    from .decision_tables import print_export
 
     with ConsoleReporter(as_json or quiet) as reporter:
         report = export_run(

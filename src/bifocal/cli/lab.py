@@ -32,7 +32,8 @@ def lab(
     from ..config import load_config
     from ..lab.study import keep
     from ..lab.study import lab as experiment_on
-    from .console import ConsoleReporter, print_counts, print_lab
+    from .console import ConsoleReporter, print_counts
+    from .run_tables import print_lab
 
     if config is None and not write:
         raise ConfigError("bifocal lab takes a configuration, or --write to rewrite the documents from kept results")

@@ -33,7 +33,8 @@ def drift(
 ) -> None:
     """Do new posts look like those the run was tuned on; and, estimated without labels, how good is it on them."""
     from ..monitor.drift import watch
-    from .console import ConsoleReporter, print_drift
+    from .console import ConsoleReporter
+    from .decision_tables import print_drift
 
     with ConsoleReporter(as_json or quiet) as reporter:
         found = watch(
@@ -68,7 +69,8 @@ def robustness(
 ) -> None:
     """Attack the tested posts, from homoglyphs to screenshots, and see which decisions turn over."""
     from ..assess.robustness import robustness as attack
-    from .console import ConsoleReporter, print_robustness
+    from .console import ConsoleReporter
+    from .decision_tables import print_robustness
 
     named = None if attacks is None else [name.strip() for name in attacks.split(",") if name.strip()]
     with ConsoleReporter(as_json or quiet) as reporter:

@@ -22,7 +22,7 @@ def policy_diff(
 ) -> None:
     """Which decisions policy B would change: counts and examples, from the cached Evidence."""
     from ..deploy.policies import compare
-    from .console import print_policy_diff
+    from .decision_tables import print_policy_diff
 
     print_policy_diff(compare(a, b, on=on, allow_plugins=allow_plugin or ()), as_json)
 
@@ -45,7 +45,7 @@ def policy_set(
     A bundle has a policy of its own: that of its run does not reach it.
     """
     from ..deploy.policies import set_threshold
-    from .console import print_policy_set
+    from .decision_tables import print_policy_set
 
     allowed = allow_plugin or ()
     found = set_threshold(run_folder, model, threshold, pattern=pattern, by=by, why=why, allow_plugins=allowed)

@@ -30,7 +30,7 @@ def run(
     settings = _settings(config, overrides, strict)
     if dry_run:
         from ..pipeline.plan import plan
-        from .console import print_plan
+        from .run_tables import print_plan
 
         print_plan(plan(settings, root=runs), as_json)
         return
@@ -82,7 +82,8 @@ def _perform(
     config: RunConfig, runs: Path, *, start: str | None = None, until: str | None = None, as_json: bool, quiet: bool
 ) -> None:
     from ..pipeline.train import run as run_steps
-    from .console import ConsoleReporter, print_results
+    from .console import ConsoleReporter
+    from .run_tables import print_results
 
     with ConsoleReporter(as_json or quiet) as reporter:
         folder = run_steps(config, root=runs, start=start, until=until, reporter=reporter)

@@ -1,0 +1,212 @@
+"""What the command line shows of decisions: one and its reasons, drift, attacks, engines and policies compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ..report import markdown as words
+from ..workspace import read_json
+from .console import emit_json, plain, print_counts
+
+if TYPE_CHECKING:
+    from ..system.decision import Decision
+    from ..system.explain import Explanation
+
+STRONGEST = 5
+"""Pieces of a part that an explanation names."""
+
+
+def print_decision(decision: Decision, as_json: bool) -> None:
+    """One decision: the answer first, then each model's opinion."""
+    content = decision.to_dict()
+    if as_json:
+        emit_json(content)
+        return
+    console = plain()
+    console.print(str(decision.action or decision.label), style="bold")
+    console.print(decision.why)
+    if decision.truncated:
+        console.print("not all of the post's words were read: it has more of them than the text expert takes")
+    table = Table()
+    for column in ("model", "probability", "label"):
+        table.add_column(column)
+    for model, opinion in decision.models.items():
+        table.add_row(model, f"{opinion.probability:.3f}", str(opinion.label))
+    console.print(table)
+    console.print(f"text used: {decision.text_used or '(none)'}  language: {decision.language}")
+
+
+def print_explanation(explanation: Explanation, written: Mapping[str, Path], as_json: bool) -> None:
+    """The decision, the shares of its parts, the strongest pieces of each, and the files written."""
+    if as_json:
+        emit_json({**explanation.to_dict(), "files": {name: str(path) for name, path in written.items()}})
+        return
+    print_decision(explanation.decision, as_json)
+    console = plain()
+    shares = "".join(f" {share:+.2f} {name}" for name, share in explanation.contributions.items())
+    console.print(
+        f"log-odds of {explanation.explains}: {explanation.baseline:+.2f} baseline{shares} = {explanation.score:+.2f}",
+        soft_wrap=True,
+    )
+    for name, pieces in explanation.pieces.items():
+        strongest = ", ".join(f"{w.piece.name} {w.effect:+.2f}" for w in pieces[:STRONGEST])
+        console.print(f"{name}: {strongest or 'no second piece to compare with'}", soft_wrap=True)
+    for path in written.values():
+        console.print(f"written: {path}", soft_wrap=True)
+
+
+def print_drift(found: Mapping[str, Any], as_json: bool) -> None:
+    """A line per property, the estimates with what they take for granted, and the findings."""
+    if as_json:
+        emit_json(found)
+        return
+    console, new, reference = plain(), found["new"], found["reference"]
+    console.print(
+        f"{found['run']}: {new['compared']:,} new posts against {reference['compared']:,} of {reference['split']}; "
+        f"an alarm is a PSI of {found['rule']['psi']:g} beyond chance with p at most {found['rule']['alpha']:g}",
+        soft_wrap=True,
+    )
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("", "PSI", "by chance", "p (Holm)", "state"):
+        table.add_column(name, justify="left" if name in ("", "state") else "right", no_wrap=True)
+    for name, entry in found["compared"].items():
+        p = "n/a" if entry["p_holm"] is None else f"{entry['p_holm']:.2g}"
+        loud = "bold" if entry["state"] == "alarm" else None
+        table.add_row(
+            name, words.number(entry["psi"]), words.number(entry["psi_by_chance"]), p, entry["state"], style=loud
+        )
+    console.print(table)
+    for name, share in (found["estimated_base_rate"] or {}).items():
+        if name != "0" or len(found["estimated_base_rate"]) > 2:
+            was = words.number(share["reference"])
+            console.print(
+                f"base rate of {name}, estimated: {words.number(share['value'])} {words.interval(share)}, was {was}"
+            )
+    for name, figure in (found["estimated_accuracy"] or {}).items():
+        if name == "reference":
+            console.print(f"accuracy on {reference['split']}: {words.number(figure['value'])} {words.interval(figure)}")
+        else:
+            estimated = f"{words.number(figure['value'])} {words.interval(figure)}"
+            console.print(f"  on the new posts, estimated: {estimated} if {figure['assumes']}", soft_wrap=True)
+    for finding in found["findings"]:
+        console.print(f"finding: {finding}", soft_wrap=True)
+    console.print(f"all of it: {found['output']}", soft_wrap=True)
+
+
+def print_robustness(path: Path, as_json: bool) -> None:
+    """A line per attack at its strongest, and where that differs what it does to words that are not cleaned.
+
+    ``flips`` is the share of decisions turned over, the other columns are changes.
+    """
+    results = read_json(path)
+    if as_json:
+        emit_json({"file": str(path), **results})
+        return
+    console = plain()
+    title = f"{results['run']}: {results['model']} on {results['rows']:,} of {results['of']:,} {results['split']} posts"
+    console.print(title)
+    strongest: dict[str, dict[tuple[str, bool], dict[str, Any]]] = {}
+    for row in results["attacks"]:
+        strongest.setdefault(row["modality"], {})[row["attack"], row["normaliser"] is False] = row
+    for part, rows in strongest.items():
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        review = any(row["review"] for row in rows.values())
+        for name in (part, "at", "flips", "95%", "AUROC", "95%", "F1", *(["review"] if review else [])):
+            table.add_column(name, justify="left" if name == part else "right", no_wrap=True)
+        for (attack, uncleaned), row in rows.items():
+            cleaned = rows[attack, False] if uncleaned else {}
+            if uncleaned and all(row[found] == cleaned[found] for found in ("reached", "flips")):
+                continue
+            loss = row["auroc"]["change"]
+            table.add_row(
+                "  not cleaned" if uncleaned else attack,
+                str(row["severity"]),
+                words.number(row["flips"]["value"]),
+                words.interval(row["flips"]),
+                words.signed(loss["value"], 2),
+                "" if loss["low"] is None else f"{words.signed(loss['low'], 2)} {words.signed(loss['high'], 2)}",
+                words.signed(row["macro_f1"]["change"]["value"], 2),
+                *([words.signed(row["review"]["change"]["value"], 2)] if review else []),
+            )
+        console.print(table)
+    if suite := results["functional"]:
+        _print_functional(console, suite)
+    for finding in results["findings"]:
+        console.print(f"finding: {finding}", soft_wrap=True)
+    console.print(f"every severity: {path}", soft_wrap=True)
+
+
+def _print_functional(console: Console, suite: Mapping[str, Any]) -> None:
+    failed = f", {suite['failed']:,} could not be decided on" if suite["failed"] else ""
+    table = Table(title=f"{suite['file']}: {suite['n']:,} texts{failed}", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("functionality", "texts", "accuracy", "95%"):
+        table.add_column(name, justify="left" if name == "functionality" else "right")
+    for row in (*suite["functionalities"], {"functionality": "all", **suite}):
+        accuracy = row["accuracy"]
+        table.add_row(row["functionality"], f"{row['n']:,}", words.number(accuracy["value"]), words.interval(accuracy))
+    console.print(table)
+
+
+def print_export(report: Mapping[str, Any], as_json: bool) -> None:
+    """Where the bundle lies, and how far its engine decides as the run does."""
+    if as_json:
+        emit_json(report)
+        return
+    console, flips, took = plain(), report["flips"], report["seconds_per_post"]
+    console.print(f"{report['engine']} of {report['run']} lies in {report['bundle']}", soft_wrap=True)
+    console.print(
+        f"decisions that flip: {flips['count']} of {report['n']} {report['split']} posts, {flips['rate']:.2%} "
+        f"[{flips['low']:.2%}, {flips['high']:.2%}]; largest difference of a probability {report['largest']:.4f}",
+        soft_wrap=True,
+    )
+    losses = ", ".join(f"{who} {value:.4f}" for who, value in report["nll"].items() if value is not None)
+    console.print(f"NLL: {losses or 'no labels'}; {took['run'] / took['engine']:.2f} times as fast", soft_wrap=True)
+
+
+def print_policy_diff(found: Mapping[str, Any], as_json: bool) -> None:
+    """Settings that differ, decisions that change, and some of the posts behind them."""
+    if as_json:
+        emit_json(found)
+        return
+    console = plain()
+    settings = Table("setting", f"A {found['a']}", f"B {found['b']}", box=SIMPLE_HEAD)
+    for name, values in found["settings"].items():
+        settings.add_row(name, *("none" if value is None else str(value) for value in values))
+    console.print(settings if found["settings"] else "the policies decide alike: no setting differs")
+    right = found["right"]
+    console.print(
+        f"{found['model']} on {found['n']:,} {words.posts(found['on'])}: {found['changed']:,} decisions change "
+        f"({words.share(found['changed'], found['n'])}); labels right: {right['a']:,} in A, {right['b']:,} in B, "
+        f"of {right['of']:,}"
+    )
+    for before, after in found["moves"].items():
+        console.print("  " + "; ".join(f"{before} to {name}: {n:,}" for name, n in after.items()))
+    if found["examples"]:
+        examples = Table("id", "label", "A", "B", "text", box=SIMPLE_HEAD)
+        for post in found["examples"]:
+            sides = (f"{post[side]['probability']:.3f} {post[side]['action']}" for side in ("a", "b"))
+            examples.add_row(post["id"], str(post["label"]), *sides, post["text"])
+        console.print(examples)
+
+
+def print_policy_set(folder: Path, change: Mapping[str, Any], as_json: bool) -> None:
+    """The change; the thresholds that it leaves as they are, and the bundles that it does not reach."""
+    print_counts(change if as_json else {k: v for k, v in change.items() if k not in ("others", "bundles")}, as_json)
+    if as_json:
+        return
+    console = plain()
+    for pattern, threshold in change["others"].items():
+        posts = "all other posts" if pattern == "pooled" else f"posts with {pattern} only"
+        console.print(
+            f"unchanged: {threshold:g} for {posts}; `bifocal policy set {folder} --model {change['model']} "
+            f"--pattern {pattern} …` sets it",
+            soft_wrap=True,
+        )
+    for bundle, command in change["bundles"].items():
+        console.print(f"{bundle} still decides by its own policy; this mends it: {command}", soft_wrap=True)

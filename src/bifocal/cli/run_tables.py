@@ -1,0 +1,254 @@
+"""What the command line shows of a run: what it would do, what its source holds, its results, and the lab's."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ..report import markdown as words
+from ..workspace import Workspace, read_json
+from .console import emit_json, plain
+
+IN_SAMPLE = {
+    True: "tuned and evaluated on train; these figures say nothing about new posts",
+    False: "temperatures and thresholds were tuned on train; only what is uncalibrated is free of that",
+}
+SHOWN = 30
+"""Classes, formats or languages that are named before the rest is counted."""
+HEADLINE = {
+    "auroc": "AUROC",
+    "macro_f1": "F1",
+    "accuracy": "acc",
+    "brier": "Brier",
+    "ece_top_label": "ECE",
+    "nll": "NLL",
+}
+"""Metrics shown on the screen, with names short enough for 80 columns."""
+
+
+def print_results(folder: Path, as_json: bool) -> None:
+    """Results, thresholds and counts of a finished run, the path of what it wrote, and the next command to type."""
+    space = Workspace.of(folder)
+    steps = list(read_json(space.record).get("steps", {}))
+    if "report" not in steps:
+        if as_json:
+            emit_json({"run": space.run, "folder": str(folder), "steps": steps})
+        else:
+            plain().print(f"finished up to {steps[-1] if steps else 'nothing'}: {folder}")
+        return
+    results = read_json(space.results)
+    if as_json:
+        emit_json({"folder": str(folder), **results})
+        return
+    console = plain()
+    split = results["tested_on"]
+    console.print(_results_table(results, split))
+    for model, figures in results["models"].items():
+        if "confusion" in figures[split]:
+            counts = " ".join(f"{kind.upper()} {n}" for kind, n in figures[split]["confusion"].items())
+            console.print(f"{model} at {figures['threshold']:.2f}: {counts}", soft_wrap=True)
+    if actions := results.get("actions"):
+        if "size" in actions:
+            counts = (
+                f"{words.number(actions['size'], 2)} classes a set, {actions['review']:,} of {actions['n']:,} to review"
+            )
+        else:
+            counts = ", ".join(f"{action} {sum(by_class.values()):,}" for action, by_class in actions.items())
+        console.print(f"{results['main']} by its review band: {counts}", soft_wrap=True)
+    if results["in_sample"]:
+        console.print("in-sample: " + IN_SAMPLE[split == results["tuned_on"]])
+    gain = results.get("gain")
+    if gain:
+        low, high = (words.signed(gain[end]) for end in ("low", "high"))
+        console.print(
+            f"{results['main']} over {gain['over']} ({gain['metric']}, {split}): {words.signed(gain['value'])} "
+            f"[{low}, {high}], detectable {words.number(gain['detectable'])}"
+        )
+    console.print(f"report: {space.report / 'index.html'}")
+    example = read_json(space.record).get("example", {})
+    command = [program(), "predict", str(folder)]
+    if example.get("image"):
+        command += ["--image", str(folder / example["image"])]
+    if example.get("text"):
+        command += ["--text", example["text"]]
+    if example.get("tabular"):
+        command += ["--tabular", json.dumps(example["tabular"], ensure_ascii=False)]
+    if len(command) > 3:
+        console.print("try it:", soft_wrap=True)
+        console.print("  " + shlex.join(command), soft_wrap=True)
+
+
+def program() -> str:
+    """How to call this program again from here: by its name where the shell finds it, else by its path."""
+    called = Path(sys.argv[0]).absolute()
+    found = shutil.which("bifocal")
+    if called.name != "bifocal" or (found and Path(found).absolute() == called):
+        return "bifocal"
+    return str(called.relative_to(Path.cwd())) if called.is_relative_to(Path.cwd()) else str(called)
+
+
+def _results_table(results: Mapping[str, Any], split: str) -> Table:
+    """Two lines a model: uncalibrated at 0.5, then calibrated at its threshold."""
+    title = f"{results['run']}: {results['label']}, {split}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("model", "at", *HEADLINE.values()):
+        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
+    for model, figures in results["models"].items():
+        measured = figures[split]
+        table.add_row(model, "0.50", *(words.number(measured["metrics"][name]["value"]) for name in HEADLINE))
+        if "calibrated" in measured:
+            threshold = figures["threshold"]
+            table.add_row(
+                "  calibrated",
+                f"{threshold:.2f}" if threshold is not None else "each" if figures["class_thresholds"] else "argmax",
+                *(words.number(measured["calibrated"][name]["value"]) for name in HEADLINE),
+            )
+    return table
+
+
+def print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
+    """What a run would do and cost."""
+    if as_json:
+        emit_json(plan)
+        return
+    console = plain()
+    console.print(f"{plan['run']} -> {plan['folder']}", style="bold")
+    console.print("steps: " + ", ".join(f"{name} ({state})" for name, state in plan["steps"].items()))
+    console.print(f"rows: {plan['rows']['n']} ({plan['rows']['from']})")
+    machine = plan["machine"]
+    console.print(f"per expert, at {machine['gflops']:.0f} GFLOP/s measured here now ({machine['device']}):")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in ("expert", "model", "parameters", "GFLOP/example", "training", "Evidence", "memory"):
+        table.add_column(column, justify="left" if column in ("expert", "model") else "right")
+    for name, expert in plan["experts"].items():
+        table.add_row(
+            name,
+            Path(expert["model"]).name,
+            f"{expert['parameters'] / 1e6:.1f} M",
+            f"{expert['gflop_per_example']:.2f}",
+            _duration(expert["train_hours"]),
+            _duration(expert["evidence_hours"]),
+            f"{expert['memory_gib']:.2f} GiB",
+        )
+    console.print(table)
+    console.print("memory: weights, gradients and optimizer; activations come on top")
+    for note in plan["notes"]:
+        console.print(f"note: {note}")
+
+
+def _duration(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{hours * 60:.0f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
+
+
+def print_inspection(found: Mapping[str, Any], as_json: bool) -> None:
+    """What a source holds, a line or a table per question."""
+    if as_json:
+        emit_json(found)
+        return
+    console = plain()
+    console.print(f"{found['rows']:,} rows: {found['usable']:,} usable, {found['quarantined']:,} to be quarantined")
+    lines = {
+        "official splits": _counts(found["splits"]),
+        "parts": _counts(found["parts"]),
+        "languages": _counts(found["languages"]),
+        "words": _spread(found["words"]),
+    }
+    if pictures := found["pictures"]:
+        lines["width"], lines["height"] = _spread(pictures["width"]), _spread(pictures["height"])
+        lines["formats"] = _counts(pictures["formats"])
+        lines["animated"] = f"{pictures['animated']:,} (only the first frame is read)"
+    for name, counted in found["labels"].items():
+        number = counted.get("number")
+        lines[f"label {name}"] = (
+            f"{_spread(number)}; 1 = above {counted['above']}; not annotated {counted['not annotated']:,}"
+            if number
+            else _counts(counted)
+        )
+    duplicates = found["duplicates"]
+    leaking = f"; leaking from earlier splits: {_counts(duplicates['leaking'])}" if duplicates["leaking"] else ""
+    lines["duplicates"] = f"{duplicates['near']:,} rows have a near-duplicate{leaking}"
+    lines["groups"] = (
+        f"{duplicates['groups']:,}; {duplicates['rows_in_shared_groups']:,} rows share theirs, the largest has "
+        f"{duplicates['largest_group']:,}"
+    )
+    width = max(map(len, lines))
+    for key, line in lines.items():
+        console.print(f"{key:<{width}}  {line or 'none'}", soft_wrap=True)
+    if found["columns"]:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for column in ("column", "numbers", "texts", "missing", "distinct"):
+            table.add_column(column, justify="left" if column == "column" else "right")
+        for name, cells in found["columns"].items():
+            cells_of = [cells.get("number", 0), cells.get("text", 0), cells["missing"], cells["distinct"]]
+            table.add_row(name, *(f"{n:,}" if isinstance(n, int) else n for n in cells_of))
+        console.print(table)
+        for read in found["records"].values():
+            console.print(read["told"], soft_wrap=True)
+    for text in found["notes"]:
+        console.print(f"note: {text}", soft_wrap=True)
+    for reason, n in found["reasons"].items():
+        console.print(f"quarantine: {n:,} x {reason}", soft_wrap=True)
+    for row in found["quarantine"]:
+        console.print(f"  {row['where']}, id {row['id']!r}: {row['reason']}", soft_wrap=True)
+
+
+def _counts(counted: Mapping[str, int]) -> str:
+    shown = ", ".join(f"{name} {n:,}" for name, n in islice(counted.items(), SHOWN))
+    return f"{shown}, … {len(counted) - SHOWN} more" if len(counted) > SHOWN else shown
+
+
+def _spread(quantiles: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:,g}" for name, value in quantiles.items())
+
+
+def print_lab(folder: Path, as_json: bool) -> None:
+    """What the lab found: a line per model, the verdict in a sentence, and what is behind it."""
+    results = read_json(folder / "results.json")
+    if as_json:
+        emit_json({"folder": str(folder), **results})
+        return
+    console, metric = plain(), results["metric"]
+    title = f"{results['run']}: {results['label']}, {HEADLINE[metric]} on {results['rows']['test']:,} test rows"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("model", "val", "test", "95%", "± seeds", "trained", "s"):
+        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
+    for found in (*results["baselines"], *results["fusions"]):
+        chosen = found["model"] in (results["best_baseline"], results["best_fusion"])
+        test, seconds = found["test"], found["seconds"]
+        table.add_row(
+            found["model"] + (" *" if chosen else ""),
+            words.number(found["val"][metric]),
+            words.number(test[metric]["value"]),
+            words.interval(test[metric]),
+            words.number(found["seeds"]["test"]["std"]) if "test" in found["seeds"] else "",
+            f"{found['parameters']['trained']:,}",
+            "" if seconds is None else f"{seconds:.1f}",
+        )
+    console.print(table)
+    console.print("* chosen on val", style="dim")
+    console.print(results["verdict"]["sentence"], style="bold", soft_wrap=True)
+    risk = results["risk"]
+    lost = risk["drops"][risk["worst"]]
+    console.print(f"worst without a part: {risk['worst']}, {words.signed(lost['value'])} {words.interval(lost)}")
+    console.print(f"smallest gain detectable (80% power): {words.number(results['gain']['detectable'])}")
+    shares = results["dominance"][metric]["shapley"]
+    console.print(
+        f"Shapley shares of {HEADLINE[metric]}: "
+        + ", ".join(f"{m} {words.signed(s['value'])}" for m, s in shares.items())
+    )
+    if results["verdict"]["kind"] == "additive":
+        console.print(f"smallest fusion that ties on val: {results['smallest_tie']}")
+    for finding in results["findings"]:
+        console.print(f"finding: {finding}", soft_wrap=True)
+    console.print(f"all of it: {folder / 'results.json'}", soft_wrap=True)
