@@ -249,10 +249,10 @@ def test_drift_is_called_what_bifocal_drift_calls_it():
     from bifocal.serve.pages.routes import _drift
 
     about = SimpleNamespace(config=SimpleNamespace(drift=DriftConfig()))
-    service = SimpleNamespace(reference=[i / 1000 for i in range(1000)], about=about)
+    loaded = SimpleNamespace(reference=[i / 1000 for i in range(1000)], about=about)
     days = {"steady": [50] * 20, "alarm": [0] * 19 + [200], "too few rows": [1, 1] + [0] * 18}
-    assert {state: _drift(day, service)["state"] for state, day in days.items()} == {state: state for state in days}
-    assert _drift([0] * 20, service) is None
+    assert {state: _drift(day, loaded)["state"] for state, day in days.items()} == {state: state for state in days}
+    assert _drift([0] * 20, loaded) is None
 
 
 def test_a_long_name_does_not_hide_the_queue(enter, moderated):

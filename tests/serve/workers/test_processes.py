@@ -237,7 +237,7 @@ def test_processes_end_with_their_parent(tmp_path, wait_until):
     script = tmp_path / "parent.py"
     script.write_text(
         "import asyncio, os, time\n"
-        "from bifocal.serve import workers\n"
+        "from bifocal.serve.workers import processes as workers\n"
         "if __name__ == '__main__':\n"
         "    pool = workers.Workers(2, workers._live_with_parent)\n"
         "    print(asyncio.run(pool.run(os.getpid, timeout=300)), flush=True)\n"

@@ -31,6 +31,7 @@ from ...system.explain import Explanation
 from ..api.bodies import Narrow
 from ..api.routes import as_refused, service_of, unless_gone
 from ..errors import Refused
+from ..loaded import Loaded
 from ..log.store import Conflict, Event, Item, Kept, Original, Store, Unknown
 from ..posts import Incoming
 from ..service import Service
@@ -611,8 +612,8 @@ async def day(request: Request, who: Moderator) -> Response:
     differ = await asyncio.to_thread(service.store.disagreements, 10)
     return _page(
         "day.html", request, who=who, said=said, counts=counts, differ=differ, hours=_hours(said["hours"], now),
-        drift=await asyncio.to_thread(_drift, said["probability"], service), rule=service.loaded.about.config.drift,
-        load=service.load(), actions=ACTIONS, sense=_sense(service, "the class that was named"),
+        drift=await asyncio.to_thread(_drift, said["probability"], service.loaded),
+        rule=service.loaded.about.config.drift, load=service.load(), actions=ACTIONS, sense=_sense(service, "the class that was named"),
         shadow=None if service.settings.shadow is None else str(service.settings.shadow.name),
     )  # fmt: skip
 
@@ -639,15 +640,15 @@ def _hours(rows: list[list[Any]], now: datetime) -> list[dict[str, Any]]:
     return bars
 
 
-def _drift(histogram: list[int], service: Service) -> dict[str, Any] | None:
+def _drift(histogram: list[int], loaded: Loaded) -> dict[str, Any] | None:
     """How the day's probabilities differ from those that the policy was tuned on; None where not known.
 
     By the rule of `bifocal drift`, on the cells that the log counts; which posts are copies it does not know.
     """
-    if service.loaded.reference is None or not sum(histogram):
+    if loaded.reference is None or not sum(histogram):
         return None
-    cells, rule = len(histogram), service.loaded.about.config.drift
-    before = np.minimum((np.array(service.loaded.reference) * cells).astype(int), cells - 1)
+    cells, rule = len(histogram), loaded.about.config.drift
+    before = np.minimum((np.array(loaded.reference) * cells).astype(int), cells - 1)
     sides = [{"score": Column(x, np.arange(len(x)))} for x in (before, np.repeat(np.arange(cells), histogram))]
     shares = 100 * np.bincount(before, minlength=cells) / len(before), 100 * np.array(histogram) / sum(histogram)
     found = compare(*sides, psi=rule.psi, alpha=rule.alpha)["score"]
