@@ -613,7 +613,8 @@ async def day(request: Request, who: Moderator) -> Response:
     return _page(
         "day.html", request, who=who, said=said, counts=counts, differ=differ, hours=_hours(said["hours"], now),
         drift=await asyncio.to_thread(_drift, said["probability"], service.loaded),
-        rule=service.loaded.about.config.drift, load=service.load(), actions=ACTIONS, sense=_sense(service, "the class that was named"),
+        rule=service.loaded.about.config.drift, load=service.load(), actions=ACTIONS,
+        sense=_sense(service, "the class that was named"),
         shadow=None if service.settings.shadow is None else str(service.settings.shadow.name),
     )  # fmt: skip
 
