@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import warnings
+from types import FrameType
 from typing import Any
 
 # Before anything imports torch: idle threads that spin make two of them slower than one on a busy machine.
@@ -61,6 +63,28 @@ def _show_warning(
     typer.echo(told, err=True)
 
 
+INTERRUPT_AGAIN_S = 5.0
+
+
+def _stop_on_ctrl_c() -> None:
+    """Have Ctrl-C raised again every few seconds until the command ends.
+
+    Python drops an exception that is raised inside a finaliser or the callback of a weak reference, of which an import
+    has thousands: a training whose modules were being imported was seen to go on to its end.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return  # ignored, as a shell has it for what runs in the background; or the caller's own
+    process = os.getpid()
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        if os.getpid() == process:  # and not one that was forked from it
+            signal.setitimer(signal.ITIMER_REAL, INTERRUPT_AGAIN_S)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGALRM, interrupt)
+
+
 def main() -> None:
     """Entry point: an error of ours is one line and exit status 2; ``--debug`` anywhere shows the traceback."""
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # workers, too, import nothing from the current folder
@@ -72,6 +96,7 @@ def main() -> None:
         sys.argv.remove("--debug")
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's own word on what we refuse by name
     warnings.showwarning = _show_warning
+    _stop_on_ctrl_c()
     try:
         with extras_named():
             app()
@@ -89,7 +114,5 @@ def main() -> None:
         if stop.code == 130:  # Ctrl-C, as typer reports it
             typer.echo("stopped: the same command goes on from the last finished step", err=True)
         raise
-
-
-if __name__ == "__main__":
-    main()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)

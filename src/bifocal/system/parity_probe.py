@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 FOLDER = "probe"
 EXPECTED = "expected.json"
 POSTS = 4
-TOLERANCE = {"torch": 0.001, "torch-bf16": 0.05, "onnx": 0.001, "onnx-int8": 0.02}
+TOLERANCE = {"torch": 0.001, "torch-bf16": 0.05, "onnx": 0.001, "onnx-int8": 0.06}
 """Engine -> how far a probability may be from the one where it was exported: sums in another order differ in their last
 digits, and in integers an activation at the edge between two may fall to the other side. Of 400 memes (MiniLM +
 MobileNetV2, onnx-int8) with and without AVX-512 and VNNI: half differed by under 1e-8, one in 40 by more than 0.02,
-none by more than 0.04, no decision. So about one such bundle in ten is warned of for nothing."""
+none by more than 0.04, no decision: the tolerance is half as much again. Products that saturate moved some by 0.3."""
 _INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
 
 
