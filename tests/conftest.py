@@ -144,6 +144,20 @@ def _collected():
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _undrawn(request):
+    """Tests of every room make runs, and a run's figures take a fifth of its time: those of `report` have them drawn,
+    as do runs that commands make."""
+    if "report" in request.path.parts:
+        yield
+        return
+    from bifocal.report import figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "drawn_of", lambda figure, title: figures.Drawn("<svg></svg>", b"a picture"))
+        yield
+
+
 def _command(words, folder, output, errors):
     """The command line, in a forked process."""
     os.chdir(folder)

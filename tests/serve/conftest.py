@@ -179,21 +179,21 @@ def serve(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory, small_run):
+def server(tmp_path_factory, small_bundle):
     """One service that many tests ask; none stops it, or leaves it busy."""
     limits = ("--set", "max_body=3000000", "--set", "body_timeout_s=4")
-    started = Server(small_run, tmp_path_factory.mktemp("state"), *PATIENT, *limits)
+    started = Server(small_bundle, tmp_path_factory.mktemp("state"), *PATIENT, *limits)
     yield started
     started.stop(signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")
-def guarded(tmp_path_factory, small_run):
+def guarded(tmp_path_factory, small_bundle):
     """A service with keys behind a public address, which many tests ask; none stops it, or leaves it busy."""
     state = tmp_path_factory.mktemp("state")
     keys = {role: add_key(state / "keys.json", role, [role], None) for role in ROLES}
     limits = ("max_body=3000000", "body_timeout_s=1", "models=1", f"public_url={PUBLIC}")
-    started = Server(small_run, state, *(option for limit in limits for option in ("--set", limit)))
+    started = Server(small_bundle, state, *(option for limit in limits for option in ("--set", limit)))
     started.keys = keys
     started.port = int(started.url.rpartition(":")[2])
     yield started

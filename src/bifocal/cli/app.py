@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import warnings
-from types import FrameType
 from typing import Any
 
 # Before anything imports torch: idle threads that spin make two of them slower than one on a busy machine.
@@ -63,26 +62,20 @@ def _show_warning(
     typer.echo(told, err=True)
 
 
-INTERRUPT_AGAIN_S = 5.0
+def _raise_dropped_interrupts_again() -> None:
+    """Python drops an exception that is raised inside a finaliser or the callback of a weak reference, Ctrl-C too.
 
-
-def _stop_on_ctrl_c() -> None:
-    """Have Ctrl-C raised again every few seconds until the command ends.
-
-    Python drops an exception that is raised inside a finaliser or the callback of a weak reference, of which an import
-    has thousands: a training whose modules were being imported was seen to go on to its end.
+    An import has thousands of these: a training whose modules were just being imported went on to its end.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return  # ignored, as a shell has it for what runs in the background; or the caller's own
-    process = os.getpid()
 
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        if os.getpid() == process:  # and not one that was forked from it
-            signal.setitimer(signal.ITIMER_REAL, INTERRUPT_AGAIN_S)
-        raise KeyboardInterrupt
+    def dropped(event: sys.UnraisableHookArgs) -> None:
+        if event.exc_type is KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)  # once the finaliser is left
+        else:
+            sys.__unraisablehook__(event)
 
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGALRM, interrupt)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    sys.unraisablehook = dropped
 
 
 def main() -> None:
@@ -96,7 +89,7 @@ def main() -> None:
         sys.argv.remove("--debug")
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's own word on what we refuse by name
     warnings.showwarning = _show_warning
-    _stop_on_ctrl_c()
+    _raise_dropped_interrupts_again()
     try:
         with extras_named():
             app()
@@ -114,5 +107,3 @@ def main() -> None:
         if stop.code == 130:  # Ctrl-C, as typer reports it
             typer.echo("stopped: the same command goes on from the last finished step", err=True)
         raise
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)

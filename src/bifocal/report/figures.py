@@ -98,6 +98,7 @@ class Drawn(NamedTuple):
 def drawn_of(figure: Figure, title: str) -> Drawn:
     """The figure as `svg_of` gives it, and as PNG on white paper."""
     svg, out = svg_of(figure, title), BytesIO()  # in this order: ids in the SVG come from where things lie
+    figure.set_layout_engine("none")  # where they lie is found out once
     figure.savefig(out, format="png", dpi=150, facecolor="white", metadata={"Software": None, "Title": title})
     return Drawn(svg, out.getvalue())
 
