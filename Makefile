@@ -5,7 +5,7 @@ export OMP_WAIT_POLICY := PASSIVE
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TWO := -n 2 --dist loadfile --no-loadscope-reorder  # two processes, each with files of its own, the longest file first
+SEVERAL := -n 3 --dist loadfile --no-loadscope-reorder  # processes with files of their own, the longest first; many tests wait
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,11 +32,11 @@ services:  ## what tests run for real: PostgreSQL, Chromium, nginx; Debian's, wh
 	{ apt-get install -y -qq $$missing || { apt-get update -qq && apt-get install -y -qq $$missing; }; } >/dev/null 2>&1 \
 		|| echo "could not be installed: tests that want them are skipped"
 
-test: install services  ## the tests (offline, 8 minutes on 2 cores)
-	$(BIN)/python -m pytest $(TWO)
+test: install services  ## the tests (offline, a quarter of an hour on 2 cores)
+	$(BIN)/python -m pytest $(SEVERAL)
 
 test-all: install services  ## the long suites too, unsampled; PART=2/6 runs a sixth of the files
-	$(BIN)/python -m pytest $(TWO) -m "not network and not gpu" $(if $(PART),--part $(PART))
+	$(BIN)/python -m pytest $(SEVERAL) -m "not network and not gpu" $(if $(PART),--part $(PART))
 
 lint: install  ## ruff format, ruff lint, mypy
 	$(BIN)/ruff format --check .

@@ -30,8 +30,8 @@ def file(tmp_path, picture):
     return tmp_path / "a.png"
 
 
-def test_a_client_is_answered_what_the_system_says(client, small_run, file):
-    here = bifocal.load(small_run).predict("a quiet morning", file)
+def test_a_client_is_answered_what_the_system_says(client, small_bundle, file):
+    here = bifocal.load(small_bundle).predict("a quiet morning", file)
     there = client.predict(text="a quiet morning", image_path=file, subject="ann", external_id="p-1")
     assert there.probability == pytest.approx(here.probability, abs=1e-6)
     assert (there.action, there.label, there.why) == (here.action, here.label, here.why)
@@ -223,12 +223,12 @@ def test_what_is_no_service_is_told(busy):
     assert refused.value.kind == "unreachable"
 
 
-def test_a_table_is_scored_by_a_service_as_at_home(server, small_run, file, tmp_path):
+def test_a_table_is_scored_by_a_service_as_at_home(server, small_bundle, file, tmp_path):
     from bifocal.cli import app as command
 
     (tmp_path / "in.csv").write_text("id,text,image_path\na,a quiet morning,a.png\nb,,none.png\nc,another,\n")
     for name, where in (("there", ["--server", server.url]), ("here", [])):
-        places = [str(tmp_path / "in.csv")] if where else [str(small_run), str(tmp_path / "in.csv")]
+        places = [str(tmp_path / "in.csv")] if where else [str(small_bundle), str(tmp_path / "in.csv")]
         with pytest.raises(DataError, match="over 5% could not be decided: 1 of 3 rows"):  # and the table is whole
             command.app(["score", *places, "-o", str(tmp_path / f"{name}.csv"), "-q", *where], standalone_mode=False)
     rows = {}

@@ -12,8 +12,8 @@ from bifocal.serve.server import listen
 
 
 @pytest.fixture(scope="module")
-def system(small_run):
-    return bifocal.load(small_run)
+def system(small_bundle):
+    return bifocal.load(small_bundle)
 
 
 def test_the_service_says_what_the_system_says(server, system, picture, tmp_path):

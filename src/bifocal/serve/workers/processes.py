@@ -374,6 +374,7 @@ class Workers:
             if task is None:
                 break
             if not process.alive():  # died idle, or at its start
+                self.deaths += 1
                 if task is not _NOTHING:
                     task.misses += 1
                     self._again(task)
@@ -385,9 +386,11 @@ class Workers:
                 good, value = process.ask(task)
             except TimeoutError as error:
                 good, value = False, error
+                self.deaths += 1
                 process = self._anew(number, process)
             except _Ended:
                 task.deaths += 1
+                self.deaths += 1  # before another process answers the task
                 self._again(task)
                 process = self._anew(number, process)
                 continue
@@ -418,7 +421,6 @@ class Workers:
 
     def _anew(self, number: int, process: _Process) -> _Process:
         process.buried()
-        self.deaths += 1
         return self._begun(number)
 
 
