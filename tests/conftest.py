@@ -125,9 +125,9 @@ def service():
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(service):
-    """Chromium, for all pages that are looked at."""
+    """Chromium, for the pages of one file: as long as it is open, no other event loop runs."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as started:
@@ -146,9 +146,9 @@ def _collected():
 
 @pytest.fixture(scope="module", autouse=True)
 def _undrawn(request):
-    """Tests of every room make runs, and a run's figures take a fifth of its time: those of `report` have them drawn,
-    as do runs that commands make."""
-    if "report" in request.path.parts:
+    """Tests of every room make runs, and a run's figures take a fifth of its time: where pages are tested they are
+    drawn, and by commands."""
+    if {"report", "lab", "test_replaced.py"} & set(request.path.parts):
         yield
         return
     from bifocal.report import figures

@@ -201,7 +201,8 @@ def test_the_current_folder_takes_no_modules_place(evil):
     code = "import sys; sys.path[0] = {!r}; import bifocal\n"
     code += "try: bifocal.load({!r})\nexcept bifocal.errors.RunError:\n    {}"
     own = "import helper\n    try: import helper_in_it; print('imported of the run')\n    except ImportError: pass"
-    path = {"PYTHONPATH": os.path.dirname(os.path.dirname(bifocal.__file__))}
+    env = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(bifocal.__file__))}
+    env.pop("PYTHONSAFEPATH", None)  # what a user has not set
     # What bifocal itself imports at once is looked for before it can say anything: difflib is taken away here.
     for folder in (here, evil):
         (folder / "difflib.py").rename(folder / "difflib_.py")
@@ -211,7 +212,7 @@ def test_the_current_folder_takes_no_modules_place(evil):
         (here, ["-c", code.format(str(evil), "evil", "pass")]),
     ):
         found = subprocess.run(
-            [sys.executable, *arguments], cwd=at, env=os.environ | path, capture_output=True, text=True, timeout=300
+            [sys.executable, *arguments], cwd=at, env=env, capture_output=True, text=True, timeout=300
         )
         assert found.returncode == 0 and not found.stdout, found.stderr
     for folder in (here, evil):
@@ -219,7 +220,7 @@ def test_the_current_folder_takes_no_modules_place(evil):
         found = subprocess.run(
             [sys.executable, "-m", "bifocal", "predict", str(evil), "-t", "words"],
             cwd=folder,
-            env=os.environ | path,
+            env=env,
             capture_output=True,
             text=True,
             timeout=300,

@@ -80,7 +80,7 @@ def test_a_bad_item_fails_no_other(server, picture):
 def test_the_policy_is_told(server, system):
     told = server.http.get("/v1/policy").json()
     assert told["version"] == system.policy_version and told["models"].keys() == system.policy.models.keys()
-    assert (told["reads"], told["engine"], told["model"]) == (["image", "text"], "torch", "mm_fusion")
+    assert (told["reads"], told["engine"], told["model"]) == (["image", "text"], "onnx", "mm_fusion")
 
 
 def test_feedback_appeal_and_forgetting(server):
