@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections import Counter
 from pathlib import Path
 
 import networkx as nx
@@ -107,26 +108,23 @@ def private(graph: nx.DiGraph) -> list[tuple[str, str]]:
     ]
 
 
+def boxes(graph: nx.DiGraph) -> dict[str, str]:
+    """Module -> the room that it is drawn in; the files of the first layer are one, ``base``."""
+    return {module: room_of(module) if FLOOR[room_of(module)] else "base" for module in without_entrances(graph)}
+
+
 def rooms(graph: nx.DiGraph) -> nx.DiGraph:
-    """Rooms with an edge from each to those that it imports from; the files of the first layer are one, ``base``."""
-    name = {module: room_of(module) if FLOOR[room_of(module)] else "base" for module in without_entrances(graph)}
+    """Rooms with an edge from each to those that it imports from."""
+    box = boxes(graph)
     found = nx.DiGraph()
-    found.add_nodes_from(name.values())
-    found.add_edges_from((name[a], name[b]) for a, b in without_entrances(graph).edges if name[a] != name[b])
+    found.add_nodes_from(box.values())
+    found.add_edges_from((box[a], box[b]) for a, b in without_entrances(graph).edges if box[a] != box[b])
     return found
 
 
 def picture(graph: nx.DiGraph) -> str:
     """A Mermaid diagram of the rooms: an arrow to what is imported, left out where others lead there as well."""
-    house = rooms(graph)
-    files = {
-        room: sum(
-            room_of(m) == room or (room == "base" and not FLOOR[room_of(m)])
-            for m in graph
-            if room_of(m) not in ENTRANCES
-        )
-        for room in house
-    }
+    house, files = rooms(graph), Counter(boxes(graph).values())
     arrows = nx.transitive_reduction(house)
     order = sorted(house, key=lambda room: (-FLOOR.get(room, 0), room))
     lines = [f'    {room}["{room} ({files[room]})"]' for room in order]

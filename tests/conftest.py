@@ -92,9 +92,9 @@ def pytest_collection_modifyitems(config, items):
         k, n = map(int, part.split("/"))
         if not 1 <= k <= n:
             raise pytest.UsageError(f"--part {part}: K from 1 to N")
-        files = sorted({item.path for item in items})
-        config.hook.pytest_deselected(items=[item for item in items if files.index(item.path) % n != k - 1])
-        items[:] = [item for item in items if files.index(item.path) % n == k - 1]
+        ours = set(sorted({item.path for item in items})[k - 1 :: n])
+        config.hook.pytest_deselected(items=[item for item in items if item.path not in ours])
+        items[:] = [item for item in items if item.path in ours]
     items.sort(key=lambda item: item.path.name != "test_readme.py")
 
 

@@ -1,4 +1,4 @@
-"""What the folder of a run holds, read and never written: for whoever measures, exports or compares a run."""
+"""What the folder of a run holds, for whoever measures, exports or compares it: reading it writes nothing."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from ..data.compose import TEXT
 from ..data.shards import Split, open_split
 from ..decide.policy import Policy
 from ..errors import RunError
-from ..example import LABELS, Evidence, Label, Taxonomy
+from ..example import Evidence, Label, Taxonomy
+from ..fit.candidates import candidates
 from ..fit.evidence import Progress, evidence_of
-from ..fit.expert import candidates, load_expert
+from ..fit.expert import load_expert
 from ..fit.fusion import MODEL, fusion_parameters, load_fusion
-from ..sources import build_source
+from ..sources import build_source, taxonomy_of
 from ..system.posts import build_modalities
 from ..system.system import load_policy
 from ..workspace import Workspace, read_json
@@ -41,6 +42,8 @@ class RunData:
         As its source declares it; in `settled` numbers have become classes.
     allowed : frozenset of str
         What the models in the folder may bring from outside, see `plugins.only`.
+    keep_evidence : bool
+        Write Evidence that the cache does not hold yet: for the run itself, on its way.
     """
 
     config: RunConfig
@@ -49,6 +52,7 @@ class RunData:
     label: Label
     allowed: frozenset[str]
     progress: Progress | None = None
+    keep_evidence: bool = False
 
     @classmethod
     def configured(
@@ -63,7 +67,7 @@ class RunData:
         modalities = build_modalities(config)
         if allow_plugins is None:
             allow_plugins = named_plugins(config, modalities)
-        label = Taxonomy({**LABELS, **build_source(config.source).labels()})[config.label]
+        label = taxonomy_of(build_source(config.source))[config.label]
         return cls(config, space, modalities, label, frozenset(allow_plugins), progress)
 
     @classmethod
@@ -162,7 +166,7 @@ class RunData:
                 self.space.evidence(self.expert_names[name], split),
                 folds=self.config.fusion.folds,
                 seed=self.config.seed,
-                keep=False,
+                keep=self.keep_evidence,
                 progress=self.progress,
             )
             for name, encoder in self.encoders.items()

@@ -11,14 +11,18 @@ import typer
 from ..errors import ConfigError
 from .options import AllowPlugin, Force, Json, Quiet, RunFolder, StrictParity
 
+Text = Annotated[str | None, typer.Option("--text", "-t", help="The post's text.")]
+Image = Annotated[Path | None, typer.Option("--image", "-i", help="The post's picture.")]
+Tabular = Annotated[
+    str | None, typer.Option("--tabular", metavar="{COLUMN: VALUE}", help="The post's record, as JSON or YAML.")
+]
+
 
 def predict(
     run_folder: RunFolder,
-    text: Annotated[str | None, typer.Option("--text", "-t", help="The post's text.")] = None,
-    image: Annotated[Path | None, typer.Option("--image", "-i", help="The post's picture.")] = None,
-    tabular: Annotated[
-        str | None, typer.Option("--tabular", metavar="{COLUMN: VALUE}", help="The post's record, as JSON or YAML.")
-    ] = None,
+    text: Text = None,
+    image: Image = None,
+    tabular: Tabular = None,
     strict_parity: StrictParity = False,
     allow_plugin: AllowPlugin = None,
     as_json: Json = False,
@@ -35,11 +39,9 @@ def predict(
 
 def explain(
     run_folder: RunFolder,
-    text: Annotated[str | None, typer.Option("--text", "-t", help="The post's text.")] = None,
-    image: Annotated[Path | None, typer.Option("--image", "-i", help="The post's picture.")] = None,
-    tabular: Annotated[
-        str | None, typer.Option("--tabular", metavar="{COLUMN: VALUE}", help="The post's record, as JSON or YAML.")
-    ] = None,
+    text: Text = None,
+    image: Image = None,
+    tabular: Tabular = None,
     grid: Annotated[int, typer.Option(help="Regions along each side of the picture.")] = 7,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write the page, heat map and JSON there.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import AllowPlugin, Json
+from .options import AllowPlugin, Json, RunOrBundle
 
 policy_app = typer.Typer(help="Compare policies, and set a threshold by hand.", no_args_is_help=True)
 
@@ -29,7 +29,7 @@ def policy_diff(
 
 @policy_app.command("set")
 def policy_set(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or an exported bundle.")],
+    run_folder: RunOrBundle,
     threshold: Annotated[float, typer.Option(help="The new threshold, on calibrated probabilities.")],
     by: Annotated[str, typer.Option(help="Who sets it.")],
     why: Annotated[str, typer.Option(help="The reason, for those who come after.")],

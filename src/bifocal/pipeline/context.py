@@ -12,8 +12,8 @@ from ..assess.run_data import RunData, named_plugins
 from ..assess.slices import check_slices
 from ..config import ExpertConfig, RunConfig
 from ..contracts import Reporter
-from ..example import LABELS, Label, Taxonomy
-from ..sources import build_source
+from ..example import Label, Taxonomy
+from ..sources import build_source, taxonomy_of
 from ..system.posts import build_modalities
 from ..workspace import Record, Workspace
 from .checks import check_decide, check_plugins, label_of
@@ -55,7 +55,7 @@ class Context:
         modalities = build_modalities(config)
         allowed = named_plugins(config, modalities)
         source = build_source(config.source)
-        taxonomy = Taxonomy({**LABELS, **source.labels()})
+        taxonomy = taxonomy_of(source)
         label, record = label_of(config.label, taxonomy, source), Record(space.record)
         check_decide(config.decide, config.label, label)
         candidates = check_plugins(config, modalities)
@@ -65,7 +65,15 @@ class Context:
     @cached_property
     def data(self) -> RunData:
         """What the steps before have left, for those after `shards`."""
-        return RunData(self.config, self.space, self.modalities, self.label, self.allowed, self.reporter.progress)
+        return RunData(
+            self.config,
+            self.space,
+            self.modalities,
+            self.label,
+            self.allowed,
+            self.reporter.progress,
+            keep_evidence=True,
+        )
 
     @property
     def holdout(self) -> float:

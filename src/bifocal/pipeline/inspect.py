@@ -23,7 +23,7 @@ from ..example import LABELS, SPLITS, Example, Taxonomy
 from ..modalities.text import clean
 from ..models.columns import Cells, described
 from ..models.tabular import TabularOptions, settled
-from ..sources import build_source
+from ..sources import build_source, taxonomy_of
 from ..workspace import read_jsonl
 
 SHOWN = 10
@@ -76,7 +76,7 @@ def inspect(
         Where the source as a whole cannot be read.
     """
     source = build_source(config.source)
-    taxonomy = Taxonomy({**LABELS, **source.labels()})
+    taxonomy = taxonomy_of(source)
     modalities = {name: plugins.load("modalities", name).from_config(config) for name in plugins.names("modalities")}
     with TemporaryDirectory(prefix="bifocal-inspect-") as place:
         manifest, quarantine, ocr = (Path(place) / name for name in ("manifest", "quarantine", "ocr"))

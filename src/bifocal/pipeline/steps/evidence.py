@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from ...fit.evidence import evidence_of
 from ..context import Context, Step
 
 
@@ -19,23 +18,9 @@ def write_evidence(run: Context) -> EvidenceCounts:
     for path in run.space.evidence_folder.glob("*/*.safetensors"):
         if path.stem not in splits:  # of a run with other splits
             path.unlink()
-    present = {}
-    for split, rows in splits.items():
-        for name, encoder in run.data.encoders.items():
-            expert = run.data.expert_names[name]
-            evidence = evidence_of(
-                encoder,
-                rows,
-                name,
-                run.config.label,
-                run.label,
-                run.space.evidence(expert, split),
-                folds=run.config.fusion.folds,
-                seed=run.config.seed,
-                progress=run.reporter.progress,
-            )
-            present[f"{expert}/{split}"] = int(evidence.present.sum())
-    return {"present": present}
+    found = {split: run.data.evidence_of(split) for split in splits}
+    names = run.data.expert_names
+    return {"present": {f"{names[m]}/{s}": int(e.present.sum()) for s, of in found.items() for m, e in of.items()}}
 
 
 STEP = Step(
