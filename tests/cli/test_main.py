@@ -138,25 +138,40 @@ def test_a_terminal_that_cannot_show_every_sign_stops_nothing(tmp_path, encoding
     assert json.loads(done.stdout.decode(encoding))["usable"] == 40
 
 
-def test_ctrl_c_that_python_dropped_is_raised_again(tmp_path):
-    """As in a finaliser: the first is lost there, the command ends at once all the same."""
-    code = (
-        "import os, signal, sys, time\n"
-        "from bifocal.cli import app, doctor\n"
-        "class Dropped:\n"
-        "    def __del__(self):\n"
-        "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "        time.sleep(300)\n"
-        "def work(*_):\n"
-        "    Dropped()\n"
-        "    print('still here', flush=True)\n"
-        "    time.sleep(300)\n"
-        "doctor.examine = work\n"
-        "sys.argv = ['bifocal', 'doctor']\n"
-        "app.main()\n"
-    )
+STOPPED = "stopped: the same command goes on from the last finished step"
+CTRL_C = {
+    "in a finaliser": "finaliser = Finaliser()\ndel finaliser",
+    "under a bare except": "try:\n    ctrl_c()\nexcept:\n    pass",
+    "in a string that is executed": "exec('ctrl_c()')",
+    "anywhere": "ctrl_c()",
+    "amid tidying up": "try:\n    ctrl_c()\nfinally:\n    time.sleep(0.5)\n    print('tidy')\n    sys.stdout.flush()",
+}
+
+
+@pytest.mark.parametrize("where", CTRL_C)
+def test_ctrl_c_ends_a_command_wherever_it_comes(tmp_path, where):
+    """Python drops an exception raised in a finaliser, a library may drop any: the command ends at once all the same,
+    but whoever is tidying up is left to it."""
+    code = f"""
+import os, signal, sys, time
+from bifocal.cli import app, doctor
+
+def ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(300)
+
+class Finaliser:
+    def __del__(self):
+        ctrl_c()
+
+def work(*_):
+    exec({CTRL_C[where]!r}, globals())
+    time.sleep(300)
+
+doctor.examine = work
+sys.argv = ["bifocal", "doctor"]
+app.main()
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert (
-        done.returncode == 130
-        and done.stderr.strip() == "stopped: the same command goes on from the last finished step"
-    )
+    assert (done.returncode, done.stderr.strip()) == (130, STOPPED)
+    assert done.stdout == ("tidy\n" if where == "amid tidying up" else "")

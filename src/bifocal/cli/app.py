@@ -7,6 +7,9 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 # Before anything imports torch: idle threads that spin make two of them slower than one on a busy machine.
@@ -62,20 +65,47 @@ def _show_warning(
     typer.echo(told, err=True)
 
 
-def _raise_dropped_interrupts_again() -> None:
-    """Python drops an exception that is raised inside a finaliser or the callback of a weak reference, Ctrl-C too.
+@contextmanager
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """Raise Ctrl-C again for as long as nobody handles it.
 
-    An import has thousands of these: a training whose modules were just being imported went on to its end.
+    Python drops an exception that is raised inside a finaliser or the callback of a weak reference, and a library's
+    bare ``except`` around an import drops any: a training whose modules were just being imported went on to its end.
     """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # a shell's background job ignores it
+        yield
+        return
+    over = False
+
+    def interrupted(number: int, _: FrameType | None) -> None:
+        if not over:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            if number == signal.SIGINT or not _is_ending():
+                raise KeyboardInterrupt
 
     def dropped(event: sys.UnraisableHookArgs) -> None:
-        if event.exc_type is KeyboardInterrupt:
-            signal.setitimer(signal.ITIMER_REAL, 0.01)  # once the finaliser is left
-        else:
+        if event.exc_type is not KeyboardInterrupt:
             sys.__unraisablehook__(event)
 
-    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    before = signal.signal(signal.SIGALRM, interrupted)
+    signal.signal(signal.SIGINT, interrupted)
     sys.unraisablehook = dropped
+    try:
+        yield
+    finally:
+        over = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = sys.__unraisablehook__
+
+
+def _is_ending() -> bool:
+    """Whether what is under way is somebody's tidying up after Ctrl-C, which is not to be interrupted."""
+    error = sys.exception()
+    while error is not None and not isinstance(error, KeyboardInterrupt | GeneratorExit):
+        error = error.__context__
+    return error is not None
 
 
 def main() -> None:
@@ -89,9 +119,8 @@ def main() -> None:
         sys.argv.remove("--debug")
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's own word on what we refuse by name
     warnings.showwarning = _show_warning
-    _raise_dropped_interrupts_again()
     try:
-        with extras_named():
+        with _ctrl_c_is_heard(), extras_named():
             app()
     except BifocalError as error:
         if debug:
@@ -106,4 +135,5 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code == 130:  # Ctrl-C, as typer reports it
             typer.echo("stopped: the same command goes on from the last finished step", err=True)
+            exec("")  # one that came while a string was executed (a data class does) would end us by SIGINT after all
         raise
