@@ -35,7 +35,7 @@ from bifocal.example import Taxonomy
 from bifocal.fit.evidence import _digest
 from bifocal.models.pretrained import quiet
 from bifocal.pipeline.train import run
-from bifocal.system.posts import build_modalities
+from bifocal.system.preparer import build_modalities
 from bifocal.workspace import Workspace, file_sha256, read_json, read_jsonl, write_json
 
 GOOD = 24

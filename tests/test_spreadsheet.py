@@ -14,7 +14,7 @@ import bifocal
 from bifocal.cli.app import app
 from bifocal.decide.policy import Policy
 from bifocal.errors import DataError
-from bifocal.files.files import Files
+from bifocal.files.folders import Files
 from bifocal.files.tables import read_rows
 from bifocal.monitor.decisions import Decisions
 from bifocal.report.drawings import Figure, write_figures

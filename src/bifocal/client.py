@@ -16,8 +16,8 @@ from urllib.parse import quote
 import httpx
 
 from .errors import BifocalError, ConfigError, DataError
-from .files.posts import MAX_NAME, NAMES
-from .system.posts import read_file
+from .files.post_table import MAX_NAME, NAMES
+from .system.preparer import read_file
 
 BUSY = (429, 503)
 """Statuses that pass: the service has no place, or its models or log are away for a moment."""

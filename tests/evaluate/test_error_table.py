@@ -9,7 +9,7 @@ import pytest
 from bifocal.errors import DataError
 from bifocal.evaluate.error_table import write_errors
 from bifocal.example import Label
-from bifocal.files.files import Files
+from bifocal.files.folders import Files
 from bifocal.files.tables import read_rows
 
 LABEL = Label((0, 1))

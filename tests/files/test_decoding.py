@@ -6,7 +6,7 @@ import pytest
 from bifocal import plugins
 from bifocal.errors import ConfigError, DataError
 from bifocal.example import Rejected
-from bifocal.files.files import Files
+from bifocal.files.folders import Files
 from bifocal.files.tables import read_rows
 from bifocal.sources.table import Table
 

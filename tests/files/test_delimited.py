@@ -4,7 +4,7 @@ import io
 import pytest
 
 from bifocal.example import Rejected
-from bifocal.files.files import Files
+from bifocal.files.folders import Files
 from bifocal.files.tables import read_rows
 
 EMOJI = "\N{SNOWMAN}"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bifocal.errors import DataError
-from bifocal.files.files import Files
-from bifocal.files.posts import Posts
+from bifocal.files.folders import Files
+from bifocal.files.post_table import Posts
 from bifocal.sources.harmeme import Harmeme
 from bifocal.sources.hateful_memes import HatefulMemes
 from bifocal.sources.image_folder import ImageFolder

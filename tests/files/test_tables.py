@@ -8,7 +8,7 @@ import pytest
 from bifocal.errors import ConfigError, DataError
 from bifocal.example import Rejected
 from bifocal.files import tables as _tables
-from bifocal.files.files import Files
+from bifocal.files.folders import Files
 from bifocal.files.tables import read_rows
 
 

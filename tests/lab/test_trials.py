@@ -10,7 +10,7 @@ from bifocal.config import FusionConfig
 from bifocal.decide.calibration import softmax
 from bifocal.errors import DataError
 from bifocal.example import Evidence
-from bifocal.lab.material import check_splits, log_prior, usable
+from bifocal.lab.rows import check_splits, log_prior, usable
 from bifocal.lab.trials import Trial, best, fit_head_trial, fit_trial, for_strategy, hear_expert, smallest_tie
 
 QUICK = FusionConfig(seeds=2, options={"epochs": 2, "widths": [4], "learning_rates": [1e-2], "weight_decays": [0.01]})

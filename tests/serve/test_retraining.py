@@ -18,7 +18,7 @@ from bifocal.example import LABELS, Label
 from bifocal.pipeline.inspect import inspect
 from bifocal.serve.log.store import Logged, Original, Store, read_secret
 from bifocal.serve.retraining import export, label_of
-from bifocal.system.posts import Preparer
+from bifocal.system.preparer import Preparer
 from bifocal.workspace import read_json, read_jsonl
 
 ROW = {f.name: None for f in fields(Logged)} | {

@@ -158,7 +158,7 @@ def test_a_blank_picture_explains_nothing_by_its_regions(system, tmp_path):
 
 def test_an_explanation_made_a_few_passes_at_a_time_is_the_same(system, picture):
     from bifocal.system.explain import Covered, explain, explained, joined
-    from bifocal.system.posts import Preparer, read_file
+    from bifocal.system.preparer import Preparer, read_file
 
     preparer = Preparer(system.config, system.text_role)
     post = preparer.post(WORDS, read_file(picture))
@@ -174,7 +174,7 @@ def test_an_explanation_made_a_few_passes_at_a_time_is_the_same(system, picture)
 
 def test_a_post_that_was_kept_is_explained_as_it_was_decided(system, picture):
     from bifocal.system.explain import explain
-    from bifocal.system.posts import Preparer, read_file
+    from bifocal.system.preparer import Preparer, read_file
 
     preparer = Preparer(system.config, system.text_role)
     post = preparer.post(WORDS, read_file(picture))

@@ -355,7 +355,7 @@ def test_an_option_that_means_something_else_is_no_column(system, monkeypatch, t
 
 def test_a_column_of_the_record_is_not_taken_for_a_picture(records, monkeypatch, tmp_path):
     monkeypatch.setattr(type(records), "columns", frozenset({"price", "room", "opened", "image"}))
-    from bifocal.files.posts import Posts
+    from bifocal.files.post_table import Posts
 
     (tmp_path / "in.csv").write_text("text,image\nwords,3\n")
     ((_, post),) = Posts(records.reads, records.columns, {}).read(tmp_path / "in.csv")
@@ -363,7 +363,7 @@ def test_a_column_of_the_record_is_not_taken_for_a_picture(records, monkeypatch,
 
 
 def test_authors_are_read_for_a_service_and_not_for_a_run(system, posts, tmp_path):
-    from bifocal.files.posts import NAMES, Posts
+    from bifocal.files.post_table import NAMES, Posts
 
     posts.write_text("id,text,subject,external_id\na,words,17,\n")
     assert score_file(system, posts, tmp_path / "out.csv")["unread"] == ["subject", "external_id"]
@@ -487,7 +487,7 @@ def test_a_table_in_an_archive_is_scored(system, tmp_path):
 
 
 def test_words_for_nothing_are_nothing_in_paths_authors_and_records_and_words_in_texts(records, monkeypatch, tmp_path):
-    from bifocal.files.posts import NAMES, Posts
+    from bifocal.files.post_table import NAMES, Posts
 
     (tmp_path / "in.csv").write_text("text,price,room,subject,image_path\nNone,NULL,n/a,nan,NaN\n")
     ((_, post),) = Posts({*records.reads, *NAMES}, records.columns, {}).read(tmp_path / "in.csv")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.compose import TEXT
 from ..errors import BifocalError, DataError, listed
 from ..example import Rejected
-from ..files.files import Files
+from ..files.folders import Files
 from ..files.labels import LabelMap
 from ..files.tables import read_rows
 

@@ -22,7 +22,7 @@ from ..fit.evidence import Progress, evidence_of
 from ..fit.expert import load_expert
 from ..fit.fusion import MODEL, fusion_parameters, load_fusion
 from ..sources import build_source, taxonomy_of
-from ..system.posts import build_modalities
+from ..system.preparer import build_modalities
 from ..system.system import load_policy
 from ..workspace import Workspace, read_json
 from .predictions import Opinions

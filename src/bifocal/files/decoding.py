@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import IO
 
 from ..errors import ConfigError, DataError
-from .files import Files
+from .folders import Files
 
 _HANDLER = "bifocal-marked"
 _MARKS = re.compile("[\udc00-\udcff]")

@@ -16,7 +16,7 @@ from ..example import Label
 from ..fit.candidates import AUTO, candidates
 from ..fit.evidence import evidence_of
 from ..fit.expert import ExpertData, ExpertFiles, fit_expert
-from .material import JUDGED, Splits, usable
+from .rows import JUDGED, Splits, usable
 from .trials import Trial, hear_expert
 
 if TYPE_CHECKING:

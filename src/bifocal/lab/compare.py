@@ -12,7 +12,7 @@ from ..config import FusionConfig
 from ..decide.calibration import softmax
 from ..evaluate.compare import paired_gain
 from .dissection import ROWS, additive_part, sample_rows
-from .material import Splits, groups_of, labels_of
+from .rows import Splits, groups_of, labels_of
 from .trials import (
     Trial,
     best,

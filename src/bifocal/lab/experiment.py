@@ -17,7 +17,7 @@ from ..example import Label
 from ..models.heads import Recipe
 from .compare import Contest, compare, contend
 from .dissection import dissect
-from .material import Splits, check_classes, count_labels, findings_about, groups_of, labels_of
+from .rows import Splits, check_classes, count_labels, findings_about, groups_of, labels_of
 from .stability import compare_stability, growth, steadiness
 from .trials import Trial
 from .weakness import compare_dropout, weaken

@@ -16,7 +16,7 @@ from ..decide.calibration import softmax
 from ..errors import ConfigError, DataError
 from ..evaluate.compare import paired_gain
 from .dissection import sample_rows
-from .material import JUDGED, Splits, groups_of, labels_of
+from .rows import JUDGED, Splits, groups_of, labels_of
 from .trials import Trial, describe, trial
 
 if TYPE_CHECKING:

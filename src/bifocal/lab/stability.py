@@ -16,7 +16,7 @@ from ..evaluate.metrics import METRICS
 from ..example import Evidence
 from ..fit.fusion import fusion_parameters
 from ..models.evidence_fusion import LearnedFusion
-from .material import JUDGED, Splits, labels_of
+from .rows import JUDGED, Splits, labels_of
 from .trials import Trial, score
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from ..models.saved import CARD, read_card
 from ..pipeline.train import run
 from ..workspace import Workspace, check_replaceable, read_json, sweep, versions, write_json
 from .baselines import fit_rivals
-from .encoded_again import encode_again
+from .encoder_trials import encode_again
 from .experiment import Clock, experiment
-from .material import JUDGED, Splits, check_classes, check_splits, usable
 from .probes import probe
+from .rows import JUDGED, Splits, check_classes, check_splits, usable
 from .trials import Trial
 
 RESULTS = "results.json"

@@ -16,7 +16,7 @@ from ..evaluate.compare import paired_gain
 from ..evaluate.intervals import measure
 from ..evaluate.metrics import METRICS
 from ..fit.fusion import fit_fusion, fusion_parameters
-from .material import JUDGED, Splits, labels_of, log_prior
+from .rows import JUDGED, Splits, labels_of, log_prior
 from .verdict import MARGIN
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from ..evaluate.compare import paired_gain
 from ..example import Evidence
 from ..fit.fusion import fit_fusion
 from .disturbance import STEPS, Progress, truncated_levels, values_of
-from .material import Splits, groups_of, labels_of
+from .rows import Splits, groups_of, labels_of
 from .stability import as_fitted
 from .trials import HEAD, Trial, best, for_strategy
 

@@ -16,7 +16,7 @@ from ..data.compose import TEXT
 from ..decide.policy import Policy, pattern_of
 from ..errors import DataError, listed
 from ..example import Rejected
-from ..files.files import Files
+from ..files.folders import Files
 from ..files.tables import read_rows
 
 MANY_FAILED = 0.05

@@ -14,7 +14,7 @@ from ..config import ExpertConfig, RunConfig
 from ..contracts import Reporter
 from ..example import Label, Taxonomy
 from ..sources import build_source, taxonomy_of
-from ..system.posts import build_modalities
+from ..system.preparer import build_modalities
 from ..workspace import Record, Workspace
 from .checks import check_decide, check_plugins, label_of
 

@@ -13,7 +13,7 @@ from ..config import ExpertConfig, RunConfig
 from ..contracts import Reporter, Source
 from ..errors import BifocalError, DataError, ModelError
 from ..example import Example
-from ..files.files import Files, FileSource
+from ..files.folders import Files, FileSource
 from ..sources.several import Several
 from ..workspace import Workspace
 from .checks import reach_models

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 from ..decide.policy import Band, Policy, pattern_of, patterns
 from ..errors import BifocalError, DataError, RunError
 from ..system.bundle import REFERENCE
-from ..system.posts import build_modalities
+from ..system.preparer import build_modalities
 from ..workspace import read_json
 from .settings import ServeConfig
 from .workers.processes import Decoders, Description, Model, Preparation, Source
 
 if TYPE_CHECKING:
     from ..system.decision import Decision
-    from ..system.posts import Packed
+    from ..system.preparer import Packed
 
 
 @dataclass(frozen=True, slots=True)

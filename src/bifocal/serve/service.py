@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Self
 from .. import __version__
 from ..data.compose import TEXT
 from ..errors import BifocalError, DataError, ModelError, RunError
-from ..files.posts import MAX_NAME, NAMES
+from ..files.post_table import MAX_NAME, NAMES
 from ..system.bundle import engine_of, folder_of, state_of
-from ..system.posts import TABULAR
+from ..system.preparer import TABULAR
 from ..system.system import cut_short
 from .api.keys import Client, Doorkeeper, read_clients
 from .api.metrics import Metrics
@@ -37,7 +37,7 @@ from .workers.processes import Description, Prepared, import_beforehand
 
 if TYPE_CHECKING:
     from ..system.explain import Explanation
-    from ..system.posts import Packed
+    from ..system.preparer import Packed
 
 _LOG = logging.getLogger(__name__)  # what it says comes to stderr, unless the program decides otherwise
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..contracts import TextRole
 from ..example import LABELS, Example, Label, LabelValue, Rejected
-from ..files.files import is_clutter
+from ..files.folders import is_clutter
 from ..files.tables import DelimitedTables
 
 FOLDERS: dict[str, dict[str, dict[str, LabelValue]]] = {

@@ -12,7 +12,7 @@ from ..contracts import TextRole
 from ..errors import BifocalError, DataError
 from ..example import UNLABELLED, Example, Label, Rejected, Taxonomy
 from ..files.columns import Split
-from ..files.files import FileSource
+from ..files.folders import FileSource
 from ..files.tables import read_rows
 
 ROWS = "feedback.jsonl"

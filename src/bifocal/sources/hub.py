@@ -14,7 +14,7 @@ from ..contracts import TextRole
 from ..errors import DataError, extras_named, nearest
 from ..example import Example, Label, Rejected
 from ..files.columns import Columns, Split, split_named
-from ..files.files import MAX_MEMBER
+from ..files.folders import MAX_MEMBER
 from ..files.tables import arrow_rows
 from ..workspace import fingerprint
 

@@ -12,7 +12,7 @@ from pydantic import model_validator
 from ..errors import DataError
 from ..example import Example, Label, Rejected
 from ..files.columns import Split, split_named
-from ..files.files import FileSource, is_clutter
+from ..files.folders import FileSource, is_clutter
 from ..files.labels import ClassMap, LabelMap
 from ..files.names import PICTURES, folded, spellings
 

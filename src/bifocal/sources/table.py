@@ -12,7 +12,7 @@ from pydantic import field_validator
 from ..errors import DataError, nearest
 from ..example import Example, Label, Rejected
 from ..files.columns import Columns, Split, split_named
-from ..files.files import Files, is_clutter, leads_out
+from ..files.folders import Files, is_clutter, leads_out
 from ..files.tables import SUFFIXES, DelimitedTables, is_table
 
 

@@ -17,7 +17,7 @@ from ..errors import DataError
 from ..example import Example, Label, Rejected
 from ..files.archives import Member, scan_tar
 from ..files.columns import Columns, Split, split_named
-from ..files.files import MAX_MEMBER, Files, FileSource, is_clutter
+from ..files.folders import MAX_MEMBER, Files, FileSource, is_clutter
 from ..files.tables import MAX_LEVELS, is_deep
 
 TEXTS = ("txt", "text", "caption", "cls")

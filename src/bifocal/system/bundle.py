@@ -14,7 +14,7 @@ from ..errors import ModelError, RunError, nearest
 from ..example import Label, Taxonomy
 from ..workspace import Workspace, file_sha256, held, read_json, replaced, sweep, write_json
 from .parity_probe import check_probe
-from .posts import build_modalities
+from .preparer import build_modalities
 
 if TYPE_CHECKING:
     from ..contracts import TextRole

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..example import Evidence, Example, Label
     from .decision import Decision
     from .engine import Engine
-    from .posts import Post
+    from .preparer import Post
 
 GRIDS = range(2, 17)
 """Regions along each side of a picture; each takes an encoder pass."""

@@ -16,12 +16,12 @@ from typing import IO, Any, Protocol, TypeVar
 from ..data.compose import TEXT
 from ..data.manifest import alike
 from ..errors import BifocalError, DataError, RunError, listed
-from ..files.files import Files
-from ..files.posts import Post, Posts
+from ..files.folders import Files
+from ..files.post_table import Post, Posts
 from ..files.tables import SUFFIXES
 from ..spreadsheet import cells
 from ..workspace import atomic, check_replaceable, fingerprint, read_jsonl, room, sweep
-from .posts import PICTURE, TABULAR
+from .preparer import PICTURE, TABULAR
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 """Endings of the output."""

@@ -21,7 +21,7 @@ from ..workspace import RECORD, Workspace, file_sha256, read_json
 from .bundle import CARD as BUNDLE_CARD
 from .bundle import folder_of, is_bundle, load_bundle
 from .decision import ACTIONS, Decision, Opinion
-from .posts import ARGUMENTS, PICTURE, Post, Preparer, build_modalities, read_file
+from .preparer import ARGUMENTS, PICTURE, Post, Preparer, build_modalities, read_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,7 +5,7 @@ import pytest
 from bifocal.errors import DataError
 from bifocal.serve.errors import Refused
 from bifocal.serve.workers.batching import Batcher, Places
-from bifocal.system.posts import Packed
+from bifocal.system.preparer import Packed
 
 
 def post(text="some words", pictures=0):

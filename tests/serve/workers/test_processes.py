@@ -14,7 +14,7 @@ import bifocal
 from bifocal.errors import BifocalError, DataError, PictureError, RunError
 from bifocal.serve.workers import processes as workers
 from bifocal.serve.workers.processes import Decoders, Died, Model, Preparation, Source, Workers
-from bifocal.system.posts import Packed
+from bifocal.system.preparer import Packed
 
 
 def picture(colour="red", size=(60, 40), kind="PNG"):

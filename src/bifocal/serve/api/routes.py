@@ -18,7 +18,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import UploadFile
 
 from ...errors import BifocalError, DataError
-from ...files.posts import MAX_NAME
+from ...files.post_table import MAX_NAME
 from ..errors import KINDS, WITHIN, Refused
 from ..log.store import Conflict, NotStorable, NotYours, StoreFull, StoreGone, Unknown
 from ..posts import Answer, Incoming

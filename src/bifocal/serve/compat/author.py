@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from fastapi import Depends, Header
 
-from ...files.posts import MAX_NAME
+from ...files.post_table import MAX_NAME
 from ..errors import Refused
 
 _ESCAPED = "UTF-8''"

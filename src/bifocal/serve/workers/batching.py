@@ -16,7 +16,7 @@ from ..errors import Refused
 
 if TYPE_CHECKING:
     from ...system.decision import Decision
-    from ...system.posts import Packed
+    from ...system.preparer import Packed
 
     Decide = Callable[[Sequence[Packed]], Awaitable[Sequence[Decision | BifocalError]]]
 

@@ -32,7 +32,7 @@ from ...data.ocr import PICTURE
 from ...errors import BifocalError, ModelError, PictureError, RunError
 from ...modalities.text import MAX_CHARACTERS
 from ...system.parity_probe import ParityWarning
-from ...system.posts import Packed, Post, Preparer
+from ...system.preparer import Packed, Post, Preparer
 from ..errors import Refused
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import pytest
 
 from bifocal.errors import DataError
 from bifocal.example import Example
-from bifocal.files import files as _files
+from bifocal.files import folders as _files
 from bifocal.files.archives import scan_tar
-from bifocal.files.files import Files, FileSource, is_clutter
+from bifocal.files.folders import Files, FileSource, is_clutter
 
 CONTENT = {"list.csv": b"id\n1\n", "img/1.png": b"one", "img/2.png": b"two" * 1000, "img/more/3.png": b""}
 

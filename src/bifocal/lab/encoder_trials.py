@@ -12,7 +12,7 @@ from .compare import Contest
 from .disturbance import corrupt_parts
 from .experiment import Clock
 from .joint_trials import JointMaterial, compare_remedies, fit_joint_trials, joint_material
-from .material import Splits, groups_of, labels_of
+from .rows import Splits, groups_of, labels_of
 from .trials import describe, fit_trial, for_strategy
 from .weakness import truncate
 

@@ -18,7 +18,7 @@ from ..data.ocr import PICTURE, wanted
 from ..decide.policy import pattern_of
 from ..errors import DataError
 from ..example import Example
-from ..files.files import Picture
+from ..files.folders import Picture
 from ..modalities.text import MAX_CHARACTERS
 
 if TYPE_CHECKING:

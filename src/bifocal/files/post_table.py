@@ -13,7 +13,7 @@ from ..example import Rejected, is_nothing
 from .columns import Columns, plain, word
 from .decoding import decoded, known_encoding
 from .delimited import other_delimiter
-from .files import Files, Picture
+from .folders import Files, Picture
 from .tables import DELIMITERS, is_table, read_rows
 
 PICTURES = ("image_path", "img", "image")
