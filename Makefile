@@ -1,6 +1,7 @@
 # Everything a newcomer needs: `make demo` shows it, `make test` tests it. Both install first what they lack.
 .DEFAULT_GOAL := help
 export OMP_WAIT_POLICY := PASSIVE
+unexport PYTHONDONTWRITEBYTECODE  # compiled modules are kept: the tests start hundreds of interpreters
 
 PYTHON ?= python3
 VENV := .venv
