@@ -87,7 +87,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """The file that takes longest begins, so that one process does not wait for the other at the end."""
+    """With ``--part`` every Nth file alone; the longest file begins, so that nobody waits for it at the end."""
     if part := config.getoption("--part"):
         k, n = map(int, part.split("/"))
         if not 1 <= k <= n:

@@ -1,4 +1,4 @@
-"""The pilot, whose every file is compared, and the comparison itself."""
+"""The comparison with what is kept, and the runs and the bundle of an earlier commit."""
 
 import json
 import tarfile

@@ -14,6 +14,7 @@ from bifocal.data.shards import open_split
 from bifocal.errors import ConfigError, DataError, ModelError
 from bifocal.example import Example, Label, Taxonomy
 from bifocal.fit import evidence as evidence_room
+from bifocal.fit.candidates import candidates
 from bifocal.fit.evidence import evidence_of
 from bifocal.fit.expert import ExpertData, ExpertFiles, fit_expert, load_expert
 from bifocal.modalities.text import Text, compose
@@ -285,6 +286,11 @@ def test_without_a_val_split_the_first_encoder_is_taken_untried(splits, tmp_path
 def test_an_encoder_refuses_a_tune_that_it_lacks(splits, tmp_path):
     with pytest.raises(ConfigError, match="tfidf_text has no tune: lora; it takes head"):
         fit(splits, tmp_path, config(encoder="tfidf_text", tune="lora"))
+
+
+def test_where_no_encoder_reads_a_modality_auto_says_so():
+    with pytest.raises(ConfigError, match="no encoder that comes with Bifocal reads smell: name one in experts.smell"):
+        candidates(ExpertConfig(encoder="auto"), "smell", Text())
 
 
 def test_evidence_is_gathered_in_pieces_and_is_the_same(frozen, splits, tmp_path, monkeypatch):

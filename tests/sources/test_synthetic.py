@@ -131,18 +131,24 @@ def test_xor_pairs_each_caption_with_both_pictures_and_each_picture_with_both_ca
 # ---------------------------------------------------------------- the captions
 
 
+def distractors(words):
+    """The words that tell nothing of t, in lower case; articles are not among them."""
+    nouns = (phrase.split()[1] for phrase in words.nouns)
+    return {word.lower() for word in (*nouns, *words.verbs, *words.adverbs, *words.links)}
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_vocabulary_is_wide_and_its_cues_are_told_apart_by_the_word_alone(language):
     words = VOCABULARIES[language]
     cues = [words.cue_words(t) for t in (0, 1)]
-    assert len(words.distractors()) >= 300
+    assert len(distractors(words)) >= 300
     assert len(cues[0]) == len(cues[1]) >= 6
     assert not cues[0] & cues[1]
     assert Counter(c.split()[0] for c in words.cues[0]) == Counter(c.split()[0] for c in words.cues[1])
     assert all(word.isascii() for word in cues[0] | cues[1])
     for other in VOCABULARIES.values():  # no language's cue misleads in another
-        assert not cues[0] & (other.cue_words(1) | other.distractors())
-        assert not cues[1] & (other.cue_words(0) | other.distractors())
+        assert not cues[0] & (other.cue_words(1) | distractors(other))
+        assert not cues[1] & (other.cue_words(0) | distractors(other))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -14,7 +14,7 @@ from ..config import Strict, explain
 from ..decide.policy import Policy
 from ..diagnose.drift import Column
 from ..errors import RunError
-from ..modalities.text import NO_LANGUAGE, TAG
+from ..modalities.text import NO_LANGUAGE, without_tags
 from ..workspace import read_json, write_json
 from .predictions import Opinions, calibrated
 
@@ -85,7 +85,7 @@ def text_facts(composed: str) -> tuple[str, int]:
     if not composed:
         return "", -1
     _, tag, language = composed.rpartition(_LANGUAGE)
-    words = " ".join(TAG.sub(" ", composed).split())
+    words = without_tags(composed)
     return language.removesuffix(">") if tag else NO_LANGUAGE, len(words)
 
 

@@ -1,4 +1,4 @@
-"""What the folder of a run holds, for whoever measures, exports or compares it: reading it writes nothing."""
+"""What the folder of a run holds, for whoever measures, exports or compares it."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 class RunData:
     """A run as it lies in its folder, finished or not: each property reads the artifact behind it when it is asked for.
 
+    Reading writes nothing, but for Evidence under ``keep_evidence``.
+
     Attributes
     ----------
     label : Label
@@ -53,6 +55,10 @@ class RunData:
     allowed: frozenset[str]
     progress: Progress | None = None
     keep_evidence: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("split", "evidence_of", "texts", "opinions"):  # each asked for once, as long as this object lives
+            object.__setattr__(self, name, cache(getattr(self, name)))
 
     @classmethod
     def configured(
@@ -133,7 +139,6 @@ class RunData:
             raise RunError(f"{self.space.folder} has no train shards: let the step `shards` run first")
         return {name: self.split(name) for name in names}
 
-    @cache  # noqa: B019 - lives as long as its command
     def split(self, name: str) -> Split:
         """A packed split, verified against its hashes once."""
         return open_split(self.space.shards(name), self.modalities, self.settled)
@@ -153,7 +158,6 @@ class RunData:
         found = {self.expert_names[name]: encoder.parameters() for name, encoder in self.encoders.items()}
         return found | ({MODEL: fusion_parameters(self.fused)} if self.fused is not None else {})
 
-    @cache  # noqa: B019
     def evidence_of(self, split: str) -> dict[str, Evidence]:
         """Modality -> what its expert says of a split; from the cache, or computed where its fingerprints differ."""
         return {
@@ -181,7 +185,6 @@ class RunData:
         clean = np.flatnonzero(~np.any([e.seen.numpy() for e in train.values()], axis=0)).tolist()
         return {name: e.take(clean) for name, e in train.items()}
 
-    @cache  # noqa: B019
     def texts(self, split: str) -> list[str]:
         """The composed text of each row of a split, empty where there is none."""
         packed = self.split(split)
@@ -190,7 +193,6 @@ class RunData:
         parts = zip(packed.values(TEXT), packed.present[TEXT], strict=True)
         return [text if there else "" for text, there in parts]
 
-    @cache  # noqa: B019
     def opinions(self, split: str) -> Opinions:
         """What each model says of a split."""
         said = Opinions.gather(self.evidence_of(split), self.expert_names, self.fused, MODEL)

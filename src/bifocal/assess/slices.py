@@ -17,7 +17,7 @@ from ..errors import ConfigError, listed, nearest
 from ..evaluate.judged import Judged
 from ..evaluate.slices import SliceSettings, measure_gaps, measure_slices
 from ..example import UNLABELLED, Label, Taxonomy
-from ..modalities.text import TAG
+from ..modalities.text import without_tags
 from ..workspace import read_jsonl
 from .predictions import Opinions, calibrated
 from .terms import mentions, read_terms
@@ -131,7 +131,7 @@ def _usual_columns(
     """The columns that every run is looked at by."""
     return {
         "language": columns["language"],
-        "text_length": [len(" ".join(TAG.sub(" ", text).split())) or "no text" for text in rows.texts],
+        "text_length": [len(without_tags(text)) or "no text" for text in rows.texts],
         "ocr_confidence": _confidences(rows.split.ids, rows.ocr),
         "presence": [pattern or "nothing" for pattern in rows.said.patterns],
         TARGET: columns.get(TARGET, []) if policy.label != TARGET else [],

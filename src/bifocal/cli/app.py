@@ -50,6 +50,9 @@ app.add_typer(log_app, name="log")
 app.add_typer(keys_app, name="keys")
 app.add_typer(lists_app, name="lists")
 
+RESUMED = (["run"], ["pack"], ["train"], ["evaluate"], ["lab"], ["score"])
+"""Commands that go on where they were stopped."""
+
 
 def _show_warning(
     message: Warning | str,
@@ -85,9 +88,9 @@ def _ctrl_c_is_heard() -> Iterator[None]:
 
     def dropped(event: sys.UnraisableHookArgs) -> None:
         if event.exc_type is not KeyboardInterrupt:
-            sys.__unraisablehook__(event)
+            hook(event)
 
-    before = signal.signal(signal.SIGALRM, interrupted)
+    before, hook = signal.signal(signal.SIGALRM, interrupted), sys.unraisablehook
     signal.signal(signal.SIGINT, interrupted)
     sys.unraisablehook = dropped
     try:
@@ -97,7 +100,7 @@ def _ctrl_c_is_heard() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGALRM, before)
-        sys.unraisablehook = sys.__unraisablehook__
+        sys.unraisablehook = hook
 
 
 def _is_ending() -> bool:
@@ -130,10 +133,12 @@ def main() -> None:
     except OSError as error:
         if debug:
             raise
-        typer.echo(f"error: {error.filename or ''}: {error.strerror or error}", err=True)
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {where}{error.strerror or error}", err=True)
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:  # Ctrl-C, as typer reports it
-            typer.echo("stopped: the same command goes on from the last finished step", err=True)
+            goes_on = ": the same command goes on from the last finished step" if sys.argv[1:2] in RESUMED else ""
+            typer.echo(f"stopped{goes_on}", err=True)
             exec("")  # one that came while a string was executed (a data class does) would end us by SIGINT after all
         raise

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -47,18 +45,6 @@ def _store(run_folder: Path, state: Path | None, database: str | None) -> Store:
     return store
 
 
-def _print(content: Mapping[str, Any], as_json: bool) -> None:
-    """A line for each entry, or JSON."""
-    if as_json:
-        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
-        return
-    width = max(map(len, content))
-    for key, value in content.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{name}: {one}" for name, one in value.items()) or "none"
-        typer.echo(f"{key:<{width}}  {value}")
-
-
 @feedback_app.command("export")
 def feedback_export(
     run_folder: RunOrBundle,
@@ -71,10 +57,11 @@ def feedback_export(
 ) -> None:
     """Write posts with what people said of them; retrain on source: {kind: feedback, root: FOLDER}."""
     from ..serve.retraining import export, label_of
+    from .console import print_counts
 
     run, name, label = label_of(run_folder)
     store = _store(run_folder, state, database)
-    _print({"folder": str(output), **export(store.labelled(run), name, label, output)}, as_json)
+    print_counts({"folder": str(output), **export(store.labelled(run), name, label, output)}, as_json)
 
 
 @log_app.command("counts")
@@ -86,10 +73,12 @@ def log_counts(
     as_json: Json = False,
 ) -> None:
     """How many decisions there were of late, and what waits in the queue."""
+    from .console import print_counts
+
     store = _store(run_folder, state, database)
     recent = store.summary(store.clock() - timedelta(hours=hours))
     told = {name: recent[name] for name in ("decisions", "sources", "clients", "policies", "shadow", "verdicts")}
-    _print({**told, "feedback": recent["feedback"], "queue": store.counts()}, as_json)
+    print_counts({**told, "feedback": recent["feedback"], "queue": store.counts()}, as_json)
 
 
 @log_app.command("purge")
@@ -101,8 +90,10 @@ def log_purge(
     as_json: Json = False,
 ) -> None:
     """Delete kept posts that are older than so many days; a running service does it by itself (keep_days)."""
+    from .console import print_counts
+
     store = _store(run_folder, state, database)
-    _print({"purged": store.purge(store.clock() - timedelta(days=days))}, as_json)
+    print_counts({"purged": store.purge(store.clock() - timedelta(days=days))}, as_json)
 
 
 @log_app.command("forget")
@@ -121,13 +112,14 @@ def log_forget(
     Then there is no receipt, and still what the log is told later of decisions made before, it does not write.
     """
     from ..errors import RunError
+    from .console import print_counts
 
     if not subject.strip():
         raise RunError("SUBJECT is empty: name the author as the platform did when it sent the posts")
     store = _store(run_folder, state, database)
     receipt = store.forget(subject, client)
     if as_json or any(receipt.counts.values()):
-        _print(receipt.to_dict(), as_json)
+        print_counts(receipt.to_dict(), as_json)
     if not any(receipt.counts.values()):
         whose = "this author" if client is None else f"this author among what {client} sent"
         typer.echo(f"nothing is held of {whose} in {store.name}", err=True)

@@ -350,7 +350,7 @@ def _begun_in_peace() -> Iterator[None]:
         return
     asked: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGALRM})
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError
-from ..evaluate.intervals import CHUNK, LEVEL, Interval, percentile_interval
+from ..evaluate.intervals import LEVEL, Interval
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -18,9 +18,6 @@ ROUNDS = 2000
 """EM steps at most; near a share of 0 or 1 each gains less than the one before."""
 CLOSE = 1e-7
 """EM ends where no share moves by more."""
-RESAMPLES = 200
-ROUNDED = 3
-"""Decimals by which rows count as alike in the bootstrap of `prior_interval`, so that 100,000 are a thousand."""
 
 
 def estimate_prior(probabilities: ArrayLike, training_prior: ArrayLike, weights: ArrayLike | None = None) -> Floats:
@@ -66,39 +63,6 @@ def estimate_prior(probabilities: ArrayLike, training_prior: ArrayLike, weights:
         if done:
             break
     return prior
-
-
-def prior_interval(
-    probabilities: ArrayLike, training_prior: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
-) -> list[Interval]:
-    """`estimate_prior` of ``[n, C]`` with a 95% bootstrap interval of each class's share.
-
-    Rows are taken as independent; that they are calibrated, and label shift, are taken for granted. An interval is at
-    least as wide as Jeffreys' of as many rows whose labels are known: at a share of 0 or 1 a bootstrap has no spread.
-    It is all of 0 to 1 where every row holds the shares of ``training_prior``.
-
-    Raises
-    ------
-    DataError
-        As `estimate_prior`.
-    """
-    p, prior = _checked(probabilities, training_prior)
-    value = estimate_prior(p, prior)
-    if np.allclose(p, prior, atol=1e-12):
-        return [Interval(float(share), 0.0, 1.0) if len(value) > 1 else Interval(1.0, 1.0, 1.0) for share in value]
-    _, kind = np.unique(p.round(ROUNDED), axis=0, return_inverse=True)
-    kind = kind.ravel()
-    rows = np.bincount(kind)
-    kinds = np.stack([np.bincount(kind, column) for column in p.T], axis=1) / rows[:, None]
-    rng = np.random.default_rng(seed)
-    size = max(1, CHUNK // len(rows))
-    drawn = np.concatenate(
-        [
-            estimate_prior(kinds, prior, rng.multinomial(len(p), rows / len(p), size=min(size, resamples - done)))
-            for done in range(0, resamples, size)
-        ]
-    )
-    return [at_least_jeffreys(percentile_interval(float(v), d), len(p)) for v, d in zip(value, drawn.T, strict=True)]
 
 
 def at_least_jeffreys(interval: Interval, rows: float) -> Interval:

@@ -54,7 +54,8 @@ def export(
     """Export a finished run for an engine, compare the two on the run's test posts, and keep the report in the bundle.
 
     Calibration is fitted anew, by the run's method and on the split that the run tuned on, to the logits that the
-    engine gives; thresholds, bands and whatever a person set stay as they are.
+    engine gives; thresholds, bands and whatever a person set stay as they are. A few of the test posts stay in the
+    bundle with what the engine says of them here; loading it asks again (`bifocal.system.parity_probe`).
 
     Parameters
     ----------
@@ -65,10 +66,9 @@ def export(
         None = ``bundles/<engine>/`` in the run's folder.
     accept : bool
         Take the engine even where it turns over more than `MAX_FLIPS` of the decisions.
+    reporter : Reporter, optional
+        Told of steps and progress.
     allow_plugins : as `System.load`
-
-    A few of the test posts stay in the bundle with what the engine says of them here; loading it asks again
-    (`bifocal.system.parity_probe`).
 
     Returns
     -------

@@ -17,7 +17,7 @@ from ..config import recorded_config
 from ..data.compose import TEXT
 from ..decide.policy import POOLED, Policy
 from ..errors import BifocalError, RunError, nearest
-from ..modalities.text import TAG
+from ..modalities.text import without_tags
 from ..system.bundle import CARD, bundle_of, change_policy, is_bundle, policy_of, run_or_bundle
 from ..system.system import load_policy
 from ..workspace import Record, Workspace, read_json
@@ -241,7 +241,7 @@ def _moves(said: Opinions, one: Policy, two: Policy, model: str, split: Split) -
                 "label": names[truth[i]],
                 "a": {"probability": float(p[i, _shown(p, i)]), "action": str(done[i])},
                 "b": {"probability": float(q[i, _shown(q, i)]), "action": str(new_done[i])},
-                "text": "" if texts is None else " ".join(TAG.sub(" ", texts[rows[i]]).split())[:SHOWN],
+                "text": "" if texts is None else without_tags(texts[rows[i]])[:SHOWN],
             }
             for i in order
         ],

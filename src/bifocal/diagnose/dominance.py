@@ -50,11 +50,11 @@ def shapley(values: Values) -> dict[str, Any]:
     DataError
         Where there is no modality, a subset is missing (named), or a value is not a finite number.
     """
-    names, known = _checked("shapley", values, _subsets)
+    names, known = _checked("shapley", values, subsets)
     k = len(names)
     shares: dict[str, Any] = {}
     for name in names:
-        without = [subset for subset in _subsets(names) if name not in subset]
+        without = [subset for subset in subsets(names) if name not in subset]
         weights = [factorial(len(s)) * factorial(k - len(s) - 1) / factorial(k) for s in without]
         gains = [known[s | {name}] - known[s] for s in without]
         shares[name] = _plain(sum(w * gain for w, gain in zip(weights, gains, strict=True)))
@@ -70,8 +70,8 @@ def cooperation(values: Values) -> Any:
 
     Parameters, return and errors as `shapley`, but for one number instead of a share per name.
     """
-    names, known = _checked("cooperation", values, _subsets)
-    return _plain(sum((-1) ** (len(names) - len(subset)) * known[subset] for subset in _subsets(names)))
+    names, known = _checked("cooperation", values, subsets)
+    return _plain(sum((-1) ** (len(names) - len(subset)) * known[subset] for subset in subsets(names)))
 
 
 def conditional_utilization(values: Values) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def measure_dominance(
         raise DataError(
             f"dominance is measured by a metric of which more is better, found {metric!r}; {nearest(metric, GAINS)}"
         )
-    names, _ = _checked("measure_dominance", dict.fromkeys(probabilities, 0.0), _subsets)
+    names, _ = _checked("measure_dominance", dict.fromkeys(probabilities, 0.0), subsets)
     n = sum(count_classes(labels, probabilities[frozenset(names)], groups))
     scorers = {subset: Weighted(labels, p) for subset, p in probabilities.items()}
     plain = {subset: float(scorer(np.ones((1, n)), [metric])[metric][0]) for subset, scorer in scorers.items()}
@@ -161,7 +161,7 @@ def measure_dominance(
     return {
         "metric": metric,
         "n": n,
-        "values": [{"modalities": sorted(subset), "value": plain[subset]} for subset in _subsets(names)],
+        "values": [{"modalities": sorted(subset), "value": plain[subset]} for subset in subsets(names)],
         "shapley": per_name(shapley),
         "conditional_utilization": per_name(conditional_utilization),
         "cooperation": percentile_interval(cooperation(plain), cooperation(drawn))._asdict(),
@@ -262,7 +262,8 @@ def _partners(n: int, permutations: int, seed: int) -> Iterator[NDArray[np.int64
         yield partner
 
 
-def _subsets(names: Sequence[str]) -> list[Subset]:
+def subsets(names: Sequence[str]) -> list[Subset]:
+    """All of them, the empty one included."""
     return [frozenset(chosen) for size in range(len(names) + 1) for chosen in combinations(names, size)]
 
 

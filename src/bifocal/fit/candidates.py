@@ -37,6 +37,10 @@ def candidates(config: ExpertConfig, modality_name: str, modality: Modality) -> 
         return [config.model_copy(update={"encoder": name}).settled(found.tunes)]
     known = {n: plugins.load("encoders", n) for n in plugins.names("encoders")}
     known = {n: found for n, found in known.items() if found.modality == modality_name}
+    if not known:
+        raise ConfigError(
+            f"no encoder that comes with Bifocal reads {modality_name}: name one in experts.{modality_name}.encoder"
+        )
     common = {
         option for option in config.options if all(option in found.settings.model_fields for found in known.values())
     }

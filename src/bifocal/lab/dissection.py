@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from ..decide.calibration import softmax
 from ..diagnose.bench import Score
-from ..diagnose.dominance import measure_dominance, perceptual_score
+from ..diagnose.dominance import measure_dominance, perceptual_score, subsets
 from ..diagnose.interaction import confounder_accuracy, emap_in_blocks, estimate_pid
 from ..errors import DataError
 from ..evaluate.compare import paired_gain
@@ -86,11 +85,6 @@ def with_only(fusion: Fusion, evidence: Mapping[str, Evidence], keep: frozenset[
     """Logits ``[n, C]`` of the same rows with every part outside ``keep`` blanked."""
     left = {name: e if name in keep else e.without() for name, e in evidence.items()}
     return fusion(left).double().numpy()
-
-
-def subsets(names: Sequence[str]) -> list[frozenset[str]]:
-    """All of them, the empty one included."""
-    return [frozenset(chosen) for size in range(len(names) + 1) for chosen in combinations(names, size)]
 
 
 def absence(said: Mapping[frozenset[str], np.ndarray], labels: np.ndarray, groups: Sequence[str], **how: Any) -> Any:

@@ -57,6 +57,11 @@ _WORD = re.compile(rf"[{ALONE}]|[^\s{ALONE}]+")
 _COMPOSED = re.compile(r"\[OCR\](?P<transcript>.*)\[/OCR\] \[CAP\](?P<caption>.*)\[/CAP\] <lang=[^<>\s]*>", re.DOTALL)
 
 
+def without_tags(composed: str) -> str:
+    """The words of a composed text alone, a space between them."""
+    return " ".join(TAG.sub(" ", composed).split())
+
+
 def clean(text: str) -> str:
     """What a reader of the post sees, in one spelling; used alike for training and serving.
 

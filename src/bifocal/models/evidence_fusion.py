@@ -394,3 +394,8 @@ def _common_classes(evidence: Mapping[str, Evidence]) -> int:
         found = ", ".join(f"{name} {width}" for name, width in widths.items())
         raise DataError(f"all experts must give logits of the same classes; found {found}: train them on one label")
     return next(iter(widths.values()))
+
+
+def centred(logits: Tensor) -> Tensor:
+    """A constant on all logits of a row says nothing; it is taken away."""
+    return logits - logits.mean(dim=-1, keepdim=True)

@@ -18,9 +18,7 @@ from ..errors import DataError, listed
 from ..example import Rejected
 from ..files.folders import Files
 from ..files.tables import read_rows
-
-MANY_FAILED = 0.05
-"""Share of rows without a decision from which on there is a finding: what fails may be what has changed."""
+from ..system.score import MANY_FAILED
 
 
 def is_scored(path: Path, key: str) -> bool:

@@ -16,7 +16,7 @@ from ..decide.calibrators import formula
 from ..decide.thresholds import described
 from ..errors import RunError
 from ..example import SPLITS, Label, Taxonomy
-from ..modalities.text import TAG
+from ..modalities.text import without_tags
 from ..workspace import Workspace, read_json
 
 ECE_ROWS = 2000
@@ -232,7 +232,7 @@ def _rows(path: Path) -> Iterable[dict[str, str]]:
 
 
 def _error(row: Mapping[str, str], confidence: float, label_name: str, models: Iterable[str]) -> dict[str, Any]:
-    text = " ".join(TAG.sub(" ", row["text"]).split())
+    text = without_tags(row["text"])
     return {
         "id": row["id"],
         "text": text if len(text) <= TEXT_LENGTH else text[: TEXT_LENGTH - 1] + "…",

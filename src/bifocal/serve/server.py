@@ -44,6 +44,8 @@ def serve(folder: Path, settings: ServeConfig, *, started: Callable[[str], None]
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # of files; every connection is one
     files = MAX_CONNECTIONS + 1_000
     resource.setrlimit(resource.RLIMIT_NOFILE, (files if most == resource.RLIM_INFINITY else min(files, most), most))
+    if callable(signal.getsignal(signal.SIGINT)):  # asyncio handles Ctrl-C itself where nobody else does
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     asyncio.run(_run(folder, settings, started))
 
 

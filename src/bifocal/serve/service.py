@@ -121,8 +121,10 @@ class Service:
             async with service._tasks():
                 yield service
         finally:
-            await asyncio.to_thread(service.loaded.close)
-            log.close()
+            try:
+                await asyncio.to_thread(service.loaded.close)
+            finally:
+                log.close()
 
     async def _prepare(self) -> None:
         await asyncio.to_thread(self.log.open)

@@ -53,11 +53,6 @@ class Vocabulary:
         """The words that say ``t``, in lower case."""
         return frozenset(phrase.split()[1].lower() for phrase in self.cues[t])
 
-    def distractors(self) -> frozenset[str]:
-        """The words that tell nothing of t, in lower case; articles are not among them."""
-        nouns = (phrase.split()[1] for phrase in self.nouns)
-        return frozenset(word.lower() for word in (*nouns, *self.verbs, *self.adverbs, *self.links))
-
 
 def _pick(rng: np.random.Generator, words: Sequence[str]) -> str:
     return words[int(rng.integers(len(words)))]

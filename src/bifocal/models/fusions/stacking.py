@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ..evidence_fusion import STATISTICS, WEIGHTS, EvidenceFusion
+from ..evidence_fusion import STATISTICS, WEIGHTS, EvidenceFusion, centred
 from ..heads import Parts
 from ..linear import LinearHead, fit_linear
 
@@ -72,7 +72,7 @@ class Stacking(EvidenceFusion):
         for rows, pattern in self._assign(present):
             blocks = self.heads[pattern].weight.split(self.classes, dim=1)
             opinions = [x[rows] for x in _opinions(inputs, pattern)]
-            said = [_centred(x @ block.T).norm(dim=1) for x, block in zip(opinions, blocks, strict=True)]
+            said = [centred(x @ block.T).norm(dim=1) for x, block in zip(opinions, blocks, strict=True)]
             # Experts that all say nothing share evenly.
             length = torch.stack(said) + torch.finfo(torch.float32).tiny
             for i, share in zip(_read(pattern), length / length.sum(dim=0), strict=True):
@@ -108,9 +108,4 @@ def _read(pattern: Pattern) -> list[int]:
 
 def _opinions(inputs: Mapping[str, Tensor], pattern: Pattern) -> list[Tensor]:
     """Centred logits ``[n, C]`` of the modalities that a pattern reads."""
-    return [_centred(x) for x, reads in zip(inputs.values(), pattern, strict=True) if reads]
-
-
-def _centred(logits: Tensor) -> Tensor:
-    """A constant on all logits of a row says nothing; it is taken away."""
-    return logits - logits.mean(dim=-1, keepdim=True)
+    return [centred(x) for x, reads in zip(inputs.values(), pattern, strict=True) if reads]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..evidence_fusion import MEAN, SCALE, WEIGHTS, EvidenceFusion, shares
+from ..evidence_fusion import MEAN, SCALE, WEIGHTS, EvidenceFusion, centred, shares
 from ..heads import Parts
 from ..linear import FLAT
 
@@ -63,7 +63,7 @@ class Weighted(EvidenceFusion):
     def learn(self, train: Parts, val: Parts | None, seeds: Sequence[int]) -> None:
         self.mean, self.scale = {}, {}
         for name, x in train.inputs.items():
-            heard = _centred(x[train.present[name]]) if name in self.known else torch.zeros(1, self.classes)
+            heard = centred(x[train.present[name]]) if name in self.known else torch.zeros(1, self.classes)
             self.mean[name] = heard.mean(dim=0)
             loudness = (heard - self.mean[name]).square().mean().sqrt()
             self.scale[name] = torch.where(loudness < FLAT, 1.0, loudness)
@@ -78,7 +78,7 @@ class Weighted(EvidenceFusion):
 
     def _words(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Equally loud logits ``[n, M, C]``."""
-        return torch.stack([(_centred(x) - self.mean[m]) / self.scale[m] for m, x in inputs.items()], dim=1)
+        return torch.stack([(centred(x) - self.mean[m]) / self.scale[m] for m, x in inputs.items()], dim=1)
 
     def tensors(self) -> dict[str, Tensor]:
         return {
@@ -117,8 +117,3 @@ def _fit(words: Tensor, present: Tensor, labels: Tensor, prior: Tensor) -> Pool:
 def _stack(present: Mapping[str, Tensor]) -> Tensor:
     """``[n, M]``."""
     return torch.stack(list(present.values()), dim=1)
-
-
-def _centred(logits: Tensor) -> Tensor:
-    """A constant on all logits of a row says nothing; it is taken away."""
-    return logits - logits.mean(dim=-1, keepdim=True)

@@ -13,7 +13,7 @@ class EvidenceCounts(TypedDict):
 
 
 def write_evidence(run: Context) -> EvidenceCounts:
-    """Write what the caches do not hold yet of the experts and splits of the run, and remove those of others."""
+    """Write what the caches do not hold yet of the experts and splits of the run, and remove those of other splits."""
     splits = run.data.packed
     for path in run.space.evidence_folder.glob("*/*.safetensors"):
         if path.stem not in splits:  # of a run with other splits
