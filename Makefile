@@ -6,7 +6,7 @@ unexport PYTHONDONTWRITEBYTECODE  # compiled modules are kept: the tests start h
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SEVERAL := -n 3 --dist loadfile --no-loadscope-reorder  # processes with files of their own, the longest first; many tests wait
+SEVERAL := -n 4 --dist loadfile --no-loadscope-reorder  # processes with files of their own, the longest first; many tests wait
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'

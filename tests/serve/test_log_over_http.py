@@ -38,7 +38,7 @@ def keys(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def own(serve, small_run, keys, tmp_path_factory):
+def own(serve, small_bundle, keys, tmp_path_factory):
     """A service on SQLite that begins with a spool in which one line is poisoned, and asks for keys."""
     state = tmp_path_factory.mktemp("state")
     spool = Spool(state)
@@ -46,7 +46,7 @@ def own(serve, small_run, keys, tmp_path_factory):
     first, second = spool.path.read_bytes().splitlines(keepends=True)
     spool.path.write_bytes(first + POISONED + second)
     key = add_key(keys, "shop", ["decide"], None)
-    server = serve(small_run, "--keys", keys, "--set", "deadline_s=2", "--set", "reload_s=0.2", state=state)
+    server = serve(small_bundle, "--keys", keys, "--set", "deadline_s=2", "--set", "reload_s=0.2", state=state)
     server.http.headers["X-API-Key"] = key
     return server
 

@@ -287,17 +287,18 @@ def test_a_known_picture_is_decided_before_the_model(serve, small_bundle, tmp_pa
     assert server.predict(None, picture()).json()["source"] == "model"
 
 
-def test_a_shadow_scores_and_decides_nothing(serve, small_run, tmp_path):
+def test_a_shadow_scores_and_decides_nothing(serve, small_bundle, tmp_path):
     import shutil
 
     from bifocal.deploy.policies import set_threshold
     from bifocal.serve.log.store import Store, read_secret
 
     other = tmp_path / "shadow"
-    shutil.copytree(small_run, other)
+    shutil.copytree(small_bundle, other)
     set_threshold(other, None, 1.0, by="ann", why="a shadow that allows all")
-    set_threshold(small_run_copy := shutil.copytree(small_run, tmp_path / "run"), None, 0.0, by="ann", why="blocks all")
-    server = serve(small_run_copy, "--shadow", other, state=tmp_path / "state")
+    folder = shutil.copytree(small_bundle, tmp_path / "bundle")
+    set_threshold(folder, None, 0.0, by="ann", why="blocks all")
+    server = serve(folder, "--shadow", other, state=tmp_path / "state")
     told = server.predict("a quiet morning").json()
     assert told["action"] == "block" and "shadow" not in told
     assert "bifocal_shadow_disagreements_total 1.0" in server.http.get("/metrics").text
