@@ -105,7 +105,7 @@ def export(
             raise RunError(
                 f"{engine} decides otherwise on {report['flips']['count']} of {report['n']} {run.tested_on} posts "
                 f"({report['flips']['rate']:.2%}, at most {MAX_FLIPS:.1%} are allowed): take another engine, or say "
-                "--accept"
+                "--accept; a run that an earlier version calibrated wants `bifocal evaluate CONFIG` first"
             )
         spread = calibrated(run.opinions(run.tested_on), before, made.main)[0][:, -1].tolist()
         report["probe"] = keep_probe(part, run.packed[run.tested_on], spread, made, policy)
