@@ -100,4 +100,6 @@ async def _nobody(request: Request, error: Exception) -> Response:
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
-    return _answer(Refused("internal", WITHIN["internal"]), request)  # the server tells it on stderr
+    answer = _answer(Refused("internal", WITHIN["internal"]), request)  # the server tells it on stderr
+    answer.headers["connection"] = "close"  # it will: who sent the next request on it would find it reset
+    return answer

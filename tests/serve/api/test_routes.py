@@ -324,6 +324,19 @@ def test_no_answer_waits_for_the_acknowledgement_of_its_head():
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
+def test_after_what_was_not_foreseen_the_connection_closes_and_says_so():
+    import asyncio
+    from unittest.mock import MagicMock
+
+    from starlette.requests import Request
+
+    from bifocal.serve.app import _unforeseen
+
+    asked = Request({"type": "http", "path": "/v2/predict", "headers": [], "app": MagicMock()})
+    answer = asyncio.run(_unforeseen(asked, ValueError("a secret")))
+    assert answer.status_code == 500 and answer.headers["connection"] == "close" and b"secret" not in answer.body
+
+
 def test_what_failed_within_is_told_on_stderr_alone(caplog):
     from bifocal.errors import DataError, ModelError
     from bifocal.serve.api.routes import as_refused

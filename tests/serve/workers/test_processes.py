@@ -3,7 +3,9 @@ import io
 import os
 import random
 import signal
+import struct
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -93,6 +95,16 @@ def suicide(marker):
     return "done"
 
 
+def half_an_answer(marker):
+    """Dies amid its answer the first time."""
+    if not marker.exists():
+        marker.touch()
+        (pipe,) = (fd for fd in list(Path("/proc/self/fd").iterdir()) if fd.is_socket())
+        os.write(int(pipe.name), struct.pack("!i", 1_000) + b"half")
+        os._exit(1)
+    return "done"
+
+
 def always():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -110,6 +122,11 @@ def pool():
 
 def test_a_task_whose_process_is_killed_is_done_by_another(pool, tmp_path):
     assert asyncio.run(pool.run(suicide, str(tmp_path / "once"), timeout=300)) == "done"
+    assert pool.deaths == 1
+
+
+def test_one_that_dies_amid_its_answer_is_dead_and_no_failed_task(pool, tmp_path):
+    assert asyncio.run(pool.run(half_an_answer, tmp_path / "marker", timeout=300)) == "done"
     assert pool.deaths == 1
 
 
