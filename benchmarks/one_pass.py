@@ -42,6 +42,7 @@ from bifocal.models.encoders.hf_text import train_tokenizer
 from bifocal.sources.synthetic import Synthetic
 from bifocal.system.preparer import build_modalities
 from bifocal.system.system import System
+from bifocal.system.torch_engine import TorchEngine
 
 EPOCHS = 5
 BATCH = 10
@@ -129,7 +130,7 @@ def time_predict(encoders: dict, evidence: dict, fusion, labels: torch.Tensor, t
     )
     policy = fit_policy(TuningRows(logits), settings).policy
     label = Taxonomy(LABELS)["abuse_hate"]
-    system = System(config, modalities, encoders, fusion, MODEL, policy, label, "transcript")
+    system = System(config, TorchEngine(encoders, names, fusion), policy, label, "transcript")
     with tempfile.NamedTemporaryFile(suffix=".png") as f:
         f.write(picture)
         f.flush()

@@ -57,7 +57,7 @@ def main() -> None:
     rows = []
     for seed in range(given.seeds):
         config = load_config(CONFIG, [f"seed={seed}", "run=smear-memes-seeds"])
-        space = Workspace(run(config, root=given.runs))
+        space = Workspace.of(run(config, root=given.runs))
         results = read_json(space.results)
         rows.append({m: f["test"]["metrics"]["auroc"]["value"] for m, f in results["models"].items()} | results["gain"])
         print(
