@@ -50,7 +50,7 @@ app.add_typer(log_app, name="log")
 app.add_typer(keys_app, name="keys")
 app.add_typer(lists_app, name="lists")
 
-RESUMED = (["run"], ["pack"], ["train"], ["evaluate"], ["lab"], ["score"])
+RESUMED = {"run", "pack", "train", "evaluate", "lab", "score"}
 """Commands that go on where they were stopped."""
 
 
@@ -138,7 +138,8 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:  # Ctrl-C, as typer reports it
-            goes_on = ": the same command goes on from the last finished step" if sys.argv[1:2] in RESUMED else ""
+            resumed = not RESUMED.isdisjoint(sys.argv[1:2])
+            goes_on = ": the same command goes on from the last finished step" if resumed else ""
             typer.echo(f"stopped{goes_on}", err=True)
             exec("")  # one that came while a string was executed (a data class does) would end us by SIGINT after all
         raise

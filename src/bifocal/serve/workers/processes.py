@@ -447,6 +447,10 @@ _NOTHING = _Task(print, (), 0)
 """Stands for no task, while processes are looked after."""
 
 
+_OTHER_END_GONE = (EOFError, OSError)
+"""What a pipe raises whose other end has died: the latter where it did amid a message."""
+
+
 class _Ended(Exception):
     """The process is gone."""
 
@@ -469,21 +473,22 @@ class _Process:
             if not self.pipe.poll(_START_LIMIT_S):
                 self.kill()
             self.state = "well" if self.pipe.recv() else "ill"
-        except (EOFError, OSError):
+        except _OTHER_END_GONE:
             self.state = "ill"
 
     def ask(self, task: _Task) -> tuple[bool, Any]:
         """Whether it went well, and the result or the error. Raises `_Ended`, `TimeoutError`."""
         try:
             self.pipe.send(task.asked)
-            in_time = self.pipe.poll(task.timeout)
-            answer: tuple[bool, Any] = self.pipe.recv() if in_time else (False, None)
-        except (EOFError, OSError):  # the latter where it died amid its answer
+            if not self.pipe.poll(task.timeout):
+                raise TimeoutError(f"more than {task.timeout:g} s")
+            answer: tuple[bool, Any] = self.pipe.recv()
+            self.state = "well" if answer[0] else self.state
+            return answer
+        except TimeoutError:
+            raise
+        except _OTHER_END_GONE:
             raise _Ended from None
-        if not in_time:
-            raise TimeoutError(f"more than {task.timeout:g} s")
-        self.state = "well" if answer[0] else self.state
-        return answer
 
     def kill(self) -> None:
         """End it; any thread may, and whoever waits for its answer hears that it ended."""
@@ -510,7 +515,7 @@ def _obey(pipe: Connection, start: Callable[..., None], arguments: tuple[Any, ..
     while True:
         try:
             task, given = pipe.recv()
-        except (EOFError, OSError):
+        except _OTHER_END_GONE:
             return
         try:
             answer = True, task(*given)
