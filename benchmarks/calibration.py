@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from bifocal.assess.predictions import Opinions
+from bifocal.assess.predictions import Predictions
 from bifocal.assess.run_data import RunData
 from bifocal.config import load_config, parse_config
 from bifocal.decide.calibration import fit_temperature, softmax
@@ -48,7 +48,7 @@ FEW = 2000
 """Rows of test under which a calibration error is mostly chance."""
 
 
-def rows_of(said: Opinions, model: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def rows_of(said: Predictions, model: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Logits, labels and groups of the annotated rows on which a model has an opinion."""
     rows = np.flatnonzero(said.has[model] & (said.labels != UNLABELLED))
     return said.logits[model][rows], said.labels[rows], [said.groups[row] for row in rows]
@@ -79,7 +79,7 @@ def sklearn_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return 1 / beta
 
 
-def other_fusion(work: RunData, strategy: str) -> tuple[Opinions, Opinions]:
+def other_fusion(work: RunData, strategy: str) -> tuple[Predictions, Predictions]:
     """What another fusion of the run's experts says of val and test, fitted as the run fits its own."""
     config = work.config.fusion.model_copy(update={"strategy": strategy, "read": {}, "options": {}})
     train = work.evidence_of("train")
@@ -87,12 +87,12 @@ def other_fusion(work: RunData, strategy: str) -> tuple[Opinions, Opinions]:
     train = {name: e.take(clean) for name, e in train.items()}
     fused = fit_fusion(config, train, val=work.evidence_of("val"), seed=work.config.seed, in_sample=False)
     tuned, tested = (
-        Opinions.gather(work.evidence_of(split), work.expert_names, fused, strategy) for split in ("val", "test")
+        Predictions.gather(work.evidence_of(split), work.expert_names, fused, strategy) for split in ("val", "test")
     )
     return tuned, tested
 
 
-def judge(model: str, tuned: Opinions, tested: Opinions, resamples: int, seed: int) -> Iterator[dict[str, Any]]:
+def judge(model: str, tuned: Predictions, tested: Predictions, resamples: int, seed: int) -> Iterator[dict[str, Any]]:
     """A row per method: figures on test, and their change with its interval."""
     logits, labels, groups = rows_of(tuned, model)
     z, y, test_groups = rows_of(tested, model)
@@ -108,7 +108,7 @@ def judge(model: str, tuned: Opinions, tested: Opinions, resamples: int, seed: i
         yield row
 
 
-def tell(model: str, tuned: Opinions, tested: Opinions, resamples: int, seed: int) -> None:
+def tell(model: str, tuned: Predictions, tested: Predictions, resamples: int, seed: int) -> None:
     logits, labels, _ = rows_of(tuned, model)
     n = len(rows_of(tested, model)[1])
     few = ", too few rows: a calibration error is mostly chance" if n < FEW else ""
@@ -145,7 +145,7 @@ def main() -> None:
         start = perf_counter()
         space = Workspace.of(folder)
         work = RunData.configured(parse_config(read_json(space.record)["config"], where=str(space.record)), space)
-        tuned, tested = work.opinions(work.tuned_on), work.opinions(work.tested_on)
+        tuned, tested = work.predictions(work.tuned_on), work.predictions(work.tested_on)
         classes, marks = len(work.label.classes), ", IN SAMPLE" if work.in_sample else ""
         print(f"{space.run}: {work.config.label}, {classes} classes; seed {asked.seed}{marks}")
         print(f"  on test, after less before: below 0 is better; 95% paired intervals, {asked.resamples:,} resamples")

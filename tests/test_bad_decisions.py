@@ -87,7 +87,7 @@ def judged(run):
 def scored(run):
     """The tested posts as `bifocal score` would have written them."""
     policy, model = Policy.load(run.space.policy), run.models[-1]
-    said, path = run.opinions(run.tested_on), run.space.folder / "new.jsonl"
+    said, path = run.predictions(run.tested_on), run.space.folder / "new.jsonl"
     with open(path, "w") as f:
         for i, text in enumerate(run.texts(run.tested_on)):
             p = policy.probabilities(model, said.logits[model][[i]], said.patterns[i])

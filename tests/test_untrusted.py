@@ -23,7 +23,7 @@ from bifocal.monitor.drift import watch
 from bifocal.pipeline.train import run
 from bifocal.serve.retraining import label_of
 from bifocal.system.system import model_versions
-from bifocal.workspace import Record, Workspace
+from bifocal.workspace import RunRecord, Workspace
 
 NAME = "code_from_elsewhere"
 
@@ -249,7 +249,7 @@ def test_a_record_deletes_nothing_outside_of_its_run(tmp_path):
     for name in ("../mine", str(tmp_path / "mine"), "a/../../mine"):
         step = {"fingerprint": "x", "outputs": {name: 4}}
         (tmp_path / "run" / "run.json").write_text(json.dumps({"run": "run", "steps": {"manifest": step}}))
-        record = Record(tmp_path / "run" / "run.json")
+        record = RunRecord(tmp_path / "run" / "run.json")
         with pytest.raises(RunError, match="no file in it"):
             record.done("manifest", "x")
         with pytest.raises(RunError, match="no file in it"):

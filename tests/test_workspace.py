@@ -12,7 +12,7 @@ import pytest
 from bifocal import workspace
 from bifocal.errors import DataError, RunError
 from bifocal.workspace import (
-    Record,
+    RunRecord,
     Workspace,
     atomic,
     file_sha256,
@@ -90,7 +90,7 @@ def test_the_lock_names_its_owner_and_dies_with_it(tmp_path):
 
 
 def test_a_step_is_done_only_with_its_fingerprint_and_its_outputs(tmp_path):
-    record = Record(tmp_path / "run.json")
+    record = RunRecord(tmp_path / "run.json")
     output = tmp_path / "out.txt"
 
     def work():
@@ -98,7 +98,7 @@ def test_a_step_is_done_only_with_its_fingerprint_and_its_outputs(tmp_path):
         return {"rows": 3}
 
     record.perform("pack", "key1", work, lambda: [output])
-    again = Record(tmp_path / "run.json")
+    again = RunRecord(tmp_path / "run.json")
     assert again.done("pack", "key1")
     assert not again.done("pack", "key2")
     assert not again.done("train", "key1")
@@ -120,12 +120,12 @@ def test_json_on_disk_is_plain(tmp_path):
 
 
 def test_a_step_that_is_forgotten_takes_its_outputs_along_unless_they_are_kept(tmp_path):
-    record = Record(tmp_path / "run.json")
+    record = RunRecord(tmp_path / "run.json")
     for name in ("early", "cache", "late"):
         path = tmp_path / name
         record.perform(name, "key", lambda path=path: path.write_text("x") and {}, lambda path=path: [path])
     record.forget(["cache", "late"], keep=["cache"])
-    assert list(Record(tmp_path / "run.json").steps()) == ["early"]
+    assert list(RunRecord(tmp_path / "run.json").steps()) == ["early"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "early", "run.json"]
 
 

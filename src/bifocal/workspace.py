@@ -381,7 +381,7 @@ _ARTIFACTS = {
 }
 
 
-class Record:
+class RunRecord:
     """``run.json``: what was run, with what, how long it took; and which steps need not run again."""
 
     def __init__(self, path: Path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bifocal.assess.predictions import (
-    Opinions,
+    Predictions,
     blanked,
     calibrated,
     column,
@@ -16,7 +16,7 @@ from bifocal.assess.predictions import (
     gain_over_best,
     headline_name,
     measure_models,
-    pattern_opinions,
+    pattern_predictions,
     prior,
     seed_spread,
     write_error_table,
@@ -78,21 +78,21 @@ def plain(*models):
 
 
 def opinions(labels, *, has=None, patterns=None, **probabilities):
-    """Opinions whose softmax is the probabilities given; ``has`` and ``patterns`` by default as if all were there."""
+    """Those whose softmax is the probabilities given; ``has`` and ``patterns`` by default as if all were there."""
     labels = np.asarray(labels)
     n = len(labels)
     p = {model: np.asarray(values, dtype=float) for model, values in probabilities.items()}
     logits = {model: np.log(np.stack([1 - values, values], 1)) for model, values in p.items()}
     here = {model: np.ones(n, bool) for model in p} | {m: np.asarray(rows, bool) for m, rows in (has or {}).items()}
     rows = tuple(f"row{i}" for i in range(n))
-    return Opinions(rows, rows, labels, logits, here, list(patterns or ["image+text"] * n))
+    return Predictions(rows, rows, labels, logits, here, list(patterns or ["image+text"] * n))
 
 
 # ------------------------------------------------------------------ gathering
 
 
 def test_opinions_say_who_speaks_on_which_row(pair):
-    said = Opinions.gather(pair, EXPERTS, total, "mm_fusion")
+    said = Predictions.gather(pair, EXPERTS, total, "mm_fusion")
     assert said.ids == ("row0", "row1", "row2", "row3") and said.groups[1] == "g1"
     assert said.labels.tolist() == [1, 0, 1, 0]
     assert list(said.logits) == list(said.has) == ["text_expert", "vision_expert", "mm_fusion"]
@@ -105,7 +105,7 @@ def test_opinions_say_who_speaks_on_which_row(pair):
 
 
 def test_without_a_fusion_only_the_expert_speaks(pair):
-    said = Opinions.gather({"text": pair["text"]}, EXPERTS, None, "mm_fusion")
+    said = Predictions.gather({"text": pair["text"]}, EXPERTS, None, "mm_fusion")
     assert list(said.logits) == ["text_expert"] and said.patterns == ["text", "text", "", ""]
 
 
@@ -119,7 +119,7 @@ def test_blanking_keeps_the_rows_that_have_the_parts_and_hides_the_others(pair):
 
 
 def test_the_fusion_is_heard_on_every_set_of_parts(pair):
-    said = pattern_opinions(pair, EXPERTS, total, "mm_fusion")
+    said = pattern_predictions(pair, EXPERTS, total, "mm_fusion")
     assert {name: (logits[:, 1].tolist(), labels.tolist()) for name, (logits, labels) in said.items()} == {
         "image": ([10, 30], [1, 1]),
         "text": ([1, 2], [1, 0]),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bifocal.assess import reference as module
-from bifocal.assess.predictions import Opinions
+from bifocal.assess.predictions import Predictions
 from bifocal.assess.reference import Reference, text_facts
 from bifocal.decide.calibrators import Temperature
 from bifocal.decide.policy import ModelPolicy, Policy
@@ -24,7 +24,7 @@ def gathered(n=3, classes=(0, 1), has=None):
     groups = tuple(str(i // 2) for i in range(n))
     patterns = ["image+text", "text", "image"] * (n // 3)
     has = np.ones(n, dtype=bool) if has is None else np.array(has)
-    said = Opinions(ids, groups, np.arange(n) % len(classes), {"m": logits}, {"m": has}, patterns)
+    said = Predictions(ids, groups, np.arange(n) % len(classes), {"m": logits}, {"m": has}, patterns)
     return Reference.gather(said, TEXTS * (n // 3), policy, "m", split="val")
 
 

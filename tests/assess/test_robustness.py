@@ -69,7 +69,7 @@ def test_an_attack_reads_as_serving_the_attacked_post_does(system, space):
     for remake in suite._REMADE["text"].values():
         changed, _, reached = posts._encoded("text", "leetspeak", 5, remake)
         assert reached.any()
-        said = suite.Opinions.gather(
+        said = suite.Predictions.gather(
             {"text": changed}, {"text": "text_expert"}, None, "text_expert"
         )  # the expert alone: no picture needed
         probabilities = calibrated(said, system.policy, "text_expert")[0]

@@ -17,7 +17,7 @@ def snapshot(folder):
 
 def read_everything(data):
     for split in data.packed:
-        assert len(data.opinions(split).ids) == len(data.texts(split)) == len(data.split(split))
+        assert len(data.predictions(split).ids) == len(data.texts(split)) == len(data.split(split))
     return (
         data.record, data.label, data.settled, data.in_sample, data.tuned_on, data.tested_on, data.expert_names,
         data.models, data.encoders, data.fusion_rows, data.fused, data.parameters(), data.policy(),

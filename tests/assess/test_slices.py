@@ -145,8 +145,8 @@ def asked(finished, **settings):
     split = finished.packed["test"]
     texts = finished.texts("test")
     policy = Policy.load(finished.space.policy)
-    clusters = dict.fromkeys(finished.opinions("test").groups, 1)
-    rows = EvaluatedRows(split, finished.opinions("test"), texts, finished.settled, finished.space.ocr, clusters)
+    clusters = dict.fromkeys(finished.predictions("test").groups, 1)
+    rows = EvaluatedRows(split, finished.predictions("test"), texts, finished.settled, finished.space.ocr, clusters)
     config = SlicesConfig(min_rows=10, **settings)
     return measure_parts(rows, policy, finished.models, config, resamples=50, seed=0).to_dict()
 

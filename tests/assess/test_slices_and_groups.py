@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bifocal.assess.predictions import Opinions
+from bifocal.assess.predictions import Predictions
 from bifocal.assess.slices import EvaluatedRows, check_slices, cut, measure_parts
 from bifocal.assess.terms import mentions, read_terms
 from bifocal.config import SlicesConfig, parse_config
@@ -45,7 +45,7 @@ def measured(place, labels, flagged, *, metas=None, targets=None, texts=None, la
     logits = {model: np.log(np.eye(len(kind.classes))[np.asarray(c)] * 0.7 + 0.1) for model, c in named.items()}
     ids = tuple(f"row{i}" for i in range(n))
     here = {model: np.ones(n, bool) for model in named} | (has or {})
-    said = Opinions(ids, ids, np.asarray(labels), logits, here, list(patterns or ["image+text"] * n))
+    said = Predictions(ids, ids, np.asarray(labels), logits, here, list(patterns or ["image+text"] * n))
     own = ModelPolicy(calibration=Temperature(temperature=1), threshold=0.5 if kind.binary else None)
     policy = Policy(
         run="r", label=label, classes=kind.classes, probability_key="prob", in_sample=False, approximate=True,

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import chi2_contingency, ks_2samp
 
 from bifocal.diagnose.drift import (
-    Column,
+    Property,
     bin_of,
     by_chance,
     compare,
@@ -24,10 +24,10 @@ def posts(n, seed, *, score=(2, 5), german=0.1, without_text=0.1, words=12.0):
     texts = rng.random(n) >= without_text
     languages = np.where(rng.random(n) < german, "de", np.where(rng.random(n) < 0.02, "fr", "en"))
     return {
-        "score": Column(rng.beta(*score, n), rows),
-        "presence pattern": Column(np.where(texts, "image+text", "image"), rows),
-        "language": Column(languages[texts], rows[texts]),
-        "text length": Column(rng.poisson(words, n)[texts] * 5, rows[texts]),
+        "score": Property(rng.beta(*score, n), rows),
+        "presence pattern": Property(np.where(texts, "image+text", "image"), rows),
+        "language": Property(languages[texts], rows[texts]),
+        "text length": Property(rng.poisson(words, n)[texts] * 5, rows[texts]),
     }
 
 
@@ -87,7 +87,7 @@ def test_a_language_never_seen_is_an_alarm_and_no_infinity():
 def test_many_languages_are_lumped_for_the_psi_and_tested_one_by_one():
     rng, rows = np.random.default_rng(0), np.arange(2000)
     names = np.array([f"l{i:02}" for i in range(40)])
-    sides = [Column(names[rng.integers(40, size=2000)], rows) for _ in range(2)]
+    sides = [Property(names[rng.integers(40, size=2000)], rows) for _ in range(2)]
     found = compare({"language": sides[0]}, {"language": sides[1]}, **RULE)["language"]
     assert len(found["bins"]) == 10 and found["bins"][-1]["value"] == "(other)" and found["state"] == "steady"
     assert sum(entry["new"] for entry in found["bins"]) == pytest.approx(1)
@@ -96,10 +96,10 @@ def test_many_languages_are_lumped_for_the_psi_and_tested_one_by_one():
 @pytest.mark.parametrize("value", [0.5, 0.0, 1.0])
 def test_scores_that_are_all_equal(value):
     rows = np.arange(300)
-    flat = {"score": Column(np.full(300, value), rows)}
+    flat = {"score": Property(np.full(300, value), rows)}
     assert states(flat, flat) == {"score": "steady"}
     for other in (0.3, 0.7):
-        assert states(flat, {"score": Column(np.full(300, other), rows)}) == {"score": "alarm"}
+        assert states(flat, {"score": Property(np.full(300, other), rows)}) == {"score": "alarm"}
 
 
 def test_copies_of_one_post_are_no_crowd():
@@ -109,7 +109,7 @@ def test_copies_of_one_post_are_no_crowd():
         few = posts(8, 2 * seed, without_text=0)
         for known in alarms:
             copies = np.repeat(np.arange(8), 50) if known else np.arange(400)
-            new = {name: Column(np.repeat(column.values, 50), copies) for name, column in few.items()}
+            new = {name: Property(np.repeat(column.values, 50), copies) for name, column in few.items()}
             alarms[known] += "alarm" in states(posts(1000, 2 * seed + 1, without_text=0), new).values()
     assert alarms[True] <= 2 and alarms[False] >= 50
 
@@ -155,7 +155,7 @@ def test_a_detectable_psi_is_detected_four_times_in_five():
     moved = next(q for q in grid if np.sum((q - base) * np.log(q / base)) >= wanted)
     sides = [
         {
-            name: Column(rng.choice(["de", "fr", "en"], n, p=shares), rows)
+            name: Property(rng.choice(["de", "fr", "en"], n, p=shares), rows)
             for name, shares in (("language", q), ("b", base), ("c", base), ("d", base))
         }
         for q in [base, moved] * 100

@@ -3,14 +3,14 @@ from time import perf_counter
 import numpy as np
 import pytest
 
-from bifocal.diagnose.robustness import Said, compare_decisions
+from bifocal.diagnose.robustness import Outcomes, compare_decisions
 from bifocal.errors import DataError
 from bifocal.evaluate.compare import paired_gain
 
 
 def said(p, threshold=0.5, review=None):
     p = np.asarray(p, dtype=float)
-    return Said(np.stack([1 - p, p], axis=1), (p >= threshold).astype(int), review)
+    return Outcomes(np.stack([1 - p, p], axis=1), (p >= threshold).astype(int), review)
 
 
 def made(n=400, seed=0):
@@ -82,7 +82,7 @@ def test_several_classes():
     p = np.full((300, 3), 0.1)
     p[np.arange(300), y] = 0.8
     q = np.roll(p, 1, axis=1)
-    found = compare_decisions(y, range(300), Said(p, p.argmax(1)), Said(q, q.argmax(1)), resamples=100)
+    found = compare_decisions(y, range(300), Outcomes(p, p.argmax(1)), Outcomes(q, q.argmax(1)), resamples=100)
     assert found["auroc"]["before"] == found["macro_f1"]["before"] == 1 and found["macro_f1"]["after"] == 0
     assert found["flips"]["value"] == 1 and "cleared" not in found["flips"]
     assert len(found["positives"]) == 3

@@ -14,7 +14,7 @@ def read(folder, content, name="posts.csv", **options):
     """The rows, and what was told of them."""
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     told = []
-    return [row for _, row in read_rows(Files(folder), name, told=told.append, **options)], told
+    return [row for _, row in read_rows(Files(folder), name, note=told.append, **options)], told
 
 
 def posts(n=60, d=","):

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from bifocal.models.columns import Cells, Form, as_date, described, written_number, yes_or_no
+from bifocal.models.columns import CellCounts, Form, as_date, described, written_number, yes_or_no
 
 CHANCE = random.Random(0)
 AMOUNTS = [CHANCE.uniform(1, 50_000) for _ in range(200)]
@@ -12,7 +12,7 @@ SWAPPED = str.maketrans(",.", ".,")
 
 
 def column(cells, **said):
-    counted = Cells()
+    counted = CellCounts()
     for cell in cells:
         counted.add(cell)
     return counted.settle(**said)

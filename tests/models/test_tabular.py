@@ -270,7 +270,7 @@ def test_a_few_odd_cells_do_not_cost_the_column():
     numbers, _ = found.transform([*prices()[:5], {"price": 4.5}, {"price": "4,5"}])
     assert np.isnan(numbers[3, 0]) and np.isfinite(np.delete(numbers, 3)).all()
     assert numbers[4, 0] == numbers[5, 0] == numbers[6, 0]
-    assert found.told() == [
+    assert found.notes() == [
         "column price: numbers; 3 of 200 cells are none, taken as missing; written with a decimal comma; signs: € 197"
     ]
 
@@ -315,7 +315,7 @@ def test_a_model_saved_before_columns_were_read_reads_as_it_did(tmp_path):
     old = {key: value for key, value in found.state().items() if key not in ("columns", "odd")}
     (tmp_path / "preprocessing.json").write_text(json.dumps(old), encoding="utf-8")
     again = TabularProcessor.from_pretrained(tmp_path)
-    assert again.state() == old and again.told() == []
+    assert again.state() == old and again.notes() == []
     for ours, theirs in zip(found.transform(rows()), again.transform(rows()), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(DataError, match="found '12,5'"):

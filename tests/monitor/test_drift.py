@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bifocal
-from bifocal.assess.predictions import Opinions
+from bifocal.assess.predictions import Predictions
 from bifocal.assess.reference import Reference
 from bifocal.config import parse_config
 from bifocal.decide.fitting import fit_policy
@@ -57,7 +57,7 @@ def make_run(folder, *, classes=2, n=1500, in_sample=False, labels=None):
     policy = fit_policy(TuningRows({"mm_fusion": {POOLED: (logits, truth)}}), settings).policy
     ids = tuple(map(str, range(n)))
     has = {"mm_fusion": np.ones(n, dtype=bool)}
-    said = Opinions(ids, ids, truth, {"mm_fusion": logits}, has, patterns)
+    said = Predictions(ids, ids, truth, {"mm_fusion": logits}, has, patterns)
     space = Workspace(folder, "hand")
     config = parse_config({"run": "hand", "source": {"kind": "synthetic"}})
     write_json(space.record, {"run": "hand", "config": config.model_dump(mode="json"), "steps": {"calibrate": {}}})

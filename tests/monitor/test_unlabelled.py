@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bifocal.monitor.unlabelled import Cells, Labelled, Unlabelled, estimate
+from bifocal.monitor.unlabelled import Labelled, ScoreBins, Unlabelled, estimate
 
 SETTINGS = {"alpha": 0.01, "resamples": 200}
 
@@ -21,7 +21,7 @@ def posts(n, share, seed, *, distance=2.0, noise=1.0, blunt=1.0):
 
 def estimated(val, new, **settings):
     labels, p = val
-    cells = Cells.fit(p, None, 2)
+    cells = ScoreBins.fit(p, None, 2)
     known = Labelled(labels, (p >= 0.5) == labels, sure(p), cells.of(p, None), np.arange(len(p)))
     q = new[1]
     hidden = Unlabelled(sure(q), cells.of(q, None), np.arange(len(q)))
@@ -123,7 +123,7 @@ def test_one_new_row_gives_wide_intervals_and_no_nan():
 
 def test_copies_widen_the_intervals():
     labels, p = posts(600, 0.3, 0)
-    cells = Cells.fit(p, None, 2)
+    cells = ScoreBins.fit(p, None, 2)
     known = Labelled(labels, (p >= 0.5) == labels, sure(p), cells.of(p, None), np.arange(600))
     q = np.repeat(p[:60], 10)
     widths = []
@@ -143,7 +143,7 @@ def classes_of_three(n, shares, seed):
 
 def test_several_classes_are_told_apart_by_what_was_predicted_and_how_surely():
     labels, top, predicted = classes_of_three(3000, [0.4, 0.4, 0.2], 0)
-    cells = Cells.fit(top, predicted, 3)
+    cells = ScoreBins.fit(top, predicted, 3)
     assert len(cells) == 9
     known = Labelled(labels, predicted == labels, top, cells.of(top, predicted), np.arange(3000))
     truth, sureness, said = classes_of_three(4000, [0.1, 0.3, 0.6], 1)

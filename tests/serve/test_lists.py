@@ -75,7 +75,7 @@ def test_of_several_lists_the_strictest_wins_then_the_nearest(tmp_path):
     actions = {"fine": "allow", "look": "review", "bad": "block", "worse": "block"}
     lists = KnownPictures.load([ListSettings(path=paths[n], action=a, distance=20) for n, a in actions.items()])
     assert lists.match(pdq, 100).entry == "worse" and len(lists) == 4
-    assert lists.match(pdq, 100).told() == "it is entry worse of the list worse, but for 4 of 256 bits"
+    assert lists.match(pdq, 100).description() == "it is entry worse of the list worse, but for 4 of 256 bits"
 
 
 def test_no_lists_know_nothing():

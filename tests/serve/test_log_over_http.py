@@ -1,4 +1,4 @@
-"""The log behind real services: odd values, poisoned lines, a locked database, rates of every door, two keys."""
+"""The log behind real services: odd values, poisoned lines, a locked database, rates of every endpoint, two keys."""
 
 import json
 import sqlite3

@@ -26,7 +26,7 @@ ECE = {"bins": 15, "kind": "equal width"}
 
 
 @dataclass(frozen=True)
-class Opinions:
+class Predictions:
     """What each model says of the rows of one split.
 
     Attributes
@@ -53,7 +53,7 @@ class Opinions:
     @classmethod
     def gather(
         cls, evidence: Mapping[str, Evidence], experts: Mapping[str, str], fusion: Fusion | None, fusion_name: str
-    ) -> Opinions:
+    ) -> Predictions:
         """From Evidence by modality; ``experts`` maps a modality to the name of its expert."""
         first = next(iter(evidence.values()))
         present = {name: e.present.numpy() for name, e in evidence.items()}
@@ -73,18 +73,20 @@ def blanked(evidence: Mapping[str, Evidence], keep: Sequence[str]) -> dict[str, 
     return {name: e if name in keep else e.without() for name, e in taken.items()}
 
 
-def pattern_opinions(
+def pattern_predictions(
     evidence: Mapping[str, Evidence], experts: Mapping[str, str], fusion: Fusion, fusion_name: str
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Pattern -> (logits, labels) of the fusion where only these parts are left."""
     result = {}
     for keep in patterns(evidence):
-        said = Opinions.gather(blanked(evidence, keep), experts, fusion, fusion_name)
+        said = Predictions.gather(blanked(evidence, keep), experts, fusion, fusion_name)
         result[pattern_of(keep)] = (said.logits[fusion_name], said.labels)
     return result
 
 
-def calibrated(said: Opinions, policy: Policy, model: str, *, adjusted: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def calibrated(
+    said: Predictions, policy: Policy, model: str, *, adjusted: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated probabilities ``[n, C]`` and predicted classes ``[n]``, each row by its presence pattern.
 
     Rows on which the model has no opinion are nan. Unless ``adjusted``, probabilities are those at the base rate of
@@ -102,14 +104,14 @@ def calibrated(said: Opinions, policy: Policy, model: str, *, adjusted: bool = T
     return probabilities, predictions
 
 
-def _by_pattern(said: Opinions) -> Iterator[tuple[str, np.ndarray]]:
+def _by_pattern(said: Predictions) -> Iterator[tuple[str, np.ndarray]]:
     """Each presence pattern, and whether a row bears it ``[n]``."""
     row_patterns = np.array(said.patterns)
     for pattern in set(said.patterns):
         yield pattern, row_patterns == pattern
 
 
-def actions(said: Opinions, policy: Policy, model: str) -> np.ndarray:
+def actions(said: Predictions, policy: Policy, model: str) -> np.ndarray:
     """What the policy does with each row ``[n]``: allow, review or block; of several classes review, or its name.
 
     Rows on which the model has no opinion are empty.
@@ -124,7 +126,7 @@ def actions(said: Opinions, policy: Policy, model: str) -> np.ndarray:
     return np.where(said.has[model], done, "")
 
 
-def measure_actions(said: Opinions, policy: Policy, model: str) -> dict[str, Any]:
+def measure_actions(said: Predictions, policy: Policy, model: str) -> dict[str, Any]:
     """What the policy does with a split, by class of the post; posts without a label under ``none``.
 
     Returns
@@ -143,7 +145,7 @@ def measure_actions(said: Opinions, policy: Policy, model: str) -> dict[str, Any
     }
 
 
-def _measure_sets(said: Opinions, policy: Policy, model: str, done: np.ndarray) -> dict[str, Any]:
+def _measure_sets(said: Predictions, policy: Policy, model: str, done: np.ndarray) -> dict[str, Any]:
     probabilities, _ = calibrated(said, policy, model)
     sets = np.ones_like(probabilities, dtype=bool)
     for pattern, rows in _by_pattern(said):
@@ -182,7 +184,7 @@ def confusion(labels: np.ndarray, predictions: np.ndarray) -> dict[str, int]:
 
 
 def measure_model(
-    said: Opinions, model: str, policy: Policy, label: Label, *, resamples: int, seed: int
+    said: Predictions, model: str, policy: Policy, label: Label, *, resamples: int, seed: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """One model on one split: uncalibrated at 0.5, calibrated at the policy's thresholds, and the confusion counts.
 
@@ -207,7 +209,7 @@ def measure_model(
     return result, change
 
 
-def measure_majority(said: Opinions, shares: np.ndarray, *, resamples: int, seed: int) -> dict[str, Any]:
+def measure_majority(said: Predictions, shares: np.ndarray, *, resamples: int, seed: int) -> dict[str, Any]:
     """The baseline that always names the commonest class of train, with train's class shares as probabilities."""
     probabilities = np.tile(shares, (len(said.ids), 1))
     predictions = np.full(len(said.ids), int(shares.argmax()))
@@ -215,7 +217,7 @@ def measure_majority(said: Opinions, shares: np.ndarray, *, resamples: int, seed
 
 
 def measure_models(
-    said: Mapping[str, Opinions],
+    said: Mapping[str, Predictions],
     policy: Policy,
     label: Label,
     parameters: Mapping[str, Any],
@@ -225,7 +227,7 @@ def measure_models(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Every model, and the majority baseline, on every split (``said``: split -> `Opinions`).
+    """Every model, and the majority baseline, on every split (``said``: split -> `Predictions`).
 
     What calibration did to NLL and Brier (``calibration``) is told of the split ``tested_on``.
     """
@@ -270,8 +272,8 @@ def headline(labels: np.ndarray, probabilities: np.ndarray, label: Label) -> flo
 
 
 def gain_over_best(
-    tuned: Opinions,
-    tested: Opinions,
+    tuned: Predictions,
+    tested: Predictions,
     policy: Policy,
     label: Label,
     *,
@@ -286,7 +288,7 @@ def gain_over_best(
     """
     experts = [model for model in tuned.logits if model != fusion]
 
-    def probabilities(said: Opinions, model: str) -> np.ndarray:
+    def probabilities(said: Predictions, model: str) -> np.ndarray:
         return np.where(said.has[model][:, None], calibrated(said, policy, model, adjusted=False)[0], shares)
 
     scores = {model: headline(tuned.labels, probabilities(tuned, model), label) for model in experts}
@@ -304,7 +306,7 @@ def gain_over_best(
 
 
 def draw_curves(
-    tested: Opinions, tuned: Opinions, policy: Policy, models: Sequence[str], *, tuned_on: str
+    tested: Predictions, tuned: Predictions, policy: Policy, models: Sequence[str], *, tuned_on: str
 ) -> dict[str, Any]:
     """What ``curves_<run>.json`` holds.
 
@@ -341,7 +343,7 @@ def draw_curves(
     return {"models": drawn, "explorer": _explorer(tuned, policy, models[-1], tuned_on)}
 
 
-def _explorer(said: Opinions, policy: Policy, model: str, split: str) -> dict[str, Any] | None:
+def _explorer(said: Predictions, policy: Policy, model: str, split: str) -> dict[str, Any] | None:
     rows = np.flatnonzero(said.has[model] & (said.labels != UNLABELLED))
     if len(policy.classes) > 2 or not len(rows):
         return None
@@ -365,7 +367,7 @@ def column(model: str) -> str:
 
 
 def write_error_table(
-    path: Path, said: Opinions, texts: Sequence[str], policy: Policy, label: Label, split: str, models: Sequence[str]
+    path: Path, said: Predictions, texts: Sequence[str], policy: Policy, label: Label, split: str, models: Sequence[str]
 ) -> None:
     """``errors_<run>.csv`` of one split; a model without an opinion on a row leaves its cells empty."""
     write_errors(
@@ -381,7 +383,7 @@ def write_error_table(
     )
 
 
-def example_row(said: Opinions, policy: Policy, model: str) -> int:
+def example_row(said: Predictions, policy: Policy, model: str) -> int:
     """A row worth showing: the first that the model flags rightly, else the first of all."""
     _, predictions = calibrated(said, policy, model)
     right = np.flatnonzero((predictions == said.labels) & (said.labels == 1))

@@ -12,11 +12,11 @@ from pydantic import ValidationError, model_validator
 
 from ..config import Strict, explain
 from ..decide.policy import Policy
-from ..diagnose.drift import Column
+from ..diagnose.drift import Property
 from ..errors import RunError
 from ..modalities.text import NO_LANGUAGE, without_tags
 from ..workspace import read_json, write_json
-from .predictions import Opinions, calibrated
+from .predictions import Predictions, calibrated
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,17 +58,19 @@ class Decided:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def properties(self, modalities: Sequence[str], classes: Sequence[int | str], *, binary: bool) -> dict[str, Column]:
+    def properties(
+        self, modalities: Sequence[str], classes: Sequence[int | str], *, binary: bool
+    ) -> dict[str, Property]:
         """What is compared, by name: of one modality there are no patterns, without text no languages and lengths."""
-        found = {"score": Column(self.scores, self.copies)}
+        found = {"score": Property(self.scores, self.copies)}
         if not binary:
-            found["predicted class"] = Column(np.array(list(map(str, classes)))[self.predicted], self.copies)
+            found["predicted class"] = Property(np.array(list(map(str, classes)))[self.predicted], self.copies)
         if len(modalities) > 1:
-            found["presence pattern"] = Column(self.patterns, self.copies)
+            found["presence pattern"] = Property(self.patterns, self.copies)
         if "text" in modalities:
             read = self.lengths >= 0
-            found["language"] = Column(self.languages[read], self.copies[read])
-            found["text length"] = Column(self.lengths[read], self.copies[read])
+            found["language"] = Property(self.languages[read], self.copies[read])
+            found["text length"] = Property(self.lengths[read], self.copies[read])
         return found
 
     def confidence(self, *, binary: bool) -> NDArray[np.float64]:
@@ -131,7 +133,7 @@ class Reference(Strict):
 
     @classmethod
     def gather(
-        cls, said: Opinions, texts: Sequence[str], policy: Policy, model: str, *, split: str, seed: int = 0
+        cls, said: Predictions, texts: Sequence[str], policy: Policy, model: str, *, split: str, seed: int = 0
     ) -> Self:
         """Of a split's opinions; ``texts``: as composed, empty where a row has none."""
         whole = np.flatnonzero(said.has[model])

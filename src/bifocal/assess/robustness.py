@@ -19,15 +19,15 @@ from ..data.ocr import PICTURE
 from ..data.shards import Split, open_split
 from ..diagnose.ablation import permuted
 from ..diagnose.bench import FEW
-from ..diagnose.robustness import Said, compare_decisions
+from ..diagnose.robustness import Outcomes, compare_decisions
 from ..errors import ConfigError, nearest
 from ..fit.evidence import Evidence, features_of
 from ..modalities.image import worded
 from ..system.system import System
 from ..system.torch_engine import torch_engine
-from ..workspace import Record, Workspace, fingerprint, read_json, read_jsonl, write_json
+from ..workspace import RunRecord, Workspace, fingerprint, read_json, read_jsonl, write_json
 from .functional import functional_suite
-from .predictions import Opinions, actions, calibrated
+from .predictions import Predictions, actions, calibrated
 
 if TYPE_CHECKING:
     from ..contracts import Modality
@@ -89,7 +89,7 @@ def robustness(
             found["functional"] = before["functional"]
             found["findings"] = list(dict.fromkeys(before["findings"] + found["findings"]))
         write_json(space.robustness, {**found, "functional": suite or found["functional"]})
-        Record(space.record).rewritten("robustness", space.robustness)
+        RunRecord(space.record).rewritten("robustness", space.robustness)
     return space.robustness
 
 
@@ -170,7 +170,7 @@ class _Posts:
     system: System
     split: Split
     evidence: Mapping[str, Evidence]
-    before: Said
+    before: Outcomes
     boxes: Mapping[str, Any]
     """Id -> boxes of the words on its picture, where they were read."""
 
@@ -192,7 +192,7 @@ class _Posts:
         ids = set(split.ids)
         read = (row for row in read_jsonl(space.ocr) if row["id"] in ids) if space.ocr.is_file() else ()
         boxes = {row["id"]: row["boxes"] for row in read}
-        return cls(system, split, evidence, _said(system, evidence), boxes)
+        return cls(system, split, evidence, _outcomes(system, evidence), boxes)
 
     def attack(self, name: str, kind: str, severity: int) -> Iterator[dict[str, Any]]:
         """Figures of one attack; twice where the part has a normaliser, with it and without."""
@@ -242,7 +242,7 @@ class _Posts:
         altered: Any,
         reached: Any,
     ) -> dict[str, Any]:
-        after = _said(self.system, {**self.evidence, name: changed})
+        after = _outcomes(self.system, {**self.evidence, name: changed})
         there = max(int(self.evidence[name].present.sum()), 1)
         config = self.system.config
         return {
@@ -280,14 +280,14 @@ class _Posts:
         return found + ([f"up to {left} posts have nothing left to decide on, and are left out"] if left else [])
 
 
-def _said(system: System, evidence: Mapping[str, Evidence]) -> Said:
+def _outcomes(system: System, evidence: Mapping[str, Evidence]) -> Outcomes:
     """What the policy decides on these rows."""
     experts = {name: modality.expert_name for name, modality in system.modalities.items()}
-    said = Opinions.gather(evidence, experts, torch_engine(system.engine).fusion, system.main)
+    said = Predictions.gather(evidence, experts, torch_engine(system.engine).fusion, system.main)
     probabilities, predictions = calibrated(said, system.policy, system.main)
     if system.policy.review is None:
-        return Said(probabilities, predictions)
-    return Said(probabilities, predictions, actions(said, system.policy, system.main) == "review")
+        return Outcomes(probabilities, predictions)
+    return Outcomes(probabilities, predictions, actions(said, system.policy, system.main) == "review")
 
 
 def _as_it_is(posts: _Posts, i: int, value: Any) -> Any:

@@ -25,7 +25,7 @@ from ..sources import build_source, taxonomy_of
 from ..system.preparer import build_modalities
 from ..system.system import load_policy
 from ..workspace import Workspace, read_json
-from .predictions import Opinions
+from .predictions import Predictions
 from .reference import text_facts
 
 if TYPE_CHECKING:
@@ -193,9 +193,9 @@ class RunData:
         parts = zip(packed.values(TEXT), packed.present[TEXT], strict=True)
         return [text if there else "" for text, there in parts]
 
-    def opinions(self, split: str) -> Opinions:
+    def predictions(self, split: str) -> Predictions:
         """What each model says of a split."""
-        said = Opinions.gather(self.evidence_of(split), self.expert_names, self.fused, MODEL)
+        said = Predictions.gather(self.evidence_of(split), self.expert_names, self.fused, MODEL)
         return replace(said, languages=[text_facts(text)[0] for text in self.texts(split)])
 
     def policy(self) -> Policy:

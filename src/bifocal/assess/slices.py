@@ -19,7 +19,7 @@ from ..evaluate.slices import SliceSettings, measure_gaps, measure_slices
 from ..example import UNLABELLED, Label, Taxonomy
 from ..modalities.text import without_tags
 from ..workspace import read_jsonl
-from .predictions import Opinions, calibrated
+from .predictions import Predictions, calibrated
 from .terms import mentions, read_terms
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class EvaluatedRows:
     """
 
     split: Split
-    said: Opinions
+    said: Predictions
     texts: Sequence[str]
     taxonomy: Taxonomy
     ocr: Path
@@ -259,7 +259,7 @@ def _confidences(ids: Sequence[str], ocr: Path) -> list[Any]:
     return [told.get(read[i], read[i]) if i in read else "not read" for i in ids]
 
 
-def _agreement(said: Opinions, policy: Policy, models: Sequence[str]) -> list[str]:
+def _agreement(said: Predictions, policy: Policy, models: Sequence[str]) -> list[str]:
     """Whether all models with an opinion predict the same of a row."""
     predictions = np.stack([calibrated(said, policy, model)[1] for model in models])
     has = np.stack([said.has[model] for model in models])

@@ -99,7 +99,7 @@ def score(
     Exit status 2 where nothing, or less than 95%, could be decided; the output is whole all the same.
     """
     from .. import load
-    from ..system.score import Scorer, refuse_undecided, score_file
+    from ..system.score import Decider, refuse_undecided, score_file
     from .console import ConsoleReporter, print_counts
 
     if len(places) != (2 if server is None else 1):
@@ -107,7 +107,7 @@ def score(
         raise ConfigError(f"found {len(places)} places ({', '.join(map(str, places))}): the forms are {asked}")
     *run_folder, rows = places
     with ConsoleReporter(as_json or quiet) as reporter, ExitStack() as open_ones:
-        system: Scorer
+        system: Decider
         if server is None:
             system = load(run_folder[0], strict_parity=strict_parity, allow_plugins=allow_plugin or ())
         else:

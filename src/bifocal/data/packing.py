@@ -15,7 +15,7 @@ from ..errors import DataError, ShardError, extras_named
 from ..example import SPLITS, Example, Taxonomy
 from ..workspace import atomic, file_sha256, write_json
 from .manifest import in_order
-from .shards import INDEX, RECORD, Index, Record, ShardEntry, key_of, taxonomy_key
+from .shards import INDEX, RECORD, Index, SampleRecord, ShardEntry, key_of, taxonomy_key
 
 
 def pack(
@@ -104,7 +104,7 @@ def _sample(
             sample[modality.suffix] = modality.pack(modality.read(source.open(raw) if modality.by_reference else raw))
         except DataError as error:
             raise DataError(f"example {example.id!r}, {name}: {error}; run the step `manifest` again") from error
-    record = Record(id=example.id, labels=example.labels, group=example.group, present=present, meta=example.meta)
+    record = SampleRecord(id=example.id, labels=example.labels, group=example.group, present=present, meta=example.meta)
     sample[RECORD] = json.dumps(record.model_dump()).encode()
     return sample
 

@@ -33,7 +33,7 @@ LONGEST_KEY = 80
 AGAIN = "run the step `shards` again (`bifocal run CONFIG --from shards`)"
 
 
-class Record(BaseModel):
+class SampleRecord(BaseModel):
     """The ``<key>.json`` of a sample."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -115,7 +115,7 @@ class Split:
             self.read_classes[key] = tuple(found)
         return list(self.read_classes[key])
 
-    def record(self, row: int) -> Record:
+    def record(self, row: int) -> SampleRecord:
         """What is packed of a row besides its parts."""
         return _parse(self.read(row, RECORD), f"{self.ids[row]!r}")
 
@@ -252,7 +252,7 @@ def _index(folder: Path) -> Index:
 
 def _samples(
     path: Path, entry: ShardEntry, suffixes: Sequence[str]
-) -> Iterator[tuple[str, Record, dict[str, tuple[int, int]]]]:
+) -> Iterator[tuple[str, SampleRecord, dict[str, tuple[int, int]]]]:
     """Key, record and places (suffix -> offset, size) of each sample of a shard that matches its index."""
     if (found := file_sha256(path)) != entry.sha256:
         raise ShardError(
@@ -288,9 +288,9 @@ def _scan(path: Path, suffixes: Sequence[str]) -> dict[str, dict[str, tuple[int,
     return samples
 
 
-def _parse(blob: bytes, where: str) -> Record:
+def _parse(blob: bytes, where: str) -> SampleRecord:
     try:
-        return Record.model_validate(json.loads(blob))
+        return SampleRecord.model_validate(json.loads(blob))
     except ValueError as error:  # not JSON, not UTF-8, or not the fields of a record
         raise ShardError(f"{where} is not the record of a sample ({type(error).__name__}); {AGAIN}") from None
 

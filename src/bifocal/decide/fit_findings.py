@@ -9,7 +9,7 @@ from ..errors import DataError
 from .calibrators import LEAST_ROWS, Calibrated
 from .conformal import least_rows
 from .policy import Band, PatternPolicy
-from .thresholds import Chosen, described
+from .thresholds import ChosenThreshold, described
 
 NEARLY_ALL = 0.95
 """From this share of posts on a threshold is said to flag nearly everything."""
@@ -60,7 +60,9 @@ def unpromised_band(what: str, band: Band | None, review: ReviewConfig) -> list[
     return found
 
 
-def threshold_findings(what: str, chosen: Chosen | None, rule: ThresholdConfig, *, decides: bool = False) -> list[str]:
+def threshold_findings(
+    what: str, chosen: ChosenThreshold | None, rule: ThresholdConfig, *, decides: bool = False
+) -> list[str]:
     """Findings of one threshold. Raises `DataError` where the model that decides cannot keep to the bound."""
     if chosen is None:
         return []

@@ -13,7 +13,7 @@ from .calibrators import Calibration, few_rows, fit_calibration
 from .conformal import alarm_threshold, risk_threshold
 from .fit_findings import compared, threshold_findings, uncalibrated, unpromised, unpromised_band
 from .policy import POOLED, Band, Expected, ModelPolicy, PatternPolicy, Policy, at_base_rate, now, row_weights
-from .thresholds import Chosen, best_f1_threshold, choose_threshold, class_thresholds, expected_figures
+from .thresholds import ChosenThreshold, best_f1_threshold, choose_threshold, class_thresholds, expected_figures
 from .tuning import PolicySettings, TuningRows
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _few(said: Rows, settings: PolicySettings) -> dict[str, int]:
 
 def _fit(
     said: Rows, calibration: Calibration, settings: PolicySettings
-) -> tuple[PatternPolicy, float | None, Chosen | None]:
+) -> tuple[PatternPolicy, float | None, ChosenThreshold | None]:
     """The fit by the rule, the threshold with the best F1, and what was chosen, where there was a choice."""
     base_rate, rule, review = settings.base_rate, settings.rule, settings.review
     logits, labels = said

@@ -121,7 +121,7 @@ def described(rule: ThresholdConfig) -> str:
     return "the best F1" if rule.by == "f1" else f"the best F at beta {rule.beta:g}"
 
 
-class Chosen(NamedTuple):
+class ChosenThreshold(NamedTuple):
     """A threshold, and what it does on the rows it was chosen on."""
 
     threshold: float
@@ -180,7 +180,7 @@ def _macro_f1(y: NDArray[np.int64], p: Floats, lines: Floats, w: Floats) -> floa
 
 def choose_threshold(
     labels: ArrayLike, probabilities: ArrayLike, rule: ThresholdConfig, weights: ArrayLike | None = None
-) -> Chosen:
+) -> ChosenThreshold:
     """The threshold that a rule asks for.
 
     A bounded rule takes the lowest threshold that keeps to the bound (``recall``: the highest), so that precision is
@@ -225,7 +225,9 @@ def choose_threshold(
             nearest = float(_kept(counts, rule)[at])
             met = nearest >= rule.bound if rule.by in LEAST else nearest <= rule.bound
     flags = p >= threshold
-    return Chosen(threshold, met, {**_at(threshold, y, flags, w), "flagged": float(w[flags].sum() / w.sum())}, nearest)
+    return ChosenThreshold(
+        threshold, met, {**_at(threshold, y, flags, w), "flagged": float(w[flags].sum() / w.sum())}, nearest
+    )
 
 
 def expected_figures(
@@ -263,7 +265,7 @@ def expected_figures(
     Returns
     -------
     dict of Interval
-        By figure, as in `Chosen`; the value is the mean. Halves that lack a class are left out.
+        By figure, as in `ChosenThreshold`; the value is the mean. Halves that lack a class are left out.
     """
     y, p = _binary(labels, probabilities)
     w = _counted(weights, y)

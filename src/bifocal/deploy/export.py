@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__, plugins
-from ..assess.predictions import Opinions, actions, calibrated
+from ..assess.predictions import Predictions, actions, calibrated
 from ..assess.run_data import RunData
 from ..contracts import Reporter
 from ..decide.calibrators import fit_calibration
@@ -107,14 +107,14 @@ def export(
                 f"({report['flips']['rate']:.2%}, at most {MAX_FLIPS:.1%} are allowed): take another engine, or say "
                 "--accept; a run that an earlier version calibrated wants `bifocal evaluate CONFIG` first"
             )
-        spread = calibrated(run.opinions(run.tested_on), before, made.main)[0][:, -1].tolist()
+        spread = calibrated(run.predictions(run.tested_on), before, made.main)[0][:, -1].tolist()
         report["probe"] = keep_probe(part, run.packed[run.tested_on], spread, made, policy)
         policy.save(part / POLICY)
         _carry(folder, part, policy, reporter)
         write_json(part / CARD, card)
         shutil.copy(run.space.reference, part / REFERENCE)
         write_json(part / PARITY, report)
-        (part / "parity.md").write_text(told(report), encoding="utf-8")
+        (part / "parity.md").write_text(parity_markdown(report), encoding="utf-8")
     return {**report, "bundle": str(folder)}
 
 
@@ -342,7 +342,7 @@ def _said(
 
 def _recalibrated(run: RunData, policy: Policy, engine: Engine, progress: Any) -> Policy:
     """The policy with every calibration fitted anew to what the engine says."""
-    split, reference = run.packed[run.tuned_on], run.opinions(run.tuned_on)
+    split, reference = run.packed[run.tuned_on], run.predictions(run.tuned_on)
     models, blanked, _ = _said(engine, split, list(run.modalities), progress)
     blanked[pattern_of(run.modalities)] = models[engine.main]
     fitted = {}
@@ -362,7 +362,7 @@ def _recalibrated(run: RunData, policy: Policy, engine: Engine, progress: Any) -
 
 def parity(run: RunData, before: Policy, engine: Engine, policy: Policy, progress: Any) -> dict[str, Any]:
     """A run and an engine on the same posts, each with its policy; what `export` reports but for the probe."""
-    split, ours = run.packed[run.tested_on], run.opinions(run.tested_on)
+    split, ours = run.packed[run.tested_on], run.predictions(run.tested_on)
     logits, _, seconds = _said(engine, split, list(run.modalities), progress)
     original = TorchEngine(run.encoders, run.expert_names, run.fused)
     rows = split.take(range(min(AT_ONCE, len(split))))
@@ -387,7 +387,7 @@ def parity(run: RunData, before: Policy, engine: Engine, policy: Policy, progres
 
 
 def _compared(
-    rows: np.ndarray, p: np.ndarray, q: np.ndarray, done: np.ndarray, redone: np.ndarray, ours: Opinions
+    rows: np.ndarray, p: np.ndarray, q: np.ndarray, done: np.ndarray, redone: np.ndarray, ours: Predictions
 ) -> dict[str, Any]:
     from scipy.stats import binomtest
 
@@ -410,7 +410,7 @@ def _compared(
     }
 
 
-def told(report: Mapping[str, Any]) -> str:
+def parity_markdown(report: Mapping[str, Any]) -> str:
     """The report as Markdown."""
     lines = [
         f"# {report['engine']} beside the run {report['run']}",

@@ -20,10 +20,10 @@ from ..errors import BifocalError, RunError, nearest
 from ..modalities.text import without_tags
 from ..system.bundle import CARD, bundle_of, change_policy, is_bundle, policy_of, run_or_bundle
 from ..system.system import load_policy
-from ..workspace import Record, Workspace, read_json
+from ..workspace import RunRecord, Workspace, read_json
 
 if TYPE_CHECKING:
-    from ..assess.predictions import Opinions
+    from ..assess.predictions import Predictions
     from ..data.shards import Split
 
 EXAMPLES = 10
@@ -87,7 +87,7 @@ def set_threshold(
 
 def _change_run(space: Workspace, change: Callable[[Policy], Policy]) -> Policy:
     with space.lock():
-        record = Record(space.record)
+        record = RunRecord(space.record)
         if "calibrate" not in record.steps():
             raise RunError(f"the run in {space.folder} has no policy yet: let `bifocal run CONFIG` end")
         before = load_policy(space, recorded_config(record.content["config"], where=str(space.record)))
@@ -163,7 +163,7 @@ def compare(a: str | Path, b: str | Path, *, on: str = "test", allow_plugins: Co
         raise RunError(f"{space.folder} has no shards, whose posts are decided on: let the step `shards` run again")
     if on not in space.packed_splits():
         raise RunError(f"the run in {space.folder} has no split {on!r}; {nearest(on, space.packed_splits())}")
-    said, model = run.opinions(on), run.models[-1]
+    said, model = run.predictions(on), run.models[-1]
     settings = _differences(one.model_dump(mode="json"), two.model_dump(mode="json"))
     return {
         "a": one.version,
@@ -211,7 +211,7 @@ def _differences(one: Any, two: Any, name: str = "") -> dict[str, list[Any]]:
     return {} if one == two else {name: [one, two]}
 
 
-def _moves(said: Opinions, one: Policy, two: Policy, model: str, split: Split) -> dict[str, Any]:
+def _moves(said: Predictions, one: Policy, two: Policy, model: str, split: Split) -> dict[str, Any]:
     rows = np.flatnonzero(said.has[model])
     (p, labels), (q, new_labels) = ([part[rows] for part in calibrated(said, policy, model)] for policy in (one, two))
     done, new_done = (actions(said, policy, model)[rows] for policy in (one, two))

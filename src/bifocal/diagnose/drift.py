@@ -24,7 +24,7 @@ POWER = 0.8
 REST = "(other)"
 
 
-class Column(NamedTuple):
+class Property(NamedTuple):
     """One property of some posts."""
 
     values: NDArray[Any]
@@ -34,7 +34,7 @@ class Column(NamedTuple):
 
 
 def compare(
-    reference: Mapping[str, Column], new: Mapping[str, Column], *, psi: float, alpha: float, seed: int = 0
+    reference: Mapping[str, Property], new: Mapping[str, Property], *, psi: float, alpha: float, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
     """Each property of new posts against the reference: how far it has moved, whether by chance, and what to call it.
 
@@ -48,7 +48,7 @@ def compare(
 
     Parameters
     ----------
-    reference, new : name -> Column
+    reference, new : name -> Property
         The same names.
     psi : float
         Movement beyond chance from which on a significant one is an alarm.
@@ -121,7 +121,7 @@ def bin_of(values: ArrayLike, edges: Floats) -> NDArray[np.int64]:
     return np.searchsorted(edges, np.asarray(values, dtype=np.float64), side="left")
 
 
-def _compared(reference: Column, new: Column, seed: int) -> dict[str, Any]:
+def _compared(reference: Property, new: Property, seed: int) -> dict[str, Any]:
     n, m = len(reference.values), len(new.values)
     found: dict[str, Any] = {"state": "not compared", "n": n, "new": m}
     found |= dict.fromkeys(("psi", "psi_by_chance", "psi_beyond_chance", "test", "statistic", "p", "p_holm"))

@@ -25,7 +25,7 @@ FEW = 10
 
 
 @dataclass(frozen=True)
-class Said:
+class Outcomes:
     """What a model decides on the rows of a split.
 
     Attributes
@@ -42,16 +42,16 @@ class Said:
     predictions: NDArray[np.int64]
     review: NDArray[np.bool_] | None = None
 
-    def take(self, rows: NDArray[np.bool_]) -> Said:
+    def take(self, rows: NDArray[np.bool_]) -> Outcomes:
         review = None if self.review is None else self.review[rows]
-        return Said(self.probabilities[rows], self.predictions[rows], review)
+        return Outcomes(self.probabilities[rows], self.predictions[rows], review)
 
 
 def compare_decisions(
     labels: Sequence[int] | NDArray[np.int64],
     groups: Sequence[Any],
-    before: Said,
-    after: Said,
+    before: Outcomes,
+    after: Outcomes,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -66,7 +66,7 @@ def compare_decisions(
     labels : [n]
         Class indices; rows with `UNLABELLED` count for flips and review alone.
     groups : [n]
-    before, after : Said
+    before, after : Outcomes
 
     Returns
     -------
@@ -105,7 +105,7 @@ def compare_decisions(
 
 
 def _figures(
-    y: NDArray[np.int64], groups: Sequence[Any], sides: tuple[Said, Said], resamples: int, seed: int
+    y: NDArray[np.int64], groups: Sequence[Any], sides: tuple[Outcomes, Outcomes], resamples: int, seed: int
 ) -> dict[str, Floats]:
     """Each figure of both sides ``[2, 1 + resamples]``, first that of the rows as they are; ``flips`` has one row."""
     known = y != UNLABELLED
@@ -145,7 +145,7 @@ def _share(figures: Floats, happened: NDArray[np.bool_]) -> dict[str, float | No
     return found
 
 
-def _ways(sides: tuple[Said, Said]) -> dict[str, int]:
+def _ways(sides: tuple[Outcomes, Outcomes]) -> dict[str, int]:
     """Of two classes, the decisions turned over each way."""
     was, became = (said.predictions for said in sides)
     if sides[0].probabilities.shape[1] != 2:

@@ -16,7 +16,7 @@ from ..workspace import atomic
 if TYPE_CHECKING:
     from ..example import Label
 
-    Said = tuple[np.ndarray, np.ndarray]
+    ProbabilitiesAndClasses = tuple[np.ndarray, np.ndarray]
 
 BEFORE = ("index", "id", "split", "text")
 AFTER = ("error_type", "all_agree", "fusion_only_right")
@@ -31,7 +31,7 @@ def write_errors(
     labels: Sequence[int] | np.ndarray,
     label_name: str,
     label: Label,
-    models: Mapping[str, Said],
+    models: Mapping[str, ProbabilitiesAndClasses],
     fused: str,
     raw: bool = False,
 ) -> None:
@@ -86,7 +86,9 @@ def write_errors(
             rows.writerow(map(cell, [i, ids[i], splits[i], text, *verdicts]))
 
 
-def _verdicts(i: int, truth: int, label: Label, models: Mapping[str, Said], fused: str) -> Iterator[Any]:
+def _verdicts(
+    i: int, truth: int, label: Label, models: Mapping[str, ProbabilitiesAndClasses], fused: str
+) -> Iterator[Any]:
     """The cells of one row from the truth on."""
     opinions: dict[str, int] = {}
     yield label.classes[truth]

@@ -48,7 +48,7 @@ def read_delimited(
     encoding: str,
     quotes: Quotes,
     default: str,
-    told: Callable[[str], None] | None,
+    note: Callable[[str], None] | None,
 ) -> Iterator[Read]:
     """Every row of a file of delimited text as ``(where, row)``; one that cannot be read as ``(where, Rejected)``.
 
@@ -59,10 +59,10 @@ def read_delimited(
     quotes : str
         ``auto`` reads a quote that opens a cell and is not closed before other rows follow as a plain character, and
         quotes behind backslashes where the file has them. A row that ends within a cell of the one before it is a row.
-    told : callable, optional
+    note : callable, optional
         Is told, at the end, what was taken for what.
     """
-    return _Delimited(files, name, encoding, quotes).rows(delimiter, default, told)
+    return _Delimited(files, name, encoding, quotes).rows(delimiter, default, note)
 
 
 class _Delimited:
@@ -77,7 +77,7 @@ class _Delimited:
 
     # ------------------------------------------------------------------ rows
 
-    def rows(self, asked: str | None, default: str, told: Callable[[str], None] | None) -> Iterator[Read]:
+    def rows(self, asked: str | None, default: str, note: Callable[[str], None] | None) -> Iterator[Read]:
         csv.field_size_limit(2 * MAX_LINE)  # of the whole process; cells are measured here
         with self.files.opened(self.name) as file:
             self.lines = self._numbered(decoded(file, self.name, self.encoding, ""))
@@ -85,9 +85,9 @@ class _Delimited:
             while line := self._next():
                 if line[1].strip("\r\n"):
                     yield from self._record(line)
-        if told:
+        if note:
             for text in self._notes():
-                told(text)
+                note(text)
 
     def _numbered(self, text: Any) -> Iterator[Line]:
         number = 0

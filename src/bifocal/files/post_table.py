@@ -71,7 +71,7 @@ class Posts:
             for role in ("id", "text", "image")
         }
         self.brought: set[str] = set()
-        self.told: dict[str, None] = {}
+        self.notes: dict[str, None] = {}
         self._seen: dict[str, None] = {}
         self._read: set[str] = set()
 
@@ -102,7 +102,7 @@ class Posts:
         home = next((member for member in self._members if _is_below(path, member)), None)
         source = home or (self._members[0] if len(self._members) == 1 else {})
         places = _places(path, home, source, self.images)
-        for number, row in enumerate(_rows(path, source, home is not None, self.told.setdefault)):
+        for number, row in enumerate(_rows(path, source, home is not None, self.notes.setdefault)):
             if isinstance(row, DataError):
                 yield str(number), row
                 continue
@@ -219,7 +219,7 @@ def _rows(
         encoding = _encoding(files, path.name, source, is_own)
         delimiter = _delimiter(files, path.name, source, encoding)
         quotes: Any = _text(source, "quotes") or "auto"
-        for where, row in read_rows(files, path.name, delimiter=delimiter, encoding=encoding, quotes=quotes, told=told):
+        for where, row in read_rows(files, path.name, delimiter=delimiter, encoding=encoding, quotes=quotes, note=told):
             yield DataError(f"{where}: {row.reason}") if isinstance(row, Rejected) else row
     except DataError as error:  # which may advise an option that only a source has
         text, _, option = str(error).partition(": set the option ")

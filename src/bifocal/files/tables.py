@@ -39,7 +39,7 @@ def read_rows(
     delimiter: str | None = None,
     encoding: str = "utf-8",
     quotes: Quotes = "auto",
-    told: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Iterator[Read]:
     """Every row of a table file as ``(where, row)``; one that cannot be read comes as ``(where, Rejected)``.
 
@@ -56,7 +56,7 @@ def read_rows(
         Of all but Parquet. A byte order mark is dropped. Bytes that are not of it cost their row.
     quotes : str
         Of CSV: ``auto``, ``standard``, ``none`` or ``backslash``, as `delimited.read_delimited` says.
-    told : callable, optional
+    note : callable, optional
         Is told, after the last row, what of CSV had to be guessed.
 
     Raises
@@ -83,7 +83,7 @@ def read_rows(
             encoding=encoding,
             quotes=quotes,
             default=DELIMITERS[suffix],
-            told=told,
+            note=note,
         )
     return _lines(files, name, encoding)
 
@@ -128,7 +128,7 @@ class DelimitedTables(EncodedTables):
 
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     quotes: Quotes = "auto"
-    _told: dict[str, None] = PrivateAttr(default_factory=dict)
+    _notes: dict[str, None] = PrivateAttr(default_factory=dict)
 
     @field_validator("delimiter", mode="before")
     @classmethod
@@ -150,12 +150,12 @@ class DelimitedTables(EncodedTables):
             delimiter=self.delimiter or delimiter,
             encoding=self.encoding,
             quotes=self.quotes,
-            told=lambda text: self._told.setdefault(text),
+            note=lambda text: self._notes.setdefault(text),
         )
 
     def notes(self) -> list[str]:
         """What of the files read so far had to be guessed."""
-        return list(self._told)
+        return list(self._notes)
 
 
 def _lines(files: Files, name: str, encoding: str) -> Iterator[Read]:

@@ -34,7 +34,7 @@ CHANGES = ("nll", "brier")
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
+class PipelineComparison:
     """The models of one experiment.
 
     Attributes
@@ -68,7 +68,7 @@ class Contest:
         return self.fused.fusion
 
 
-def contend(
+def fit_pipelines(
     evidence: Splits,
     config: FusionConfig,
     strategies: Sequence[str],
@@ -80,7 +80,7 @@ def contend(
     seconds: Mapping[str, float],
     seed: int,
     progress: Callable[[int, int | None], None] | None = None,
-) -> Contest:
+) -> PipelineComparison:
     """Fit a head per modality, every strategy, and the control of the best one; see `bifocal.lab.study.experiment`."""
     fit: dict[str, Any] = {"seed": seed, "experts": experts}
     modalities = list(evidence["train"])
@@ -100,10 +100,10 @@ def contend(
     kept = over.reads[0]
     settings = for_strategy(config, fused.name)
     control = fit_trial(f"{fused.name}, {kept} only", "control", settings, evidence, keep=kept, **fit)
-    return Contest(evidence, metric, baselines, fusions, alone, over, fused, control)
+    return PipelineComparison(evidence, metric, baselines, fusions, alone, over, fused, control)
 
 
-def compare(contest: Contest, *, resamples: int, seed: int) -> dict[str, Any]:
+def compare(comparison: PipelineComparison, *, resamples: int, seed: int) -> dict[str, Any]:
     """The three paired comparisons on test, the verdict, and the table of all models.
 
     Returns
@@ -114,8 +114,8 @@ def compare(contest: Contest, *, resamples: int, seed: int) -> dict[str, Any]:
         ``smallest_tie``, ``gain``, ``over_control``, ``over_additive``, ``change`` (`paired_gain`), ``verdict``,
         ``price``.
     """
-    over, fused, evidence = contest.over, contest.fused, contest.evidence
-    how: dict[str, Any] = {"metric": contest.metric, "resamples": resamples, "seed": seed}
+    over, fused, evidence = comparison.over, comparison.fused, comparison.evidence
+    how: dict[str, Any] = {"metric": comparison.metric, "resamples": resamples, "seed": seed}
     labels = {split: labels_of(evidence, split) for split in evidence}
     groups = groups_of(evidence, "test")
 
@@ -125,20 +125,20 @@ def compare(contest: Contest, *, resamples: int, seed: int) -> dict[str, Any]:
     def table(trials: Sequence[Trial]) -> list[dict[str, Any]]:
         return [describe(t, labels, groups, **how) for t in trials]
 
-    gained, over_control = gain(over, **how), gain(contest.control, **how)
-    over_additive = _over_additive(contest, **how)
+    gained, over_control = gain(over, **how), gain(comparison.control, **how)
+    over_additive = _over_additive(comparison, **how)
     verdict = judge(*map(interval_of, (gained, over_control, over_additive)), n=gained["n"])
-    told = sentence(verdict, fusion=fused.name, over=over.name, metric=contest.metric, n=gained["n"])
+    told = sentence(verdict, fusion=fused.name, over=over.name, metric=comparison.metric, n=gained["n"])
     return {
         "margin": MARGIN,
-        "baselines": table(contest.baselines),
-        "fusions": table(contest.fusions),
-        "control": table([contest.control])[0],
+        "baselines": table(comparison.baselines),
+        "fusions": table(comparison.fusions),
+        "control": table([comparison.control])[0],
         "best_baseline": over.name,
-        "best_of_modality": {m: t.name for m, t in contest.alone.items()},
-        "over_others": {m: gain(t, over, **how) for m, t in contest.alone.items() if t is not over},
+        "best_of_modality": {m: t.name for m, t in comparison.alone.items()},
+        "over_others": {m: gain(t, over, **how) for m, t in comparison.alone.items() if t is not over},
         "best_fusion": fused.name,
-        "smallest_tie": smallest_tie(fused, contest.fusions, labels["val"], groups_of(evidence, "val"), **how).name,
+        "smallest_tie": smallest_tie(fused, comparison.fusions, labels["val"], groups_of(evidence, "val"), **how).name,
         "gain": gained,
         "over_control": over_control,
         "over_additive": over_additive,
@@ -148,11 +148,11 @@ def compare(contest: Contest, *, resamples: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _over_additive(contest: Contest, **how: Any) -> dict[str, Any]:
+def _over_additive(comparison: PipelineComparison, **how: Any) -> dict[str, Any]:
     """m(F) - m(EMAP(F)) on the same rows, `ROWS` of them at most; B's modality against all others."""
-    fused, test, groups = contest.fused, contest.evidence["test"], groups_of(contest.evidence, "test")
+    fused, test, groups = comparison.fused, comparison.evidence["test"], groups_of(comparison.evidence, "test")
     rows = sample_rows(groups, ROWS, how["seed"])
     some = {name: e.take(rows) for name, e in test.items()}
-    additive = softmax(additive_part(contest.fusion, some, contest.over.reads[0]), fused.temperature)
-    labels: np.ndarray = labels_of(contest.evidence, "test")[rows]
+    additive = softmax(additive_part(comparison.fusion, some, comparison.over.reads[0]), fused.temperature)
+    labels: np.ndarray = labels_of(comparison.evidence, "test")[rows]
     return paired_gain(labels, additive, fused.probabilities("test")[rows], [groups[i] for i in rows], **how)

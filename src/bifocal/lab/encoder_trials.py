@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import FusionConfig, LabConfig
 from ..evaluate.compare import paired_gain
-from .compare import Contest
+from .compare import PipelineComparison
 from .disturbance import corrupt_parts
 from .experiment import Clock
 from .joint_trials import JointMaterial, compare_remedies, fit_joint_trials, joint_material
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def encode_again(
-    contest: Contest,
+    comparison: PipelineComparison,
     config: FusionConfig,
     settings: LabConfig,
     encoders: Mapping[str, Encoder],
@@ -39,10 +39,10 @@ def encode_again(
 
     Parameters
     ----------
-    contest : Contest
+    comparison : PipelineComparison
         With F, fitted on Evidence.
     config : FusionConfig
-        As the contest's.
+        As the comparison's.
     settings : LabConfig
         ``corrupt``, ``weaken`` and ``joint`` turn the parts on; ``rows`` bounds them, for encoders run many times.
     encoders, modalities : mapping
@@ -61,7 +61,7 @@ def encode_again(
         (``rows``, ``trials``: `describe` of each with ``gain`` over F refitted on the same rows, ``histories``,
         ``remedies``), each None where it is turned off; and findings.
     """
-    how: dict[str, Any] = {"metric": contest.metric, "resamples": resamples, "seed": seed}
+    how: dict[str, Any] = {"metric": comparison.metric, "resamples": resamples, "seed": seed}
     found: dict[str, Any] = {"corruption": None, "truncated": None, "joint": None}
     asked = {
         "corruption": ("corrupt", settings.corrupt),
@@ -71,16 +71,16 @@ def encode_again(
     findings = [f"{part}: turned off (lab.{key}: false)" for part, (key, on) in asked.items() if not on]
     if settings.corrupt:
         with clock("corruption"):
-            test, tell = contest.evidence["test"], clock.reporter.progress
+            test, tell = comparison.evidence["test"], clock.reporter.progress
             found["corruption"] = corrupt_parts(
-                contest.fusion, encoders, modalities, splits["test"], test, rows=settings.rows, progress=tell, **how
+                comparison.fusion, encoders, modalities, splits["test"], test, rows=settings.rows, progress=tell, **how
             )
     if settings.weaken:
         with clock("truncation"):
             found["truncated"] = truncate(
-                contest.fused,
-                contest.alone,
-                contest.evidence,
+                comparison.fused,
+                comparison.alone,
+                comparison.evidence,
                 config,
                 encoders,
                 modalities,
@@ -91,15 +91,15 @@ def encode_again(
             )
     if settings.joint:
         with clock("joint"):
-            material = joint_material(splits, contest.evidence, rows=settings.rows, seed=seed)
+            material = joint_material(splits, comparison.evidence, rows=settings.rows, seed=seed)
             place: dict[str, Any] = {"experts": experts, "folder": folder, "seed": seed}
             fitted = fit_joint_trials(
-                encoders, splits, contest.evidence, material=material, progress=clock.reporter.progress, **place
+                encoders, splits, comparison.evidence, material=material, progress=clock.reporter.progress, **place
             )
             findings += fitted.findings
             found["joint"] = {
                 "rows": {split: len(rows) for split, rows in material.rows.items()},
-                **_beside_f(contest, config, material, fitted.trials, experts, **how),
+                **_beside_f(comparison, config, material, fitted.trials, experts, **how),
                 "histories": fitted.histories,
             }
         with clock("remedies"):
@@ -108,7 +108,7 @@ def encode_again(
                     encoders,
                     material,
                     strategy=fitted.trials[0].name,
-                    metric=contest.metric,
+                    metric=comparison.metric,
                     resamples=resamples,
                     progress=clock.reporter.progress,
                     **place,
@@ -118,7 +118,7 @@ def encode_again(
 
 
 def _beside_f(
-    contest: Contest,
+    comparison: PipelineComparison,
     config: FusionConfig,
     material: JointMaterial,
     trials: list[Any],
@@ -129,7 +129,7 @@ def _beside_f(
     evidence: Splits = material.evidence
     labels = {split: labels_of(evidence, split) for split in evidence}
     groups = groups_of(evidence, "test")
-    name = contest.fused.name
+    name = comparison.fused.name
     same = fit_trial(name, "fusion", for_strategy(config, name), evidence, seed=how["seed"], experts=experts)
 
     def row(t: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""All that the lab finds on Evidence alone: the contest, the verdict, the dissection, weak modalities, stability."""
+"""All that the lab finds on Evidence alone: the comparison, the verdict, the dissection, weak modalities, stability."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..contracts import Reporter
 from ..diagnose.ablation import ablate
 from ..example import Label
 from ..models.heads import Recipe
-from .compare import Contest, compare, contend
+from .compare import PipelineComparison, compare, fit_pipelines
 from .dissection import dissect
 from .rows import Splits, check_classes, count_labels, findings_about, groups_of, labels_of
 from .stability import compare_stability, growth, steadiness
@@ -29,7 +29,7 @@ class Experiment:
 
     Attributes
     ----------
-    contest : Contest
+    comparison : PipelineComparison
         The fitted models.
     results : dict
         For JSON: what `compare` and `dissect` give, with ``metric``, ``modalities``, ``rows``, ``classes`` (split ->
@@ -37,7 +37,7 @@ class Experiment:
         ``findings`` (list of str: what these rows cannot show).
     """
 
-    contest: Contest
+    comparison: PipelineComparison
     results: dict[str, Any]
 
 
@@ -95,7 +95,7 @@ def experiment(
     how: dict[str, Any] = {"metric": metric, "resamples": resamples, "seed": seed}
     strategies = strategies or plugins.names("fusions")
     with clock("fusions"):
-        contest = contend(
+        comparison = fit_pipelines(
             evidence,
             config,
             strategies,
@@ -108,21 +108,23 @@ def experiment(
             progress=clock.reporter.progress,
         )
     with clock("verdict"):
-        compared = compare(contest, resamples=resamples, seed=seed)
-    fused, test = contest.fused, evidence["test"]
+        compared = compare(comparison, resamples=resamples, seed=seed)
+    fused, test = comparison.fused, evidence["test"]
     with clock("dissection"):
-        taken_apart, findings = dissect(fused, contest.alone, test, labels["test"], groups_of(evidence, "test"), **how)
+        taken_apart, findings = dissect(
+            fused, comparison.alone, test, labels["test"], groups_of(evidence, "test"), **how
+        )
     with clock("ablation"):
-        ablated = ablate(contest.fusion, test, evidence["train"], **how)
+        ablated = ablate(comparison.fusion, test, evidence["train"], **how)
     weak: dict[str, Any] | None = None
     if rule:
         with clock("imbalance"):
             weak = dict[str, Any](
-                weaken(fused, contest.alone, evidence, config, rule=rule, progress=clock.reporter.progress, **how)
+                weaken(fused, comparison.alone, evidence, config, rule=rule, progress=clock.reporter.progress, **how)
             )
             weak["remedies"] = compare_dropout(fused, evidence, config, **how)
     with clock("stability"):
-        learned = [t for t in (*contest.baselines, *contest.fusions) if t.fusion is not None]
+        learned = [t for t in (*comparison.baselines, *comparison.fusions) if t.fusion is not None]
         models = {t.name: steadiness(t, evidence, metric=metric) for t in learned}
         grown = growth(strategies, modalities=len(evidence["train"]), classes=len(label.classes))
     results = {
@@ -139,7 +141,7 @@ def experiment(
         "seconds_lab": clock.seconds,
         "findings": [*findings_about(evidence, label), *findings],
     }
-    return Experiment(contest, results)
+    return Experiment(comparison, results)
 
 
 def _settings(config: FusionConfig) -> dict[str, Any]:

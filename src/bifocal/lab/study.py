@@ -107,7 +107,7 @@ def _examine(data: RunData, probed: Mapping[str, Label], folder: Path, reporter:
         **how,
     )
     again, findings = encode_again(
-        found.contest,
+        found.comparison,
         fusion,
         config.lab,
         data.encoders,

@@ -62,7 +62,7 @@ class Form(Strict):
     """A category of yes and no, true and false, in any spelling."""
 
 
-class Column(Strict):
+class ColumnSummary(Strict):
     """What a column was found to hold."""
 
     kind: Kind
@@ -80,7 +80,7 @@ class Column(Strict):
     """Why it cannot be read, where it cannot, and what to set."""
 
 
-class Cells:
+class CellCounts:
     """The cells of one column, counted by what they could be, in constant memory."""
 
     def __init__(self) -> None:
@@ -158,7 +158,9 @@ class Cells:
     def present(self) -> int:
         return self.counts["rows"] - self.counts["missing"]
 
-    def settle(self, kind: Kind | None = None, decimal: Mark | None = None, day_first: bool | None = None) -> Column:
+    def settle(
+        self, kind: Kind | None = None, decimal: Mark | None = None, day_first: bool | None = None
+    ) -> ColumnSummary:
         """What the column holds, or what it holds as a ``kind`` that somebody named."""
         if kind is None:
             kind, boolean = self._kind()
@@ -180,7 +182,7 @@ class Cells:
         elif not boolean and n["typed"] and n["typed"] < self.present - n["either"]:
             remarks.append(f"mixed: {n['typed']:,} numbers among {self.present:,} cells, all read as categories")
         odd = n["no boolean"] if boolean else 0
-        return Column(
+        return ColumnSummary(
             kind="category",
             form=Form(boolean=boolean),
             odd=odd,
@@ -202,7 +204,7 @@ class Cells:
     def _readable(self) -> int:
         return self.present - self.counts["no number"]
 
-    def _numbers(self, decimal: Mark | None) -> Column:
+    def _numbers(self, decimal: Mark | None) -> ColumnSummary:
         n, two_readings = self.counts, ""
         if decimal is None:
             point, comma = n["point"], n["comma"]
@@ -221,7 +223,7 @@ class Cells:
                 decimal = "."
         odd = n["no number"] + (0 if two_readings else n["comma"] if decimal == "." else n["point"] if decimal else 0)
         percent = self.money["%"] > 0 and not n["bare"] and not n["typed"]
-        return Column(
+        return ColumnSummary(
             kind="number",
             form=Form(decimal=decimal, percent=percent),
             odd=odd,
@@ -266,7 +268,7 @@ class Cells:
             remarks.append("counts up, no number twice: if it is an id, leave it out by drop")
         return remarks
 
-    def _dates(self, day_first: bool | None) -> Column:
+    def _dates(self, day_first: bool | None) -> ColumnSummary:
         n, two_readings = self.counts, ""
         if day_first is None:
             day, month = n["day first"], n["month first"]
@@ -280,7 +282,7 @@ class Cells:
                 two_readings = f"{self.shown['1/2/2020']!r} reads two ways, and no cell settles it"
         lost = 0 if day_first is None else n["month first"] if day_first else n["day first"]
         order = "the day first" if day_first else "the month first"
-        return Column(
+        return ColumnSummary(
             kind="date",
             form=Form(day_first=day_first),
             odd=n["no date"] + lost,
@@ -409,7 +411,7 @@ def as_word(cell: Cell) -> str:
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
-def described(name: str, column: Column, dropped: str = "", *, examples: bool = True) -> str:
+def described(name: str, column: ColumnSummary, dropped: str = "", *, examples: bool = True) -> str:
     """A column in one line: its kind, gaps, odd cells, and whether it is dropped."""
     kind = "yes or no" if column.form.boolean else {"number": "numbers", "date": "dates"}.get(column.kind, "categories")
     parts = [f"{column.missing:,} missing"] if column.missing else []

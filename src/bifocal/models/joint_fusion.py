@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import plugins
 from ..errors import DataError, nearest
-from .joint_head import CoAttention, Said
+from .joint_head import CoAttention, HeadOutput
 from .joint_tokens import JointRows, Kept, Limit, TokenSource, token_source
 from .joint_trainer import JointBatches, JointModel, JointOptions, JointTrainer, Row
 from .pretrained import quiet
@@ -216,7 +216,7 @@ class CoAttentionFusion:
         return kept
 
     @torch.no_grad()
-    def _say(self, rows: JointRows) -> Iterator[Said]:
+    def _say(self, rows: JointRows) -> Iterator[HeadOutput]:
         batches = self._batches(self._usable(rows), prepare=False)
         self.model.eval()
         device = next(self.model.parameters()).device

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .joint_tokens import pooled
 
 
-class Said(NamedTuple):
+class HeadOutput(NamedTuple):
     """What the network gives for B rows and M modalities.
 
     Attributes
@@ -116,7 +116,7 @@ class CoAttention(nn.Module):
 
     def forward(
         self, tokens: Sequence[Tensor | None], there: Sequence[Tensor | None], present: Tensor, *, detach: bool = False
-    ) -> Said:
+    ) -> HeadOutput:
         """What is said of B rows.
 
         Parameters
@@ -142,7 +142,7 @@ class CoAttention(nn.Module):
             mass = pooled(attention, mask).split([kept[j][0].shape[1] for j in others], dim=1)
             for j, part in zip(others, mass, strict=False):  # a modality without others gives one empty part
                 looked = looked.index_add(1, torch.tensor([j], device=x.device), part.float().sum(dim=1, keepdim=True))
-        return Said(self.out(torch.cat(states, dim=1)), alone, _shares(looked, stays))
+        return HeadOutput(self.out(torch.cat(states, dim=1)), alone, _shares(looked, stays))
 
     def _place(self, m: int, tokens: Tensor | None, there: Tensor | None, present: Tensor) -> tuple[Tensor, Tensor]:
         """Projected tokens ``[B, L, w]`` and which of them count; rows without the part have none."""

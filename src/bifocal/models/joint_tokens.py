@@ -167,7 +167,7 @@ class PooledToken(TokenSource):
         self.register_buffer("scale", torch.ones(width))
 
     def prepare(self, values: Sequence[Any], rows: Sequence[int]) -> Kept:
-        features = self.encoder.encode(Chosen(values, rows))["features"]
+        features = self.encoder.encode(SelectedRows(values, rows))["features"]
         return dict(zip(rows, features, strict=True))
 
     def settle(self, kept: Kept | None) -> None:
@@ -241,7 +241,7 @@ class Backbone(TokenSource):
         device = next(self.model.parameters()).device
         kept: Kept = {}
         held = 0
-        for batch, inputs in self.encoder.batches(Chosen(values, rows)):
+        for batch, inputs in self.encoder.batches(SelectedRows(values, rows)):
             tokens, there = self({name: t.to(device) for name, t in inputs.items()})
             states, mask = self._player.caught.cpu(), inputs.get(MASK)
             for j, i in enumerate(batch):
@@ -322,7 +322,7 @@ class _Playing:
         self.player._played = None
 
 
-class Chosen(Sequence[Any]):
+class SelectedRows(Sequence[Any]):
     """Some of the values, read as they are asked for."""
 
     def __init__(self, values: Sequence[Any], rows: Sequence[int]):
@@ -335,9 +335,9 @@ class Chosen(Sequence[Any]):
     @overload
     def __getitem__(self, i: int) -> Any: ...
     @overload
-    def __getitem__(self, i: slice) -> Chosen: ...
+    def __getitem__(self, i: slice) -> SelectedRows: ...
     def __getitem__(self, i: int | slice) -> Any:
-        return Chosen(self._values, self._rows[i]) if isinstance(i, slice) else self._values[self._rows[i]]
+        return SelectedRows(self._values, self._rows[i]) if isinstance(i, slice) else self._values[self._rows[i]]
 
 
 def token_source(encoder: Encoder, value: Any, limit: Callable[[nn.Module], Limit]) -> TokenSource:

@@ -19,7 +19,7 @@ from ..config import Strict
 from ..errors import ModelError
 from .classifier import figures
 from .finetune import Patience, bf16_here
-from .joint_head import CoAttention, Said
+from .joint_head import CoAttention, HeadOutput
 from .joint_tokens import Inputs, JointRows, Kept, TokenSource
 
 Row = dict[str, float]
@@ -74,7 +74,7 @@ class JointModel(nn.Module):
         self.detach = detach
         self.register_state_dict_post_hook(_drop_frozen)
 
-    def forward(self, parts: Mapping[str, Inputs], present: Tensor) -> Said:
+    def forward(self, parts: Mapping[str, Inputs], present: Tensor) -> HeadOutput:
         """What is said of B rows: inputs of the rows that have each part, and ``present [B, M]`` bool."""
         read = [
             s(parts[name]) if name in parts else (None, None) for s, name in zip(self.sources, self.names, strict=True)
@@ -159,7 +159,7 @@ class JointTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         labels, present = inputs["labels"], inputs["present"]
-        said: Said = model(inputs["parts"], present)
+        said: HeadOutput = model(inputs["parts"], present)
         logits = said.logits.float()
         loss = cross_entropy(logits, labels)
         if model.training:

@@ -19,7 +19,7 @@ from ..config import ExpertConfig, Strict
 from ..errors import ConfigError, DataError, ModelError, nearest
 from ..modalities.tabular import Cell, Record, as_number
 from ..workspace import read_json, write_json
-from .columns import Cells, Column, Kind, Mark, as_date, described, written_number, yes_or_no
+from .columns import CellCounts, ColumnSummary, Kind, Mark, as_date, described, written_number, yes_or_no
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -139,7 +139,7 @@ class TabularProcessor:
         self.known = {name: list(values) for name, values in known.items()}
         self.rare = {name: list(values) for name, values in rare.items()}
         self.scale = dict(scale)
-        self.columns = {name: Column.model_validate(column) for name, column in (columns or {}).items()}
+        self.columns = {name: ColumnSummary.model_validate(column) for name, column in (columns or {}).items()}
         self.odd = {name: list(values) for name, values in (odd or {}).items()}
         self._odd = {name: frozenset(values) for name, values in self.odd.items()}
         self._reads = {name: _reader(kind, self.columns.get(name)) for name, kind in self.kinds.items()}
@@ -164,7 +164,7 @@ class TabularProcessor:
         names = list(dict.fromkeys(name for row in rows for name in row))
         _asked(options, names)
         kinds: dict[str, Kind] = {}
-        columns: dict[str, Column] = {}
+        columns: dict[str, ColumnSummary] = {}
         dropped, known, rare, odd = {}, {}, {}, {}
         for name in names:
             cells = [row.get(name) for row in rows]
@@ -249,7 +249,7 @@ class TabularProcessor:
                     f"give {_wanted(kind, self.columns.get(name))}, or null where it is missing"
                 )
 
-    def told(self) -> list[str]:
+    def notes(self) -> list[str]:
         """Each column in a line, those with something to say first; without examples, which are not saved."""
         lines = [described(name, column, self.dropped.get(name, "")) for name, column in self.columns.items()]
         return sorted(lines, key=lambda line: ";" not in line)
@@ -300,15 +300,15 @@ def _asked(options: TabularOptions, names: Sequence[str], *, strict: bool = True
     return asked
 
 
-def settled(counted: Cells, name: str, options: TabularOptions) -> Column:
+def settled(counted: CellCounts, name: str, options: TabularOptions) -> ColumnSummary:
     """What a column holds, by its cells and what the options say of it."""
     asked = _asked(options, [name], strict=False).get(name)
     return counted.settle(asked, options.decimal.get(name), options.day_first.get(name))
 
 
-def _found(name: str, cells: Sequence[Cell], options: TabularOptions) -> Column:
+def _found(name: str, cells: Sequence[Cell], options: TabularOptions) -> ColumnSummary:
     """What a column holds, by its training values. Raises `ConfigError` where they read two ways."""
-    counted = Cells()
+    counted = CellCounts()
     for cell in cells:
         counted.add(cell)
     column = settled(counted, name, options)
@@ -317,12 +317,12 @@ def _found(name: str, cells: Sequence[Cell], options: TabularOptions) -> Column:
     return column
 
 
-def _saved(column: Column) -> dict[str, Any]:
+def _saved(column: ColumnSummary) -> dict[str, Any]:
     """What a model keeps of a column: no cell that few rows bear."""
     return column.model_dump(mode="json", exclude={"examples"}, exclude_defaults=True)
 
 
-def _wanted(kind: Kind, column: Column | None) -> str:
+def _wanted(kind: Kind, column: ColumnSummary | None) -> str:
     """What a cell of a column should be like, in words."""
     if kind == "date":
         day_first = None if column is None else column.form.day_first
@@ -332,7 +332,7 @@ def _wanted(kind: Kind, column: Column | None) -> str:
     return "a number" + (" such as 1234,5" if column is not None and column.form.decimal == "," else "")
 
 
-def _reader(kind: Kind, column: Column | None) -> Callable[[Cell], Any]:
+def _reader(kind: Kind, column: ColumnSummary | None) -> Callable[[Cell], Any]:
     """Reads a cell as its column is written; None where it is missing or nothing of that kind."""
     if column is None:
         return as_number if kind == "number" else as_date if kind == "date" else _category

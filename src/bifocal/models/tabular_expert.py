@@ -77,7 +77,7 @@ class TabularExpert:
         return {
             "columns": self.processor.kinds,
             "dropped_columns": self.processor.dropped,
-            "columns_told": self.processor.told(),
+            "columns_told": self.processor.notes(),
         }
 
     def check(self, value: Record) -> None:

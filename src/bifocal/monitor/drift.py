@@ -19,7 +19,7 @@ from ..example import UNLABELLED
 from ..system.score import FORMATS, score_file
 from ..workspace import Workspace, check_replaceable, file_sha256, read_json, write_json
 from .decisions import Decisions, is_scored
-from .unlabelled import Cells, Labelled, Unlabelled, estimate
+from .unlabelled import Labelled, ScoreBins, Unlabelled, estimate
 
 
 def watch(
@@ -174,7 +174,7 @@ def _estimates(
     if not known.any():
         return {"estimated_accuracy": None, "estimated_base_rate": None, "label_shift": None}
     said = [None if binary else side.predicted for side in (before, decided)]
-    cells = Cells.fit(before.scores, said[0], len(policy.classes))
+    cells = ScoreBins.fit(before.scores, said[0], len(policy.classes))
     found = estimate(
         Labelled(
             labels[known],

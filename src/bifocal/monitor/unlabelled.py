@@ -38,7 +38,7 @@ class Labelled(NamedTuple):
     confidence: Floats
     """``[n]``: calibrated probability of the class that was decided for."""
     cells: NDArray[np.int64]
-    """``[n]``, see `Cells`."""
+    """``[n]``, see `ScoreBins`."""
     groups: NDArray[Any]
     """``[n]``: near-duplicates share one."""
 
@@ -53,7 +53,7 @@ class Unlabelled(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cells:
+class ScoreBins:
     """Bins of what a model says: how often posts of each class fall into each is known from the reference.
 
     Shares of cells take the place of calibrated probabilities in the estimate of the base rate: they are right by
@@ -70,7 +70,7 @@ class Cells:
 
     @classmethod
     def fit(cls, scores: Floats, predicted: NDArray[np.int64] | None, classes: int) -> Self:
-        """Cells of the reference's rows; ``predicted`` None = bins of the score say it all, as of a binary label."""
+        """Bins of the reference's rows; ``predicted`` None = bins of the score say it all, as of a binary label."""
         if predicted is None:
             return cls((quantile_edges(scores),))
         rows = [scores[predicted == y] for y in range(classes)]
@@ -109,7 +109,7 @@ def estimate(
     - ``thresholded_confidence``: the share above the confidence under which as many reference rows lie as were wrong
       (Average Thresholded Confidence, Garg et al. 2022, arXiv:2201.04234, equations 1 and 2);
     - ``label_shift``: the reference's accuracy class by class, at the estimated base rate;
-    - the base rate itself: EM (`decide.prior.estimate_prior`) on the shares of `Cells`.
+    - the base rate itself: EM (`decide.prior.estimate_prior`) on the shares of `ScoreBins`.
 
     Accuracies are of posts like these; a labelled sample of them strays further by its own size. Intervals (95%)
     resample reference groups, and new rows less their copies; they know nothing of a broken assumption. Where the

@@ -15,7 +15,7 @@ from ..contracts import Reporter
 from ..example import Label, Taxonomy
 from ..sources import build_source, taxonomy_of
 from ..system.preparer import build_modalities
-from ..workspace import Record, Workspace
+from ..workspace import RunRecord, Workspace
 from .checks import check_decide, check_plugins, label_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Context:
         Modality -> the settings of each encoder that its expert may turn out to be.
     allowed : frozenset of str
         What the models in the run's folder may bring from outside: what the configuration names.
-    record : Record
+    record : RunRecord
         ``run.json``, which the steps add to.
     """
 
@@ -47,7 +47,7 @@ class Context:
     label: Label
     candidates: Mapping[str, list[ExpertConfig]]
     allowed: frozenset[str]
-    record: Record
+    record: RunRecord
 
     @classmethod
     def of(cls, config: RunConfig, space: Workspace, reporter: Reporter) -> Self:
@@ -56,7 +56,7 @@ class Context:
         allowed = named_plugins(config, modalities)
         source = build_source(config.source)
         taxonomy = taxonomy_of(source)
-        label, record = label_of(config.label, taxonomy, source), Record(space.record)
+        label, record = label_of(config.label, taxonomy, source), RunRecord(space.record)
         check_decide(config.decide, config.label, label)
         candidates = check_plugins(config, modalities)
         check_slices(config.slices, label, config.modalities)

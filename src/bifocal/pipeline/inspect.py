@@ -21,7 +21,7 @@ from ..data.splits import leaking_rows
 from ..errors import ConfigError
 from ..example import LABELS, SPLITS, Example, Taxonomy
 from ..modalities.text import clean
-from ..models.columns import Cells, described
+from ..models.columns import CellCounts, described
 from ..models.tabular import TabularOptions, settled
 from ..sources import build_source, taxonomy_of
 from ..workspace import read_jsonl
@@ -184,7 +184,7 @@ class _Column:
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
         self.values: Counter[str] = Counter()
-        self.cells = Cells()
+        self.cells = CellCounts()
 
     def add(self, value: Any) -> None:
         self.cells.add(value)

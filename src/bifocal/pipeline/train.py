@@ -16,7 +16,7 @@ from ..config import RunConfig, load_config
 from ..contracts import Reporter
 from ..data.stamps import KINDS, changes
 from ..errors import ConfigError, nearest
-from ..workspace import Record, Workspace, fingerprint, room, sweep, versions
+from ..workspace import RunRecord, Workspace, fingerprint, room, sweep, versions
 from .checks import reach_models, reach_ocr
 from .context import Context
 from .steps import (
@@ -105,7 +105,7 @@ def execute(run: Context, start: str | None, until: str | None) -> None:
 
     The caller holds the run's lock: only then is its record what it will be, and what a killed run left nobody's.
     """
-    run.record = Record(run.space.record)
+    run.record = RunRecord(run.space.record)
     sweep(run.space.folder)
     order = list(STEPS)
     forced = False

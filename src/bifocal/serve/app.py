@@ -1,4 +1,4 @@
-"""The ASGI application: every door, and errors in one form."""
+"""The ASGI application: every endpoint, and errors in one form."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .pages.session import NotSignedIn
 from .service import Service
 
 _SHAPES = {
-    moderations.PATH: moderations.told,
-    perspective.PATH: perspective.told,
-    perspective.SUGGEST: perspective.told,
+    moderations.PATH: moderations.error_body,
+    perspective.PATH: perspective.error_body,
+    perspective.SUGGEST: perspective.error_body,
 }
-"""Errors, and their statuses, are told as the clients of each door read them."""
+"""Errors, and their statuses, are put as the clients of each endpoint read them."""
 _KIND_OF = {status: kind for kind, status in reversed(KINDS.items())}
 
 
@@ -64,8 +64,8 @@ def _answer(refused: Refused, request: Request) -> Response:
         headers["Retry-After"] = str(max(1, round(refused.retry_after)))
     if refused.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    told = _SHAPES.get(request.scope["path"])
-    status, body = told(refused) if told else (refused.status, refused.to_dict())
+    error_body = _SHAPES.get(request.scope["path"])
+    status, body = error_body(refused) if error_body else (refused.status, refused.to_dict())
     return JSONResponse(body, status_code=status, headers=headers)
 
 

@@ -37,7 +37,7 @@ class Match:
     """PDQ bits that differ, of 256."""
     action: str
 
-    def told(self) -> str:
+    def description(self) -> str:
         """In a line."""
         far = "exactly" if self.distance == 0 else f"but for {self.distance} of {BITS} bits"
         return f"it is entry {self.entry} of the list {self.list}, {far}"

@@ -12,7 +12,7 @@ from .lists import Match
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A post as it comes, whatever door it comes through."""
+    """A post as it comes, whatever endpoint it comes by."""
 
     text: str | None = None
     picture: bytes | None = None

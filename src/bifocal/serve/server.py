@@ -92,12 +92,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Says that it is not ready for a while before it closes its door, and exits 0 when told to end."""
+    """Says that it is not ready for a while before it closes its sockets, and exits 0 when told to end."""
 
     def __init__(self, service: Service, started: Callable[[str], None] | None):
         super().__init__(_configuration(service))
         self.service = service
-        self.told = started
+        self.on_started = started
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -118,6 +118,6 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list | None = None) -> None:
         await super().startup(sockets)
-        if self.told and sockets:
+        if self.on_started and sockets:
             host, port = sockets[0].getsockname()[:2]
-            self.told(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+            self.on_started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")

@@ -21,7 +21,7 @@ from ..files.post_table import MAX_NAME, NAMES
 from ..system.bundle import engine_of, folder_of, state_of
 from ..system.preparer import TABULAR
 from ..system.system import cut_short
-from .api.keys import Client, Doorkeeper, read_clients
+from .api.keys import Client, KeyAuth, read_clients
 from .api.metrics import Metrics
 from .errors import Refused
 from .explanations import Explanations
@@ -54,7 +54,7 @@ class Service:
     lists : KnownPictures
     keys : Path
         The file of API keys.
-    door : Doorkeeper
+    auth : KeyAuth
         Of those in that file.
     """
 
@@ -65,12 +65,12 @@ class Service:
         log: DecisionLog,
         lists: KnownPictures,
         keys: Path,
-        door: Doorkeeper,
+        auth: KeyAuth,
     ):
         self.settings, self.loaded, self.lists = settings, loaded, lists
         self.folder = loaded.about.folder
         self.log, self.store, self.spool = log, log.store, log.spool
-        self.keys, self.door = keys, door
+        self.keys, self.auth = keys, auth
         self.metrics = Metrics()
         self.places = Places(settings.waiting)
         self.batcher = Batcher(
@@ -110,12 +110,12 @@ class Service:
         folder = folder_of(Path(folder), settings.engine)
         state.mkdir(parents=True, exist_ok=True)
         keys = settings.keys or state / "keys.json"
-        door = Doorkeeper(read_clients(keys, folder, settings))
+        auth = KeyAuth(read_clients(keys, folder, settings))
         lists = KnownPictures.load(settings.lists)
         log = DecisionLog.of(settings, state)
         served = [one for one in (folder, settings.shadow) if one is not None]
         import_beforehand(torch=any(engine_of(one).startswith("torch") for one in served))
-        service = cls(settings, await Loaded.load(folder, settings), log, lists, keys, door)
+        service = cls(settings, await Loaded.load(folder, settings), log, lists, keys, auth)
         try:
             await service._prepare()
             async with service._tasks():
@@ -239,7 +239,7 @@ class Service:
         if match is None:
             return None
         versions = {"policy": about.policy_version, "bifocal": __version__}
-        why = f"the picture is known: {match.told()}"
+        why = f"the picture is known: {match.description()}"
         return Answer(uuid.uuid4().hex, None, match.action, match, truncated, versions, why)
 
     async def _judged(self, prepared: Prepared, about: Description, truncated: bool) -> Answer:
@@ -347,9 +347,9 @@ class Service:
 
     async def _new_keys(self) -> None:
         clients = read_clients(self.keys, self.folder, self.settings)
-        if self.door.clients and not clients:
+        if self.auth.clients and not clients:
             raise RunError(f"{self.keys} is gone: put it back, or start the service anew where nobody is to need a key")
-        self.door.update(clients)
+        self.auth.update(clients)
 
     async def _new_lists(self) -> None:
         self.lists = await asyncio.to_thread(KnownPictures.load, self.settings.lists)

@@ -142,7 +142,7 @@ class ServeConfig(Strict):
     model_timeout_s: Positive = 60.0
     """Of one batch; a model that takes longer is started anew."""
     drain_s: Annotated[float, Field(ge=0)] = 1.0
-    """After SIGTERM: how long the service says that it is not ready, and still answers, before it closes its door."""
+    """After SIGTERM: how long the service says that it is not ready, and still answers, before it closes."""
     reload_s: Positive = 2.0
     """How often policy, bundle, keys and lists are looked at for a change."""
 

@@ -115,7 +115,7 @@ class Explanation:
         }
 
 
-class Scorer(Protocol):
+class ExplainedSystem(Protocol):
     """What an explanation asks of a `System`: posts decided, and the models and policy that do it."""
 
     @property
@@ -138,7 +138,7 @@ class Scorer(Protocol):
         """What follows from the Evidence of composed posts, a Decision each."""
 
 
-def explain(scorer: Scorer, post: Post, grid: int) -> Explanation:
+def explain(scorer: ExplainedSystem, post: Post, grid: int) -> Explanation:
     """Explain the decision on one post; what `System.explain` returns and raises.
 
     Of several views the one that decides is explained. Each encoder runs once, over its part as posted and with every
@@ -161,7 +161,7 @@ class Covered:
     hidden: dict[str, list[tuple[Piece, Any]]]
 
     @classmethod
-    def of(cls, scorer: Scorer, post: Post, grid: int) -> Self:
+    def of(cls, scorer: ExplainedSystem, post: Post, grid: int) -> Self:
         view = scorer.deciding_view(post)
         values = {name: view[name] for name in scorer.modalities if name in view}
         hidden = {
@@ -203,7 +203,7 @@ def _joined(parts: Sequence[Evidence]) -> Evidence:
     return replace(parts[0], **whole)
 
 
-def explained(scorer: Scorer, covered: Covered, evidence: Mapping[str, Evidence]) -> Explanation:
+def explained(scorer: ExplainedSystem, covered: Covered, evidence: Mapping[str, Evidence]) -> Explanation:
     """What `explain` gives, of the Evidence of all versions; no encoder runs."""
     values, hidden = covered.values, covered.hidden
     decision = scorer.decisions([(covered.example, values)], {name: e.take([0]) for name, e in evidence.items()})[0]
@@ -226,7 +226,7 @@ def explained(scorer: Scorer, covered: Covered, evidence: Mapping[str, Evidence]
 
 
 def _scores(
-    scorer: Scorer, evidence: Mapping[str, Evidence], index: int, versions: Mapping[str, NDArray[np.int64]]
+    scorer: ExplainedSystem, evidence: Mapping[str, Evidence], index: int, versions: Mapping[str, NDArray[np.int64]]
 ) -> NDArray[np.float64]:
     """Log-odds ``[r]`` of versions of a post, calibrated as posts that have these parts are."""
     n = len(next(iter(versions.values())))

@@ -19,7 +19,7 @@ TEXTS_AT_ONCE = 32
 PICTURES_AT_ONCE = 4  # more fall out of a CPU's caches
 
 
-class Reader(Protocol):
+class InputReader(Protocol):
     """Makes batches of inputs of values."""
 
     def batches(self, values: Sequence[Any]) -> Iterator[Batch]:
@@ -123,4 +123,4 @@ class Pixels:
         return (edge, other) if picture.width <= picture.height else (other, edge)
 
 
-READERS: dict[str, Callable[[Mapping[str, Any]], Reader]] = {"tokens": Tokens, "pixels": Pixels}
+READERS: dict[str, Callable[[Mapping[str, Any]], InputReader]] = {"tokens": Tokens, "pixels": Pixels}

@@ -31,14 +31,14 @@ REASONS_KEPT = 5
 Row = TypeVar("Row")
 
 
-class Told(Protocol):
+class Answer(Protocol):
     """A decision, whoever made it."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
 
 
-class Scorer(Protocol):
+class Decider(Protocol):
     """What decides: a System, or a service."""
 
     @property
@@ -69,12 +69,12 @@ class Scorer(Protocol):
     def binary(self) -> bool:
         """Whether labels are 0 and 1."""
 
-    def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Told | BifocalError]:
+    def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Answer | BifocalError]:
         """A decision or an error for each row."""
 
 
 def score_file(
-    system: Scorer,
+    system: Decider,
     rows: Path,
     output: Path,
     *,
@@ -163,7 +163,7 @@ def score_file(
             raise
         partial.unlink()
     if note:
-        for text in posts.told:
+        for text in posts.notes:
             note(text)
     failed = reasons.total()
     return {
@@ -219,11 +219,11 @@ def _held(partial: Path, output: Path) -> Iterator[IO[str]]:
         yield sink
 
 
-def _without(system: Scorer, posts: Posts) -> list[str]:
+def _without(system: Decider, posts: Posts) -> list[str]:
     return [name for name in system.modalities if name not in posts.brought]
 
 
-def _lacking(system: Scorer, posts: Posts) -> str | None:
+def _lacking(system: Decider, posts: Posts) -> str | None:
     """What the table lacks of what the run reads, in a sentence; None where it lacks nothing."""
     told = []
     if without := _without(system, posts):
@@ -239,7 +239,7 @@ def _lacking(system: Scorer, posts: Posts) -> str | None:
     return "; ".join(told) or None
 
 
-def _answers(system: Scorer, posts: Sequence[Post | DataError]) -> list[Told | BifocalError]:
+def _answers(system: Decider, posts: Sequence[Post | DataError]) -> list[Answer | BifocalError]:
     """The answer to each post, in order; an unreadable one answers with its error."""
     decided = iter(system.predict_batch([post for post in posts if not isinstance(post, DataError)]))
     return [post if isinstance(post, DataError) else next(decided) for post in posts]
@@ -250,7 +250,7 @@ def _batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def _line(identity: str, answer: Told | BifocalError) -> dict[str, Any]:
+def _line(identity: str, answer: Answer | BifocalError) -> dict[str, Any]:
     if isinstance(answer, BifocalError):
         return {"id": identity, "error": str(answer)}
     told = answer.to_dict()
@@ -290,7 +290,7 @@ def _decided(partial: Path) -> Iterator[dict[str, Any]]:
     return islice(read_jsonl(partial), 1, None)
 
 
-def _finish(system: Scorer, partial: Path, output: Path, raw: bool) -> Counter[str]:
+def _finish(system: Decider, partial: Path, output: Path, raw: bool) -> Counter[str]:
     """Write the partial file in the format asked for; gives the errors, each without what differs from row to row."""
     reasons: Counter[str] = Counter()
 

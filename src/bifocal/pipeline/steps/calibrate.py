@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from ... import __version__
-from ...assess.predictions import Opinions, pattern_opinions
+from ...assess.predictions import Predictions, pattern_predictions
 from ...assess.reference import Reference
 from ...assess.run_data import RunData
 from ...decide.fitting import calibration_file, fit_policy, thresholds_file
@@ -34,7 +34,7 @@ class PolicyCounts(TypedDict):
 def calibrate(run: Context) -> PolicyCounts:
     """Fit the policy and write it, with the files that show what was fitted and what drift is measured from."""
     data, space = run.data, run.space
-    said = data.opinions(data.tuned_on)
+    said = data.predictions(data.tuned_on)
     fitted = fit_policy(_tuning_rows(data, said), _settings(data))
     if kept := sorted(space.policies.glob("*.json")):
         run.reporter.note(f"{len(kept)} policies changed by hand are kept in {space.policies}, and not used")
@@ -52,12 +52,12 @@ def calibrate(run: Context) -> PolicyCounts:
     return {"tuned_on": data.tuned_on, "rows": len(said.ids), "findings": fitted.findings}
 
 
-def _tuning_rows(data: RunData, said: Opinions) -> TuningRows:
+def _tuning_rows(data: RunData, said: Predictions) -> TuningRows:
     scores: dict[str, dict[str, Scores]] = {
         model: {POOLED: (said.logits[model][said.has[model]], said.labels[said.has[model]])} for model in data.models
     }
     if data.fused is not None:
-        scores[MODEL] |= pattern_opinions(data.evidence_of(data.tuned_on), data.expert_names, data.fused, MODEL)
+        scores[MODEL] |= pattern_predictions(data.evidence_of(data.tuned_on), data.expert_names, data.fused, MODEL)
     decided = said.has[data.models[-1]]
     return TuningRows(
         scores,
@@ -87,7 +87,7 @@ def _settings(data: RunData) -> PolicySettings:
     )
 
 
-def _write_curve(path: Path, said: Opinions, policy: Policy, model: str) -> None:
+def _write_curve(path: Path, said: Predictions, policy: Policy, model: str) -> None:
     rows = said.has[model]
     probabilities = policy.probabilities(model, said.logits[model][rows], POOLED)
     weights = policy.weights(model, said.labels[rows])

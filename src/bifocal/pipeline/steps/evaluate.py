@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from ...assess.predictions import (
     ECE,
-    Opinions,
+    Predictions,
     draw_curves,
     gain_over_best,
     measure_actions,
@@ -36,7 +36,7 @@ def evaluate(run: Context) -> EvaluationCounts:
     """Write the results, the slices, the curves and the table of errors."""
     data, space = run.data, run.space
     policy = data.policy()
-    said = {split: data.opinions(split) for split in data.packed}
+    said = {split: data.predictions(split) for split in data.packed}
     tuned, tested = said[data.tuned_on], said[data.tested_on]
     parts = _parts(data, policy, tested)
     write_json(space.results, _measured(data, policy, said) | parts.to_dict())
@@ -47,7 +47,7 @@ def evaluate(run: Context) -> EvaluationCounts:
     return {"tested_on": data.tested_on, "rows": len(tested.ids)}
 
 
-def _measured(data: RunData, policy: Policy, said: Mapping[str, Opinions]) -> dict[str, Any]:
+def _measured(data: RunData, policy: Policy, said: Mapping[str, Predictions]) -> dict[str, Any]:
     """Each model on each split (``said``: split -> opinions), the actions, and the fusion beside the best expert."""
     config, label, tuned_on, tested_on = data.config, data.label, data.tuned_on, data.tested_on
     resamples, seed = config.bootstrap, config.seed
@@ -75,7 +75,7 @@ def _measured(data: RunData, policy: Policy, said: Mapping[str, Opinions]) -> di
     return results
 
 
-def _parts(data: RunData, policy: Policy, tested: Opinions) -> MeasuredParts:
+def _parts(data: RunData, policy: Policy, tested: Predictions) -> MeasuredParts:
     clusters = Counter(group for split in data.packed.values() for group in split.groups)
     texts = data.texts(data.tested_on)
     rows = EvaluatedRows(data.split(data.tested_on), tested, texts, data.settled, data.space.ocr, clusters)

@@ -20,7 +20,7 @@ def write_pages(run: Context) -> Mapping[str, object]:
     for model in data.models:
         write_model_card(folder, model, facts)
     tested = data.split(data.tested_on)
-    row = example_row(data.opinions(data.tested_on), data.policy(), data.models[-1])
+    row = example_row(data.predictions(data.tested_on), data.policy(), data.models[-1])
     run.record.update(example=write_example(run.space, tested, run.modalities, row))
     worst = [error["id"] for error in facts["errors"]["worst"]]
     write_gallery(run.space, tested, run.modalities, worst)

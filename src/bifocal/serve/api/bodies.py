@@ -169,7 +169,7 @@ def _no_form(why: str) -> HTTPException:
 
 
 class Narrow(APIRoute):
-    """A door that reads its body by `read_json` and `read_form`."""
+    """An endpoint that reads its body by `read_json` and `read_form`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

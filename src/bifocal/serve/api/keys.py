@@ -184,7 +184,7 @@ def _hash(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class Doorkeeper:
+class KeyAuth:
     """Tells who asks, and whether it may.
 
     Parameters

@@ -33,7 +33,7 @@ class Limits:
     """Refuses, before a byte of a body is read: a body of somebody without a key or of one whose role posts nothing,
     and one that says that it is too large; while they come: bodies that are too large, too slow, or too many.
 
-    The doors ask for the key again: this one keeps strangers from being listened to, and knows of a door no more than
+    The endpoints ask for the key again: this one keeps strangers from being listened to, and knows of one no more than
     that. Counts every request.
     """
 
@@ -73,15 +73,15 @@ class Limits:
         finally:
             self.held -= body.bytes
             route = scope.get("route")
-            door = getattr(route, "path", "other")
-            self.service.metrics.requests.labels(door, str(status)).inc()
-            self.service.metrics.latency.labels(door).observe(seconds or monotonic() - start)
+            endpoint = getattr(route, "path", "other")
+            self.service.metrics.requests.labels(endpoint, str(status)).inc()
+            self.service.metrics.latency.labels(endpoint).observe(seconds or monotonic() - start)
 
     async def _admitted(self, request: Request) -> int:
         """How many bytes who asks may send here. Raises `Refused`, with nothing of the body read."""
         headers, path = request.headers, request.scope["path"]
-        door, settings = self.service.door, self.settings
-        if not door.clients and settings.loopback and not settings.open and _elsewhere(request):
+        auth, settings = self.service.auth, self.settings
+        if not auth.clients and settings.loopback and not settings.open and _elsewhere(request):
             raise Refused(
                 "forbidden",
                 "without API keys only this machine is answered, and this was asked of "
@@ -97,12 +97,12 @@ class Limits:
         if path == _PAGES or path.startswith(f"{_PAGES}/"):
             whole = path == _PAGES and await _signed_in(request)
             return settings.max_body if whole else min(SMALL, settings.max_body)
-        door.allow(self._client(request), "decide")
+        auth.allow(self._client(request), "decide")
         whole = path in _POSTS or path.startswith(_OTHERS_POSTS)
         return settings.max_body if whole else min(SMALL, settings.max_body)
 
     def _client(self, request: Request) -> Client:
-        """Whose key comes with a request, in whatever way a door takes it. Raises `Refused`."""
+        """Whose key comes with a request, in whatever way an endpoint takes it. Raises `Refused`."""
         headers = request.headers
         given = [headers.get("authorization", "").partition(" ")[2].strip(), headers.get("x-api-key")]
         if request.scope["path"].startswith(_OTHERS_POSTS):
@@ -110,8 +110,8 @@ class Limits:
         keys = [key for key in given if key]
         for key in keys[:-1]:
             with suppress(Refused):
-                return self.service.door.who(key)
-        return self.service.door.who(keys[-1] if keys else None)
+                return self.service.auth.who(key)
+        return self.service.auth.who(keys[-1] if keys else None)
 
 
 async def _signed_in(request: Request) -> bool:

@@ -1,4 +1,4 @@
-"""The service's own door: ``/v1/*`` for posts, feedback and subjects, health and metrics."""
+"""The service's own endpoints: ``/v1/*`` for posts, feedback and subjects, health and metrics."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def client_of(
 ) -> Client:
     """Who asks, by its key. Raises `Refused`."""
     key = credentials.credentials if credentials else request.headers.get("x-api-key")
-    return service_of(request).door.who(key)
+    return service_of(request).auth.who(key)
 
 
 def whose(client: Client) -> str | None:
@@ -300,7 +300,7 @@ _EXAMPLE = {
 async def predict(request: Request, client: Asking) -> Any:
     """Decide on one post: JSON with the picture in base64, multipart fields `text` and `image`, or a form of words."""
     service = service_of(request)
-    service.door.allow(client, "decide", 1)
+    service.auth.allow(client, "decide", 1)
     incoming = await read_post(request)
     answer = await unless_gone(request, service.decide(incoming, client))
     return JSONResponse(answer.to_dict())
@@ -315,9 +315,9 @@ async def predict_batch(request: Request, batch: BatchIn, client: Asking) -> Any
             "too_large",
             f"a batch has {service.settings.max_items} posts at most, this one {len(batch.items)}: send several",
         )
-    service.door.allow(client, "decide", len(batch.items))
+    service.auth.allow(client, "decide", len(batch.items))
     answers = await unless_gone(request, decide_all(service, [_read_item(item) for item in batch.items], client))
-    return JSONResponse({"results": [told(answer) for answer in answers]})
+    return JSONResponse({"results": [answer_to_dict(answer) for answer in answers]})
 
 
 def _read_item(item: Mapping[str, Any]) -> Incoming | BifocalError:
@@ -345,7 +345,7 @@ async def decide_all(
     return await asyncio.gather(*map(one, posts))
 
 
-def told(answer: Answer | BifocalError) -> dict[str, Any]:
+def answer_to_dict(answer: Answer | BifocalError) -> dict[str, Any]:
     """The body of an answer, or of an error."""
     return as_refused(answer).to_dict() if isinstance(answer, BifocalError) else answer.to_dict()
 
@@ -354,7 +354,7 @@ def told(answer: Answer | BifocalError) -> dict[str, Any]:
 async def policy(request: Request, client: Asking) -> Any:
     """The policy that decides: calibration, thresholds and review band, with the versions of all models."""
     service = service_of(request)
-    service.door.allow(client, "decide")
+    service.auth.allow(client, "decide")
     about = service.loaded.about
     return JSONResponse(
         about.policy
@@ -373,7 +373,7 @@ async def policy(request: Request, client: Asking) -> Any:
 async def feedback(request: Request, said: FeedbackIn, client: Asking) -> Any:
     """Say what a decided post turned out to be: only of decisions that this client asked for."""
     service = service_of(request)
-    service.door.allow(client, "decide", 1)
+    service.auth.allow(client, "decide", 1)
     classes = {str(name): name for name in service.loaded.about.classes}
     if str(said.label) not in classes:
         raise Refused("unusable", f"label {str(said.label)[:40]!r} is none of this run's: {', '.join(classes)}")
@@ -392,7 +392,7 @@ async def feedback(request: Request, said: FeedbackIn, client: Asking) -> Any:
 async def appeal(request: Request, said: AppealIn, client: Asking) -> Any:
     """Ask that a decision be looked at by a person; it joins the review queue."""
     service = service_of(request)
-    service.door.allow(client, "decide", 1)
+    service.auth.allow(client, "decide", 1)
     await asyncio.to_thread(service.store.appeal, said.decision_id, client.name, said.reason, whose(client))
     return JSONResponse({"decision_id": said.decision_id, "state": "open"})
 
@@ -406,7 +406,7 @@ async def appeal(request: Request, said: AppealIn, client: Asking) -> Any:
 async def forget(request: Request, subject: str, client: Asking) -> Any:
     """Delete all that is held of an author, and give a receipt; an admin's key deletes what all clients sent."""
     service = service_of(request)
-    service.door.allow(client, "decide", 1)
+    service.auth.allow(client, "decide", 1)
     if not subject.strip():
         raise Refused("unusable", "name the author: /v1/subjects/AUTHOR")
     receipt = await asyncio.to_thread(service.store.forget, subject, whose(client))
@@ -445,7 +445,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def read_post(request: Request) -> Incoming:
-    """The post in a request of a door that is `Narrow`. Raises `Refused` where it is none."""
+    """The post in a request of an endpoint that is `Narrow`. Raises `Refused` where it is none."""
     kind = content_type(request).get_content_type()
     if kind == "application/json":
         try:

@@ -87,7 +87,7 @@ async def moderate(request: Request, asked: ModerationIn, client: Asking, author
     posts = [replace(post, subject=author) for post in read_input(asked)]
     if len(posts) > service.settings.max_items:
         raise Refused("too_large", f"a request has {service.settings.max_items} inputs at most, this one {len(posts)}")
-    service.door.allow(client, "decide", len(posts))
+    service.auth.allow(client, "decide", len(posts))
     answers = await unless_gone(request, decide_all(service, posts, client))
     results = []
     for post, answer in zip(posts, answers, strict=True):
@@ -142,7 +142,7 @@ def _result(answer: Answer, post: Incoming, settings: Any) -> dict[str, Any]:
     }
 
 
-def told(refused: Refused) -> tuple[int, dict[str, Any]]:
+def error_body(refused: Refused) -> tuple[int, dict[str, Any]]:
     """The status and body of an error, as its clients read it."""
     kind = "invalid_request_error" if refused.status < 500 else "server_error"
     error = {"message": str(refused), "type": kind, "param": None, "code": refused.kind, "kind": refused.kind}

@@ -138,7 +138,7 @@ async def _client(request: Request) -> Client:
     """Who asks: its clients put the key into the address, others into a header."""
     header = request.headers.get("authorization", "")
     key = request.query_params.get("key") or request.headers.get("x-goog-api-key") or header.removeprefix("Bearer ")
-    return service_of(request).door.who(key or None)
+    return service_of(request).auth.who(key or None)
 
 
 Asking = Annotated[Client, Depends(_client)]
@@ -155,7 +155,7 @@ async def discovery(request: Request) -> Any:
 async def analyze(request: Request, asked: AnalyzeIn, client: Asking, author: Author) -> Any:
     """Score a comment as Perspective's API is asked; the decision is logged like any other."""
     service = service_of(request)
-    service.door.allow(client, "decide", 1)
+    service.auth.allow(client, "decide", 1)
     wanted = {name: attribute or AttributeIn() for name, attribute in (asked.requestedAttributes or {}).items()}
     text = _checked(service, asked, list(wanted))
     for name, attribute in wanted.items():
@@ -180,7 +180,7 @@ async def analyze(request: Request, asked: AnalyzeIn, client: Asking, author: Au
 async def suggest(request: Request, asked: SuggestIn, client: Asking, author: Author) -> Any:
     """Say what the scores of a comment should have been: feedback on a decision, which is made of it anew."""
     service = service_of(request)
-    service.door.allow(client, "decide", 1)
+    service.auth.allow(client, "decide", 1)
     suggested = asked.attributeScores or {}
     text = _checked(service, asked, list(suggested))
     values = {name: s.summaryScore.value for name, s in suggested.items() if s is not None and s.summaryScore}
@@ -284,7 +284,7 @@ def _told(asked: _Request, body: dict[str, Any]) -> JSONResponse:
     return JSONResponse(body | ({} if asked.clientToken is None else {"clientToken": storable(asked.clientToken)}))
 
 
-def told(refused: Refused) -> tuple[int, dict[str, Any]]:
+def error_body(refused: Refused) -> tuple[int, dict[str, Any]]:
     """The status and body of an error, as its clients read it."""
     if refused.status not in _INVALID:
         status = _STATUS.get(refused.status, "FAILED_PRECONDITION" if refused.status < 500 else "INTERNAL")

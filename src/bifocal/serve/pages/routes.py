@@ -22,7 +22,7 @@ from PIL import Image
 from starlette.datastructures import FormData, UploadFile
 
 from ...decide.policy import pattern_of
-from ...diagnose.drift import Column, compare
+from ...diagnose.drift import Property, compare
 from ...errors import BifocalError
 from ...modalities.text import TAG, words_of
 from ...report.explanation import heat_map, marked
@@ -92,7 +92,7 @@ def _page(name: str, request: Request, status: int = 200, **given: Any) -> HTMLR
     content = (
         _templates()
         .get_template(name)
-        .render(run=service.loaded.about.config.run, keys=bool(service.door.clients), path=request.url.path, **given)
+        .render(run=service.loaded.about.config.run, keys=bool(service.auth.clients), path=request.url.path, **given)
     )
     # Every link of a page begins so, and nothing that others wrote can: a quotation mark of theirs is escaped.
     return HTMLResponse(content.replace('="/moderate', f'="{service.settings.prefix}/moderate'), status, HEADERS)
@@ -650,7 +650,7 @@ def _drift(histogram: list[int], loaded: Loaded) -> dict[str, Any] | None:
         return None
     cells, rule = len(histogram), loaded.about.config.drift
     before = np.minimum((np.array(loaded.reference) * cells).astype(int), cells - 1)
-    sides = [{"score": Column(x, np.arange(len(x)))} for x in (before, np.repeat(np.arange(cells), histogram))]
+    sides = [{"score": Property(x, np.arange(len(x)))} for x in (before, np.repeat(np.arange(cells), histogram))]
     shares = 100 * np.bincount(before, minlength=cells) / len(before), 100 * np.array(histogram) / sum(histogram)
     found = compare(*sides, psi=rule.psi, alpha=rule.alpha)["score"]
     return found | {"bars": list(zip(*(side.tolist() for side in shares), strict=True))}

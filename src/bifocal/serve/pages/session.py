@@ -55,9 +55,9 @@ def name_of(service: Service, given: str, key: str) -> Session:
     Refused
         On a key that is wrong or not for moderators, and on no name, or one that cannot be read.
     """
-    client = service.door.who(key or None)
-    service.door.allow(client, "review")
-    if service.door.clients:
+    client = service.auth.who(key or None)
+    service.auth.allow(client, "review")
+    if service.auth.clients:
         return Session(client.name, client.key_hash)
     name = " ".join(given.split())[:_LONGEST]
     if not name:
@@ -83,12 +83,12 @@ async def moderator(request: Request) -> str:
     known = await asyncio.to_thread(service.store.session, token) if 0 < len(token) < _TOKEN else None
     if known is None:
         raise NotSignedIn
-    clients = service.door.clients
+    clients = service.auth.clients
     live = [c.key_hash for c in clients if c.name == known.name and c.revoked is None and c.may("review")]
     if known.key_hash not in (live if clients else [""]):
         raise NotSignedIn
     if request.method != "GET" or request.url.path.endswith("/next"):  # which claims an item
-        service.door.spend(known.name)
+        service.auth.spend(known.name)
     request.state.who = known.name
     return known.name
 
