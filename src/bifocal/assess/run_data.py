@@ -57,7 +57,7 @@ class RunData:
     keep_evidence: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("split", "evidence_of", "texts", "opinions"):  # each asked for once, as long as this object lives
+        for name in ("split", "evidence_of", "texts", "predictions"):  # each is computed once per object
             object.__setattr__(self, name, cache(getattr(self, name)))
 
     @classmethod
