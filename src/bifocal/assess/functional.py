@@ -94,7 +94,7 @@ def _rows(system: System, path: Path) -> Iterable[tuple[str, str, Any]]:
         column, meaning = layout
         functionality, text = row.get("functionality"), row.get(column)
         try:
-            label = meaning.settle(system.config.label, meaning.read(row.get(meaning.column)), system.label)
+            label = meaning.encode(system.config.label, meaning.parse_cell(row.get(meaning.column)), system.label)
             if label is None or not functionality or not isinstance(text, str):
                 raise DataError(f"functionality, {column} and {meaning.column} must all be there")
         except DataError as error:

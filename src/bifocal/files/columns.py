@@ -159,13 +159,24 @@ class Columns(Strict):
             there = listed(sorted(columns))
             raise DataError(f"the source names no text, image or tabular column, and one is needed; columns: {there}")
 
+    def labels(self) -> Mapping[str, Label]:
+        return self._labels
+
+    @cached_property
+    def _labels(self) -> dict[str, Label]:
+        return self.taxonomy(self.readable_rows)
+
+    def readable_rows(self) -> Iterable[Row]:
+        """Rows in whose columns the classes of labels are found; a source brings them."""
+        raise NotImplementedError
+
     def taxonomy(self, rows: Callable[[], Iterable[Row]]) -> dict[str, Label]:
-        """The labels; a column is read through where its classes are not told. Raises `DataError` as `found` does."""
-        settled = {}
+        """The labels; where classes are not told, a column is read. Raises `DataError` as `LabelMap.infer_classes`."""
+        found = {}
         for name, spec in self.label_maps.items():
-            label = spec.fixed(name) if spec.is_settled(name) else None
-            settled[name] = label or spec.found(name, _values(spec, rows(), self.missing))
-        return settled
+            label = spec.told_classes(name) if spec.has_all_classes(name) else None
+            found[name] = label or spec.infer_classes(name, _values(spec, rows(), self.missing))
+        return found
 
     def example(
         self, row: Row, where: str, number: str, split: Split | None, labels: Mapping[str, Label]
@@ -273,10 +284,10 @@ def plain(value: Any) -> Any:
 
 def _label(spec: LabelMap, name: str, row: Row, label: Label, missing: list[str]) -> LabelValue:
     raw = row.get(spec.column)
-    if is_nothing(raw, missing) and not spec.means(str(raw), label):
+    if is_nothing(raw, missing) and not spec.names_word(str(raw), label):
         return None
     try:
-        return spec.settle(name, spec.read(raw), label)
+        return spec.encode(name, spec.parse_cell(raw), label)
     except DataError as error:
         raise DataError(f"label {name}: {error}") from None
 
@@ -285,10 +296,10 @@ def _values(spec: LabelMap, rows: Iterable[Row], missing: list[str]) -> Iterator
     """The annotated values of a column; those that will be rejected with their row are passed over."""
     for row in rows:
         raw = row.get(spec.column)
-        if is_nothing(raw, missing) and not spec.means(str(raw)):
+        if is_nothing(raw, missing) and not spec.names_word(str(raw)):
             continue
         try:
-            if (value := spec.read(raw)) is not None:
+            if (value := spec.parse_cell(raw)) is not None:
                 yield value
         except DataError:
             continue

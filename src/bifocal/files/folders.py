@@ -153,6 +153,20 @@ class Files:
         head = f"{under.strip('/')}/" if under.strip("/") else ""
         return sorted(name for name in self._place.names() if name.startswith(head))
 
+    def in_any_folder(self, name: str) -> str | None:
+        """The one file of this own name, or of one spelled like it as `look_up` has it, wherever it lies.
+
+        Of several in different folders it is the first. None where there is none, or the spelling may mean several.
+        """
+        places, names = self._own_names
+        found = [places[name]] if name in places else names.alike(name)
+        return found[0] if len(found) == 1 else None
+
+    @cached_property
+    def _own_names(self) -> tuple[dict[str, str], Names]:
+        places = {PurePosixPath(name).name: name for name in reversed(self.names())}
+        return places, Names(lambda folder: {} if folder else places, lambda name: True)
+
     def read(self, name: str) -> bytes:
         """The bytes of a file.
 

@@ -151,12 +151,12 @@ class LabelMap(Strict):
         if strange := [one for one in _given(self.map) if one not in classes]:
             raise ValueError(f"{name}.map leads to {strange[0]!r}, but {allowed}")
 
-    def is_settled(self, name: str) -> bool:
+    def has_all_classes(self, name: str) -> bool:
         """Whether the classes are known without reading the column."""
         known = self.map is not None or self.classes is not None or self.above is not None or name in LABELS
         return known and self.min_rows is None
 
-    def fixed(self, name: str) -> Label | None:
+    def told_classes(self, name: str) -> Label | None:
         """The label as far as the options tell it; None where its classes stand in the column."""
         if name in LABELS:
             return self._label(name, LABELS[name].classes)
@@ -168,7 +168,7 @@ class LabelMap(Strict):
             return self._label(name, BINARY if set(_given(self.map)) <= set(BINARY) else tuple(_given(self.map)))
         return None
 
-    def found(self, name: str, values: Iterable[LabelValue]) -> Label:
+    def infer_classes(self, name: str, values: Iterable[LabelValue]) -> Label:
         """The label with the classes that stand in the column, rare ones left out.
 
         Raises
@@ -184,7 +184,7 @@ class LabelMap(Strict):
                     f"column {self.column!r} has over {MAX_CLASSES} values, too many for the classes of {name}: name "
                     "another column, or say `above: median` if it is a number"
                 )
-        fixed = self.fixed(name)
+        fixed = self.told_classes(name)
         if fixed is None and not self.min_rows:
             self._refuse_quantity(name, counts)
         if fixed is None and {_SPELLINGS.get(str(value).lower(), value) for value in counts} == {0, 1}:
@@ -223,12 +223,12 @@ class LabelMap(Strict):
         probability = known.probability if known else f"prob_{name}" if binary else "prob"
         return Label(classes, probability, " ".join(told), self.above)
 
-    def means(self, word: str, label: Label | None = None) -> bool:
-        """Whether the options, or the classes of a settled label, say what a word means."""
+    def names_word(self, word: str, label: Label | None = None) -> bool:
+        """Whether the options, or the classes of a label, say what a word means."""
         named = [*(self.map or {}), *(self.classes or ()), *(label.classes if label else ())]
         return word.strip() in map(str, named)
 
-    def read(self, raw: Any) -> LabelValue:
+    def parse_cell(self, raw: Any) -> LabelValue:
         """A cell as far as the options tell it: mapped, a number (``above``), or the text itself (``1.0`` as ``1``).
 
         Raises `DataError` on a value that the map does not know, and on what is no number, text or boolean.
@@ -271,15 +271,15 @@ class LabelMap(Strict):
         allowed = ", ".join(map(_shown, self.map))
         raise DataError(f"{raw!r} in column {self.column!r} is not in the map; allowed: {allowed}, or empty")
 
-    def settle(self, name: str, value: LabelValue, label: Label) -> LabelValue:
-        """What `read` gave as a class of the label; None where the value is rare. Raises `DataError` on any other."""
+    def encode(self, name: str, value: LabelValue, label: Label) -> LabelValue:
+        """What `parse_cell` gave as a class of the label; None where the value is rare. Any other is a `DataError`."""
         if value is None or self.above is not None:
             return value
         if isinstance(value, str):
             value = _SPELLINGS.get(_whole(value).lower(), value) if label.binary else self._class(value, label)
         if value in label.classes:
             return value
-        fixed = self.fixed(name)
+        fixed = self.told_classes(name)
         if self.min_rows and not label.binary and (fixed is None or value in fixed.classes):
             return None
         allowed = ", ".join(map(str, label.classes))

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import PurePosixPath
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..contracts import TextRole
 from ..errors import DataError
-from ..example import LABELS, SPLITS, Example, Label, Rejected
-from ..files.names import Names
-from ..files.tables import EncodedTables
+from ..example import LABELS, SPLITS, Label, LabelValue
+from ..files.layouts import Layout, Row
 
 HARM = ("not harmful", "somewhat harmful", "very harmful")
 TARGETS = LABELS["target_type"].classes
 
 
-class Harmeme(EncodedTables):
+class Harmeme(Layout):
     """Memes on COVID-19 (Harm-C) and US politics (Harm-P), as published by Pramanick et al. 2021 (Detecting Harmful
     Memes and Their Targets, arXiv:2110.00413; MOMENTA, arXiv:2109.05184), with their official splits.
 
@@ -35,71 +32,41 @@ class Harmeme(EncodedTables):
     ----------
     root : Path
         A folder or archive with Harm-C, Harm-P or both.
-    text_role : "transcript" or "caption"
-        ``transcript``: what stands in the picture.
     """
 
     expected: ClassVar[str] = (
         "train.jsonl, val.jsonl or test.jsonl (Harm-P: train_v1.jsonl, …) in any folder, such as annotations/, and the "
         "pictures below the same root"
     )
-
     seeks: ClassVar[bool] = True
+    taxonomy: ClassVar[Mapping[str, Label]] = {
+        "abuse_hate": LABELS["abuse_hate"],
+        "target_type": LABELS["target_type"],
+        "harm": Label(HARM, "prob", "How harmful, in three degrees."),
+    }
+    tables: ClassVar[Mapping[str, str | None]] = {f"{split}.jsonl": split for split in SPLITS}
+    anywhere = True
+    id_column = "id"
 
-    text_role: TextRole = "transcript"
+    def table_of(self, name: str) -> str:
+        return super().table_of(name).replace("_v1.jsonl", ".jsonl")
 
-    def labels(self) -> Mapping[str, Label]:
-        return {
-            "abuse_hate": LABELS["abuse_hate"],
-            "target_type": LABELS["target_type"],
-            "harm": Label(HARM, "prob", "How harmful, in three degrees."),
-        }
+    def picture_of(self, row: Row, name: str) -> str:
+        picture = row.get("image")
+        if not isinstance(picture, str) or not picture:
+            raise DataError("no image (the picture's file name)")
+        return self.files.in_any_folder(picture) or f"images/{picture}"
 
-    def listed(self) -> list[str]:
-        names = self.files.names()
-        return [name for split in SPLITS for name in names if _split(name) == split]
+    def text_of(self, row: Row) -> Any:
+        return None if row.get("text") == "null" else super().text_of(row)
 
-    def rows(self) -> Iterator[Example | Rejected]:
-        places = {PurePosixPath(name).name: name for name in reversed(self.files.names())}
-        names = Names(lambda folder: {} if folder else places, lambda name: True)
-
-        def place_of(picture: str) -> str:
-            found = [places[picture]] if picture in places else names.alike(picture)
-            return found[0] if len(found) == 1 else f"images/{picture}"
-
-        for name in self.listed():
-            for where, row in self.read(name):
-                yield row if isinstance(row, Rejected) else _example(row, where, _split(name), place_of)
-
-
-def _split(name: str) -> str | None:
-    """The split that a file of annotations is; None for any other file."""
-    stem, suffix = PurePosixPath(name).stem.removesuffix("_v1"), PurePosixPath(name).suffix
-    return stem if suffix == ".jsonl" and stem in SPLITS else None
-
-
-def _example(row: dict[str, Any], where: str, split: str | None, place_of: Callable[[str], str]) -> Example | Rejected:
-    name, picture, text = row.get("id"), row.get("image"), row.get("text")
-    if not isinstance(name, str) or not name:
-        return Rejected(None, where, "no id (a text)", row)
-    if not isinstance(picture, str) or not picture:
-        return Rejected(name, where, "no image (the picture's file name)", row)
-    try:
+    def labels_of(self, row: Row) -> dict[str, LabelValue]:
         harm, target = _harm(row.get("labels"))
-    except DataError as error:
-        return Rejected(name, where, str(error), row)
-    reference = place_of(picture)
-    return Example(
-        id=name,
-        parts={"image": reference} if text in (None, "", "null") else {"text": text, "image": reference},
-        labels={
-            "abuse_hate": None if harm is None else int(harm != HARM[0]),
-            "target_type": target,
-            "harm": harm,
-        },
-        split=split,
-        meta={"labels": row.get("labels")},
-    )
+        hate = None if harm is None else int(harm != HARM[0])
+        return {"abuse_hate": hate, "target_type": target, "harm": harm}
+
+    def meta_of(self, row: Row) -> dict[str, Any]:
+        return {"labels": row.get("labels")}
 
 
 def _harm(labels: Any) -> tuple[str | None, str | None]:

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 from pydantic import field_validator
 
-from ..contracts import TextRole
 from ..errors import DataError
-from ..example import BINARY, LABELS, UNLABELLED, Example, Label, LabelValue, Rejected
-from ..files.tables import EncodedTables
+from ..example import BINARY, LABELS, Example, Label, LabelValue, Rejected
+from ..files.layouts import LabelColumn, Layout, Row
 
 # Within a split the plain name comes last: where it stands beside its successors it is the challenge's unlabelled
 # first release, and of a row that stands in two files the first is taken.
@@ -28,7 +27,7 @@ FIELDS = ("id", "img", "label", "text")
 """The fields of a row that have a meaning; all others go into ``meta``."""
 
 
-class HatefulMemes(EncodedTables):
+class HatefulMemes(Layout):
     """Memes as published by Kiela et al. 2020 (The Hateful Memes Challenge, arXiv:2005.04790) and by many since.
 
     Each line is an object with ``id``, ``img`` (path below the root), ``label`` (0, 1, or null or missing where not
@@ -41,14 +40,12 @@ class HatefulMemes(EncodedTables):
         What holds the files.
     label : str
         The name that ``label`` gets in the taxonomy.
-    text_role : "transcript" or "caption"
-        ``transcript``: ``text`` is what stands in the picture.
     """
 
     expected: ClassVar[str] = f"at least one of {', '.join(FILES)}, and img/"
+    tables: ClassVar[Mapping[str, str | None]] = FILES
 
     label: str = "abuse_hate"
-    text_role: TextRole = "transcript"
 
     @field_validator("label")
     @classmethod
@@ -60,37 +57,35 @@ class HatefulMemes(EncodedTables):
     def labels(self) -> Mapping[str, Label]:
         return {self.label: LABELS.get(self.label, Label(BINARY, f"prob_{self.label}"))}
 
-    def listed(self) -> list[str]:
-        return [name for name in FILES if self.files.has(name)]
-
     def rows(self) -> Iterator[Example | Rejected]:
-        seen: dict[tuple[str, str, str], tuple[str, LabelValue]] = {}
+        seen: dict[tuple[str, str | None, str], tuple[str, LabelValue]] = {}
         for name in self.listed():
-            for where, found in self.read(name):
-                row = found if isinstance(found, Rejected) else self._row(found, where, FILES[name])
+            for row in self.rows_of(name):
                 if isinstance(row, Example):
                     label = row.labels[self.label]
-                    key = (FILES[name], row.id, row.parts["image"])
-                    first_file, first_label = seen.setdefault(key, (name, label))
+                    first_file, first_label = seen.setdefault((row.id, row.split, row.parts["image"]), (name, label))
                     if first_file != name and label in (None, first_label):
                         continue
                 yield row
 
-    def _row(self, row: dict[str, Any], where: str, split: str) -> Example | Rejected:
-        name, picture, text = row.get("id"), row.get("img"), row.get("text")
-        if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
-            return Rejected(None, where, "no id (a text or a whole number)", row)
+    def id_of(self, row: Row, name: str) -> str:
+        identity = row.get("id")
+        if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
+            raise DataError("no id (a text or a whole number)")
+        return str(identity)
+
+    def picture_of(self, row: Row, name: str) -> str:
+        picture = row.get("img")
         if not isinstance(picture, str) or not picture:
-            return Rejected(str(name), where, "no img (the path of the picture)", row)
-        try:
-            index = self.labels()[self.label].index(row.get("label"))
-        except DataError as error:
-            return Rejected(str(name), where, str(error), row)
-        wordless = text is None or (isinstance(text, str) and not text.strip())
-        return Example(
-            id=str(name),
-            parts={"image": picture} if wordless else {"text": text, "image": picture},
-            labels={self.label: None if index == UNLABELLED else index},
-            split=split,
-            meta={key: value for key, value in row.items() if key not in FIELDS},
-        )
+            raise DataError("no img (the path of the picture)")
+        return picture
+
+    def text_of(self, row: Row) -> Any:
+        text = row.get("text")
+        return None if isinstance(text, str) and not text.strip() else text
+
+    def labels_of(self, row: Row) -> dict[str, LabelValue]:
+        return {self.label: LabelColumn("label", {0: 0, 1: 1}).read(row)}
+
+    def meta_of(self, row: Row) -> dict[str, Any]:
+        return {column: cell for column, cell in row.items() if column not in FIELDS}

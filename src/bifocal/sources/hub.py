@@ -111,17 +111,12 @@ class Hub(Columns):
         return list(self.splits)
 
     def labels(self) -> Mapping[str, Label]:
-        return self.label_taxonomy
-
-    @cached_property
-    def label_taxonomy(self) -> dict[str, Label]:
-        """`labels`, which may cost a pass over the columns they stand in."""
         self._check()
-        columns = sorted({spec.column for spec in self.label_maps.values()})
-        return self.taxonomy(lambda: (row for name in self.data for row in self._good_rows(name, columns)))
+        return super().labels()
 
-    def _good_rows(self, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-        return (row for row in self._read(name, columns) if not isinstance(row, Rejected))
+    def readable_rows(self) -> Iterator[dict[str, Any]]:
+        columns = sorted({spec.column for spec in self.label_maps.values()})
+        return (row for name in self.data for row in self._read(name, columns) if not isinstance(row, Rejected))
 
     def _check(self) -> None:
         headers = ((name, [dict.fromkeys(data.column_names)]) for name, data in self.data.items())

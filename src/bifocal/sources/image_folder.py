@@ -83,11 +83,11 @@ class ImageFolder(FileSource):
         """
         folders = {self._place(name)[1]: None for name in self.names}
         found = [folder for folder in folders if folder is not None]
-        label = self.spec.fixed(self.label) or self.spec.found(self.label, found)
+        label = self.spec.told_classes(self.label) or self.spec.infer_classes(self.label, found)
         if self.map is None:
             for folder in found:
                 try:
-                    self.spec.settle(self.label, self.spec.read(folder), label)
+                    self.spec.encode(self.label, self.spec.parse_cell(folder), label)
                 except DataError:
                     raise DataError(
                         f"{self.root}: folder {folder!r} is no class of {self.label}, which has "
@@ -132,7 +132,7 @@ class ImageFolder(FileSource):
         split, folder = self._place(name)
         parts = {"image": name} if _is_picture(name) else {}
         try:
-            value = self.spec.settle(self.label, self.spec.read(folder), label)
+            value = self.spec.encode(self.label, self.spec.parse_cell(folder), label)
             texts = beside.get(name, [name] if _is_text(name) else [])
             if len(texts) > 1:
                 several = " or ".join(repr(text) for text in texts if text)

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
-from ..contracts import TextRole
 from ..errors import DataError
-from ..example import LABELS, Example, Label, Rejected
+from ..example import LABELS, Label, Rejected
+from ..files.delimited import Read
+from ..files.layouts import LabelColumn, Layout, Row
 from ..files.tables import DelimitedTables
 
 TRAIN, TEST, TRUTH = "labels.csv", "2000_testdata.csv", "Meme_groundTruth.csv"
@@ -22,7 +23,7 @@ DEGREES = ("not_offensive", "slight", "very_offensive", "hateful_offensive")
 KEPT = ("humour", "sarcasm", "motivational", "overall_sentiment")
 
 
-class Memotion(DelimitedTables):
+class Memotion(Layout, DelimitedTables):
     """Memes as published by Sharma et al. 2020 (SemEval-2020 Task 8: Memotion Analysis, arXiv:2008.03781).
 
     ``offense`` is the column ``offensive`` as it is, ``offensive`` whether it is anything but ``not_offensive`` (the
@@ -39,47 +40,47 @@ class Memotion(DelimitedTables):
     ----------
     root : Path
         The folder ``memotion_dataset_7k``, or one that holds it and the test set; also in an archive.
-    text_role : "transcript" or "caption"
-        ``transcript``: what stands in the picture.
     """
 
     expected: ClassVar[str] = f"{TRAIN} with images/ beside it, or {TEST} with 2000_data/"
-
     seeks: ClassVar[bool] = True
+    taxonomy: ClassVar[Mapping[str, Label]] = {
+        "abuse_hate": LABELS["abuse_hate"],
+        "offensive": LABELS["offensive"],
+        "offense": Label(DEGREES, "prob", "How offensive, in four degrees."),
+    }
+    tables: ClassVar[Mapping[str, str | None]] = {TRAIN: "train", TEST: "test"}
+    beside = (TRUTH,)
+    anywhere = True
+    id_column = "image_name"
+    required = ("offensive",)
+    text_columns = ("text_corrected", "text_ocr")
+    label_columns: ClassVar[Mapping[str, LabelColumn]] = {
+        "abuse_hate": LabelColumn("offensive", {degree: int(degree == DEGREES[-1]) for degree in DEGREES}),
+        "offensive": LabelColumn("offensive", {degree: int(degree != DEGREES[0]) for degree in DEGREES}),
+        "offense": LabelColumn("offensive", {degree: degree for degree in DEGREES}),
+    }
 
-    text_role: TextRole = "transcript"
+    def table_of(self, name: str) -> str:
+        return super().table_of(name).replace(" .csv", ".csv")  # the ground truth was published with a space in it
 
-    def labels(self) -> Mapping[str, Label]:
-        return {
-            "abuse_hate": LABELS["abuse_hate"],
-            "offensive": LABELS["offensive"],
-            "offense": Label(DEGREES, "prob", "How offensive, in four degrees."),
-        }
+    def read_table(self, name: str) -> Iterator[Read]:
+        """The test set's columns as those of ``labels.csv``, and its labels from the ground truth beside it."""
+        if self.table_of(name) == TRAIN:
+            yield from self.read(name)
+            return
+        degrees = self._degrees(name)
+        for where, row in self.read(name):
+            if not isinstance(row, Rejected):
+                row = {TEST_COLUMNS.get(column, column): cell for column, cell in row.items()}
+                row["offensive"] = degrees.get(row.get("image_name"))
+            yield where, row
 
-    def listed(self) -> list[str]:
-        names = self.files.names()
-        return [name for wanted in (TRAIN, TEST, TRUTH) for name in names if _published(name) == wanted]
-
-    def rows(self) -> Iterator[Example | Rejected]:
-        listed = self.listed()
-        for name in listed:
-            if (kind := _published(name)) == TRUTH:
-                continue
-            degrees = self._degrees(name, listed) if kind == TEST else {}
-            for where, row in self.read(name):
-                if isinstance(row, Rejected):
-                    yield row
-                    continue
-                if kind == TEST:
-                    row = {TEST_COLUMNS.get(column, column): cell for column, cell in row.items()}
-                    row["offensive"] = degrees.get(row.get("image_name"))
-                yield self._example(row, where, name)
-
-    def _degrees(self, test: str, listed: list[str]) -> dict[str | None, str | None]:
+    def _degrees(self, test: str) -> dict[str | None, str | None]:
         """Picture -> degree, from the ground truth beside the test set; what is no degree stays, to be refused."""
         degrees: dict[str | None, str | None] = {}
-        for name in listed:
-            if _published(name) == TRUTH and PurePosixPath(name).parent == PurePosixPath(test).parent:
+        for name in self.listed():
+            if self.table_of(name) == TRUTH and PurePosixPath(name).parent == PurePosixPath(test).parent:
                 for where, row in self.read(name):
                     if isinstance(row, Rejected) or not {"Image_name", "Labels"} <= row.keys():
                         found = row.reason if isinstance(row, Rejected) else f"found the columns {', '.join(row)}"
@@ -88,34 +89,9 @@ class Memotion(DelimitedTables):
                     degrees[row["Image_name"]] = DEGREES[int(digits[1])] if digits else row["Labels"]
         return degrees
 
-    def _example(self, row: dict[str, Any], where: str, name: str) -> Example | Rejected:
-        picture = row.get("image_name")
-        if not picture:
-            return Rejected(None, where, f"no image_name (the picture's file name); columns: {', '.join(row)}", row)
-        if "offensive" not in row:
-            return Rejected(picture, where, f"no column offensive; columns: {', '.join(row)}", row)
-        degree = row["offensive"]
-        try:
-            Label(DEGREES).check(degree)
-        except DataError as error:
-            return Rejected(picture, where, f"offensive: {error}", row)
-        kind = _published(name)
-        candidates = [str(PurePosixPath(name).parent / folder / picture) for folder in PICTURES[kind]]
-        reference = self.first_of(candidates)
-        text = row.get("text_corrected") or row.get("text_ocr")
-        return Example(
-            id=picture,
-            parts={"text": text, "image": reference} if text else {"image": reference},
-            labels={
-                "abuse_hate": None if degree is None else int(degree == DEGREES[-1]),
-                "offensive": None if degree is None else int(degree != DEGREES[0]),
-                "offense": degree,
-            },
-            split="train" if kind == TRAIN else "test",
-            meta={key: row[key] for key in KEPT if row.get(key)},
-        )
+    def picture_of(self, row: Row, name: str) -> str:
+        folder, picture = PurePosixPath(name).parent, row["image_name"]
+        return self.first_of([str(folder / place / picture) for place in PICTURES[self.table_of(name)]])
 
-
-def _published(name: str) -> str:
-    """The file's own name; the ground truth was published with a space in it."""
-    return PurePosixPath(name).name.replace(" .csv", ".csv")
+    def meta_of(self, row: Row) -> dict[str, Any]:
+        return {column: row[column] for column in KEPT if row.get(column)}

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+from ..contracts import TextRole
 from ..errors import DataError
-from ..example import LABELS, SPLITS, Example, Label, Rejected
-from ..files.tables import EncodedTables
+from ..example import LABELS, SPLITS, Example, Label, LabelValue, Rejected
+from ..files.layouts import Layout, Row
 
 ANNOTATIONS = "MMHS150K_GT.json"
 SPLIT_FILES = {f"splits/{split}_ids.txt": split for split in SPLITS}
@@ -16,7 +17,7 @@ KINDS = ("NotHate", "Racist", "Sexist", "Homophobe", "Religion", "OtherHate")
 """What an annotator could choose, by the number that stands in ``labels``."""
 
 
-class Mmhs150k(EncodedTables):
+class Mmhs150k(Layout):
     """Tweets as published by Gomez et al. 2020 (Exploring Hate Speech Detection in Multimodal Publications, WACV,
     arXiv:1910.03814), with their official splits.
 
@@ -35,16 +36,21 @@ class Mmhs150k(EncodedTables):
     """
 
     expected: ClassVar[str] = f"{ANNOTATIONS}, {', '.join(SPLIT_FILES)} and img_resized/"
+    taxonomy: ClassVar[Mapping[str, Label]] = {
+        "abuse_hate": LABELS["abuse_hate"],
+        "hate_kind": Label(KINDS, "prob", "The kind of hate that most annotators chose."),
+    }
+    tables: ClassVar[Mapping[str, str | None]] = {ANNOTATIONS: None}
+    beside = tuple(SPLIT_FILES)
+    id_column = "key"
+    text_columns = ("tweet_text",)
 
-    def labels(self) -> Mapping[str, Label]:
-        return {
-            "abuse_hate": LABELS["abuse_hate"],
-            "hate_kind": Label(KINDS, "prob", "The kind of hate that most annotators chose."),
-        }
+    text_role: TextRole = "caption"
 
     def listed(self) -> list[str]:
-        names = [ANNOTATIONS, *SPLIT_FILES]
-        return names if all(map(self.files.has, names)) else []
+        """All of the files, or none: without a file of ids its split would be lost."""
+        found = super().listed()
+        return found if len(found) == 1 + len(SPLIT_FILES) else []
 
     def rows(self) -> Iterator[Example | Rejected]:
         split_of, twice = self._splits()
@@ -60,7 +66,7 @@ class Mmhs150k(EncodedTables):
             if tweet in twice:
                 yield Rejected(tweet, where, f"stands in two splits: {twice[tweet]}", row)
             else:
-                yield _example(tweet, row, where, split)
+                yield self.example(row, where, ANNOTATIONS, split)
         for tweet, split in split_of.items():
             yield Rejected(tweet, f"splits/{split}_ids.txt", f"this tweet is not in {ANNOTATIONS}")
 
@@ -76,21 +82,16 @@ class Mmhs150k(EncodedTables):
                         twice[tweet] = f"{split_of[tweet]} and {split}"
         return split_of, twice
 
+    def picture_of(self, row: Row, name: str) -> str:
+        return f"img_resized/{row['key']}.jpg"
 
-def _example(tweet: str, row: dict[str, Any], where: str, split: str | None) -> Example | Rejected:
-    try:
+    def labels_of(self, row: Row) -> dict[str, LabelValue]:
         votes = _votes(row.get("labels"))
-    except DataError as error:
-        return Rejected(tweet, where, str(error), row)
-    hate = _majority([vote if vote == KINDS[0] else "hate" for vote in votes])
-    text, picture = row.get("tweet_text"), f"img_resized/{tweet}.jpg"
-    return Example(
-        id=tweet,
-        parts={"text": text, "image": picture} if text else {"image": picture},
-        labels={"abuse_hate": None if hate is None else int(hate == "hate"), "hate_kind": _majority(votes)},
-        split=split,
-        meta={"votes": votes},
-    )
+        hate = _majority([vote if vote == KINDS[0] else "hate" for vote in votes])
+        return {"abuse_hate": None if hate is None else int(hate == "hate"), "hate_kind": _majority(votes)}
+
+    def meta_of(self, row: Row) -> dict[str, Any]:
+        return {"votes": _votes(row.get("labels"))}
 
 
 def _votes(labels: Any) -> list[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
-from ..contracts import TextRole
-from ..errors import DataError
-from ..example import LABELS, Example, Label, Rejected
+from ..example import LABELS, Label
+from ..files.layouts import LabelColumn, Layout, Row
 from ..files.tables import DelimitedTables
 
 FILES = {
@@ -15,12 +14,10 @@ FILES = {
     "Split Dataset/Validation_meme_dataset.csv": "val",
     "Split Dataset/Testing_meme_dataset.csv": "test",
 }
-NAMES = {"Non-offensiv": 0, "Non-offensive": 0, "offensive": 1}
-"""Published without the last letter."""
 COLUMNS = ("image_name", "sentence", "label")
 
 
-class Multioff(DelimitedTables):
+class Multioff(Layout, DelimitedTables):
     """Memes on the US election of 2016, as published by Suryawanshi et al. 2020 (Multimodal Meme Dataset (MultiOFF) for
     Identifying Offensive Content in Image and Text, TRAC, aclanthology.org/2020.trac-1.6), with their official splits.
 
@@ -32,40 +29,18 @@ class Multioff(DelimitedTables):
     ----------
     root : Path
         The folder ``MultiOFF_Dataset``, or it in an archive (``MultiOFF_Dataset.zip/MultiOFF_Dataset``).
-    text_role : "transcript" or "caption"
-        ``transcript``: what stands in the picture.
     """
 
     expected: ClassVar[str] = f"at least one of {', '.join(FILES)}, and Labelled Images/"
+    taxonomy: ClassVar[Mapping[str, Label]] = {"offensive": LABELS["offensive"]}
+    tables: ClassVar[Mapping[str, str | None]] = FILES
+    id_column = "image_name"
+    required = COLUMNS
+    text_columns = ("sentence",)
+    # Published without the last letter.
+    label_columns: ClassVar[Mapping[str, LabelColumn]] = {
+        "offensive": LabelColumn("label", {"Non-offensiv": 0, "Non-offensive": 0, "offensive": 1})
+    }
 
-    text_role: TextRole = "transcript"
-
-    def labels(self) -> Mapping[str, Label]:
-        return {"offensive": LABELS["offensive"]}
-
-    def listed(self) -> list[str]:
-        return [name for name in FILES if self.files.has(name)]
-
-    def rows(self) -> Iterator[Example | Rejected]:
-        for name in self.listed():
-            for where, row in self.read(name):
-                yield row if isinstance(row, Rejected) else _example(row, where, FILES[name])
-
-
-def _example(row: dict[str, Any], where: str, split: str) -> Example | Rejected:
-    if lacking := [column for column in COLUMNS if column not in row]:
-        return Rejected(None, where, f"no column {lacking[0]}; columns: {', '.join(row)}", row)
-    picture, text, label = (row[column] for column in COLUMNS)
-    if not picture:
-        return Rejected(None, where, "no image_name (the picture's file name)", row)
-    try:
-        Label(tuple(NAMES)).check(label)
-    except DataError as error:
-        return Rejected(picture, where, str(error), row)
-    reference = f"Labelled Images/{picture}"
-    return Example(
-        id=picture,
-        parts={"text": text, "image": reference} if text else {"image": reference},
-        labels={"offensive": NAMES.get(label)},
-        split=split,
-    )
+    def picture_of(self, row: Row, name: str) -> str:
+        return f"Labelled Images/{row['image_name']}"

@@ -105,13 +105,8 @@ class Table(Columns, DelimitedTables):
         """As of every source, and where pictures lie."""
         return [super().listing(), str(self.pictures.root)]
 
-    def labels(self) -> Mapping[str, Label]:
-        return self.label_taxonomy
-
-    @cached_property
-    def label_taxonomy(self) -> dict[str, Label]:
-        """`labels`, which may cost a pass over the tables."""
-        return self.taxonomy(lambda: (row for name in self.tables for row in self._good_rows(name)))
+    def readable_rows(self) -> Iterator[dict[str, Any]]:
+        return (row for name in self.tables for row in self._good_rows(name))
 
     def _good_rows(self, name: str) -> Iterator[dict[str, Any]]:
         return (row for _, row in self.read(name) if not isinstance(row, Rejected))

@@ -119,16 +119,11 @@ class Webdataset(Columns, FileSource):
     def stamp(self, reference: str) -> list[Any] | None:
         return []
 
-    def labels(self) -> Mapping[str, Label]:
-        return self.label_taxonomy
-
-    @cached_property
-    def label_taxonomy(self) -> dict[str, Label]:
-        """`labels`, which may cost a pass over the shards."""
-        return self.taxonomy(lambda: (row for name in self.shards for row in self._good_rows(name)))
+    def readable_rows(self) -> Iterator[dict[str, Any]]:
+        return (row for name in self.shards for _, row in self._read(name) if not isinstance(row, Rejected))
 
     def rows(self) -> Iterator[Example | Rejected]:
-        self.check_parts(self.check_columns([("", (row for name in self.shards for row in self._good_rows(name)))]))
+        self.check_parts(self.check_columns([("", self.readable_rows())]))
         return self._rows(self.labels())
 
     def _rows(self, labels: Mapping[str, Label]) -> Iterator[Example | Rejected]:
@@ -136,9 +131,6 @@ class Webdataset(Columns, FileSource):
             for where, row in self._read(name):
                 key = str(row.get("__key__")) if isinstance(row, dict) else ""
                 yield row if isinstance(row, Rejected) else self.example(row, where, key, split, labels)
-
-    def _good_rows(self, name: str) -> Iterator[dict[str, Any]]:
-        return (row for _, row in self._read(name) if not isinstance(row, Rejected))
 
     def _read(self, shard: str) -> Iterator[tuple[str, dict[str, Any] | Rejected]]:
         """``(where, row)`` of every sample; what is wrong with the tar itself comes last, as one `Rejected`."""
