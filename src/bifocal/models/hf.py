@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -14,39 +14,26 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import plugins
-from ..config import ExpertConfig, Strict, Tune
-from ..errors import ModelError
+from ..config import ExpertConfig, Tune
 from ..example import Rows
-from ..workspace import fingerprint, read_json, write_json
-from .classifier import Classifier, figures
-from .heads import cross_fit, fit_linear
+from ..workspace import fingerprint
+from .classifier import Classifier
+from .linear import LinearHead, fit_linear
 from .positions import remember_positions
 from .pretrained import build, check_data, load_configuration, load_pretrained, locate, quiet
-from .saved import check_seal, read_card, sealed
+from .saved_encoder import SavedEncoder
 
 HEAD = "head.safetensors"
-LEARNED = "learned_from.json"
 
 
-class HfEncoder:
+class HfEncoder(SavedEncoder):
     """Encoder + head of one modality on top of transformers; a modality adds how its values become inputs.
 
     Attributes
     ----------
-    frozen : bool
-        True for ``tune: head``.
-    learned_from : frozenset of str
-        Ids of the rows it learned from, set by whoever trained it and saved with it.
-    penalty : float or None
-        Of the head, once `fit_head` chose it.
-    examples_encoded : int
-        Examples that went through `encode`; proves the promise of one pass per example.
     classifier : Classifier
     """
 
-    plugin: ClassVar[str]
-    """The file name in ``models/encoders/``."""
-    modality: ClassVar[str]
     auto: ClassVar[Any]
     """The Auto class that loads what `save` writes."""
     base: ClassVar[str]
@@ -54,27 +41,14 @@ class HfEncoder:
     tunes: ClassVar[tuple[Tune, ...]] = ("full", "lora", "head")
     judged_by: ClassVar[Literal["macro_f1", "loss"]] = "macro_f1"
     """The val figure by which `fit` chooses its epoch and stops."""
-    settings: ClassVar[type[Strict]]
-    """The model of ``experts.<modality>.options``."""
 
     def __init__(self, expert: ExpertConfig, classes: Sequence[Any], seed: int, model: PreTrainedModel, processor: Any):
-        self.expert = expert = expert.settled(self.tunes)
-        self.classes = list(classes)
-        self.seed = seed
+        super().__init__(expert, classes, seed)
         self.options: Any = plugins.options("encoder", self.plugin, expert.options, self.settings)
         self.processor = processor
-        self.frozen = expert.tune == "head"
-        self.learned_from: frozenset[str] = frozenset()
-        self.penalty: float | None = None
-        self.examples_encoded = 0
         self.classifier = Classifier(model, expert.pooling).eval()
         self._parameters = self.classifier.parameter_counts()
         self._adapter: Any = None
-
-    @property
-    def columns(self) -> Collection[str] | None:
-        """The columns that are read; None = values have none."""
-        return None
 
     # What a modality adds -------------------------------------------------------------------------
 
@@ -110,11 +84,8 @@ class HfEncoder:
         """The value as seen in training; ``seed`` names run, epoch and row, so that a resumed training repeats it."""
         return value
 
-    def batches(self, values: Sequence[Any]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Rows and inputs of each batch that `encode` runs."""
-        for start in range(0, len(values), self.expert.encode_batch_size):
-            rows = list(range(start, min(start + self.expert.encode_batch_size, len(values))))
-            yield rows, self.inputs([values[i] for i in rows])
+    def rows_at_once(self) -> int:
+        return self.expert.encode_batch_size
 
     # Create, save, load ---------------------------------------------------------------------------
 
@@ -162,24 +133,14 @@ class HfEncoder:
         return encoder._placed()
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """What `save` wrote.
-
-        Raises
-        ------
-        ModelError
-            Where the folder is missing, was not written by `save`, or a file in it is missing or altered.
-        """
-        card = read_card(folder)
-        check_seal(folder, card)
+    def read(cls, folder: Path, card: Mapping[str, Any], expert: ExpertConfig) -> Self:
         check_data(folder)
         with quiet():
             model, processor = load_pretrained(cls.auto, cls.load_processor, str(folder), card["classes"])
-            encoder = cls(ExpertConfig(**card["expert"]), card["classes"], card["seed"], model, processor)
+            encoder = cls(expert, card["classes"], card["seed"], model, processor)
         if encoder.classifier.own_head is not None:
             encoder.classifier.own_head.load_state_dict(load_file(folder / HEAD))
-        encoder._parameters, encoder.penalty = card["parameters"], card["penalty"]
-        encoder.learned_from = frozenset(read_json(folder / LEARNED))
+        encoder._parameters = card["parameters"]
         return encoder._placed()
 
     def save(self, folder: Path) -> None:
@@ -190,12 +151,18 @@ class HfEncoder:
         ``bias [C]``).
         """
         self._merge()
-        with quiet(), sealed(folder, self.card()) as part:
-            self.classifier.auto.save_pretrained(part)
-            self.processor.save_pretrained(part)
-            if self.classifier.own_head is not None:
-                save_file(self.classifier.own_head.state_dict(), part / HEAD)
-            write_json(part / LEARNED, sorted(self.learned_from))
+        with quiet():
+            super().save(folder)
+
+    def write(self, folder: Path) -> None:
+        self.classifier.auto.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        if self.classifier.own_head is not None:
+            save_file(self.classifier.own_head.state_dict(), folder / HEAD)
+
+    @property
+    def base_model(self) -> str:
+        return self.base if self.expert.model == "base" else self.expert.model
 
     def card(self) -> dict[str, Any]:
         """What this expert is, for ``bifocal.json`` and the model card.
@@ -203,17 +170,8 @@ class HfEncoder:
         ``auto_logits_equal`` tells whether the Auto class gives our logits; with ``pooling: mean`` its head is
         another, fitted on what that class feeds it.
         """
-        return {
-            "encoder": self.plugin,
-            "base_model": self.base if self.expert.model == "base" else self.expert.model,
-            "auto_class": self.auto.__name__,
-            "auto_logits_equal": self.classifier.own_head is None,
-            "classes": self.classes,
-            "seed": self.seed,
-            "parameters": self.parameters(),
-            "penalty": self.penalty,
-            "expert": self.expert.model_dump(mode="json"),
-        }
+        equal = self.classifier.own_head is None
+        return {**super().card(), "auto_class": self.auto.__name__, "auto_logits_equal": equal, "penalty": self.penalty}
 
     def _placed(self) -> Self:
         self.classifier.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -224,9 +182,6 @@ class HfEncoder:
         if self._adapter is not None:
             self._adapter.merge_and_unload()
             self._adapter = None
-
-    def check(self, value: Any) -> None:
-        """Any text or picture that its modality reads will do."""
 
     def settle(self, *, bfloat16: bool = False) -> None:
         """Compute once what no input changes; from now on nothing is learned any more.
@@ -277,68 +232,35 @@ class HfEncoder:
         list of dict
             One row: in-sample loss, accuracy and macro-F1, and the penalty chosen.
         """
-        fitted = fit_linear(encoded["features"], labels, groups, classes=len(self.classes))
-        _copy(fitted, self.classifier.head)
+        history = super().fit_head(encoded, labels, groups)
         if self.classifier.own_head is not None:
             self._fit_auto_head(encoded, labels, groups)
-        self.penalty = fitted.penalty
-        measured = figures(self.head_logits(encoded), labels)
-        return [{"epoch": 1, **{f"train_{k}": v for k, v in measured.items()}, "penalty": fitted.penalty}]
+        return history
+
+    def take_head(self, head: LinearHead) -> None:
+        _copy(head, self.classifier.head)
 
     def _fit_auto_head(self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str]) -> None:
         fitted = fit_linear(encoded["auto_features"], labels, groups, classes=len(self.classes))
         _copy(fitted, self.classifier.auto_head)
 
-    def cross_fit(
-        self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str], *, folds: int, seed: int
-    ) -> Tensor:
-        """Logits ``[n, C]`` of heads like the one fitted, each of which saw neither the row nor its group.
-
-        Raises
-        ------
-        ModelError
-            Before `fit_head`.
-        """
-        if self.penalty is None:
-            raise ModelError(f"the head of {self.expert.model!r} was not fitted by fit_head: nothing to cross-fit")
-        features, classes = encoded["features"], len(self.classes)
-        return cross_fit(features, labels, groups, classes=classes, folds=folds, seed=seed, penalty=self.penalty)
-
     # Encode ---------------------------------------------------------------------------------------
 
-    def encode(self, values: Sequence[Any], progress: Callable[[int], None] | None = None) -> dict[str, Tensor]:
-        """One pass over every value.
-
-        Parameters
-        ----------
-        values : sequence
-            Each is read once.
-        progress : callable, optional
-            Called with the number of examples done.
-
-        Returns
-        -------
-        dict of Tensor
-            ``features [n, d]``, ``logits [n, C]`` and, for ``pooling: mean``, ``auto_features`` (what the Auto
-            model's own head reads); float32, on the CPU, in the order given.
-        """
-        self.classifier.eval()
+    def widths(self) -> dict[str, int]:
+        """For ``pooling: mean`` also ``auto_features``: what the Auto model's own head reads."""
         widths = {"features": self.classifier.head.in_features, "logits": len(self.classes)}
         if self.classifier.own_head is not None:
             widths["auto_features"] = self.classifier.auto_head.in_features
-        encoded = {name: torch.zeros(len(values), width) for name, width in widths.items()}
+        return widths
+
+    def encode(self, values: Sequence[Any], progress: Callable[[int], None] | None = None) -> dict[str, Tensor]:
+        self.classifier.eval()
+        return super().encode(values, progress)
+
+    def compute(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         device = self.classifier.head.weight.device
-        done = 0
-        with torch.inference_mode():
-            for rows, inputs in self.batches(values):
-                output = self.classifier({name: tensor.to(device) for name, tensor in inputs.items()})
-                for name, tensor in encoded.items():
-                    tensor[rows] = output[name].float().cpu()
-                done += len(rows)
-                self.examples_encoded += len(rows)
-                if progress:
-                    progress(done)
-        return encoded
+        output = self.classifier({name: tensor.to(device) for name, tensor in inputs.items()})
+        return {name: tensor.float().cpu() for name, tensor in output.items()}
 
     def head_logits(self, encoded: Mapping[str, Tensor]) -> Tensor:
         """Logits ``[n, C]`` of the head over features already computed."""
@@ -388,7 +310,7 @@ class HfEncoder:
         return {**classifier.parameter_counts(), "flops_per_example": counter.get_total_flops()}
 
 
-def _copy(fitted: Any, layer: nn.Linear) -> None:
+def _copy(fitted: LinearHead, layer: nn.Linear) -> None:
     with torch.no_grad():
         layer.weight.copy_(fitted.weight)
         layer.bias.copy_(fitted.bias)

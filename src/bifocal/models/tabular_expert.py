@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from .. import plugins
-from ..config import ExpertConfig, Tune
+from ..config import ExpertConfig
 from ..modalities.tabular import Record
+from .saved_encoder import SavedEncoder
 from .tabular import TabularOptions, TabularProcessor, refuse_transformer_settings
 
 
-class TabularExpert:
-    """The settings, the columns and the card of an expert over a `TabularProcessor`.
+class TabularExpert(SavedEncoder):
+    """An encoder over a `TabularProcessor`; one that has options of its own sets ``settings``."""
 
-    An encoder sets ``plugin``, ``tunes`` and, where it has options of its own, ``settings``.
-    """
-
-    plugin: ClassVar[str]
     modality: ClassVar[str] = "tabular"
-    tunes: ClassVar[tuple[Tune, ...]]
     settings: ClassVar[type[TabularOptions]] = TabularOptions
     processor: TabularProcessor
 
-    if TYPE_CHECKING:  # each encoder counts its own
-
-        def parameters(self) -> dict[str, int]: ...
-
     def __init__(self, expert: ExpertConfig, classes: Sequence[Any], seed: int, processor: TabularProcessor):
-        self.expert = expert.settled(self.tunes)
-        self.classes = list(classes)
-        self.seed = seed
+        super().__init__(expert, classes, seed)
         self.processor = processor
 
     @property
@@ -61,20 +51,9 @@ class TabularExpert:
         return cls(expert, classes, seed, TabularProcessor.fit(values, options))
 
     def card(self) -> dict[str, Any]:
-        """What this expert is, for ``bifocal.json`` and the model card."""
+        """As of every encoder, and the columns."""
         return {
-            "encoder": self.plugin,
-            "base_model": "scratch",
-            "classes": self.classes,
-            "seed": self.seed,
-            "parameters": self.parameters(),
-            "expert": self.expert.model_dump(mode="json"),
-            **self.columns_card(),
-        }
-
-    def columns_card(self) -> dict[str, Any]:
-        """What the card says of the columns."""
-        return {
+            **super().card(),
             "columns": self.processor.kinds,
             "dropped_columns": self.processor.dropped,
             "columns_told": self.processor.notes(),

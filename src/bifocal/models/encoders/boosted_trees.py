@@ -18,9 +18,8 @@ from ...config import ExpertConfig, Tune
 from ...errors import ModelError, extras_named
 from ...example import Rows
 from ...modalities.tabular import Record
-from ...workspace import fingerprint, read_json, write_json
+from ...workspace import fingerprint
 from ..classifier import figures
-from ..saved import check_seal, read_card, sealed
 from ..tabular import TabularOptions, TabularProcessor
 from ..tabular_expert import TabularExpert
 from ..trees import FLOOR, Trees, counted, grow, least_rows, logits_of
@@ -28,13 +27,11 @@ from ..trees import FLOOR, Trees, counted, grow, least_rows, logits_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MODEL, LEARNED = "model.txt", "learned_from.json"
+MODEL = "model.txt"
 WIDTH = 256
 """Features at most (one per class where there are more classes)."""
 CELLS_AT_ONCE = 2**20
 """Leaves (rows times trees) looked up at a time."""
-ROWS_AT_ONCE = 4096
-"""Records encoded at a time: bounds the memory of a large split."""
 
 
 class Options(TabularOptions):
@@ -62,14 +59,10 @@ class BoostedTrees(TabularExpert):
     trees are summed so that at most `WIDTH` columns result. Nothing in them is random, and the sum of a class's
     columns is its raw score, which makes the logits; one pass over the trees gives both.
 
+    It is never frozen: the trees, and with them the features, are made from the labels.
+
     Attributes
     ----------
-    frozen : bool
-        False: the trees, and with them the features, are made from the labels.
-    learned_from : frozenset of str
-        Ids of the rows it learned from, set by whoever trained it and saved with it.
-    examples_encoded : int
-        Examples that went through `encode`.
     text : str or None
         The trees in LightGBM's text format, once `fit` grew them.
     """
@@ -81,9 +74,6 @@ class BoostedTrees(TabularExpert):
     def __init__(self, expert: ExpertConfig, classes: Sequence[Any], seed: int, processor: TabularProcessor):
         super().__init__(expert, classes, seed, processor)
         self.options: Options = plugins.options("encoder", self.plugin, expert.options, self.settings)
-        self.frozen = False
-        self.learned_from: frozenset[str] = frozenset()
-        self.examples_encoded = 0
         self.text: str | None = None
         self._trees: Trees | None = None
 
@@ -95,23 +85,15 @@ class BoostedTrees(TabularExpert):
         return super().create(expert, classes, seed, values)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """What `save` wrote. Raises `ModelError` where the folder or a file in it is missing or altered."""
-        card = read_card(folder)
-        check_seal(folder, card)
-        processor = TabularProcessor.from_pretrained(folder)
-        encoder = cls(ExpertConfig(**card["expert"]), card["classes"], card["seed"], processor)
+    def read(cls, folder: Path, card: Mapping[str, Any], expert: ExpertConfig) -> Self:
+        encoder = cls(expert, card["classes"], card["seed"], TabularProcessor.from_pretrained(folder))
         encoder._plant((folder / MODEL).read_text(encoding="utf-8"))
-        encoder.learned_from = frozenset(read_json(folder / LEARNED))
         return encoder
 
-    def save(self, folder: Path) -> None:
-        """Write ``model.txt``, ``preprocessing.json``, ``learned_from.json`` and the sealed ``bifocal.json``."""
-        text = self._planted().text
-        with sealed(folder, self.card()) as part:
-            (part / MODEL).write_text(text, encoding="utf-8", newline="")
-            self.processor.save_pretrained(part)
-            write_json(part / LEARNED, sorted(self.learned_from))
+    def write(self, folder: Path) -> None:
+        """Write ``model.txt`` and ``preprocessing.json``."""
+        (folder / MODEL).write_text(self._planted().text, encoding="utf-8", newline="")
+        self.processor.save_pretrained(folder)
 
     # Learn ----------------------------------------------------------------------------------------
 
@@ -130,7 +112,7 @@ class BoostedTrees(TabularExpert):
             One row, of the finished trees: loss, accuracy and macro-F1 on train and val, and the ``rounds`` kept.
         """
         splits = {"train": train} if val is None else {"train": train, "val": val}
-        tables = {name: self._table(rows.values) for name, rows in splits.items()}
+        tables = {name: self.inputs(rows.values) for name, rows in splits.items()}
         first = len(self.processor.number_names)
         categories = list(range(first, tables["train"].shape[1]))
         pairs = {name: (tables[name], rows.labels) for name, rows in splits.items()}
@@ -160,16 +142,6 @@ class BoostedTrees(TabularExpert):
             on_epoch(row)
         return [row]
 
-    def fit_head(self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str]) -> list[dict[str, float]]:
-        """Raises `ModelError`: the features themselves are made from the labels."""
-        raise ModelError("boosted_trees learn as a whole: call fit; there is no head to fit alone")
-
-    def cross_fit(
-        self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str], *, folds: int, seed: int
-    ) -> Tensor:
-        """Raises `ModelError`, as `fit_head` does."""
-        raise ModelError("boosted_trees learn as a whole: their logits cannot be cross-fitted from their features")
-
     def _plant(self, text: str) -> None:
         """Take up trees from their text: training, too, goes on with what would be loaded."""
         self.text = text
@@ -191,32 +163,17 @@ class BoostedTrees(TabularExpert):
 
     # Encode ---------------------------------------------------------------------------------------
 
-    def encode(self, values: Sequence[Record], progress: Callable[[int], None] | None = None) -> dict[str, Tensor]:
-        """One pass over every value, each read once.
-
-        Returns
-        -------
-        dict of Tensor
-            ``features [n, d]`` and ``logits [n, C]``, float32, in the order given.
-
-        Raises
-        ------
-        ModelError
-            Before `fit`.
-        """
+    def widths(self) -> dict[str, int]:
+        """Raises `ModelError` before `fit`."""
         self._planted()
-        features = torch.zeros(len(values), len(self._starts))
-        for start in range(0, len(values), ROWS_AT_ONCE):
-            end = min(start + ROWS_AT_ONCE, len(values))
-            features[start:end] = self._features(self._table([values[i] for i in range(start, end)]))
-            self.examples_encoded += end - start
-            if progress:
-                progress(end)
-        return {"features": features, "logits": self._logits(features)}
+        return {"features": len(self._starts)}
 
-    def _table(self, values: Sequence[Record]) -> NDArray[np.float64]:
+    def inputs(self, values: Sequence[Record]) -> NDArray[np.float64]:
         """``[n, p + q]``: numbers, NaN where missing, which LightGBM knows how to split, and category indices."""
         return np.concatenate(self.processor.transform(values), axis=1, dtype=np.float64)
+
+    def compute(self, inputs: NDArray[np.float64]) -> dict[str, Tensor]:
+        return {"features": self._features(inputs)}
 
     def _features(self, table: NDArray[np.float64]) -> Tensor:
         features = torch.zeros(len(table), len(self._starts))

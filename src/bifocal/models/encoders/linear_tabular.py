@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -12,23 +12,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ... import plugins
-from ...config import ExpertConfig, Tune
+from ...config import ExpertConfig
 from ...modalities.tabular import Record
-from ...workspace import fingerprint, read_json, write_json
+from ...workspace import fingerprint
 from ..linear import LinearHead
-from ..linear_expert import LinearExpert
-from ..saved import check_seal, read_card, sealed
+from ..saved_encoder import LinearEncoder
 from ..tabular import TabularProcessor
 from ..tabular_expert import TabularExpert
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-WEIGHTS, LEARNED = "head.safetensors", "learned_from.json"
-ROWS_AT_ONCE = 4096
+WEIGHTS = "head.safetensors"
 
 
-class LinearTabular(TabularExpert, LinearExpert):
+class LinearTabular(TabularExpert, LinearEncoder):
     """A tabular expert whose features are the columns themselves, so that a fusion may learn from every training row.
 
     What `mlp_tabular` and `boosted_trees` know was made from the labels, and a fusion has to learn from rows kept
@@ -37,65 +35,40 @@ class LinearTabular(TabularExpert, LinearExpert):
     """
 
     plugin: ClassVar[str] = "linear_tabular"
-    tunes: ClassVar[tuple[Tune, ...]] = ("head",)
 
     def __init__(self, expert: ExpertConfig, classes: Sequence[Any], seed: int, processor: TabularProcessor):
-        super().__init__(expert, classes, seed, processor)
         self.width = 2 * len(processor.number_names) + sum(processor.cardinalities)
-        self.begin(self.width)
+        LinearEncoder.__init__(self, expert, classes, seed, self.width)
+        self.processor = processor
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """What `save` wrote. Raises `ModelError` where the folder or a file in it is missing or altered."""
-        card = read_card(folder)
-        check_seal(folder, card)
-        processor = TabularProcessor.from_pretrained(folder)
-        encoder = cls(ExpertConfig(**card["expert"]), card["classes"], card["seed"], processor)
+    def read(cls, folder: Path, card: Mapping[str, Any], expert: ExpertConfig) -> Self:
+        encoder = cls(expert, card["classes"], card["seed"], TabularProcessor.from_pretrained(folder))
         weights = load_file(folder / WEIGHTS)
-        encoder.penalty = card["penalty"]
         encoder.head = LinearHead(weights["weight"], weights["bias"], card["penalty"])
-        encoder.learned_from = frozenset(read_json(folder / LEARNED))
         return encoder
 
-    def save(self, folder: Path) -> None:
-        """Write ``head.safetensors``, ``preprocessing.json``, ``learned_from.json`` and the sealed ``bifocal.json``."""
-        with sealed(folder, self.card()) as part:
-            save_file({"weight": self.head.weight.contiguous(), "bias": self.head.bias}, part / WEIGHTS)
-            self.processor.save_pretrained(part)
-            write_json(part / LEARNED, sorted(self.learned_from))
-
-    def card(self) -> dict[str, Any]:
-        """What this expert is, for ``bifocal.json`` and the model card."""
-        return {**super().card(), "penalty": self.penalty}
+    def write(self, folder: Path) -> None:
+        """Write ``head.safetensors`` and ``preprocessing.json``."""
+        save_file({"weight": self.head.weight.contiguous(), "bias": self.head.bias}, folder / WEIGHTS)
+        self.processor.save_pretrained(folder)
 
     # Encode ---------------------------------------------------------------------------------------
 
-    def encode(self, values: Sequence[Record], progress: Callable[[int], None] | None = None) -> dict[str, Tensor]:
-        """One pass over every value, each read once.
+    def widths(self) -> dict[str, int]:
+        return {"features": self.width}
 
-        Returns
-        -------
-        dict of Tensor
-            ``features [n, d]`` and ``logits [n, C]``, float32, in the order given. The columns of the features: every
-            scaled number, 0 (the middle of its column) where it is missing; a flag for each that is; an indicator of
-            every category, with those of missing, unseen and rare ones.
-        """
-        features = torch.zeros(len(values), self.width)
-        for start in range(0, len(values), ROWS_AT_ONCE):
-            end = min(start + ROWS_AT_ONCE, len(values))
-            columns = self._columns([values[i] for i in range(start, end)])
-            features[start:end] = torch.from_numpy(columns)
-            self.examples_encoded += end - start
-            if progress:
-                progress(end)
-        return {"features": features, "logits": self.head(features)}
-
-    def _columns(self, values: Sequence[Record]) -> NDArray[np.float32]:
+    def inputs(self, values: Sequence[Record]) -> NDArray[np.float32]:
+        """The columns of the features: every scaled number, 0 (the middle of its column) where it is missing; a flag
+        for each that is; an indicator of every category, with those of missing, unseen and rare ones."""
         numbers, categories = self.processor.transform(values)
         sizes = self.processor.cardinalities
         indicators = [np.eye(n, dtype=np.float32)[c] for n, c in zip(sizes, categories.T, strict=True)]
         missing = np.isnan(numbers)
         return np.concatenate([np.where(missing, 0.0, numbers), missing, *indicators], axis=1, dtype=np.float32)
+
+    def compute(self, inputs: NDArray[np.float32]) -> dict[str, Tensor]:
+        return {"features": torch.from_numpy(inputs)}
 
     # Identity -------------------------------------------------------------------------------------
 

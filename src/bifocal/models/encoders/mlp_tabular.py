@@ -5,7 +5,7 @@ The plain recipe of Gorishniy et al. 2021 (Revisiting Deep Learning Models for T
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -17,16 +17,13 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ... import plugins
 from ...config import ExpertConfig
-from ...errors import ModelError
 from ...example import Rows
 from ...modalities.tabular import Record
 from ..hf import HfEncoder
 from ..pretrained import build, quiet
+from ..saved_encoder import ROWS_AT_ONCE
 from ..tabular import UNSEEN, TabularOptions, TabularProcessor
 from ..tabular_expert import TabularExpert
-
-ROWS_AT_ONCE = 4096
-"""Records encoded at a time: bounds the memory of a large split."""
 
 
 class Options(TabularOptions):
@@ -170,9 +167,6 @@ class MlpTabular(TabularExpert, HfEncoder):
         widths = model.config.numbers, len(model.config.cardinalities)
         return {"numbers": torch.zeros(1, widths[0]), "categories": torch.zeros(1, widths[1], dtype=torch.long)}
 
-    def card(self) -> dict[str, Any]:
-        return {**HfEncoder.card(self), **self.columns_card()}
-
     def inputs(self, values: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """Of rows that the preprocessing has been through: training meets each of them many times."""
         numbers, categories = zip(*values, strict=True)
@@ -203,16 +197,6 @@ class MlpTabular(TabularExpert, HfEncoder):
 
     def _ready(self, rows: Rows) -> Rows:
         return Rows(list(zip(*self._transformed(rows.values).values(), strict=True)), rows.labels)
-
-    def fit_head(self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str]) -> list[dict[str, float]]:
-        """Raises `ModelError`: below a new head the features would still be those that the labels made."""
-        raise ModelError("an mlp_tabular learns as a whole: call fit; it has no head to fit alone")
-
-    def cross_fit(
-        self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str], *, folds: int, seed: int
-    ) -> Tensor:
-        """Raises `ModelError`, as `fit_head` does."""
-        raise ModelError("an mlp_tabular learns as a whole: its logits cannot be cross-fitted from its features")
 
 
 def _configuration(numbers: int, cardinalities: list[int], options: Options) -> MlpConfig:

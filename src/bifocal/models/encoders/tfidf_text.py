@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -14,25 +14,25 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from ... import plugins
-from ...config import ExpertConfig, Tune
+from ...config import ExpertConfig
 from ...modalities.text import TAG
 from ...workspace import fingerprint, read_json, write_json
 from ..linear import LinearHead
-from ..linear_expert import LinearExpert
-from ..saved import check_seal, read_card, sealed
+from ..saved_encoder import LinearEncoder
 from ..tabular import refuse_transformer_settings
 from ..tfidf import TermOptions, Terms, from_heaviest, heaviest
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 WEIGHTS = "tfidf.safetensors"
 VOCABULARY = "vocabulary.json"
-LEARNED = "learned_from.json"
 
 PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """scikit-learn's C; on rows of norm 1 the best one lies about 1 to 3, whatever the number of terms."""
 FOLDS = 3
 SAMPLE = 10_000
 """Training texts that the components are learned from, at most: more of them change little and cost time and memory."""
-TEXTS_AT_ONCE = 1000
 
 
 class Options(TermOptions):
@@ -44,7 +44,7 @@ class Options(TermOptions):
     """Terms of a text that the head reads, the heaviest ones; no more than the longest training text has."""
 
 
-class TfidfText(LinearExpert):
+class TfidfText(LinearEncoder):
     """A text expert made of the training texts alone.
 
     The head reads the terms of a text (Wang & Manning 2012, aclanthology.org/P12-2018, on how hard that is to beat);
@@ -62,21 +62,16 @@ class TfidfText(LinearExpert):
 
     plugin: ClassVar[str] = "tfidf_text"
     modality: ClassVar[str] = "text"
-    tunes: ClassVar[tuple[Tune, ...]] = ("head",)
     settings: ClassVar[type[Options]] = Options
     penalties, folds = PENALTIES, FOLDS
 
     def __init__(
         self, expert: ExpertConfig, classes: Sequence[Any], seed: int, terms: Terms, components: np.ndarray, width: int
     ):
-        self.expert = expert
-        self.classes = list(classes)
-        self.seed = seed
+        super().__init__(expert, classes, seed, len(terms))
         self.terms = terms
         self.components = components
         self.width = width
-        self.columns = None
-        self.begin(len(terms))
 
     # Create, save, load ---------------------------------------------------------------------------
 
@@ -110,87 +105,51 @@ class TfidfText(LinearExpert):
         return cls(expert, classes, seed, terms, components, min(options.terms_kept, most))
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """What `save` wrote.
-
-        Raises
-        ------
-        ModelError
-            Where the folder is missing, was not written by `save`, or a file in it is missing or altered.
-        """
-        card = read_card(folder)
-        check_seal(folder, card)
+    def read(cls, folder: Path, card: Mapping[str, Any], expert: ExpertConfig) -> Self:
         weights = load_file(folder / WEIGHTS)
         # The options of its making, should a default have changed since.
         terms = Terms(read_json(folder / VOCABULARY), weights["idf"], Options(**card["options"]))
-        expert, components = ExpertConfig(**card["expert"]), weights["components"]
-        encoder = cls(expert, card["classes"], card["seed"], terms, components, card["width"])
+        encoder = cls(expert, card["classes"], card["seed"], terms, weights["components"], card["width"])
         weight, bias = (torch.from_numpy(weights[name]) for name in ("weight", "bias"))
-        encoder.head, encoder.penalty = LinearHead(weight, bias, card["penalty"]), card["penalty"]
-        encoder.learned_from = frozenset(read_json(folder / LEARNED))
+        encoder.head = LinearHead(weight, bias, card["penalty"])
         return encoder
 
-    def save(self, folder: Path) -> None:
-        """Write the expert, whole or not at all; it is loaded through Bifocal.
+    def write(self, folder: Path) -> None:
+        """Write ``vocabulary.json``, the terms in the order of the columns of ``tfidf.safetensors``.
 
-        ``vocabulary.json`` holds the terms in the order of the columns of ``tfidf.safetensors`` (``idf [V]``,
-        ``components [V, d]``, ``weight [C, V]``, ``bias [C]``), ``bifocal.json`` is `card` with the SHA-256 of every
-        other file, ``learned_from.json`` the ids.
+        The latter holds ``idf [V]``, ``components [V, d]``, ``weight [C, V]`` and ``bias [C]``.
         """
         head = {"weight": self.head.weight.numpy(), "bias": self.head.bias.numpy()}
-        with sealed(folder, self.card()) as part:
-            write_json(part / VOCABULARY, self.terms.vocabulary)
-            save_file({"idf": self.terms.idf, "components": self.components, **head}, part / WEIGHTS)
-            write_json(part / LEARNED, sorted(self.learned_from))
+        write_json(folder / VOCABULARY, self.terms.vocabulary)
+        save_file({"idf": self.terms.idf, "components": self.components, **head}, folder / WEIGHTS)
+
+    @property
+    def base_model(self) -> str:
+        return "n-grams of the training texts"
 
     def card(self) -> dict[str, Any]:
-        """What this expert is, for ``bifocal.json`` and the model card."""
-        return {
-            "encoder": self.plugin,
-            "base_model": "n-grams of the training texts",
-            "classes": self.classes,
-            "seed": self.seed,
-            "parameters": self.parameters(),
-            "penalty": self.penalty,
-            "options": self.terms.options.model_dump(),
-            "width": self.width,
-            "expert": self.expert.model_dump(mode="json"),
-        }
+        """As of every encoder, and the options of its terms."""
+        return {**super().card(), "options": self.terms.options.model_dump(), "width": self.width}
 
     def check(self, value: str) -> None:
         """Every text can be read; one without a known term gets the head's prior."""
 
     # Encode ---------------------------------------------------------------------------------------
 
-    def encode(self, values: Sequence[str], progress: Callable[[int], None] | None = None) -> dict[str, Tensor]:
-        """One pass over every value.
+    def widths(self) -> dict[str, int]:
+        """Beside the features what the head reads: ``terms``, the numbers of a text's heaviest terms, and their
+        ``weights``, both 0 where it has fewer."""
+        return {"features": self.components.shape[1], "terms": self.width, "weights": self.width}
 
-        Parameters
-        ----------
-        values : sequence of str
-            Composed texts; each is read once.
-        progress : callable, optional
-            Called with the number of examples done.
+    def rows_at_once(self) -> int:
+        return 1000
 
-        Returns
-        -------
-        dict of Tensor
-            ``features [n, d]``, ``logits [n, C]``, and what the head reads: ``terms [n, L]``, the numbers of a text's
-            heaviest terms, and their ``weights [n, L]``, both 0 where it has fewer; float32, on the CPU, in the order
-            given.
-        """
-        widths = {"features": self.components.shape[1], "terms": self.width, "weights": self.width}
-        encoded = {name: torch.zeros(len(values), width) for name, width in widths.items()}
-        for start in range(0, len(values), TEXTS_AT_ONCE):
-            end = min(start + TEXTS_AT_ONCE, len(values))
-            rows = self.terms(_words(values[i] for i in range(start, end)))
-            found = (rows @ self.components, *heaviest(rows, self.width))
-            for tensor, array in zip(encoded.values(), found, strict=True):
-                tensor[start:end] = torch.from_numpy(array)
-            self.examples_encoded += end - start
-            if progress:
-                progress(end)
-        return {**encoded, "logits": self.head_logits(encoded)}
+    def inputs(self, values: Sequence[str]) -> csr_array:
+        return self.terms(_words(values))
+
+    def compute(self, inputs: csr_array) -> dict[str, Tensor]:
+        found = (inputs @ self.components, *heaviest(inputs, self.width))
+        return {name: torch.from_numpy(array) for name, array in zip(self.widths(), found, strict=True)}
 
     def head_rows(self, encoded: Mapping[str, Tensor]) -> Any:
         """The terms of every text, which say more than the components."""

@@ -1,0 +1,258 @@
+"""What all encoders share: settings and card, one pass over values, the head on top, the folder they are saved in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from ..config import ExpertConfig, Strict, Tune
+from ..errors import ModelError
+from ..example import Rows
+from ..workspace import read_json, write_json
+from .classifier import figures
+from .linear import FOLDS, PENALTIES, LinearHead, cross_fit, fit_linear
+from .saved import check_seal, read_card, sealed
+
+LEARNED = "learned_from.json"
+ROWS_AT_ONCE = 4096
+"""Values encoded at a time: bounds the memory of a large split."""
+
+
+class SavedEncoder:
+    """Encoder + head of one modality; an encoder sets the class attributes and brings the methods that raise here.
+
+    Attributes
+    ----------
+    frozen : bool
+        Whether only the head learns, so that a fusion may learn from the features of every training row.
+    learned_from : frozenset of str
+        Ids of the rows it learned from, set by whoever trained it and saved with it.
+    penalty : float or None
+        Of the head, once `fit_head` chose it.
+    examples_encoded : int
+        Examples that went through `encode`; proves the promise of one pass per example.
+    """
+
+    plugin: ClassVar[str]
+    """The file name in ``models/encoders/``."""
+    modality: ClassVar[str]
+    tunes: ClassVar[tuple[Tune, ...]]
+    """The values of ``tune`` that it takes, its default first; without ``head`` there is no head to fit alone."""
+    settings: ClassVar[type[Strict]]
+    """The model of ``experts.<modality>.options``."""
+    penalties: ClassVar[Sequence[float]] = PENALTIES
+    folds: ClassVar[int] = FOLDS
+
+    def __init__(self, expert: ExpertConfig, classes: Sequence[Any], seed: int):
+        self.expert = expert.settled(self.tunes)
+        self.classes = list(classes)
+        self.seed = seed
+        self.frozen = self.expert.tune == "head"
+        self.learned_from: frozenset[str] = frozenset()
+        self.penalty: float | None = None
+        self.examples_encoded = 0
+
+    @property
+    def columns(self) -> Collection[str] | None:
+        """The columns that are read; None = values have none."""
+        return None
+
+    @property
+    def base_model(self) -> str:
+        """What it started from, for the card."""
+        return "scratch"
+
+    def check(self, value: Any) -> None:
+        """Any value that its modality reads will do."""
+
+    def parameters(self) -> dict[str, int]:
+        """``total`` and ``trained`` numbers."""
+        raise NotImplementedError
+
+    # Save, load -----------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write the expert, whole or not at all.
+
+        Beside what `write` writes lie ``learned_from.json`` (ids) and ``bifocal.json``: `card`, and the SHA-256 of
+        every other file.
+        """
+        with sealed(folder, self.card()) as part:
+            self.write(part)
+            write_json(part / LEARNED, sorted(self.learned_from))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` wrote.
+
+        Raises
+        ------
+        ModelError
+            Where the folder is missing, was not written by `save`, or a file in it is missing or altered.
+        """
+        card = read_card(folder)
+        check_seal(folder, card)
+        encoder = cls.read(folder, card, ExpertConfig(**card["expert"]))
+        encoder.penalty = card.get("penalty")
+        encoder.learned_from = frozenset(read_json(folder / LEARNED))
+        return encoder
+
+    def write(self, folder: Path) -> None:
+        """Write weights and preprocessing into a folder."""
+        raise NotImplementedError
+
+    @classmethod
+    def read(cls, folder: Path, card: Mapping[str, Any], expert: ExpertConfig) -> Self:
+        """The encoder that `write` wrote."""
+        raise NotImplementedError
+
+    def card(self) -> dict[str, Any]:
+        """What this expert is, for ``bifocal.json`` and the model card."""
+        return {
+            "encoder": self.plugin,
+            "base_model": self.base_model,
+            "classes": self.classes,
+            "seed": self.seed,
+            "parameters": self.parameters(),
+            **({"penalty": self.penalty} if "head" in self.tunes else {}),
+            "expert": self.expert.model_dump(mode="json"),
+        }
+
+    # Encode ---------------------------------------------------------------------------------------
+
+    def encode(self, values: Sequence[Any], progress: Callable[[int], None] | None = None) -> dict[str, Tensor]:
+        """One pass over every value.
+
+        Parameters
+        ----------
+        values : sequence
+            Each is read once.
+        progress : callable, optional
+            Called with the number of examples done.
+
+        Returns
+        -------
+        dict of Tensor
+            ``features [n, d]``, ``logits [n, C]`` and what else `widths` names; float32, on the CPU, in the order
+            given.
+        """
+        encoded = {name: torch.zeros(len(values), width) for name, width in self.widths().items()}
+        done = 0
+        with torch.inference_mode():
+            for rows, inputs in self.batches(values):
+                found = self.compute(inputs)
+                for name, tensor in encoded.items():
+                    tensor[rows] = found[name]
+                done += len(rows)
+                self.examples_encoded += len(rows)
+                if progress:
+                    progress(done)
+        return encoded if "logits" in encoded else {**encoded, "logits": self.head_logits(encoded)}
+
+    def widths(self) -> dict[str, int]:
+        """Columns of what `compute` gives that is kept, by name; without ``logits`` the head makes them."""
+        raise NotImplementedError
+
+    def rows_at_once(self) -> int:
+        """Values of a batch."""
+        return ROWS_AT_ONCE
+
+    def batches(self, values: Sequence[Any]) -> Iterator[tuple[list[int], Any]]:
+        """Rows and inputs of each batch that `encode` runs."""
+        size = self.rows_at_once()
+        for start in range(0, len(values), size):
+            rows = list(range(start, min(start + size, len(values))))
+            yield rows, self.inputs([values[i] for i in rows])
+
+    def inputs(self, values: Sequence[Any]) -> Any:
+        """What `compute` takes, for one batch of values."""
+        raise NotImplementedError
+
+    def compute(self, inputs: Any) -> Mapping[str, Tensor]:
+        """Name -> ``[n, width]`` of one batch."""
+        raise NotImplementedError
+
+    # Learn ----------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train: Rows,
+        val: Rows | None,
+        checkpoints: Path,
+        on_epoch: Callable[[dict[str, float]], None] | None = None,
+    ) -> list[dict[str, float]]:
+        """Raises `ModelError` where nothing below the head learns from labels."""
+        raise ModelError(f"{self.plugin} has nothing to fine-tune: fit its head on what `encode` gives (`fit_head`)")
+
+    def fit_head(self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str]) -> list[dict[str, float]]:
+        """Fit the head on what `encode` gave: a penalised linear classifier, its penalty chosen across groups.
+
+        Returns
+        -------
+        list of dict
+            One row: in-sample loss, accuracy and macro-F1, and the penalty chosen.
+
+        Raises
+        ------
+        ModelError
+            Where the encoder learns as a whole: below a new head the features would still be those of the labels.
+        """
+        if "head" not in self.tunes:
+            raise ModelError(f"{self.plugin} learns as a whole: call fit; there is no head to fit alone")
+        rows, classes = self.head_rows(encoded), len(self.classes)
+        head = fit_linear(rows, labels, groups, classes=classes, penalties=self.penalties, folds=self.folds)
+        self.take_head(head)
+        self.penalty = head.penalty
+        measured = figures(self.head_logits(encoded), labels)
+        return [{"epoch": 1, **{f"train_{k}": v for k, v in measured.items()}, "penalty": head.penalty}]
+
+    def cross_fit(
+        self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str], *, folds: int, seed: int
+    ) -> Tensor:
+        """Logits ``[n, C]`` of heads like the one fitted, each of which saw neither the row nor its group.
+
+        Raises
+        ------
+        ModelError
+            Before `fit_head`.
+        """
+        if self.penalty is None:
+            raise ModelError(f"the head of this {self.plugin} was not fitted by fit_head: nothing to cross-fit")
+        rows, classes = self.head_rows(encoded), len(self.classes)
+        return cross_fit(rows, labels, groups, classes=classes, folds=folds, seed=seed, penalty=self.penalty)
+
+    def head_rows(self, encoded: Mapping[str, Tensor]) -> Any:
+        """What the head reads, ``[n, d]``: a Tensor, or a CSR array."""
+        return encoded["features"]
+
+    def take_head(self, head: LinearHead) -> None:
+        """Put a fitted head in the place of the one there is."""
+        raise NotImplementedError
+
+    def head_logits(self, encoded: Mapping[str, Tensor]) -> Tensor:
+        """Logits ``[n, C]`` of the head over what was encoded already."""
+        raise NotImplementedError
+
+
+class LinearEncoder(SavedEncoder):
+    """An encoder that owes nothing to labels, under a `LinearHead` over ``width`` columns, all zero until `fit_head`.
+
+    A fusion may learn from the features of every training row, and from the head's cross-fitted logits. Where the head
+    reads something else than the features, an encoder replaces `head_rows`.
+    """
+
+    tunes: ClassVar[tuple[Tune, ...]] = ("head",)
+
+    def __init__(self, expert: ExpertConfig, classes: Sequence[Any], seed: int, width: int):
+        super().__init__(expert, classes, seed)
+        self.head = LinearHead(torch.zeros(len(self.classes), width), torch.zeros(len(self.classes)), 0.0)
+
+    def take_head(self, head: LinearHead) -> None:
+        self.head = head
+
+    def head_logits(self, encoded: Mapping[str, Tensor]) -> Tensor:
+        return self.head(self.head_rows(encoded))
