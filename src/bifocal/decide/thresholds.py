@@ -13,6 +13,7 @@ from ..config import ThresholdConfig
 from ..errors import DataError
 from ..evaluate.intervals import Interval
 from ..evaluate.metrics import checked
+from ..evaluate.ranking import Ranking
 from ..workspace import atomic
 
 if TYPE_CHECKING:
@@ -346,21 +347,16 @@ def _share(part: Floats, whole: Floats | float) -> Floats:
     return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
 
 
-class _Ranked:
-    """Rows by falling probability: what every threshold would do to them, whichever of them count."""
+class _Ranked(Ranking):
+    """What every threshold would do to the rows, whichever of them count."""
 
     def __init__(self, y: NDArray[np.int64], p: Floats, most: int | None = None):
-        self.order = np.argsort(-p, kind="stable")
-        self.y, self.p = y[self.order].astype(np.float64), p[self.order]
-        ends = np.flatnonzero(np.append(np.diff(self.p) != 0, True))
-        if most and len(ends) > most:
-            ends = ends[np.linspace(0, len(ends) - 1, most).round().astype(int)]
-        self.starts, self.thresholds = np.append(0, ends[:-1] + 1), self.p[ends]
+        super().__init__(p, most)
+        self.y = y.astype(np.float64)
 
     def counts(self, weights: Floats) -> _Counts:
         """Of weights ``[n]`` in the order of the rows."""
-        w = weights[self.order]
-        flagged, hits = (np.add.reduceat(part, self.starts).cumsum() for part in (w, w * self.y))
+        flagged, hits = self.cumulative(weights), self.cumulative(weights * self.y)
         return _Counts(flagged, hits, float(hits[-1]), float(flagged[-1]))
 
     def choose(self, counts: _Counts, rule: ThresholdConfig) -> int:

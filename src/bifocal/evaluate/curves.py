@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .metrics import bin_of, checked, checked_predictions
+from .ranking import Ranking
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -120,11 +121,9 @@ def risk_coverage(
     """
     y, p = checked(labels, probabilities)
     named = checked_predictions(predictions, p)
-    confidence = p[np.arange(len(y)), named]
-    order = np.argsort(-confidence, kind="stable")
-    ordered, wrong = confidence[order], (named != y)[order].cumsum()
-    ends = np.flatnonzero(np.append(np.diff(ordered) != 0, True))
-    coverage, risk = (ends + 1) / len(y), wrong[ends] / (ends + 1)
+    ranking = Ranking(p[np.arange(len(y)), named])
+    rows = ranking.ends + 1
+    coverage, risk = rows / len(y), ranking.cumulative((named != y).astype(int)) / rows
     area = float((np.diff(coverage, prepend=0) * risk).sum())
     return _thinned(coverage, risk), area
 

@@ -20,6 +20,7 @@ from .metrics import (
     ece_questions,
     one_vs_rest,
 )
+from .ranking import ClassRanking
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -102,8 +103,8 @@ class Weighted:
         return {name: figures[name] for name in wanted}
 
     @cached_property
-    def _rankings(self) -> list[_Ranking]:
-        return [_Ranking(happened, q) for happened, q in one_vs_rest(self.y, self.p)]
+    def _rankings(self) -> list[ClassRanking]:
+        return [ClassRanking(happened, q) for happened, q in one_vs_rest(self.y, self.p)]
 
     def _ranked(self, weights: Floats) -> dict[str, Floats]:
         areas = np.array([ranking.areas(weights) for ranking in self._rankings])  # [classes, 2, b]
@@ -155,42 +156,6 @@ class Weighted:
         """Terms that are kept: those of kinds that ask one question; a question per class would fill the memory."""
         kinds = ("top_label", "positive") if self.p.shape[1] == 2 else ("top_label",)
         return {kind: list(self._terms(kind)) for kind in kinds}
-
-
-class _Ranking:
-    """Rows by falling probability, and the runs of equal probability among them that hold a row of the class."""
-
-    def __init__(self, happened: NDArray[np.bool_], q: Floats):
-        self.order = np.argsort(-q, kind="stable")
-        ends = np.flatnonzero(np.append(np.diff(q[self.order]) != 0, True))
-        self.places = np.flatnonzero(happened[self.order])
-        run = np.searchsorted(ends, self.places)
-        self.first = np.flatnonzero(np.diff(run, prepend=-1))
-        """Of the rows of the class, the first of each run."""
-        self.ends = ends[run[self.first]]
-        self.starts = np.append(0, ends[:-1] + 1)[run[self.first]]
-        self.tied = bool((self.ends > self.starts).any())
-
-    def areas(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Areas under the ROC and the precision-recall curve, ``[b]`` each; the first is nan where a class is lost."""
-        if not len(self.places):
-            return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
-        w = np.take(weights.astype(np.int32), self.order, axis=1)  # counts: sums of whole numbers are exact, and fast
-        flagged = np.cumsum(w, axis=1, dtype=np.int32)
-        found, reached = np.take(w, self.places, axis=1), np.take(flagged, self.ends, axis=1)
-        if self.tied:  # rows of equal probability are flagged together
-            found = np.add.reduceat(found, self.first, axis=1)
-        right = np.cumsum(found, axis=1, dtype=np.int32)
-        gained = found.astype(np.float64)
-        positives = right[:, -1].astype(np.float64)
-        negatives = flagged[:, -1] - positives
-        beaten = negatives[:, None] - (reached - right)  # of the other rows, those below each run
-        if self.tied:
-            inside = reached - np.take(flagged, self.starts, axis=1) + np.take(w, self.starts, axis=1) - found
-            beaten += inside / 2
-        roc = np.einsum("bt,bt->b", gained, beaten) / (positives * negatives)
-        pr = np.einsum("bt,bt->b", gained, right / np.maximum(reached, 1)) / positives
-        return roc, pr
 
 
 def percentile_interval(value: float, replicates: Floats, *, recentred: bool = False) -> Interval:
