@@ -42,7 +42,14 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "venv", place], check=True)
         empty = size_of(place)
         start = time.perf_counter()
-        install = [place / "bin/pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", ROOT]
+        install: list[str | Path] = [
+            place / "bin/pip",
+            "install",
+            "--quiet",
+            "--constraint",
+            ROOT / "constraints.txt",
+            ROOT,
+        ]
         subprocess.run(install, check=True, stderr=subprocess.DEVNULL)
         took = time.perf_counter() - start
         listed = subprocess.run([place / "bin/pip", "list", "--format", "json"], capture_output=True, check=True)

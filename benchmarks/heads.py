@@ -63,8 +63,7 @@ def one_by_one(head: nn.Module, inputs: dict, present: dict, labels: torch.Tenso
 
 def compare(strategy: str, parts: Parts, epochs: int, singles: int) -> tuple[float, float]:
     """Seconds of all models batched, and one by one."""
-    settings = {"learning_rates": RATES, "weight_decays": DECAYS, "epochs": epochs, "patience": epochs}
-    recipe = Recipe(batch_size=BATCH, **settings)
+    recipe = Recipe(batch_size=BATCH, learning_rates=RATES, weight_decays=DECAYS, epochs=epochs, patience=epochs)
     fusion, scaling = plugins.load("fusions", strategy)(), Scaling.of(parts)
     dims = {m: scaling.width(m) for m in parts.inputs}
     few = Parts(
@@ -82,7 +81,8 @@ def compare(strategy: str, parts: Parts, epochs: int, singles: int) -> tuple[flo
     def plain(rows: Parts, passes: int) -> None:
         one_by_one(build(), scaling.prepared(rows.inputs), rows.present, rows.labels, passes)
 
-    batched(few, few), plain(few, 1)  # the first pass in a process is slower
+    batched(few, few)  # the first pass in a process is slower
+    plain(few, 1)
     together = seconds(lambda: batched(parts, few))
     apart = min(seconds(lambda: plain(parts, epochs)) for _ in range(singles))
     return together, apart * len(SEEDS) * len(recipe.grid())

@@ -54,6 +54,7 @@ def strangers(run: Path, place: Path, seconds: float, rounds: int) -> None:
     command = [sys.executable, "-m", "bifocal", "serve", str(run), "--port", "0", "--state", str(place)]
     service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
+        assert service.stdout
         url = service.stdout.readline().split(" at ")[1].strip()
         rate(url, key, 2)
         for kind in HOSTILE:

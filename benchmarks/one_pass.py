@@ -85,14 +85,13 @@ class NotebookHead(nn.Module):
 
 def notebook_way(encoders: dict, values: dict[str, list], labels: torch.Tensor) -> dict[str, float]:
     """Encoders inside the training loop; three separate evaluations, as notebooks have them."""
-    head, optimizer = None, None
+    first = [encoders[m].encode(values[m][:1])["features"].shape[1] for m in encoders]
+    head = NotebookHead(sum(first))
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3)
     for _ in range(EPOCHS):
         for start in range(0, len(labels), BATCH):
             rows = slice(start, start + BATCH)
             features = torch.cat([encoders[m].encode(values[m][rows])["features"] for m in encoders], dim=1)
-            if head is None:
-                head = NotebookHead(features.shape[1])
-                optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3)
             loss = nn.functional.cross_entropy(head(features), labels[rows])
             optimizer.zero_grad()
             loss.backward()
@@ -118,7 +117,7 @@ def evidence_way(encoders: dict, values: dict[str, list], labels: torch.Tensor) 
     return {**scores, MODEL: accuracy(labels, softmax(fusion(evidence)))}, evidence, fusion
 
 
-def time_predict(encoders: dict, evidence: dict, fusion, labels: torch.Tensor, text: str, picture: bytes) -> None:
+def time_predict(encoders: dict, evidence: dict, fusion: Any, labels: torch.Tensor, text: str, picture: bytes) -> None:
     """`predict` on one post with its text given, against the two encoder forwards in it."""
     config = parse_config({"run": "benchmark", "source": {"kind": "synthetic"}, "ocr": "never"})
     modalities = build_modalities(config)
@@ -177,7 +176,7 @@ def main() -> None:
     labels = torch.tensor([e.labels["abuse_hate"] for e in examples])
     with tempfile.TemporaryDirectory() as folder:
         folders = save_true_size(Path(folder), texts)
-        common = {"tune": "head", "encode_batch_size": BATCH}
+        common: dict[str, Any] = {"tune": "head", "encode_batch_size": BATCH}
         encoders = {
             "text": plugins.load("encoders", "hf_text").create(
                 ExpertConfig(model=str(folders["text"]), options={"max_length": TOKENS}, **common), BINARY, 0, texts

@@ -21,6 +21,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 from PIL import Image as Pillow
 
 from bifocal.config import parse_config
+from bifocal.contracts import Modality
 from bifocal.data.manifest import write_manifest
 from bifocal.data.ocr import Reader, read_pictures
 from bifocal.data.prepare import write_shards, write_splits
@@ -40,7 +42,7 @@ from bifocal.workspace import Workspace
 LABEL = "abuse_hate"
 TAXONOMY = Taxonomy({LABEL: LABELS[LABEL]})
 CONFIG = parse_config({"run": "benchmark", "source": {"kind": "synthetic"}})
-MODALITIES = {"text": Text(), "image": Image()}
+MODALITIES: dict[str, Modality] = {"text": Text(), "image": Image()}
 PICTURES = Path(os.environ.get("BIFOCAL_DATA") or "../shared") / "data" / "smear_memes" / "img"
 CORES = len(os.sched_getaffinity(0))
 
@@ -152,9 +154,9 @@ def compare_ocr(source: Memes, turns: int) -> None:
 
 def bare_packing(blob: bytes) -> bytes:
     """The same work by Pillow alone."""
-    picture = Pillow.open(io.BytesIO(blob))
-    picture.draft(None, (2 * SIDE, 2 * SIDE))
-    picture = picture.convert("RGB")
+    file = Pillow.open(io.BytesIO(blob))
+    file.draft(None, (2 * SIDE, 2 * SIDE))
+    picture = file.convert("RGB")
     scale = SIDE / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     canvas = Pillow.new("RGB", (SIDE, SIDE), "white")
@@ -162,6 +164,10 @@ def bare_packing(blob: bytes) -> bytes:
     buffer = io.BytesIO()
     canvas.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def pack_by_threads(pool: ThreadPoolExecutor, blobs: Sequence[bytes]) -> None:
+    list(pool.map(bare_packing, blobs))
 
 
 def compare_packing(source: Memes, turns: int) -> None:
@@ -173,11 +179,11 @@ def compare_packing(source: Memes, turns: int) -> None:
             steps.prepare("never", 1)
             blobs = piece.blobs()
             with ThreadPoolExecutor(min(8, CORES)) as pool:
-                threads = seconds(lambda pool=pool, blobs=blobs: list(pool.map(bare_packing, blobs)))
+                threads = seconds(partial(pack_by_threads, pool, blobs))
             took = {
                 "shards": seconds(steps.shards),
                 "threads": threads,
-                "one": seconds(lambda blobs=blobs: list(map(bare_packing, blobs))),
+                "one": seconds(partial(list, map(bare_packing, blobs))),
             }
             if turn:  # the first is to warm up
                 spent = {way: spent[way] + took[way] for way in spent}

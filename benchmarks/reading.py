@@ -17,12 +17,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from bifocal import plugins
 from bifocal.config import ExpertConfig, parse_config
+from bifocal.contracts import Source
 from bifocal.data.packing import pack
 from bifocal.data.shards import open_split
 from bifocal.example import BINARY, Example, Taxonomy
@@ -90,7 +91,14 @@ def main() -> None:
         config = parse_config({"run": "benchmark", "source": {"kind": "synthetic"}, "image_format": form})
         modalities = {name: plugins.load("modalities", name).from_config(config)}
         with tempfile.TemporaryDirectory() as folder:
-            pack(source, source, modalities, folder=Path(folder).joinpath, taxonomy=Taxonomy({}), shard_size=1000)
+            pack(
+                source,
+                cast(Source, source),
+                modalities,
+                folder=Path(folder).joinpath,
+                taxonomy=Taxonomy({}),
+                shard_size=1000,
+            )
             values = open_split(Path(folder) / "train", modalities).values(name)
             settings = ExpertConfig(model=str(MODELS / model), tune="head")
             encoder = plugins.load("encoders", plugin).create(settings, BINARY, 0, values)

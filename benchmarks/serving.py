@@ -49,7 +49,7 @@ def make_run(place: Path) -> Path:
 
 
 def posts_of(place: Path, n: int) -> list[dict]:
-    source = Synthetic(size=n, cue="background", structure="and", seed=7)
+    source = Synthetic(size=n, cue="background", structure={"and": 1.0}, seed=7)
     found = []
     for example in source:
         path = place / f"{example.id}.png"
@@ -63,7 +63,8 @@ class Service:
         command = [sys.executable, "-m", "bifocal", "serve", str(run), "--port", "0", "--state", str(place / "state")]
         command += [*(["--engine", engine] if engine else []), *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self.host, self.port = self.process.stdout.readline().split("http://")[1].strip().split(":")
+        assert self.process.stdout
+        self.host, _, self.port = self.process.stdout.readline().split("http://")[1].strip().partition(":")
 
     def stop(self) -> None:
         self.process.terminate()
@@ -108,7 +109,9 @@ async def closed_loop(service: Service, requests: list[bytes], clients: int) -> 
 
 async def open_loop(service: Service, requests: list[bytes], rate: float) -> tuple[list[float], int]:
     """Requests at a steady rate whether or not the earlier ones are answered: latencies, and how many were refused."""
-    seconds, refused, free = [], 0, []
+    seconds: list[float] = []
+    free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    refused = 0
 
     async def one(request: bytes) -> None:
         nonlocal refused
@@ -192,13 +195,13 @@ def main() -> None:
         system = bifocal.load(run, options.engine)
         system.predict_batch(posts[:8])
         for i in range(0, len(posts), 20):  # in turns; on one connection, as HTTP clients keep it
-            here = []
+            by_python: list[float] = []
             for post in posts[i : i + 20]:
                 start = time.perf_counter()
                 system.predict(**post)
-                here.append(time.perf_counter() - start)
+                by_python.append(time.perf_counter() - start)
             there = asyncio.run(closed_loop(service, requests[i : i + 20], 1))[1]
-            overhead.append(statistics.median(there) - statistics.median(here))
+            overhead.append(statistics.median(there) - statistics.median(by_python))
         service.stop()
     figures = {name: statistics.median(values) for name, values in found.items()}
     print(

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from bifocal.config import load_config
+from bifocal.config import RunConfig, load_config
 from bifocal.data.shards import open_split
 from bifocal.pipeline.train import run
 from bifocal.system.preparer import build_modalities
@@ -37,7 +37,7 @@ def baseline(space: Workspace, experts: list[str]) -> float:
     return float(roc_auc_score(y["test"], model.predict_proba(x["test"])[:, 1]))
 
 
-def tfidf(space: Workspace, config) -> float:
+def tfidf(space: Workspace, config: RunConfig) -> float:
     """Test AUROC of TF-IDF words and logistic regression on the same composed texts."""
     modalities = build_modalities(config)
     splits = {s: open_split(space.shards(s), modalities) for s in ("train", "test")}

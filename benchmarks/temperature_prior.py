@@ -94,7 +94,9 @@ def measure(seeds: int, draws: int) -> dict[tuple[int, Any], list[tuple[float, f
                         others = np.setdiff1d(np.arange(len(rest)), rows)
                         judge = logits[others], y[rest][others]
                         best = nll(*judge, fit_temperature(*judge, width=None))
-                        fits = {w: fit_temperature(logits[rows], y[rest][rows], width=w) for w in WIDTHS}
+                        fits: dict[Any, float] = {
+                            w: fit_temperature(logits[rows], y[rest][rows], width=w) for w in WIDTHS
+                        }
                         for width, temperature in {**fits, "T = 1": 1.0}.items():
                             found.setdefault((n, width), []).append((nll(*judge, temperature) - best, temperature))
     return found

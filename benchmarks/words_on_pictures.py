@@ -92,17 +92,17 @@ def compare(name: str, pictures: Sequence[Image.Image], old: OldReader, new: Rea
     for way in ways.values():
         way(pictures[0])
     for picture in pictures:
-        for way, work in ways.items():
+        for name_of_way, work in ways.items():
             begun = process_time()
             work(picture)
-            spent[way] += process_time() - begun
+            spent[name_of_way] += process_time() - begun
     before, now = (1e3 * spent[way] / len(pictures) for way in ways)
     print(f"{name} ({len(pictures)}): {before:.0f} ms a picture before, {now:.0f} now: {now / before:.2f}x", flush=True)
 
 
 def demo(size: int, overlay: bool) -> list[Image.Image]:
-    source = Synthetic(size=size, structure="and", cue="colour", overlay=overlay, seed=0)
-    return [decode(source.open(row.parts["image"])) for row in source]  # type: ignore[union-attr]
+    source = Synthetic(size=size, structure={"and": 1.0}, cue="colour", overlay=overlay, seed=0)
+    return [decode(source.open(row.parts["image"])) for row in source]
 
 
 def main() -> None:
