@@ -64,7 +64,7 @@ def seen(train):
 def measured(fit, test=None, levels=None, **changes):
     levels = levels or starved(generated(seed=1), "text", (1, 0.5, 0.05))
     asked = {"weakened": "text", "stronger": "image", "head": head, "resamples": 200} | changes
-    return measure_imbalance(fit, levels, test or generated(), **asked)
+    return measure_imbalance(lambda level, train: fit(train), levels, test or generated(), **asked)
 
 
 def outcomes(found):
@@ -269,7 +269,7 @@ def test_where_no_row_has_a_choice_there_are_no_weights():
 def test_mistakes_are_named_in_one_line(change, message):
     asked = {"test": generated(40), "levels": starved(generated(40), "text"), "weakened": "text", "stronger": "image"}
     with pytest.raises(DataError, match=message) as error:
-        measure_imbalance(lambda train: Score(0.5), resamples=10, **asked | change)
+        measure_imbalance(lambda level, train: Score(0.5), resamples=10, **asked | change)
     assert "\n" not in str(error.value)
 
 

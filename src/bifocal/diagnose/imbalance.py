@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Levels = Mapping[float, Mapping[str, Evidence]]
 """How much a modality was weakened -> training Evidence by modality; the first level is the reference, not weakened."""
-Fit = Callable[[Mapping[str, Evidence]], Score]
+Fit = Callable[[float, Mapping[str, Evidence]], Score]
 """Training Evidence -> a fitted score; one that has ``explain`` (every fusion) is asked for its weights."""
 Outcome = Literal["adapts", "collapses", "over-relies", "none"]
 
@@ -144,7 +144,7 @@ def measure_imbalance(
     Parameters
     ----------
     fit : callable
-        Training Evidence by modality -> a fitted score. It chooses its own val, which is best weakened likewise.
+        A level and its training Evidence by modality -> a fitted score. Its val is best weakened to the same level.
     levels : mapping
         From `starved`, `corrupted`, or truncated inputs that were encoded again; the first is the reference.
     test : mapping
@@ -186,7 +186,7 @@ def measure_imbalance(
     said: dict[tuple[Any, str], Floats] = {}
     weights: dict[float, Floats] = {}
     for level, train in levels.items():
-        score = fit(train)
+        score = fit(level, train)
         said[level, "intact"], said[level, "disturbed"] = (bench.probabilities(score, c) for c in ({}, noise))
         if (weight := _weight(score, bench, weakened)) is not None:
             weights[level] = weight

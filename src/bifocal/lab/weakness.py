@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from ..config import FusionConfig, ImbalanceRule
 from ..decide.calibration import softmax
 from ..diagnose.ablation import ROWS, Head, noisy
 from ..diagnose.bench import Score
-from ..diagnose.imbalance import DEVIATIONS, KEPT, Levels, corrupted, measure_imbalance, starved
+from ..diagnose.imbalance import DEVIATIONS, KEPT, Fit, Levels, corrupted, measure_imbalance, starved
 from ..evaluate.compare import paired_gain
 from ..example import Evidence
 from ..fit.fusion import fit_fusion
@@ -88,10 +88,10 @@ def weaken(
         }
         stronger = _stronger(name, {m: alone[m] for m in weak}, evidence, metric)
         score, beside, findings = _beside(alone[stronger], stronger)
-        for way, (lessons, judges) in levels.items():
+        for way, (train_levels, val_levels) in levels.items():
             measured = measure_imbalance(
-                fit.on(lessons, judges, fused.fusion),
-                lessons,
+                fit.with_val(val_levels, fused.fusion),
+                train_levels,
                 evidence["test"],
                 weakened=name,
                 stronger=stronger,
@@ -125,19 +125,17 @@ class _Refit:
         self.config, self.seed, self.progress = pinned(fused, config), seed, progress
         self.done, self.total = 0, total
 
-    def on(self, lessons: Levels, judges: Levels, reference: Score | None = None) -> Callable[..., Score]:
-        """What `measure_imbalance` calls to fit: each level of train with its own of val.
+    def with_val(self, val_levels: Levels, reference: Score | None = None) -> Fit:
+        """What `measure_imbalance` calls to fit: each level of train with the same level of val.
 
         ``reference`` stands for the first level, where it is fitted already.
         """
-        level_of = {id(rows): level for level, rows in lessons.items()}
-        first = next(iter(lessons))
+        first = next(iter(val_levels))
 
-        def fit(train: Mapping[str, Evidence]) -> Score:
-            level = level_of[id(train)]
+        def fit(level: float, train: Mapping[str, Evidence]) -> Score:
             if level == first and reference is not None:
                 return reference
-            return self(train, judges[level])
+            return self(train, val_levels[level])
 
         return fit
 
@@ -215,8 +213,8 @@ def compare_dropout(
     how: dict[str, Any] = {"metric": metric, "resamples": resamples, "seed": seed}
     rows = []
     for name in weak:
-        lessons, judges = (starved(parts, name, (1.0, kept), seed=seed)[kept] for parts in (train, val))
-        fusions = [fit(lessons, judges, modality_dropout=rate) for rate in rates]
+        weak_train, weak_val = (starved(parts, name, (1.0, kept), seed=seed)[kept] for parts in (train, val))
+        fusions = [fit(weak_train, weak_val, modality_dropout=rate) for rate in rates]
         for condition, parts in _conditions(test, name):
             plain, *remedied = (softmax(fusion(parts).double().numpy()) for fusion in fusions)
             for rate, said in zip(rates[1:], remedied, strict=True):
@@ -306,10 +304,10 @@ def truncate(
             )
             levels[split] = _beside_others(weak, evidence[split], name)
         stronger = _stronger(name, alone, evidence, metric)
-        lessons, judges = ({stronger: levels[split][0.0][stronger]} for split in ("train", "val"))
-        head = fit_fusion(for_strategy(config, HEAD), lessons, val=judges, seed=seed)
+        whole_train, whole_val = ({stronger: levels[split][0.0][stronger]} for split in ("train", "val"))
+        head = fit_fusion(for_strategy(config, HEAD), whole_train, val=whole_val, seed=seed)
         measured = measure_imbalance(
-            fit.on(levels["train"], levels["val"]),
+            fit.with_val(levels["val"]),
             levels["train"],
             evidence["test"],
             weakened=name,
