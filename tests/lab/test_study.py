@@ -14,15 +14,18 @@ from bifocal.errors import ConfigError, DataError
 from bifocal.example import BINARY, Evidence, Label
 from bifocal.lab.experiment import experiment
 from bifocal.lab.study import lab
+from bifocal.lab.trials import ExpertFacts
 from bifocal.models.linear import cross_fit, fit_linear
 from bifocal.sources.synthetic import STRUCTURES
 from bifocal.workspace import read_json, write_json
 
 SIZES = {"train": 400, "val": 200, "test": 300}
 QUICK = {"epochs": 8, "widths": [16], "batch_size": 32, "learning_rates": [1e-2], "weight_decays": [0.01]}
-PARAMETERS = {"text": {"total": 1000, "trained": 20}, "image": {"total": 5000, "trained": 20}}
+EXPERTS = {
+    "text": ExpertFacts("text_expert", {"total": 1000, "trained": 20}),
+    "image": ExpertFacts("vision_expert", {"total": 5000, "trained": 20}),
+}
 ABOUT = {"title": "A small one", "order": 1, "contributes": {}, "hypothesis": "", "expected": None}
-NAMES = {"text": "text_expert", "image": "vision_expert"}
 
 
 def made(structure, seed=0, noise=0.2, width=5, sizes=SIZES):
@@ -49,8 +52,7 @@ def examined(splits, *, strategies=("concat", "mean"), label=None, **options):
         splits,
         label or Label(BINARY),
         FusionConfig(seeds=2, options=QUICK | options),
-        experts=PARAMETERS,
-        names=NAMES,
+        experts=EXPERTS,
         strategies=strategies,
         resamples=100,
     ).results
@@ -145,7 +147,7 @@ def test_a_line_tells_figures_cost_and_spread(results):
 def test_the_price_the_risk_and_the_tie(results):
     found = results["and"]
     assert found["price"]["parameters"] > 1000 and found["gain"]["detectable"] > 0
-    assert found["risk"]["worst"] in NAMES and found["risk"]["drops"][found["risk"]["worst"]]["high"] < 0
+    assert found["risk"]["worst"] in EXPERTS and found["risk"]["drops"][found["risk"]["worst"]]["high"] < 0
     assert found["smallest_tie"] == "mean"  # it says AND as well as concat does, without a parameter of its own
     assert results["xor"]["smallest_tie"] == "concat"
     assert results["redundant"]["price"]["per_point"]["parameters"] is None  # there is no gain to pay for

@@ -9,6 +9,7 @@ import torch
 from bifocal.config import FusionConfig
 from bifocal.decide.calibration import softmax
 from bifocal.errors import DataError
+from bifocal.evaluate.compare import Resampling
 from bifocal.example import Evidence
 from bifocal.lab.rows import check_splits, log_prior, usable
 from bifocal.lab.trials import Trial, best, fit_head_trial, fit_trial, for_strategy, hear_expert, smallest_tie
@@ -118,6 +119,6 @@ def test_the_smallest_that_ties_is_within_the_margin_for_sure():
     z = y + rng.normal(0, 0.5, 600)
     f = said("f", z, 90)
     as_good, worse = said("as good", z + rng.normal(0, 0.01, 600), 5), said("worse", z + rng.normal(0, 0.5, 600), 1)
-    how = {"metric": "auroc", "resamples": 100, "seed": 0}
-    assert smallest_tie(f, [f, as_good, worse], y, range(600), **how).name == "as good"
-    assert smallest_tie(f, [f, worse], y, range(600), **how).name == "f"
+    resampling = Resampling("auroc", 100)
+    assert smallest_tie(f, [f, as_good, worse], y, range(600), resampling).name == "as good"
+    assert smallest_tie(f, [f, worse], y, range(600), resampling).name == "f"

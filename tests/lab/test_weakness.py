@@ -8,6 +8,7 @@ import torch
 
 from bifocal.config import FusionConfig, ImbalanceRule
 from bifocal.errors import DataError
+from bifocal.evaluate.compare import Resampling
 from bifocal.example import Evidence
 from bifocal.lab import weakness
 from bifocal.lab.trials import fit_head_trial, fit_trial, hear_expert, score
@@ -16,8 +17,8 @@ from bifocal.modalities.text import Text
 
 EXPERTS = {"text": {"total": 100, "trained": 10}, "image": {"total": 100, "trained": 10}}
 QUICK = {"learning_rates": [1e-2, 2e-2], "weight_decays": [0.01], "widths": [8], "epochs": 8, "batch_size": 16}
-HOW = {"metric": "auroc", "resamples": 60, "seed": 0}
-WEAKENED = {**HOW, "rule": ImbalanceRule(), "kept": (1.0, 0.1), "deviations": (0.0, 4.0)}
+RESAMPLING = Resampling("auroc", 60)
+WEAKENED = {"resampling": RESAMPLING, "rule": ImbalanceRule(), "kept": (1.0, 0.1), "deviations": (0.0, 4.0)}
 
 
 def generated(structure="unique_text", n=160, names=("text", "image")):
@@ -135,7 +136,7 @@ def test_a_part_that_is_never_there_is_none():
     found = weaken(fused, alone, splits, config("mean"), **WEAKENED)
     nothing = {"text": None, "image": None}  # neither it, nor what no other could stand beside
     assert found == {"starved": nothing, "corrupted": nothing}
-    assert compare_dropout(fused, splits, config("mean"), **HOW) == []
+    assert compare_dropout(fused, splits, config("mean"), RESAMPLING) == []
 
 
 # ------------------------------------------------------------------ the remedy
@@ -143,7 +144,7 @@ def test_a_part_that_is_never_there_is_none():
 
 def test_modality_dropout_is_compared_with_none_of_it_under_every_condition(unique):
     fused, _, _, _ = unique
-    rows = compare_dropout(fused, UNIQUE, config(), kept=0.1, rates=(0.0, 0.3), **HOW)
+    rows = compare_dropout(fused, UNIQUE, config(), RESAMPLING, kept=0.1, rates=(0.0, 0.3))
     assert [(r["remedy"], r["weakened"], r["level"], r["condition"]) for r in rows] == [
         ("modality dropout 0.3", "text", 0.1, "all parts"),
         ("modality dropout 0.3", "text", 0.1, "image absent"),
@@ -169,7 +170,7 @@ def test_a_remedy_that_teaches_the_starved_part_helps_where_it_stands_alone(uniq
         )
 
     monkeypatch.setattr(weakness, "fit_fusion", known)
-    rows = compare_dropout(fused, UNIQUE, config(), rates=(0.0, 0.3), **HOW)
+    rows = compare_dropout(fused, UNIQUE, config(), RESAMPLING, rates=(0.0, 0.3))
     of_text = [row for row in rows if row["weakened"] == "text"]
     assert all(row["helps"] and row["gain"]["value"] == pytest.approx(0.5, abs=0.1) for row in of_text)
 
@@ -180,7 +181,7 @@ def test_one_group_of_near_duplicates_shows_no_help(unique):
         name: Evidence(e.ids, ("g",) * len(e), e.features, e.logits, e.present, e.labels, e.seen)
         for name, e in UNIQUE["test"].items()
     }
-    rows = compare_dropout(fused, {**UNIQUE, "test": one}, config(epochs=1), kept=0.1, rates=(0.0, 0.3), **HOW)
+    rows = compare_dropout(fused, {**UNIQUE, "test": one}, config(epochs=1), RESAMPLING, kept=0.1, rates=(0.0, 0.3))
     assert not any(row["helps"] for row in rows) and rows[0]["gain"]["low"] is None
     json.dumps(rows, allow_nan=False)
 
@@ -227,7 +228,7 @@ def test_truncated_texts_are_encoded_again_in_train_and_val_and_the_fusion_adapt
     found = truncate(
         fused, alone, splits, config(), {"text": reader, "image": None},
         {"text": Text(), "image": SimpleNamespace(corruptions=("blur",))}, shuffled,
-        rule=ImbalanceRule(), severities=(1, 5), rows=80, **HOW,
+        rule=ImbalanceRule(), severities=(1, 5), rows=80, resampling=RESAMPLING,
     )  # fmt: skip
     assert list(found) == ["text"] and [len(values) for values in reader.passes] == [80] * 3 + [20] * 3
     assert ["good" in values[0] or "bad" in values[0] for values in reader.passes] == [True, True, False] * 2
@@ -246,5 +247,5 @@ def test_rows_that_the_packed_split_lacks_are_an_error():
     ):
         truncate(
             fused, alone, splits, config("mean"), {"text": Reader()}, {"text": Text()},
-            {"train": Texts((), []), "val": Texts((), [])}, rule=ImbalanceRule(), **HOW,
+            {"train": Texts((), []), "val": Texts((), [])}, rule=ImbalanceRule(), resampling=RESAMPLING,
         )  # fmt: skip

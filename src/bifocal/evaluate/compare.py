@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,33 @@ if TYPE_CHECKING:
 
 POWER_FACTOR = 2.8
 """z(0.975) + z(0.80): a true gain of this many standard errors is found with 80% power at two-sided 5%."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """What all comparisons of one study share: their metric, how many resamples of groups, and from which seed."""
+
+    metric: str
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+    def gain(
+        self,
+        labels: ArrayLike,
+        probabilities_a: ArrayLike,
+        probabilities_b: ArrayLike,
+        groups: Sequence[Any],
+    ) -> dict[str, Any]:
+        """`paired_gain` of b over a."""
+        return paired_gain(
+            labels,
+            probabilities_a,
+            probabilities_b,
+            groups,
+            metric=self.metric,
+            resamples=self.resamples,
+            seed=self.seed,
+        )
 
 
 def paired_gain(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..config import FusionConfig
 from ..decide.calibration import softmax
-from ..evaluate.compare import paired_gain
+from ..evaluate.compare import Resampling
 from .dissection import ROWS, additive_part, sample_rows
 from .rows import Splits, groups_of, labels_of
 from .trials import (
+    ExpertFacts,
     Trial,
     best,
     describe,
@@ -74,24 +75,26 @@ def fit_pipelines(
     strategies: Sequence[str],
     *,
     metric: str,
-    experts: Mapping[str, Mapping[str, int]],
-    names: Mapping[str, str],
+    experts: Mapping[str, ExpertFacts],
     others: Sequence[Trial],
-    seconds: Mapping[str, float],
     seed: int,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> PipelineComparison:
-    """Fit a head per modality, every strategy, and the control of the best one; see `bifocal.lab.study.experiment`."""
-    fit: dict[str, Any] = {"seed": seed, "experts": experts}
+    """Fit a head per modality, every strategy, and the control of the best one; see `experiment.experiment`."""
+    parameters = {m: expert.parameters for m, expert in experts.items()}
     modalities = list(evidence["train"])
     baselines = list(others)
     for m in modalities:
-        baselines.append(hear_expert(names[m], "expert", m, evidence, parameters=experts[m], seconds=seconds.get(m)))
-        baselines.append(fit_head_trial(m, config, evidence, **fit))
+        expert = experts[m]
+        baselines.append(
+            hear_expert(expert.name, "expert", m, evidence, parameters=expert.parameters, seconds=expert.seconds)
+        )
+        baselines.append(fit_head_trial(m, config, evidence, seed=seed, experts=parameters))
     baselines.sort(key=lambda t: (modalities.index(t.reads[0]), t.kind != "expert", t.name))
     fusions = []
     for strategy in strategies:
-        fusions.append(fit_trial(strategy, "fusion", for_strategy(config, strategy), evidence, **fit))
+        settings = for_strategy(config, strategy)
+        fusions.append(fit_trial(strategy, "fusion", settings, evidence, seed=seed, experts=parameters))
         if progress:
             progress(len(fusions), len(strategies))
     labels = labels_of(evidence, "val")
@@ -99,11 +102,13 @@ def fit_pipelines(
     over, fused = best(baselines, labels, metric), best(fusions, labels, metric)
     kept = over.reads[0]
     settings = for_strategy(config, fused.name)
-    control = fit_trial(f"{fused.name}, {kept} only", "control", settings, evidence, keep=kept, **fit)
+    control = fit_trial(
+        f"{fused.name}, {kept} only", "control", settings, evidence, seed=seed, experts=parameters, keep=kept
+    )
     return PipelineComparison(evidence, metric, baselines, fusions, alone, over, fused, control)
 
 
-def compare(comparison: PipelineComparison, *, resamples: int, seed: int) -> dict[str, Any]:
+def compare(comparison: PipelineComparison, resampling: Resampling) -> dict[str, Any]:
     """The three paired comparisons on test, the verdict, and the table of all models.
 
     Returns
@@ -115,18 +120,17 @@ def compare(comparison: PipelineComparison, *, resamples: int, seed: int) -> dic
         ``price``.
     """
     over, fused, evidence = comparison.over, comparison.fused, comparison.evidence
-    how: dict[str, Any] = {"metric": comparison.metric, "resamples": resamples, "seed": seed}
     labels = {split: labels_of(evidence, split) for split in evidence}
     groups = groups_of(evidence, "test")
 
-    def gain(other: Trial, model: Trial = fused, **how: Any) -> dict[str, Any]:
-        return paired_gain(labels["test"], other.probabilities("test"), model.probabilities("test"), groups, **how)
+    def gain(other: Trial, model: Trial = fused, by: Resampling = resampling) -> dict[str, Any]:
+        return by.gain(labels["test"], other.probabilities("test"), model.probabilities("test"), groups)
 
     def table(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-        return [describe(t, labels, groups, **how) for t in trials]
+        return [describe(t, labels, groups, resampling) for t in trials]
 
-    gained, over_control = gain(over, **how), gain(comparison.control, **how)
-    over_additive = _over_additive(comparison, **how)
+    gained, over_control = gain(over), gain(comparison.control)
+    over_additive = _over_additive(comparison, resampling)
     verdict = judge(*map(interval_of, (gained, over_control, over_additive)), n=gained["n"])
     told = sentence(verdict, fusion=fused.name, over=over.name, metric=comparison.metric, n=gained["n"])
     return {
@@ -136,23 +140,25 @@ def compare(comparison: PipelineComparison, *, resamples: int, seed: int) -> dic
         "control": table([comparison.control])[0],
         "best_baseline": over.name,
         "best_of_modality": {m: t.name for m, t in comparison.alone.items()},
-        "over_others": {m: gain(t, over, **how) for m, t in comparison.alone.items() if t is not over},
+        "over_others": {m: gain(t, over) for m, t in comparison.alone.items() if t is not over},
         "best_fusion": fused.name,
-        "smallest_tie": smallest_tie(fused, comparison.fusions, labels["val"], groups_of(evidence, "val"), **how).name,
+        "smallest_tie": smallest_tie(
+            fused, comparison.fusions, labels["val"], groups_of(evidence, "val"), resampling
+        ).name,
         "gain": gained,
         "over_control": over_control,
         "over_additive": over_additive,
-        "change": {name: gain(over, **{**how, "metric": name}) for name in CHANGES},
+        "change": {name: gain(over, by=replace(resampling, metric=name)) for name in CHANGES},
         "verdict": {**asdict(verdict), "sentence": told},
         "price": price(fused, over, gained["value"]),
     }
 
 
-def _over_additive(comparison: PipelineComparison, **how: Any) -> dict[str, Any]:
+def _over_additive(comparison: PipelineComparison, resampling: Resampling) -> dict[str, Any]:
     """m(F) - m(EMAP(F)) on the same rows, `ROWS` of them at most; B's modality against all others."""
     fused, test, groups = comparison.fused, comparison.evidence["test"], groups_of(comparison.evidence, "test")
-    rows = sample_rows(groups, ROWS, how["seed"])
+    rows = sample_rows(groups, ROWS, resampling.seed)
     some = {name: e.take(rows) for name, e in test.items()}
     additive = softmax(additive_part(comparison.fusion, some, comparison.over.reads[0]), fused.temperature)
     labels: np.ndarray = labels_of(comparison.evidence, "test")[rows]
-    return paired_gain(labels, additive, fused.probabilities("test")[rows], [groups[i] for i in rows], **how)
+    return resampling.gain(labels, additive, fused.probabilities("test")[rows], [groups[i] for i in rows])

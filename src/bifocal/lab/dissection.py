@@ -13,7 +13,7 @@ from ..diagnose.bench import Score
 from ..diagnose.dominance import measure_dominance, perceptual_score, subsets
 from ..diagnose.interaction import confounder_accuracy, emap_in_blocks, estimate_pid
 from ..errors import DataError
-from ..evaluate.compare import paired_gain
+from ..evaluate.compare import Resampling
 from ..example import Evidence
 from ..models.evidence_fusion import Pairs
 from .trials import Trial
@@ -87,15 +87,15 @@ def with_only(fusion: Fusion, evidence: Mapping[str, Evidence], keep: frozenset[
     return fusion(left).double().numpy()
 
 
-def absence(said: Mapping[frozenset[str], np.ndarray], labels: np.ndarray, groups: Sequence[str], **how: Any) -> Any:
+def absence(
+    said: Mapping[frozenset[str], np.ndarray], labels: np.ndarray, groups: Sequence[str], resampling: Resampling
+) -> dict[str, Any]:
     """What is lost when a modality is absent from every row.
 
     Parameters
     ----------
     said : {frozenset of modality names: [n, C]}
         Probabilities with only these parts.
-    how
-        ``metric``, ``resamples``, ``seed`` of `paired_gain`.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def absence(said: Mapping[frozenset[str], np.ndarray], labels: np.ndarray, group
         ``worst`` (a name) and ``drops``: name -> paired gain of being without it (below 0: a loss).
     """
     everything = max(said, key=len)
-    drops = {m: paired_gain(labels, said[everything], said[everything - {m}], groups, **how) for m in everything}
+    drops = {m: resampling.gain(labels, said[everything], said[everything - {m}], groups) for m in everything}
     return {"worst": min(sorted(drops), key=lambda m: drops[m]["value"]), "drops": dict(sorted(drops.items()))}
 
 
@@ -131,10 +131,7 @@ def dissect(
     evidence: Mapping[str, Evidence],
     labels: np.ndarray,
     groups: Sequence[str],
-    *,
-    metric: str,
-    resamples: int,
-    seed: int,
+    resampling: Resampling,
 ) -> tuple[dict[str, Any], list[str]]:
     """Who dominates a fusion, whether its modalities interact, and what it loses without one of them, on test.
 
@@ -151,7 +148,7 @@ def dissect(
     Returns
     -------
     dict, list of str
-        ``risk``, ``dominance`` (by metric: accuracy, and ``metric``), ``perceptual``, ``pid``, ``confounders``; and
+        ``risk``, ``dominance`` (by accuracy, and by the metric), ``perceptual``, ``pid``, ``confounders``; and
         findings: what these rows cannot define. Such a figure is None.
     """
     fusion = fused.fusion
@@ -159,7 +156,7 @@ def dissect(
         raise DataError(f"{fused.name} is no fusion: there is nothing to take apart")
     findings: list[str] = []
     names = list(evidence)
-    how = {"metric": metric, "resamples": resamples, "seed": seed}
+    resamples, seed = resampling.resamples, resampling.seed
     said = {kept: softmax(with_only(fusion, evidence, kept), fused.temperature) for kept in subsets(names)}
     rows = sample_rows(groups, ROWS, seed)
     some = {name: e.take(rows) for name, e in evidence.items()}
@@ -167,11 +164,11 @@ def dissect(
     def classes(taken: Mapping[str, np.ndarray]) -> np.ndarray:
         return fusion(rearranged(some, taken)).numpy().argmax(axis=1)
 
-    result: dict[str, Any] = {"risk": absence(said, labels, groups, **how)}
+    result: dict[str, Any] = {"risk": absence(said, labels, groups, resampling)}
     # Accuracy is what the known answers are in; where most rows are of one class it hardly moves.
     result["dominance"] = {
         m: measure_dominance(labels, said, groups, metric=m, resamples=resamples, seed=seed)
-        for m in ("accuracy", metric)
+        for m in ("accuracy", resampling.metric)
     }
     try:
         chosen = [groups[i] for i in rows]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import FusionConfig, LabConfig
-from ..evaluate.compare import paired_gain
+from ..evaluate.compare import Resampling
 from .compare import PipelineComparison
 from .disturbance import corrupt_parts
 from .experiment import Clock
@@ -61,7 +61,7 @@ def encode_again(
         (``rows``, ``trials``: `describe` of each with ``gain`` over F refitted on the same rows, ``histories``,
         ``remedies``), each None where it is turned off; and findings.
     """
-    how: dict[str, Any] = {"metric": comparison.metric, "resamples": resamples, "seed": seed}
+    resampling = Resampling(comparison.metric, resamples, seed)
     found: dict[str, Any] = {"corruption": None, "truncated": None, "joint": None}
     asked = {
         "corruption": ("corrupt", settings.corrupt),
@@ -73,7 +73,16 @@ def encode_again(
         with clock("corruption"):
             test, tell = comparison.evidence["test"], clock.reporter.progress
             found["corruption"] = corrupt_parts(
-                comparison.fusion, encoders, modalities, splits["test"], test, rows=settings.rows, progress=tell, **how
+                comparison.fusion,
+                encoders,
+                modalities,
+                splits["test"],
+                test,
+                rows=settings.rows,
+                metric=comparison.metric,
+                resamples=resamples,
+                seed=seed,
+                progress=tell,
             )
     if settings.weaken:
         with clock("truncation"):
@@ -87,7 +96,7 @@ def encode_again(
                 splits,
                 rule=settings.imbalance,
                 rows=settings.rows,
-                **how,
+                resampling=resampling,
             )
     if settings.joint:
         with clock("joint"):
@@ -99,7 +108,7 @@ def encode_again(
             findings += fitted.findings
             found["joint"] = {
                 "rows": {split: len(rows) for split, rows in material.rows.items()},
-                **_beside_f(comparison, config, material, fitted.trials, experts, **how),
+                **_beside_f(comparison, config, material, fitted.trials, experts, resampling),
                 "histories": fitted.histories,
             }
         with clock("remedies"):
@@ -123,17 +132,17 @@ def _beside_f(
     material: JointMaterial,
     trials: list[Any],
     experts: Mapping[str, Mapping[str, int]],
-    **how: Any,
+    resampling: Resampling,
 ) -> dict[str, Any]:
     """The joint fusions beside F's strategy, which learns from the same rows, as they do."""
     evidence: Splits = material.evidence
     labels = {split: labels_of(evidence, split) for split in evidence}
     groups = groups_of(evidence, "test")
     name = comparison.fused.name
-    same = fit_trial(name, "fusion", for_strategy(config, name), evidence, seed=how["seed"], experts=experts)
+    same = fit_trial(name, "fusion", for_strategy(config, name), evidence, seed=resampling.seed, experts=experts)
 
     def row(t: Any) -> dict[str, Any]:
-        gain = paired_gain(labels["test"], same.probabilities("test"), t.probabilities("test"), groups, **how)
-        return {**describe(t, labels, groups, **how), "gain": gain}
+        gain = resampling.gain(labels["test"], same.probabilities("test"), t.probabilities("test"), groups)
+        return {**describe(t, labels, groups, resampling), "gain": gain}
 
-    return {"same_rows": describe(same, labels, groups, **how), "trials": [row(t) for t in trials]}
+    return {"same_rows": describe(same, labels, groups, resampling), "trials": [row(t) for t in trials]}

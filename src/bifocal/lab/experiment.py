@@ -13,13 +13,14 @@ from ..assess.predictions import headline_name
 from ..config import FusionConfig, ImbalanceRule
 from ..contracts import Reporter
 from ..diagnose.ablation import ablate
+from ..evaluate.compare import Resampling
 from ..example import Label
 from ..models.heads import Recipe
 from .compare import PipelineComparison, compare, fit_pipelines
 from .dissection import dissect
 from .rows import Splits, check_classes, count_labels, findings_about, groups_of, labels_of
 from .stability import compare_stability, growth, steadiness
-from .trials import Trial
+from .trials import ExpertFacts, Trial
 from .weakness import compare_dropout, weaken
 
 
@@ -46,11 +47,9 @@ def experiment(
     label: Label,
     config: FusionConfig,
     *,
-    experts: Mapping[str, Mapping[str, int]],
-    names: Mapping[str, str],
+    experts: Mapping[str, ExpertFacts],
     others: Sequence[Trial] = (),
     strategies: Sequence[str] | None = None,
-    seconds: Mapping[str, float] | None = None,
     rule: ImbalanceRule | None = None,
     resamples: int = 1000,
     seed: int = 0,
@@ -64,15 +63,12 @@ def experiment(
         ``train``, ``val`` and ``test``: annotated rows, those of train unseen by the experts (`usable`).
     config : FusionConfig
         Seeds and options for all strategies.
-    experts, names : mapping
-        Modality -> parameters (``total``, ``trained``), and the name of its expert.
+    experts : mapping
+        By modality.
     others : sequence of Trial
         Baselines with encoders of their own.
     strategies : sequence of str, optional
         Fusions to compare; None = all there are.
-
-    seconds : mapping, optional
-        Modality -> what it took to train its expert.
     rule : ImbalanceRule, optional
         None = no fusion is fitted again on weakened modalities.
     clock : Clock, optional
@@ -92,7 +88,7 @@ def experiment(
     labels = {split: labels_of(evidence, split) for split in evidence}
     for split, classes in labels.items():
         check_classes(classes, split, label)
-    how: dict[str, Any] = {"metric": metric, "resamples": resamples, "seed": seed}
+    resampling = Resampling(metric, resamples, seed)
     strategies = strategies or plugins.names("fusions")
     with clock("fusions"):
         comparison = fit_pipelines(
@@ -101,28 +97,32 @@ def experiment(
             strategies,
             metric=metric,
             experts=experts,
-            names=names,
             others=others,
-            seconds=seconds or {},
             seed=seed,
             progress=clock.reporter.progress,
         )
     with clock("verdict"):
-        compared = compare(comparison, resamples=resamples, seed=seed)
+        compared = compare(comparison, resampling)
     fused, test = comparison.fused, evidence["test"]
     with clock("dissection"):
         taken_apart, findings = dissect(
-            fused, comparison.alone, test, labels["test"], groups_of(evidence, "test"), **how
+            fused, comparison.alone, test, labels["test"], groups_of(evidence, "test"), resampling
         )
     with clock("ablation"):
-        ablated = ablate(comparison.fusion, test, evidence["train"], **how)
+        ablated = ablate(comparison.fusion, test, evidence["train"], metric=metric, resamples=resamples, seed=seed)
     weak: dict[str, Any] | None = None
     if rule:
         with clock("imbalance"):
-            weak = dict[str, Any](
-                weaken(fused, comparison.alone, evidence, config, rule=rule, progress=clock.reporter.progress, **how)
+            weakened = weaken(
+                fused,
+                comparison.alone,
+                evidence,
+                config,
+                rule=rule,
+                resampling=resampling,
+                progress=clock.reporter.progress,
             )
-            weak["remedies"] = compare_dropout(fused, evidence, config, **how)
+            weak = {**weakened, "remedies": compare_dropout(fused, evidence, config, resampling)}
     with clock("stability"):
         learned = [t for t in (*comparison.baselines, *comparison.fusions) if t.fusion is not None]
         models = {t.name: steadiness(t, evidence, metric=metric) for t in learned}

@@ -14,7 +14,7 @@ import numpy as np
 from .. import plugins
 from ..decide.calibration import softmax
 from ..errors import ConfigError, DataError
-from ..evaluate.compare import paired_gain
+from ..evaluate.compare import Resampling
 from .dissection import sample_rows
 from .rows import JUDGED, Splits, groups_of, labels_of
 from .trials import Trial, describe, trial
@@ -223,7 +223,7 @@ def compare_remedies(
     """
     labels = {split: labels_of(material.evidence, split) for split in JUDGED}
     groups = groups_of(material.evidence, "test")
-    how: dict[str, Any] = {"metric": metric, "resamples": resamples, "seed": seed}
+    resampling = Resampling(metric, resamples, seed)
     plain, table, said = next(iter(remedies)), [], {}
     for done, (name, added) in enumerate(remedies.items(), start=1):
         chosen = {**NOTHING, **(options or {}), **added}
@@ -231,14 +231,14 @@ def compare_remedies(
         t = _trial(name, fusion, material, experts, seconds)
         said[name] = _with_and_without(fusion, t, material.posts["test"])
         against = {
-            left: None if name == plain else _judged(paired_gain(labels["test"], said[plain][left], p, groups, **how))
+            left: None if name == plain else _judged(resampling.gain(labels["test"], said[plain][left], p, groups))
             for left, p in said[name].items()
         }
         table.append(
             {
                 "name": name,
                 "options": dict(added),
-                **describe(t, labels, groups, **how),
+                **describe(t, labels, groups, resampling),
                 "history": fusion.history,
                 **(against[None] or _judged(None)),
                 "absent": {m: against[m] for m in said[name] if m is not None},

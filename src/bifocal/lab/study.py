@@ -23,7 +23,7 @@ from .encoder_trials import encode_again
 from .experiment import Clock, experiment
 from .probes import probe
 from .rows import JUDGED, Splits, check_classes, check_splits, usable
-from .trials import Trial
+from .trials import ExpertFacts, Trial
 
 RESULTS = "results.json"
 
@@ -90,7 +90,6 @@ def _examine(data: RunData, probed: Mapping[str, Label], folder: Path, reporter:
     steps = data.record["steps"]
     each = steps["experts"].get("seconds_each", {})  # a run of an earlier version does not know
     took = {name: each[expert] for name, expert in data.expert_names.items() if expert in each}
-    how: dict[str, Any] = {"resamples": config.bootstrap, "seed": config.seed}
     clock = Clock(reporter)
     with clock("baselines"):
         rivals = [_rivals(data, name, evidence, folder) for name in data.modalities]
@@ -98,13 +97,12 @@ def _examine(data: RunData, probed: Mapping[str, Label], folder: Path, reporter:
         usable(evidence),
         data.label,
         fusion,
-        experts=experts,
-        names=data.expert_names,
+        experts={m: ExpertFacts(data.expert_names[m], experts[m], took.get(m)) for m in experts},
         others=[trial for trials, _ in rivals for trial in trials],
-        seconds=took,
         rule=config.lab.imbalance if config.lab.weaken else None,
+        resamples=config.bootstrap,
+        seed=config.seed,
         clock=clock,
-        **how,
     )
     again, findings = encode_again(
         found.comparison,
@@ -115,15 +113,16 @@ def _examine(data: RunData, probed: Mapping[str, Label], folder: Path, reporter:
         data.packed,
         experts=experts,
         folder=folder,
+        resamples=config.bootstrap,
+        seed=config.seed,
         clock=clock,
-        **how,
     )
     if (truncated := again.pop("truncated")) is not None:
         found.results["imbalance"]["truncated"] = truncated
     probes = {}
     for name, label in probed.items():
         classes = {split: data.packed[split].classes(name, label) for split in evidence}
-        probes[name], unprobed = probe(evidence, classes, **how)
+        probes[name], unprobed = probe(evidence, classes, resamples=config.bootstrap, seed=config.seed)
         findings += unprobed
     return {
         "run": config.run,

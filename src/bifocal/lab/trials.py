@@ -12,7 +12,7 @@ import numpy as np
 from .. import plugins
 from ..config import FusionConfig
 from ..decide.calibration import fit_temperature, softmax
-from ..evaluate.compare import paired_gain
+from ..evaluate.compare import Resampling
 from ..evaluate.intervals import measure
 from ..evaluate.metrics import METRICS
 from ..fit.fusion import fit_fusion, fusion_parameters
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 Kind = Literal["expert", "head", "encoder", "fusion", "control", "joint"]
 HEAD = "concat"
 """Over one modality this strategy is an MLP head: the baseline with the fusions' own grid, width and budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertFacts:
+    """What is known of a run's expert: its name, its ``total`` and ``trained`` parameters, the seconds it took."""
+
+    name: str
+    parameters: Mapping[str, int]
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,31 +201,27 @@ def best(trials: Sequence[Trial], labels: np.ndarray, metric: str) -> Trial:
     return max(trials, key=lambda t: (round(score(t, "val", labels, metric), 6), -t.parameters["trained"]))
 
 
-def smallest_tie(f: Trial, fusions: Sequence[Trial], labels: np.ndarray, groups: Sequence[str], **how: Any) -> Trial:
+def smallest_tie(
+    f: Trial, fusions: Sequence[Trial], labels: np.ndarray, groups: Sequence[str], resampling: Resampling
+) -> Trial:
     """The fusion with the fewest parameters of its own that does as well as F on val, by the margin of the verdict.
 
     It ties where the upper end of the interval of F's lead is below the margin; F itself always does.
     """
     for t in sorted(fusions, key=lambda t: t.parameters["own"]):
-        lead = paired_gain(labels, t.probabilities("val"), f.probabilities("val"), groups, **how)
+        lead = resampling.gain(labels, t.probabilities("val"), f.probabilities("val"), groups)
         if t is f or lead["high"] < MARGIN:
             return t
     return f
 
 
 def describe(
-    t: Trial,
-    labels: Mapping[str, np.ndarray],
-    groups: Sequence[str],
-    *,
-    metric: str,
-    resamples: int,
-    seed: int,
+    t: Trial, labels: Mapping[str, np.ndarray], groups: Sequence[str], resampling: Resampling
 ) -> dict[str, Any]:
     """One line of a table: figures on val, figures with intervals on test, cost, and the spread over seeds."""
     spread: dict[str, Any] = {"n": max(1, len(t.members.get("val", ())))}
     for split, members in t.members.items():
-        values = [METRICS[metric](labels[split], softmax(z), None) for z in members]
+        values = [METRICS[resampling.metric](labels[split], softmax(z), None) for z in members]
         if len(values) > 1:
             spread[split] = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
     return {
@@ -228,7 +233,9 @@ def describe(
         "temperature": t.temperature,
         "seeds": spread,
         "val": {name: score(t, "val", labels["val"], name) for name in METRICS},
-        "test": measure(labels["test"], t.probabilities("test"), groups, resamples=resamples, seed=seed)["metrics"],
+        "test": measure(
+            labels["test"], t.probabilities("test"), groups, resamples=resampling.resamples, seed=resampling.seed
+        )["metrics"],
     }
 
 

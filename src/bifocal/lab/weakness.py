@@ -13,7 +13,7 @@ from ..decide.calibration import softmax
 from ..diagnose.ablation import ROWS, Head, noisy
 from ..diagnose.bench import Score
 from ..diagnose.imbalance import DEVIATIONS, KEPT, Fit, Levels, corrupted, measure_imbalance, starved
-from ..evaluate.compare import paired_gain
+from ..evaluate.compare import Resampling
 from ..example import Evidence
 from ..fit.fusion import fit_fusion
 from .disturbance import STEPS, Progress, truncated_levels, values_of
@@ -40,9 +40,7 @@ def weaken(
     config: FusionConfig,
     *,
     rule: ImbalanceRule,
-    metric: str,
-    resamples: int,
-    seed: int,
+    resampling: Resampling,
     kept: Sequence[float] = KEPT,
     deviations: Sequence[float] = DEVIATIONS,
     heads: Mapping[str, Head] | None = None,
@@ -58,8 +56,8 @@ def weaken(
         F, named after its strategy.
     alone : mapping
         Modality -> its best model. Beside F stands the best on val of those that do not read what is weakened.
-    config : FusionConfig, int
-        And ``seed``: those that F was fitted with.
+    config : FusionConfig
+        As F was fitted, with the seed of ``resampling``.
     kept, deviations : sequence of float
         Levels, as `starved` and `corrupted` take them.
     heads : mapping, optional
@@ -71,7 +69,7 @@ def weaken(
         ``starved``, ``corrupted``: modality -> what `measure_imbalance` gives, with ``beside``, the name of the model
         that F is compared with; None where train or val has no such part, or no other one.
     """
-    train, val = evidence["train"], evidence["val"]
+    train, val, seed = evidence["train"], evidence["val"], resampling.seed
     found: dict[str, dict[str, dict[str, Any] | None]] = {w: dict.fromkeys(train) for w in ("starved", "corrupted")}
     weak = [name for name in train if _there(train, name) and _there(val, name)]
     fit = _Refit(fused, config, seed, progress, len(weak) * (len(kept) + len(deviations) - 2))
@@ -86,7 +84,7 @@ def weaken(
             "starved": (starved(train, name, kept, seed=seed), starved(val, name, kept, seed=seed)),
             "corrupted": (noise, heard),
         }
-        stronger = _stronger(name, {m: alone[m] for m in weak}, evidence, metric)
+        stronger = _stronger(name, {m: alone[m] for m in weak}, evidence, resampling.metric)
         score, beside, findings = _beside(alone[stronger], stronger)
         for way, (train_levels, val_levels) in levels.items():
             measured = measure_imbalance(
@@ -98,8 +96,8 @@ def weaken(
                 expert=score,
                 head=heads.get(stronger),
                 rule=rule,
-                metric=metric,
-                resamples=resamples,
+                metric=resampling.metric,
+                resamples=resampling.resamples,
                 seed=seed,
             )
             measured["findings"] += findings
@@ -177,10 +175,8 @@ def compare_dropout(
     fused: Trial,
     evidence: Splits,
     config: FusionConfig,
+    resampling: Resampling,
     *,
-    metric: str,
-    resamples: int,
-    seed: int,
     kept: float = KEPT[-1],
     rates: Sequence[float] = DROPOUTS,
     progress: Progress | None = None,
@@ -191,7 +187,7 @@ def compare_dropout(
 
     Parameters
     ----------
-    fused, evidence, config, seed : as `weaken`
+    fused, evidence, config, resampling : as `weaken`
     kept : float
         Share of the training rows that keep the starved part.
     rates : sequence of float
@@ -208,9 +204,9 @@ def compare_dropout(
     if known is None or "modality_dropout" not in known.model_fields:
         return []
     train, val, test = (evidence[split] for split in ("train", "val", "test"))
+    seed = resampling.seed
     weak = [name for name in train if _there(train, name) and _there(val, name)]
     fit = _Refit(fused, config, seed, progress, len(weak) * len(rates))
-    how: dict[str, Any] = {"metric": metric, "resamples": resamples, "seed": seed}
     rows = []
     for name in weak:
         weak_train, weak_val = (starved(parts, name, (1.0, kept), seed=seed)[kept] for parts in (train, val))
@@ -218,7 +214,7 @@ def compare_dropout(
         for condition, parts in _conditions(test, name):
             plain, *remedied = (softmax(fusion(parts).double().numpy()) for fusion in fusions)
             for rate, said in zip(rates[1:], remedied, strict=True):
-                gain = paired_gain(labels_of(evidence, "test"), plain, said, groups_of(evidence, "test"), **how)
+                gain = resampling.gain(labels_of(evidence, "test"), plain, said, groups_of(evidence, "test"))
                 ends = {key: None if np.isnan(gain[key]) else float(gain[key]) for key in ("value", "low", "high")}
                 rows.append(
                     {
@@ -253,9 +249,7 @@ def truncate(
     splits: Mapping[str, Split],
     *,
     rule: ImbalanceRule,
-    metric: str,
-    resamples: int,
-    seed: int,
+    resampling: Resampling,
     kinds: Sequence[str] = TRUNCATING,
     severities: Sequence[int] = STEPS,
     rows: int = ROWS,
@@ -267,7 +261,7 @@ def truncate(
 
     Parameters
     ----------
-    fused, alone, evidence, config, seed : as `weaken`
+    fused, alone, evidence, config, resampling : as `weaken`
     encoders, modalities : mapping
         By modality.
     splits : mapping
@@ -282,7 +276,7 @@ def truncate(
     dict
         Modality -> what `measure_imbalance` gives, with ``kind`` and ``beside``; without those that no kind applies to.
     """
-    found = {}
+    found, seed = {}, resampling.seed
     fit = _Refit(fused, config, seed, None, 0)
     for name, modality in modalities.items():
         known = [kind for kind in kinds if kind in modality.corruptions]
@@ -303,7 +297,7 @@ def truncate(
                 seed=seed,
             )
             levels[split] = _beside_others(weak, evidence[split], name)
-        stronger = _stronger(name, alone, evidence, metric)
+        stronger = _stronger(name, alone, evidence, resampling.metric)
         whole_train, whole_val = ({stronger: levels[split][0.0][stronger]} for split in ("train", "val"))
         head = fit_fusion(for_strategy(config, HEAD), whole_train, val=whole_val, seed=seed)
         measured = measure_imbalance(
@@ -314,8 +308,8 @@ def truncate(
             stronger=stronger,
             expert=_alone(head, stronger),
             rule=rule,
-            metric=metric,
-            resamples=resamples,
+            metric=resampling.metric,
+            resamples=resampling.resamples,
             seed=seed,
         )
         found[name] = {"kind": known[0], "beside": f"{stronger}: MLP head", **measured}
