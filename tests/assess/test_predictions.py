@@ -14,7 +14,6 @@ from bifocal.assess.predictions import (
     confusion,
     example_row,
     gain_over_best,
-    headline_name,
     measure_models,
     pattern_predictions,
     prior,
@@ -23,7 +22,7 @@ from bifocal.assess.predictions import (
 )
 from bifocal.decide.calibrators import Temperature
 from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
-from bifocal.example import LABELS, Evidence, Label
+from bifocal.example import LABELS, Evidence
 
 EXPERTS = {"text": "text_expert", "image": "vision_expert"}
 BINARY = LABELS["abuse_hate"]
@@ -157,7 +156,6 @@ def test_confusion_counts_each_kind_once():
 
 def test_columns_are_named_after_their_models():
     assert [column(m) for m in ("text_expert", "vision_expert", "mm_fusion")] == ["text", "vision", "fusion"]
-    assert headline_name(BINARY) == "auroc" and headline_name(Label(("a", "b", "c"))) == "macro_f1"
 
 
 def test_the_row_to_show_is_the_first_flagged_rightly():

@@ -159,3 +159,7 @@ def test_debiasing_is_the_simulated_bias_of_a_normal_gap():
 
 def test_certain_predictions_have_no_noise_to_debias():
     assert ece([0, 1, 1], [0.0, 1.0, 0.0], kind="positive", debiased=True) == pytest.approx(1 / 3)
+
+
+def test_two_classes_are_judged_by_auroc_more_by_macro_f1():
+    assert metrics.headline_metric(2) == "auroc" and metrics.headline_metric(3) == "macro_f1"

@@ -15,7 +15,7 @@ from ..evaluate.compare import measure_change, paired_gain
 from ..evaluate.curves import asked_of, explored, precision_recall, reliability, risk_coverage, roc
 from ..evaluate.error_table import write_errors
 from ..evaluate.intervals import measure
-from ..evaluate.metrics import auroc, macro_f1
+from ..evaluate.metrics import METRICS, headline_metric
 from ..example import UNLABELLED, Evidence, Label
 
 if TYPE_CHECKING:
@@ -254,21 +254,11 @@ def seed_spread(fusion: Fusion, evidence: Mapping[str, Evidence], labels: np.nda
     members = getattr(fusion, "member_logits", None)
     if members is None:
         return {}
-    values = [headline(labels, softmax(logits), label) for logits in members(evidence).numpy()]
+    name = headline_metric(len(label.classes))
+    values = [METRICS[name](labels, softmax(logits), None) for logits in members(evidence).numpy()]
     if len(values) < 2:
         return {}
-    name = headline_name(label)
     return {"n": len(values), name: {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}}
-
-
-def headline_name(label: Label) -> str:
-    """The metric of every choice and comparison: AUROC for binary labels, macro-F1 for the others."""
-    return "auroc" if label.binary else "macro_f1"
-
-
-def headline(labels: np.ndarray, probabilities: np.ndarray, label: Label) -> float:
-    """The headline metric of probabilities ``[n, C]``."""
-    return auroc(labels, probabilities[:, 1]) if label.binary else macro_f1(labels, probabilities)
 
 
 def gain_over_best(
@@ -287,18 +277,19 @@ def gain_over_best(
     A row on which the expert has no opinion counts with train's class shares: that is what it would say.
     """
     experts = [model for model in tuned.logits if model != fusion]
+    metric = headline_metric(len(label.classes))
 
     def probabilities(said: Predictions, model: str) -> np.ndarray:
         return np.where(said.has[model][:, None], calibrated(said, policy, model, adjusted=False)[0], shares)
 
-    scores = {model: headline(tuned.labels, probabilities(tuned, model), label) for model in experts}
+    scores = {model: METRICS[metric](tuned.labels, probabilities(tuned, model), None) for model in experts}
     best = max(experts, key=lambda model: scores[model])
     gain = paired_gain(
         tested.labels,
         probabilities(tested, best),
         probabilities(tested, fusion),
         tested.groups,
-        metric=headline_name(label),
+        metric=metric,
         resamples=resamples,
         seed=seed,
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..decide.calibration import softmax
 from ..errors import DataError, nearest
 from ..evaluate.intervals import RESAMPLES, Weighted, bootstrap_weights, percentile_interval, positives
+from ..evaluate.metrics import headline_metric
 from ..example import UNLABELLED, Evidence
 from .dominance import GAINS
 
@@ -63,7 +64,7 @@ class Bench:
         kept = {name: e.take(rows) for name, e in evidence.items()}
         first = next(iter(kept.values()))
         found = sorted(set(first.labels.tolist()))
-        metric = metric or ("auroc" if every.logits.shape[1] == 2 else "macro_f1")
+        metric = metric or headline_metric(every.logits.shape[1])
         if metric not in GAINS:
             raise DataError(
                 f"a loss needs a metric of which more is better, found {metric!r}; {nearest(metric, GAINS)}"

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import DataError
 from .differences import Area, Rate, area, rate
 from .intervals import bootstrap_weights
-from .metrics import checked, checked_predictions
+from .metrics import checked, checked_predictions, headline_metric
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -57,7 +57,7 @@ class Judged:
         self.predicted = checked_predictions(predictions, p)
         self.classes = p.shape[1]
         self.of = 1 if self.classes == 2 else rates_of
-        self.headline = "auroc" if self.classes == 2 else "macro_f1"
+        self.headline = headline_metric(self.classes)
         rates = () if self.of is None else ("fpr", "fnr")
         self.names: tuple[str, ...] = (self.headline, "accuracy", *rates)
         self.group = np.unique(np.asarray(groups), return_inverse=True)[1]

@@ -260,3 +260,8 @@ METRICS: dict[str, Callable[[ArrayLike, ArrayLike, ArrayLike | None], float]] = 
     "nll": lambda y, p, _: nll(y, p),
 }
 """The names in ``results_<run>.json``, each a function of labels, probabilities and predictions (or None)."""
+
+
+def headline_metric(classes: int) -> str:
+    """Name of the metric that every choice and comparison is made by: AUROC for two classes, macro-F1 for more."""
+    return "auroc" if classes == 2 else "macro_f1"

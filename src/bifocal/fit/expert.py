@@ -19,7 +19,7 @@ from .. import plugins
 from ..config import ExpertConfig
 from ..decide.calibration import softmax
 from ..errors import DataError, ModelError, RunError
-from ..evaluate.metrics import auroc, macro_f1
+from ..evaluate.metrics import METRICS, headline_metric
 from ..example import UNLABELLED, Label, Rows
 from ..models.classifier import figures
 from ..models.saved import CARD, read_card
@@ -225,8 +225,8 @@ def _reached(candidate: _Candidate, val: _UsableRows, modality_name: str) -> flo
     every = features_of(candidate.encoder, val.split, modality_name, candidate.evidence_path("val"))
     logits = candidate.encoder.head_logits({key: tensor[val.rows] for key, tensor in every.items()})
     probabilities = softmax(logits.double().numpy())
-    measure = auroc if probabilities.shape[1] == 2 else macro_f1
-    return float(measure(np.array(val.classes), probabilities))
+    measure = METRICS[headline_metric(probabilities.shape[1])]
+    return float(measure(np.array(val.classes), probabilities, None))
 
 
 def _finish(fitted: FittedExpert, files: ExpertFiles, key: str) -> None:

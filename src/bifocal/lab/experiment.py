@@ -9,11 +9,11 @@ from time import perf_counter
 from typing import Any
 
 from .. import plugins
-from ..assess.predictions import headline_name
 from ..config import FusionConfig, ImbalanceRule
 from ..contracts import Reporter
 from ..diagnose.ablation import ablate
 from ..evaluate.compare import Resampling
+from ..evaluate.metrics import headline_metric
 from ..example import Label
 from ..models.heads import Recipe
 from .compare import PipelineComparison, compare, fit_pipelines
@@ -84,7 +84,7 @@ def experiment(
         Where a split bears fewer than two classes.
     """
     clock = clock or Clock(Reporter())
-    metric = headline_name(label)
+    metric = headline_metric(len(label.classes))
     labels = {split: labels_of(evidence, split) for split in evidence}
     for split, classes in labels.items():
         check_classes(classes, split, label)

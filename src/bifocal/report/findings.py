@@ -15,6 +15,7 @@ from ..config import ThresholdConfig
 from ..decide.calibrators import formula
 from ..decide.thresholds import described
 from ..errors import RunError
+from ..evaluate.metrics import headline_metric
 from ..example import SPLITS, Label, Taxonomy
 from ..modalities.text import without_tags
 from ..workspace import Workspace, read_json
@@ -62,7 +63,7 @@ def findings(folder: str | Path) -> dict[str, Any]:
     }
     baseline = results["models"][MAJORITY]
     splits = {s: {k: baseline[s][k] for k in ("n", "positives")} for s in SPLITS if s in baseline}
-    metric = "auroc" if label.binary else "macro_f1"
+    metric = headline_metric(len(label.classes))
     said = models[main]
     steps = record["steps"]
     return {

@@ -117,6 +117,8 @@ def _headline(facts: Mapping[str, Any]) -> str:
     ends = f"95% interval {found['low']:.3f} to {found['high']:.3f}" if interval(found) else "no interval"
     if label["binary"]:
         meaning = f"ranks a positive post above a negative one {share(value, 1)} of the time: AUROC"
+    elif found["metric"] == "auroc":  # two classes with names of their own
+        meaning = "tells the classes apart with an AUROC of"
     else:
         meaning = "names classes with a macro-F1 of"
     return f"{rows} {meaning} {value:.3f} ({ends})."
