@@ -23,7 +23,7 @@ import numpy as np
 from bifocal.assess.run_data import RunData
 from bifocal.config import parse_config
 from bifocal.evaluate.intervals import measure
-from bifocal.lab.documents.documents import AUTOGLUON
+from bifocal.lab.results import AUTOGLUON
 from bifocal.modalities.text import TAG
 from bifocal.workspace import Workspace, read_json, write_json
 

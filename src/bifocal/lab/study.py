@@ -22,10 +22,9 @@ from .baselines import fit_rivals
 from .encoder_trials import encode_again
 from .experiment import Clock, experiment
 from .probes import probe
+from .results import RESULTS
 from .rows import JUDGED, Splits, check_classes, check_splits, usable
 from .trials import ExpertFacts, Trial
-
-RESULTS = "results.json"
 
 
 def lab(config: RunConfig | str | Path, *, root: str | Path = "runs", reporter: Reporter | None = None) -> Path:

@@ -63,14 +63,14 @@ def write_report(folder: Path, facts: Mapping[str, Any] | None = None) -> Path:
     return space.report / "index.html"
 
 
-def environment(folder: Path = Path(__file__).parent) -> Environment:
-    """The templates of a folder; what they are given is escaped. Raises `MissingExtra`, as `to_html`."""
+def environment(folder: Path = Path(__file__).parent, *, escape: bool = True) -> Environment:
+    """The templates of a folder; what they are given is escaped for HTML. Raises `MissingExtra`, as `to_html`."""
     with extras_named():
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
         loader=FileSystemLoader(folder),
-        autoescape=True,
+        autoescape=escape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -8,13 +8,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from bifocal.lab.documents.figures import draw, gains, standalone
+from bifocal.lab.results import LabResults
 
 EXAMPLE = json.loads((Path(__file__).parent / "lab_results.json").read_text(encoding="utf-8"))
 
 
 @cache
 def drawn(name):
-    return draw({**EXAMPLE[name], "name": name})
+    return draw(LabResults(**EXAMPLE[name], name=name))
 
 
 def texts(svg):
@@ -44,7 +45,7 @@ def test_what_was_not_run_has_no_figure():
 
 
 def test_gains_leave_out_what_is_not_known():
-    sets = [{**EXAMPLE[name], "name": name} for name in ("and", "three")]
+    sets = [LabResults(**EXAMPLE[name], name=name) for name in ("and", "three")]
     shown = texts(gains(sets))
     assert f"{EXAMPLE['and']['gain']['value']:+.3f}" in shown and "three" in shown and len(sets) == 2
 
@@ -55,7 +56,7 @@ def test_values_that_are_not_known_are_no_error():
         row["test"]["auroc"] = {"value": None, "low": None, "high": None}
         row["val"]["auroc"] = None
     found["ablation"]["modalities"]["text"]["noise"][0]["low"] = None
-    assert "fusions.svg" in draw(found)
+    assert "fusions.svg" in draw(LabResults(**found))
 
 
 def test_numbers_in_words_are_not_cut():

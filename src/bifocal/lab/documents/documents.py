@@ -1,33 +1,31 @@
-"""`experiments.md` and `postmortem.md` with their figures, from the results of every set that was examined."""
+"""The lab's documents with their figures, from the results of every set that was examined.
+
+``experiments.md`` is an index of the sets, ``postmortem.md`` what follows from all of them; each set has a document of
+its own beside its results.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ...errors import RunError
-from ...workspace import atomic, check_replaceable, read_json
-from .experiments import NOTE, experiments
+from ...workspace import atomic, check_replaceable
+from ..results import LabResults, read_sets
 from .figures import draw, gains
 from .postmortem import postmortem
-from .tables import Results
+from .set_document import DOCUMENT, set_document
+from .words import NOTE, render
 
 DOCUMENTS = ("experiments.md", "postmortem.md")
-RESULTS = "results.json"
-AUTOGLUON = "autogluon.json"
-"""Beside them, where a benchmark left it: what AutoGluon reaches on the same split."""
 _HEAD = 1000
 _FIGURE = '<svg role="img" aria-label='
-NEEDED = (
-    "metric", "margin", "modalities", "rows", "classes", "baselines", "fusions", "best_baseline", "best_of_modality",
-    "best_fusion", "smallest_tie", "gain", "over_control", "over_additive", "verdict", "price", "risk", "dominance",
-)  # fmt: skip
-"""Keys that every document takes for granted; all others may be missing or null."""
 
 
 def write_documents(results: str | Path = "lab", root: str | Path = ".", *, force: bool = False) -> list[Path]:
-    """Write both documents below ``root`` and their figures beside the results; equal numbers give equal bytes.
+    """Write both documents below ``root``, and beside the results each set's with its figures.
+
+    Equal numbers give equal bytes.
 
     Parameters
     ----------
@@ -66,14 +64,14 @@ def _is_ours(path: Path) -> bool:
 
 
 def render_documents(results: str | Path = "lab", root: str | Path = ".") -> dict[Path, str]:
-    """Both documents and every figure as they should stand on disk.
+    """All documents and figures as they should stand on disk.
 
     Parameters
     ----------
     results : path
         Holds a folder per set with its ``results.json``; sets stand in the order of ``about.order``, then of names.
     root : path
-        Where the documents go; they refer to the figures from there.
+        Where the two documents over all sets go; links between documents are relative.
 
     Raises
     ------
@@ -82,31 +80,24 @@ def render_documents(results: str | Path = "lab", root: str | Path = ".") -> dic
     """
     results, root = Path(results), Path(root)
     sets = read_sets(results)
-    figures = {s["name"]: draw(s) for s in sets}
-    folder = Path(os.path.relpath(results, root)).as_posix()
+    folder = _relative(results, root)
     rendered = {
-        root / DOCUMENTS[0]: experiments(sets, folder, figures),
+        root / DOCUMENTS[0]: experiments(sets, folder),
         root / DOCUMENTS[1]: postmortem(sets, folder),
         results / "gains.svg": gains(sets),
     }
-    return rendered | {results / name / file: svg for name, drawn in figures.items() for file, svg in drawn.items()}
+    for s in sets:
+        home, figures = results / s.name, draw(s)
+        rendered[home / DOCUMENT] = set_document(s, _relative(root / DOCUMENTS[0], home), figures)
+        rendered |= {home / file: svg for file, svg in figures.items()}
+    return rendered
 
 
-def read_sets(results: Path) -> list[Results]:
-    """The results of every set below a folder, in order, each with ``name``, that of its folder. Raises `RunError`."""
-    sets: list[dict[str, Any]] = []
-    for path in sorted(results.glob(f"*/{RESULTS}")):
-        found = read_json(path)
-        if missing := [key for key in NEEDED if found.get(key) is None]:
-            raise RunError(f"{path} lacks {', '.join(missing)}: run bifocal lab again on this set")
-        other = path.parent / AUTOGLUON
-        beside = {"autogluon": read_json(other)} if other.is_file() else {}
-        sets.append({**found, **beside, "name": path.parent.name})
-    if not sets:
-        raise RunError(f"there is no {results / '*' / RESULTS} to write of: run bifocal lab on a configuration first")
-    return sorted(sets, key=_place)
+def _relative(path: Path, start: Path) -> str:
+    return Path(os.path.relpath(path, start)).as_posix()
 
 
-def _place(results: Results) -> tuple[float, str]:
-    order = (results.get("about") or {}).get("order")
-    return (float("inf") if order is None else order, results["name"])
+def experiments(sets: Sequence[LabResults], folder: str) -> str:
+    """``experiments.md``: the rules, and a row per set; ``folder`` is where the results lie, as seen from it."""
+    known = sum(s.as_expected is not None for s in sets)
+    return render("experiments.md.j2", sets=sets, folder=folder, document=DOCUMENT, known=known)

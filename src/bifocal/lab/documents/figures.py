@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...report.figures import PALETTE, drawing, legend, metric_intervals, svg_of
-from .tables import Results, compact, metric_name, row_of
+from ...report.markdown import METRICS
+from ..result_parts import Figure
+from ..results import LabResults
+from .words import compact
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +23,7 @@ MOST_LOSSES = 16
 """Models whose loss curves are drawn; more are unreadable."""
 
 
-def draw(results: Results) -> dict[str, str]:
+def draw(results: LabResults) -> dict[str, str]:
     """File name -> SVG of one set; a part that was not run has no figure."""
     drawn = {name: figure(results) for name, figure in FIGURES.items()}
     return {f"{name}.svg": svg for name, svg in drawn.items() if svg is not None}
@@ -38,102 +41,98 @@ def standalone(svg: str) -> str:
     return f"{svg[:end]}{paper}{svg[end:]}\n"
 
 
-def fusions(results: Results) -> str:
+def fusions(results: LabResults) -> str:
     """Every fusion with its interval on test, the best on val first, and B as the line to beat."""
-    metric = results["metric"]
-    rows = sorted(results["fusions"], key=lambda r: -(r["val"][metric] if r["val"][metric] is not None else -1))
-    figures = {r["model"]: r["test"][metric] for r in rows}
-    over = results["best_baseline"]
-    figures[f"B: {over}"] = row_of(results, over)["test"][metric]
-    return standalone(metric_intervals(figures, f"{metric_name(results)} on test", results["best_fusion"]).svg)
+    metric = results.metric
+    rows = sorted(results.fusions, key=lambda trial: -(-1 if (val := trial.val.get(metric)) is None else val))
+    figures = {trial.model: trial.test[metric] for trial in rows}
+    figures[f"B: {results.best_baseline}"] = results.tested(results.best_baseline)
+    shown = {name: figure.model_dump() for name, figure in figures.items()}
+    return standalone(metric_intervals(shown, f"{METRICS[metric]} on test", results.best_fusion).svg)
 
 
-def missing(results: Results) -> str | None:
+def missing(results: LabResults) -> str | None:
     """The fusion when a modality is gone from more and more rows, and when its features drown in noise."""
-    parts = (results.get("ablation") or {}).get("modalities")
-    if not parts:
+    if results.ablation is None:
         return None
-    intact = {**results["ablation"]["intact"], "deviations": 0}
+    parts, intact = results.ablation.modalities, results.ablation.intact
     with drawing(height=2.9) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         for i, (name, part) in enumerate(parts.items()):
-            _line(left, part["dropped"]["curve"], "rate", name, i)
-            _line(right, [intact, *part["noise"]], "deviations", name, i)
+            _line(left, [(point.rate, point) for point in part.dropped], name, i)
+            _line(right, [(0, intact), *((point.deviations, point) for point in part.noise)], name, i)
         _floor(left, results)
-        left.set(xlabel="share of rows without it", ylabel=f"{metric_name(results)} on test")
+        left.set(xlabel="share of rows without it", ylabel=f"{METRICS[results.metric]} on test")
         right.set(xlabel="noise on its features, in SD")
         legend(left, len(parts) + 1)
-        return standalone(svg_of(figure, f"The fusion without a modality, and under noise, {results['name']}"))
+        return standalone(svg_of(figure, f"The fusion without a modality, and under noise, {results.name}"))
 
 
-def _floor(axes: Axes, results: Results) -> None:
-    value = row_of(results, results["best_baseline"])["test"][results["metric"]]["value"]
+def _floor(axes: Axes, results: LabResults) -> None:
+    value = results.tested(results.best_baseline).value
     if value is not None:
         axes.axhline(value, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)), label="B")
 
 
-def _line(axes: Axes, points: Sequence[Mapping[str, Any]], x: str, label: str, i: int) -> None:
+def _line(axes: Axes, points: Sequence[tuple[float, Figure]], label: str, i: int) -> None:
     """A curve with its interval as a band, where every point has one."""
-    known = [p for p in points if p.get("value") is not None]
-    at, colour = [p[x] for p in known], PALETTE[COLOURS[i % len(COLOURS)]]
-    if known and all(p.get("low") is not None and p.get("high") is not None for p in known):
-        axes.fill_between(
-            at, [p["low"] for p in known], [p["high"] for p in known], color=colour, alpha=0.13, linewidth=0
-        )
-    dashes = DASHES[i % len(DASHES)]
-    axes.plot(at, [p["value"] for p in known], color=colour, linestyle=dashes, marker="o", markersize=3.5, label=label)
+    known = [(x, figure) for x, figure in points if figure.value is not None]
+    at, colour, dashes = [x for x, _ in known], PALETTE[COLOURS[i % len(COLOURS)]], DASHES[i % len(DASHES)]
+    ends = [(figure.low, figure.high) for _, figure in known if figure.low is not None and figure.high is not None]
+    if known and len(ends) == len(known):
+        low, high = zip(*ends, strict=True)
+        axes.fill_between(at, low, high, color=colour, alpha=0.13, linewidth=0)
+    values = [figure.value for _, figure in known if figure.value is not None]
+    axes.plot(at, values, color=colour, linestyle=dashes, marker="o", markersize=3.5, label=label)
 
 
-def corruption(results: Results) -> str | None:
+def corruption(results: LabResults) -> str | None:
     """The fusion on corrupted inputs, a panel per modality."""
-    parts = {m: found for m, found in (results.get("corruption") or {}).items() if found and found.get("kinds")}
+    parts = {name: found for name, found in results.corruption.items() if found and found.kinds}
     if not parts:
         return None
-    most = max(len(found["kinds"]) for found in parts.values())
+    most = max(len(found.kinds) for found in parts.values())
     with drawing(height=2.6 + 0.17 * most) as figure:
         panels = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
         for axes, (name, found) in zip(panels, parts.items(), strict=True):
-            for i, (kind, levels) in enumerate(found["kinds"].items()):
-                _line(axes, [{**found["intact"], "severity": 0}, *levels], "severity", kind.replace("_", " "), i)
+            for i, (kind, levels) in enumerate(found.kinds.items()):
+                points = [(0, found.intact), *((level.severity, level) for level in levels)]
+                _line(axes, points, kind.replace("_", " "), i)
             axes.set(xlabel=f"severity of the change to the {name}")
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=1 if len(parts) > 1 else 4, borderaxespad=0.2)
-        panels[0].set_ylabel(f"{metric_name(results)} on test")
-        return standalone(svg_of(figure, f"The fusion on corrupted inputs, {results['name']}"))
+        panels[0].set_ylabel(f"{METRICS[results.metric]} on test")
+        return standalone(svg_of(figure, f"The fusion on corrupted inputs, {results.name}"))
 
 
-def losses(results: Results) -> str | None:
+def losses(results: LabResults) -> str | None:
     """Loss per epoch on train and val, a small panel per model."""
-    models = {
-        n: m["curves"] for n, m in _models(results).items() if len((m.get("curves") or {}).get("val_loss") or []) > 1
-    }
+    models = {name: m for name, m in results.stability.models.items() if len(m.val_loss) > 1}
     chosen = list(models.items())[:MOST_LOSSES]
     if not chosen:
         return None
     rows = -(-len(chosen) // LOSS_COLUMNS)
     with drawing(height=0.5 + 1.25 * rows) as figure:
         panels = figure.subplots(rows, LOSS_COLUMNS, squeeze=False, sharey=True).ravel()
-        for axes, (name, curves) in zip(panels, chosen, strict=False):
-            for split, colour, dashes in (("train", "muted", (0, (4, 2))), ("val", "blue", "-")):
-                y = [float("nan") if v is None else v for v in curves.get(f"{split}_loss") or []]
+        for axes, (name, model) in zip(panels, chosen, strict=False):
+            for split, loss, colour, dashes in (
+                ("train", model.train_loss, "muted", (0, (4, 2))),
+                ("val", model.val_loss, "blue", "-"),
+            ):
+                y = [float("nan") if v is None else v for v in loss]
                 axes.plot(range(1, len(y) + 1), y, color=PALETTE[colour], linestyle=dashes, linewidth=1.4, label=split)
             axes.set_title(name, loc="left", fontsize=8.5, color=PALETTE["ink"])
             axes.tick_params(labelsize=8)
         for axes in panels[len(chosen) :]:
             axes.set_axis_off()
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-        return standalone(svg_of(figure, f"Loss per epoch of each model, {results['name']}"))
+        return standalone(svg_of(figure, f"Loss per epoch of each model, {results.name}"))
 
 
-def _models(results: Results) -> Mapping[str, Any]:
-    return (results.get("stability") or {}).get("models") or {}
-
-
-def parameters(results: Results) -> str | None:
+def parameters(results: LabResults) -> str | None:
     """Performance on test against the parameters that each fusion and each head brings."""
-    metric = results["metric"]
-    rows = [r for r in (*results["baselines"], *results["fusions"]) if r["kind"] in ("head", "fusion")]
-    points = [(r["parameters"]["own"], r["test"][metric]["value"], r["model"], r["kind"]) for r in rows]
-    points = [p for p in points if p[1] is not None]
+    trials = [t for t in (*results.baselines, *results.fusions) if t.kind in ("head", "fusion")]
+    values = [(t, t.test[results.metric].value) for t in trials]
+    points = [(t.parameters.own, value, t.model, t.kind) for t, value in values if value is not None]
     if not points:
         return None
     with drawing(height=3.3) as figure:
@@ -145,36 +144,36 @@ def parameters(results: Results) -> str | None:
                 label={"head": "one modality, MLP head", "fusion": "fusion"}[kind],
             )  # fmt: skip
         axes.set_xscale("symlog", linthresh=10)
-        axes.set(xlabel="parameters of its own, one seed", ylabel=f"{metric_name(results)} on test")
+        axes.set(xlabel="parameters of its own, one seed", ylabel=f"{METRICS[results.metric]} on test")
         axes.xaxis.set_major_formatter(_counts)
         axes.set_xlim(-1, 12 * max(10, *(p[0] for p in points)))
         axes.margins(y=0.12)
         _names(axes, [(p[0], p[1], p[2]) for p in points])
         legend(axes, 2)
-        return standalone(svg_of(figure, f"Performance against parameters, {results['name']}"))
+        return standalone(svg_of(figure, f"Performance against parameters, {results.name}"))
 
 
-def growths(results: Results) -> str | None:
+def growths(results: LabResults) -> str | None:
     """Parameters of each fusion against the width of the features it reads."""
-    found = (results.get("stability") or {}).get("growth") or {}
-    known = {n: g for n, g in found.items() if len(g.get("columns") or []) > 1 and max(g["parameters"], default=0) > 0}
+    growths = results.stability.growth.items()
+    known = {name: g for name, g in growths if len(g.columns) > 1 and max(g.parameters, default=0) > 0}
     if not known:
         return None
     with drawing(height=3.3) as figure:
         axes = figure.subplots()
         ends = []
         for name, g in known.items():
-            colour = {"explosive": "orange", "linear": "blue"}.get(g["word"], "muted")
-            axes.plot(g["columns"], g["parameters"], color=PALETTE[colour], marker="o", markersize=3, linewidth=1.4)
-            ends.append((g["columns"][-1], g["parameters"][-1], name))
+            colour = {"explosive": "orange", "linear": "blue"}.get(g.word, "muted")
+            axes.plot(g.columns, g.parameters, color=PALETTE[colour], marker="o", markersize=3, linewidth=1.4)
+            ends.append((g.columns[-1], g.parameters[-1], name))
         axes.set(xscale="log", yscale="log", xlabel="columns of features per modality", ylabel="parameters, one seed")
-        columns = sorted({c for g in known.values() for c in g["columns"]})
+        columns = sorted({c for g in known.values() for c in g.columns})
         axes.set_xticks(columns, [f"{c:,}" for c in columns])
         axes.yaxis.set_major_formatter(_counts)
         axes.minorticks_off()
         axes.set_xlim(right=columns[-1] * (columns[-1] / columns[0]) ** 0.3)
         _names(axes, ends)
-        return standalone(svg_of(figure, f"Parameters against the width of the features, {results['name']}"))
+        return standalone(svg_of(figure, f"Parameters against the width of the features, {results.name}"))
 
 
 def _names(axes: Axes, points: Sequence[tuple[float, float, str]], gap: float = 11.5) -> None:
@@ -207,36 +206,34 @@ def _counts(value: float, _: float) -> str:
     return compact(value)
 
 
-def gains(sets: Sequence[Results]) -> str:
+def gains(sets: Sequence[LabResults]) -> str:
     """The gain of F over B on every set with its interval, zero and the margin marked."""
-    margin = sets[0]["margin"]
+    margin = sets[0].margin
     with drawing(height=0.9 + 0.42 * len(sets)) as figure:
         axes = figure.subplots()
         axes.axvspan(0, margin, color=PALETTE["grid"], linewidth=0)
         axes.axvline(0, color=PALETTE["muted"], linewidth=1)
         for y, results in enumerate(sets):
-            gain, worth = results["gain"], results["verdict"]["word"] == "worth it"
+            gain, worth = results.gain, results.verdict.word == "worth it"
             colour = PALETTE["blue"] if worth else PALETTE["muted"]
-            if gain["value"] is None:
+            if gain.value is None:
                 continue
-            if None not in (gain["low"], gain["high"]):
-                axes.plot([gain["low"], gain["high"]], [y, y], color=colour, linewidth=2, solid_capstyle="round")
-            axes.plot([gain["value"]], [y], marker="o", markersize=6.5, color=colour)
-            text = f"{gain['value']:+.3f}".replace("-", "−")
-            axes.annotate(
-                text, (gain["value"], y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8.5
-            )
+            if gain.low is not None and gain.high is not None:
+                axes.plot([gain.low, gain.high], [y, y], color=colour, linewidth=2, solid_capstyle="round")
+            axes.plot([gain.value], [y], marker="o", markersize=6.5, color=colour)
+            text = f"{gain.value:+.3f}".replace("-", "−")
+            axes.annotate(text, (gain.value, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8.5)
         axes.set(xlabel="gain of the best fusion over the best single modality", yticks=range(len(sets)))
         axes.set_ylim(len(sets) - 0.5, -0.75)
         axes.locator_params(axis="x", nbins=6)
-        axes.set_yticklabels([s["name"] for s in sets], color=PALETTE["ink"])
+        axes.set_yticklabels([s.name for s in sets], color=PALETTE["ink"])
         axes.spines["left"].set_visible(False)
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.06)
         return standalone(svg_of(figure, "The gain of the best fusion on every set with its 95% interval"))
 
 
-FIGURES: dict[str, Callable[[Results], str | None]] = {
+FIGURES: dict[str, Callable[[LabResults], str | None]] = {
     "fusions": fusions,
     "missing": missing,
     "corruption": corruption,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ..result_parts import Dominance, Figure
+from ..results import LabResults
 from ..verdict import MARGIN
-from .tables import Results, row_of, tested
 
 UNSTEADY = 2.0
 """Times the widest seed spread of the set's unimodal heads. With five seeds chance alone gives a ratio above 2.5 once
@@ -19,38 +20,23 @@ DIVERGED = 0.1
 too high for one architecture is no more than what a grid is for."""
 NEW_BITS = 0.01
 """Of information that the best modality alone does not hold: less than a hundredth of a bit is called none."""
+SEVERITY = ("robust", "graceful", "fragile")
 
 
-def verdict_of(results: Results) -> str:
-    """The verdict in words: ``worth it, interacting``, ``not worth it``, ``undecided``."""
-    word, kind = results["verdict"]["word"], results["verdict"]["kind"]
-    return word if kind is None else f"{word}, {kind}"
-
-
-def as_expected(results: Results) -> bool | None:
-    """Whether the verdict is the known answer; None where none is known."""
-    expected = (results.get("about") or {}).get("expected")
-    return None if expected is None else expected == verdict_of(results)
-
-
-def stronger(results: Results) -> str:
+def stronger(results: LabResults) -> str:
     """The modality of B: the one whose best model is best on val."""
-    modality: str = row_of(results, results["best_baseline"])["reads"][0]
-    return modality
+    return results.model(results.best_baseline).reads[0]
 
 
-def lead(results: Results, other: str) -> str:
+def lead(results: LabResults, other: str) -> str:
     """How B's modality stands to another one, each by its best model on val, on test.
 
     With ``over_others`` (paired gains of B over the best model of each other modality) by that interval; without it
     by the two intervals apart, which asks for more.
     """
-    paired = (results.get("over_others") or {}).get(other)
-    ours, theirs = (tested(results, results["best_of_modality"][m]) for m in (stronger(results), other))
-    if paired:
-        low, high = paired.get("low"), paired.get("high")
-    else:
-        low, high = _gap(ours, theirs), _minus(_gap(theirs, ours))
+    ours, theirs = (results.tested(results.best_of_modality[name]) for name in (stronger(results), other))
+    paired = results.over_others.get(other)
+    low, high = (paired.low, paired.high) if paired else (_minus(ours.low, theirs.high), _minus(ours.high, theirs.low))
     if low is None or high is None:
         return "unknown"
     if low > MARGIN:
@@ -60,43 +46,35 @@ def lead(results: Results, other: str) -> str:
     return "behind" if high < 0 else "level"
 
 
-def _gap(a: Mapping[str, Any], b: Mapping[str, Any]) -> float | None:
-    """How far the interval of a lies above that of b; below 0 where they overlap."""
-    return None if a.get("low") is None or b.get("high") is None else a["low"] - b["high"]
-
-
-def _minus(x: float | None) -> float | None:
-    return None if x is None else -x
-
-
-def sign(found: Mapping[str, Any] | None) -> int | None:
-    """1 where a difference lies above 0 with its interval, -1 where below, 0 where it includes 0; None = unknown."""
-    if found is None or found.get("low") is None or found.get("high") is None:
-        return None
-    return 1 if found["low"] > 0 else -1 if found["high"] < 0 else 0
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
 
 
 class Absence(NamedTuple):
     """What becomes of a fusion without a modality: its paired change, what is left, and the best model of the rest."""
 
     modality: str
-    change: Mapping[str, Any]
+    change: Figure
     left: float | None
     alone: float | None
     word: str
 
 
-def absences(results: Results) -> list[Absence]:
+def absences(results: LabResults) -> list[Absence]:
     """One per modality; ``robust``, ``graceful`` or ``fragile``, or ``unknown``."""
-    names = results["modalities"]
-    values = {frozenset(v["modalities"]): v["value"] for v in results["dominance"][results["metric"]]["values"]}
+    names, values = results.modalities, left_by(results.dominance[results.metric])
     found = []
-    for m in names:
-        others = [results["best_of_modality"][o] for o in names if o != m]
-        alone = max((v for v in (tested(results, o)["value"] for o in others) if v is not None), default=None)
-        left, change = values.get(frozenset(names) - {m}), results["risk"]["drops"][m]
-        found.append(Absence(m, change, left, alone, _absence(change.get("value"), left, alone)))
+    for name in names:
+        others = [results.tested(results.best_of_modality[other]).value for other in names if other != name]
+        alone = max((value for value in others if value is not None), default=None)
+        left, change = values.get(frozenset(names) - {name}), results.without[name]
+        found.append(Absence(name, change, left, alone, _absence(change.value, left, alone)))
     return found
+
+
+def left_by(dominance: Dominance) -> dict[frozenset[str], float | None]:
+    """What F achieves with some modalities alone."""
+    return {coalition.modalities: coalition.value for coalition in dominance.values}
 
 
 def _absence(change: float | None, left: float | None, alone: float | None) -> str:
@@ -107,12 +85,9 @@ def _absence(change: float | None, left: float | None, alone: float | None) -> s
     return "graceful" if left >= alone - MARGIN else "fragile"
 
 
-SEVERITY = ("robust", "graceful", "fragile")
-
-
-def robustness(results: Results) -> str:
+def robustness(results: LabResults) -> str:
     """The worst word of `absences`."""
-    words = [a.word for a in absences(results)]
+    words = [absence.word for absence in absences(results)]
     return "unknown" if "unknown" in words else max(words, key=SEVERITY.index)
 
 
@@ -124,26 +99,30 @@ class Steadiness(NamedTuple):
     unsteady: list[str]
     diverged: dict[str, tuple[int, int]]
     """``head`` and ``fusion`` -> trainings that diverged, of how many."""
+    gaps: dict[str, list[float]]
+    """``head`` and ``fusion`` -> train minus test of each model."""
 
 
-def steadiness(results: Results) -> Steadiness:
+def steadiness(results: LabResults) -> Steadiness:
     """Fusions that are less stable than the heads of single modalities, by divergence or by spread over seeds."""
-    spreads = {r["model"]: _spread(r) for r in (*results["baselines"], *results["fusions"])}
-    heads = [s for r in results["baselines"] if r["kind"] == "head" and (s := spreads[r["model"]]) is not None]
-    fusions = {r["model"]: s for r in results["fusions"] if (s := spreads[r["model"]]) is not None}
-    models = (results.get("stability") or {}).get("models") or {}
-    lost = {n: (m["diverged"], m["models"]) for n, m in models.items() if m.get("models")}
-    by = {kind: [lost[n] for n in lost if models[n]["kind"] == kind] for kind in ("head", "fusion")}
-    diverged = {kind: (sum(d for d, _ in of), sum(n for _, n in of)) for kind, of in by.items() if of}
-    usual = diverged["head"][0] / diverged["head"][1] if "head" in diverged else None
-    wide = [name for name, s in fusions.items() if heads and s > max(UNSTEADY * max(heads), NOTICEABLE)]
-    often = [n for n in fusions if n in lost and usual is not None and lost[n][0] / lost[n][1] > usual + DIVERGED]
-    return Steadiness(heads, fusions, [name for name in fusions if name in wide or name in often], diverged)
-
-
-def _spread(row: Mapping[str, Any]) -> float | None:
-    std: float | None = (row["seeds"].get("test") or {}).get("std")
-    return std
+    heads = [trial.spread for trial in results.baselines if trial.kind == "head" and trial.spread is not None]
+    fusions = {trial.model: trial.spread for trial in results.fusions if trial.spread is not None}
+    trained = {name: training for name, training in results.stability.models.items() if training.models}
+    diverged, gaps = {}, {}
+    for kind in ("head", "fusion"):
+        of = [training for training in trained.values() if training.kind == kind]
+        if of:
+            diverged[kind] = (sum(t.diverged for t in of), sum(t.models for t in of))
+        every = [t.gap for t in results.stability.models.values() if t.kind == kind and t.gap is not None]
+        gaps[kind] = every
+    usual = diverged["head"][0] / diverged["head"][1] if "head" in diverged else 1.0
+    widest = max(UNSTEADY * max(heads), NOTICEABLE) if heads else float("inf")
+    unsteady = [
+        name
+        for name, spread in fusions.items()
+        if spread > widest or (name in trained and trained[name].diverged / trained[name].models > usual + DIVERGED)
+    ]
+    return Steadiness(heads, fusions, unsteady, diverged, gaps)
 
 
 class Remedy(NamedTuple):
@@ -152,19 +131,18 @@ class Remedy(NamedTuple):
     name: str
     where: str
     condition: str
-    gain: Mapping[str, Any] | None
+    gain: Figure | None
 
 
-def remedies(results: Results) -> list[Remedy]:
+def remedies(results: LabResults) -> list[Remedy]:
     """Those for fusions on a starved modality, then those in joint training."""
-    of_fusions = (results.get("imbalance") or {}).get("remedies") or []
-    found = [Remedy(r["remedy"], f"{r['weakened']}, {r['level']:.0%}", r["condition"], r["gain"]) for r in of_fusions]
-    joint = (results.get("joint") or {}).get("remedies") or {}
-    for r in joint.get("remedies") or []:
-        if r.get("gain"):
-            found.append(Remedy(r["name"], joint["strategy"], "all parts", r["gain"]))
-            gone = {m: (a or {}).get("gain") for m, a in (r.get("absent") or {}).items()}
-            found += [Remedy(r["name"], joint["strategy"], f"{m} absent", gain) for m, gain in gone.items() if gain]
+    found = [Remedy(r.remedy, f"{r.weakened}, {r.level:.0%}", r.condition, r.gain) for r in results.imbalance.remedies]
+    joint = results.joint
+    for tried in joint.remedies:
+        if tried.gain:
+            gone = {f"{name} absent": absent.gain for name, absent in tried.absent.items() if absent and absent.gain}
+            gains = {"all parts": tried.gain, **gone}
+            found += [Remedy(tried.name, joint.strategy, condition, gain) for condition, gain in gains.items()]
     return found
 
 
@@ -181,9 +159,9 @@ class Standing(NamedTuple):
     own: float
 
 
-def standings(sets: Sequence[Results]) -> list[Standing]:
+def standings(sets: Sequence[LabResults]) -> list[Standing]:
     """Strategies that were fitted on every set, the best first: most often within the margin of the best, then rank."""
-    scores = [{r["model"]: v for r in s["fusions"] if (v := r["test"][s["metric"]]["value"]) is not None} for s in sets]
+    scores = [{t.model: value for t in s.fusions if (value := t.test[s.metric].value) is not None} for s in sets]
     common = [name for name in (scores[0] if scores else ()) if all(name in s for s in scores)]
     rows = []
     for name in common:
@@ -191,8 +169,8 @@ def standings(sets: Sequence[Results]) -> list[Standing]:
         ranks = [
             1 + sum(s[n] > s[name] for n in common) + (sum(s[n] == s[name] for n in common) - 1) / 2 for s in scores
         ]
-        own = median(row_of(s, name)["parameters"]["own"] for s in sets)
-        chosen, wins = sum(s["best_fusion"] == name for s in sets), sum(b == 0 for b in behind)
+        own = median(s.model(name).parameters.own for s in sets)
+        chosen, wins = sum(s.best_fusion == name for s in sets), sum(b == 0 for b in behind)
         ties = sum(b <= MARGIN for b in behind)
         rows.append(Standing(name, chosen, wins, ties, fmean(ranks), fmean(behind), max(behind), own))
     return sorted(rows, key=lambda r: (-r.ties, r.rank, r.own))
@@ -201,52 +179,31 @@ def standings(sets: Sequence[Results]) -> list[Standing]:
 class News(NamedTuple):
     """What the modalities other than B's tell that B's does not, in bits, and whether that is more than none."""
 
-    unique: Mapping[str, Any]
-    synergy: Mapping[str, Any]
+    unique: Figure
+    synergy: Figure
     word: str
 
 
-def news(results: Results) -> News | None:
+def news(results: LabResults) -> News | None:
     """``new`` where the interval of the weaker one's unique information or of synergy lies above `NEW_BITS`."""
-    pid = results.get("pid")
-    if not pid:
+    pid = results.pid
+    if pid is None:
         return None
-    unique = pid["unique_2"] if pid["first"] == stronger(results) else pid["unique_1"]
-    lows = [part.get("low") for part in (unique, pid["synergy"])]
-    known = [low for low in lows if low is not None]
+    unique = pid.unique_2 if pid.first == stronger(results) else pid.unique_1
+    known = [part.low for part in (unique, pid.synergy) if part.low is not None]
     if not known:
         return None
-    return News(unique, pid["synergy"], "new" if max(known) > NEW_BITS else "none")
+    return News(unique, pid.synergy, "new" if max(known) > NEW_BITS else "none")
 
 
-def rules() -> list[str]:
-    """Every rule in a sentence of Markdown, with its thresholds; the documents print them."""
-    from ..stability import LINEAR  # needs torch
-
-    return [
-        f"**worth it**, **not worth it**, **undecided**: the verdict, by the rule at the head of `experiments.md`; its "
-        f"margin is {MARGIN:g}.",
-        "**stronger modality**: that of B, the best single-modality model on validation data.",
-        f"**clearly dominant**: the interval of its lead on test over the best model of the other modality lies above "
-        f"{MARGIN:g}; **ahead**: above 0; **behind**: below 0; **level**: it includes 0. The lead is the paired gain "
-        "where the results have it, else the distance between the two intervals.",
-        "**improves**, **worsens** (NLL, Brier; lower is better), **helps**, **harms** (remedies): the interval of the "
-        "paired change excludes 0; otherwise **no change shown**.",
-        f"**robust** to a missing modality: F loses less than {MARGIN:g} without it; **graceful**: it loses more, but "
-        f"stays within {MARGIN:g} of the best single-modality model of what is left, or above it; **fragile**: it "
-        "falls below that. A set takes its worst word.",
-        f"**less stable** than unimodal training: of all trainings (seeds x grid points) more diverged than among the "
-        f"set's unimodal MLP heads, by over {DIVERGED:.0%} of them; or the standard deviation over seeds of the test "
-        f"metric is more than {UNSTEADY:g} times the widest of those heads' and above {NOTICEABLE:g}.",
-        f"**constant**, **less than linear**, **linear**, **explosive** growth: by the exponent of parameters against "
-        f"feature width, fitted on log-log axes; {LINEAR[0]:g} to {LINEAR[1]:g} is linear, more is explosive.",
-        f"**ties**: a fusion within {MARGIN:g} of the best fusion's test value of that set. **Best strategy**: ties "
-        "most often, then has the lowest mean rank, then the fewest parameters. Only strategies fitted on every set "
-        "are ranked. This describes test values; no model was chosen by them.",
-        f"**new information**: the interval of the weaker modality's unique information, or that of the synergy, lies "
-        f"above {NEW_BITS:g} bits.",
-        "**adapts**, **collapses**, **over-relies** (a modality weakened in training): by the thresholds stored with "
-        "the results; *collapses*: the fusion is below the stronger expert, interval included; *over-relies*: when "
-        "that expert's modality is disturbed, it loses more than the expert does and keeps no advantage; *adapts*: as "
-        "good as the expert, its weight moved away from what was weakened.",
+def outcomes(sets: Iterable[LabResults]) -> dict[str, int]:
+    """How many fits with a modality weakened in training came to each outcome; empty where there are none."""
+    every = [
+        fit.outcome
+        for results in sets
+        for parts in results.imbalance.ways.values()
+        for part in parts.values()
+        for fit in part.levels
+        if fit.outcome
     ]
+    return {word: every.count(word) for word in ("adapts", "collapses", "over-relies", "none")} if every else {}

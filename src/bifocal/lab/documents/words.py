@@ -1,30 +1,38 @@
-"""Figures, names and tables as the lab's documents print them."""
+"""Figures and names as the lab's documents print them, and the templates that print them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from ...report import markdown
+from ...report.html import environment
 from ...report.markdown import METRICS, plain, signed
+from ..result_parts import Figure, Price
+from ..verdict import MARGIN
+from . import rules
 
 UNKNOWN = "n/a"
 """What the rows cannot define."""
-Results = Mapping[str, Any]
-"""One set's ``results.json``."""
+NOTE = "*Written by `bifocal lab --write` from the results of each set; no number in it was typed by hand.*"
+"""The mark of these documents."""
+
+
+def render(template: str, /, **facts: Any) -> str:
+    """A document: Markdown from a template beside this file; runs of empty lines become one."""
+    env = environment(Path(__file__).parent, escape=False)
+    env.filters |= FUNCTIONS
+    env.globals |= {**FUNCTIONS, "rules": rules, "METRICS": METRICS, "NOTE": NOTE, "MARGIN": MARGIN, "UNKNOWN": UNKNOWN}
+    text = env.get_template(template).render(facts)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def prose(text: object) -> str:
     """A name or sentence from a result as Markdown that shows as it is; intervals keep their bare brackets."""
     line = re.sub(r"\\\[([-+−\d.,; ]*)\\\]", r"[\1]", plain(text))
     return re.sub(r"(?<![\w.])-(?=\d)", "−", line)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> list[str]:
-    """Lines of a Markdown table, its cells Markdown already; the first ``texts`` columns are flush left."""
-    rule = ["---"] * texts + ["---:"] * (len(head) - texts)
-    return ["| " + " | ".join(row) + " |" for row in (head, rule, *rows)] + [""]
 
 
 def code(name: object) -> str:
@@ -37,32 +45,31 @@ def number(value: float | None, digits: int = 3) -> str:
     return markdown.number(None if value is None else round(value, digits) + 0.0, digits)
 
 
-def found(figure: Mapping[str, Any] | None) -> str:
+def found(figure: Figure | None) -> str:
     """A figure with its interval, ``0.912 [0.903, 0.921]``."""
     return _with_ends(figure, number)
 
 
-def change(figure: Mapping[str, Any] | None) -> str:
+def change(figure: Figure | None) -> str:
     """A difference with its interval, ``+0.012 [+0.004, +0.020]``."""
     return _with_ends(figure, lambda x: signed(round(x, 3) + 0.0))
 
 
-def _with_ends(figure: Mapping[str, Any] | None, spell: Callable[[float], str]) -> str:
-    if figure is None or figure.get("value") is None:
+def _with_ends(figure: Figure | None, spell: Callable[[float], str]) -> str:
+    if figure is None or figure.value is None:
         return UNKNOWN
-    low, high = figure.get("low"), figure.get("high")
-    return spell(figure["value"]) + ("" if low is None or high is None else f" [{spell(low)}, {spell(high)}]")
+    ends = "" if figure.low is None or figure.high is None else f" [{spell(figure.low)}, {spell(figure.high)}]"
+    return spell(figure.value) + ends
 
 
-def listing(names: Sequence[str], last: str = "and") -> str:
+def listing(names: Iterable[str], last: str = "and") -> str:
     """``a``, ``a and b``, ``a, b and c``; ``none`` where there are none.
 
     >>> listing(["a", "b", "c"], "or")
     'a, b or c'
     """
-    if len(names) < 2:
-        return names[0] if names else "none"
-    return f"{', '.join(names[:-1])} {last} {names[-1]}"
+    *most, end = [*names] or ["none"]
+    return f"{', '.join(most)} {last} {end}" if most else end
 
 
 def counted(n: int, noun: str, many: str | None = None) -> str:
@@ -115,11 +122,19 @@ def difference(n: float | None) -> str:
     return f"{'−' if n < 0 else '+'}{size}"
 
 
+def paid(price: Price) -> str:
+    """What a point of gain costs; empty where there is no gain. A saving is no price."""
+    per = price.per_point
+    costs = [f"{compact(per.get('parameters'))} parameters"] if (per.get("parameters") or 0) > 0 else []
+    costs += [f"{seconds(per.get('seconds'))} seconds"] if (per.get("seconds") or 0) > 0 else []
+    return listing(costs) if costs else ""
+
+
 def percent(share: float | None) -> str:
     return UNKNOWN if share is None else f"{100 * share:.0f}%"
 
 
-def spread(values: Iterable[Any]) -> str:
+def range_of(values: Iterable[Any]) -> str:
     """One value, or from the least to the greatest of several: ``5``, ``3 to 5``."""
     known = sorted({v for v in values if v is not None})
     if not known:
@@ -127,20 +142,11 @@ def spread(values: Iterable[Any]) -> str:
     return f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"
 
 
-def metric_name(results: Results) -> str:
-    return METRICS[results["metric"]]
-
-
-def title_of(results: Results) -> str:
-    return prose((results.get("about") or {}).get("title") or results["name"])
-
-
-def row_of(results: Results, model: str) -> Mapping[str, Any]:
-    """The line of a model in the tables of a set."""
-    return next(row for row in (*results["baselines"], *results["fusions"]) if row["model"] == model)
-
-
-def tested(results: Results, model: str) -> Mapping[str, Any]:
-    """The set's metric of a model on test: ``value``, ``low``, ``high``."""
-    figure: Mapping[str, Any] = row_of(results, model)["test"][results["metric"]]
-    return figure
+FUNCTIONS: dict[str, Callable[..., str]] = {
+    f.__name__: f
+    for f in (
+        prose, code, number, found, change, listing, compact, seconds, difference, percent, paid, counted, part_of,
+        range_of,
+    )
+}  # fmt: skip
+"""What the templates may call."""

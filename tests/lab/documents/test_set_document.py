@@ -1,28 +1,25 @@
-"""`experiments.md` says what the results hold, and what they lack."""
+"""The document of a set says what its results hold, and what they lack."""
 
-import copy
 import json
 import re
 from pathlib import Path
 
 import pytest
 
-from bifocal.lab.documents.experiments import experiments
+from bifocal.lab.documents.set_document import set_document
+from bifocal.lab.results import LabResults
 
 EXAMPLE = json.loads((Path(__file__).parent / "lab_results.json").read_text(encoding="utf-8"))
-SETS = [{**found, "name": name} for name, found in EXAMPLE.items()]
 
 
-def written(*names, **changes):
-    sets = [{**copy.deepcopy(s), **changes} for s in SETS if s["name"] in names]
-    return experiments(sets, "lab", {})
+def written(name, **changes):
+    return set_document(LabResults(**{**EXAMPLE[name], "name": name, **changes}), "../../experiments.md", {})
 
 
-@pytest.mark.parametrize("names", [("and",), ("xor", "colours"), ("three",), ("colours",), tuple(EXAMPLE)])
-def test_nothing_of_the_machine_shows(names):
-    text = written(*names)
+@pytest.mark.parametrize("name", EXAMPLE)
+def test_nothing_of_the_machine_shows(name):
+    text = written(name)
     assert not re.search(r"\bNone\b|\bnan\b|[{}]|\[\]|  \.| ,", text)
-    assert "1 sets" not in text and "1 data sets" not in text
     for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block
@@ -30,9 +27,9 @@ def test_nothing_of_the_machine_shows(names):
 
 def test_what_was_thought_before_stands_before_the_results():
     text = written("and")
-    order = ["The text carries one hidden bit", "Why fusion might help", "### Pipelines", "### One modality at a time",
-             "### Fusions", "### Dominance", "### Ablation", "### A modality weakened", "### Stability",
-             "### Joint training", "### Verdict"]  # fmt: skip
+    order = ["The text carries one hidden bit", "Why fusion might help", "## Pipelines", "## One modality at a time",
+             "## Fusions", "## Dominance", "## Ablation", "## A modality weakened", "## Stability",
+             "## Joint training", "## Verdict"]  # fmt: skip
     places = [text.index(part) for part in order]
     assert places == sorted(places)
 
@@ -51,13 +48,13 @@ def test_the_figures_are_those_of_the_results():
 def test_a_part_that_was_not_run_is_named_with_its_reason():
     text = written("colours")
     assert "- Not run for this set: joint training (encoders of this run keep no tokens)." in text
-    assert "### Joint training" not in text
+    assert "## Joint training" not in text
     assert "Not run for this set: pipelines, corruption of inputs, weakening" in written("three")
 
 
 def test_fusions_stand_in_the_order_of_val():
     text = written("xor")
-    rows = text[text.index("### Fusions") :].splitlines()[4 : 4 + len(EXAMPLE["xor"]["fusions"])]
+    rows = text[text.index("## Fusions") :].splitlines()[4 : 4 + len(EXAMPLE["xor"]["fusions"])]
     values = [float(row.split("|")[2]) for row in rows]
     assert values == sorted(values, reverse=True)
 

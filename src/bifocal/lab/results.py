@@ -1,0 +1,144 @@
+"""What a lab's ``results.json`` holds, as far as documents, figures and the command line read it.
+
+Every part may be missing or null, as those of an earlier version or of a part that was not run are; only what all
+readers take for granted is required.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import AliasPath, Field, ValidationError, model_validator
+
+from ..errors import RunError
+from ..workspace import read_json
+from .result_parts import (
+    Ablation,
+    About,
+    AutoGluon,
+    Corruption,
+    Counted,
+    Dominance,
+    Expert,
+    Figure,
+    Imbalance,
+    Information,
+    Joint,
+    Part,
+    Price,
+    Stability,
+    Trial,
+    Verdict,
+)
+
+RESULTS = "results.json"
+AUTOGLUON = "autogluon.json"
+"""Beside them, where a benchmark left it: what AutoGluon reaches on the same split."""
+
+
+class LabResults(Part):
+    """All that the lab found on one set; ``name`` is that of its folder."""
+
+    name: str = ""
+    metric: str
+    margin: float
+    modalities: list[str]
+    rows: dict[str, int]
+    classes: dict[str, dict[str, int]]
+    baselines: list[Trial]
+    fusions: list[Trial]
+    best_baseline: str
+    best_of_modality: dict[str, str]
+    best_fusion: str
+    smallest_tie: str
+    gain: Counted
+    over_control: Counted
+    over_additive: Counted
+    verdict: Verdict
+    price: Price
+    most_missed: str = Field(validation_alias=AliasPath("risk", "worst"))
+    without: dict[str, Figure] = Field(validation_alias=AliasPath("risk", "drops"))
+    """The change of F without each modality."""
+    dominance: dict[str, Dominance]
+    run: str = ""
+    label: str = "label"
+    about: About = About()
+    resamples: int | None = Field(default=None, validation_alias=AliasPath("config", "bootstrap"))
+    seeds: int | None = Field(default=None, validation_alias=AliasPath("settings", "seeds"))
+    grid: dict[str, list[float]] = Field(default={}, validation_alias=AliasPath("settings", "grid"))
+    columns: int | None = Field(default=None, validation_alias=AliasPath("settings", "columns"))
+    modality_dropout: float = Field(default=0, validation_alias=AliasPath("settings", "modality_dropout"))
+    seconds_lab: dict[str, float | None] = Field(default={})
+    experts: dict[str, Expert] = Field(default={})
+    over_others: dict[str, Counted] = Field(default={})
+    change: dict[str, Figure] = Field(default={})
+    perceptual: dict[str, Figure | None] = Field(default={})
+    confounders: dict[str, Counted | None] = Field(default={})
+    pid: Information | None = None
+    ablation: Ablation | None = None
+    corruption: dict[str, Corruption | None] = Field(default={})
+    imbalance: Imbalance = Imbalance()
+    stability: Stability = Stability()
+    joint: Joint = Joint()
+    probes: dict[str, dict[str, dict[str, Figure] | None]] = Field(default={})
+    autogluon: AutoGluon | None = None
+    findings: list[str] = Field(default=[])
+    measured: frozenset[str] = Field(default=frozenset(), exclude=True)
+    """Keys of the file that are neither null nor empty: parts that were run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _measured(cls, found: dict[str, Any]) -> dict[str, Any]:
+        return {**found, "measured": [key for key, value in found.items() if value]}
+
+    @property
+    def title(self) -> str:
+        return self.about.title or self.name
+
+    @property
+    def as_expected(self) -> bool | None:
+        """Whether the verdict is the known answer; None where none is known."""
+        return None if self.about.expected is None else self.about.expected == self.verdict.full
+
+    def model(self, name: str) -> Trial:
+        """A baseline or fusion by its name."""
+        return next(trial for trial in (*self.baselines, *self.fusions) if trial.model == name)
+
+    def tested(self, name: str) -> Figure:
+        """The set's metric of a model on test."""
+        return self.model(name).test[self.metric]
+
+
+def read_results(path: Path, beside: Mapping[str, object] | None = None) -> LabResults:
+    """The results in a file, and what is known ``beside`` it.
+
+    Raises
+    ------
+    RunError
+        Where the file is missing or broken, or lacks what every reader takes for granted.
+    """
+    try:
+        return LabResults.model_validate({**read_json(path), **(beside or {})})
+    except ValidationError as error:
+        found = error.errors()
+        missing = [".".join(map(str, e["loc"])) for e in found if e["type"] == "missing"]
+        wrong = [f"{'.'.join(map(str, e['loc']))} ({e['msg']})" for e in found if e["type"] != "missing"]
+        told = f"lacks {', '.join(missing)}" if missing else f"holds what this version cannot read: {', '.join(wrong)}"
+        raise RunError(f"{path} {told}: run bifocal lab again on this set") from None
+
+
+def read_set(folder: Path) -> LabResults:
+    """The results kept in a set's folder, with AutoGluon's where a benchmark left them. Raises as `read_results`."""
+    other = folder / AUTOGLUON
+    beside = {"autogluon": read_json(other)} if other.is_file() else {}
+    return read_results(folder / RESULTS, {**beside, "name": folder.name})
+
+
+def read_sets(folder: Path) -> list[LabResults]:
+    """The results of every set below a folder, by ``about.order``, then by name. Raises `RunError`."""
+    sets = [read_set(path.parent) for path in sorted(folder.glob(f"*/{RESULTS}"))]
+    if not sets:
+        raise RunError(f"there is no {folder / '*' / RESULTS} to write of: run bifocal lab on a configuration first")
+    return sorted(sets, key=lambda results: (results.about.order, results.name))
