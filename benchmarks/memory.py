@@ -127,10 +127,14 @@ class Step:
         write_shards(self.space, self.source, self.modalities(), self.taxonomy, self.config, lambda done, total: None)
 
     def ocr(self) -> None:
-        from bifocal.data.ocr import read_pictures
+        from bifocal.config import TranscriberConfig
+        from bifocal.data.transcribe import transcribe
+        from bifocal.data.transcribers import ActiveTranscriber
+        from bifocal.transcribe.ocr import Ocr
 
         self.source = Memes(self.source.size, False)
-        read_pictures(self.space.manifest, self.source, self.space.ocr, when="always", workers=1)
+        ocr = ActiveTranscriber("ocr", Ocr(), TranscriberConfig(when="always", workers=1))
+        transcribe(self.space.manifest, self.source, ocr, self.space.ocr)
 
     def evidence(self) -> None:
         """Of the train split, by a frozen MobileNetV2."""

@@ -31,17 +31,20 @@ from PIL import Image as Pillow
 from bifocal.config import parse_config
 from bifocal.contracts import Modality
 from bifocal.data.manifest import write_manifest
-from bifocal.data.ocr import Reader, read_pictures
 from bifocal.data.prepare import write_shards, write_splits
+from bifocal.data.transcribe import transcribe
+from bifocal.data.transcribers import active_transcribers
 from bifocal.example import LABELS, Example, Taxonomy
 from bifocal.modalities.image import SIDE, Image, decode
 from bifocal.modalities.text import Text
 from bifocal.sources.synthetic import Synthetic
+from bifocal.transcribe.ocr import Ocr
 from bifocal.workspace import Workspace
 
 LABEL = "abuse_hate"
 TAXONOMY = Taxonomy({LABEL: LABELS[LABEL]})
-CONFIG = parse_config({"run": "benchmark", "source": {"kind": "synthetic"}})
+SETTINGS = {"run": "benchmark", "source": {"kind": "synthetic"}}
+CONFIG = parse_config(SETTINGS)
 MODALITIES: dict[str, Modality] = {"text": Text(), "image": Image()}
 PICTURES = Path(os.environ.get("BIFOCAL_DATA") or "../shared") / "data" / "smear_memes" / "img"
 CORES = len(os.sched_getaffinity(0))
@@ -96,7 +99,8 @@ class Steps:
         """All before the shards."""
         out = self.space.manifest, self.space.quarantine
         write_manifest(self.source, MODALITIES, *out, taxonomy=TAXONOMY, label=LABEL, limit=None, strict=True)
-        read_pictures(self.space.manifest, self.source, self.space.ocr, when=when, workers=workers)
+        (ocr,) = active_transcribers(parse_config({**SETTINGS, "ocr": {"when": when, "workers": workers}}))
+        transcribe(self.space.manifest, self.source, ocr, self.space.ocr)
         write_splits(self.space, self.source, TAXONOMY, CONFIG)
 
     def shards(self) -> None:
@@ -113,9 +117,9 @@ def whole(source: Any, workers: int) -> None:
 
 def bare_ocr(pictures: Sequence[Any]) -> None:
     """RapidOCR as Bifocal asks it, over pictures that are decoded."""
-    reader = Reader()
+    reader = Ocr()
     for picture in pictures:
-        reader.read(picture)
+        reader.read_picture(picture)
 
 
 def bare_ocr_in_two(pictures: Sequence[Any]) -> None:

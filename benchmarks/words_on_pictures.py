@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bifocal.modalities.image import SIDE, decode, square
 from bifocal.sources.synthetic import Synthetic
-from bifocal.transcribe.ocr import Reader
+from bifocal.transcribe.ocr import Ocr
 
 DEJAVU = f"{get_data_path()}/fonts/ttf/DejaVuSans-Bold.ttf"
 DEBIAN = "/usr/share/fonts/truetype"
@@ -85,9 +85,9 @@ def similarity(text: str, other: str) -> float:
     return SequenceMatcher(None, "".join(text.split()), "".join(other.split()), autojunk=False).ratio()
 
 
-def compare(name: str, pictures: Sequence[Image.Image], old: OldReader, new: Reader) -> None:
+def compare(name: str, pictures: Sequence[Image.Image], old: OldReader, new: Ocr) -> None:
     """Both ways in turns, after one picture each to warm up."""
-    ways: dict[str, Callable[[Image.Image], object]] = {"before": old.text, "now": new.read}
+    ways: dict[str, Callable[[Image.Image], object]] = {"before": old.text, "now": new.read_picture}
     spent = dict.fromkeys(ways, 0.0)
     for way in ways.values():
         way(pictures[0])
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="a folder of more pictures")
     parser.add_argument("--scripts", action="store_true", help="read sentences in many scripts, too")
     chosen = parser.parse_args()
-    old, new = OldReader(), Reader()
+    old, new = OldReader(), Ocr()
     compare("the demo's pictures, 384x384", demo(chosen.size, True), old, new)
     compare("the same without words", demo(chosen.size, False), old, new)
     if chosen.pictures:
@@ -122,14 +122,14 @@ def main() -> None:
     phone = drawn(words, size=(1170, 2532), high=42)
     compare("a phone's screenshot, 1170x2532, 38 lines", [phone] * 2, old, new)
     print(f"  as it stands there: {similarity(words, old.text(phone)):.3f} before, ", end="")
-    print(f"{similarity(words, new.read(phone).text):.3f} now")
+    print(f"{similarity(words, new.read_picture(phone).text):.3f} now")
     for script, (font, texts) in SCRIPTS.items() if chosen.scripts else ():
         if not Path(font).is_file():
             print(f"  {script}: {font} is not installed")
             continue
         pictures = [(text, drawn(text, font)) for text in texts]
         before = [old.text(picture) for _, picture in pictures]
-        now = [new.read(picture) for _, picture in pictures]
+        now = [new.read_picture(picture) for _, picture in pictures]
         alike = [
             np.mean([similarity(text, found) for (text, _), found in zip(pictures, read, strict=True)])
             for read in (before, [reading.text for reading in now])

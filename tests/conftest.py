@@ -107,6 +107,23 @@ def pytest_terminal_summary(terminalreporter):
         )
 
 
+@pytest.fixture
+def read_by(monkeypatch):
+    """``read_by(system, read, when)``: in this test ``read(blob)`` stands in for OCR."""
+
+    def use(system, read, when="auto"):
+        from bifocal.config import TranscriberConfig
+        from bifocal.data.transcribers import ActiveTranscriber
+        from bifocal.transcribe.ocr import Ocr
+
+        ocr = Ocr()
+        ocr.read = read
+        used = ActiveTranscriber("ocr", ocr, TranscriberConfig(when=when))
+        monkeypatch.setattr(system.preparer, "transcribers", [used])
+
+    return use
+
+
 @pytest.fixture(scope="session")
 def service():
     """``service("chromium")``: the path of its program. Where there is none the test is skipped, or fails where

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from bifocal.config import parse_config
 from bifocal.modalities.image import Image as ImageModality
 from bifocal.pipeline.train import run
 from bifocal.sources.synthetic import Synthetic
+from bifocal.transcribe.ocr import Reading
 from bifocal.workspace import Workspace, read_jsonl
 
 TINY = {"model": "tiny", "epochs": 1, "batch_size": 8}
@@ -99,9 +99,9 @@ class Reader:
     def __init__(self, text=""):
         self.text, self.calls = text, 0
 
-    def read_file(self, _):
+    def __call__(self, _):
         self.calls += 1
-        return SimpleNamespace(text=self.text, mostly_unread=False)
+        return Reading(self.text, [], None, "rapidocr")
 
 
 def test_posts_with_cropped_pictures_and_transcripts_are_decided_as_in_the_run(memes, transcribed):
@@ -125,21 +125,23 @@ def test_these_pictures_tell_the_ways_to_fit_apart(memes, transcribed):
     assert max(abs(a.probability - b) for a, b in zip(padded, said, strict=True)) > 1e-3
 
 
-def test_a_transcript_goes_into_the_ocr_block_and_spares_the_ocr(memes, transcribed):
+def test_a_transcript_goes_into_the_ocr_block_and_spares_the_ocr(memes, transcribed, read_by):
     system = bifocal.load(transcribed)
-    system.preparer.reader = Reader("words off the picture")
+    reader = Reader("words off the picture")
+    read_by(system, reader)
     decision = system.predict(text="storm over hill", image_path=memes / "img/0.png")
     assert decision.text_used.startswith("[OCR] storm over hill [/OCR] [CAP] [/CAP]")
-    assert system.preparer.reader.calls == 0
+    assert reader.calls == 0
     read = system.predict(image_path=memes / "img/0.png")
     assert read.text_used.startswith("[OCR] words off the picture [/OCR] [CAP] [/CAP]")
-    assert system.preparer.reader.calls == 1
+    assert reader.calls == 1
 
 
-def test_the_posts_own_words_leave_the_picture_to_be_read(memes, transcribed):
+def test_the_posts_own_words_leave_the_picture_to_be_read(memes, transcribed, read_by):
     """The same system told that texts are captions, as the record of another run would tell it."""
     system = bifocal.load(transcribed)
-    system.preparer.text_role, system.preparer.reader = "caption", Reader("words off the picture")
+    system.preparer.text_role, reader = "caption", Reader("words off the picture")
+    read_by(system, reader)
     decision = system.predict(text="my holiday", image_path=memes / "img/0.png")
     assert decision.text_used.startswith("[OCR] words off the picture [/OCR] [CAP] my holiday [/CAP]")
-    assert system.preparer.reader.calls == 1
+    assert reader.calls == 1

@@ -252,16 +252,29 @@ class SlicesConfig(Strict):
         return self
 
 
-class OcrConfig(Strict):
+class TranscriberConfig(Strict):
+    """How a transcriber reads the words that a part carries; ``auto`` alone is short for ``{when: auto}``."""
+
     when: Literal["auto", "always", "never"] = "auto"
-    """``auto`` reads a picture only where the source brings no transcript of it."""
+    """``auto`` reads a part only where the source brings no transcript of it."""
     languages: Annotated[list[str], Field(min_length=1)] | None = None
-    """Whose models read, of those that the engine has on this machine (docs/ocr.md); None = the engine's own, for
-    Latin, Chinese and Japanese."""
+    """Whose models read, of those that the engine has on this machine (docs/ocr.md); None = the engine's own: OCR's is
+    for Latin, Chinese and Japanese."""
     cache: bool = True
-    """Take what any run beside this one has read of the same picture, and leave it for others."""
+    """Take what any run beside this one has read of the same part, and leave it for others."""
     workers: Annotated[int, Field(ge=1)] | None = None
     """Processes of one thread each; None = the cores of the machine."""
+    options: Options = {}
+    """What this transcriber alone knows; OCR knows none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"when": value} if isinstance(value, str) else value
+
+
+class OcrConfig(TranscriberConfig):
+    """How the words on pictures are read."""
 
 
 class AboutConfig(Strict):
@@ -341,6 +354,8 @@ class RunConfig(Strict):
     strict: bool = False
     """Stop at the first bad row instead of at 5% bad rows."""
     ocr: OcrConfig = OcrConfig()
+    transcribe: dict[str, TranscriberConfig] = {}
+    """Further transcribers, by name: each has a block of its own in the composed text."""
     fit: Literal["pad", "stretch", "crop"] = "pad"
     """How a picture becomes a 384x384 square."""
     image_format: Literal["png", "webp", "jpeg"] = "png"
@@ -364,10 +379,12 @@ class RunConfig(Strict):
     def _list_of_sources(cls, value: Any) -> Any:
         return {"kind": "several", "sources": value} if isinstance(value, list) else value
 
-    @field_validator("ocr", mode="before")
+    @field_validator("transcribe")
     @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return {"when": value} if isinstance(value, str) else value
+    def _no_second_ocr(cls, value: dict[str, TranscriberConfig]) -> dict[str, TranscriberConfig]:
+        if "ocr" in value:
+            raise ValueError("'ocr' has a key of its own, beside `transcribe`")
+        return value
 
     @field_validator("modalities")
     @classmethod
@@ -386,6 +403,11 @@ class RunConfig(Strict):
                         f"{place} names {name!r}, which is not among modalities; {nearest(name, self.modalities)}"
                     )
         return self
+
+    @property
+    def transcribers(self) -> dict[str, TranscriberConfig]:
+        """Transcriber -> its settings, in the order of their blocks."""
+        return {"ocr": self.ocr, **self.transcribe}
 
     def expert(self, modality: str) -> ExpertConfig:
         """The expert of a modality, by default where the configuration is silent."""

@@ -7,10 +7,11 @@ A plug-in is one file in its folder, holding one class named after the file (``h
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import Field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
-from .config import ExpertConfig, Reads, RunConfig, Strict, Tune
+from .config import ExpertConfig, Reads, RunConfig, Strict, TranscriberConfig, Tune
 from .example import Evidence, Example, Label, Rejected, Rows
 
 if TYPE_CHECKING:
@@ -127,6 +128,69 @@ class Stamped(Protocol):
 
         None where there is none.
         """
+
+
+class Transcript(Protocol):
+    """What a transcriber read off one part: a dataclass, whose fields are the columns of ``<block>.jsonl``."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def confidence(self) -> float | None:
+        """0..1; None where there are no words."""
+
+    @property
+    def engine(self) -> str:
+        """Name and version of what read it."""
+
+    @property
+    def mostly_unread(self) -> bool:
+        """Whether half or more of the words that were seen could not be read: not the same as a part without words."""
+
+
+@runtime_checkable
+class Transcriber(Protocol):
+    """Reads the words that a part carries (``transcribe/<name>.py``) into a block of the composed text.
+
+    It is small until `load` or the first `read`, and can be pickled: every worker process loads its own.
+    """
+
+    modality: ClassVar[str]
+    """The part that it reads, which is one that `Source.open` turns into bytes."""
+    block: ClassVar[str]
+    """``OCR``: its words stand between ``[OCR]`` and ``[/OCR]``; in lower case the name of its step and its file."""
+    noun: ClassVar[str]
+    """What one part is called in messages and counts: ``picture``."""
+    hint: ClassVar[str]
+    """What a person may do where much could not be read."""
+    transcript: ClassVar[Callable[..., Transcript]]
+    """The class of its transcripts, called with their fields by name."""
+
+    @classmethod
+    def from_config(cls, config: TranscriberConfig) -> Self:
+        """Raises `ConfigError` on an option that it lacks."""
+
+    @property
+    def engine(self) -> str:
+        """As its transcripts name it. Raises `ConfigError` and `MissingExtra`."""
+
+    def reach(self) -> None:
+        """See that the models of the languages that were asked for are here. Raises `ConfigError`."""
+
+    def key(self) -> str:
+        """Names all that a transcript depends on beside the part: engine, models by their content, and method.
+
+        Raises `ConfigError` and `MissingExtra`.
+        """
+
+    def load(self) -> None:
+        """Load what reading needs, so that no post waits for it. Raises `ConfigError` and `MissingExtra`."""
+
+    def read(self, blob: bytes) -> Transcript:
+        """Read one part, as `Source.open` gives it. Raises `DataError`."""
 
 
 @runtime_checkable

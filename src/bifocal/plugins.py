@@ -25,6 +25,7 @@ from .errors import ConfigError, PluginRefused, UnknownPlugin, nearest
 KINDS = {
     "modalities": "bifocal.modalities",
     "sources": "bifocal.sources",
+    "transcribers": "bifocal.transcribe",
     "encoders": "bifocal.models.encoders",
     "fusions": "bifocal.models.fusions",
     "joint": "bifocal.models.joint",

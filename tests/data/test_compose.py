@@ -23,8 +23,8 @@ def test_language(text, language):
     assert detect_language(text) == language
 
 
-def text_of(example, role, ocr_text=None):
-    return composed(example, role, ocr_text).parts["text"]
+def text_of(example, role, read=""):
+    return composed(example, role, {"OCR": read}).parts["text"]
 
 
 WORDS = "the words of the post itself"
@@ -46,7 +46,7 @@ WORDS = "the words of the post itself"
 def test_where_words_go(role, own, seen, expected):
     parts = {"image": "a.png"} if own is None else {"image": "a.png", "text": own}
     example = Example("a", parts, {})
-    result = composed(example, role, seen)
+    result = composed(example, role, {"OCR": seen or ""})
     assert result.parts == {"image": "a.png", "text": expected}
     assert result.meta["language"] == expected[-4:-1].removeprefix("=") if "=en>" in expected else "und"
     assert "language" not in example.meta  # the original is left alone
@@ -62,7 +62,7 @@ def test_both_texts_are_cleaned():
 @pytest.mark.parametrize("own", [None, "", "\u200b\n "])
 def test_without_words_the_text_is_absent(own):
     example = Example("a", {"image": "a.png"} if own is None else {"image": "a.png", "text": own}, {}, meta={"k": 1})
-    result = composed(example, "transcript", "\n")
+    result = composed(example, "transcript", {"OCR": "\n"})
     assert result.parts == {"image": "a.png"}
     assert result.meta == {"k": 1, "language": "und"}
 
@@ -79,7 +79,7 @@ def manifest_of(folder, *ids):
 def test_manifest_and_readings_are_merged_by_id(tmp_path):
     manifest = manifest_of(tmp_path, "a", "b", "c", "d")
     ocr = write(tmp_path / "ocr.jsonl", [{"id": "b", "text": "seen b"}, {"id": "d", "text": "seen d"}])
-    merged = list(compose_manifest(manifest, ocr, lambda e: "caption" if e.id < "d" else "transcript"))
+    merged = list(compose_manifest(manifest, {"OCR": ocr}, lambda e: "caption" if e.id < "d" else "transcript"))
     assert [e.id for e in merged] == ["a", "b", "c", "d"]
     assert [e.parts["text"].partition(" [/CAP]")[0] for e in merged] == [
         "[OCR] [/OCR] [CAP] said a",
@@ -93,7 +93,7 @@ def test_merging_streams(tmp_path):
     manifest = manifest_of(tmp_path, "a", "b")
     with open(manifest, "a") as f:
         f.write("{broken")
-    examples = compose_manifest(manifest, write(tmp_path / "ocr.jsonl", []), lambda e: "caption")
+    examples = compose_manifest(manifest, {"OCR": write(tmp_path / "ocr.jsonl", [])}, lambda e: "caption")
     assert next(examples).id == "a"  # before the end of the file was seen
     assert next(examples).id == "b"
 
@@ -103,12 +103,12 @@ def test_readings_of_another_manifest_are_refused(tmp_path, readings):
     manifest = manifest_of(tmp_path, "a", "b")
     ocr = write(tmp_path / "ocr.jsonl", [{"id": i, "text": "seen"} for i in readings])
     with pytest.raises(DataError, match=f"its row '{readings[1]}' is missing there or stands elsewhere; delete it"):
-        list(compose_manifest(manifest, ocr, lambda e: "caption"))
+        list(compose_manifest(manifest, {"OCR": ocr}, lambda e: "caption"))
 
 
 def test_either_text_is_cut_at_what_is_read_and_that_is_told():
     long, short = Example("", {"text": "\ufdfa" * 10}, {}), Example("", {"text": "words"}, {})
-    cut = composed(long, "caption", "\ufdfa" * 20, most=40)
+    cut = composed(long, "caption", {"OCR": "\ufdfa" * 20}, most=40)
     transcript, caption = words_of(cut.parts["text"])
     assert len(transcript) <= 40 and len(caption) <= 40 and cut.meta["cut"]
-    assert "cut" not in composed(short, "caption", None, most=40).meta
+    assert "cut" not in composed(short, "caption", {}, most=40).meta

@@ -8,7 +8,6 @@ from PIL import Image
 
 from bifocal.config import parse_config
 from bifocal.data.manifest import write_manifest
-from bifocal.data.ocr import read_pictures
 from bifocal.data.prepare import labelled, write_shards, write_splits
 from bifocal.data.shards import open_split
 from bifocal.errors import DataError
@@ -39,7 +38,7 @@ class Prepared:
             limit=None,
             strict=True,
         )
-        read_pictures(self.space.manifest, source, self.space.ocr, when="never")
+        self.space.ocr.touch()
 
     def configure(self, **changes):
         self.config = parse_config({"run": "p", "source": {"kind": "synthetic"}, **changes})

@@ -166,20 +166,11 @@ def test_a_change_redoes_what_depends_on_it(small_config, tmp_path):
     assert not (tmp_path / "small" / "results_small.json").exists()
 
 
-class UnreadReader:
-    """OCR that sees lines on every picture, and reads none."""
-
-    def __init__(self, languages=None):
-        self.languages = languages
-
-    def read_file(self, blob):
-        return Reading("", [], None, "rapidocr", unread=3)
-
-
 def test_pictures_that_could_not_be_read_are_told_marked_and_the_run_stays_finished(
     small_config, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("bifocal.data.ocr.Reader", UnreadReader)
+    unread = Reading("", [], None, "rapidocr", unread=3)  # OCR that sees lines on every picture, and reads none
+    monkeypatch.setattr("bifocal.transcribe.ocr.Ocr.read", lambda ocr, picture: unread)
     config = small(small_config, source={"kind": "synthetic", "size": 40}, ocr={"when": "always", "workers": 1})
     diary = Diary()
     space = Workspace.of(run(config, root=tmp_path, until="shards", reporter=diary))

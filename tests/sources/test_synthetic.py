@@ -274,11 +274,11 @@ def test_every_caption_fits_into_its_picture(cue):
 
 def test_ocr_reads_the_cue_word_off_the_picture():
     pytest.importorskip("rapidocr")
-    from bifocal.data.ocr import Reader
+    from bifocal.transcribe.ocr import Ocr
 
-    reader = Reader()
+    reader = Ocr()
     source = synthetic(size=8, overlay=True, languages=LANGUAGES)
-    read = [reader.read(Image.open(io.BytesIO(source.open(row.parts["image"])))).text for row in source]
+    read = [reader.read(source.open(row.parts["image"])).text for row in source]
     known = [(row.meta["vocabulary"], row.labels["cue_text"]) for row in source]
     found = [t_of_words(text, language) for text, (language, _) in zip(read, known, strict=True)]
     assert sum(bits == {t} for bits, (_, t) in zip(found, known, strict=True)) >= 7

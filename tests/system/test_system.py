@@ -1,8 +1,6 @@
 import csv
 import json
 import shutil
-from collections import namedtuple
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -47,27 +45,20 @@ def test_a_decision_says_all_that_it_should(system, picture):
     json.dumps(answer)
 
 
-class _Reader:
+def _saw(*lines, unread):
     """OCR that saw two lines, and read one or none."""
-
-    def __init__(self, *lines, unread):
-        self.reading = Reading(
-            "\n".join(lines), [[[0, 0], [9, 0], [9, 9], [0, 9]]] * len(lines), None, "rapidocr", unread
-        )
-
-    def read_file(self, blob):
-        return self.reading
+    boxes = [[[0, 0], [9, 0], [9, 9], [0, 9]]] * len(lines)
+    return lambda blob: Reading("\n".join(lines), boxes, None, "rapidocr", unread)
 
 
 @pytest.mark.parametrize("send", [None, "review"])
-def test_words_that_could_not_be_read_are_told_and_may_be_sent_to_review(small_run, picture, send):
+def test_words_that_could_not_be_read_are_told_and_may_be_sent_to_review(small_run, picture, send, read_by):
     system = bifocal.load(small_run)
     system.policy = system.policy.model_copy(update={"unread": send})
-    system.preparer.ocr = "auto"
-    system.preparer.reader = _Reader("words read", unread=0)
+    read_by(system, _saw("words read", unread=0))
     read = system.predict(image_path=picture)
     assert (read.unread, read.action) == (False, "block" if read.label else "allow")
-    system.preparer.reader = _Reader(unread=2)
+    read_by(system, _saw(unread=2))
     unread = system.predict(image_path=picture)
     assert unread.unread and unread.to_dict()["unread"] is True
     assert unread.action == (send or ("block" if unread.label else "allow"))
@@ -75,12 +66,11 @@ def test_words_that_could_not_be_read_are_told_and_may_be_sent_to_review(small_r
     assert unread.present == {"text": False, "image": True}
 
 
-def test_an_unread_picture_of_a_run_on_texts_is_refused_as_such(small_run, picture):
+def test_an_unread_picture_of_a_run_on_texts_is_refused_as_such(small_run, picture, read_by):
     system = bifocal.load(small_run)
-    system.preparer.ocr = "auto"
     del system.preparer.modalities["image"]
     for unread, said in ((0, "none of it"), (2, "only words that could not be read")):
-        system.preparer.reader = _Reader(unread=unread)
+        read_by(system, _saw(unread=unread))
         with pytest.raises(DataError, match=said):
             system.predict(image_path=picture)
 
@@ -216,7 +206,7 @@ def test_a_run_without_records_says_what_it_reads(system):
 
 def test_a_picture_is_refused_where_nothing_reads_it(records, picture, monkeypatch):
     assert "image" in records.reads  # for the words on it
-    monkeypatch.setattr(records.preparer, "ocr", "never")
+    monkeypatch.setattr(records.preparer, "transcribers", [])
     with pytest.raises(DataError, match="this run reads text, tabular; leave image_path out"):
         records.predict(text="a marble house", image_path=picture)
 
@@ -239,11 +229,12 @@ def test_serving_a_record_says_what_training_cached(records, records_run):
         assert decision.probability == pytest.approx(float(row["fusion_prob"]), abs=1e-4)
 
 
-Words = namedtuple("Words", "text mostly_unread", defaults=(False,))
 LONG = "a quiet morning " + "word " * 600
 
 
-def test_a_person_decides_on_what_was_not_read_whole_where_the_policy_says_so(system, picture, monkeypatch, capsys):
+def test_a_person_decides_on_what_was_not_read_whole_where_the_policy_says_so(
+    system, picture, monkeypatch, capsys, read_by
+):
     from bifocal.cli.decision_tables import print_decision
 
     here = system.predict(LONG)
@@ -257,8 +248,7 @@ def test_a_person_decides_on_what_was_not_read_whole_where_the_policy_says_so(sy
     short = system.predict("a quiet morning", picture)
     assert not short.truncated and short.action in ("allow", "block")
     # Words that were read off a picture count as those of the post.
-    monkeypatch.setattr(system.preparer, "ocr", "always")
-    monkeypatch.setitem(vars(system.preparer), "reader", SimpleNamespace(read_file=lambda blob: Words(LONG)))
+    read_by(system, lambda blob: Reading(LONG, [], None, "rapidocr"), when="always")
     assert system.predict("a quiet morning", picture).action == "review"
 
 

@@ -1,8 +1,8 @@
 import pytest
 
 from bifocal.errors import ConfigError
-from bifocal.transcribe import ocr_models
-from bifocal.transcribe.ocr_models import recognisers
+from bifocal.transcribe import _ocr_models as ocr_models
+from bifocal.transcribe._ocr_models import recognisers
 
 
 def test_one_model_reads_many_languages():

@@ -14,8 +14,7 @@ import torch
 
 from ..config import RobustnessConfig
 from ..contracts import Reporter
-from ..data.compose import TEXT, recomposed
-from ..data.ocr import PICTURE
+from ..data.compose import PICTURE, TEXT, recomposed
 from ..data.shards import Split, open_split
 from ..diagnose.ablation import permuted
 from ..diagnose.bench import FEW

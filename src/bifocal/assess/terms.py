@@ -11,7 +11,7 @@ import numpy as np
 
 from ..config import at_home
 from ..errors import ConfigError
-from ..modalities.text import TAG, clean
+from ..modalities.text import clean, tags_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +50,7 @@ def mentions(texts: Sequence[str], terms: Mapping[str, Sequence[str]]) -> dict[s
     any_of = _whole_words(term for group in terms.values() for term in group)
     each = {group: _whole_words(words) for group, words in terms.items()}
     for row, text in enumerate(texts):
-        folded = TAG.sub(" ", text).casefold()
+        folded = tags_of(text).sub(" ", text).casefold()
         if any_of.search(folded):
             for group, words in each.items():
                 found[group][row] = words.search(folded) is not None

@@ -1,22 +1,26 @@
-"""Joins a post's own words and the words on its picture into the one string that the text expert reads."""
+"""Joins a post's own words and those that its other parts carry into the one string that the text expert reads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import Example
-from ..modalities.text import MAX_CHARACTERS, NO_LANGUAGE, clean, clean_within, compose, words_of
+from ..modalities.text import MAX_CHARACTERS, NO_LANGUAGE, blocks_of, clean, clean_within, compose, without_forged
 from ..workspace import read_jsonl
 from .manifest import read_manifest
 
 TEXT = "text"
 """The part that is composed."""
+PICTURE = "image"
+"""The part whose words a source may bring along as a transcript."""
 UNREAD = "unread"
-"""Key of an example's ``meta``: lines were seen on its picture, half or more of which could not be read."""
+"""Key of an example's ``meta``: a part bears words, half or more of which could not be read."""
+TRANSCRIPT, CAPTION = "OCR", "CAP"
+"""The blocks of what stands on the picture, read or brought along by the source, and of the post's own words."""
 _FEWEST_LETTERS = 3
 
 
@@ -35,7 +39,7 @@ def detect_language(text: str) -> str:
 def composed(
     example: Example,
     role: TextRole,
-    ocr_text: str | None,
+    read: Mapping[str, str],
     *,
     normalise: Callable[[str], str] = clean,
     most: int = MAX_CHARACTERS,
@@ -48,12 +52,12 @@ def composed(
         Its text part, if any, is as the source gave it.
     role : {"transcript", "caption"}
         Whether that text is what stands on the picture (OCR block) or what the post says (CAP block).
-    ocr_text : str or None
-        What OCR read off the picture; it follows a transcript, unless it says the same.
+    read : mapping
+        Block -> what its transcriber read, maybe nothing; what OCR read follows a transcript, unless it says the same.
     normalise : callable
         Another than `clean` only to find out what it is good for.
     most : int
-        Characters of either text that are read, before it is cleaned and after.
+        Characters of each text that are read, before it is cleaned and after.
 
     Returns
     -------
@@ -61,51 +65,58 @@ def composed(
         With ``meta["language"]``, and ``meta["cut"]`` where a text was longer. Where there is nothing to read at all,
         the text part is absent.
     """
-    if normalise is clean:
-        (own, own_cut), (seen, seen_cut) = (clean_within(t or "", most) for t in (example.parts.get(TEXT), ocr_text))
-    else:
-        own, seen = normalise(example.parts.get(TEXT) or ""), normalise(ocr_text or "")
-        own_cut = seen_cut = False
+    further = [block for block in read if block != TRANSCRIPT]
+    given = {CAPTION: example.parts.get(TEXT) or "", TRANSCRIPT: "", **read}
+    words, cut = {}, False
+    for block, text in given.items():
+        cleaned, shortened = clean_within(text, most) if normalise is clean else (normalise(text), False)
+        words[block], cut = without_forged(cleaned, further), cut or shortened
+    own, seen = words.pop(CAPTION), words.pop(TRANSCRIPT)
     transcript, caption = (own, "") if role == "transcript" else ("", own)
     if _letters(seen) != _letters(transcript):
         transcript = f"{transcript} {seen}".strip()
-    language = detect_language(f"{transcript} {caption}")
+    said = [transcript, *words.values(), caption]
+    language = detect_language(" ".join(said))
     parts = {name: part for name, part in example.parts.items() if name != TEXT}
-    if transcript or caption:
-        parts[TEXT] = compose(transcript, caption, language)
-    cut = {"cut": True} if own_cut or seen_cut else {}
-    return replace(example, parts=parts, meta={**example.meta, "language": language, **cut})
+    if any(said):
+        parts[TEXT] = compose(transcript, caption, language, words)
+    meta = {**example.meta, "language": language, **({"cut": True} if cut else {})}
+    return replace(example, parts=parts, meta=meta)
 
 
 def recomposed(text: str, *, normalise: Callable[[str], str] = clean) -> str | None:
     """A composed text whose words were altered, made anew as those of a post are; None where no word is left."""
-    transcript, caption = words_of(text)
-    example = composed(Example("", {TEXT: caption}, {}), "caption", transcript, normalise=normalise)
-    return example.parts.get(TEXT)
+    blocks = blocks_of(text)
+    caption = blocks.pop(CAPTION)
+    return composed(Example("", {TEXT: caption}, {}), "caption", blocks, normalise=normalise).parts.get(TEXT)
 
 
 def _letters(text: str) -> str:
-    """A text without what OCR often misses: case, spaces and punctuation."""
+    """A text without what a transcriber often misses: case, spaces and punctuation."""
     return "".join(filter(str.isalnum, text.casefold())) or text
 
 
-def compose_manifest(manifest: Path, ocr: Path, role_of: Callable[[Example], TextRole]) -> Iterator[Example]:
-    """Stream the manifest's examples, composed with what ``ocr.jsonl`` read off their pictures; neither is held.
+def compose_manifest(
+    manifest: Path, transcripts: Mapping[str, Path], role_of: Callable[[Example], TextRole]
+) -> Iterator[Example]:
+    """Stream the manifest's examples, composed with what was read off their parts (block -> file); nothing is held.
 
     Raises
     ------
     DataError
-        Where ``ocr.jsonl`` has a row that the manifest lacks, or in another order.
+        Where a file of transcripts has a row that the manifest lacks, or in another order.
     """
-    readings = read_jsonl(ocr)
-    reading = next(readings, None)
+    rows = {block: read_jsonl(path) for block, path in transcripts.items()}
+    ahead = {block: next(rows[block], None) for block in transcripts}
     for example in read_manifest(manifest):
-        text = None
-        if reading and reading["id"] == example.id:
-            text, reading = reading["text"], next(readings, None)
-        yield composed(example, role_of(example), text)
-    if reading:
-        raise DataError(
-            f"{ocr} does not follow {manifest}: its row {reading['id']!r} is missing there or stands elsewhere; "
-            "delete it and run again"
-        )
+        read = dict.fromkeys(transcripts, "")
+        for block, row in ahead.items():
+            if row and row["id"] == example.id:
+                read[block], ahead[block] = row["text"], next(rows[block], None)
+        yield composed(example, role_of(example), read)
+    for block, row in ahead.items():
+        if row:
+            raise DataError(
+                f"{transcripts[block]} does not follow {manifest}: its row {row['id']!r} is missing there or stands "
+                "elsewhere; delete it and run again"
+            )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..example import Example
-from ..modalities.text import ALONE, TAG
+from ..modalities.text import ALONE, tags_of
 from .splits import numbered
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class _Words:
         numbers: dict[str, int] = {}
         codes, ends = array("i"), array("q", [0])
         for text in texts:
-            found = _WORD.findall(TAG.sub(" ", text).casefold())
+            found = _WORD.findall(tags_of(text).sub(" ", text).casefold())
             codes.extend(numbers.setdefault(word, len(numbers)) for word in found)
             ends.append(len(codes))
         self.vocabulary = len(numbers)

@@ -1,4 +1,4 @@
-"""From manifest and OCR to packed splits: compose, group, split, pack."""
+"""From manifest and transcripts to packed splits: compose, group, split, pack."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from .manifest import read_manifest
 from .packing import pack
 from .shards import INDEX
 from .splits import assign_splits, leaking_rows
+from .transcribers import active_transcribers, transcripts
 
 
 def labelled(space: Workspace, source: Source, config: RunConfig) -> Iterator[Example]:
     """The examples that bear the label, their texts composed, streaming."""
-    for example in compose_manifest(space.manifest, space.ocr, source.role_of):
+    read = transcripts(space.folder, active_transcribers(config))
+    for example in compose_manifest(space.manifest, read, source.role_of):
         if example.labels.get(config.label) is not None:
             yield example
 

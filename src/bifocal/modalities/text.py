@@ -13,7 +13,7 @@ from ._disguises import as_displayed, one_script, unspaced
 from ._text_attacks import ATTACKS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     import numpy as np
 
@@ -46,7 +46,7 @@ _FORGED_BLOCK = re.compile(r"\[(?P<inside>\s*/?\s*(?:ocr|cap)\s*)\]", re.IGNOREC
 _FORGED_LANGUAGE = re.compile(r"<(?=\s*lang\s*=)", re.IGNORECASE)
 
 TAG = re.compile(r"\[/?(?:OCR|CAP)\]|<lang=[^<>\s]*>")
-"""What `compose` puts around the words of a post."""
+"""What `compose` puts around the words of a post, where nothing but OCR transcribes: else see `tags_of`."""
 ALONE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Ranges, for a regular expression, of scripts written without spaces: each sign counts as a word."""
 MOST_WORDS = 128
@@ -54,12 +54,31 @@ MOST_WORDS = 128
 
 _WORD = re.compile(rf"[{ALONE}]|[^\s{ALONE}]+")
 
-_COMPOSED = re.compile(r"\[OCR\](?P<transcript>.*)\[/OCR\] \[CAP\](?P<caption>.*)\[/CAP\] <lang=[^<>\s]*>", re.DOTALL)
+_COMPOSED = re.compile(
+    r"\[OCR\](?P<transcript>.*)\[/OCR\] (?P<further>(?:\[.*\] )?)\[CAP\](?P<caption>.*)\[/CAP\] <lang=[^<>\s]*>",
+    re.DOTALL,
+)
+BLOCK_NAME = r"[A-Z][A-Z0-9_]*"
+"""How a block of `compose` may be called."""
+_FURTHER = re.compile(r"\[/OCR\] (?P<blocks>\[(?!CAP\]).*?\] )\[CAP\]", re.DOTALL)
+_BLOCK = re.compile(rf"\[(?P<name>{BLOCK_NAME})\](?P<words>.*?)\[/(?P=name)\] ", re.DOTALL)
 
 
 def without_tags(composed: str) -> str:
     """The words of a composed text alone, a space between them."""
-    return " ".join(TAG.sub(" ", composed).split())
+    return " ".join(tags_of(composed).sub(" ", composed).split())
+
+
+def tags_of(composed: str) -> re.Pattern[str]:
+    """What `compose` put around the words of this text: `TAG`, and the tags of the further blocks that it has.
+
+    No post can bring such a block: what stands between ``[/OCR]`` and ``[CAP]`` is `compose`'s alone.
+    """
+    match = _FURTHER.search(composed)
+    if match is None:
+        return TAG
+    names = "|".join(block["name"] for block in _BLOCK.finditer(match["blocks"]))
+    return re.compile(rf"{TAG.pattern}|\[/?(?:{names})\]")
 
 
 def clean(text: str) -> str:
@@ -150,7 +169,7 @@ def legible(text: str) -> bool:
     return len(text) > MAX_CHARACTERS or bool(plain) or bool(clean(text))
 
 
-def compose(transcript: str, caption: str, language: str) -> str:
+def compose(transcript: str, caption: str, language: str, further: Mapping[str, str] | None = None) -> str:
     """One string for the text expert; both blocks are always there, maybe empty.
 
     Parameters
@@ -160,25 +179,48 @@ def compose(transcript: str, caption: str, language: str) -> str:
     caption : str
         Cleaned words of the post itself.
     language : str
-        ISO 639 code of both, or `NO_LANGUAGE`.
+        ISO 639 code of all words, or `NO_LANGUAGE`.
+    further : mapping, optional
+        Name of a block -> cleaned words that another transcriber than OCR read; they stand before the caption.
 
     >>> compose("one does not simply", "", "en")
     '[OCR] one does not simply [/OCR] [CAP] [/CAP] <lang=en>'
     """
-    pieces = ("[OCR]", transcript, "[/OCR]", "[CAP]", caption, "[/CAP]", f"<lang={language}>")
-    return " ".join(piece for piece in pieces if piece)
+    blocks = {"OCR": transcript, **(further or {}), "CAP": caption}
+    pieces = [piece for name, words in blocks.items() for piece in (f"[{name}]", words, f"[/{name}]")]
+    return " ".join(piece for piece in (*pieces, f"<lang={language}>") if piece)
 
 
-def words_of(composed: str) -> tuple[str, str]:
-    """The transcript and the caption in what `compose` made.
+def blocks_of(composed: str) -> dict[str, str]:
+    """Name of a block -> its words, in what `compose` made. Raises `DataError` where it did not.
 
-    >>> words_of("[OCR] one does not simply [/OCR] [CAP] [/CAP] <lang=en>")
-    ('one does not simply', '')
+    >>> blocks_of("[OCR] one does not simply [/OCR] [CAP] [/CAP] <lang=en>")
+    {'OCR': 'one does not simply', 'CAP': ''}
     """
     match = _COMPOSED.fullmatch(composed)
     if match is None:
         raise DataError(f"no composed text: {composed[:100]!r}")
-    return match["transcript"].strip(), match["caption"].strip()
+    further = {block["name"]: block["words"].strip() for block in _BLOCK.finditer(match["further"])}
+    return {"OCR": match["transcript"].strip(), **further, "CAP": match["caption"].strip()}
+
+
+def words_of(composed: str) -> tuple[str, str]:
+    """What was read off the other parts of a post, and its own words, in what `compose` made.
+
+    >>> words_of("[OCR] one does not simply [/OCR] [CAP] [/CAP] <lang=en>")
+    ('one does not simply', '')
+    """
+    blocks = blocks_of(composed)
+    caption = blocks.pop("CAP")
+    return " ".join(filter(None, blocks.values())), caption
+
+
+def without_forged(text: str, blocks: Collection[str]) -> str:
+    """Cleaned words in which no tag of these further blocks stands, as `clean` leaves none of OCR and CAP."""
+    if not blocks:
+        return text
+    tag = rf"\[(?P<inside>\s*/?\s*(?:{'|'.join(map(re.escape, blocks))})\s*)\]"
+    return re.sub(tag, r"(\g<inside>)", text, flags=re.IGNORECASE)
 
 
 class Text:
@@ -235,7 +277,8 @@ class Text:
         if severity not in _SHARES:
             raise ConfigError(f"severity {severity!r} is not among {', '.join(map(str, _SHARES))}")
         pieces: list[str] = []
-        for is_tag, run in groupby(value.split(), key=lambda piece: bool(TAG.fullmatch(piece))):
+        tag = tags_of(value)
+        for is_tag, run in groupby(value.split(), key=lambda piece: bool(tag.fullmatch(piece))):
             words = list(run)
             pieces += words if is_tag else _CORRUPTIONS[kind](words, max(1, round(_SHARES[severity] * len(words))), rng)
         return " ".join(pieces)
@@ -247,7 +290,8 @@ class Text:
         """
         limit = max(2, pieces or MOST_WORDS)
         words = list(_WORD.finditer(value))
-        blocks = [list(run) for is_tag, run in groupby(words, key=lambda w: bool(TAG.fullmatch(w[0]))) if not is_tag]
+        tag = tags_of(value)
+        blocks = [list(run) for is_tag, run in groupby(words, key=lambda w: bool(tag.fullmatch(w[0]))) if not is_tag]
         n = sum(map(len, blocks))
         if n < 2:
             return []

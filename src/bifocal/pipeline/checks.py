@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 from .. import plugins
 from ..assess.robustness import check_attacks
 from ..config import DecideConfig, ExpertConfig, RunConfig
-from ..data.compose import TEXT
 from ..errors import ConfigError, ModelError, nearest
 from ..example import Label, Taxonomy
 from ..files.columns import Columns
 from ..fit.candidates import candidates
-from ..transcribe.ocr_models import recognisers
 
 if TYPE_CHECKING:
     from ..contracts import Modality, Source
-    from ..data.ocr import When
 
 
 def label_of(name: str, taxonomy: Taxonomy, source: Source) -> Label:
@@ -93,14 +90,3 @@ def reach_models(rivals_of: Mapping[str, Sequence[ExpertConfig]]) -> None:
             raise refusals[0]
     if missing:
         raise missing[0]
-
-
-def pictures_read(config: RunConfig) -> When:
-    """Whether the words on pictures are read; never where no expert reads text."""
-    return config.ocr.when if TEXT in config.modalities else "never"
-
-
-def reach_ocr(config: RunConfig) -> None:
-    """Raises `ConfigError` on a language that nothing on this machine reads, where pictures are to be read."""
-    if config.ocr.languages and pictures_read(config) != "never":
-        recognisers(config.ocr.languages)

@@ -12,6 +12,7 @@ from ..assess.run_data import RunData, named_plugins
 from ..assess.slices import check_slices
 from ..config import ExpertConfig, RunConfig
 from ..contracts import Reporter
+from ..data.transcribers import ActiveTranscriber, active_transcribers
 from ..example import Label, Taxonomy
 from ..sources import build_source, taxonomy_of
 from ..system.preparer import build_modalities
@@ -32,6 +33,8 @@ class Context:
         As the source declares it, before the splits are known; afterwards `RunData.settled` holds.
     candidates : dict
         Modality -> the settings of each encoder that its expert may turn out to be.
+    transcribers : list of ActiveTranscriber
+        What reads the words that other parts carry.
     allowed : frozenset of str
         What the models in the run's folder may bring from outside: what the configuration names.
     record : RunRecord
@@ -46,6 +49,7 @@ class Context:
     taxonomy: Taxonomy
     label: Label
     candidates: Mapping[str, list[ExpertConfig]]
+    transcribers: list[ActiveTranscriber]
     allowed: frozenset[str]
     record: RunRecord
 
@@ -60,7 +64,19 @@ class Context:
         check_decide(config.decide, config.label, label)
         candidates = check_plugins(config, modalities)
         check_slices(config.slices, label, config.modalities)
-        return cls(config, space, reporter, modalities, source, taxonomy, label, candidates, allowed, record)
+        return cls(
+            config=config,
+            space=space,
+            reporter=reporter,
+            modalities=modalities,
+            source=source,
+            taxonomy=taxonomy,
+            label=label,
+            candidates=candidates,
+            transcribers=active_transcribers(config),
+            allowed=allowed,
+            record=record,
+        )
 
     @cached_property
     def data(self) -> RunData:

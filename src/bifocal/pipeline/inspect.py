@@ -79,7 +79,7 @@ def inspect(
     taxonomy = taxonomy_of(source)
     modalities = {name: plugins.load("modalities", name).from_config(config) for name in plugins.names("modalities")}
     with TemporaryDirectory(prefix="bifocal-inspect-") as place:
-        manifest, quarantine, ocr = (Path(place) / name for name in ("manifest", "quarantine", "ocr"))
+        manifest, quarantine = (Path(place) / name for name in ("manifest", "quarantine"))
         counts = write_manifest(
             source,
             modalities,
@@ -92,7 +92,6 @@ def inspect(
             tolerate=1.0,
             progress=progress,
         )
-        ocr.touch()
         rejected = [
             {"id": row["id"], "where": row["where"], "reason": row["reason"]}
             for row in islice(read_jsonl(quarantine), SHOWN)
@@ -107,7 +106,7 @@ def inspect(
             "notes": counts["notes"],
             "splits": counts["by_split"],
             **_figures(lambda: read_manifest(manifest), taxonomy, modalities, config),
-            **_duplicates(compose_manifest(manifest, ocr, source.role_of)),
+            **_duplicates(compose_manifest(manifest, {}, source.role_of)),
         }
 
 

@@ -18,7 +18,7 @@ from ..sources.several import Several
 from ..workspace import Workspace
 from .checks import reach_models
 from .context import Context
-from .train import STEPS, states
+from .train import states, steps_of
 
 ASSUMED_ROWS = 1000
 """Where the source cannot be read here, costs are given per this many rows."""
@@ -63,7 +63,7 @@ def plan(config: RunConfig, *, root: str | Path = "runs") -> dict[str, Any]:
     return {
         "run": config.run,
         "folder": str(work.space.folder),
-        "steps": dict.fromkeys(STEPS, "to do") if _is_absent(work.source) else states(work),
+        "steps": dict.fromkeys(steps_of(work.transcribers), "to do") if _is_absent(work.source) else states(work),
         "rows": rows,
         "machine": {"gflops": gflops, "device": device},
         "experts": experts,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -15,10 +15,11 @@ from .. import __version__
 from ..config import RunConfig, load_config
 from ..contracts import Reporter
 from ..data.stamps import KINDS, changes
+from ..data.transcribers import ActiveTranscriber, active_transcribers
 from ..errors import ConfigError, nearest
 from ..workspace import RunRecord, Workspace, fingerprint, room, sweep, versions
-from .checks import reach_models, reach_ocr
-from .context import Context
+from .checks import reach_models
+from .context import Context, Step
 from .steps import (
     calibrate,
     evaluate,
@@ -26,18 +27,18 @@ from .steps import (
     experts,
     fusion,
     manifest,
-    ocr,
     report,
     robustness,
     shards,
     splits,
+    transcribe,
 )
 
 STEPS = {
     step.name: step
     for step in (
         manifest.STEP,
-        ocr.STEP,
+        transcribe.OCR,
         splits.STEP,
         shards.STEP,
         experts.STEP,
@@ -49,10 +50,22 @@ STEPS = {
         report.STEP,
     )
 }
-"""In their order: each reads what those before it left."""
+"""In their order: each reads what those before it left. A run with further transcribers has more: see `steps_of`."""
 
 CACHED = ("shards", "evidence")
 """Steps whose files stay when they are to run again: they are keyed by their own hashes, and often still hold."""
+
+
+def steps_of(transcribers: Sequence[ActiveTranscriber]) -> dict[str, Step]:
+    """The steps of a run: `STEPS`, and one behind OCR's for each further transcriber."""
+    further = [transcribe.step_of(used) for used in transcribers if used.name != transcribe.OCR.name]
+    order = list(STEPS.values())
+    at = order.index(splits.STEP)
+    if taken := [step.name for step in further if step.name in STEPS]:
+        raise ConfigError(
+            f"{', '.join(taken)} is a step of every run: a transcriber's block has to be called otherwise"
+        )
+    return {step.name: step for step in (*order[:at], *further, *order[at:])}
 
 
 def run(
@@ -86,13 +99,14 @@ def run(
     BifocalError
         Any of its kinds, each saying what to do next; run again and the finished steps are skipped.
     """
-    for step in (start, until):
-        if step is not None and step not in STEPS:
-            raise ConfigError(f"there is no step {step!r}; {nearest(step, STEPS)}")
-    if start and until and list(STEPS).index(start) > list(STEPS).index(until):
-        raise ConfigError(f"--from {start} comes after --until {until}; the order is {', '.join(STEPS)}")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     config = config if isinstance(config, RunConfig) else load_config(config)
+    order = list(steps_of(active_transcribers(config)))
+    for step in (start, until):
+        if step is not None and step not in order:
+            raise ConfigError(f"there is no step {step!r}; {nearest(step, order)}")
+    if start and until and order.index(start) > order.index(until):
+        raise ConfigError(f"--from {start} comes after --until {until}; the order is {', '.join(order)}")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     space = Workspace(Path(root) / config.run, config.run)
     context = Context.of(config, space, reporter or Reporter())
     with space.lock():
@@ -107,7 +121,8 @@ def execute(run: Context, start: str | None, until: str | None) -> None:
     """
     run.record = RunRecord(run.space.record)
     sweep(run.space.folder)
-    order = list(STEPS)
+    steps = steps_of(run.transcribers)
+    order = list(steps)
     forced = False
     asked = keys(run)
     read = files_read(run, asked, refresh=True)
@@ -117,8 +132,9 @@ def execute(run: Context, start: str | None, until: str | None) -> None:
         read or not run.record.done("experts", asked["experts"])
     ):
         reach_models(run.candidates)
-    if not run.record.done("ocr", asked["ocr"]):
-        reach_ocr(run.config)
+    for used in run.transcribers:
+        if used.reads and not run.record.done(used.name, asked[used.name]):
+            used.transcriber.reach()
     for name, key in asked.items():
         forced = forced or name == start or (name == "manifest" and bool(read))
         skip = not forced and run.record.done(name, key) and not _must_be_strict(run, name)
@@ -133,7 +149,7 @@ def execute(run: Context, start: str | None, until: str | None) -> None:
                 text_role=run.source.text_role,
             )
             with room(run.space.folder):
-                run.record.perform(name, key, partial(STEPS[name].work, run), partial(STEPS[name].outputs, run))
+                run.record.perform(name, key, partial(steps[name].work, run), partial(steps[name].outputs, run))
         if name == until:
             return
 
@@ -161,7 +177,7 @@ def keys(run: Context) -> dict[str, str]:
     """Step -> fingerprint of the settings it depends on, of what it reads from outside, and of the steps before."""
     key = fingerprint(__version__)
     result = {}
-    for name, step in STEPS.items():
+    for name, step in steps_of(run.transcribers).items():
         settings = [attrgetter(setting)(run.config) for setting in step.settings]
         key = result[name] = fingerprint(name, key, to_jsonable_python(settings), step.outside(run))
     return result

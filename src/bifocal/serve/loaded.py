@@ -165,7 +165,7 @@ def _decoders(about: Description, settings: ServeConfig) -> Decoders:
 
 
 def _check_same_posts(ours: Description, shadow: Description) -> None:
-    for name in ("modalities", "fit", "image_format", "ocr"):
+    for name in ("modalities", "fit", "image_format", "ocr", "transcribe"):
         one, other = getattr(ours.config, name), getattr(shadow.config, name)
         if one != other:
             raise RunError(

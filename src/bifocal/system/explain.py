@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from ..data.ocr import PICTURE
+from ..data.compose import PICTURE
 from ..decide.calibration import softmax
 from ..decide.policy import pattern_of
 from ..diagnose.explanation import ABSENT, Effects, log_odds, measure_effects, probability

@@ -5,16 +5,15 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from .. import plugins
 from ..config import RunConfig
-from ..data.compose import TEXT, UNREAD, composed
+from ..data.compose import PICTURE, TEXT, UNREAD, composed
 from ..data.manifest import is_empty
-from ..data.ocr import PICTURE, wanted
+from ..data.transcribers import active_transcribers
 from ..decide.policy import pattern_of
 from ..errors import DataError
 from ..example import Example
@@ -23,7 +22,6 @@ from ..modalities.text import MAX_CHARACTERS
 
 if TYPE_CHECKING:
     from ..contracts import Modality, TextRole
-    from ..data.ocr import Reader
 
 TABULAR = "tabular"
 """The part that is a record of columns."""
@@ -104,27 +102,14 @@ class Preparer:
 
     def __init__(self, config: RunConfig, text_role: TextRole, max_text: int = MAX_CHARACTERS):
         self.modalities = build_modalities(config)
-        self.ocr = config.ocr.when
-        self.languages = config.ocr.languages
+        self.transcribers = active_transcribers(config)
         self.text_role = text_role
         self.max_text = max_text
 
-    @cached_property
-    def reader(self) -> Reader:
-        """Reads the words on pictures; made at the first use, which takes a second."""
-        from ..data.ocr import Reader
-
-        return Reader(self.languages)
-
     @property
     def reads(self) -> frozenset[str]:
-        """The parts that a post may bring: the run's modalities, and a picture where its words are read (``ocr``)."""
-        words = TEXT in self.modalities and self.ocr != "never"
-        return frozenset(self.modalities) | ({PICTURE} if words else set())
-
-    def reads_words(self, text: str | None) -> bool:
-        """Whether the words on a picture that comes with this text are read."""
-        return TEXT in self.modalities and wanted(self.ocr, text, self.text_role)
+        """The parts that a post may bring: the run's modalities, and those whose words are read (``ocr``)."""
+        return frozenset(self.modalities) | {used.transcriber.modality for used in self.transcribers if used.reads}
 
     def post(
         self, text: str | None = None, picture: bytes | None = None, tabular: Mapping[str, Any] | None = None
@@ -157,10 +142,13 @@ class Preparer:
         elif isinstance(raw.get(TABULAR), Mapping):
             raw[TABULAR] = dict(raw[TABULAR])
         values = {name: self._values(name, raw[name]) for name in raw if name in self.modalities}
-        read, meta = None, {}
-        if PICTURE in raw and self.reads_words(text):
-            reading = self.reader.read_file(raw[PICTURE])
-            read, meta = reading.text, {UNREAD: True} if reading.mostly_unread else {}
+        read = {used.transcriber.block: "" for used in self.transcribers}
+        meta: dict[str, bool] = {}
+        for used in self.transcribers:
+            if used.wants(raw, self.text_role):
+                transcript = used.transcriber.read(raw[used.transcriber.modality])
+                read[used.transcriber.block] = transcript.text
+                meta |= {UNREAD: True} if transcript.mostly_unread else {}
         example = composed(Example("", raw, {}, meta=meta), self.text_role, read, most=self.max_text)
         values = {name: value for name, value in values.items() if name in example.parts}
         if TEXT in example.parts and TEXT in self.modalities:

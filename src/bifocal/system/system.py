@@ -132,7 +132,7 @@ class System:
     @property
     def reads_words(self) -> bool:
         """Whether words on pictures are read, where no transcript of them comes."""
-        return self.preparer.ocr != "never"
+        return any(used.reads for used in self.preparer.transcribers)
 
     @property
     def identity(self) -> dict[str, Any]:

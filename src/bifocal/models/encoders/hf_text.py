@@ -24,7 +24,7 @@ from transformers import (
 
 from ...config import Strict
 from ...errors import ConfigError, ModelError
-from ...modalities.text import TAG
+from ...modalities.text import tags_of
 from ..exportable import Exportable
 from ..hf import HfEncoder, Traced
 
@@ -163,7 +163,8 @@ class HfText(HfEncoder):
         if not self.options.word_drop:
             return value
         rng = np.random.default_rng(seed)
-        return " ".join(w for w in value.split() if TAG.fullmatch(w) or rng.random() >= self.options.word_drop)
+        tag = tags_of(value)
+        return " ".join(w for w in value.split() if tag.fullmatch(w) or rng.random() >= self.options.word_drop)
 
     def save(self, folder: Path) -> None:
         self._tokenizer_as_made()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ... import plugins
 from ...config import ExpertConfig
-from ...modalities.text import TAG
+from ...modalities.text import tags_of
 from ...workspace import fingerprint, read_json, write_json
 from ..linear import LinearHead
 from ..saved_encoder import LinearEncoder
@@ -190,4 +190,4 @@ class TfidfText(LinearEncoder):
 
 def _words(values: Any) -> list[str]:
     """Texts without the tags of `bifocal.modalities.text.compose`."""
-    return [TAG.sub(" ", value) for value in values]
+    return [tags_of(value).sub(" ", value) for value in values]

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ...config import RunConfig
-from ...data.ocr import PICTURE
+from ...data.compose import PICTURE
 from ...errors import BifocalError, ModelError, PictureError, RunError
 from ...modalities.text import MAX_CHARACTERS
 from ...system.parity_probe import ParityWarning
@@ -142,11 +142,12 @@ def _start_decoder(preparation: Preparation, memory: int) -> None:
 
     detect_language("words")
     preparer = _preparer(preparation)
-    if preparer.reads_words(None) and PICTURE in preparer.reads:
-        try:
-            preparer.reader  # noqa: B018  # makes it
-        except BifocalError:
-            return  # `prepare` will say it
+    try:
+        for used in preparer.transcribers:
+            if used.reads:
+                used.transcriber.load()
+    except BifocalError:
+        return  # `prepare` will say it
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + memory
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 

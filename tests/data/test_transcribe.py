@@ -15,12 +15,16 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from bifocal.data import ocr
-from bifocal.data.ocr import Reading, duration, read_pictures, wanted
+from bifocal.config import TranscriberConfig
+from bifocal.data.transcribe import transcribe
+from bifocal.data.transcriber_pool import duration
+from bifocal.data.transcribers import ActiveTranscriber, wanted
 from bifocal.errors import DataError, MissingExtra, PictureError, RunError
 from bifocal.example import Example
-from bifocal.transcribe import ocr_models
-from bifocal.transcribe.ocr_models import engine_name
+from bifocal.transcribe import _ocr_models as ocr_models
+from bifocal.transcribe import ocr
+from bifocal.transcribe._ocr_models import engine_name
+from bifocal.transcribe.ocr import Reading
 
 VOCABULARY = [
     "river",
@@ -87,6 +91,13 @@ def write_manifest(folder, *parts):
     return manifest
 
 
+def read_pictures(manifest, source, out, *, cache=None, progress=None, note=None, **settings):
+    """OCR as a run with these settings has it."""
+    config = TranscriberConfig(**settings)
+    active = ActiveTranscriber("ocr", ocr.Ocr.from_config(config), config)
+    return transcribe(manifest, source, active, out, cache=cache, progress=progress, note=note)
+
+
 def rows_of(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -128,11 +139,11 @@ def test_drawn_captions_are_read(whole):
 
 
 def test_a_reader_takes_any_size_and_finds_nothing_on_nothing(caplog, capfd):
-    reader = ocr.Reader()
-    empty = reader.read(Pillow.new("RGB", (300, 20), "white"))
+    reader = ocr.Ocr()
+    empty = reader.read_picture(Pillow.new("RGB", (300, 20), "white"))
     assert empty == Reading("", [], None, reader.engine)
     large, words = meme(3)
-    assert letters(reader.read(large.resize((1200, 1200))).text) == "".join(words)
+    assert letters(reader.read_picture(large.resize((1200, 1200))).text) == "".join(words)
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
 
@@ -147,7 +158,10 @@ def _alive(process):
 SCRIPT = """
 import sys
 from pathlib import Path
-from bifocal.data.ocr import read_pictures
+from bifocal.config import TranscriberConfig
+from bifocal.data.transcribe import transcribe
+from bifocal.data.transcribers import ActiveTranscriber
+from bifocal.transcribe.ocr import Ocr
 
 class Folder:
     def role_of(self, example):
@@ -155,7 +169,8 @@ class Folder:
     def open(self, reference):
         return Path(reference).read_bytes()
 
-read_pictures(Path(sys.argv[1]), Folder(), Path(sys.argv[2]), when="auto", workers=2)
+active = ActiveTranscriber("ocr", Ocr(), TranscriberConfig(workers=2))
+transcribe(Path(sys.argv[1]), Folder(), active, Path(sys.argv[2]))
 """
 
 
@@ -211,23 +226,25 @@ def test_a_dying_process_ends_the_run_and_keeps_what_was_read(memes):
 # ------------------------------------------------------------------ what is read, and how often
 
 
-class FakeReader(ocr.Reader):
+class FakeReader(ocr.Ocr):
     read_text = "seen words"
 
     unread = 0
 
-    def __init__(self, languages=None):
+    def load(self):
         """No engine."""
 
-    def read(self, picture):
+    def key(self):
+        return f"key of {self.languages}"
+
+    def read_picture(self, picture):
         boxes = [[[1, 1], [9, 1], [9, 4], [1, 4]]] if self.read_text else []
         return Reading(self.read_text, boxes, 1.0, engine_name(), self.unread)
 
 
 @pytest.fixture
 def fake(monkeypatch):
-    monkeypatch.setattr(ocr, "Reader", FakeReader)
-    monkeypatch.setattr(ocr, "reading_key", lambda languages: f"key of {languages}")
+    monkeypatch.setattr(ocr, "Ocr", FakeReader)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +294,14 @@ def _interrupted(tmp_path, lines):
 
 
 def _line(identity, engine=None):
-    row = {"id": identity, "text": "earlier", "boxes": [], "engine": engine or engine_name(), "unread": 0}
+    row = {
+        "id": identity,
+        "text": "earlier",
+        "boxes": [],
+        "confidence": None,
+        "engine": engine or engine_name(),
+        "unread": 0,
+    }
     return json.dumps(row) + "\n"
 
 
@@ -344,7 +368,7 @@ def test_without_rapidocr_the_extra_is_named_unless_nothing_is_to_be_read(tmp_pa
     with pytest.raises(MissingExtra, match=r"pip install 'bifocal\[ocr\]'"):
         read_pictures(manifest, Folder(), tmp_path / "ocr.jsonl", when="auto", workers=workers)
     with pytest.raises(MissingExtra, match=r"pip install 'bifocal\[ocr\]'"):
-        ocr.Reader()
+        ocr.Ocr().load()
     assert read_pictures(manifest, Folder(), tmp_path / "ocr.jsonl", when="never", workers=workers)["read"] == 0
     assert (tmp_path / "ocr.jsonl").read_bytes() == b""
 

@@ -1,4 +1,4 @@
-"""Readings of pictures that any run beside this one has made, by the hash of the picture's file."""
+"""What any run beside this one has read off the same parts, by the hash of their files."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .ocr import Reading
+from ..contracts import Transcriber, Transcript
 
 Result = TypeVar("Result")
 
-NAME = ".ocr-cache.sqlite"
-"""Beside the runs that share it; delete it at any time, to clear it."""
 MOST_ROWS = 500_000
 """Readings that are kept, the latest used: some 200 MB."""
 ENOUGH = 8
-"""Pictures from which on their mean says what one takes."""
+"""Parts from which on their mean says what one takes."""
 _WAIT_S = 30.0
 _AT_ONCE = 500  # hashes of one question: SQLite takes 999 values
 
 
-class ReadingCache:
-    """Readings in an SQLite file, which several processes may use at once; for one thread.
+def cache_beside(run_folder: Path, block: str) -> Path:
+    """The cache that a run shares with those beside it; delete it at any time, to clear it."""
+    return run_folder.parent / f".{block.lower()}-cache.sqlite"
+
+
+class TranscriptCache:
+    """Transcripts in an SQLite file, which several processes may use at once; for one thread.
 
     A cache that cannot be used (a full or read-only disk, a damaged file) is told once and does without: what it would
     have held is read again.
@@ -34,14 +37,15 @@ class ReadingCache:
     ----------
     path : Path or None
         None = nothing is kept.
-    key : str
-        Of engine, models and method: `bifocal.transcribe.ocr.reading_key`. Readings under another key are others.
+    transcriber : Transcriber
+        Transcripts under another of its keys are others. Raises as `Transcriber.key`.
     tell : callable
         Given the sentence about a cache that cannot be used.
     """
 
-    def __init__(self, path: Path | None, key: str, tell: Callable[[str], None]):
-        self._path, self._key, self._tell = path, key, tell
+    def __init__(self, path: Path | None, transcriber: Transcriber, tell: Callable[[str], None]):
+        self._path, self._transcriber, self._tell = path, transcriber, tell
+        self._key = transcriber.key()
         self._database: sqlite3.Connection | None = None
         if path is not None:
             self._asked(lambda: self._begin(path), None)
@@ -53,7 +57,7 @@ class ReadingCache:
             self._database = None
 
     def held(self, hashes: Iterable[str]) -> int:
-        """How many of the pictures are there."""
+        """How many of the parts are there."""
         held, rest = 0, iter(hashes)
         while some := list(islice(rest, _AT_ONCE)):
             marks = ", ".join("?" * len(set(some)))
@@ -62,22 +66,22 @@ class ReadingCache:
             held += sum(sha256 in found for sha256 in some)
         return held
 
-    def find(self, sha256: str) -> Reading | None:
-        """The reading of a picture, where it is there."""
+    def find(self, sha256: str) -> Transcript | None:
+        """What was read off a part, where it is there."""
         rows = self._rows("SELECT reading FROM readings WHERE key = ? AND sha256 = ?", sha256)
         if not rows:
             return None
         self._rows("UPDATE readings SET used = strftime('%s', 'now') WHERE key = ? AND sha256 = ?", sha256)
-        reading: Reading | None = self._asked(lambda: Reading(**json.loads(rows[0][0])), None)
-        return reading
+        found: Transcript | None = self._asked(lambda: self._transcriber.transcript(**json.loads(rows[0][0])), None)
+        return found
 
-    def keep(self, sha256: str, reading: Reading, seconds: float) -> None:
-        """Remember a reading and what it took."""
-        row = sha256, json.dumps(asdict(reading), ensure_ascii=False), seconds
+    def keep(self, sha256: str, transcript: Transcript, seconds: float) -> None:
+        """Remember a transcript and what it took."""
+        row = sha256, json.dumps(asdict(transcript), ensure_ascii=False), seconds
         self._rows("INSERT OR REPLACE INTO readings VALUES (?, ?, ?, ?, strftime('%s', 'now'))", *row)
 
     def seconds(self) -> float | None:
-        """What a picture took, on the mean of the latest; None where there are too few to say."""
+        """What a part took, on the mean of the latest; None where there are too few to say."""
         rows = self._rows("SELECT seconds FROM readings WHERE key = ? ORDER BY used DESC LIMIT 200")
         return sum(row[0] for row in rows) / len(rows) if len(rows) >= ENOUGH else None
 
@@ -106,5 +110,6 @@ class ReadingCache:
             return work()
         except (sqlite3.Error, OSError, ValueError, TypeError) as error:
             self.close()
-            self._tell(f"{self._path} cannot be used ({error}), and pictures are read anew: delete it, to have another")
+            parts = f"{self._transcriber.noun}s"
+            self._tell(f"{self._path} cannot be used ({error}), and {parts} are read anew: delete it, to have another")
             return otherwise
