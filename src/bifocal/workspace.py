@@ -275,6 +275,16 @@ def inside(folder: Path, name: Any) -> Path:
     return folder / path
 
 
+class _Artifact:
+    """A file or folder of a run: ``workspace.results`` is ``runs/<run>/results_<run>.json``."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __get__(self, space: Workspace, of: type[Workspace]) -> Path:
+        return space.folder / self._name.format(run=space.run)
+
+
 @dataclass(frozen=True)
 class Workspace:
     """The folder of one run and the names in it, which outside tools may rely on."""
@@ -282,6 +292,32 @@ class Workspace:
     folder: Path
     run: str
     """The run's name, which ends its file names; a copy of the folder may bear another."""
+
+    manifest = _Artifact("data_manifest.jsonl")
+    ocr = _Artifact("ocr.jsonl")
+    quarantine = _Artifact("quarantine.jsonl")
+    stamps = _Artifact("files_read.jsonl")
+    taxonomy = _Artifact("label_taxonomy.json")
+    splits = _Artifact("splits.json")
+    groups = _Artifact("groups.json")
+    models = _Artifact("models")
+    evidence_folder = _Artifact("evidence")
+    fusion = _Artifact("models/mm_fusion")
+    checkpoints = _Artifact("checkpoints")
+    results = _Artifact("results_{run}.json")
+    calibration = _Artifact("calibration_{run}.json")
+    thresholds = _Artifact("thresholds_{run}.json")
+    errors = _Artifact("errors_{run}.csv")
+    curves = _Artifact("curves_{run}.json")
+    slices = _Artifact("slices_{run}.csv")
+    robustness = _Artifact("robustness_{run}.json")
+    policy = _Artifact("policy_{run}.json")
+    policies = _Artifact("policies")
+    reference = _Artifact("reference_{run}.json")
+    drift = _Artifact("drift_{run}.json")
+    record = _Artifact(RECORD)
+    report = _Artifact("report")
+    lab_results = _Artifact("lab/results.json")
 
     @classmethod
     def of(cls, folder: str | Path) -> Self:
@@ -302,12 +338,6 @@ class Workspace:
         if not isinstance(name, str) or not re.fullmatch(RUN_NAME, name):
             raise RunError(f"{record} has no name of a run under 'run', found {name!r}: it was altered")
         return cls(folder, name)
-
-    def __getattr__(self, name: str) -> Path:
-        """``workspace.results`` is ``runs/<run>/results_<run>.json``, and so on for every artifact."""
-        if name in _ARTIFACTS:
-            return self.folder / _ARTIFACTS[name].format(run=self.run)
-        raise AttributeError(name)
 
     def shards(self, split: str) -> Path:
         return self.folder / "shards" / split
@@ -350,35 +380,6 @@ class Workspace:
                 os.ftruncate(file, 0)
         finally:
             os.close(file)
-
-
-_ARTIFACTS = {
-    "manifest": "data_manifest.jsonl",
-    "ocr": "ocr.jsonl",
-    "quarantine": "quarantine.jsonl",
-    "stamps": "files_read.jsonl",
-    "taxonomy": "label_taxonomy.json",
-    "splits": "splits.json",
-    "groups": "groups.json",
-    "models": "models",
-    "evidence_folder": "evidence",
-    "fusion": "models/mm_fusion",
-    "checkpoints": "checkpoints",
-    "results": "results_{run}.json",
-    "calibration": "calibration_{run}.json",
-    "thresholds": "thresholds_{run}.json",
-    "errors": "errors_{run}.csv",
-    "curves": "curves_{run}.json",
-    "slices": "slices_{run}.csv",
-    "robustness": "robustness_{run}.json",
-    "policy": "policy_{run}.json",
-    "policies": "policies",
-    "reference": "reference_{run}.json",
-    "drift": "drift_{run}.json",
-    "record": RECORD,
-    "report": "report",
-    "lab_results": "lab/results.json",
-}
 
 
 class RunRecord:
