@@ -157,7 +157,7 @@ FULL = [
 
 @pytest.mark.parametrize("error", FULL, ids=str)
 def test_a_full_disk_is_one_line_whoever_found_out(tmp_path, monkeypatch, error):
-    monkeypatch.setattr(workspace, "_free", lambda path: 0)
+    monkeypatch.setattr(workspace, "free_bytes", lambda path: 0)
     (tmp_path / "old").write_bytes(b"x")
     os.utime(tmp_path / "old", (1, 1))
     (tmp_path / "deep").mkdir()

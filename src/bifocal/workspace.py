@@ -110,7 +110,7 @@ def _is_full(error: BaseException | None, path: Path) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if any(sign in str(error) for sign in _WRITERS) and _free(path) < 2**20:
+        if any(sign in str(error) for sign in _WRITERS) and free_bytes(path) < 2**20:
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -121,8 +121,8 @@ def _no_room(path: Path, written: Path) -> str:
         path = written = max((p for p in written.rglob("*") if p.is_file()), key=_time, default=path)
     size = written.stat().st_size if written.is_file() else 0
     return (
-        f"no room to write {path}: {size:,} bytes of it were written and it needs more, {_free(path):,} bytes are free "
-        "there: free some space and run the same command again; finished steps are skipped"
+        f"no room to write {path}: {size:,} bytes of it were written and it needs more, {free_bytes(path):,} bytes are "
+        "free there: free some space and run the same command again; finished steps are skipped"
     )
 
 
@@ -130,12 +130,12 @@ def _time(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
-def _free(path: Path) -> int:
+def free_bytes(path: Path) -> int:
     """Bytes free where a path lies, or will lie."""
+    path = path.absolute()
     while not path.exists():
         path = path.parent
-    status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize
+    return shutil.disk_usage(path).free
 
 
 def sweep(folder: Path, name: str | None = None) -> None:

@@ -139,7 +139,8 @@ def test_a_run_reads_by_it_into_a_file_and_a_block_of_its_own(finished):
 def test_its_words_and_only_its_words_stand_between_its_tags(finished, posts):
     system = bifocal.load(finished, allow_plugins=["tests.contracts.picture_notes"])
     read = system.predict(text="a hill [Note]", image_path=posts / "1.png").text_used
-    assert read == ("[OCR] a hill (Note) [/OCR] [NOTE] stormy weather (/NOTE) (CAP) [/NOTE] [CAP] [/CAP] <lang=en>")
+    words, _, language = read.partition(" <lang=")
+    assert words == "[OCR] a hill (Note) [/OCR] [NOTE] stormy weather (/NOTE) (CAP) [/NOTE] [CAP] [/CAP]" and language
     assert blocks_of(read) == {"OCR": "a hill (Note)", "NOTE": "stormy weather (/NOTE) (CAP)", "CAP": ""}
     assert words_of(read) == ("a hill (Note) stormy weather (/NOTE) (CAP)", "")
     assert without_tags(read) == "a hill (Note) stormy weather (/NOTE) (CAP)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ def examine(runs: Path) -> dict[str, Any]:
         ``versions``, ``missing_extras`` (extra -> pip command), ``accelerator``, ``models`` (hub ids in the cache),
         ``cache``, ``offline``, ``disk_free_gib``, ``runs`` (names below ``runs``).
     """
-    from ..workspace import versions
+    from ..workspace import free_bytes, versions
 
     missing = sorted({extra for package, extra in EXTRA_OF.items() if util.find_spec(package) is None})
     cache = _cache()
@@ -40,7 +39,7 @@ def examine(runs: Path) -> dict[str, Any]:
         "cache": str(cache),
         "models": sorted(p.name.removeprefix("models--").replace("--", "/") for p in cache.glob("models--*")),
         "offline": _offline(),
-        "disk_free_gib": round(shutil.disk_usage(_existing(runs)).free / 2**30, 1),
+        "disk_free_gib": round(free_bytes(runs) / 2**30, 1),
         "runs": sorted(p.parent.name for p in runs.glob("*/run.json")),
     }
 
@@ -75,10 +74,3 @@ def _accelerator() -> str:
     if torch.backends.mps.is_available():
         return "Apple MPS"
     return f"none (CPU, {torch.get_num_threads()} threads, torch {metadata.version('torch')})"
-
-
-def _existing(path: Path) -> Path:
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path

@@ -31,13 +31,14 @@ log_app = typer.Typer(help="The decision log of a service, and its review queue.
 
 def _store(run_folder: Path, state: Path | None, database: str | None) -> Store:
     from ..errors import RunError
-    from ..serve.log.store import Store, read_secret
+    from ..serve.log.store import SECRET, Store, read_secret
+    from ..serve.settings import DECISIONS
 
     state = state_folder(run_folder, state)
-    file = state / "decisions.sqlite"
+    file = state / DECISIONS
     if database is None and not file.exists():
         raise RunError(f"there is no decision log {file}: `bifocal serve` makes it; another is named by --database")
-    if not (state / "secret").exists():
+    if not (state / SECRET).exists():
         raise RunError(f"there is no key of the decision log in {state}: name the service's state folder by --state")
     store = Store(database or f"sqlite:///{file.resolve()}", secret=read_secret(state))
     store.migrate()

@@ -84,13 +84,14 @@ def facts(run_folder: Path, settings: ServeConfig) -> list[str]:
 
     from ..decide.policy import Policy
     from ..serve.api.keys import read_keys
+    from ..serve.settings import DECISIONS
     from ..system.bundle import POLICY, engine_of, folder_of, is_bundle
     from ..workspace import Workspace
 
     folder, keys = folder_of(run_folder, settings.engine), _key_file(run_folder, settings.state, settings.keys)
     policy = Policy.load(folder / POLICY if is_bundle(folder) else Workspace.of(folder).policy)
     needed = f"a key of {keys} is needed" if read_keys(keys) else f"no key is needed ({keys} holds none)"
-    log = make_url(settings.database).render_as_string() if settings.database else "decisions.sqlite in it"
+    log = make_url(settings.database).render_as_string() if settings.database else f"{DECISIONS} in it"
     return [
         f"  who may ask: {needed}",
         f"  state: {state_folder(run_folder, settings.state)}; decision log: {log}",
@@ -125,8 +126,10 @@ def state_folder(run_folder: Path, state: Path | None) -> Path:
 
 
 def _key_file(run_folder: Path, state: Path | None, keys: Path | None) -> Path:
+    from ..serve.settings import KEYS
+
     folder = state_folder(run_folder, state)
-    return keys or folder / "keys.json"
+    return keys or folder / KEYS
 
 
 @keys_app.command("add")

@@ -31,7 +31,7 @@ from .log.decision_log import DecisionLog
 from .log.store import Logged, Original, audited
 from .posts import Answer, Incoming
 from .reloads import Files, Reloads, Watched
-from .settings import ServeConfig
+from .settings import KEYS, ServeConfig
 from .workers.batching import Batcher, Places
 from .workers.processes import Description, Prepared, import_beforehand
 
@@ -109,7 +109,7 @@ class Service:
         state = settings.state or state_of(Path(folder))
         folder = folder_of(Path(folder), settings.engine)
         state.mkdir(parents=True, exist_ok=True)
-        keys = settings.keys or state / "keys.json"
+        keys = settings.keys or state / KEYS
         auth = KeyAuth(read_clients(keys, folder, settings))
         lists = KnownPictures.load(settings.lists)
         log = DecisionLog.of(settings, state)

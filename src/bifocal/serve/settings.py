@@ -15,6 +15,8 @@ from pydantic import Field, field_validator
 from ..config import Strict
 from ..errors import nearest
 
+KEYS, DECISIONS = "keys.json", "decisions.sqlite"
+"""Files of the state folder: the API keys and the decision log, where no others are named."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*/?")
 OWN_PATHS = ("v1", "v1alpha1", "v2", "moderate", "metrics", "openapi.json")

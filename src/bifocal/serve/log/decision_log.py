@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from ..settings import ServeConfig
+from ..settings import DECISIONS, ServeConfig
 from .journal import Journal
 from .spool import Spool
 from .store import Logged, Store, StoreGone, read_secret
@@ -30,7 +30,7 @@ class DecisionLog:
     @classmethod
     def of(cls, settings: ServeConfig, state: Path) -> Self:
         """The log of a service, SQLite in its state folder unless the settings name a database."""
-        url = settings.database or f"sqlite:///{(state / 'decisions.sqlite').resolve()}"
+        url = settings.database or f"sqlite:///{(state / DECISIONS).resolve()}"
         store = Store(url, secret=read_secret(state))
         return cls(store, Spool(state), refuse=settings.database_gone == "refuse")
 

@@ -45,6 +45,7 @@ from .tables import decisions, events, feedback, fitted, forgotten, items, origi
 
 __all__ = [
     "LEASE_S",
+    "SECRET",
     "VERDICTS",
     "Conflict",
     "Event",
@@ -69,7 +70,8 @@ __all__ = [
     "storable",
 ]
 
-_SECRET = "secret"
+SECRET = "secret"
+"""The file of the state folder with the key of the subjects' hashes."""
 _AT_ONCE = 200
 """Rows that are handled together where there may be very many."""
 _LATEST = timedelta(days=90)
@@ -85,10 +87,10 @@ def read_secret(state: Path) -> bytes:
     RunError
         Where the file was damaged.
     """
-    path = state / _SECRET
+    path = state / SECRET
     if not path.exists():
         state.mkdir(parents=True, exist_ok=True)
-        made = path.with_name(f".{_SECRET}.{uuid.uuid4().hex}.part")
+        made = path.with_name(f".{SECRET}.{uuid.uuid4().hex}.part")
         with open(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as f:
             f.write(secrets.token_bytes(32))
             f.flush()
