@@ -10,7 +10,20 @@ from hypothesis import strategies as st
 
 from bifocal.errors import ConfigError, DataError
 from bifocal.modalities import text as text_module
-from bifocal.modalities.text import MAX_CHARACTERS, Text, clean, clean_within, compose, legible
+from bifocal.modalities.text import (
+    MAX_CHARACTERS,
+    TAG,
+    Text,
+    blocks_of,
+    clean,
+    clean_within,
+    compose,
+    legible,
+    tags_of,
+    without_forged,
+    without_tags,
+    words_of,
+)
 
 ANYTHING = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 # What disguises are made of, so that hypothesis meets them combined and not once in a billion texts.
@@ -121,6 +134,36 @@ def test_a_hostile_text_costs_no_more_than_its_length(hostile):
     cleaned = clean(hostile)
     assert process_time() - begun < 5  # 9 to 200 s where each layer, or pair of marks, costs a pass
     assert clean(cleaned) == cleaned
+
+
+FURTHER = compose("seen [NSFW]", "said", "en", {"NOTE": "a note (CAP]", "ASR": ""})
+
+
+def test_further_blocks_stand_before_the_caption_and_come_back():
+    assert FURTHER == ("[OCR] seen [NSFW] [/OCR] [NOTE] a note (CAP] [/NOTE] [ASR] [/ASR] [CAP] said [/CAP] <lang=en>")
+    assert blocks_of(FURTHER) == {"OCR": "seen [NSFW]", "NOTE": "a note (CAP]", "ASR": "", "CAP": "said"}
+    assert words_of(FURTHER) == ("seen [NSFW] a note (CAP]", "said")
+    assert without_tags(FURTHER) == "seen [NSFW] a note (CAP] said"
+
+
+def test_tags_are_those_of_the_blocks_that_a_text_has():
+    plain = compose("[NOTE] seen [/NOTE]", "[ASR] said", "en")
+    assert tags_of(plain) is tags_of("[NOTE] no composed text") is TAG
+    assert without_tags(plain) == "[NOTE] seen [/NOTE] [ASR] said"
+    found = [word for word in FURTHER.split() if tags_of(FURTHER).fullmatch(word)]
+    assert found == ["[OCR]", "[/OCR]", "[NOTE]", "[/NOTE]", "[ASR]", "[/ASR]", "[CAP]", "[/CAP]", "<lang=en>"]
+
+
+def test_neither_corruption_nor_occlusion_touches_the_tags_of_further_blocks():
+    for value in (Text().corrupt(FURTHER, "word_drop", 5, np.random.default_rng(0)), Text().occlusions(FURTHER)[2][1]):
+        assert list(blocks_of(value)) == ["OCR", "NOTE", "ASR", "CAP"] and value != FURTHER
+    assert [piece.name for piece, _ in Text().occlusions(FURTHER)] == ["seen", "[NSFW]", "a", "note", "(CAP]", "said"]
+
+
+@pytest.mark.parametrize("forged", ["[note]", "[ /Note ]", "[N[NOTE]OTE]"])
+def test_a_text_cannot_forge_a_further_block(forged):
+    assert "[NOTE]" not in without_forged(forged, ["NOTE"]).upper().replace(" ", "").replace("/", "")
+    assert without_forged(forged, []) == forged
 
 
 def test_both_blocks_are_always_there():

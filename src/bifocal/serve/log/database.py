@@ -41,7 +41,7 @@ _PATIENCE_MS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class DatabaseTime:
     """Now, as the database has it; hosts' own clocks may differ, and are set anew."""
 
     at: datetime
@@ -135,10 +135,10 @@ class Database:
             self._heard = _steady()
             self._ahead = at - self._heard
 
-    def _moment(self, connection: Connection) -> Moment:
+    def _moment(self, connection: Connection) -> DatabaseTime:
         if connection.dialect.name != "sqlite" and (self._heard is None or _steady() - self._heard > _HEARD):
             self._hear(connection)
-        return Moment(self.clock(), *self._tick())
+        return DatabaseTime(self.clock(), *self._tick())
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:

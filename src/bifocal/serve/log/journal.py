@@ -48,8 +48,8 @@ class Journal:
             await asyncio.shield(entry.written)
         except asyncio.CancelledError:
             with self._lock:
-                entry.given_up = not entry.sealed
-            if entry.given_up:
+                entry.cancelled = not entry.sealed
+            if entry.cancelled:
                 raise
             await entry.written
 
@@ -63,7 +63,7 @@ class Journal:
                 entries, self._entries = self._entries, []
                 await loop.run_in_executor(writer, self._write, entries)
                 for entry in entries:
-                    if entry.given_up or entry.written.done():
+                    if entry.cancelled or entry.written.done():
                         entry.written.cancel()
                     elif entry.failed is None:
                         entry.written.set_result(None)
@@ -72,12 +72,12 @@ class Journal:
 
     def _write(self, entries: Sequence[_Entry]) -> None:
         """Write those that are still waited for; where one of them is refused, by halves."""
-        entries = [entry for entry in entries if not entry.given_up]
+        entries = [entry for entry in entries if not entry.cancelled]
         if not entries:
             return
         try:
             self.write([entry.row for entry in entries], partial(self._seal, entries))
-        except _GivenUp:
+        except _Cancelled:
             self._write(entries)
         except NotStorable as error:
             if len(entries) > 1:
@@ -93,25 +93,25 @@ class Journal:
 
     def _seal(self, entries: Sequence[_Entry]) -> None:
         with self._lock:
-            if any(entry.given_up for entry in entries):
-                raise _GivenUp
+            if any(entry.cancelled for entry in entries):
+                raise _Cancelled
             for entry in entries:
                 entry.sealed = True
 
 
 class _Entry:
-    """A row on its way; ``given_up`` and ``sealed`` (about to be committed) exclude each other."""
+    """A row on its way; ``cancelled`` and ``sealed`` (about to be committed) exclude each other."""
 
     def __init__(self, row: Logged, written: asyncio.Future[None]):
         self.row = row
         self.written = written
-        self.given_up = False
+        self.cancelled = False
         self.sealed = False
         self.failed: Refused | None = None
 
 
-class _GivenUp(Exception):
-    """Somebody waits for a row no more: the others are to be written without it."""
+class _Cancelled(Exception):
+    """Nobody waits for one of the rows any more: the others are to be written without it."""
 
 
 def _refused(error: Exception) -> Refused:

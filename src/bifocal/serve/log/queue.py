@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, insert, literal, or_, select, tuple_, update
 
-from .database import Database, Moment, free_ones
+from .database import Database, DatabaseTime, free_ones
 from .records import (
     VERDICTS,
     Conflict,
@@ -140,7 +140,9 @@ class Queue(Database):
                     return self._item(connection, first)
             return None
 
-    def _take(self, connection: Connection, number: str, who: str, now: Moment, lease_s: float, free: Any) -> bool:
+    def _take(
+        self, connection: Connection, number: str, who: str, now: DatabaseTime, lease_s: float, free: Any
+    ) -> bool:
         changed = connection.execute(
             update(items)
             .where(items.c.decision_id == number, items.c.state == "open", free)
@@ -371,12 +373,12 @@ def kept(row: Row[Any]) -> Kept:
 _FREE = {"claimed_by": None, "claimed_until": None, "lease": None, "lease_clock": None}
 
 
-def _hold(who: str, now: Moment, lease_s: float) -> dict[str, Any]:
+def _hold(who: str, now: DatabaseTime, lease_s: float) -> dict[str, Any]:
     until = now.at + timedelta(seconds=lease_s)
     return {"claimed_by": who, "claimed_until": until, "lease": now.tick + lease_s, "lease_clock": now.clock}
 
 
-def _held(now: Moment) -> ColumnElement[bool]:
+def _held(now: DatabaseTime) -> ColumnElement[bool]:
     """Whether an item is in somebody's hands. A claim by a clock that runs no more (of a machine that was started anew
     since, or of an earlier form of these tables) has ended."""
     return and_(
