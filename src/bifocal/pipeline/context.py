@@ -64,19 +64,8 @@ class Context:
         check_decide(config.decide, config.label, label)
         candidates = check_plugins(config, modalities)
         check_slices(config.slices, label, config.modalities)
-        return cls(
-            config=config,
-            space=space,
-            reporter=reporter,
-            modalities=modalities,
-            source=source,
-            taxonomy=taxonomy,
-            label=label,
-            candidates=candidates,
-            transcribers=active_transcribers(config),
-            allowed=allowed,
-            record=record,
-        )
+        used = active_transcribers(config)
+        return cls(config, space, reporter, modalities, source, taxonomy, label, candidates, used, allowed, record)
 
     @cached_property
     def data(self) -> RunData:
