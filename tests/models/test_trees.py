@@ -14,7 +14,7 @@ def table(n=300, classes=2, seed=0):
     return x, ((x[:, 0] > 0).astype(int) + (x[:, 1] > 0)) % classes
 
 
-SETTINGS = {"rounds": 40, "patience": 5, "seed": 0, "num_leaves": 8}
+SETTINGS = {"rounds": 40, "patience": 5, "settings": {"seed": 0, "num_leaves": 8}}
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -37,7 +37,8 @@ def test_val_ends_the_training():
 
 def test_threads_change_nothing():
     x, y = table()
-    one, two = (Trees(grow((x, y), None, classes=2, num_threads=n, **SETTINGS), 2) for n in (1, 2))
+    threads = [SETTINGS["settings"] | {"num_threads": n} for n in (1, 2)]
+    one, two = (Trees(grow((x, y), None, classes=2, **SETTINGS | {"settings": s}), 2) for s in threads)
     assert torch.equal(one.logits(x), two.logits(x, threads=1))
 
 

@@ -47,9 +47,6 @@ def patterns(modalities: Iterable[str]) -> list[tuple[str, ...]]:
     return [subset for size in range(1, len(names) + 1) for subset in combinations(names, size)]
 
 
-Action = Literal["allow", "review", "block"]
-
-
 class Band(Strict):
     """The limits of the review band, and the val rows behind them."""
 
@@ -236,8 +233,8 @@ class Policy(Strict):
         Returns
         -------
         array, [n]
-            `Action`; of several classes ``review``, or empty where the label stands alone in its prediction set, and
-            where there are no sets. Raises `RunError` on an unknown model.
+            ``allow``, ``review`` or ``block``; of several classes ``review``, or empty where the label stands alone in
+            its prediction set, and where there are no sets. Raises `RunError` on an unknown model.
         """
         if len(self.classes) > 2:
             sets = self.candidates(model, probabilities, pattern)

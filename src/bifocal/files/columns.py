@@ -250,6 +250,14 @@ class Columns(Strict):
         return not isinstance(value, _NO_CELL) and not NAMELESS.fullmatch(column)
 
 
+def by_split(value: str | list[str] | dict[str, str] | None) -> str | list[str] | dict[str, str] | None:
+    """An option that may be ``{split: …}``. Raises `ValueError` where one of its splits is none."""
+    for name in value if isinstance(value, dict) else ():
+        if split_named(name) is None:
+            raise ValueError(f"{name!r} is no split; write {{train: …, val: …, test: …}}")
+    return value
+
+
 def split_named(name: str) -> Split | None:
     """The split that a name means: ``dev`` is val; None where it means none."""
     return SPLIT_NAMES.get(name.lower())

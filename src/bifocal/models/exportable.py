@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from ..config import Reads
+from ..contracts import Encoder, Fusion
 from ..errors import ModelError
 
 
@@ -36,16 +38,32 @@ class Exportable:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def exportable(name: str, model: Any) -> Exportable:
+@runtime_checkable
+class ExportableEncoder(Protocol):
+    """An encoder that can be run without torch."""
+
+    def exportable(self) -> Exportable: ...
+
+
+@runtime_checkable
+class TracedFusion(Protocol):
+    """A fusion whose logits can be written as tensor operations alone; see `EvidenceFusion.traced`."""
+
+    read: Mapping[str, Reads]
+    dims: Mapping[str, int]
+    known: Collection[str]
+
+    def traced(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor: ...
+
+
+def exportable(name: str, model: Encoder) -> Exportable:
     """What an expert hands over. Raises `ModelError` where its encoder does not know how."""
-    make = getattr(model, "exportable", None)
-    if make is None:
+    if not isinstance(model, ExportableEncoder):
         raise ModelError(
             f"the {name} expert ({type(model).__name__}) cannot be exported: hf_text and hf_image can; "
             "serve the run itself, or train that expert with one of these"
         )
-    made: Exportable = make()
-    return made
+    return model.exportable()
 
 
 class FusionModule(nn.Module):
@@ -55,20 +73,19 @@ class FusionModule(nn.Module):
     logits ``[n, C]``. Raises `ModelError` where the strategy cannot be traced.
     """
 
-    def __init__(self, fusion: Any):
+    def __init__(self, fusion: Fusion):
         super().__init__()
-        if not hasattr(fusion, "traced"):
+        if not isinstance(fusion, TracedFusion):
             raise ModelError(f"fusion {type(fusion).__name__} cannot be exported: serve the run itself")
-        self.fusion = fusion
-        self.names: list[str] = list(fusion.read)
+        self.fusion: TracedFusion = fusion
+        self.names = list(fusion.read)
 
     def forward(self, *given: Tensor) -> Tensor:
         *inputs, there = given
         present = {name: there[:, i] for i, name in enumerate(self.names)}
         known = {name: flag if name in self.fusion.known else flag & False for name, flag in present.items()}
         zeroed = {name: x * known[name].unsqueeze(1) for name, x in zip(self.names, inputs, strict=True)}
-        logits: Tensor = self.fusion.traced(zeroed, known)
-        return logits
+        return self.fusion.traced(zeroed, known)
 
     def examples(self) -> dict[str, Tensor]:
         """Inputs of two rows, ``present`` after them."""

@@ -58,7 +58,7 @@ class Terms:
         self._kinds = []
         start = 0
         for kind, terms in self.vocabulary.items():
-            vectorizer = _vectorizer(kind, options, vocabulary=terms)
+            vectorizer = _vectorizer(kind, options, terms)
             vectorizer.idf_ = idf[start : start + len(terms)]
             self._kinds.append(vectorizer)
             start += len(terms)
@@ -74,7 +74,7 @@ class Terms:
         """
         vocabulary, idf = {}, []
         for kind in ("words", "characters"):
-            vectorizer = _vectorizer(kind, options, min_df=options.min_count, max_features=options.max_terms)
+            vectorizer = _vectorizer(kind, options)
             try:
                 vectorizer.fit(texts)
             except ValueError:  # scikit-learn's answer where no term is left; emoji alone are no words
@@ -99,7 +99,8 @@ class Terms:
         return csr_array(hstack([vectorizer.transform(texts) for vectorizer in self._kinds], format="csr"))
 
 
-def _vectorizer(kind: str, options: TermOptions, **settings: Any) -> Any:
+def _vectorizer(kind: str, options: TermOptions, vocabulary: Sequence[str] | None = None) -> Any:
+    """Counts n-grams of ``words`` or ``characters``; those of a ``vocabulary`` alone, where there is one."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(
@@ -107,7 +108,9 @@ def _vectorizer(kind: str, options: TermOptions, **settings: Any) -> Any:
         ngram_range=options.word_ngrams if kind == "words" else options.char_ngrams,
         sublinear_tf=options.sublinear,
         dtype=np.float32,
-        **settings,
+        vocabulary=vocabulary,
+        min_df=options.min_count,
+        max_features=options.max_terms,
     )
 
 

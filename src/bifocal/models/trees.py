@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def grow(
     patience: int,
     categories: Sequence[int] = (),
     weights: Sequence[float] | None = None,
-    **settings: Any,
+    settings: Mapping[str, Any],
 ) -> str:
     """The trees in LightGBM's text format; the same ones for the same seed, whatever the number of threads.
 
@@ -45,7 +45,7 @@ def grow(
         Columns that hold category indices.
     weights : sequence of float, optional
         Of the training rows.
-    **settings
+    settings : mapping
         LightGBM's own: ``learning_rate``, ``num_leaves``, ``seed``, …
 
     Raises

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import field_validator
+from pydantic import AfterValidator, field_validator
 
 from ..errors import DataError, nearest
 from ..example import Example, Label, Rejected
-from ..files.columns import Columns, Split, split_named
+from ..files.columns import Columns, Split, by_split, split_named
 from ..files.folders import Files, is_clutter, leads_out
 from ..files.tables import SUFFIXES, DelimitedTables, is_table
 
@@ -32,16 +32,8 @@ class Table(Columns, DelimitedTables):
 
     expected: ClassVar[str] = f"a table ({', '.join(SUFFIXES)})"
 
-    file: str | list[str] | dict[str, str] | None = None
+    file: Annotated[str | list[str] | dict[str, str] | None, AfterValidator(by_split)] = None
     images: str | None = None
-
-    @field_validator("file")
-    @classmethod
-    def _known_splits(cls, value: Any) -> Any:
-        for name in value if isinstance(value, dict) else ():
-            if split_named(name) is None:
-                raise ValueError(f"{name!r} is no split; write {{train: …, val: …, test: …}}")
-        return value
 
     @field_validator("images")
     @classmethod

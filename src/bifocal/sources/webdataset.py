@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import IO, Any, ClassVar
+from typing import IO, Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from ..errors import DataError
 from ..example import Example, Label, Rejected
 from ..files.archives import Member, scan_tar
-from ..files.columns import Columns, Split, split_named
+from ..files.columns import Columns, Split, by_split, split_named
 from ..files.folders import MAX_MEMBER, Files, FileSource, is_clutter
 from ..files.tables import MAX_LEVELS, is_deep
 
@@ -59,7 +59,7 @@ class Webdataset(Columns, FileSource):
 
     expected: ClassVar[str] = "tars of samples, which `pattern` names"
 
-    pattern: str | dict[str, str] = "*.tar"
+    pattern: Annotated[str | dict[str, str], AfterValidator(by_split)] = "*.tar"
     id: str | None = "__key__"
     text: str | list[str] | None = "txt"
     image: list[str] = Field(default=["jpg", "jpeg", "png", "webp"])  # type: ignore[assignment]
@@ -68,14 +68,6 @@ class Webdataset(Columns, FileSource):
     @classmethod
     def _one_ending(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
-
-    @field_validator("pattern")
-    @classmethod
-    def _known_splits(cls, value: Any) -> Any:
-        for name in value if isinstance(value, dict) else ():
-            if split_named(name) is None:
-                raise ValueError(f"{name!r} is no split; write {{train: train-*.tar, val: …, test: …}}")
-        return value
 
     def _images(self) -> list[str]:
         return self.image

@@ -124,13 +124,15 @@ class BoostedTrees(TabularExpert):
             rounds=self.options.rounds if val is not None else self.options.rounds_without_val,
             patience=self.options.patience,
             categories=categories,
-            learning_rate=self.options.learning_rate,
-            num_leaves=self.options.leaves,
-            min_data_in_leaf=self.options.min_rows or least_rows(n),
-            min_data_per_group=min(100, max(2, n // 20)),  # LightGBM's 100 forbids categories in a small table
-            force_row_wise=True,
-            seed=self.seed,
-            num_threads=self.options.threads,
+            settings={
+                "learning_rate": self.options.learning_rate,
+                "num_leaves": self.options.leaves,
+                "min_data_in_leaf": self.options.min_rows or least_rows(n),
+                "min_data_per_group": min(100, max(2, n // 20)),  # LightGBM's 100 forbids categories in a small table
+                "force_row_wise": True,
+                "seed": self.seed,
+                "num_threads": self.options.threads,
+            },
         )
         self._plant(text)
         row: dict[str, float] = {"epoch": 1}
