@@ -71,9 +71,9 @@ def engines(encoder: Any, again: Any, folder: Path) -> Engines:
         f"{name} {(folder / name).stat().st_size / 2**20:,.0f} MiB" for name in ("model.onnx", "int8.onnx")
     )
     print(f"  exported in {exported - start:.0f} s, quantised in {perf_counter() - exported:.0f} s: {sizes}")
-    settled = copy.deepcopy(encoder)
-    settled.settle()
-    again.settle(bfloat16=True)
+    prepared = copy.deepcopy(encoder)
+    prepared.prepare_for_inference()
+    again.prepare_for_inference(bfloat16=True)
 
     def eager(model: Any, cast: bool) -> Callable[[Inputs], Any]:
         def run(inputs: Inputs) -> Any:
@@ -89,7 +89,7 @@ def engines(encoder: Any, again: Any, folder: Path) -> Engines:
 
     return {
         EAGER: eager(encoder, False),
-        "torch": eager(settled, False),
+        "torch": eager(prepared, False),
         "torch-bf16": eager(again, True),
         "onnx": graph("model.onnx"),
         "onnx-int8": graph("int8.onnx"),

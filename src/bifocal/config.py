@@ -113,7 +113,7 @@ class ExpertConfig(Strict):
     options: Options = {}
     """Options of the encoder itself (``max_length``, ``augment``, ...); for ``auto``: encoder -> its options."""
 
-    def settled(self, tunes: Sequence[Tune]) -> ExpertConfig:
+    def with_tune(self, tunes: Sequence[Tune]) -> ExpertConfig:
         """The same with the encoder's own ``tune`` where none was asked for. Raises `ConfigError` on one it lacks."""
         if self.tune is not None and self.tune not in tunes:
             raise ConfigError(f"{self.encoder} has no tune: {self.tune}; it takes {', '.join(tunes)}: leave it out")

@@ -14,7 +14,7 @@ from bifocal.config import FusionConfig
 from bifocal.errors import ConfigError, DataError, ModelError, UnknownPlugin
 from bifocal.example import UNLABELLED, Evidence
 from bifocal.fit.fusion import fit_fusion, fusion_parameters, load_fusion, save_fusion
-from bifocal.models.heads import cross_fit, fit_linear
+from bifocal.models.linear import cross_fit, fit_linear
 from bifocal.workspace import file_sha256, read_json, write_json
 
 FAST = {"epochs": 2, "widths": [8]}

@@ -15,7 +15,7 @@ def column(cells, **said):
     counted = CellCounts()
     for cell in cells:
         counted.add(cell)
-    return counted.settle(**said)
+    return counted.summarize(**said)
 
 
 WRITTEN = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..decide.calibration import softmax
 from ..errors import DataError, nearest
-from ..evaluate.intervals import RESAMPLES, Weighted, bootstrap_weights, percentile_interval, positives
+from ..evaluate.intervals import RESAMPLES, Weighted, over_resamples, percentile_interval, positives
 from ..evaluate.metrics import headline_metric
 from ..example import UNLABELLED, Evidence
 from .dominance import GAINS
@@ -102,10 +102,7 @@ class Bench:
             )
 
     def _over_resamples(self, measure: Callable[[Floats], dict[K, Floats]]) -> dict[K, Floats]:
-        chunks = [measure(np.ones((1, len(self.labels))))]
-        if len(set(self.groups)) > 1:
-            chunks += [measure(w) for w in bootstrap_weights(self.groups, self.resamples, self.seed)]
-        return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
+        return over_resamples(measure, self.groups, self.resamples, self.seed)
 
     def facts(self) -> dict[str, Any]:
         """``metric``, ``n``, ``positives`` (binary: rows of class 1; multiclass: rows of each class, a list)."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DataError, nearest
-from ..evaluate.intervals import RESAMPLES, Interval, Weighted, bootstrap_weights, count_classes, percentile_interval
+from ..evaluate.intervals import RESAMPLES, Interval, Weighted, count_classes, over_resamples, percentile_interval
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -147,12 +147,13 @@ def measure_dominance(
     names, _ = _checked("measure_dominance", dict.fromkeys(probabilities, 0.0), subsets)
     n = sum(count_classes(labels, probabilities[frozenset(names)], groups))
     scorers = {subset: Weighted(labels, p) for subset, p in probabilities.items()}
-    plain = {subset: float(scorer(np.ones((1, n)), [metric])[metric][0]) for subset, scorer in scorers.items()}
+    drawn = over_resamples(
+        lambda w: {subset: scorer(w, [metric])[metric] for subset, scorer in scorers.items()}, groups, resamples, seed
+    )
+    plain = {subset: float(found[0]) for subset, found in drawn.items()}
     if not np.isfinite(list(plain.values())).all():
         raise DataError(f"{metric} is not defined on these {n} rows, since they are of one class; ask for accuracy")
-    weights = bootstrap_weights(groups, resamples, seed) if len(set(groups)) > 1 else iter(())
-    chunks = [{subset: scorer(w, [metric])[metric] for subset, scorer in scorers.items()} for w in weights]
-    drawn = {subset: np.concatenate([np.empty(0), *(chunk[subset] for chunk in chunks)]) for subset in scorers}
+    drawn = {subset: found[1:] for subset, found in drawn.items()}
 
     def per_name(figure: Callable[[Values], dict[str, Any]]) -> dict[str, Any]:
         values, replicates = figure(plain), figure(drawn)
@@ -234,16 +235,14 @@ def perceptual_score(
             drops[:, column] += right - _right(predict(dict.fromkeys(names, rows) | {name: partner}), y)
     drops /= len(partners)
     units: Sequence[Any] = range(n) if groups is None else groups
-    chunks = [
-        _ratios(w, drops, right) for w in (bootstrap_weights(units, resamples, seed) if len(set(units)) > 1 else ())
-    ]
-    values, drawn = _ratios(np.ones((1, n)), drops, right)[0], np.concatenate([np.empty((0, len(names))), *chunks])
-    return {name: percentile_interval(float(values[i]), drawn[:, i]) for i, name in enumerate(names)}
 
+    def lost(weights: Floats) -> dict[str, Floats]:
+        accuracy = weights @ right
+        shares = (weights @ drops) / np.where(accuracy > 0, accuracy, np.nan)[:, None]
+        return dict(zip(names, shares.T, strict=True))
 
-def _ratios(weights: Floats, drops: Floats, right: Floats) -> Floats:
-    accuracy = weights @ right
-    return (weights @ drops) / np.where(accuracy > 0, accuracy, np.nan)[:, None]
+    drawn = over_resamples(lost, units, resamples, seed)
+    return {name: percentile_interval(float(found[0]), found[1:]) for name, found in drawn.items()}
 
 
 def _right(predictions: ArrayLike, y: NDArray[Any]) -> Floats:

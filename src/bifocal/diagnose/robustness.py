@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DataError
-from ..evaluate.intervals import RESAMPLES, Weighted, bootstrap_weights, positives
+from ..evaluate.intervals import RESAMPLES, Weighted, over_resamples, positives
 from ..example import UNLABELLED
 from .bench import interval
 
@@ -121,10 +121,7 @@ def _figures(
         nothing = np.full((2, len(weights)), np.nan)
         return found | {name: np.stack([side[name] for side in of]) if of else nothing for name in METRICS}
 
-    chunks = [measured(np.ones((1, len(y))))]
-    if len(set(groups)) > 1:
-        chunks += [measured(weights) for weights in bootstrap_weights(groups, resamples, seed)]
-    return {name: np.concatenate([chunk[name] for chunk in chunks], axis=1) for name in chunks[0]}
+    return over_resamples(measured, groups, resamples, seed)
 
 
 def _change(figures: Floats) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import numpy as np
 from .intervals import (
     RESAMPLES,
     Weighted,
-    bootstrap_weights,
     count_classes,
     measure_each,
+    over_resamples,
     percentile_interval,
     positives,
 )
@@ -89,17 +89,15 @@ def paired_gain(
         As `metrics.checked`, or on an unknown metric.
     """
     classes = count_classes(labels, probabilities_a, groups)
-    value, replicates = float("nan"), np.array([])
-    if n := sum(classes):
+    gains = np.array([np.nan])
+    if sum(classes):
         a, b = (Weighted(labels, p) for p in (probabilities_a, probabilities_b))
 
-        def gain(weights: np.ndarray) -> np.ndarray:
-            return b(weights, [metric])[metric] - a(weights, [metric])[metric]
+        def gain(weights: np.ndarray) -> dict[str, np.ndarray]:
+            return {metric: b(weights, [metric])[metric] - a(weights, [metric])[metric]}
 
-        value = float(gain(np.ones((1, n)))[0])
-        if len(set(groups)) > 1:
-            replicates = np.concatenate([gain(w) for w in bootstrap_weights(groups, resamples, seed)])
-    return _told(metric, value, replicates, classes)
+        gains = over_resamples(gain, groups, resamples, seed)[metric]
+    return _told(metric, float(gains[0]), gains[1:], classes)
 
 
 def _told(metric: str, value: float, replicates: np.ndarray, classes: list[int]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     Floats = NDArray[np.float64]
+
+K = TypeVar("K", bound=Hashable)
 
 RESAMPLES = 1000
 RECENTRED = {name for name in METRICS if name.startswith("ece")}
@@ -60,6 +62,24 @@ def bootstrap_weights(groups: Sequence[Any], resamples: int, seed: int) -> Itera
         drawn = rng.integers(len(names), size=(b, len(names))) + np.arange(b)[:, None] * len(names)
         counts = np.bincount(drawn.ravel(), minlength=b * len(names)).astype(np.int32)  # half as much to look up
         yield np.take(counts.reshape(b, -1), group_of, axis=1).astype(np.float64)
+
+
+def over_resamples(
+    measure: Callable[[Floats], Mapping[K, Floats]], groups: Sequence[Any], resamples: int, seed: int
+) -> dict[K, Floats]:
+    """Figures ``[..., 1 + resamples]`` by name: of the rows as they are, then of each resample.
+
+    There are no resamples where all rows are one group.
+
+    Parameters
+    ----------
+    measure : callable
+        Weights ``[b, n]`` -> figures ``[..., b]`` by name.
+    """
+    chunks = [measure(np.ones((1, len(groups))))]
+    if len(set(groups)) > 1:
+        chunks += [measure(weights) for weights in bootstrap_weights(groups, resamples, seed)]
+    return {name: np.concatenate([chunk[name] for chunk in chunks], axis=-1) for name in chunks[0]}
 
 
 class Weighted:

@@ -16,7 +16,7 @@ AUTO = "auto"
 
 
 def candidates(config: ExpertConfig, modality_name: str, modality: Modality) -> list[ExpertConfig]:
-    """The expert's settings with the encoder named and ``tune`` settled: one, or for ``auto`` one per encoder.
+    """The expert's settings with the encoder named and its ``tune``: one, or for ``auto`` one per encoder.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def candidates(config: ExpertConfig, modality_name: str, modality: Modality) -> 
                 f"leave it out for {modality.encoder!r}"
             )
         plugins.options("encoder", name, config.options, found.settings)
-        return [config.model_copy(update={"encoder": name}).settled(found.tunes)]
+        return [config.model_copy(update={"encoder": name}).with_tune(found.tunes)]
     known = {n: plugins.load("encoders", n) for n in plugins.names("encoders")}
     known = {n: found for n, found in known.items() if found.modality == modality_name}
     if not known:
@@ -57,5 +57,5 @@ def candidates(config: ExpertConfig, modality_name: str, modality: Modality) -> 
         own = {**{option: config.options[option] for option in common}, **config.options.get(n, {})}
         plugins.options("encoder", n, own, found.settings)
         tune = config.tune if config.tune in found.tunes else None
-        rivals.append(config.model_copy(update={"encoder": n, "options": own, "tune": tune}).settled(found.tunes))
+        rivals.append(config.model_copy(update={"encoder": n, "options": own, "tune": tune}).with_tune(found.tunes))
     return rivals

@@ -152,13 +152,13 @@ class CellCounts:
             return "boolean"
         return "bit" if cell in ("0", "1", 0, 1) else "no boolean"
 
-    # Settle -----------------------------------------------------------------------------------------
+    # Summary ----------------------------------------------------------------------------------------
 
     @property
     def present(self) -> int:
         return self.counts["rows"] - self.counts["missing"]
 
-    def settle(
+    def summarize(
         self, kind: Kind | None = None, decimal: Mark | None = None, day_first: bool | None = None
     ) -> ColumnSummary:
         """What the column holds, or what it holds as a ``kind`` that somebody named."""

@@ -364,6 +364,11 @@ def shares(scores: Tensor, there: Tensor, dim: int = -1) -> Tensor:
     return torch.where(there, scores, least).softmax(dim=dim) * there
 
 
+def side_by_side(present: Mapping[str, Tensor]) -> Tensor:
+    """What is present, ``[n, M]``."""
+    return torch.stack(list(present.values()), dim=1)
+
+
 def _any(present: Mapping[str, Tensor]) -> Tensor:
     """Rows ``[n]`` that have any part."""
     return reduce(torch.logical_or, present.values())

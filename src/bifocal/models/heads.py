@@ -20,9 +20,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from ..config import Strict
 from ..errors import DataError
-from .linear import FLAT, LinearHead, cross_fit, fit_linear
-
-__all__ = ["Heads", "LinearHead", "Parts", "Recipe", "Trained", "cross_fit", "fit_heads", "fit_linear"]
+from .linear import FLAT
 
 ROWS_AT_ONCE = 4096
 """Rows scored at a time: bounds the memory of many models on a large split."""
@@ -49,6 +47,12 @@ class Recipe(Strict):
     def grid(self) -> list[tuple[float, float]]:
         """``(learning rate, weight decay)`` of every grid point of one width."""
         return list(product(self.learning_rates, self.weight_decays))
+
+
+class DropoutRecipe(Recipe):
+    """Also how much of what a head gathered is left out in training."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,10 +72,6 @@ class HfEncoder(SavedEncoder):
         """One example of the largest size that the model reads, for counting what a pass costs."""
         raise NotImplementedError
 
-    def inputs(self, values: Sequence[Any]) -> dict[str, Tensor]:
-        """The model's inputs for one batch of values."""
-        raise NotImplementedError
-
     def preprocessing(self) -> Any:
         """JSON-able: all that decides how a value becomes inputs."""
         raise NotImplementedError
@@ -183,7 +179,7 @@ class HfEncoder(SavedEncoder):
             self._adapter.merge_and_unload()
             self._adapter = None
 
-    def settle(self, *, bfloat16: bool = False) -> None:
+    def prepare_for_inference(self, *, bfloat16: bool = False) -> None:
         """Compute once what no input changes; from now on nothing is learned any more.
 
         With ``bfloat16`` the weights of matrix products and convolutions are turned into it once, which autocast
@@ -296,7 +292,7 @@ class HfEncoder(SavedEncoder):
         ModelError
             Where the configuration is not to be had.
         """
-        expert = expert.settled(cls.tunes)
+        expert = expert.with_tune(cls.tunes)
         options = plugins.options("encoder", cls.plugin, expert.options, cls.settings)
         with quiet():
             if expert.model in ("tiny", "base"):

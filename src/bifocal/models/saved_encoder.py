@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,21 @@ from .saved import check_seal, read_card, sealed
 LEARNED = "learned_from.json"
 ROWS_AT_ONCE = 4096
 """Values encoded at a time: bounds the memory of a large split."""
+
+
+@runtime_checkable
+class FasterForInference(Protocol):
+    """An encoder that can compute some things once, for as long as it learns nothing more."""
+
+    def prepare_for_inference(self, *, bfloat16: bool = False) -> None: ...
+
+
+@runtime_checkable
+class Cutting(Protocol):
+    """An encoder that cuts values that are too long."""
+
+    def whole(self, value: Any) -> bool:
+        """Whether all of a value is read."""
 
 
 class SavedEncoder:
@@ -48,7 +63,7 @@ class SavedEncoder:
     folds: ClassVar[int] = FOLDS
 
     def __init__(self, expert: ExpertConfig, classes: Sequence[Any], seed: int):
-        self.expert = expert.settled(self.tunes)
+        self.expert = expert.with_tune(self.tunes)
         self.classes = list(classes)
         self.seed = seed
         self.frozen = self.expert.tune == "head"

@@ -300,10 +300,10 @@ def _asked(options: TabularOptions, names: Sequence[str], *, strict: bool = True
     return asked
 
 
-def settled(counted: CellCounts, name: str, options: TabularOptions) -> ColumnSummary:
+def summary_of(counted: CellCounts, name: str, options: TabularOptions) -> ColumnSummary:
     """What a column holds, by its cells and what the options say of it."""
     asked = _asked(options, [name], strict=False).get(name)
-    return counted.settle(asked, options.decimal.get(name), options.day_first.get(name))
+    return counted.summarize(asked, options.decimal.get(name), options.day_first.get(name))
 
 
 def _found(name: str, cells: Sequence[Cell], options: TabularOptions) -> ColumnSummary:
@@ -311,7 +311,7 @@ def _found(name: str, cells: Sequence[Cell], options: TabularOptions) -> ColumnS
     counted = CellCounts()
     for cell in cells:
         counted.add(cell)
-    column = settled(counted, name, options)
+    column = summary_of(counted, name, options)
     if column.two_readings:
         raise ConfigError(f"tabular column {name!r}: " + column.two_readings.replace("NAME", name))
     return column

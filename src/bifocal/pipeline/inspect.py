@@ -22,7 +22,7 @@ from ..errors import ConfigError
 from ..example import LABELS, SPLITS, Example, Taxonomy
 from ..modalities.text import clean
 from ..models.columns import CellCounts, described
-from ..models.tabular import TabularOptions, settled
+from ..models.tabular import TabularOptions, summary_of
 from ..sources import build_source, taxonomy_of
 from ..workspace import read_jsonl
 
@@ -204,7 +204,7 @@ class _Column:
         """How a run that trained on all ``records`` would read it."""
         for _ in range(records - self.cells.counts["rows"]):  # records that lack the column
             self.cells.add(None)
-        column = settled(self.cells, name, options)
+        column = summary_of(self.cells, name, options)
         refused = column.two_readings.replace("NAME", name)
         frequent = max(self.values.values(), default=0)
         dropped = ""

@@ -11,6 +11,7 @@ from ..errors import RunError
 from ..example import UNLABELLED, Evidence
 from ..fit.expert import load_expert
 from ..fit.fusion import MODEL, load_fusion
+from ..models.saved_encoder import Cutting, FasterForInference
 from ..workspace import Workspace
 
 if TYPE_CHECKING:
@@ -54,16 +55,16 @@ class TorchEngine:
         names = {name: modality.expert_name for name, modality in modalities.items()}
         experts = {name: load_expert(space.expert(expert)) for name, expert in names.items()}
         for expert in experts.values():
-            if settle := getattr(expert, "settle", None):
-                settle(bfloat16=name == BFLOAT16)
+            if isinstance(expert, FasterForInference):
+                expert.prepare_for_inference(bfloat16=name == BFLOAT16)
         return cls(experts, names, load_fusion(space.fusion) if len(experts) > 1 else None, name=name)
 
     def check(self, modality: str, value: Any) -> None:
         self.experts[modality].check(value)
 
     def whole(self, modality: str, value: Any) -> bool:
-        whole = getattr(self.experts[modality], "whole", None)  # of encoders that cut what is too long
-        return whole is None or bool(whole(value))
+        expert = self.experts[modality]
+        return not isinstance(expert, Cutting) or expert.whole(value)
 
     def evidence(self, posts: Sequence[Mapping[str, Any]]) -> dict[str, Evidence]:
         n = len(posts)

@@ -11,15 +11,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..evidence_fusion import LearnedFusion, shares
-from ..heads import Recipe
+from ..heads import DropoutRecipe
 
 
-class Options(Recipe):
+class Options(DropoutRecipe):
     """What ``fusion.options`` may hold."""
 
     heads: Annotated[int, Field(ge=1)] = 4
     """Queries, each over its own ``width / heads`` columns."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -77,7 +76,6 @@ class Attention(LearnedFusion):
     For any number of modalities. Its weights are the attention, averaged over heads and seeds.
     """
 
-    reads = "features"
     Options = Options
 
     def head(self, dims: Mapping[str, int], classes: int, width: int) -> nn.Module:

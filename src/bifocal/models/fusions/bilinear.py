@@ -11,15 +11,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..evidence_fusion import LearnedFusion
-from ..heads import Recipe
+from ..heads import DropoutRecipe
 
 
-class Options(Recipe):
+class Options(DropoutRecipe):
     """What ``fusion.options`` may hold."""
 
     rank: Annotated[int, Field(ge=1)] = 4
     """Products that are summed for each column of the fused vector, which has ``width / rank`` of them."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
 
     @model_validator(mode="after")
     def _rank_divides_width(self) -> Self:
@@ -62,7 +61,6 @@ class Bilinear(LearnedFusion):
     For any number of modalities. It gives no weights.
     """
 
-    reads = "features"
     Options = Options
 
     def head(self, dims: Mapping[str, int], classes: int, width: int) -> nn.Module:

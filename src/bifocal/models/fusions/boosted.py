@@ -13,7 +13,7 @@ from torch import Tensor
 from ...config import Strict
 from ...errors import ModelError
 from ...example import Evidence
-from ..evidence_fusion import WEIGHTS, EvidenceFusion, mean_of
+from ..evidence_fusion import WEIGHTS, EvidenceFusion, mean_of, side_by_side
 from ..heads import Parts
 from ..trees import Trees, grow, least_rows
 
@@ -84,7 +84,7 @@ class Boosted(EvidenceFusion):
 
     def _copied(self, present: Mapping[str, Tensor], seed: int) -> tuple[Tensor, dict[str, Tensor], list[float]]:
         """Row numbers, what is present of each, and its weight: all rows, and after them the copies."""
-        there = torch.stack(list(present.values()), dim=1)
+        there = side_by_side(present)
         several = (there.sum(dim=1) > 1).nonzero().flatten() if self.options.modality_dropout else torch.zeros(0).long()
         draws = torch.rand(there.shape, generator=torch.Generator().manual_seed(seed))
         left = there.clone()

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from ..evidence_fusion import LearnedFusion, PartsLinear
-from ..heads import Recipe
-
-
-class Options(Recipe):
-    """What ``fusion.options`` may hold."""
-
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+from ..heads import DropoutRecipe
 
 
 class ConcatHead(nn.Module):
@@ -34,8 +26,7 @@ class ConcatHead(nn.Module):
 class Concat(LearnedFusion):
     """Reads features (or logits, by modality) and learns any interaction between them; gives no weights."""
 
-    reads = "features"
-    Options = Options
+    Options = DropoutRecipe
 
     def head(self, dims: Mapping[str, int], classes: int, width: int) -> nn.Module:
         return ConcatHead(dims, classes, width, self.options.dropout)

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import reduce
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from ..evidence_fusion import LearnedFusion, PartsLinear, shares
-from ..heads import Recipe
-
-
-class Options(Recipe):
-    """What ``fusion.options`` may hold."""
-
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+from ..heads import DropoutRecipe
 
 
 class GatedHead(nn.Module):
@@ -56,8 +48,7 @@ class Gated(LearnedFusion):
     Its weights are the gates, averaged over units and seeds: how open the way was, not how much came through it.
     """
 
-    reads = "features"
-    Options = Options
+    Options = DropoutRecipe
 
     def head(self, dims: Mapping[str, int], classes: int, width: int) -> nn.Module:
         return GatedHead(dims, classes, width, self.options.dropout)

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import reduce
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from ..evidence_fusion import LearnedFusion
-from ..heads import Recipe
-
-
-class Options(Recipe):
-    """What ``fusion.options`` may hold."""
-
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+from ..heads import DropoutRecipe
 
 
 class HadamardHead(nn.Module):
@@ -49,8 +41,7 @@ class Hadamard(LearnedFusion):
     For any number of modalities. It gives no weights.
     """
 
-    reads = "features"
-    Options = Options
+    Options = DropoutRecipe
 
     def head(self, dims: Mapping[str, int], classes: int, width: int) -> nn.Module:
         return HadamardHead(dims, classes, width, self.options.dropout)

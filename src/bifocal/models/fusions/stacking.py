@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ..evidence_fusion import STATISTICS, WEIGHTS, EvidenceFusion, centred
+from ..evidence_fusion import STATISTICS, WEIGHTS, EvidenceFusion, centred, side_by_side
 from ..heads import Parts
 from ..linear import LinearHead, fit_linear
 
@@ -37,7 +37,7 @@ class Stacking(EvidenceFusion):
     def learn(self, train: Parts, val: Parts | None, seeds: Sequence[int]) -> None:
         self.heads: dict[Pattern, LinearHead] = {}
         self.rows: dict[Pattern, int] = {}
-        there = torch.stack(list(train.present.values()), dim=1)
+        there = side_by_side(train.present)
         for pattern in product((True, False), repeat=len(self.read)):
             rows = there[:, torch.tensor(pattern)].all(dim=1).nonzero().flatten()
             labels, groups = train.labels[rows], [train.groups[i] for i in rows.tolist()]
@@ -56,7 +56,7 @@ class Stacking(EvidenceFusion):
 
     def traced(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Every head scores every row; each row then takes the last, in rising order, that is within its parts."""
-        there = torch.stack(list(present.values()), dim=1)
+        there = side_by_side(present)
         logits = self.prior * torch.ones_like(there[:, :1], dtype=torch.float)
         for pattern in sorted(self.heads, key=lambda p: (sum(p), self.rows[p])):
             reads = torch.tensor(pattern)
@@ -81,7 +81,7 @@ class Stacking(EvidenceFusion):
 
     def _assign(self, present: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Pattern]]:
         """Rows ``[n]`` bool of every pattern that occurs, and the largest pattern within it that has a head."""
-        patterns, of_row = torch.stack(list(present.values()), dim=1).unique(dim=0, return_inverse=True)
+        patterns, of_row = side_by_side(present).unique(dim=0, return_inverse=True)
         for number, there in enumerate(patterns.tolist()):
             within = [p for p in self.heads if all(has or not reads for has, reads in zip(there, p, strict=True))]
             if within:

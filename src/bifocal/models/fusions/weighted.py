@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..evidence_fusion import MEAN, SCALE, WEIGHTS, EvidenceFusion, centred, shares
+from ..evidence_fusion import MEAN, SCALE, WEIGHTS, EvidenceFusion, centred, shares, side_by_side
 from ..heads import Parts
 from ..linear import FLAT
 
@@ -67,14 +67,16 @@ class Weighted(EvidenceFusion):
             self.mean[name] = heard.mean(dim=0)
             loudness = (heard - self.mean[name]).square().mean().sqrt()
             self.scale[name] = torch.where(loudness < FLAT, 1.0, loudness)
-        self.pool = _fit(self._words(train.inputs).double(), _stack(train.present), train.labels, self.prior.double())
+        self.pool = _fit(
+            self._words(train.inputs).double(), side_by_side(train.present), train.labels, self.prior.double()
+        )
 
     def combine(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        return self.prior + self.pool(self._words(inputs), _stack(present))
+        return self.prior + self.pool(self._words(inputs), side_by_side(present))
 
     def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights: the same for all rows with the same parts."""
-        return dict(zip(present, self.pool.weights(_stack(present)).unbind(dim=1), strict=True))
+        return dict(zip(present, self.pool.weights(side_by_side(present)).unbind(dim=1), strict=True))
 
     def _words(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Equally loud logits ``[n, M, C]``."""
@@ -112,8 +114,3 @@ def _fit(words: Tensor, present: Tensor, labels: Tensor, prior: Tensor) -> Pool:
 
     optimiser.step(loss)
     return Pool(*(x.detach().float() for x in learned))
-
-
-def _stack(present: Mapping[str, Tensor]) -> Tensor:
-    """``[n, M]``."""
-    return torch.stack(list(present.values()), dim=1)
