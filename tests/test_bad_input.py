@@ -33,9 +33,9 @@ from bifocal.data.shards import INDEX, open_split
 from bifocal.errors import BifocalError, DataError
 from bifocal.example import Taxonomy
 from bifocal.fit.evidence import _digest
+from bifocal.modalities import build_modalities
 from bifocal.models.pretrained import quiet
 from bifocal.pipeline.train import run
-from bifocal.system.preparer import build_modalities
 from bifocal.workspace import Workspace, file_sha256, read_json, read_jsonl, write_json
 
 GOOD = 24

@@ -16,7 +16,9 @@ from urllib.parse import quote
 import httpx
 
 from .errors import BifocalError, ConfigError, DataError
+from .files.folders import Picture
 from .files.post_table import MAX_NAME, NAMES
+from .modalities import PARTS, arguments, given_parts, inputs
 from .system.preparer import read_file
 
 BUSY = (429, 503)
@@ -25,7 +27,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 30.0
 MOST_POSTS, MOST_BYTES = 64, 8 * 2**20
 """Of a request with several posts. A service takes 64 and 12 MiB, unless it is told otherwise."""
 TOO_LARGE = 413
-ARGUMENTS = ("text", "image_path", "tabular", *NAMES)
+ARGUMENTS = (*arguments(), *NAMES)
 """What a row of `Client.predict_batch` may hold, beside ``id``."""
 Result = TypeVar("Result")
 
@@ -240,6 +242,7 @@ class Client(_Asking):
         image_path: str | Path | None = None,
         tabular: Mapping[str, Any] | None = None,
         *,
+        parts: Mapping[str, Any] | None = None,
         subject: str | None = None,
         external_id: str | None = None,
     ) -> Answered:
@@ -249,6 +252,8 @@ class Client(_Asking):
         ----------
         text, image_path, tabular
             As `System.predict` takes them.
+        parts : mapping, optional
+            Any other part by its name, as `System.predict` takes it; a file as a `Path`.
         subject, external_id : str, optional
             The author and the post, as the platform calls them.
 
@@ -260,7 +265,7 @@ class Client(_Asking):
             Where the service is not to be reached, stays busy, or refuses.
         """
         return self._talk(
-            self._predict(dict(zip(ARGUMENTS, (text, image_path, tabular, subject, external_id), strict=True)))
+            self._predict(dict(zip(ARGUMENTS, (text, image_path, tabular, parts, subject, external_id), strict=True)))
         )
 
     def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Answered | BifocalError]:
@@ -326,12 +331,13 @@ class AsyncClient(_Asking):
         image_path: str | Path | None = None,
         tabular: Mapping[str, Any] | None = None,
         *,
+        parts: Mapping[str, Any] | None = None,
         subject: str | None = None,
         external_id: str | None = None,
     ) -> Answered:
         """As `Client.predict`."""
         return await self._talk(
-            self._predict(dict(zip(ARGUMENTS, (text, image_path, tabular, subject, external_id), strict=True)))
+            self._predict(dict(zip(ARGUMENTS, (text, image_path, tabular, parts, subject, external_id), strict=True)))
         )
 
     async def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Answered | BifocalError]:
@@ -392,6 +398,7 @@ class Remote:
         self.reads = frozenset([*policy["reads"], *NAMES])
         self.columns = frozenset(policy["columns"])
         self.modalities: list[str] = policy["modalities"]
+        self.forms: Mapping[str, str] = policy.get("forms", {})
         self.reads_words: bool = policy["reads_words"]
         self.binary = len(policy["classes"]) == 2
         self.identity = [policy["version"], policy["engine"]]
@@ -434,34 +441,55 @@ def _parts(rows: Sequence[Mapping[str, Any]], results: dict[int, Answered | Bifo
         yield part
 
 
-def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = set(row) - {*ARGUMENTS, "id"}
-    if unknown:
-        raise DataError(f"a row takes {', '.join(ARGUMENTS)}, found also {', '.join(sorted(unknown))}")
-    return {name: row[name] for name in ARGUMENTS if row.get(name) is not None}
-
-
 def _form(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A post as a form, which sends the picture as it is."""
-    given = _checked(row)
-    parts: list[tuple[str, Any]] = []
-    if (path := given.pop("image_path", None)) is not None:
-        parts.append(("image", ("picture", read_file(path), "application/octet-stream")))
-    if (record := given.pop("tabular", None)) is not None:
-        parts.append(("tabular", (None, json.dumps(dict(record)))))
-    parts += [(name, (None, _sendable(value))) for name, value in given.items()]
-    if not parts:
-        raise DataError("a post needs text, image_path or tabular; none was given")
-    return {"files": parts}
+    """A post as a form, which sends files as they are."""
+    given, names = _given(row)
+    sent: list[tuple[str, Any]] = []
+    others: dict[str, Any] = {}
+    for name, part in given.items():
+        form = inputs()[name].form if name in inputs() else None
+        if form == "file":
+            sent.append((name, ("file", read_file(part, inputs()[name]), "application/octet-stream")))
+        elif form == "record":
+            sent.append((name, (None, json.dumps(dict(part)))))
+        elif form == "words":
+            sent.append((name, (None, _sendable(part))))
+        else:
+            others[name] = _as_json(part)
+    sent += [(PARTS, (None, json.dumps(others)))] if others else []
+    if not sent:
+        raise DataError(f"a post needs {' or '.join(arguments())}; none was given")
+    return {"files": [*sent, *((name, (None, value)) for name, value in names.items())]}
 
 
 def _item(row: Mapping[str, Any]) -> dict[str, Any]:
-    given = _checked(row)
-    if (path := given.pop("image_path", None)) is not None:
-        given["image"] = base64.b64encode(read_file(path)).decode()
-    if "tabular" in given:
-        given["tabular"] = dict(given["tabular"])
-    return {name: _sendable(value) if isinstance(value, str) else value for name, value in given.items()}
+    """A post as JSON."""
+    given, names = _given(row)
+    item: dict[str, Any] = {}
+    for name, part in given.items():
+        if name not in inputs():
+            item.setdefault(PARTS, {})[name] = _as_json(part)
+        elif inputs()[name].is_file:
+            item[name] = base64.b64encode(read_file(part, inputs()[name])).decode()
+        else:
+            item[name] = _as_json(part)
+    return item | names
+
+
+def _given(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The parts of a row, and what the platform calls its author and the post."""
+    if unknown := set(row) - {*ARGUMENTS, "id"}:
+        raise DataError(f"a row takes {', '.join(ARGUMENTS)}, found also {', '.join(sorted(unknown))}")
+    return given_parts(row), {name: _sendable(row[name]) for name in NAMES if row.get(name) is not None}
+
+
+def _as_json(part: Any) -> Any:
+    """A part as JSON has it: of a file that a `Path` names its bytes in base64."""
+    if isinstance(part, Path | Picture):
+        return base64.b64encode(part.read_bytes() if isinstance(part, Path) else part.read()).decode()
+    if isinstance(part, Mapping):
+        return dict(part)
+    return _sendable(part) if isinstance(part, str) else part
 
 
 def _sendable(text: str) -> str:

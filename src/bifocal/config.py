@@ -340,6 +340,16 @@ class RobustnessConfig(Strict):
     """At most so many, drawn by the seed."""
 
 
+def part_name(plugin: str) -> str:
+    """What the part of a modality is called: as its file is, or as the class of an outside plug-in.
+
+    >>> part_name("image"), part_name("my_package.web:ShortLink")
+    ('image', 'short_link')
+    """
+    _, outside, name = plugin.partition(":")
+    return re.sub(r"(?<=.)(?=[A-Z])", "_", name).lower() if outside else plugin
+
+
 class RunConfig(Strict):
     """Everything a run depends on."""
 
@@ -364,6 +374,7 @@ class RunConfig(Strict):
     splits: SplitsConfig = SplitsConfig()
     shard_size: Annotated[int, Field(ge=1)] = 1000
     modalities: Annotated[list[str], Field(min_length=1)] = ["text", "image"]
+    """Files in ``modalities/``, or ``package.module:Class``, whose part is called as its class is: `part_name`."""
     experts: dict[str, ExpertConfig] = {}
     fusion: FusionConfig = FusionConfig()
     decide: DecideConfig = DecideConfig()
@@ -389,7 +400,7 @@ class RunConfig(Strict):
     @field_validator("modalities")
     @classmethod
     def _no_twins(cls, value: list[str]) -> list[str]:
-        if len(set(value)) != len(value):
+        if len({part_name(one) for one in value}) != len(value):
             raise ValueError(f"modalities {value} names one twice")
         return value
 
@@ -398,9 +409,9 @@ class RunConfig(Strict):
         places = ("experts", self.experts), ("fusion.read", self.fusion.read), ("lab.about", self.lab.about.contributes)
         for place, names in places:
             for name in names:
-                if name not in self.modalities:
+                if name not in self.parts:
                     raise ValueError(
-                        f"{place} names {name!r}, which is not among modalities; {nearest(name, self.modalities)}"
+                        f"{place} names {name!r}, which is not among modalities; {nearest(name, self.parts)}"
                     )
         return self
 
@@ -408,6 +419,11 @@ class RunConfig(Strict):
     def transcribers(self) -> dict[str, TranscriberConfig]:
         """Transcriber -> its settings, in the order of their blocks."""
         return {"ocr": self.ocr, **self.transcribe}
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Name of each modality -> its plug-in: the same, or ``package.module:Class`` as `modalities` has it."""
+        return {part_name(plugin): plugin for plugin in self.modalities}
 
     def expert(self, modality: str) -> ExpertConfig:
         """The expert of a modality, by default where the configuration is silent."""

@@ -7,7 +7,7 @@ A plug-in is one file in its folder, holding one class named after the file (``h
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import Field
+from dataclasses import Field, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
@@ -32,9 +32,61 @@ class Piece(NamedTuple):
     a picture; nothing where the name says it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Input:
+    """How one kind of part is given from outside: in Python, over HTTP, on a command line, in a table, on the page.
+
+    Attributes
+    ----------
+    form : {"words", "file", "record"}
+        What it is on its way: text; the bytes of a file, which Python, command lines and tables name by a path, JSON
+        holds in base64 and a form sends as a file; or columns and their values, a JSON object.
+    title : str
+        What the page calls it.
+    description : str
+        A sentence for the documentation of the HTTP API.
+    argument : str, optional
+        The argument of its own that `System.predict` and `bifocal.Client` have for it; None = it travels in their
+        ``parts`` under its name (command line: ``--part NAME=VALUE``; HTTP: the field ``parts``).
+    columns : tuple of str
+        What its column in a table is usually called; () = its name.
+    limit : int, optional
+        Characters, or bytes of a file, beyond which it is refused.
+    media_types : tuple of str
+        Of its files.
+    kept_as : str
+        The column of the decision log that holds it; ``parts`` is that of all which have none of their own.
+    place : int
+        Where it stands among the parts, wherever they are listed.
+    """
+
+    form: Literal["words", "file", "record"]
+    title: str
+    description: str
+    argument: str | None = None
+    columns: tuple[str, ...] = ()
+    limit: int | None = None
+    media_types: tuple[str, ...] = ()
+    kept_as: str = "parts"
+    place: int = 100
+
+    @property
+    def is_file(self) -> bool:
+        """Whether a source gives a reference in its place, which `Source.open` turns into bytes."""
+        return self.form == "file"
+
+
 @runtime_checkable
 class Modality(Protocol):
-    """How one kind of part is checked, packed, unpacked, blanked and corrupted (``modalities/<name>.py``)."""
+    """All that is known of one kind of part, in one file (``modalities/<name>.py``, or ``package.module:Class``).
+
+    Of ``package.module:Class`` the part is called as the class is, in lower case: ``Link`` is the part ``link``.
+    What only some kinds can is in protocols of their own: `EncodedAs`, `Sequential`, `Attackable`, `Occludable`,
+    `Convertible`.
+    """
+
+    input: ClassVar[Input]
+    """How it is given from outside."""
 
     @property
     def suffix(self) -> str:
@@ -44,8 +96,6 @@ class Modality(Protocol):
     """Name of its expert in every artifact: ``text_expert``, ``vision_expert``, ..."""
     encoder: ClassVar[str]
     """The encoder plug-in used where the configuration names none; ``auto`` = the best of all that read it."""
-    by_reference: ClassVar[bool]
-    """True where a part is a reference that `Source.open` turns into bytes; False where it is the value itself."""
 
     @property
     def lossless(self) -> bool:
@@ -60,12 +110,6 @@ class Modality(Protocol):
     def read(self, raw: Any) -> Any:
         """The canonical value of a raw part: the one function that packing and serving share. Raises `DataError`."""
 
-    def moments(self, raw: Any) -> Sequence[Any]:
-        """The canonical values of a raw part that shows several things in turn (frames); else what `read` gives.
-
-        Serving decides by the worst of them. Raises `DataError`.
-        """
-
     def pack(self, value: Any) -> bytes: ...
     def unpack(self, blob: bytes) -> Any: ...
 
@@ -73,15 +117,54 @@ class Modality(Protocol):
         """The value of an absent part; absent and ablated are the same thing."""
 
     def corrupt(self, value: Any, kind: str, severity: int, rng: np.random.Generator) -> Any:
-        """The value disturbed; ``kind`` is of `corruptions` (``severity`` 1..5) or `attacks`; others: `ConfigError`."""
+        """The value disturbed; ``kind`` is of `corruptions` (``severity`` 1..5) or, where it is `Attackable`, of its
+        ``attacks``; others: `ConfigError`."""
 
     corruptions: ClassVar[tuple[str, ...]]
     """What the lab disturbs inputs by."""
+
+
+@runtime_checkable
+class EncodedAs(Protocol):
+    """A modality whose values are read by the encoders of another: a link is read as a text is."""
+
+    encoded_as: ClassVar[str]
+    """The other modality."""
+
+
+@runtime_checkable
+class Sequential(Protocol):
+    """A modality whose raw part may show several things in turn (frames); serving decides by the worst of them."""
+
+    def moments(self, raw: Any) -> Sequence[Any]:
+        """Their canonical values; of one that shows a single thing, what `Modality.read` gives. Raises `DataError`."""
+
+
+@runtime_checkable
+class Attackable(Protocol):
+    """A modality that people alter to get a post past a model, or that platforms alter."""
+
     attacks: ClassVar[Mapping[str, tuple[int, ...]]]
-    """What people do to a part to get it past a model, or a platform does: kind -> its severities, of 1..5."""
+    """Kind, as `Modality.corrupt` knows it -> its severities, of 1..5."""
+
+
+@runtime_checkable
+class Convertible(Protocol):
+    """A modality of which the decision log keeps what is made of its value; of others, the part as it came."""
+
+    def keep(self, value: Any) -> Any:
+        """What is kept of a value: of a file bytes, else something JSON-able."""
+
+    def restore(self, kept: Any) -> Any:
+        """The value, or nearly so. Raises `DataError`."""
+
+
+@runtime_checkable
+class Occludable(Protocol):
+    """A modality whose values have pieces that can be hidden one by one, for `System.explain`."""
 
     def occlusions(self, value: Any, pieces: int | None = None) -> list[tuple[Piece, Any]]:
-        """The value with one piece hidden, for each piece that it has, in their order; for `System.explain`.
+        """The value with one piece hidden, for each piece that it has, in their order.
 
         ``pieces`` is the most it is cut into, where that is the modality's to choose; None = as suits it. Without a
         second piece there is none: to hide the only one is to leave the part out.

@@ -1,6 +1,8 @@
 """Every modality, found by its file, through one suite; a new one needs no entry here, but a raw sample helps."""
 
 import io
+import sys
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -9,11 +11,13 @@ from PIL import Image as Pillow
 
 from bifocal import plugins
 from bifocal.config import RunConfig, parse_config
-from bifocal.contracts import Modality, Piece
+from bifocal.contracts import Attackable, Convertible, Input, Modality, Occludable, Piece, Sequential
 from bifocal.errors import ConfigError, DataError
 from bifocal.modalities.image import worded
 
-NAMES = plugins.names("modalities")
+sys.path.append(str(Path(__file__).parents[2] / "examples" / "link"))
+NAMES = (*plugins.names("modalities"), "bifocal_link:Link")
+"""Those that come with Bifocal, and the one of the examples."""
 
 
 def _png():
@@ -26,6 +30,7 @@ def _png():
 RAW = {
     "text": "[OCR] one two three four five [/OCR] [CAP] six seven eight [/CAP] <lang=en>",
     "image": _png(),
+    "bifocal_link:Link": "https://www.Example.org/some/old/pages?who=me",
     "tabular": {
         " rooms": 3,
         "size": 52.5,
@@ -67,7 +72,7 @@ def test_the_protocol_is_fulfilled(modality):
     for attribute in (modality.suffix, modality.expert_name, modality.encoder):
         assert isinstance(attribute, str)
         assert attribute
-    assert isinstance(modality.by_reference, bool)
+    assert isinstance(modality.input, Input)
     assert isinstance(modality.lossless, bool)
     assert modality.expert_name.endswith("_expert")
     assert len(set(modality.corruptions)) == len(modality.corruptions) > 0
@@ -101,7 +106,7 @@ def test_reading_what_was_packed_changes_nothing(name, modality, value):
     if name not in RAW:
         pytest.skip("no raw sample")
     blob = modality.pack(value)
-    assert same(modality.read(blob if modality.by_reference else modality.unpack(blob)), value)
+    assert same(modality.read(blob if modality.input.is_file else modality.unpack(blob)), value)
 
 
 def test_facts_are_json_and_repeatable(name, modality):
@@ -133,6 +138,8 @@ def test_corruptions(name, modality, value):
 
 
 def test_attacks(name, modality, value):
+    if not isinstance(modality, Attackable):
+        pytest.skip("cannot be attacked")
     value = ATTACKED.get(name, lambda value: value)(value)
     for kind, severities in modality.attacks.items():
         assert severities and set(severities) <= set(range(1, 6))
@@ -156,6 +163,8 @@ def test_unknown_corruptions_are_refused(modality, value):
 
 @pytest.mark.parametrize("pieces", [None, 4])
 def test_occlusions_hide_one_piece_each_and_leave_the_value_alone(name, modality, value, pieces):
+    if not isinstance(modality, Occludable):
+        pytest.skip("has no pieces")
     before = modality.pack(value)
     hidden = modality.occlusions(value, pieces)
     assert modality.pack(value) == before, "the original was altered"
@@ -175,6 +184,29 @@ def test_occlusions_hide_one_piece_each_and_leave_the_value_alone(name, modality
 
 
 def test_what_has_no_second_piece_has_no_occlusions(modality):
+    if not isinstance(modality, Occludable):
+        pytest.skip("has no pieces")
     for _, covered in modality.occlusions(modality.blank()):
         assert same(covered, modality.blank())  # a blank picture has regions, and they hide nothing
     assert modality.occlusions(modality.blank(), 1) == []
+
+
+def test_what_shows_one_thing_is_one_moment(name, modality, value):
+    if not isinstance(modality, Sequential) or name not in RAW:
+        pytest.skip("shows one thing")
+    assert [same(moment, value) for moment in modality.moments(RAW[name])] == [True]
+
+
+def test_what_is_kept_gives_the_value_back(modality, value):
+    if not isinstance(modality, Convertible):
+        pytest.skip("is kept as it came")
+    assert same(modality.restore(modality.keep(value)), value)
+
+
+def test_inputs_name_arguments_and_columns_of_their_own():
+    inputs = [plugins.load("modalities", name).input for name in NAMES]
+    for attribute in ("argument", "title"):
+        found = [given for one in inputs if (given := getattr(one, attribute))]
+        assert len(set(found)) == len(found)
+    own = [one.kept_as for one in inputs if one.kept_as != "parts"]
+    assert len(set(own)) == len(own)

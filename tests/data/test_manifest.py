@@ -29,8 +29,8 @@ def picture_facts(blob):
 
 
 MODALITIES = {
-    "text": SimpleNamespace(by_reference=False, facts=text_facts),
-    "image": SimpleNamespace(by_reference=True, facts=picture_facts),
+    "text": SimpleNamespace(input=SimpleNamespace(is_file=False), facts=text_facts),
+    "image": SimpleNamespace(input=SimpleNamespace(is_file=True), facts=picture_facts),
 }
 
 
@@ -140,7 +140,9 @@ def test_a_text_of_signs_that_no_reader_sees_is_an_absent_part(write):
 
 
 def test_animated_pictures_are_counted(write):
-    moving = SimpleNamespace(by_reference=True, facts=lambda blob: {"frames": 3 if blob == b"moving.gif" else 1})
+    moving = SimpleNamespace(
+        input=SimpleNamespace(is_file=True), facts=lambda blob: {"frames": 3 if blob == b"moving.gif" else 1}
+    )
     rows = [row(0, parts={"image": "moving.gif"}), row(1, parts={"image": "still.gif"}), row(2, parts={"text": "a"})]
     assert write(rows, modalities={"image": moving})["animated"] == 1
 

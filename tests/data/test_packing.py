@@ -23,9 +23,11 @@ from bifocal.example import LABELS, Example, Taxonomy
 TAXONOMY = Taxonomy({"abuse_hate": LABELS["abuse_hate"]})
 MODALITIES = {
     "text": SimpleNamespace(
-        suffix="txt", by_reference=False, read=str, pack=str.encode, unpack=bytes.decode, blank=str
+        suffix="txt", input=SimpleNamespace(is_file=False), read=str, pack=str.encode, unpack=bytes.decode, blank=str
     ),
-    "image": SimpleNamespace(suffix="png", by_reference=True, read=bytes, pack=bytes, unpack=bytes, blank=bytes),
+    "image": SimpleNamespace(
+        suffix="png", input=SimpleNamespace(is_file=True), read=bytes, pack=bytes, unpack=bytes, blank=bytes
+    ),
 }
 SOURCE = SimpleNamespace(open=str.encode)
 ODD_IDS = ["img/01.png", "a.b.c", "../up", "😀 meme", "x" * 300, "%2E", "UPPER", "upper", " ", "é"]

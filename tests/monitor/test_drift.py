@@ -344,7 +344,7 @@ def test_posts_are_decided_on_first_and_the_decisions_kept(small_run, posts, tmp
 def test_the_reference_is_val(small_run, tmp_path):
     """Row by row, in the order of the shards."""
     from bifocal.data.shards import open_split
-    from bifocal.system.preparer import build_modalities
+    from bifocal.modalities import build_modalities
 
     space = Workspace.of(small_run)
     modalities = build_modalities(parse_config(read_json(space.record)["config"]))

@@ -41,7 +41,7 @@ def png(shade):
 
 def composed(config, text, **parts):
     """A post's text as the service keeps it."""
-    return Preparer(config, "caption").post(text, **parts).example.parts["text"]
+    return Preparer(config, "caption").post({"text": text, **parts}).example.parts["text"]
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import io
 import json
 import pickle
 
@@ -158,10 +157,10 @@ def test_a_blank_picture_explains_nothing_by_its_regions(system, tmp_path):
 
 def test_an_explanation_made_a_few_passes_at_a_time_is_the_same(system, picture):
     from bifocal.system.explain import Covered, explain, explained, joined
-    from bifocal.system.preparer import Preparer, read_file
+    from bifocal.system.preparer import Preparer
 
     preparer = Preparer(system.config, system.text_role)
-    post = preparer.post(WORDS, read_file(picture))
+    post = preparer.post({"text": WORDS, "image": picture.read_bytes()})
     covered = Covered.of(system, post, 3)
     assert len(covered) == 10
     lots = [pickle.loads(pickle.dumps(system.engine.evidence(covered.versions(i, i + 4)))) for i in range(0, 10, 4)]
@@ -174,13 +173,13 @@ def test_an_explanation_made_a_few_passes_at_a_time_is_the_same(system, picture)
 
 def test_a_post_that_was_kept_is_explained_as_it_was_decided(system, picture):
     from bifocal.system.explain import explain
-    from bifocal.system.preparer import Preparer, read_file
+    from bifocal.system.preparer import Preparer
 
     preparer = Preparer(system.config, system.text_role)
-    post = preparer.post(WORDS, read_file(picture))
-    shown = io.BytesIO()
-    post.views[0]["image"].save(shown, "PNG")
-    kept = preparer.kept(post.example.parts["text"], shown.getvalue(), None)
+    post = preparer.post({"text": WORDS, "image": picture.read_bytes()})
+    columns = preparer.keep(post)
+    assert columns.keys() == {"text", "picture"} and columns["text"] == post.example.parts["text"]
+    kept = preparer.kept(columns)
     assert explain(system, kept, 2).score == pytest.approx(explain(system, post, 2).score, abs=1e-5)
     with pytest.raises(DataError, match="nothing is kept"):
-        preparer.kept(None, None, {"a": 1})
+        preparer.kept({"text": None, "picture": None, "tabular": {"a": 1}})

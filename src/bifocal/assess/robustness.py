@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..config import RobustnessConfig
-from ..contracts import Reporter
+from ..contracts import Attackable, Reporter
 from ..data.compose import PICTURE, TEXT, recomposed
 from ..data.shards import Split, open_split
 from ..diagnose.ablation import permuted
@@ -92,9 +92,14 @@ def robustness(
     return space.robustness
 
 
+def attacks_on(modality: Modality) -> Mapping[str, tuple[int, ...]]:
+    """Kind -> its severities; none of a modality that is not `Attackable`."""
+    return modality.attacks if isinstance(modality, Attackable) else {}
+
+
 def known_attacks(modalities: Mapping[str, Modality]) -> list[str]:
     """The attacks that can be made on a run with these parts."""
-    return list(dict.fromkeys([*(kind for m in modalities.values() for kind in m.attacks), *PART]))
+    return list(dict.fromkeys([*(kind for m in modalities.values() for kind in attacks_on(m)), *PART]))
 
 
 def check_attacks(settings: RobustnessConfig, modalities: Mapping[str, Modality]) -> None:
@@ -154,9 +159,10 @@ def attack_run(
 def _tried(system: System, settings: RobustnessConfig) -> Iterator[tuple[str, str, int]]:
     for name, modality in system.modalities.items():
         for kind in dict.fromkeys(settings.attacks):
-            for severity in modality.attacks.get(kind, ()):
+            severities = attacks_on(modality).get(kind, ())
+            for severity in severities:
                 # One that has no degrees is made whatever severities are asked for.
-                if severity in settings.severities or len(modality.attacks[kind]) == 1:
+                if severity in settings.severities or len(severities) == 1:
                     yield name, kind, severity
             if kind in PART:
                 yield name, kind, 1

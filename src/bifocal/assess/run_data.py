@@ -21,8 +21,8 @@ from ..fit.candidates import candidates
 from ..fit.evidence import Progress, evidence_of
 from ..fit.expert import load_expert
 from ..fit.fusion import MODEL, fusion_parameters, load_fusion
+from ..modalities import build_modalities
 from ..sources import build_source, taxonomy_of
-from ..system.preparer import build_modalities
 from ..system.system import load_policy
 from ..workspace import Workspace, read_json
 from .predictions import Predictions

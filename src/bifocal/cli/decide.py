@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import ConfigError
-from .options import AllowPlugin, Force, Json, Quiet, RunFolder, StrictParity
+from .options import AllowPlugin, Force, Json, Part, Quiet, RunFolder, StrictParity
 
 Text = Annotated[str | None, typer.Option("--text", "-t", help="The post's text.")]
 Image = Annotated[Path | None, typer.Option("--image", "-i", help="The post's picture.")]
@@ -23,6 +24,7 @@ def predict(
     text: Text = None,
     image: Image = None,
     tabular: Tabular = None,
+    part: Part = None,
     strict_parity: StrictParity = False,
     allow_plugin: AllowPlugin = None,
     as_json: Json = False,
@@ -34,7 +36,8 @@ def predict(
 
     record = None if tabular is None else read_mapping(tabular, "--tabular")
     system = load(run_folder, strict_parity=strict_parity, allow_plugins=allow_plugin or ())
-    print_decision(system.predict(text=text, image_path=image, tabular=record), as_json)
+    parts = _parts(part, system.forms)
+    print_decision(system.predict(text=text, image_path=image, tabular=record, parts=parts), as_json)
 
 
 def explain(
@@ -42,6 +45,7 @@ def explain(
     text: Text = None,
     image: Image = None,
     tabular: Tabular = None,
+    part: Part = None,
     grid: Annotated[int, typer.Option(help="Regions along each side of the picture.")] = 7,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write the page, heat map and JSON there.")
@@ -58,13 +62,29 @@ def explain(
 
     record = None if tabular is None else read_mapping(tabular, "--tabular")
     system = load(run_folder, strict_parity=strict_parity, allow_plugins=allow_plugin or ())
-    explanation = system.explain(text=text, image_path=image, tabular=record, grid=grid)
+    parts = _parts(part, system.forms)
+    explanation = system.explain(text=text, image_path=image, tabular=record, parts=parts, grid=grid)
     written = {}
     if output is not None:
         from ..report.explanation import write_explanation
 
         written = write_explanation(explanation, output, force=force)
     print_explanation(explanation, written, as_json)
+
+
+def _parts(given: list[str] | None, forms: Mapping[str, str]) -> dict[str, Any]:
+    """What stands after ``--part``; records as JSON or YAML. Raises `ConfigError`."""
+    from ..config import read_mapping
+
+    parts: dict[str, Any] = {}
+    for one in given or ():
+        name, equals, value = one.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--part takes NAME=VALUE, such as link=https://example.org, found {one!r}")
+        if name in parts:
+            raise ConfigError(f"--part {name} is given twice")
+        parts[name] = read_mapping(value, f"--part {name}") if forms.get(name) == "record" else value
+    return parts
 
 
 def score(

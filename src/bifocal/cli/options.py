@@ -30,6 +30,10 @@ StrictParity = Annotated[
         help="Refuse a bundle that decides otherwise here than where it was exported; else a warning.",
     ),
 ]
+Part = Annotated[
+    list[str] | None,
+    typer.Option("--part", metavar="NAME=VALUE", help="Any other part: words, a file's path, or JSON; repeatable."),
+]
 AllowPlugin = Annotated[
     list[str] | None,
     typer.Option(

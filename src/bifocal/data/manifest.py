@@ -215,7 +215,7 @@ def _check_fields(row: Example, taxonomy: Taxonomy) -> None:
 def _facts(name: str, modality: Modality, raw: Any, source: Source, seen: list[Entry]) -> dict[str, Any]:
     """The facts of a part; what was read for them, or sought, is noted in ``seen``."""
     try:
-        return modality.facts(_opened(raw, source, seen) if modality.by_reference else raw)
+        return modality.facts(_opened(raw, source, seen) if modality.input.is_file else raw)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
 

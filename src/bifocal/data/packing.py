@@ -101,7 +101,7 @@ def _sample(
             continue
         raw = example.parts[name]
         try:
-            sample[modality.suffix] = modality.pack(modality.read(source.open(raw) if modality.by_reference else raw))
+            sample[modality.suffix] = modality.pack(modality.read(source.open(raw) if modality.input.is_file else raw))
         except DataError as error:
             raise DataError(f"example {example.id!r}, {name}: {error}; run the step `manifest` again") from error
     record = SampleRecord(id=example.id, labels=example.labels, group=example.group, present=present, meta=example.meta)

@@ -68,7 +68,7 @@ def write_splits(
     brought: list[list[str]] = []
     unread = 0
     for example in labelled(space, source, config):
-        parts = [name for name in config.modalities if name in example.parts]
+        parts = [name for name in config.parts if name in example.parts]
         if not parts:
             unread += 1
             continue
@@ -82,7 +82,7 @@ def write_splits(
         sources.append(example.meta.get("source"))
     if not ids:
         raise DataError(
-            f"no row of the source bears both a {config.label} label and one of {', '.join(config.modalities)}: "
+            f"no row of the source bears both a {config.label} label and one of {', '.join(config.parts)}: "
             "set another `label` or `modalities`, or name a labelled source"
         )
     groups = duplicate_groups(ids, texts, hashes, own)

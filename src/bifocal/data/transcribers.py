@@ -71,7 +71,7 @@ def active_transcribers(config: RunConfig) -> list[ActiveTranscriber]:
     found: dict[str, ActiveTranscriber] = {}
     for name, settings in config.transcribers.items():
         setting = f"transcribe.{name}" if name in config.transcribe else name
-        used = settings if TEXT in config.modalities else settings.model_copy(update={"when": "never"})
+        used = settings if TEXT in config.parts else settings.model_copy(update={"when": "never"})
         transcriber: Transcriber = plugins.load("transcribers", name).from_config(settings)
         block = transcriber.block
         if not re.fullmatch(BLOCK_NAME, block) or block == CAPTION:

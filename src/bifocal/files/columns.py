@@ -44,6 +44,8 @@ class Columns(Strict):
         The column of the picture's path.
     tabular : list of str or "rest"
         Columns of the tabular part; ``rest`` = all that have a name, no other role, and are not in ``drop``.
+    parts : dict
+        Any other part -> its column.
     labels : dict
         Label -> column, or `LabelMap`. (In Python the field is ``label_maps``: `labels` gives the taxonomy.)
     group : str, optional
@@ -65,6 +67,7 @@ class Columns(Strict):
     text: str | list[str] | None = None
     image: str | None = None
     tabular: list[str] | Literal["rest"] = Field(default=[])
+    parts: dict[str, str] = Field(default={})
     label_maps: dict[str, LabelMap] = Field(default={}, alias="labels")
     group: str | None = None
     split: str | None = None
@@ -93,6 +96,7 @@ class Columns(Strict):
             "text": self._texts(),
             "image": self._images(),
             "tabular": self._tabulars(),
+            **{f"parts.{part}": [column] for part, column in self.parts.items()},
         }
         for option, columns in fed.items():
             for name, spec in self.label_maps.items():
@@ -118,6 +122,7 @@ class Columns(Strict):
     def _needed(self) -> tuple[dict[str, str], dict[str, str]]:
         """Columns that must stand in every table, and those that must stand in one; column -> option."""
         each = dict.fromkeys(self._tabulars(), "tabular") | dict.fromkeys(self._texts(), "text")
+        each |= {column: f"parts.{part}" for part, column in self.parts.items()}
         each |= dict.fromkeys(self._images(), "image") | ({self.id: "id"} if self.id else {})
         once = {column: role for role, column in (("group", self.group), ("split", self.split)) if column}
         once |= dict.fromkeys(self.drop, "drop")
@@ -155,7 +160,7 @@ class Columns(Strict):
 
     def check_parts(self, columns: Iterable[str]) -> None:
         """Refuse options that leave every row without a part. Raises `DataError`, naming the columns there are."""
-        if columns and not (self._texts() or self._images() or self.tabular):
+        if columns and not (self._texts() or self._images() or self.tabular or self.parts):
             there = listed(sorted(columns))
             raise DataError(f"the source names no text, image or tabular column, and one is needed; columns: {there}")
 
@@ -218,6 +223,10 @@ class Columns(Strict):
         cells = {c: None if is_nothing(value, self.missing) else plain(value) for c, value in found.items()}
         if any(cell is not None for cell in cells.values()):
             parts["tabular"] = cells
+        for part, column in self.parts.items():
+            cell = plain(row[column]) if isinstance(row.get(column), Mapping) else word(row, column)
+            if cell is not None and not is_nothing(cell, self.missing):
+                parts[part] = cell
         return parts
 
     def _split(self, row: Row, otherwise: Split | None) -> Split | None:
@@ -240,7 +249,7 @@ class Columns(Strict):
     @cached_property
     def named(self) -> frozenset[str]:
         """The columns that the options name."""
-        parts = (*self._texts(), *self._images(), *self._tabulars())
+        parts = (*self._texts(), *self._images(), *self._tabulars(), *self.parts.values())
         roles = {self.id, self.group, self.split, *parts, *self.drop}
         return frozenset(role for role in roles if role) | {spec.column for spec in self.label_maps.values()}
 

@@ -10,14 +10,12 @@ from typing import Any
 from ..config import at_home
 from ..errors import ConfigError, DataError, listed
 from ..example import Rejected, is_nothing
+from ..modalities import PARTS, inputs
 from .columns import Columns, plain, word
 from .decoding import decoded, known_encoding
 from .delimited import other_delimiter
 from .folders import Files, Picture
 from .tables import DELIMITERS, is_table, read_rows
-
-PICTURES = ("image_path", "img", "image")
-"""Columns that hold a picture's path, whatever the run's source calls them."""
 
 NAMES = ("subject", "external_id")
 """Columns that hold the author of a post and the post, as the platform calls them; a service reads them."""
@@ -36,17 +34,16 @@ class Posts:
     Parameters
     ----------
     parts : collection of str
-        The parts that the run reads: ``text``, ``image``, ``tabular``; and those of `NAMES` that are wanted.
+        The parts that the run reads, and those of `NAMES` that are wanted.
     record : collection of str
         The columns of the tabular part; none of them is taken for another part but by the run's own source.
     options : mapping
         Of the run's source.
-
-    Attributes
-    ----------
     images : Path, optional
         Where the pictures are looked up. By default where the run looks up its own, if the table lies below its root;
         then in the folder that the run's source calls ``images``, and the table's own.
+    forms : mapping
+        How each part is given (`bifocal.contracts.Input`), of those that do not come with Bifocal.
 
     Attributes
     ----------
@@ -60,8 +57,10 @@ class Posts:
         record: Collection[str],
         options: Mapping[str, Any],
         images: Path | None = None,
+        forms: Mapping[str, str] | None = None,
     ):
         self.parts = parts
+        self.others = {name: form for name, form in (forms or {}).items() if name in parts and name not in inputs()}
         self.record = record
         self.images = images
         members = options["sources"] if isinstance(options.get("sources"), list) else [options]
@@ -70,6 +69,8 @@ class Posts:
             role: [names for member in members if (names := _names(member.get(role)))]
             for role in ("id", "text", "image")
         }
+        named = [member["parts"] for member in members if isinstance(member.get("parts"), Mapping)]
+        self._own |= {part: [own for one in named if (own := _names(one.get(part)))] for part in self.others}
         self.brought: set[str] = set()
         self.notes: dict[str, None] = {}
         self._seen: dict[str, None] = {}
@@ -110,9 +111,7 @@ class Posts:
             self._seen.update(dict.fromkeys(row))
             post = self._post(row, str(number), source, places)
             if first and not self.brought:
-                needed = [
-                    name for part in ("text", "image", "tabular") if part in self.parts for name in self.names(part)
-                ]
+                needed = [name for part in (*inputs(), *self.others) if part in self.parts for name in self.names(part)]
                 raise DataError(
                     f"{path} has the columns {listed(list(row))}; at least one of {listed(needed)} is needed"
                 )
@@ -122,7 +121,9 @@ class Posts:
         self, row: Mapping[str, Any], number: str, source: Mapping[str, Any], places: tuple[Files, ...]
     ) -> tuple[str, Post | DataError]:
         texts = self._texts(row) if "text" in self.parts else []
-        pictures = self._usable([*self._named("image"), *PICTURES], row) if "image" in self.parts else []
+        pictures = (
+            self._usable([*self._named("image"), *inputs()["image"].columns], row) if "image" in self.parts else []
+        )
         named = self._usable([name for name in NAMES if name in self.parts], row)
         cells = [column for column in row if column in self.record]
         nested = row.get("tabular") if "tabular" in self.parts and "tabular" not in self.record else None
@@ -133,15 +134,21 @@ class Posts:
         columns = Columns(id=filled[0] if filled else None, text=texts, tabular=cells, **words)
         read = columns.example({c: row[c] for c in {*names, *texts, *cells}}, "", number, None, {})
 
+        others = {part: self._usable([*self._named(part), part], row)[:1] for part in self.others}
         self._read.update(
-            names, named, texts, pictures, cells, record, ["tabular"] if isinstance(nested, Mapping) else []
-        )
-        found = {"text": texts, "image": pictures, "tabular": cells or isinstance(nested, Mapping)}
+            names, named, texts, pictures, cells, record, ["tabular"] if isinstance(nested, Mapping) else [],
+            *others.values(),
+        )  # fmt: skip
+        found = {"text": texts, "image": pictures, "tabular": cells or isinstance(nested, Mapping), **others}
         self.brought.update(part for part, there in found.items() if there)
         if isinstance(read, Rejected):
             return read.id or number, DataError(read.reason)
         try:
             called = {name: None if is_nothing(row[name], columns.missing) else word(row, name) for name in named}
+            more = {
+                part: self._other(part, row[name], columns.missing, places)
+                for part, (name,) in ((part, found) for part, found in others.items() if found)
+            }
         except DataError as error:
             return read.id, error
         shown = [row[column] for column in pictures if row[column] and not is_nothing(row[column], columns.missing)]
@@ -151,8 +158,19 @@ class Posts:
             "text": read.parts.get("text"),
             "image_path": Picture(places, image.strip()) if isinstance(image, str) else image,
             "tabular": {**record, **read.parts.get("tabular", {})} or None,
+            **({PARTS: more} if more else {}),
             **called,
         }
+
+    def _other(self, part: str, cell: Any, missing: Collection[str], places: tuple[Files, ...]) -> Any:
+        """A cell of a part that does not come with Bifocal; None where nothing stands in it. Raises `DataError`."""
+        if self.others[part] == "record":
+            record = plain(cell)
+            return record if isinstance(record, Mapping) else None
+        words = word({part: cell}, part)
+        if words is None or is_nothing(words, missing):
+            return None
+        return Picture(places, words.strip()) if self.others[part] == "file" else words
 
     def _texts(self, row: Mapping[str, Any]) -> list[str]:
         """The columns that the source joins, where all are there; else ``text``; else what there is of the former."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .. import plugins
 from ..config import ExpertConfig
+from ..contracts import EncodedAs
 from ..errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -26,17 +27,18 @@ def candidates(config: ExpertConfig, modality_name: str, modality: Modality) -> 
         Where it reads another modality, or lacks an option or ``tune``.
     """
     name = config.encoder or modality.encoder
+    kind = modality.encoded_as if isinstance(modality, EncodedAs) else modality_name
     if name != AUTO:
         found: type[Encoder] = plugins.load("encoders", name)
-        if found.modality != modality_name:
+        if found.modality != kind:
             raise ConfigError(
-                f"experts.{modality_name}.encoder = {name!r} reads {found.modality}, not {modality_name}; "
+                f"experts.{modality_name}.encoder = {name!r} reads {found.modality}, not {kind}; "
                 f"leave it out for {modality.encoder!r}"
             )
         plugins.options("encoder", name, config.options, found.settings)
         return [config.model_copy(update={"encoder": name}).with_tune(found.tunes)]
     known = {n: plugins.load("encoders", n) for n in plugins.names("encoders")}
-    known = {n: found for n, found in known.items() if found.modality == modality_name}
+    known = {n: found for n, found in known.items() if found.modality == kind}
     if not known:
         raise ConfigError(
             f"no encoder that comes with Bifocal reads {modality_name}: name one in experts.{modality_name}.encoder"

@@ -58,9 +58,9 @@ def lab(config: RunConfig | str | Path, *, root: str | Path = "runs", reporter: 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     config = config if isinstance(config, RunConfig) else load_config(config)
     reporter = reporter or Reporter()
-    if len(config.modalities) < 2:
+    if len(config.parts) < 2:
         raise ConfigError(
-            f"the lab compares a fusion with its modalities alone, and modalities = {config.modalities} has one; "
+            f"the lab compares a fusion with its modalities alone, and modalities = {list(config.parts)} has one; "
             "name two or more"
         )
     # First the splits alone: what is wrong with them is told before experts are trained for hours.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 from PIL import ExifTags, ImageEnhance, ImageFilter, ImageOps, ImageStat
 from PIL import Image as Pillow
 
-from ..contracts import Piece
+from ..contracts import Input, Piece
 from ..errors import ConfigError, PictureError, extras_named, nearest
 from ._metadata import jpeg_closings, without_metadata
 from ._picture_attacks import ATTACKS, WORDS
@@ -34,6 +34,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What Pillow may try (EPS, for one, would reach Ghostscript). A phone's multi-picture JPEG opens as JPEG."""
 MAX_PIXELS = 50_000_000
 """More than any phone takes by default; a few bytes may claim far more, so the header is asked before decoding."""
+MAX_BYTES = 50 * 2**20
+"""Of a file: a larger one is refused before it is read."""
 FRAMES = 8
 """Frames of an animation that are looked at."""
 MAX_ANIMATION_PIXELS = 1_000_000_000
@@ -166,9 +168,19 @@ def picture_hash(picture: Picture) -> tuple[str, int]:
 class Image:
     """The image part; its value is a 384x384 RGB picture."""
 
+    input: ClassVar[Input] = Input(
+        form="file",
+        title="Picture",
+        description="The picture file, in base64.",
+        argument="image_path",
+        columns=("image_path", "img", "image"),
+        limit=MAX_BYTES,
+        media_types=tuple(f"image/{form.lower()}" for form in FORMATS),
+        kept_as="picture",
+        place=1,
+    )
     expert_name: ClassVar[str] = "vision_expert"
     encoder: ClassVar[str] = "hf_image"
-    by_reference: ClassVar[bool] = True
     corruptions: ClassVar[tuple[str, ...]] = ("blur", "jpeg", "noise", "occlusion", "contrast")
     attacks: ClassVar[Mapping[str, tuple[int, ...]]] = {
         **dict.fromkeys(("jpeg", "blur", "noise"), (1, 2, 3, 4, 5)),
@@ -264,6 +276,16 @@ class Image:
 
     def unpack(self, blob: bytes) -> Picture:
         return decode(blob)
+
+    def keep(self, value: Picture) -> bytes:
+        """A PNG of ours; never the bytes that came."""
+        buffer = io.BytesIO()
+        value.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def restore(self, kept: bytes) -> Picture:
+        """As the expert saw it. Raises `PictureError` as `decode` does."""
+        return decode(kept)
 
     def blank(self) -> Picture:
         """A white square; the presence mask, never the pixels, says that a picture is absent."""

@@ -7,7 +7,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from ..contracts import Piece
+from ..contracts import Input, Piece
 from ..errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
@@ -48,13 +48,19 @@ def as_number(cell: Cell) -> float | None:
 class Tabular:
     """The tabular part; its value is the record itself, its names and strings stripped."""
 
+    input: ClassVar[Input] = Input(
+        form="record",
+        title="Record",
+        description="Column -> value of the post's record.",
+        argument="tabular",
+        kept_as="tabular",
+        place=2,
+    )
     suffix: ClassVar[str] = "tab.json"
     expert_name: ClassVar[str] = "tabular_expert"
     encoder: ClassVar[str] = "auto"
-    by_reference: ClassVar[bool] = False
     lossless: ClassVar[bool] = True
     corruptions: ClassVar[tuple[str, ...]] = ("missing", "noise", "unseen")
-    attacks: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Self:
@@ -86,9 +92,6 @@ class Tabular:
     def read(self, raw: Mapping[str, Cell]) -> Record:
         """The record with names and strings stripped; an empty string, NaN and `NOTHING` are None: a missing cell."""
         return {_settled(name): _plain(cell) for name, cell in raw.items()}
-
-    def moments(self, raw: Mapping[str, Cell]) -> list[Record]:
-        return [self.read(raw)]
 
     def pack(self, value: Record) -> bytes:
         return json.dumps(value, sort_keys=True, allow_nan=False).encode()

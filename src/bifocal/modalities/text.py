@@ -7,7 +7,7 @@ import unicodedata
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from ..contracts import Piece
+from ..contracts import Input, Piece
 from ..errors import ConfigError, DataError, nearest
 from ._disguises import as_displayed, one_script, unspaced
 from ._text_attacks import ATTACKS
@@ -226,10 +226,18 @@ def without_forged(text: str, blocks: Collection[str]) -> str:
 class Text:
     """The text part; its value is the composed string."""
 
+    input: ClassVar[Input] = Input(
+        form="words",
+        title="Text",
+        description="As the run's texts were: the post's words, or a transcript.",
+        argument="text",
+        limit=MAX_CHARACTERS,
+        kept_as="text",
+        place=0,
+    )
     suffix: ClassVar[str] = "txt"
     expert_name: ClassVar[str] = "text_expert"
     encoder: ClassVar[str] = "hf_text"
-    by_reference: ClassVar[bool] = False
     lossless: ClassVar[bool] = True
     corruptions: ClassVar[tuple[str, ...]] = ("typos", "word_drop", "truncation")
     attacks: ClassVar[Mapping[str, tuple[int, ...]]] = dict.fromkeys((*ATTACKS, "typos", "truncation"), (1, 2, 3, 4, 5))
@@ -249,9 +257,6 @@ class Text:
     def read(self, raw: str) -> str:
         """The text as it is: composing needs the picture's words too, and has been done by ``data/compose.py``."""
         return raw
-
-    def moments(self, raw: str) -> list[str]:
-        return [self.read(raw)]
 
     def pack(self, value: str) -> bytes:
         return value.encode()

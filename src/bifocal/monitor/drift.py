@@ -89,7 +89,7 @@ def watch(
         decisions = output.with_name(f"{output.stem}_decisions.jsonl")
         system = System.load(folder, allow_plugins=allow_plugins)
         score_file(system, new, decisions, batch_size=batch_size, progress=progress, note=note or told.append)
-    table = Decisions(decisions, policy, config.modalities)
+    table = Decisions(decisions, policy, list(config.parts))
     decided = table.read()
     found = {
         "run": reference.run,
@@ -112,7 +112,7 @@ def watch(
             "compared": len(reference.scores),
         },
         "rule": rule.model_dump(),
-        **_measure(reference, decided, policy, config.modalities, rule, binary, config.seed),
+        **_measure(reference, decided, policy, list(config.parts), rule, binary, config.seed),
         "seed": config.seed,
         "versions": {**policy.versions, "bifocal": __version__},
     }

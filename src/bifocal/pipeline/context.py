@@ -14,8 +14,8 @@ from ..config import ExpertConfig, RunConfig
 from ..contracts import Reporter
 from ..data.transcribers import ActiveTranscriber, active_transcribers
 from ..example import Label, Taxonomy
+from ..modalities import build_modalities
 from ..sources import build_source, taxonomy_of
-from ..system.preparer import build_modalities
 from ..workspace import RunRecord, Workspace
 from .checks import check_decide, check_plugins, label_of
 
@@ -63,7 +63,7 @@ class Context:
         label, record = label_of(config.label, taxonomy, source), RunRecord(space.record)
         check_decide(config.decide, config.label, label)
         candidates = check_plugins(config, modalities)
-        check_slices(config.slices, label, config.modalities)
+        check_slices(config.slices, label, list(config.parts))
         used = active_transcribers(config)
         return cls(config, space, reporter, modalities, source, taxonomy, label, candidates, used, allowed, record)
 

@@ -20,6 +20,7 @@ from ..data.manifest import read_manifest, write_manifest
 from ..data.splits import leaking_rows
 from ..errors import ConfigError
 from ..example import LABELS, SPLITS, Example, Taxonomy
+from ..modalities import every_modality
 from ..modalities.text import clean
 from ..models.columns import CellCounts, described
 from ..models.tabular import TabularOptions, summary_of
@@ -77,7 +78,7 @@ def inspect(
     """
     source = build_source(config.source)
     taxonomy = taxonomy_of(source)
-    modalities = {name: plugins.load("modalities", name).from_config(config) for name in plugins.names("modalities")}
+    modalities = every_modality(config)
     with TemporaryDirectory(prefix="bifocal-inspect-") as place:
         manifest, quarantine = (Path(place) / name for name in ("manifest", "quarantine"))
         counts = write_manifest(

@@ -23,7 +23,7 @@ def write_example(space: Workspace, split: Split, modalities: Mapping[str, Modal
     result: dict[str, Any] = {"id": posted.id}
     for name, part in posted.parts.items():
         modality = modalities.get(name)
-        if modality is not None and modality.by_reference:
+        if modality is not None and modality.input.is_file:
             path = space.report / f"example.{modality.suffix}"
             with atomic(path, "wb") as f:
                 f.write(modality.pack(split.values(name)[row]))

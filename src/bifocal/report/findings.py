@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..assess.predictions import MAJORITY
-from ..config import ThresholdConfig
+from ..config import ThresholdConfig, part_name
 from ..decide.calibrators import formula
 from ..decide.thresholds import described
 from ..errors import RunError
@@ -75,7 +75,7 @@ def findings(folder: str | Path) -> dict[str, Any]:
             "binary": label.binary,
         },
         "source": record["config"]["source"]["kind"],
-        "modalities": record["config"]["modalities"],
+        "modalities": [part_name(plugin) for plugin in record["config"]["modalities"]],
         "headline": {"model": main, "metric": metric, "split": tested, **said["calibrated"][metric]}
         | {"n": said["n"], "positives": said["positives"]},
         "gain": results.get("gain"),

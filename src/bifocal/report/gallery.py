@@ -27,7 +27,7 @@ def write_gallery(space: Workspace, split: Split, modalities: Mapping[str, Modal
     rows = {id: row for row, id in enumerate(split.ids)}
     index: dict[str, str] = {}
     for name, modality in modalities.items():
-        if not modality.by_reference:
+        if not modality.input.is_file:
             continue
         for id in ids:
             if id in index or not split.present[name][rows[id]]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import plugins
 from ..errors import RunError, nearest
+from ..modalities import PARTS, argument_of, inputs
 from ..workspace import Workspace, atomic, read_json
 from . import markdown as words
 from .findings import findings
@@ -167,13 +167,16 @@ def _label(label: Mapping[str, Any]) -> str:
 
 
 def _with_bifocal(facts: Mapping[str, Any]) -> list[str]:
-    parts = [f"{m}_path" if plugins.load("modalities", m).by_reference else m for m in facts["modalities"]]
+    known = [m for m in facts["modalities"] if m in inputs()]
+    others = [repr(m) for m in facts["modalities"] if m not in known]
+    parts = [f"{argument_of(m)}=…" for m in known]
+    parts += [f"{PARTS}={{{', '.join(f'{m}: …' for m in others)}}}"] if others else []
     return [
         "```python",
         "import bifocal",
         "",
         f'system = bifocal.load("runs/{facts["run"]}")  # experts, fusion, calibration and thresholds together',
-        f"system.predict({', '.join(f'{part}=…' for part in parts)})",
+        f"system.predict({', '.join(parts)})",
         "```",
         "",
     ]

@@ -63,9 +63,9 @@ class Explanations:
         with self.places.take():
             decoders = self.loaded().decoders
             if isinstance(post, Original):
-                packed = await decoders.kept(post.text, post.picture, post.tabular)
+                packed = await decoders.kept(post.columns)
             else:
-                packed = (await decoders.prepare(post.text, post.picture, post.tabular)).post
+                packed = (await decoders.prepare(post.parts)).post
             try:
                 async with asyncio.timeout(EXPLAIN_S), self.making:
                     try:

@@ -190,7 +190,7 @@ def write_list(places: Sequence[Path], out: Path, *, as_they_are: bool = False, 
         Where a place is missing, or no file is a picture; nothing is written then.
     """
     from ..decide.policy import now
-    from ..modalities.image import decode
+    from ..modalities.image import Image, decode
     from ..system.preparer import read_file
     from ..workspace import atomic, check_replaceable
 
@@ -205,7 +205,7 @@ def write_list(places: Sequence[Path], out: Path, *, as_they_are: bool = False, 
             if path.is_dir():
                 continue
             try:
-                pdq, quality = picture_hash(decode(read_file(path)))
+                pdq, quality = picture_hash(decode(read_file(path, Image.input)))
             except DataError:
                 skipped.append(path.name)
                 continue

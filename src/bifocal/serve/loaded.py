@@ -9,15 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from ..data.compose import TEXT
 from ..decide.policy import Band, Policy, pattern_of, patterns
 from ..errors import BifocalError, DataError, RunError
+from ..modalities import build_modalities, inputs_of
 from ..system.bundle import REFERENCE
-from ..system.preparer import build_modalities
 from ..workspace import read_json
 from .settings import ServeConfig
 from .workers.processes import Decoders, Description, Model, Preparation, Source
 
 if TYPE_CHECKING:
+    from ..contracts import Input
     from ..system.decision import Decision
     from ..system.preparer import Packed
 
@@ -83,7 +85,7 @@ class Loaded:
 
     async def try_decoders(self, count: int) -> None:
         """Prepare a post in every decoder, so that what they lack is told at the start."""
-        tries = (self.decoders.prepare("words", None, None) for _ in range(count))
+        tries = (self.decoders.prepare({TEXT: "words"}) for _ in range(count))
         for found in await asyncio.gather(*tries, return_exceptions=True):
             if isinstance(found, BaseException) and not isinstance(found, DataError):
                 raise found
@@ -106,6 +108,11 @@ class Loaded:
                 workers.close()
 
     @property
+    def inputs(self) -> dict[str, Input]:
+        """How each part is given, those of the run that do not come with Bifocal last."""
+        return inputs_of(build_modalities(self.about.config))
+
+    @property
     def expert_names(self) -> dict[str, str]:
         """Modality -> the name of its expert."""
         return {name: m.expert_name for name, m in build_modalities(self.about.config).items()}
@@ -113,7 +120,7 @@ class Loaded:
     @property
     def patterns(self) -> list[str]:
         """What posts may bring."""
-        return [pattern_of(names) for names in patterns(self.about.config.modalities)]
+        return [pattern_of(names) for names in patterns(self.about.config.parts)]
 
     def band(self, pattern: str) -> Band | None:
         """The review band for posts that bring these parts."""

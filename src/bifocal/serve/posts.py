@@ -14,9 +14,8 @@ from .lists import Match
 class Incoming:
     """A post as it comes, whatever endpoint it comes by."""
 
-    text: str | None = None
-    picture: bytes | None = None
-    tabular: Mapping[str, Any] | None = None
+    parts: Mapping[str, Any]
+    """Modality -> words, the content of a file, or a record; nothing that is None."""
     subject: str | None = None
     """The author, as the platform calls it; kept as a keyed hash only."""
     external_id: str | None = None

@@ -113,7 +113,7 @@ def _exported(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _kept(row: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], bytes | None]:
     """Parts and picture of a post in an earlier export; none where its picture was taken away."""
-    parts = {part: row[part] for part in ("tabular", "image", "text", "text_role") if part in row}
+    parts = {part: row[part] for part in ("tabular", "image", "text", "text_role", "parts") if part in row}
     if "image" not in parts:
         return parts, None
     path = folder / PICTURES / f"{row['id']}.png"
@@ -134,6 +134,8 @@ def _parts(row: Mapping[str, Any]) -> dict[str, Any]:
     post's own words, as the picture's are read again where there is one; without a picture, both.
     """
     parts: dict[str, Any] = {} if row["tabular"] is None else {"tabular": row["tabular"]}
+    if row.get("parts"):
+        parts["parts"] = row["parts"]
     if row["picture"] is not None:
         parts["image"] = ""
     if row["text"] is not None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -15,11 +15,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from .. import __version__
-from ..data.compose import TEXT
 from ..errors import BifocalError, DataError, ModelError, RunError
 from ..files.post_table import MAX_NAME, NAMES
 from ..system.bundle import engine_of, folder_of, state_of
-from ..system.preparer import TABULAR
 from ..system.system import cut_short
 from .api.keys import Client, KeyAuth, read_clients
 from .api.metrics import Metrics
@@ -200,20 +198,20 @@ class Service:
     async def explain(self, post: Incoming | Original, *, grid: int) -> Explanation:
         """Why a post is decided as it is, one that comes or one that was kept. Raises as `Explanations.explain`."""
         if isinstance(post, Incoming):
-            post = replace(post, text=self._cut(post.text)[0])
+            post = replace(post, parts=self._cut(post.parts)[0])
         return await self.explanations.explain(post, grid=grid)
 
     async def _decide(self, incoming: Incoming, client: Client) -> Answer:
-        loaded, (text, truncated) = self.loaded, self._cut(incoming.text)
-        if text is None and incoming.picture is None and incoming.tabular is None:
-            raise DataError(f"a post needs {' or '.join(loaded.about.config.modalities)}; none was given")
+        loaded, (parts, truncated) = self.loaded, self._cut(incoming.parts)
+        if not parts:
+            raise DataError(f"a post needs {' or '.join(loaded.about.config.parts)}; none was given")
         for name in NAMES:
             if len(getattr(incoming, name) or "") > MAX_NAME:
                 raise DataError(f"{name} has {len(getattr(incoming, name))} characters; at most {MAX_NAME} are allowed")
         start = monotonic()
         self.preparing += 1
         try:
-            prepared = await loaded.decoders.prepare(text, incoming.picture, incoming.tabular)
+            prepared = await loaded.decoders.prepare(parts)
         finally:
             self.preparing -= 1
         start = self.metrics.stage("prepare", start)
@@ -228,10 +226,11 @@ class Service:
         self.metrics.count(answer, prepared.post.pattern)
         return answer
 
-    def _cut(self, text: str | None) -> tuple[str | None, bool]:
-        if text is None or len(text) <= self.settings.max_text:
-            return text, False
-        return text[: self.settings.max_text], True
+    def _cut(self, parts: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
+        """The parts with words no longer than the service reads, and whether some were."""
+        most = self.settings.max_text
+        long = {name: part[:most] for name, part in parts.items() if isinstance(part, str) and len(part) > most}
+        return {**parts, **long}, bool(long)
 
     def _known(self, prepared: Prepared, about: Description, truncated: bool) -> Answer | None:
         """The answer where a list has the picture."""
@@ -270,8 +269,7 @@ class Service:
         told = answer.to_dict()
         kept = None
         if self.settings.keep_originals and incoming.keep:
-            parts = prepared.post.parts
-            kept = Original(parts.get(TEXT), prepared.original, parts.get(TABULAR))
+            kept = Original(**prepared.kept)
         told.pop("text_used")
         audit, weight = audited(answer.id, answer.action, self.settings.audit_share)
         return Logged(

@@ -87,6 +87,10 @@ class Feedback(FileSource):
         for part, kind in (("text", str), ("image", str), ("tabular", dict)):
             if not isinstance(parts.get(part, kind()), kind):
                 raise DataError(f"{part} is no {'object' if kind is dict else 'text'}")
+        others = row.get("parts") or {}
+        if not isinstance(others, dict) or others.keys() & parts.keys():
+            raise DataError("parts is no object of further parts")
+        parts |= others
         if not parts:
             raise DataError(f"no part ({', '.join(PARTS)})")
         labels = row.get("labels")
@@ -100,6 +104,6 @@ class Feedback(FileSource):
             raise DataError(f"sample is {sample!r}; expected {', '.join(SAMPLES)} or null")
         if role not in ("transcript", "caption"):
             raise DataError(f"text_role is {role!r}; expected transcript or caption")
-        meta = {key: value for key, value in row.items() if key not in (*PARTS, "id", "labels")}
+        meta = {key: value for key, value in row.items() if key not in (*PARTS, "parts", "id", "labels")}
         classes = {name: None if taxonomy[name].index(value) == UNLABELLED else value for name, value in labels.items()}
         return Example(identity, parts, classes, split=self.split, meta={**meta, "sample": sample, "text_role": role})

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from .. import plugins
 from ..config import SourceConfig, Strict
 from ..contracts import NotingSource, Source, Stamped, TextRole
 from ..errors import ConfigError, DataError, nearest
 from ..example import Example, Label, Rejected
+from ..modalities import inputs
 from ..workspace import fingerprint
 from . import build_source
 
@@ -120,7 +120,7 @@ class Several(Strict):
     def _marked(row: Example | Rejected, name: str) -> Example | Rejected:
         if isinstance(row, Rejected):
             return replace(row, id=row.id and f"{name}:{row.id}", where=f"{name}: {row.where}")
-        references = {part for part in row.parts if plugins.load("modalities", part).by_reference}
+        references = {part for part in row.parts if (known := inputs().get(part)) and known.is_file}
         return replace(
             row,
             id=f"{name}:{row.id}",

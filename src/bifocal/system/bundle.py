@@ -12,9 +12,9 @@ from ..config import RunConfig, recorded_config
 from ..decide.policy import Policy
 from ..errors import ModelError, RunError, nearest
 from ..example import Label, Taxonomy
+from ..modalities import build_modalities
 from ..workspace import Workspace, file_sha256, held, read_json, replaced, sweep, write_json
 from .parity_probe import check_probe
-from .preparer import build_modalities
 
 if TYPE_CHECKING:
     from ..contracts import TextRole

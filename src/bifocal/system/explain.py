@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from ..data.compose import PICTURE
+from ..contracts import Occludable
 from ..decide.calibration import softmax
 from ..decide.policy import pattern_of
 from ..diagnose.explanation import ABSENT, Effects, log_odds, measure_effects, probability
@@ -164,10 +164,7 @@ class Covered:
     def of(cls, scorer: ExplainedSystem, post: Post, grid: int) -> Self:
         view = scorer.deciding_view(post)
         values = {name: view[name] for name in scorer.modalities if name in view}
-        hidden = {
-            name: scorer.modalities[name].occlusions(value, grid**2 if name == PICTURE else None)
-            for name, value in values.items()
-        }
+        hidden = {name: _hidden(scorer.modalities[name], value, grid) for name, value in values.items()}
         return cls(post.example, values, hidden)
 
     def __len__(self) -> int:
@@ -184,6 +181,12 @@ class Covered:
             }
             for i in range(start, min(stop, len(self)))
         ]
+
+
+def _hidden(modality: Modality, value: Any, grid: int) -> list[tuple[Piece, Any]]:
+    if not isinstance(modality, Occludable):
+        return []
+    return modality.occlusions(value, grid**2 if modality.input.is_file else None)  # words and columns are pieces
 
 
 def joined(parts: Sequence[Mapping[str, Evidence]]) -> dict[str, Evidence]:

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from .. import plugins
 from ..config import RunConfig
-from ..data.compose import PICTURE, TEXT, UNREAD, composed
+from ..contracts import Convertible, Sequential
+from ..data.compose import TEXT, UNREAD, composed
 from ..data.manifest import is_empty
 from ..data.transcribers import active_transcribers
 from ..decide.policy import pattern_of
 from ..errors import DataError
 from ..example import Example
 from ..files.folders import Picture
+from ..modalities import PARTS, argument_of, build_modalities, given_parts, inputs_of
 from ..modalities.text import MAX_CHARACTERS
 
 if TYPE_CHECKING:
-    from ..contracts import Modality, TextRole
-
-TABULAR = "tabular"
-"""The part that is a record of columns."""
-ARGUMENTS = {TEXT: "text", PICTURE: "image_path", TABULAR: "tabular"}
-"""Modality -> what `System.predict` calls it."""
-MAX_PICTURE_BYTES = 50 * 2**20
-"""Pictures larger than this on disk are refused before they are read."""
+    from ..contracts import Input, TextRole
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +49,11 @@ class Packed:
     Attributes
     ----------
     parts : dict
-        Its text as the text expert reads it, and its record; no picture.
+        All but those that came as files; its text as the text expert reads it.
     pattern : str
         What it brings.
     views, pictures : int
-        How many views it has, and how many of them show a picture.
+        How many views it has, and how many of them have a part that came as a file.
     blob : bytes
         The whole post, in Python's own format; only ever made and opened by processes of ours.
     """
@@ -74,18 +68,13 @@ class Packed:
     def of(cls, post: Post) -> Self:
         """Pack a post."""
         parts, views = dict(post.example.parts), post.views
-        pictures = sum(PICTURE in view for view in views)
+        pictures = sum(not view.keys() <= parts.keys() for view in views)
         return cls(parts, pattern_of(views[0]), len(views), pictures, pickle.dumps(post, pickle.HIGHEST_PROTOCOL))
 
     def open(self) -> Post:
         """The post."""
         post: Post = pickle.loads(self.blob)
         return post
-
-
-def build_modalities(config: RunConfig) -> dict[str, Modality]:
-    """The modalities of a run, by name, configured."""
-    return {name: plugins.load("modalities", name).from_config(config) for name in config.modalities}
 
 
 class Preparer:
@@ -102,6 +91,7 @@ class Preparer:
 
     def __init__(self, config: RunConfig, text_role: TextRole, max_text: int = MAX_CHARACTERS):
         self.modalities = build_modalities(config)
+        self.inputs = inputs_of(self.modalities)
         self.transcribers = active_transcribers(config)
         self.text_role = text_role
         self.max_text = max_text
@@ -111,17 +101,24 @@ class Preparer:
         """The parts that a post may bring: the run's modalities, and those whose words are read (``ocr``)."""
         return frozenset(self.modalities) | {used.transcriber.modality for used in self.transcribers if used.reads}
 
-    def post(
-        self, text: str | None = None, picture: bytes | None = None, tabular: Mapping[str, Any] | None = None
-    ) -> Post:
+    def opened(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Part -> what `post` takes, of a row of `System.predict_batch`: files are read from their paths.
+
+        Those of parts that the run does not read stay closed. Raises `DataError` where a file is missing or too large,
+        or a part is given twice.
+        """
+        return {
+            name: read_file(part, self.inputs[name]) if name in self.reads and self.inputs[name].is_file else part
+            for name, part in given_parts(row).items()
+        }
+
+    def post(self, parts: Mapping[str, Any]) -> Post:
         """One post.
 
         Parameters
         ----------
-        text : str, optional
-        picture : bytes, optional
-            The content of a picture file.
-        tabular : mapping, optional
+        parts : mapping
+            Modality -> what comes: words, the content of a file, a record; None = absent.
 
         Raises
         ------
@@ -130,18 +127,15 @@ class Preparer:
         PictureError
             As `bifocal.modalities.image.decode`.
         """
-        given = {TEXT: text, PICTURE: picture, TABULAR: tabular}
-        if all(part is None for part in given.values()):
-            raise DataError(f"a post needs {' or '.join(ARGUMENTS[name] for name in self.modalities)}; none was given")
-        for name, part in given.items():
+        if all(part is None for part in parts.values()):
+            raise DataError(f"a post needs {' or '.join(map(argument_of, self.modalities))}; none was given")
+        for name, part in parts.items():
             if name not in self.reads and part is not None and not is_empty(part):
-                raise DataError(f"this run reads {', '.join(self.modalities)}; leave {ARGUMENTS[name]} out")
-        raw: dict[str, Any] = {name: part for name, part in given.items() if part is not None}
-        if TABULAR in raw and is_empty(raw[TABULAR]):  # an empty record is an absent one
-            del raw[TABULAR]
-        elif isinstance(raw.get(TABULAR), Mapping):
-            raw[TABULAR] = dict(raw[TABULAR])
-        values = {name: self._values(name, raw[name]) for name in raw if name in self.modalities}
+                raise DataError(f"this run reads {', '.join(self.modalities)}; leave {argument_of(name)} out")
+        raw: dict[str, Any] = {name: part for name, part in parts.items() if part is not None}
+        raw |= {name: dict(part) for name, part in raw.items() if isinstance(part, Mapping)}
+        raw = {name: part for name, part in raw.items() if name == TEXT or not is_empty(part)}
+        values = {name: self._values(name, raw[name]) for name in self.modalities if name in raw}
         read = {used.transcriber.block: "" for used in self.transcribers}
         meta: dict[str, bool] = {}
         for used in self.transcribers:
@@ -156,66 +150,80 @@ class Preparer:
         if not values:
             lacking = "only words that could not be read" if meta else "none of it (or no words)"
             raise DataError(f"this run reads {', '.join(self.modalities)}, and the post has {lacking}")
-        kept = {name: part for name, part in example.parts.items() if name != PICTURE}
         return Post(
-            Example("", kept, {}, meta=example.meta),
+            Example("", self._without_files(example.parts), {}, meta=example.meta),
             tuple(dict(zip(values, view, strict=True)) for view in product(*values.values())),
         )
 
-    def kept(self, text: str | None, picture: bytes | None, tabular: Mapping[str, Any] | None) -> Post:
-        """A post of what was kept of one: its composed text, its picture as the expert saw it, and its record.
+    def keep(self, post: Post) -> dict[str, Any]:
+        """What is kept of a post: column of the decision log -> the part, or all that have no column of their own."""
+        columns: dict[str, Any] = {}
+        for name, one in self.inputs.items():
+            value = post.views[0].get(name)  # of an animation it is the first view
+            modality = self.modalities.get(name)
+            if value is not None and isinstance(modality, Convertible):
+                part: Any = modality.keep(value)
+            elif (part := post.example.parts.get(name)) is None:
+                continue
+            if one.kept_as == PARTS:
+                columns.setdefault(PARTS, {})[name] = part
+            else:
+                columns[one.kept_as] = part
+        return columns
 
-        Of an animation it is the first view, which is the one that is kept.
-        """
-        from ..modalities.image import decode
-
-        given: dict[str, Any] = {TEXT: text, PICTURE: picture, TABULAR: tabular}
+    def kept(self, columns: Mapping[str, Any]) -> Post:
+        """A post of what `keep` kept of one: its parts as the experts saw them, or nearly so."""
+        given = {
+            name: (columns.get(PARTS) or {}).get(name) if one.kept_as == PARTS else columns.get(one.kept_as)
+            for name, one in self.inputs.items()
+        }
         parts = {name: given[name] for name in self.modalities if given.get(name) is not None}
         if not parts:
             raise DataError("nothing is kept of this post that the run reads")
-        done: dict[str, Callable[[Any], Any]] = {PICTURE: decode}  # these are as an expert reads them, or nearly so
-        if TEXT in parts:
-            done[TEXT] = self.modalities[TEXT].read
-        view = {name: done[name](part) if name in done else self._values(name, part)[0] for name, part in parts.items()}
-        return Post(Example("", {name: part for name, part in parts.items() if name != PICTURE}, {}), (view,))
+        view = {}
+        for name, part in parts.items():
+            modality = self.modalities[name]
+            view[name] = modality.restore(part) if isinstance(modality, Convertible) else modality.read(part)
+        return Post(Example("", self._without_files(parts), {}), (view,))
+
+    def _without_files(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: part for name, part in parts.items() if name not in self.inputs or not self.inputs[name].is_file}
 
     def _values(self, name: str, raw: Any) -> Sequence[Any]:
         """The canonical values of one part, in its order; more than one where it shows several things in turn."""
         modality = self.modalities[name]
-        if not modality.by_reference:
+        if not modality.input.is_file:
             modality.facts(raw)  # the manifest's limits hold here; reading a file checks its own
-        values = modality.moments(raw)
+        values = modality.moments(raw) if isinstance(modality, Sequential) else [modality.read(raw)]
         if not modality.lossless:  # the experts learned from what came back from a shard
             values = [modality.unpack(modality.pack(value)) for value in values]
         return values
 
 
-def _capped(blob: bytes, path: Picture) -> bytes:
-    if len(blob) > MAX_PICTURE_BYTES:
+def _capped(size: int, path: object, kind: Input) -> None:
+    if kind.limit is not None and size > kind.limit:
         raise DataError(
-            f"{path} is {len(blob) / 2**20:.0f} MiB; pictures up to {MAX_PICTURE_BYTES // 2**20} MiB are read"
+            f"{path} is {size / 2**20:.0f} MiB; {kind.title.lower()}s up to {kind.limit // 2**20} MiB are read"
         )
-    return blob
 
 
-def read_file(path: str | Path | Picture) -> bytes:
-    """A picture's bytes. Raises `DataError` where it is missing, no plain file, or larger than the cap."""
+def read_file(path: str | Path | Picture, kind: Input) -> bytes:
+    """A file's bytes. Raises `DataError` where it is missing, no plain file, or larger than its kind may be."""
+    what = kind.title.lower()
     if isinstance(path, Picture):
         try:
-            return _capped(path.read(), path)
+            blob = path.read()
+            _capped(len(blob), path, kind)
+            return blob
         except DataError as error:
-            raise DataError(f"picture {error}") from None
+            raise DataError(f"{what} {error}") from None
     if not isinstance(path, str | Path):
-        raise DataError(f"image_path must be a path, found {type(path).__name__}")
+        raise DataError(f"{kind.argument or what} must be a path, found {type(path).__name__}")
     path = Path(path)
     try:
         if not path.is_file():
-            raise DataError(f"there is no picture file {str(path)!r}")
-        size = path.stat().st_size
-        if size > MAX_PICTURE_BYTES:
-            raise DataError(
-                f"{path} is {size / 2**20:.0f} MiB; pictures up to {MAX_PICTURE_BYTES // 2**20} MiB are read"
-            )
+            raise DataError(f"there is no {what} file {str(path)!r}")
+        _capped(path.stat().st_size, path, kind)
         return path.read_bytes()
     except (OSError, ValueError) as error:  # a name too long, a NUL in it, no permission
-        raise DataError(f"the picture {str(path)[:100]!r} cannot be read: {error.__class__.__name__}") from None
+        raise DataError(f"the {what} {str(path)[:100]!r} cannot be read: {error.__class__.__name__}") from None

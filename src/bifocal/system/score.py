@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
-from ..data.compose import TEXT
+from ..data.compose import PICTURE, TEXT
 from ..data.manifest import alike
 from ..errors import BifocalError, DataError, RunError, listed
 from ..files.folders import Files
@@ -21,7 +21,6 @@ from ..files.post_table import Post, Posts
 from ..files.tables import SUFFIXES
 from ..spreadsheet import cells
 from ..workspace import atomic, check_replaceable, fingerprint, read_jsonl, room, sweep
-from .preparer import PICTURE, TABULAR
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 """Endings of the output."""
@@ -48,6 +47,10 @@ class Decider(Protocol):
     @property
     def reads(self) -> frozenset[str]:
         """The parts that a post may bring, and what it may be called by (``subject``, ``external_id``)."""
+
+    @property
+    def forms(self) -> Mapping[str, str]:
+        """How each part is given: ``words``, ``file`` or ``record``."""
 
     @property
     def columns(self) -> frozenset[str]:
@@ -141,7 +144,7 @@ def score_file(
     output.parent.mkdir(parents=True, exist_ok=True)
     stamp = Files(rows.resolve().parent).stamp([rows.resolve().name])
     key = fingerprint(str(rows.resolve()), stamp, str(images), system.identity)
-    posts = Posts(system.reads, system.columns, system.source_options, images)
+    posts = Posts(system.reads, system.columns, system.source_options, images, system.forms)
     with room(partial), _held(partial, output) as sink:
         sweep(output.parent, output.name)
         resumed = done = _resume(partial, key, batch_size)
@@ -174,7 +177,7 @@ def score_file(
         "output": str(output),
         "unread": posts.unread,
         "without": _without(system, posts),
-        "missing": posts.missing if TABULAR in posts.brought else [],
+        "missing": _missing(system, posts),
         "reasons": dict(reasons.most_common(REASONS_KEPT)),
     }
 
@@ -223,6 +226,12 @@ def _without(system: Decider, posts: Posts) -> list[str]:
     return [name for name in system.modalities if name not in posts.brought]
 
 
+def _missing(system: Decider, posts: Posts) -> list[str]:
+    """Columns of a record that no row had, where a row had others of them."""
+    records = {name for name, form in system.forms.items() if form == "record"}
+    return posts.missing if records & posts.brought else []
+
+
 def _lacking(system: Decider, posts: Posts) -> str | None:
     """What the table lacks of what the run reads, in a sentence; None where it lacks nothing."""
     told = []
@@ -232,8 +241,8 @@ def _lacking(system: Decider, posts: Posts) -> str | None:
         if TEXT in without and PICTURE in posts.brought and system.reads_words:
             by.append("the words on pictures")
         told.append(f"no column for {sought}: posts decided by {', '.join(by)} alone")
-    if TABULAR in posts.brought and posts.missing:
-        told.append(f"no column {listed(posts.missing)} of the record: taken as missing")
+    if missing := _missing(system, posts):
+        told.append(f"no column {listed(missing)} of the record: taken as missing")
     if told and posts.unread:
         told.append(f"not read: {listed(posts.unread)}")
     return "; ".join(told) or None

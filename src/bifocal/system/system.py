@@ -15,13 +15,14 @@ from ..data.compose import TEXT, UNREAD
 from ..decide.policy import Policy, pattern_of
 from ..errors import BifocalError, DataError, PictureError, RunError
 from ..example import Evidence, Example, Label, Taxonomy
+from ..modalities import arguments, build_modalities
 from ..modalities.text import NO_LANGUAGE
 from ..models.saved import CARD
 from ..workspace import RECORD, Workspace, file_sha256, read_json
 from .bundle import CARD as BUNDLE_CARD
 from .bundle import folder_of, is_bundle, load_bundle
 from .decision import ACTIONS, Decision, Opinion
-from .preparer import ARGUMENTS, PICTURE, Post, Preparer, build_modalities, read_file
+from .preparer import Post, Preparer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -125,6 +126,11 @@ class System:
         return self.preparer.reads
 
     @property
+    def forms(self) -> Mapping[str, str]:
+        """How each part is given: ``words``, ``file`` or ``record``."""
+        return {name: one.form for name, one in self.preparer.inputs.items()}
+
+    @property
     def source_options(self) -> Mapping[str, Any]:
         """Of the run's source, whose columns a table of posts may have."""
         return self.config.source.options
@@ -154,6 +160,8 @@ class System:
         text: str | None = None,
         image_path: str | Path | None = None,
         tabular: Mapping[str, Any] | None = None,
+        *,
+        parts: Mapping[str, Any] | None = None,
     ) -> Decision:
         """Decide on one post.
 
@@ -165,6 +173,8 @@ class System:
         image_path : str or Path, optional
         tabular : mapping, optional
             Column -> value of the post's record; a column that is left out counts as missing.
+        parts : mapping, optional
+            Any other part by its name: words, a record, or the path of a file.
 
         Any part may be missing, not all.
 
@@ -173,7 +183,8 @@ class System:
         DataError
             Where all are missing, a part cannot be used or is none that the run reads, or a column is unknown.
         """
-        return self.decide([self._post(text, image_path, tabular)])[0]
+        row = {"text": text, "image_path": image_path, "tabular": tabular, "parts": parts}
+        return self.decide([self._post(row)])[0]
 
     def explain(
         self,
@@ -181,13 +192,14 @@ class System:
         image_path: str | Path | None = None,
         tabular: Mapping[str, Any] | None = None,
         *,
+        parts: Mapping[str, Any] | None = None,
         grid: int = 7,
     ) -> Explanation:
         """Decide on one post and say what made the decision: parts, words, regions of the picture, columns.
 
         Parameters
         ----------
-        text, image_path, tabular
+        text, image_path, tabular, parts
             As `predict` takes them.
         grid : int
             Regions along each side of the picture, 2 to 16, each overlapping its neighbours by half; each takes an
@@ -200,7 +212,8 @@ class System:
         """
         from .explain import explain
 
-        return explain(self, self._post(text, image_path, tabular), grid)
+        row = {"text": text, "image_path": image_path, "tabular": tabular, "parts": parts}
+        return explain(self, self._post(row), grid)
 
     def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Decision | BifocalError]:
         """Decide on many posts with one batched pass of each encoder.
@@ -208,7 +221,7 @@ class System:
         Parameters
         ----------
         rows : sequence of dict
-            Each with ``text``, ``image_path`` and/or ``tabular``, as `predict` takes them.
+            Each with ``text``, ``image_path``, ``tabular`` and/or ``parts``, as `predict` takes them.
 
         Returns
         -------
@@ -219,24 +232,21 @@ class System:
         usable: list[tuple[int, Post]] = []
         for i, row in enumerate(rows):
             try:
-                unknown = set(row) - {*ARGUMENTS.values(), "id"}
-                if unknown:
+                if unknown := set(row) - {*arguments(), "id"}:
                     found = ", ".join(sorted(unknown))
-                    raise DataError(f"a row takes text, image_path and tabular, found also {found}")
-                usable.append((i, self._post(*(row.get(name) for name in ARGUMENTS.values()))))
+                    raise DataError(f"a row takes {', '.join(arguments())}, found also {found}")
+                usable.append((i, self._post(row)))
             except BifocalError as error:
                 results[i] = error
         for (i, _), decision in zip(usable, self.decide([post for _, post in usable]), strict=True):
             results[i] = decision
         return [r for r in results if r is not None]
 
-    def _post(self, text: str | None, image_path: str | Path | None, tabular: Mapping[str, Any] | None) -> Post:
-        if image_path is not None and PICTURE not in self.reads:
-            raise DataError(f"this run reads {', '.join(self.modalities)}; leave {ARGUMENTS[PICTURE]} out")
+    def _post(self, row: Mapping[str, Any]) -> Post:
         try:
-            post = self.preparer.post(text, None if image_path is None else read_file(image_path), tabular)
+            post = self.preparer.post(self.preparer.opened(row))
         except PictureError as error:
-            raise PictureError(f"{image_path}: {error}") from error
+            raise PictureError(f"{row.get('image_path')}: {error}") from error
         self.check(post)
         return post
 

@@ -48,25 +48,26 @@ def pids(pool):
 
 def test_a_decoder_makes_the_post_that_the_system_would(decoders, system, tmp_path):
     (tmp_path / "a.png").write_bytes(picture())
-    prepared = asyncio.run(decoders.prepare("a quiet morning", picture(), None))
-    here = system.preparer.post("a quiet morning", picture())
+    prepared = asyncio.run(decoders.prepare({"text": "a quiet morning", "image": picture()}))
+    here = system.preparer.post({"text": "a quiet morning", "image": picture()})
     assert prepared.post.open().example == here.example
     assert prepared.post.open().views[0]["image"].tobytes() == here.views[0]["image"].tobytes()
     assert (
         system.decide([prepared.post.open()])[0].probability
         == system.predict("a quiet morning", tmp_path / "a.png").probability
     )
-    assert len(prepared.text_hash) == len(prepared.image_hash) == 64 and prepared.original is None
+    assert len(prepared.text_hash) == len(prepared.image_hash) == 64 and prepared.kept == {}
 
 
 def test_what_cannot_be_read_is_told_by_its_own_error(decoders):
     for given, error, told in (
-        ((None, None, None), DataError, "a post needs text or image_path"),
-        ((None, b"nonsense", None), PictureError, "no picture of an allowed format"),
-        (("words", None, {"price": 3}), DataError, "leave tabular out"),
+        ({}, DataError, "a post needs text or image_path"),
+        ({"image": b"nonsense"}, PictureError, "no picture of an allowed format"),
+        ({"text": "words", "tabular": {"price": 3}}, DataError, "leave tabular out"),
+        ({"text": "words", "link": "example.org"}, DataError, "leave link out"),
     ):
         with pytest.raises(error, match=told):
-            asyncio.run(decoders.prepare(*given))
+            asyncio.run(decoders.prepare(given))
 
 
 def test_originals_are_encoded_anew(preparation, system):
@@ -75,7 +76,7 @@ def test_originals_are_encoded_anew(preparation, system):
     )
     try:
         sent = picture() + b"PK\x03\x04 an archive behind the picture"
-        kept = asyncio.run(found.prepare("words", sent, None)).original
+        kept = asyncio.run(found.prepare({"text": "words", "image": sent})).kept["picture"]
         assert kept != sent and b"archive" not in kept
         assert Image.open(io.BytesIO(kept)).size == (384, 384)
     finally:
@@ -185,8 +186,8 @@ def test_a_decoder_has_so_much_memory_and_no_more(preparation):
             asyncio.run(found.workers.run(eat, 300, timeout=300))
         assert asyncio.run(found.workers.run(eat, 20, timeout=300)) == 20 * 2**20
         with pytest.raises(PictureError, match="takes too much to decode|takes more than"):
-            asyncio.run(found.prepare(None, picture(size=(7_000, 7_000)), None))  # 147 MB of pixels, and copies of them
-        assert asyncio.run(found.prepare("words", None, None)).post
+            asyncio.run(found.prepare({"image": picture(size=(7_000, 7_000))}))  # 147 MB of pixels, and copies of them
+        assert asyncio.run(found.prepare({"text": "words"})).post
     finally:
         found.close()
 

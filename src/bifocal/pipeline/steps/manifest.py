@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ... import plugins
 from ...data.classes import foresee
 from ...data.manifest import write_manifest
+from ...modalities import every_modality
 from ..context import Context, Step
 
 
@@ -17,7 +17,7 @@ def build_manifest(run: Context) -> Mapping[str, object]:
     counts = write_manifest(
         run.source,
         # Every modality, not only the run's: a text run too reads pictures (OCR) and groups their near-duplicates.
-        {name: plugins.load("modalities", name).from_config(run.config) for name in plugins.names("modalities")},
+        every_modality(run.config),
         run.space.manifest,
         run.space.quarantine,
         run.space.stamps,

@@ -13,12 +13,14 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, create_model
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import UploadFile
 
+from ...contracts import Input
 from ...errors import BifocalError, DataError
-from ...files.post_table import MAX_NAME
+from ...files.post_table import MAX_NAME, NAMES
+from ...modalities import PARTS, inputs
 from ..errors import KINDS, WITHIN, Refused
 from ..log.store import Conflict, NotStorable, NotYours, StoreFull, StoreGone, Unknown
 from ..posts import Answer, Incoming
@@ -30,7 +32,7 @@ from .metrics import CONTENT_TYPE
 Value = TypeVar("Value")
 _LOG = logging.getLogger(__name__)
 _OBJECTS = ("model_type", "model_attributes_type", "dict_type")
-FIELDS = ("text", "image", "tabular", "subject", "external_id")
+FIELDS = (*inputs(), PARTS, *NAMES)
 Cell = str | int | float | bool | None
 
 
@@ -43,26 +45,45 @@ def _cells(record: Any) -> Any:
     return record
 
 
-class PostIn(BaseModel):
+def _field_of(one: Input) -> tuple[Any, Any]:
+    """Type and default of a part in JSON."""
+    if one.form == "record":
+        return Annotated[dict[str, Cell] | None, BeforeValidator(_cells)], Field(None, description=one.description)
+    form: Any = {"format": "byte"} if one.is_file else None
+    return str | None, Field(None, description=one.description, json_schema_extra=form)
+
+
+_WORDS: dict[str, JsonValue] = {next(name for name, one in inputs().items() if one.form == "words"): "a quiet morning"}
+_MORE_WORDS: dict[str, JsonValue] = dict.fromkeys(_WORDS, "a second post")
+
+
+class _PostFields(BaseModel):
     """One post; any part may be missing, not all."""
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={
-            "examples": [{"text": "a quiet morning", "subject": "author-17", "external_id": "post-4711"}]
-        },
+        json_schema_extra={"examples": [_WORDS | {"subject": "author-17", "external_id": "post-4711"}]},
     )
 
-    text: str | None = Field(None, description="As the run's texts were: the post's words, or a transcript.")
-    image: str | None = Field(None, description="The picture file, in base64.", json_schema_extra={"format": "byte"})
-    tabular: Annotated[dict[str, Cell] | None, BeforeValidator(_cells)] = Field(
-        None, description="Column -> value of the post's record."
-    )
+    parts: dict[str, Any] | None = Field(None, description="Parts of further kinds that the run reads, by name.")
     subject: str | None = Field(None, max_length=MAX_NAME, description="The author; kept as a keyed hash only.")
     external_id: str | None = Field(None, max_length=MAX_NAME, description="The post, as the platform calls it.")
 
-    def incoming(self) -> Incoming:
-        return Incoming(self.text, decoded(self.image), self.tabular, self.subject, self.external_id)
+    def incoming(self, known: Mapping[str, Input], files: Mapping[str, bytes] | None = None) -> Incoming:
+        """The post, whose files come in base64, or beside it. Raises `DataError`."""
+        named = {name: part for name, part in self.model_dump(include={*inputs()}).items() if part is not None}
+        others = self.parts or {}
+        if twice := others.keys() & inputs().keys():
+            raise DataError(f"{PARTS} holds {', '.join(sorted(twice))}, which has a field of its own")
+        given = named | {name: part for name, part in others.items() if part is not None}
+        for name, part in given.items():
+            if name in known and known[name].is_file:
+                given[name] = decoded(part, name, known[name])
+        return Incoming(given | dict(files or {}), self.subject, self.external_id)
+
+
+_PARTS: dict[str, Any] = {name: _field_of(one) for name, one in inputs().items()}
+PostIn = create_model("PostIn", __base__=_PostFields, __doc__=_PostFields.__doc__, **_PARTS)
 
 
 class BatchIn(BaseModel):
@@ -73,7 +94,7 @@ class BatchIn(BaseModel):
         min_length=1,
         fail_fast=True,
         description="Each as `/v1/predict` takes it in JSON; one that cannot be used harms no other.",
-        json_schema_extra={"examples": [[{"text": "a quiet morning"}, {"text": "a second post"}]]},
+        json_schema_extra={"examples": [[_WORDS, _MORE_WORDS]]},
     )
 
 
@@ -182,6 +203,7 @@ class PolicyOut(BaseModel):
     reads_words: bool
     modalities: list[str]
     columns: list[str]
+    forms: dict[str, str] = Field(description="How each part is given: `words`, `file` or `record`.")
 
 
 class ReceiptOut(BaseModel):
@@ -247,13 +269,18 @@ register_url_convertor("anything", _Anything())
 Asking = Annotated[Client, Depends(client_of)]
 router = APIRouter(route_class=Narrow)
 
-_WORDS = {
-    "text": {"type": "string"},
-    "tabular": {"type": "string", "description": "The record, as a JSON object."},
-    "subject": {"type": "string", "maxLength": MAX_NAME},
-    "external_id": {"type": "string", "maxLength": MAX_NAME},
+_NOTED = {"type": "string", "maxLength": MAX_NAME}
+_PLAIN: dict[str, Any] = {
+    **{name: {"type": "string"} for name, one in inputs().items() if one.form == "words"},
+    **{
+        name: {"type": "string", "description": "The record, as a JSON object."}
+        for name, one in inputs().items()
+        if one.form == "record"
+    },
+    PARTS: {"type": "string", "description": "Parts of further kinds, as a JSON object."},
+    **dict.fromkeys(NAMES, _NOTED),
 }
-_FILE = {"image": {"type": "string", "format": "binary"}}
+_FILES = {name: {"type": "string", "format": "binary"} for name, one in inputs().items() if one.is_file}
 
 
 def _form_of(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,8 +292,8 @@ _BODY = {
         "required": True,
         "content": {
             "application/json": {"schema": PostIn.model_json_schema()},
-            MULTIPART: _form_of(_WORDS | _FILE),
-            URLENCODED: _form_of(_WORDS),
+            MULTIPART: _form_of(_PLAIN | _FILES),
+            URLENCODED: _form_of(_PLAIN),
         },
     }
 }
@@ -316,13 +343,15 @@ async def predict_batch(request: Request, batch: BatchIn, client: Asking) -> Any
             f"a batch has {service.settings.max_items} posts at most, this one {len(batch.items)}: send several",
         )
     service.auth.allow(client, "decide", len(batch.items))
-    answers = await unless_gone(request, decide_all(service, [_read_item(item) for item in batch.items], client))
+    answers = await unless_gone(
+        request, decide_all(service, [_read_item(item, service.loaded.inputs) for item in batch.items], client)
+    )
     return JSONResponse({"results": [answer_to_dict(answer) for answer in answers]})
 
 
-def _read_item(item: Mapping[str, Any]) -> Incoming | BifocalError:
+def _read_item(item: Mapping[str, Any], known: Mapping[str, Input]) -> Incoming | BifocalError:
     try:
-        return PostIn.model_validate(item).incoming()
+        return PostIn.model_validate(item).incoming(known)
     except ValidationError as error:
         return Refused("unusable", first_fault(error))
     except BifocalError as error:
@@ -360,7 +389,8 @@ async def policy(request: Request, client: Asking) -> Any:
         about.policy
         | {"version": about.policy_version, "engine": about.engine, "model": about.main, "reads": list(about.reads)}
         | {"reads_words": about.config.ocr.when != "never"}
-        | {"modalities": list(about.config.modalities), "columns": list(about.columns)}
+        | {"modalities": list(about.config.parts), "columns": list(about.columns)}
+        | {"forms": {name: one.form for name, one in service.loaded.inputs.items()}}
     )
 
 
@@ -449,7 +479,7 @@ async def read_post(request: Request) -> Incoming:
     kind = content_type(request).get_content_type()
     if kind == "application/json":
         try:
-            return PostIn.model_validate(await request.json()).incoming()
+            return PostIn.model_validate(await request.json()).incoming(service_of(request).loaded.inputs)
         except ValidationError as error:
             raise Refused("unusable", first_fault(error)) from None
         except ValueError as error:
@@ -459,44 +489,50 @@ async def read_post(request: Request) -> Incoming:
         raise Refused(
             "unsupported_type", f"a post comes as application/json, {URLENCODED} or {MULTIPART}, found {found!r}"
         )
-    return _of_form((await request.form(max_files=1, max_fields=len(FIELDS))).multi_items())
+    form = await request.form(max_files=len(_FILES), max_fields=len(FIELDS))
+    return _of_form(form.multi_items(), service_of(request).loaded.inputs)
 
 
-def _of_form(items: list[tuple[str, UploadFile | str]]) -> Incoming:
-    fields: dict[str, UploadFile | str] = {}
+def _of_form(items: list[tuple[str, UploadFile | str]], known: Mapping[str, Input]) -> Incoming:
+    fields: dict[str, Any] = {}
+    files: dict[str, bytes] = {}
     for name, value in items:
         if name not in FIELDS:
             raise Refused("unusable", f"a post has the fields {', '.join(FIELDS)}; found {name[:40]!r}")
-        if name in fields:
+        if name in fields or name in files:
             raise Refused("unusable", f"the field {name} stands there twice")
-        if (name == "image") != isinstance(value, UploadFile):
-            raise Refused("unusable", f"{name} comes as {'a file' if name == 'image' else 'plain text, not as a file'}")
-        fields[name] = value
-    picture = fields.pop("image", None)
-    record: Any = fields.pop("tabular", None)
-    if record is not None:
-        try:
-            record = read_json(record)
-        except ValueError:
-            raise Refused("unusable", "tabular must be a JSON object of column names and values") from None
+        if (name in _FILES) != isinstance(value, UploadFile):
+            raise Refused("unusable", f"{name} comes as {'a file' if name in _FILES else 'plain text, not as a file'}")
+        if isinstance(value, UploadFile):
+            files[name] = value.file.read()
+        else:
+            fields[name] = _object_of(name, value) if name == PARTS or _is_record(name) else value
     try:
-        post = PostIn(**fields, tabular=record)  # type: ignore[arg-type]
+        return PostIn.model_validate(fields).incoming(known, files)
     except ValidationError as error:
         raise Refused("unusable", first_fault(error)) from None
-    blob = picture.file.read() if isinstance(picture, UploadFile) else None
-    return Incoming(post.text, blob, post.tabular, post.subject, post.external_id)
 
 
-def decoded(image: str | None) -> bytes | None:
-    """The bytes of a picture in base64. Raises `DataError`."""
-    if image is None:
-        return None
+def _is_record(name: str) -> bool:
+    return name in inputs() and inputs()[name].form == "record"
+
+
+def _object_of(name: str, value: str) -> Any:
     try:
-        return base64.b64decode(image, validate=True)
-    except (binascii.Error, ValueError):
+        return read_json(value)
+    except ValueError:
+        of = "names and parts" if name == PARTS else "column names and values"
+        raise Refused("unusable", f"{name} must be a JSON object of {of}") from None
+
+
+def decoded(encoded: Any, name: str, kind: Input) -> bytes:
+    """The bytes of a file in base64. Raises `DataError`."""
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError, TypeError):
         raise DataError(
-            "image must be a picture file in base64, without `data:` before it; a path or an address is not fetched: "
-            "send the file itself"
+            f"{name} must be a {kind.title.lower()} file in base64, without `data:` before it; a path or an address is "
+            "not fetched: send the file itself"
         ) from None
 
 

@@ -11,7 +11,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from ...data.compose import PICTURE, TEXT
 from ...errors import BifocalError
+from ...modalities import inputs
 from ..api.bodies import Narrow
 from ..api.routes import POSTING, Asking, decide_all, decoded, service_of, unless_gone
 from ..errors import Refused
@@ -102,14 +104,14 @@ async def moderate(request: Request, asked: ModerationIn, client: Asking, author
 def read_input(asked: ModerationIn) -> list[Incoming]:
     """The posts in a request. Raises `Refused` on an address that is no data: URI, and on several pictures."""
     if isinstance(asked.input, str):
-        return [Incoming(text=asked.input)]
+        return [Incoming({TEXT: asked.input})]
     if isinstance(asked.input[0], str):
-        return [Incoming(text=str(text)) for text in asked.input]
+        return [Incoming({TEXT: str(words)}) for words in asked.input]
     texts = [part.text for part in asked.input if isinstance(part, TextPart)]
     pictures = [part.image_url.url for part in asked.input if isinstance(part, ImagePart)]
     if len(pictures) > 1:
         raise Refused("unusable", f"a post has one picture here, found {len(pictures)}: send a request for each")
-    picture = None
+    parts: dict[str, Any] = {TEXT: "\n".join(texts)} if texts else {}
     if pictures:
         head = _DATA.match(pictures[0])
         if head is None:
@@ -118,15 +120,15 @@ def read_input(asked: ModerationIn) -> list[Incoming]:
                 f"image_url must be a data: URI with the picture in base64, found {pictures[0][:40]!r}: "
                 "nothing is fetched",
             )
-        picture = decoded(pictures[0][head.end() :])
-    return [Incoming(text="\n".join(texts) if texts else None, picture=picture)]
+        parts[PICTURE] = decoded(pictures[0][head.end() :], PICTURE, inputs()[PICTURE])
+    return [Incoming(parts)]
 
 
 def _result(answer: Answer, post: Incoming, settings: Any) -> dict[str, Any]:
     probability = answer.decision.probability if answer.decision else float(answer.action != "allow")
     flagged = answer.action == "block" or (answer.action == "review" and settings.flag_review)
     ours = set(settings.categories)
-    there = [name for name, part in (("text", post.text), ("image", post.picture)) if part is not None]
+    there = list(post.parts)
     return {
         "flagged": flagged,
         "categories": {name: flagged and name in ours for name in CATEGORIES},

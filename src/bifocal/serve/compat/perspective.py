@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from ...data.compose import TEXT
 from ...modalities.text import NO_LANGUAGE
 from ..api.bodies import Narrow
 from ..api.keys import Client
@@ -266,7 +267,7 @@ async def _decided(
         if not _supported(service, detected):
             raise _unsupported(next(iter(attributes or {})), [detected], "detectedLanguages")
 
-    incoming = Incoming(text=text, subject=author, keep=keep, check=check)
+    incoming = Incoming({TEXT: text}, subject=author, keep=keep, check=check)
     return await unless_gone(request, service.decide(incoming, client))
 
 

@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
 
@@ -52,12 +52,19 @@ class NotStorable(StoreError):
 class Original:
     """What was decided on, kept for those who review; never the bytes that came."""
 
-    text: str | None
+    text: str | None = None
     """As the text expert read it."""
-    picture: bytes | None
+    picture: bytes | None = None
     """A PNG of ours."""
     tabular: dict[str, Any] | None = None
     """The post's record."""
+    parts: dict[str, Any] | None = None
+    """Any other part, by its name."""
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Column of the log -> what it holds."""
+        return {column.name: getattr(self, column.name) for column in fields(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

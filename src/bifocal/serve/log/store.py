@@ -76,6 +76,8 @@ _AT_ONCE = 200
 """Rows that are handled together where there may be very many."""
 _LATEST = timedelta(days=90)
 """How long it is remembered that an author was forgotten of whom nothing was held; see `Store.forget`."""
+KEPT = tuple(column.name for column in originals.c if column.name not in ("decision_id", "at"))
+"""The columns that hold what is kept of a post."""
 _COLUMNS = {column.name: "decision" if column.name == "body" else column.name for column in decisions.c}
 
 
@@ -127,8 +129,7 @@ def checked(row: Logged) -> Logged:
     ):
         raise NotStorable("the decision log refuses: this is no decision")
     if row.original is not None:
-        original = fitted(originals, {f: getattr(row.original, f) for f in ("text", "picture", "tabular")})
-        values["original"] = Original(**original)
+        values["original"] = Original(**fitted(originals, row.original.columns))
     return replace(row, **values)
 
 
@@ -228,7 +229,7 @@ class Store(Queue, Figures, Sessions):
         """What was decided on, where it is kept. Raises `StoreGone`."""
         with self._reading() as connection:
             row = connection.execute(select(originals).where(originals.c.decision_id == number)).one_or_none()
-            return None if row is None else Original(row.text, row.picture, row.tabular)
+            return None if row is None else Original(**{name: row._mapping[name] for name in KEPT})
 
     def history(
         self, number: str, *, newest: int | None = None, before: int | None = None, kind: str | None = None
@@ -284,12 +285,12 @@ class Store(Queue, Figures, Sessions):
             ``id``; ``label`` and ``action``, of which one may be None; ``by``; ``from``: ``verdict`` or ``feedback``;
             ``said``: the reason given; ``judged``: when; ``sample``: how the decision came to be looked at by design,
             ``review`` or ``audit``, or None where somebody reported it or appealed; ``weight``: the decisions that it
-            stands for in that sample; ``queued``; ``text``; ``picture``: PNG; ``tabular``; ``decided``. The last
-            verdict counts; without one, the last feedback.
+            stands for in that sample; ``queued``; ``text``; ``picture``: PNG; ``tabular``; ``parts``; ``decided``. The
+            last verdict counts; without one, the last feedback.
         """
         reported = select(feedback.c.number).where(feedback.c.decision_id == decisions.c.id).exists()
         asked = (
-            select(decisions, items.c.reason, originals.c.text, originals.c.picture, originals.c.tabular)
+            select(decisions, items.c.reason, *(originals.c[name] for name in KEPT))
             .outerjoin(items, items.c.decision_id == decisions.c.id)
             .outerjoin(originals, originals.c.decision_id == decisions.c.id)
             .where(or_(items.c.verdict.is_not(None), reported))
@@ -376,9 +377,12 @@ def _decided(row: Logged) -> dict[str, Any]:
 
 
 def _original(number: str, at: datetime, given: Original) -> dict[str, Any]:
-    return {
-        "decision_id": number, "at": at, "text": given.text, "picture": given.picture, "tabular": given.tabular
-    }  # fmt: skip
+    return {"decision_id": number, "at": at, **given.columns}
+
+
+def _kept(row: Row[Any]) -> dict[str, Any]:
+    found = {name: row._mapping[name] for name in KEPT}  # logs of old hold NaN and the like
+    return {name: part if isinstance(part, bytes) else storable_json(part) for name, part in found.items()}
 
 
 def _said(row: Row[Any], told: Sequence[Row[Any]]) -> dict[str, Any]:
@@ -394,9 +398,7 @@ def _said(row: Row[Any], told: Sequence[Row[Any]]) -> dict[str, Any]:
         "sample": "review" if row.action == "review" else "audit" if row.audit else None,
         "weight": row.weight or 1.0,
         "queued": row.reason,
-        "text": row.text,
-        "picture": row.picture,
-        "tabular": storable_json(row.tabular),  # logs of old hold NaN and the like
+        **_kept(row),
         "decided": {
             "action": row.action,
             "label": row.label,

@@ -129,6 +129,7 @@ originals = Table(
     Column("text", Text),
     Column("picture", LargeBinary),
     Column("tabular", JSON(none_as_null=True)),
+    Column("parts", JSON(none_as_null=True)),
     Index("ix_originals_at", "at"),
 )
 

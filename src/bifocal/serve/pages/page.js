@@ -135,7 +135,7 @@ window.addEventListener("pageshow", (event) => {
 
 const drop = document.getElementById("drop");
 if (drop) {
-  const input = document.getElementById("image");
+  const input = drop.querySelector("input");
   const chosen = document.getElementById("chosen");
   const tell = () => {
     const [file] = input.files;

@@ -21,6 +21,7 @@ from markupsafe import Markup
 from PIL import Image
 from starlette.datastructures import FormData, UploadFile
 
+from ...contracts import Input
 from ...decide.policy import pattern_of
 from ...diagnose.drift import Property, compare
 from ...errors import BifocalError
@@ -64,7 +65,6 @@ TYPED = ("do", "why", "undo", "seen", "skip")
 SAME = 0.005
 """Probabilities that are told as one."""
 ACTIONS = {"allow": "allowed", "none": "no action", "review": "to review", "block": "blocked"}
-PARTS = {"text": "Text", "image": "Picture", "tabular": "Record"}
 FILTERS = ("reason", "pattern", "client", "sort")
 STRONGEST = 5
 """Pieces of a part that are named."""
@@ -205,26 +205,45 @@ async def trying(request: Request, who: Moderator) -> Response:
 async def tried(request: Request, who: Moderator) -> Response:
     """Nothing of what is tried is logged."""
     service = service_of(request)
-    form = await request.form(max_files=1, max_fields=5, max_part_size=2**22)
-    text, given = _text(form, "text"), form.get("image")
-    picture = await given.read() if isinstance(given, UploadFile) and given.filename else None
+    fields = _fields(service)
+    files = sum(one.is_file for one in fields.values())
+    form = await request.form(max_files=files, max_fields=4 + len(fields), max_part_size=2**22)
+    typed = {name: _text(form, name) for name, one in fields.items() if not one.is_file}
+    parts: dict[str, Any] = {name: words for name, words in typed.items() if words.strip()}
+    for name in fields.keys() - typed.keys():
+        given = form.get(name)
+        if isinstance(given, UploadFile) and given.filename:
+            parts[name] = await given.read()
     try:
-        if not text.strip() and picture is None:
+        if not parts:
             raise Refused("unusable", "Write a text or choose a picture")
-        said = await unless_gone(request, service.explain(Incoming(text or None, picture), grid=GRID))
+        said = await unless_gone(request, service.explain(Incoming(parts), grid=GRID))
     except BifocalError as error:
         refused = as_refused(error)
-        return _try_page(request, who, refused.status, text=text, wrong=str(refused))
-    return _try_page(request, who, text=text, said=_shown(said, service))
+        return _try_page(request, who, refused.status, typed=typed, wrong=str(refused))
+    return _try_page(request, who, typed=typed, said=_shown(said, service))
+
+
+def _fields(service: Service) -> dict[str, Input]:
+    """The parts that can be tried: those that come with Bifocal and those of the run, but for records."""
+    return {name: one for name, one in service.loaded.inputs.items() if one.form != "record"}
 
 
 def _try_page(
-    request: Request, who: str, status: int = 200, *, text: str = "", wrong: str | None = None, said: Any = None
+    request: Request,
+    who: str,
+    status: int = 200,
+    *,
+    typed: Mapping[str, str] | None = None,
+    wrong: str | None = None,
+    said: Any = None,
 ) -> Response:
-    settings = service_of(request).settings
+    service, words = service_of(request), typed or {}
+    settings = service.settings
     return _page(
-        "try.html", request, status, who=who, text=text, wrong=wrong, said=said, max_text=settings.max_text,
-        cut=len(text) > settings.max_text, most=settings.max_body - FORM,
+        "try.html", request, status, who=who, fields=_fields(service), typed=words, wrong=wrong, said=said,
+        max_text=settings.max_text, cut=any(len(one) > settings.max_text for one in words.values()),
+        most=settings.max_body - FORM,
     )  # fmt: skip
 
 
@@ -236,7 +255,11 @@ def _shown(said: Explanation, service: Service) -> dict[str, Any]:
     for name, value in said.values.items():
         pieces, expert = said.pieces[name], service.loaded.expert_names.get(name)
         alone = decision.models.get(expert or "")
-        part: dict[str, Any] = {"name": PARTS.get(name, name), "share": said.contributions[name], "expert": expert}
+        part: dict[str, Any] = {
+            "name": service.loaded.inputs[name].title,
+            "share": said.contributions[name],
+            "expert": expert,
+        }
         part |= {"alone": alone, "of": None if alone is None else _sense(service, alone.label)}
         part["strongest"] = [(w.piece.name, w.effect) for w in pieces[:STRONGEST] if w.effect]
         if isinstance(value, str):
@@ -419,7 +442,7 @@ async def _item_page(
     older = urlencode({**asked, "before": events[EVENTS - 1].number}) if len(events) > EVENTS else None
     more = urlencode({**asked, "skip": skip, "seen": "" if seen is None else seen, "marks": 1})
     return _page(
-        "item.html", request, who=who, item=item, decision=decision, original=original, words=_words(original),
+        "item.html", request, who=who, item=item, decision=decision, original=original, words=_words(original, service),
         history=_collapsed(events[:EVENTS]), older=older, before=before, appeal=appeals[0] if appeals else None,
         held=held, left=None if item is None or held is None else round(store.left_s(item) or 0), mine=mine,
         asked=asked, skip=skip, seen=seen, place=place, last=last, start=urlencode(asked), said=said, why=why,
@@ -498,16 +521,19 @@ def _alone(decision: Kept, service: Service) -> list[tuple[str, float, dict[str,
     for part, expert in service.loaded.expert_names.items():
         if said := models.get(expert):
             (value,) = (value for key, value in said.items() if key != "label")
-            found.append((PARTS.get(part, part), value, _sense(service, said["label"])))
+            found.append((service.loaded.inputs[part].title, value, _sense(service, said["label"])))
     return found
 
 
-def _words(original: Original | None) -> list[tuple[str, str]]:
+def _words(original: Original | None, service: Service) -> list[tuple[str, str]]:
     """What a post says and where, without the marks that the model reads it with."""
-    if original is None or not original.text:
+    if original is None:
         return []
-    transcript, caption = words_of(original.text)
-    return [(name, said) for name, said in (("Text", caption), ("Words on the picture", transcript)) if said]
+    transcript, caption = words_of(original.text) if original.text else ("", "")
+    found = [(name, said) for name, said in (("Text", caption), ("Words on the picture", transcript)) if said]
+    known = service.loaded.inputs
+    others = original.parts or {}
+    return found + [(known[name].title if name in known else name, str(part)) for name, part in others.items()]
 
 
 @router.post("/items/{number}")

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from ...data.compose import TEXT
 from ...errors import BifocalError
 from ..errors import Refused
 
@@ -120,7 +119,7 @@ class Batcher:
         Refused
             Where they cannot be asked.
         """
-        characters = len(post.parts.get(TEXT, ""))
+        characters = sum(len(part) for part in post.parts.values() if isinstance(part, str))
         mine = _Waiting(
             post,
             post.views * (characters // CHARACTERS_PER_TOKEN + 2),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 import multiprocessing
 import os
 import pickle
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ...config import RunConfig
-from ...data.compose import PICTURE
+from ...data.compose import PICTURE, TEXT
 from ...errors import BifocalError, ModelError, PictureError, RunError
 from ...modalities.text import MAX_CHARACTERS
 from ...system.parity_probe import ParityWarning
@@ -64,7 +63,7 @@ class Preparation:
     hashes: bool = False
     """Whether pictures are hashed, for the lists of known ones."""
     originals: bool = False
-    """Whether pictures are encoded anew, to be kept."""
+    """Whether what came is to be kept; pictures are encoded anew for it."""
     max_text: int = MAX_CHARACTERS
     """Characters of a text that are read."""
 
@@ -80,8 +79,8 @@ class Prepared:
     """SHA-256 of the picture's file."""
     known: tuple[str, int] | None
     """PDQ hash and quality of the picture."""
-    original: bytes | None
-    """The picture that the expert saw, as a PNG of ours: never the bytes that came."""
+    kept: Mapping[str, Any]
+    """What the log keeps of it, as `Preparer.keep` gives it; nothing where it is told to keep nothing."""
 
 
 @dataclass(frozen=True)
@@ -152,39 +151,27 @@ def _start_decoder(preparation: Preparation, memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _prepare(
-    preparation: Preparation, text: str | None, picture: bytes | None, tabular: Mapping[str, Any] | None
-) -> Prepared:
+def _prepare(preparation: Preparation, parts: Mapping[str, Any]) -> Prepared:
     preparer = _preparer(preparation)
-    post = preparer.post(text, picture, tabular)
+    post = preparer.post(parts)
+    words, picture = parts.get(TEXT), parts.get(PICTURE)
     return Prepared(
         Packed.of(post),
-        None if text is None else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+        None if words is None else hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest(),
         None if picture is None else hashlib.sha256(picture).hexdigest(),
         _hashed(picture) if preparation.hashes and picture is not None else None,
-        _encoded(post) if preparation.originals and picture is not None else None,
+        preparer.keep(post) if preparation.originals else {},
     )
 
 
-def _prepare_kept(
-    preparation: Preparation, text: str | None, picture: bytes | None, tabular: Mapping[str, Any] | None
-) -> Packed:
-    return Packed.of(_preparer(preparation).kept(text, picture, tabular))
+def _prepare_kept(preparation: Preparation, columns: Mapping[str, Any]) -> Packed:
+    return Packed.of(_preparer(preparation).kept(columns))
 
 
 def _hashed(picture: bytes) -> tuple[str, int]:
     from ...modalities.image import decode, picture_hash
 
     return picture_hash(decode(picture))
-
-
-def _encoded(post: Post) -> bytes | None:
-    shown = post.views[0].get(PICTURE)
-    if shown is None:
-        return None
-    buffer = io.BytesIO()
-    shown.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 # ------------------------------------------------------------------------------------------------ beside a model
@@ -542,19 +529,19 @@ class Decoders:
         self.timeout = timeout
         self.workers = Workers(count, _start_decoder, preparation, memory, name="decoder")
 
-    async def prepare(self, text: str | None, picture: bytes | None, tabular: Mapping[str, Any] | None) -> Prepared:
-        """One post.
+    async def prepare(self, parts: Mapping[str, Any]) -> Prepared:
+        """One post of these parts.
 
         Raises
         ------
         DataError
             As `Preparer.post`; where the picture takes too long, too much memory, or its decoder down.
         """
-        return await self._ask(_prepare, text, picture, tabular)
+        return await self._ask(_prepare, parts)
 
-    async def kept(self, text: str | None, picture: bytes | None, tabular: Mapping[str, Any] | None) -> Packed:
-        """A post of what was kept of one. Raises as `Preparer.kept`, and as `prepare`."""
-        return await self._ask(_prepare_kept, text, picture, tabular)
+    async def kept(self, columns: Mapping[str, Any]) -> Packed:
+        """A post of what the log kept of one. Raises as `Preparer.kept`, and as `prepare`."""
+        return await self._ask(_prepare_kept, columns)
 
     async def _ask(self, task: Callable[..., Result], *post: Any) -> Result:
         try:
