@@ -492,9 +492,9 @@ def _as_json(part: Any) -> Any:
     return _sendable(part) if isinstance(part, str) else part
 
 
-def _sendable(text: str) -> str:
+def _sendable(words: str) -> str:
     """A text that UTF-8 can hold: a lone surrogate becomes U+FFFD, as the service would have it."""
-    return str(text).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return str(words).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def _error(told: Mapping[str, str]) -> BifocalError:

@@ -401,5 +401,5 @@ class Reporter:
     def epoch(self, model: str, figures: Mapping[str, float]) -> None:
         """An expert finished an epoch (or its head)."""
 
-    def note(self, text: str) -> None:
+    def note(self, message: str) -> None:
         """A finding worth a line: quarantined rows, leakage, in-sample evaluation."""

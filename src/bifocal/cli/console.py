@@ -70,8 +70,8 @@ class ConsoleReporter(Reporter):
             shown.append(f"{name} " + " / ".join(f"{value:.3f}" for value in values))
         self.console.print(f"  {model} {figures['epoch']:g}  " + "  ".join(shown))
 
-    def note(self, text: str) -> None:
-        self.console.print(f"  note: {text}", style="yellow")
+    def note(self, message: str) -> None:
+        self.console.print(f"  note: {message}", style="yellow")
 
 
 def emit_json(content: Any) -> None:

@@ -48,14 +48,14 @@ def known_encoding(name: str) -> str:
         raise ConfigError(f"encoding: {name!r} is unknown; utf-8, utf-16, latin-1 and cp1252 are usual ones") from None
 
 
-def is_marked(text: str) -> bool:
+def is_marked(content: str) -> bool:
     """Whether bytes stood here that are not of the encoding."""
-    return not text.isascii() and _MARKS.search(text) is not None
+    return not content.isascii() and _MARKS.search(content) is not None
 
 
-def shown(text: str) -> str:
+def shown(content: str) -> str:
     """A text for a message or the quarantine, with U+FFFD in the place of bad bytes."""
-    return _MARKS.sub("�", text)
+    return _MARKS.sub("�", content)
 
 
 def decoded(file: IO[bytes], name: str, encoding: str, newline: str | None) -> io.TextIOWrapper:

@@ -89,13 +89,13 @@ class _Delimited:
             for text in self._notes():
                 note(text)
 
-    def _numbered(self, text: Any) -> Iterator[Line]:
+    def _numbered(self, stream: Any) -> Iterator[Line]:
         number = 0
-        while line := text.readline(MAX_LINE):
+        while line := stream.readline(MAX_LINE):
             number += 1
             yield number, line
             while len(line) == MAX_LINE and line[-1] not in "\r\n":  # the row is refused by its length
-                line = text.readline(MAX_LINE)
+                line = stream.readline(MAX_LINE)
 
     def _next(self) -> Line | None:
         return self.again.popleft() if self.again else next(self.lines, None)
@@ -151,19 +151,19 @@ class _Delimited:
             self.suspects.append(line[0])
         yield self._row(line[0], text, cells)
 
-    def _row(self, number: int, text: str, cells: list[str]) -> Read:
+    def _row(self, number: int, line: str, cells: list[str]) -> Read:
         where, width = f"{self.name}:{number}", len(self.header)
-        if is_marked(text):
+        if is_marked(line):
             refuse_foreign(self.files, self.name, self.encoding)
             reason = f"not {self.encoding.upper()}"
-        elif len(text) > MAX_CELL and max(map(len, cells)) > MAX_CELL:
+        elif len(line) > MAX_CELL and max(map(len, cells)) > MAX_CELL:
             reason = f"the line holds a cell of over {MAX_CELL:,} characters, the most that is read: shorten it"
         elif len(cells) != width:
             reason = f"{len(cells)} cells where the header has {width} (a {self.delimiter!r} without quotes?)"
         else:
             found = map(raw, cells) if self.is_ours else cells
             return where, {column: cell or None for column, cell in zip(self.header, found, strict=True)}
-        return where, Rejected(None, where, reason, shown(text[:SHOWN]))
+        return where, Rejected(None, where, reason, shown(line[:SHOWN]))
 
     # ------------------------------------------------------------------ quotes
 
@@ -178,21 +178,21 @@ class _Delimited:
             is_open = self._leaves_open(more[1], True)
         return taken, is_open
 
-    def _leaves_open(self, text: str, inside: bool) -> bool:
+    def _leaves_open(self, line: str, inside: bool) -> bool:
         """Whether a quoted cell goes on behind a line's end."""
-        if self.quotes == "none" or ('"' not in text):
+        if self.quotes == "none" or ('"' not in line):
             return inside
-        marks, at = _ESCAPED if self.backslashes(text) else _QUOTED, 0
+        marks, at = _ESCAPED if self.backslashes(line) else _QUOTED, 0
         while True:
             if inside:
-                closing = next((mark for mark in marks.finditer(text, at) if mark[0] == '"'), None)
+                closing = next((mark for mark in marks.finditer(line, at) if mark[0] == '"'), None)
                 if closing is None:
                     return True
                 at, inside = closing.end(), False
-            elif text.startswith('"', at):
+            elif line.startswith('"', at):
                 at, inside = at + 1, True
                 continue
-            at = text.find(self.delimiter, at) + 1
+            at = line.find(self.delimiter, at) + 1
             if not at:
                 return False
 
@@ -234,11 +234,11 @@ class _Delimited:
         alike = [sum(_shape(cells[i]) in of for i, of in self.shapes.items()) for cells in rows]
         return 2 * sum(2 * n > len(self.shapes) for n in alike) > len(inner)
 
-    def _alone(self, text: str) -> list[str]:
+    def _alone(self, line: str) -> list[str]:
         """The cells of one line, had no quote been open before it."""
-        if not self._leaves_open(text, False) and len(cells := self._cells(text)) == len(self.header):
+        if not self._leaves_open(line, False) and len(cells := self._cells(line)) == len(self.header):
             return cells
-        return self._split(text)
+        return self._split(line)
 
     @cached_property
     def shapes(self) -> dict[int, set[str]]:
@@ -263,9 +263,9 @@ class _Delimited:
             i: of for i, of in found.items() if len(of) <= most and max(shape.count(" ") for shape in of) < _MOST_WORDS
         }
 
-    def backslashes(self, text: str) -> bool:
+    def backslashes(self, line: str) -> bool:
         """Whether backslashes stand before quotes inside cells, in this file."""
-        return self.quotes == "backslash" or (self.quotes == "auto" and "\\" in text and self.escapes)
+        return self.quotes == "backslash" or (self.quotes == "auto" and "\\" in line and self.escapes)
 
     @cached_property
     def escapes(self) -> bool:
@@ -287,25 +287,25 @@ class _Delimited:
 
     # ------------------------------------------------------------------ cells
 
-    def _split(self, text: str) -> list[str]:
-        return text.rstrip("\r\n").split(self.delimiter)
+    def _split(self, line: str) -> list[str]:
+        return line.rstrip("\r\n").split(self.delimiter)
 
-    def _cells(self, text: str) -> list[str]:
-        escape = "\\" if self.backslashes(text) else None
-        if self.quotes == "none" or ('"' not in text and not (escape and "\\" in text)):
-            return self._split(text)
+    def _cells(self, line: str) -> list[str]:
+        escape = "\\" if self.backslashes(line) else None
+        if self.quotes == "none" or ('"' not in line and not (escape and "\\" in line)):
+            return self._split(line)
         if escape:
-            text = self._escaped(text)
+            line = self._escaped(line)
         try:  # as pandas reads it: what follows on a quoted phrase belongs to its cell
-            return next(csv.reader([text], delimiter=self.delimiter, escapechar=escape, strict=False), [])
+            return next(csv.reader([line], delimiter=self.delimiter, escapechar=escape, strict=False), [])
         except csv.Error:
-            return self._split(text)
+            return self._split(line)
 
-    def _escaped(self, text: str) -> str:
+    def _escaped(self, line: str) -> str:
         """With no backslash lost but that of an escape, and nothing where databases write ``\\N`` for it."""
         edge = re.escape(self.delimiter)
-        text = re.sub(rf"(?:(?<={edge})|^)\\N(?={edge}|[\r\n]|$)", "", text)
-        return re.sub(rf'\\(["\\{edge}])|\\', lambda mark: mark[0] if mark[1] else "\\\\", text)
+        line = re.sub(rf"(?:(?<={edge})|^)\\N(?={edge}|[\r\n]|$)", "", line)
+        return re.sub(rf'\\(["\\{edge}])|\\', lambda mark: mark[0] if mark[1] else "\\\\", line)
 
     def _notes(self) -> Iterator[str]:
         if self.strays:

@@ -36,8 +36,8 @@ def _written(value: Any) -> str:
     return _whole(str(value)) if isinstance(value, float) else str(value).strip()
 
 
-def _whole(text: str) -> str:
-    return text.partition(".")[0] if _WHOLE.fullmatch(text) else text
+def _whole(cell: str) -> str:
+    return cell.partition(".")[0] if _WHOLE.fullmatch(cell) else cell
 
 
 def _shown(key: str) -> str:
@@ -246,26 +246,26 @@ class LabelMap(Strict):
             return self._number(raw, text)
         return _whole(text) if self.map is None else self.map[self._key(raw, text)]
 
-    def _number(self, raw: Any, text: str) -> float:
+    def _number(self, raw: Any, cell: str) -> float:
         try:
-            number = float(text)
+            number = float(cell)
         except ValueError:
             number = math.nan
         if isinstance(raw, bool) or not math.isfinite(number):
             raise DataError(f"{raw!r} in column {self.column!r} is no number, and the label is whether it is above one")
         return int(number) if number.is_integer() else number
 
-    def _key(self, raw: Any, text: str) -> str:
+    def _key(self, raw: Any, cell: str) -> str:
         assert self.map is not None
-        if text in self.map:
-            return text
-        whole = next((key for key in self.map if _whole(key) == _whole(text)), None)
+        if cell in self.map:
+            return cell
+        whole = next((key for key in self.map if _whole(key) == _whole(cell)), None)
         if whole is not None:
             return whole
-        meaning = _SPELLINGS.get(_whole(text).lower())
+        meaning = _SPELLINGS.get(_whole(cell).lower())
         for key in self.map if meaning is not None else ():
             # A boolean of YAML was a word, which stays itself beside other words ({yes: …, no: …, unsure: …}).
-            word = (key in _WORDS or key in _WORDS.values()) and _whole(text) not in ("0", "1")
+            word = (key in _WORDS or key in _WORDS.values()) and _whole(cell) not in ("0", "1")
             if (self._is_spelled or word) and _SPELLINGS.get(key.lower()) == meaning:
                 return key
         allowed = ", ".join(map(_shown, self.map))

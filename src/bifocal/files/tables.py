@@ -150,7 +150,7 @@ class DelimitedTables(EncodedTables):
             delimiter=self.delimiter or delimiter,
             encoding=self.encoding,
             quotes=self.quotes,
-            note=lambda text: self._notes.setdefault(text),
+            note=lambda finding: self._notes.setdefault(finding),
         )
 
     def notes(self) -> list[str]:

@@ -85,13 +85,13 @@ class Trees:
         Raw scores of a row: one for two classes, else one per class; LightGBM grows a tree for each in every round.
     """
 
-    def __init__(self, text: str, classes: int):
+    def __init__(self, model: str, classes: int):
         with extras_named():
             import lightgbm
 
-        self.text = text
-        self.booster = lightgbm.Booster(model_str=text)
-        self.leaves = [np.array(line.split(), dtype=float) for line in _LEAVES.findall(text)]
+        self.text = model
+        self.booster = lightgbm.Booster(model_str=model)
+        self.leaves = [np.array(line.split(), dtype=float) for line in _LEAVES.findall(model)]
         self.scores = 1 if classes == 2 else classes
 
     @property

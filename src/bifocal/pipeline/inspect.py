@@ -33,7 +33,7 @@ MOST_VALUES = 1000
 """Distinct values of a column that are told apart; more are counted as this many."""
 
 
-def source_of(text: str) -> RunConfig:
+def source_of(given: str) -> RunConfig:
     """The configuration around a source named on the command line.
 
     Parameters
@@ -46,14 +46,14 @@ def source_of(text: str) -> RunConfig:
     ConfigError
         Where it is neither.
     """
-    if Path(text).suffix in (".yaml", ".yml"):
-        return load_config(text)
-    if text.lstrip().startswith(("{", "[")):
-        content = read_mapping(f"{{source: {text}}}", "SOURCE")
+    if Path(given).suffix in (".yaml", ".yml"):
+        return load_config(given)
+    if given.lstrip().startswith(("{", "[")):
+        content = read_mapping(f"{{source: {given}}}", "SOURCE")
         return parse_config({"run": "inspect", **content})
     raise ConfigError(
         f"SOURCE is a configuration file (.yaml) or a source such as '{{kind: table, root: posts.csv, text: body}}', "
-        f"found {text!r}; kinds: {', '.join(plugins.names('sources'))}"
+        f"found {given!r}; kinds: {', '.join(plugins.names('sources'))}"
     )
 
 

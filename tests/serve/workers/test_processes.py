@@ -201,7 +201,7 @@ def test_models_that_are_killed_are_started_anew(small_run, system):
             and about.main == "mm_fusion"
             and about.reads == ("image", "text")
         )
-        posts = [system.preparer.post("a quiet morning"), system.preparer.post(None, picture())]
+        posts = [system.preparer.post({"text": "a quiet morning"}), system.preparer.post({"image": picture()})]
         packed = [Packed.of(post) for post in posts]
         here = [d.probability for d in system.decide(posts)]
         assert [d.probability for d in asyncio.run(model.decide(packed))] == pytest.approx(here, abs=1e-6)
@@ -231,9 +231,9 @@ def test_one_post_that_the_models_cannot_take_spoils_no_other(records_run):
     try:
         preparer = bifocal.load(records_run).preparer
         posts = [
-            preparer.post("a marble house"),
-            preparer.post(None, None, {"colour": 3}),
-            preparer.post("plain house"),
+            preparer.post({"text": "a marble house"}),
+            preparer.post({"tabular": {"colour": 3}}),
+            preparer.post({"text": "plain house"}),
         ]
         one, other, third = asyncio.run(model.decide([Packed.of(post) for post in posts]))
         assert isinstance(other, BifocalError) and "colour" in str(other)

@@ -54,12 +54,12 @@ def read_json(blob: bytes | str) -> Any:
         raise HTTPException(400, _TOO_DEEP) from None
 
 
-def _count_members(text: str) -> None:
+def _count_members(body: str) -> None:
     """Refuse what has too many members, from the signs that divide them: before an object is made of any."""
-    if text.count(",") <= MEMBERS and text.count("[") + text.count("{") <= MEMBERS:
+    if body.count(",") <= MEMBERS and body.count("[") + body.count("{") <= MEMBERS:
         return
     commas = begun = ended = 0
-    for n, found in enumerate(_STRING_OR_SIGN.finditer(text)):
+    for n, found in enumerate(_STRING_OR_SIGN.finditer(body)):
         sign = found[0][0]
         commas += sign == ","
         begun += sign in "[{"

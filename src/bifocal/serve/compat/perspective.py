@@ -250,7 +250,7 @@ def _unsupported(attribute: str, languages: Sequence[str], key: str) -> Invalid:
 
 
 async def _decided(
-    request: Request, asked: AnalyzeIn | SuggestIn, text: str, client: Client, author: str | None, *, keep: bool
+    request: Request, asked: AnalyzeIn | SuggestIn, comment: str, client: Client, author: str | None, *, keep: bool
 ) -> Answer:
     """The answer for a comment that was read whole, in a language that is scored; any other is not logged."""
     service = service_of(request)
@@ -267,7 +267,7 @@ async def _decided(
         if not _supported(service, detected):
             raise _unsupported(next(iter(attributes or {})), [detected], "detectedLanguages")
 
-    incoming = Incoming({TEXT: text}, subject=author, keep=keep, check=check)
+    incoming = Incoming({TEXT: comment}, subject=author, keep=keep, check=check)
     return await unless_gone(request, service.decide(incoming, client))
 
 

@@ -216,11 +216,11 @@ def audited(decision: str, action: str | None, share: float) -> tuple[bool, floa
     return drawn, 1 / share if drawn else 0.0
 
 
-def storable(text: str) -> str:
+def storable(words: str) -> str:
     """A text as every database takes it: no NUL, and U+FFFD for what UTF-8 cannot hold."""
-    if text.isascii() and "\0" not in text:
-        return text
-    return _SURROGATE.sub("\ufffd", text.replace("\0", ""))
+    if words.isascii() and "\0" not in words:
+        return words
+    return _SURROGATE.sub("\ufffd", words.replace("\0", ""))
 
 
 def storable_json(value: Any, depth: int = _DEPTH) -> Any:

@@ -22,19 +22,19 @@ BREAK = "\u23ce"
 """Stands for a line break."""
 
 
-def shown(text: str) -> Markup:
+def shown(words: str) -> Markup:
     """Words over several lines: controls, and what turns or hides words, by their codes."""
-    return Markup(_IN_TEXT.sub(_marked, str(escape(text.replace("\r\n", "\n")))))
+    return Markup(_IN_TEXT.sub(_marked, str(escape(words.replace("\r\n", "\n")))))
 
 
-def line(text: str) -> Markup:
+def line(words: str) -> Markup:
     """Words in one line, isolated from those around them."""
-    return Markup("<bdi>{}</bdi>").format(Markup(_IN_LINE.sub(_marked, str(escape(text.strip(" "))))))
+    return Markup("<bdi>{}</bdi>").format(Markup(_IN_LINE.sub(_marked, str(escape(words.strip(" "))))))
 
 
-def plain(text: str) -> str:
+def plain(words: str) -> str:
     """The same where no markup can stand: in a title or an attribute."""
-    return _IN_LINE.sub(_told, text.strip(" "))
+    return _IN_LINE.sub(_told, words.strip(" "))
 
 
 def _marked(found: re.Match[str]) -> str:
