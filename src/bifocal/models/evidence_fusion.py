@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -279,7 +279,7 @@ class LearnedFusion(EvidenceFusion):
 
     def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The mean over seeds of the shares that the head gives."""
-        if not hasattr(self.heads.module, "weigh"):
+        if not isinstance(self.heads.module, Weighing):
             return {}
         weights = {f"head.{name}": w for name, w in self.heads.weights.items()}
         members = Heads(_Weigher(self.heads.module), weights, self.heads.scaling)(inputs, present)
@@ -346,15 +346,23 @@ class PartsLinear(nn.Module):
         return reduce(torch.add, said) + self.layer.bias
 
 
+@runtime_checkable
+class Weighing(Protocol):
+    """A head that weighs its modalities."""
+
+    def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """The shares ``[B, M]``, columns in the order of ``dims``."""
+
+
 class _Weigher(nn.Module):
     """Calls a head's ``weigh`` where others call it for its logits."""
 
-    def __init__(self, head: nn.Module):
+    def __init__(self, head: Weighing):
         super().__init__()
         self.head = head
 
     def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        return self.head.weigh(inputs, present)  # type: ignore[operator]
+        return self.head.weigh(inputs, present)
 
 
 def shares(scores: Tensor, there: Tensor, dim: int = -1) -> Tensor:

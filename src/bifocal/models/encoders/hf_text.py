@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ...config import Strict
+from ...config import ExpertConfig, Strict
 from ...errors import ConfigError, ModelError
 from ...modalities.text import tags_of
 from ..exportable import Exportable
@@ -66,8 +66,8 @@ class HfText(HfEncoder):
     base = "microsoft/mdeberta-v3-base"
     settings = Options
 
-    def __init__(self, *args: Any):
-        super().__init__(*args)
+    def __init__(self, expert: ExpertConfig, classes: Sequence[Any], seed: int, model: PreTrainedModel, processor: Any):
+        super().__init__(expert, classes, seed, model, processor)
         if not self.processor.is_fast:
             raise ModelError(
                 f"model {self.expert.model!r} has no fast tokenizer (tokenizer.json): take a model that has"
