@@ -104,7 +104,7 @@ def test_text_stays_text():
     assert {"a_expert: loss", "train", "val", "epoch"} <= found["training"]
     assert not any("head_only" in text for text in found["training"])
     assert {"fused", "a", "recall", "precision"} <= found["ranking"]
-    assert {"truth", "named", "5", "7"} <= found["confusion"] and {"language: de (40)"} <= found["forest"]
+    assert {"truth", "predicted", "5", "7"} <= found["confusion"] and {"language: de (40)"} <= found["forest"]
     assert {"text: homoglyphs"} <= found["flips"]
 
 

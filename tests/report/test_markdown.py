@@ -1,218 +1,10 @@
-"""Findings are what the artifacts say, and the words made of them are complete, careful and free of verdicts."""
-
-import csv
+"""The findings as Markdown: complete, and nothing of a run becomes markup."""
 
 import pytest
 
-from bifocal.errors import RunError
-from bifocal.evaluate.curves import reliability
-from bifocal.report.drawings import draw_figures
-from bifocal.report.findings import TEXT_LENGTH, findings
-from bifocal.report.markdown import (
-    answer,
-    asked,
-    cell,
-    chance,
-    group_rows,
-    number,
-    plain,
-    signed,
-    slice_rows,
-    to_markdown,
-    unknowns,
-)
-from bifocal.workspace import Workspace, read_json, write_json
-
-VERDICTS = ("worth", "undecided", "significant", "outperform", "beats", "wins over", "better than")
-
-
-def edit(path, change):
-    content = read_json(path)
-    change(content)
-    write_json(path, content)
-
-
-def test_findings_hold_the_headline_the_gain_and_the_counts(fake_run):
-    facts = findings(fake_run())
-    assert facts["headline"] == {
-        "model": "mm_fusion", "metric": "auroc", "split": "test", "value": pytest.approx(0.65),
-        "low": pytest.approx(0.60), "high": pytest.approx(0.70), "n": 200, "positives": 100,
-    }  # fmt: skip
-    assert facts["gain"]["over"] == "text_expert"
-    assert list(facts["models"]) == ["text_expert", "vision_expert", "mm_fusion"]
-    assert facts["models"]["mm_fusion"]["formula"] == "softmax(logits / 1.250)"
-    assert facts["data"]["rows"] == {"train": 700, "val": 60, "test": 200}
-    assert facts["made"]["kept_for_fusion"] == {"share": 0.2, "n": 140}
-    marks = facts["marks"]
-    assert marks["approximate"] and marks["ece_is_chance"] and not marks["in_sample"]
-    assert (marks["tuned_on"], marks["tuned_rows"], marks["tuned_rarest"]) == ("val", 60, 30)
-
-
-def test_the_worst_errors_come_first_and_short(fake_run):
-    errors = findings(fake_run())["errors"]
-    assert errors["n"] == 2
-    assert [(e["id"], e["type"], round(e["confidence"], 2)) for e in errors["worst"]] == [
-        ("p0", "FP", 0.95),
-        ("p2", "FN", 0.9),
-    ]
-    assert len(errors["worst"][1]["text"]) == TEXT_LENGTH
-    assert "vision" not in errors["worst"][1]["said"]  # it had no opinion
-    assert errors["worst"][0]["said"]["text"] == {"pred": "1", "prob": 0.9}
-
-
-def test_a_multiclass_run_counts_by_class(fake_run):
-    facts = findings(fake_run(multiclass=True))
-    assert facts["classes"] == [
-        {"class": "none", "rows": 1, "named": 2, "right": 1},
-        {"class": "one", "rows": 1, "named": 0, "right": 0},
-        {"class": "two", "rows": 1, "named": 1, "right": 1},
-    ]
-    assert [e["id"] for e in facts["errors"]["worst"]] == ["p1"]
-    assert facts["curve"] == []
-    assert facts["marks"]["tuned_rarest"] == 15
-
-
-def test_reliability_counts_every_row_once():
-    bins = reliability([0.05, 0.1, 0.11, 0.95, 1.0], [False, True, True, True, True])
-    assert [b["n"] for b in bins] == [2, 1, 2]
-    assert bins[0]["predicted"] == pytest.approx(0.075)
-    assert bins[0]["observed"] == 0.5
-    assert bins[2]["low"] < 1 == bins[2]["observed"] <= bins[2]["high"]
-    assert reliability([], []) == []
-
-
-def test_a_missing_artifact_is_named(fake_run):
-    folder = fake_run()
-    Workspace.of(folder).errors.unlink()
-    with pytest.raises(RunError, match=r"errors_made-up\.csv is missing"):
-        findings(folder)
-    Workspace.of(folder).results.unlink()
-    with pytest.raises(RunError, match=r"results_made-up\.json is missing"):
-        findings(folder)
-
-
-def test_a_post_longer_than_csv_expects_does_not_cost_the_report(fake_run):
-    worst = findings(fake_run(text="x" * 300_000))["errors"]["worst"]
-    assert worst[0]["text"] == "x" * (TEXT_LENGTH - 1) + "…"
-    assert csv.field_size_limit() > 300_000
-
-
-@pytest.mark.parametrize("kind", [{}, {"multiclass": True}, {"single": True}, {"in_sample": True}])
-def test_the_answer_is_short_has_numbers_and_gives_no_verdict(fake_run, kind):
-    facts = findings(fake_run(**kind))
-    sentences = answer(facts)
-    assert 3 <= len(sentences) <= 5
-    assert all(any(c.isdigit() for c in s) or "one modality" in s for s in sentences)
-    said = to_markdown(facts).lower()
-    assert not [word for word in VERDICTS if word in said]
-
-
-def test_the_answer_of_a_binary_run(fake_run):
-    ranks, gain, decision, calibration = answer(findings(fake_run()))
-    assert ranks == (
-        "On 200 test posts (100 positive), mm_fusion ranks a positive post above a negative one 65% of the time: "
-        "AUROC 0.650 (95% interval 0.600 to 0.700)."
-    )
-    assert "text_expert, the best single model on val, is −0.012 AUROC (95% interval −0.051 to +0.031)" in gain
-    assert "a gain of 0.058 or more had an 80% chance of showing" in gain
-    assert "flags 100 posts, 70 of them rightly (70%), and misses 25 of the 95 positive ones (26%)" in decision
-    assert "threshold of 0.45, chosen on val by the best F1 (posts that lack a part have their own)" in decision
-    assert "commonest class of train would be right on 50%" in decision
-    assert "Brier from 0.640 to 0.650" in calibration
-
-
-def test_the_rule_of_the_threshold_and_what_to_expect_of_it_are_told(fake_run):
-    facts = findings(fake_run())
-    facts["marks"]["rule"] = "precision at least 0.9"
-    facts["marks"]["expected"] = {
-        "precision": {"value": 0.88, "low": 0.812, "high": 0.94},
-        "recall": {"value": 0.5, "low": 0.4, "high": 0.6},
-    }
-    decision = answer(facts)[2]
-    assert "threshold of 0.45, chosen on val by precision at least 0.9 (posts" in decision
-    assert decision.endswith("precision of 0.81 to 0.94 and recall of 0.40 to 0.60 are expected (90% intervals).")
-
-
-def test_the_review_band_tells_whom_it_asks(fake_run):
-    facts = findings(fake_run())
-    facts["actions"] = {
-        "allow": {"negative": 80, "positive": 5, "none": 0},
-        "review": {"negative": 15, "positive": 45, "none": 0},
-        "block": {"negative": 5, "positive": 50, "none": 0},
-    }
-    decision = answer(facts)[2]
-    assert "By its review band 30% of the posts go to a person" in decision
-    assert decision.endswith("positive ones 5% are allowed and of the negative ones 5% blocked without one.")
-
-
-def test_one_modality_has_no_gain(fake_run):
-    facts = findings(fake_run(single=True))
-    assert facts["gain"] is None
-    assert "no gain to report" in answer(facts)[1]
-    assert len(asked(facts)) == 1
-    assert not any("verdict" in s for s in unknowns(facts))
-
-
-def test_in_sample_comes_first(fake_run):
-    facts = findings(fake_run(in_sample=True))
-    assert unknowns(facts)[0].startswith("In-sample: there is no val split")
-    assert "On 200 training posts" in answer(facts)[0]
-    assert to_markdown(facts).index("In-sample") < to_markdown(facts).index("## Answer")
-
-
-def test_a_tested_run_tuned_on_train_is_marked_too(fake_run):
-    folder = fake_run()
-    edit(Workspace.of(folder).results, lambda r: r.update(in_sample=True, tuned_on="train"))
-    first = unknowns(findings(folder))[0]
-    assert "tuned on the rows the models learned from" in first
-    assert "say nothing" not in first
-
-
-def test_limits_are_named_where_they_are_and_only_there(fake_run):
-    said = " ".join(unknowns(findings(fake_run())))
-    assert "One val split of 60 rows (30 of its rarest class)" in said
-    assert "ECE is no target under 2,000 rows, and here are 200" in said
-    assert "near-duplicates in an earlier split: 4 in test; they were kept" in said
-    assert "2 rows could not be read and 1 bear no label" in said
-    assert "Over 5 seeds the AUROC of mm_fusion is 0.631 ± 0.012" in said
-    assert "base rate" not in said
-
-    large = fake_run("large", n=2000)
-    space = Workspace.of(large)
-    edit(space.policy, lambda p: p.update(approximate=False))
-    edit(space.results, lambda r: r["models"]["majority"]["val"].update(positives=50))
-    edit(space.record, lambda r: r["steps"]["splits"]["leakage"].update(action="drop"))
-    edit(space.record, lambda r: r["steps"]["manifest"].update(quarantined=0, unlabelled=0, reasons={}))
-    said = " ".join(unknowns(findings(large)))
-    assert "ECE" not in said
-    assert "approximate" not in said
-    assert "could not be read" not in said
-    assert "83% of val is positive, 50% of test" in said
-    assert "they were dropped" in said
-
-
-def test_without_a_test_split_the_figures_are_said_to_flatter(fake_run):
-    folder = fake_run()
-    edit(Workspace.of(folder).results, lambda r: r.update(tested_on="val"))
-    assert any("There is no test split" in s for s in unknowns(findings(folder)))
-
-
-def test_what_the_rows_cannot_define_is_said(fake_run):
-    folder = fake_run()
-
-    def undefined(results):
-        nothing = {"value": None, "low": None, "high": None}
-        for model in results["models"].values():
-            for stage in ("metrics", "calibrated"):
-                if stage in model["test"]:
-                    model["test"][stage] = dict.fromkeys(model["test"][stage], nothing)
-        results["gain"].update(value=None, low=None, high=None, detectable=None)
-
-    edit(Workspace.of(folder).results, undefined)
-    facts = findings(folder)
-    assert "one class only" in answer(facts)[0]
-    assert "cannot be measured" in answer(facts)[1]
-    assert "| mm_fusion | n/a |" in to_markdown(facts)
+from bifocal.report.findings import findings
+from bifocal.report.markdown import plain, table_lines, to_markdown
+from bifocal.report.tables import Cell, Table
 
 
 def test_markdown_quotes_no_post_and_no_markup(fake_run):
@@ -221,17 +13,6 @@ def test_markdown_quotes_no_post_and_no_markup(fake_run):
     assert "picture is &lt;broken&gt;" in text
     assert "0.640 → 0.650 \\[0.600, 0.700\\]" in text
     assert text == to_markdown(findings(fake_run()))
-
-
-def test_numbers_for_people():
-    assert (number(None), number(-0.0104), signed(0.5), signed(-0.5)) == ("n/a", "−0.010", "+0.500", "−0.500")
-    at = {"low": 0.1, "high": 0.3}
-    assert cell({"value": 0.2, **at}, None) == ("0.200", "[0.100, 0.300]")
-    assert cell({"value": 0.2, **at}, {"value": 0.20004, **at})[0] == "0.200"
-    assert cell({"value": 0.2, "low": None, "high": None}, {"value": 0.3, "low": None, "high": None}) == (
-        "0.200 → 0.300",
-        "",
-    )
 
 
 @pytest.mark.parametrize(
@@ -249,21 +30,13 @@ def test_plain_text_stays_plain(text, shown):
     assert plain(text) == shown
 
 
-def test_a_choice_between_encoders_is_told_with_its_figures(fake_run):
-    folder = fake_run()
-    tried = {"tabular_expert": {"boosted_trees": 0.9151, "mlp_tabular": 0.9}}
-    edit(folder / "run.json", lambda record: record["steps"]["experts"].update(tried=tried))
-    page = to_markdown(findings(folder))
-    assert "The encoder of tabular_expert is the best of 2 on val" in page
-    assert "boosted_trees 0.915, mlp_tabular 0.900" in page
-
-
-def test_a_p_value_is_never_zero(fake_run):
-    assert [chance(p) for p in (0.0, 4e-9, 0.001, 0.25, 1.0)] == ["< 0.001", "< 0.001", "0.001", "0.250", "1.000"]
-    facts = findings(fake_run())
-    facts["slices"]["slices"][0]["differences"]["auroc"]["p_adjusted"] = 0.0
-    facts["fairness"]["groups"][0]["differences"]["fpr"]["p_adjusted"] = 0.0
-    assert slice_rows(facts)[1][-1] == "< 0.001"
-    assert group_rows(facts)[2][4].endswith("p < 0.001")
-    (first, *others) = draw_figures(facts)["slices"].rows
-    assert first["sure"] and not any(row["sure"] for row in others)
+def test_a_table_aligns_its_figures_and_quotes_its_cells():
+    table = Table(["model", "a|b"], [["x|y", 1234], ["z", Cell("0.5", "[0.4, 0.6]")]])
+    assert table_lines(table) == [
+        "| model | a\\|b |",
+        "| --- | ---: |",
+        "| x\\|y | 1,234 |",
+        "| z | 0.5 \\[0.4, 0.6\\] |",
+        "",
+    ]
+    assert table_lines(Table(["a"], [])) == []

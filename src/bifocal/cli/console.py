@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table as Drawn
 
 from ..contracts import Reporter
+from ..report.tables import Table
+from ..report.words import METRICS
 
 
 def plain(*, stderr: bool = False, quiet: bool = False) -> Console:
@@ -65,13 +69,26 @@ class ConsoleReporter(Reporter):
     def epoch(self, model: str, figures: Mapping[str, float]) -> None:
         """One line: each figure on train and, where there is one, on val."""
         shown = []
-        for name in ("loss", "accuracy", "macro_f1"):
+        for name, title in (("loss", "loss"), ("accuracy", "accuracy"), ("macro_f1", METRICS["macro_f1"])):
             values = [figures[f"{split}_{name}"] for split in ("train", "val") if f"{split}_{name}" in figures]
-            shown.append(f"{name} " + " / ".join(f"{value:.3f}" for value in values))
+            shown.append(f"{title} " + " / ".join(f"{value:.3f}" for value in values))
         self.console.print(f"  {model} {figures['epoch']:g}  " + "  ".join(shown))
 
     def note(self, message: str) -> None:
         self.console.print(f"  note: {message}", style="yellow")
+
+
+def drawn(table: Table) -> Drawn:
+    """A table for the screen; figures are not broken over lines, nor are the names before them."""
+    shown = Drawn(
+        title=table.title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    for i, name in enumerate(table.head):
+        is_text = i < table.texts
+        shown.add_column(name, justify="left" if is_text else "right", no_wrap=not is_text or table.texts == 1)
+    for row in table.cells:
+        shown.add_row(*map(str, row), style="bold" if table.main and row[0].text == table.main else None)
+    return shown
 
 
 def emit_json(content: Any) -> None:

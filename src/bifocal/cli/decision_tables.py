@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
-from ..report import markdown as words
+from ..report import words
+from ..report.tables import Table
 from ..workspace import read_json
-from .console import emit_json, plain, print_counts
+from .console import drawn, emit_json, plain, print_counts
 
 if TYPE_CHECKING:
     from ..system.decision import Decision
@@ -33,12 +30,8 @@ def print_decision(decision: Decision, as_json: bool) -> None:
     console.print(decision.why)
     if decision.truncated:
         console.print("not all of the post's words were read: it has more of them than the text expert takes")
-    table = Table()
-    for column in ("model", "probability", "label"):
-        table.add_column(column)
-    for model, opinion in decision.models.items():
-        table.add_row(model, f"{opinion.probability:.3f}", str(opinion.label))
-    console.print(table)
+    rows = [[model, f"{said.probability:.3f}", str(said.label)] for model, said in decision.models.items()]
+    console.print(drawn(Table(["model", "probability", "label"], rows)))
     console.print(f"text used: {decision.text_used or '(none)'}  language: {decision.language}")
 
 
@@ -72,16 +65,17 @@ def print_drift(found: Mapping[str, Any], as_json: bool) -> None:
         f"an alarm is a PSI of {found['rule']['psi']:g} beyond chance with p at most {found['rule']['alpha']:g}",
         soft_wrap=True,
     )
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("", "PSI", "by chance", "p (Holm)", "state"):
-        table.add_column(name, justify="left" if name in ("", "state") else "right", no_wrap=True)
-    for name, entry in found["compared"].items():
-        p = "n/a" if entry["p_holm"] is None else f"{entry['p_holm']:.2g}"
-        loud = "bold" if entry["state"] == "alarm" else None
-        table.add_row(
-            name, words.number(entry["psi"]), words.number(entry["psi_by_chance"]), p, entry["state"], style=loud
-        )
-    console.print(table)
+    rows = [
+        [
+            name,
+            words.number(entry["psi"]),
+            words.number(entry["psi_by_chance"]),
+            "n/a" if entry["p_holm"] is None else f"{entry['p_holm']:.2g}",
+            entry["state"].upper() if entry["state"] == "alarm" else entry["state"],
+        ]
+        for name, entry in found["compared"].items()
+    ]
+    console.print(drawn(Table(["property", "PSI", "by chance", "p (Holm)", "state"], rows)))
     for name, share in (found["estimated_base_rate"] or {}).items():
         if name != "0" or len(found["estimated_base_rate"]) > 2:
             was = words.number(share["reference"])
@@ -115,42 +109,48 @@ def print_robustness(path: Path, as_json: bool) -> None:
     for row in results["attacks"]:
         strongest.setdefault(row["modality"], {})[row["attack"], row["normaliser"] is False] = row
     for part, rows in strongest.items():
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        review = any(row["review"] for row in rows.values())
-        for name in (part, "at", "flips", "95%", "AUROC", "95%", "F1", *(["review"] if review else [])):
-            table.add_column(name, justify="left" if name == part else "right", no_wrap=True)
-        for (attack, uncleaned), row in rows.items():
-            cleaned = rows[attack, False] if uncleaned else {}
-            if uncleaned and all(row[found] == cleaned[found] for found in ("reached", "flips")):
-                continue
-            loss = row["auroc"]["change"]
-            table.add_row(
-                "  not cleaned" if uncleaned else attack,
-                str(row["severity"]),
-                words.number(row["flips"]["value"]),
-                words.interval(row["flips"]),
-                words.signed(loss["value"], 2),
-                "" if loss["low"] is None else f"{words.signed(loss['low'], 2)} {words.signed(loss['high'], 2)}",
-                words.signed(row["macro_f1"]["change"]["value"], 2),
-                *([words.signed(row["review"]["change"]["value"], 2)] if review else []),
-            )
-        console.print(table)
+        console.print(drawn(_attacks(part, rows)))
     if suite := results["functional"]:
-        _print_functional(console, suite)
+        console.print(drawn(_functional(suite)))
     for finding in results["findings"]:
         console.print(f"finding: {finding}", soft_wrap=True)
     console.print(f"every severity: {path}", soft_wrap=True)
 
 
-def _print_functional(console: Console, suite: Mapping[str, Any]) -> None:
+def _attacks(part: str, found: Mapping[tuple[str, bool], Mapping[str, Any]]) -> Table:
+    """A row per attack on a part, and one more where it does something else to words that are not cleaned."""
+    review = any(row["review"] for row in found.values())
+    rows = []
+    for (attack, uncleaned), row in found.items():
+        cleaned = found[attack, False] if uncleaned else {}
+        if uncleaned and all(row[name] == cleaned[name] for name in ("reached", "flips")):
+            continue
+        loss = row["auroc"]["change"]
+        ends = "" if loss["low"] is None else f"{words.signed(loss['low'], 2)} {words.signed(loss['high'], 2)}"
+        rows.append(
+            [
+                "  not cleaned" if uncleaned else attack,
+                str(row["severity"]),
+                words.number(row["flips"]["value"]),
+                words.interval(row["flips"]),
+                words.signed(loss["value"], 2),
+                ends,
+                words.signed(row["macro_f1"]["change"]["value"], 2),
+                *([words.signed(row["review"]["change"]["value"], 2)] if review else []),
+            ]
+        )
+    head = [part, "severity", "flips", "95%", "AUROC", "95%", "macro-F1"]
+    return Table([*head, *(["review"] if review else [])], rows)
+
+
+def _functional(suite: Mapping[str, Any]) -> Table:
     failed = f", {suite['failed']:,} could not be decided on" if suite["failed"] else ""
-    table = Table(title=f"{suite['file']}: {suite['n']:,} texts{failed}", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("functionality", "texts", "accuracy", "95%"):
-        table.add_column(name, justify="left" if name == "functionality" else "right")
-    for row in (*suite["functionalities"], {"functionality": "all", **suite}):
-        accuracy = row["accuracy"]
-        table.add_row(row["functionality"], f"{row['n']:,}", words.number(accuracy["value"]), words.interval(accuracy))
-    console.print(table)
+    rows = [
+        [row["functionality"], row["n"], words.number(row["accuracy"]["value"]), words.interval(row["accuracy"])]
+        for row in (*suite["functionalities"], {"functionality": "all", **suite})
+    ]
+    title = f"{suite['file']}: {suite['n']:,} texts{failed}"
+    return Table(["functionality", "texts", "accuracy", "95% interval"], rows, title=title)
 
 
 def print_export(report: Mapping[str, Any], as_json: bool) -> None:
@@ -175,10 +175,13 @@ def print_policy_diff(found: Mapping[str, Any], as_json: bool) -> None:
         emit_json(found)
         return
     console = plain()
-    settings = Table("setting", f"A {found['a']}", f"B {found['b']}", box=SIMPLE_HEAD)
-    for name, values in found["settings"].items():
-        settings.add_row(name, *("none" if value is None else str(value) for value in values))
-    console.print(settings if found["settings"] else "the policies decide alike: no setting differs")
+    settings = [
+        [name, *("none" if value is None else str(value) for value in values)]
+        for name, values in found["settings"].items()
+    ]
+    head = ["setting", f"A {found['a']}", f"B {found['b']}"]
+    same = "the policies decide alike: no setting differs"
+    console.print(drawn(Table(head, settings, texts=3)) if settings else same)
     right = found["right"]
     console.print(
         f"{found['model']} on {found['n']:,} {words.posts(found['on'])}: {found['changed']:,} decisions change "
@@ -188,11 +191,11 @@ def print_policy_diff(found: Mapping[str, Any], as_json: bool) -> None:
     for before, after in found["moves"].items():
         console.print("  " + "; ".join(f"{before} to {name}: {n:,}" for name, n in after.items()))
     if found["examples"]:
-        examples = Table("id", "label", "A", "B", "text", box=SIMPLE_HEAD)
+        examples = []
         for post in found["examples"]:
             sides = (f"{post[side]['probability']:.3f} {post[side]['action']}" for side in ("a", "b"))
-            examples.add_row(post["id"], str(post["label"]), *sides, post["text"])
-        console.print(examples)
+            examples.append([post["id"], str(post["label"]), *sides, post["text"]])
+        console.print(drawn(Table(["id", "label", "A", "B", "text"], examples, texts=5)))
 
 
 def print_policy_set(folder: Path, change: Mapping[str, Any], as_json: bool) -> None:

@@ -11,12 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from ..report import markdown as words
+from ..report import words
+from ..report.tables import Table
 from ..workspace import Workspace, read_json
-from .console import emit_json, plain
+from .console import drawn, emit_json, plain
 
 IN_SAMPLE = {
     True: "tuned and evaluated on train; these figures say nothing about new posts",
@@ -25,14 +23,10 @@ IN_SAMPLE = {
 SHOWN = 30
 """Classes, formats or languages that are named before the rest is counted."""
 HEADLINE = {
-    "auroc": "AUROC",
-    "macro_f1": "F1",
-    "accuracy": "acc",
-    "brier": "Brier",
-    "ece_top_label": "ECE",
-    "nll": "NLL",
+    name: {**words.METRICS, "ece_top_label": "ECE"}[name]
+    for name in ("auroc", "macro_f1", "accuracy", "brier", "ece_top_label", "nll")
 }
-"""Metrics shown on the screen, with names short enough for 80 columns."""
+"""Metrics shown on the screen, in 80 columns."""
 
 
 def print_results(folder: Path, as_json: bool) -> None:
@@ -51,7 +45,7 @@ def print_results(folder: Path, as_json: bool) -> None:
         return
     console = plain()
     split = results["tested_on"]
-    console.print(_results_table(results, split))
+    console.print(drawn(_results_table(results, split)))
     for model, figures in results["models"].items():
         if "confusion" in figures[split]:
             counts = " ".join(f"{kind.upper()} {n}" for kind, n in figures[split]["confusion"].items())
@@ -70,8 +64,9 @@ def print_results(folder: Path, as_json: bool) -> None:
     if gain:
         low, high = (words.signed(gain[end]) for end in ("low", "high"))
         console.print(
-            f"{results['main']} over {gain['over']} ({gain['metric']}, {split}): {words.signed(gain['value'])} "
-            f"[{low}, {high}], detectable {words.number(gain['detectable'])}"
+            f"gain of {results['main']} over {gain['over']} ({words.METRICS[gain['metric']]}, {split}): "
+            f"{words.signed(gain['value'])} [{low}, {high}], smallest detectable {words.number(gain['detectable'])}",
+            soft_wrap=True,
         )
     console.print(f"report: {space.report / 'index.html'}")
     example = read_json(space.record).get("example", {})
@@ -98,21 +93,17 @@ def program() -> str:
 
 def _results_table(results: Mapping[str, Any], split: str) -> Table:
     """Two lines a model: uncalibrated at 0.5, then calibrated at its threshold."""
-    title = f"{results['run']}: {results['label']}, {split}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("model", "at", *HEADLINE.values()):
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
+    rows = []
     for model, figures in results["models"].items():
         measured = figures[split]
-        table.add_row(model, "0.50", *(words.number(measured["metrics"][name]["value"]) for name in HEADLINE))
+        rows.append([model, "0.50", *(words.number(measured["metrics"][name]["value"]) for name in HEADLINE)])
         if "calibrated" in measured:
             threshold = figures["threshold"]
-            table.add_row(
-                "  calibrated",
-                f"{threshold:.2f}" if threshold is not None else "each" if figures["class_thresholds"] else "argmax",
-                *(words.number(measured["calibrated"][name]["value"]) for name in HEADLINE),
-            )
-    return table
+            decided = "each" if figures["class_thresholds"] else "argmax"
+            shown = (words.number(measured["calibrated"][name]["value"]) for name in HEADLINE)
+            rows.append(["  calibrated", decided if threshold is None else f"{threshold:.2f}", *shown])
+    title = f"{results['run']}: {results['label']}, {split}"
+    return Table(["model", "at", *HEADLINE.values()], rows, title=title)
 
 
 def print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
@@ -126,11 +117,8 @@ def print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
     console.print(f"rows: {plan['rows']['n']} ({plan['rows']['from']})")
     machine = plan["machine"]
     console.print(f"per expert, at {machine['gflops']:.0f} GFLOP/s measured here now ({machine['device']}):")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for column in ("expert", "model", "parameters", "GFLOP/example", "training", "Evidence", "memory"):
-        table.add_column(column, justify="left" if column in ("expert", "model") else "right")
-    for name, expert in plan["experts"].items():
-        table.add_row(
+    rows = [
+        [
             name,
             Path(expert["model"]).name,
             f"{expert['parameters'] / 1e6:.1f} M",
@@ -138,8 +126,11 @@ def print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
             _duration(expert["train_hours"]),
             _duration(expert["evidence_hours"]),
             f"{expert['memory_gib']:.2f} GiB",
-        )
-    console.print(table)
+        ]
+        for name, expert in plan["experts"].items()
+    ]
+    head = ["expert", "model", "parameters", "GFLOP/example", "training", "Evidence", "memory"]
+    console.print(drawn(Table(head, rows, texts=2)))
     console.print("memory: weights, gradients and optimizer; activations come on top")
     for note in plan["notes"]:
         console.print(f"note: {note}")
@@ -186,13 +177,11 @@ def print_inspection(found: Mapping[str, Any], as_json: bool) -> None:
     for key, line in lines.items():
         console.print(f"{key:<{width}}  {line or 'none'}", soft_wrap=True)
     if found["columns"]:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        for column in ("column", "numbers", "texts", "missing", "distinct"):
-            table.add_column(column, justify="left" if column == "column" else "right")
-        for name, cells in found["columns"].items():
-            cells_of = [cells.get("number", 0), cells.get("text", 0), cells["missing"], cells["distinct"]]
-            table.add_row(name, *(f"{n:,}" if isinstance(n, int) else n for n in cells_of))
-        console.print(table)
+        rows = [
+            [name, cells.get("number", 0), cells.get("text", 0), cells["missing"], cells["distinct"]]
+            for name, cells in found["columns"].items()
+        ]
+        console.print(drawn(Table(["column", "numbers", "texts", "missing", "distinct"], rows)))
         for read in found["records"].values():
             console.print(read["told"], soft_wrap=True)
     for text in found["notes"]:
@@ -214,41 +203,38 @@ def _spread(quantiles: Mapping[str, float]) -> str:
 
 def print_lab(folder: Path, as_json: bool) -> None:
     """What the lab found: a line per model, the verdict in a sentence, and what is behind it."""
-    results = read_json(folder / "results.json")
+    from ..lab.results import RESULTS, read_results
+
+    path = folder / RESULTS
     if as_json:
-        emit_json({"folder": str(folder), **results})
+        emit_json({"folder": str(folder), **read_json(path)})
         return
-    console, metric = plain(), results["metric"]
-    title = f"{results['run']}: {results['label']}, {HEADLINE[metric]} on {results['rows']['test']:,} test rows"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("model", "val", "test", "95%", "± seeds", "trained", "s"):
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
-    for found in (*results["baselines"], *results["fusions"]):
-        chosen = found["model"] in (results["best_baseline"], results["best_fusion"])
-        test, seconds = found["test"], found["seconds"]
-        table.add_row(
-            found["model"] + (" *" if chosen else ""),
-            words.number(found["val"][metric]),
-            words.number(test[metric]["value"]),
-            words.interval(test[metric]),
-            words.number(found["seeds"]["test"]["std"]) if "test" in found["seeds"] else "",
-            f"{found['parameters']['trained']:,}",
-            "" if seconds is None else f"{seconds:.1f}",
-        )
-    console.print(table)
+    results = read_results(path)
+    console, metric, lost = plain(), HEADLINE[results.metric], results.without[results.most_missed]
+    rows = [
+        [
+            trial.model + (" *" if trial.model in (results.best_baseline, results.best_fusion) else ""),
+            words.number(trial.val[results.metric]),
+            words.number(trial.test[results.metric].value),
+            words.interval(trial.test[results.metric].model_dump()),
+            "" if trial.spread is None else words.number(trial.spread),
+            trial.parameters.trained or 0,
+            "" if trial.seconds is None else f"{trial.seconds:.1f}",
+        ]
+        for trial in (*results.baselines, *results.fusions)
+    ]
+    title = f"{results.run}: {results.label}, {metric} on {results.rows['test']:,} test rows"
+    head = ["model", "val", "test", "95% interval", "± seeds", "trained", "seconds"]
+    console.print(drawn(Table(head, rows, title=title)))
     console.print("* chosen on val", style="dim")
-    console.print(results["verdict"]["sentence"], style="bold", soft_wrap=True)
-    risk = results["risk"]
-    lost = risk["drops"][risk["worst"]]
-    console.print(f"worst without a part: {risk['worst']}, {words.signed(lost['value'])} {words.interval(lost)}")
-    console.print(f"smallest gain detectable (80% power): {words.number(results['gain']['detectable'])}")
-    shares = results["dominance"][metric]["shapley"]
-    console.print(
-        f"Shapley shares of {HEADLINE[metric]}: "
-        + ", ".join(f"{m} {words.signed(s['value'])}" for m, s in shares.items())
-    )
-    if results["verdict"]["kind"] == "additive":
-        console.print(f"smallest fusion that ties on val: {results['smallest_tie']}")
-    for finding in results["findings"]:
+    console.print(results.verdict.sentence, style="bold", soft_wrap=True)
+    change = f"{words.signed(lost.value)} {words.interval(lost.model_dump())}"
+    console.print(f"without {results.most_missed}, which the fusion misses most: {change}")
+    console.print(f"smallest gain detectable (80% power): {words.number(results.gain.detectable)}")
+    shares = results.dominance[results.metric].shapley
+    console.print(f"Shapley shares of {metric}: {', '.join(f'{m} {words.signed(s.value)}' for m, s in shares.items())}")
+    if results.verdict.kind == "additive":
+        console.print(f"smallest fusion that ties on val: {results.smallest_tie}")
+    for finding in results.findings:
         console.print(f"finding: {finding}", soft_wrap=True)
-    console.print(f"all of it: {folder / 'results.json'}", soft_wrap=True)
+    console.print(f"all of it: {path}", soft_wrap=True)

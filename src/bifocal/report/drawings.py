@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..spreadsheet import guarded
 from ..workspace import atomic
 from . import figures as draw
-from . import markdown as words
+from . import words
 
 Rows = Sequence[Mapping[str, Any]]
 SLICES = 12

@@ -235,7 +235,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[object])
                 axes.add_patch(box)
                 if n:
                     axes.annotate(f"{n:,}", (x, y), ha="center", va="center", fontsize=11 if few else 7)
-        axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="named", ylabel="truth")
+        axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="predicted", ylabel="truth")
         axes.set_xticks(range(len(names)), names, rotation=0 if few else 60, ha="center" if few else "right")
         axes.set_yticks(range(len(names)), names)
         axes.grid(visible=False)

@@ -12,9 +12,10 @@ import yaml
 
 from ..errors import extras_named
 from ..workspace import Workspace, atomic, inside, read_json, write_json
-from . import markdown as words
+from . import tables, words
 from .findings import findings
 from .gallery import GALLERY
+from .markdown import to_markdown
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -57,7 +58,7 @@ def write_report(folder: Path, facts: Mapping[str, Any] | None = None) -> Path:
     page = to_html(facts, figures, pictures(space.report))
     write_json(space.report / "report.json", facts)
     write_figures(space.report / "figures", figures)
-    for name, content in (("report.md", words.to_markdown(facts)), ("index.html", page)):
+    for name, content in (("report.md", to_markdown(facts)), ("index.html", page)):
         with atomic(space.report / name) as f:
             f.write(content)
     return space.report / "index.html"
@@ -101,6 +102,7 @@ def to_html(facts: Mapping[str, Any], figures: Mapping[str, Figure], gallery: Ma
         figures={name: {"svg": Markup(f.drawn.svg), "caption": f.caption} for name, f in figures.items()},
         gallery=gallery or {},
         words=words,
+        tables=tables,
         config=yaml.safe_dump(facts["made"]["config"], sort_keys=False, allow_unicode=True),
         script=Markup(script),
         # The page runs this one script and no other, whatever a post may hold.

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from ..errors import RunError, nearest
 from ..modalities import PARTS, argument_of, inputs
 from ..workspace import Workspace, atomic, read_json
-from . import markdown as words
+from . import tables, words
 from .findings import findings
-from .markdown import plain
+from .markdown import plain, table_lines
 
 
 class Use(NamedTuple):
@@ -239,23 +239,12 @@ def _decides(facts: Mapping[str, Any], model: str) -> list[str]:
 
 
 def _figures(facts: Mapping[str, Any], model: str) -> list[str]:
-    said, split, baseline = facts["models"][model], facts["headline"]["split"], facts["baseline"]["metrics"]
-    balance = (
-        f"{said['positives']:,} positive" if facts["label"]["binary"] else f"{len(facts['label']['classes'])} classes"
-    )
-    lines = ["## Figures", ""]
-    if mark := words.in_sample(facts):
-        lines += [f"> **{plain(mark)}**", ""]
-    lines += [f"On {said['n']:,} {words.posts(split)} ({balance}), with 95% intervals bootstrapped over groups:", ""]
-    rows = (
-        [
-            words.METRICS[name],
-            *(" ".join(words.cell(said[stage][name], None)).strip() for stage in ("raw", "calibrated")),
-            words.number(baseline[name]["value"]),
-        ]
-        for name in words.LEADING
-    )
-    return [*lines, *words.table(["metric", "uncalibrated", "calibrated, at its threshold", "majority"], rows)]
+    said, split = facts["models"][model], facts["headline"]["split"]
+    mark = words.in_sample(facts)
+    measured = f"On {said['n']:,} {words.posts(split)} ({words.balance(facts['label'], said)})"
+    lines = ["## Figures", "", *([f"> **{plain(mark)}**", ""] if mark else [])]
+    lines += [f"{measured}, with 95% intervals bootstrapped over groups:", ""]
+    return [*lines, *table_lines(tables.model(facts, model))]
 
 
 def _data(facts: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...report.figures import PALETTE, drawing, legend, metric_intervals, svg_of
-from ...report.markdown import METRICS
+from ...report.words import METRICS
 from ..result_parts import Figure
 from ..results import LabResults
 from .words import compact

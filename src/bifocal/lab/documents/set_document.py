@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
-from ...report.markdown import METRICS
+from ...report.words import METRICS
 from ..result_parts import Disturbed, Training, Trial, Weakened, WeakenedFit
 from ..results import LabResults
 from . import rules

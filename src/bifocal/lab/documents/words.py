@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ...report import markdown
+from ...report import words as report_words
 from ...report.html import environment
-from ...report.markdown import METRICS, plain, signed
+from ...report.markdown import plain
+from ...report.words import METRICS, signed
 from ..result_parts import Figure, Price
 from ..verdict import MARGIN
 from . import rules
@@ -42,7 +43,7 @@ def code(name: object) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """A figure for people; no -0.000."""
-    return markdown.number(None if value is None else round(value, digits) + 0.0, digits)
+    return report_words.number(None if value is None else round(value, digits) + 0.0, digits)
 
 
 def found(figure: Figure | None) -> str:
