@@ -214,3 +214,9 @@ def test_a_choice_between_encoders_is_told_with_its_figures(fake_run):
     page = to_markdown(findings(folder))
     assert "The encoder of tabular_expert is the best of 2 on val" in page
     assert "boosted_trees 0.915, mlp_tabular 0.900" in page
+
+
+def test_an_empty_line_in_a_name_ends_no_sentence(fake_run):
+    facts = findings(fake_run())
+    facts["label"]["description"] = "So it\n\nis."
+    assert "abuse_hate (“So it is”) apply?" in asked(facts)[0]

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..diagnose.explanation import probability
 from ..workspace import atomic, check_replaceable, read_json, write_json
-from .html import environment
+from .templates import environment
 
 if TYPE_CHECKING:
     from ..system.explain import Explanation, Weighed

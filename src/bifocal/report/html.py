@@ -16,10 +16,9 @@ from . import tables, words
 from .findings import findings
 from .gallery import GALLERY
 from .markdown import to_markdown
+from .templates import environment
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from .drawings import Figure
 
 TEMPLATE = "template.html"
@@ -62,20 +61,6 @@ def write_report(folder: Path, facts: Mapping[str, Any] | None = None) -> Path:
         with atomic(space.report / name) as f:
             f.write(content)
     return space.report / "index.html"
-
-
-def environment(folder: Path = Path(__file__).parent, *, escape: bool = True) -> Environment:
-    """The templates of a folder; what they are given is escaped for HTML. Raises `MissingExtra`, as `to_html`."""
-    with extras_named():
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=escape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def to_html(facts: Mapping[str, Any], figures: Mapping[str, Figure], gallery: Mapping[str, str] | None = None) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...report import words as report_words
-from ...report.html import environment
 from ...report.markdown import plain
+from ...report.templates import environment
 from ...report.words import METRICS, signed
 from ..result_parts import Figure, Price
 from ..verdict import MARGIN

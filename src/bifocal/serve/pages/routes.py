@@ -27,7 +27,7 @@ from ...diagnose.drift import Property, compare
 from ...errors import BifocalError
 from ...modalities.text import TAG, words_of
 from ...report.explanation import heat_map, marked
-from ...report.html import environment
+from ...report.templates import environment
 from ...system.explain import Explanation
 from ..api.bodies import Narrow
 from ..api.routes import as_refused, service_of, unless_gone
