@@ -27,7 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from bifocal.serve.log.store import Logged, Original, Store
+from bifocal.serve.log.records import KeptPost, LogEntry
+from bifocal.serve.log.store import Store
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 AT_ONCE = 64
@@ -40,7 +41,7 @@ TEXT = "[OCR] one does not simply walk into the archive [/OCR] [CAP] look what I
 PICTURE = Random(1).randbytes(2000)
 
 
-def decisions(rows: int) -> Iterator[Logged]:
+def decisions(rows: int) -> Iterator[LogEntry]:
     """Generated decisions; the same ones each time."""
     rng = Random(SEED)
     for i in range(rows):
@@ -55,7 +56,7 @@ def decisions(rows: int) -> Iterator[Logged]:
             "present": {"image": True, "text": True}, "versions": {"policy": "a" * 16, "model": "b" * 16},
             "match": None,
         }  # fmt: skip
-        yield Logged(
+        yield LogEntry(
             id=f"{rng.getrandbits(128):032x}", at=NOW - timedelta(seconds=86_000 * (1 - i / rows)), client=client,
             subject=f"author-{rng.randrange(AUTHORS)}", external_id=f"post-{i}", text_hash="t" * 64,
             image_hash="i" * 64, decision=body, action=action,
@@ -63,7 +64,7 @@ def decisions(rows: int) -> Iterator[Logged]:
             pattern=pattern, run="demo", policy_version="a" * 16, source="model", match=None,
             audit=audit and action == "allow", weight=100.0 if audit else 1.0,
             shadow={"action": "allow"} if i % 3 == 0 else None,
-            original=Original(TEXT, PICTURE) if i % 10 == 0 else None,
+            original=KeptPost(TEXT, PICTURE) if i % 10 == 0 else None,
         )  # fmt: skip
 
 

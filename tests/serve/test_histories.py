@@ -17,20 +17,21 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from bifocal.serve.log.records import Conflict, KeptPost, LogEntry, UnknownDecision
 from bifocal.serve.log.spool import Spool
-from bifocal.serve.log.store import Conflict, Logged, Original, Store, Unknown, read_secret
+from bifocal.serve.log.store import Store, read_secret
 from bifocal.serve.log.tables import metadata
 
 PEOPLE, AUTHORS, CLIENTS = ("ada", "bob", "cleo"), ("a1", "a2", None), ("shop", "forum")
-ROW = {f.name: None for f in fields(Logged)} | {
+ROW = {f.name: None for f in fields(LogEntry)} | {
     "decision": {}, "pattern": "text", "run": "demo", "policy_version": "v1", "source": "model", "audit": False,
-    "weight": 1.0, "probability": 0.5, "threshold": 0.4, "original": Original("words", None),
+    "weight": 1.0, "probability": 0.5, "threshold": 0.4, "original": KeptPost("words", None),
 }  # fmt: skip
 
 
 def decision(number, author, client, action="review"):
     given = {"id": f"{number:032x}", "subject": author, "client": client, "action": action}
-    return Logged(**ROW | given | {"at": datetime.now(UTC)})
+    return LogEntry(**ROW | given | {"at": datetime.now(UTC)})
 
 
 def write_until_killed(url, secret, rows, pipe):
@@ -110,7 +111,7 @@ class Histories(RuleBasedStateMachine):
                 assert self.stores[host].claim(who, number).claimed_by == who
                 self.posts[number].holder = who
             else:
-                with pytest.raises((Conflict, Unknown)):
+                with pytest.raises((Conflict, UnknownDecision)):
                     self.stores[host].claim(who, number)
             return
         skipped = {self.some(data)} if skips else set()
@@ -132,7 +133,7 @@ class Histories(RuleBasedStateMachine):
             post.verdicts.append((who, action))
             post.queued, post.holder = False, None
         else:
-            with pytest.raises((Conflict, Unknown)):
+            with pytest.raises((Conflict, UnknownDecision)):
                 self.stores[host].verdict(number, who, action)
 
     @rule(data=st.data(), host=st.integers(0, 1), who=st.sampled_from(PEOPLE))
@@ -142,7 +143,7 @@ class Histories(RuleBasedStateMachine):
             self.stores[host].release(number, who)
             self.posts[number].holder = None
         else:
-            with pytest.raises((Conflict, Unknown)):
+            with pytest.raises((Conflict, UnknownDecision)):
                 self.stores[host].release(number, who)
 
     @rule(data=st.data(), host=st.integers(0, 1), who=st.sampled_from(PEOPLE))
@@ -155,7 +156,7 @@ class Histories(RuleBasedStateMachine):
             post.verdicts.pop()
             post.queued, post.holder = True, who
         else:
-            with pytest.raises((Conflict, Unknown)):
+            with pytest.raises((Conflict, UnknownDecision)):
                 self.stores[host].undo(number, who)
 
     @rule(data=st.data(), host=st.integers(0, 1))
@@ -219,7 +220,7 @@ class Histories(RuleBasedStateMachine):
         for row, post in made:
             try:
                 self.stores[0].decision(row.id)
-            except Unknown:
+            except UnknownDecision:
                 assert row.id not in told
             else:  # whole, with its event and its place in the queue
                 assert [e.kind for e in self.stores[0].history(row.id)] == ["decided"]

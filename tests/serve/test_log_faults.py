@@ -18,11 +18,12 @@ import pytest
 import sqlalchemy as sa
 
 from bifocal.errors import RunError
+from bifocal.serve.log.records import KeptPost, LogEntry, StoreFull, StoreGone
 from bifocal.serve.log.spool import Spool
-from bifocal.serve.log.store import Logged, Original, Store, StoreFull, StoreGone, read_secret
+from bifocal.serve.log.store import Store, read_secret
 
 SECRET = b"s" * 32
-ROW = {f.name: None for f in fields(Logged)} | {
+ROW = {f.name: None for f in fields(LogEntry)} | {
     "client": "shop", "decision": {}, "action": "review", "pattern": "text", "run": "demo", "policy_version": "v1",
     "source": "model", "audit": False, "weight": 1.0,
 }  # fmt: skip
@@ -30,7 +31,7 @@ ROW = {f.name: None for f in fields(Logged)} | {
 
 def logged(number, **given):
     at = datetime(2026, 3, 1, tzinfo=UTC) + timedelta(seconds=number)
-    return Logged(**{**ROW, "id": f"{number:032x}", "at": at, **given})
+    return LogEntry(**{**ROW, "id": f"{number:032x}", "at": at, **given})
 
 
 @pytest.fixture
@@ -60,11 +61,12 @@ WRITER = textwrap.dedent(
     f"""
     import sys
     from datetime import UTC, datetime
-    from bifocal.serve.log.store import Logged, Store
+    from bifocal.serve.log.records import LogEntry
+    from bifocal.serve.log.store import Store
     store = Store(sys.argv[1], secret={SECRET!r})
     row = {ROW!r} | {{"at": datetime.now(UTC)}}
     for i in range(int(sys.argv[2]), 10**6):
-        store.record([Logged(**row | {{"id": f"{{n:032x}}"}}) for n in range(3 * i, 3 * i + 3)])
+        store.record([LogEntry(**row | {{"id": f"{{n:032x}}"}}) for n in range(3 * i, 3 * i + 3)])
         print(3 * i + 2, flush=True)
     """
 )
@@ -142,7 +144,7 @@ def test_while_postgresql_is_away_decisions_are_spooled_and_come_home_once(clust
             cluster.stop()
         if number == 40:
             cluster.start()
-        write(logged(number, subject="author 7", original=Original("words", b"png")))
+        write(logged(number, subject="author 7", original=KeptPost("words", b"png")))
     assert spool.pending >= 20 and "author 7" not in spool.path.read_text()
     waiting = spool.path.read_bytes()
     assert spool.replay(store.record) == waiting.count(b"\n")
@@ -197,7 +199,7 @@ def fill(store, start=0):
     """Write until there is no room; gives the decisions that were acknowledged."""
     picture = os.urandom(30_000)
     for number in range(start, start + 1000):
-        rows = [logged(2 * number + i, original=Original("words", picture)) for i in (0, 1)]
+        rows = [logged(2 * number + i, original=KeptPost("words", picture)) for i in (0, 1)]
         try:
             store.record(rows)
         except StoreFull as error:
@@ -210,7 +212,7 @@ def and_goes_on(store, disk, acknowledged):
     assert assert_whole(store) == list(range(acknowledged))
     assert not store.gone
     disk.filler.unlink()
-    store.record([logged(acknowledged, original=Original("words", b"png"))])
+    store.record([logged(acknowledged, original=KeptPost("words", b"png"))])
     assert assert_whole(store) == list(range(acknowledged + 1)) == numbers(store, "originals")
 
 
@@ -254,7 +256,7 @@ def test_on_a_full_disk_the_spool_keeps_what_it_acknowledged_and_no_half_line(di
     disk.leave(room)
     for number in range(1, 1000):
         try:
-            spool.append([logged(number, original=Original("words" * 300, None))])
+            spool.append([logged(number, original=KeptPost("words" * 300, None))])
         except StoreFull:
             break
     assert spool.path.read_bytes().endswith(b"}\n") and spool.pending == number

@@ -11,18 +11,19 @@ import httpx
 import pytest
 
 from bifocal.serve.api.keys import add_key, revoke_key, rotate_key
+from bifocal.serve.log.records import LogEntry
 from bifocal.serve.log.spool import Spool
-from bifocal.serve.log.store import Logged, Store, read_secret
+from bifocal.serve.log.store import Store, read_secret
 
 POISONED = b'{"id": 3}\n'
-ROW = {f.name: None for f in fields(Logged)} | {
+ROW = {f.name: None for f in fields(LogEntry)} | {
     "client": "shop", "decision": {}, "action": "review", "pattern": "text", "run": "demo", "policy_version": "v1",
     "source": "model", "audit": False, "weight": 1.0, "at": datetime(2026, 3, 1, tzinfo=UTC),
 }  # fmt: skip
 
 
 def logged(number):
-    return Logged(**{**ROW, "id": f"{number:032x}"})
+    return LogEntry(**{**ROW, "id": f"{number:032x}"})
 
 
 def until(true, seconds=60):

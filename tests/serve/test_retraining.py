@@ -16,12 +16,13 @@ from bifocal.config import parse_config
 from bifocal.errors import DataError, RunError
 from bifocal.example import LABELS, Label
 from bifocal.pipeline.inspect import inspect
-from bifocal.serve.log.store import Logged, Original, Store, read_secret
+from bifocal.serve.log.records import KeptPost, LogEntry
+from bifocal.serve.log.store import Store, read_secret
 from bifocal.serve.retraining import export, label_of
 from bifocal.system.preparer import Preparer
 from bifocal.workspace import read_json, read_jsonl
 
-ROW = {f.name: None for f in fields(Logged)} | {
+ROW = {f.name: None for f in fields(LogEntry)} | {
     "client": "shop", "decision": {}, "action": "review", "pattern": "text", "run": "small", "policy_version": "v1",
     "source": "model", "audit": False, "weight": 1.0, "probability": 0.5, "threshold": 0.4, "label": "1",
 }  # fmt: skip
@@ -30,7 +31,7 @@ HATE = LABELS["abuse_hate"]
 
 
 def logged(number, **given):
-    return Logged(**{**ROW, "id": f"{number:032x}", "at": START + timedelta(seconds=number), **given})
+    return LogEntry(**{**ROW, "id": f"{number:032x}", "at": START + timedelta(seconds=number), **given})
 
 
 def png(shade):
@@ -66,11 +67,11 @@ def test_decisions_verdicts_export_and_a_run_that_reads_them(store, config, tmp_
     words = [composed(config, f"a quiet morning by the lake number {i}") for i in range(5)]
     store.record(
         [
-            logged(0, original=Original(words[0], png(10)), subject="author"),
-            logged(1, original=Original(words[1], None), action="allow", audit=True, weight=50.0),
-            logged(2, original=Original(words[2], png(200))),
+            logged(0, original=KeptPost(words[0], png(10)), subject="author"),
+            logged(1, original=KeptPost(words[1], None), action="allow", audit=True, weight=50.0),
+            logged(2, original=KeptPost(words[2], png(200))),
             logged(3, original=None),
-            logged(4, original=Original(words[4], None), action="allow", weight=0.0),
+            logged(4, original=KeptPost(words[4], None), action="allow", weight=0.0),
         ]
     )
     for number, action in ((0, "block"), (1, "allow"), (3, "allow")):
@@ -111,7 +112,7 @@ def test_decisions_verdicts_export_and_a_run_that_reads_them(store, config, tmp_
 
 def test_what_was_forgotten_goes_from_an_export_too(store, config, tmp_path):
     text = composed(config, "a quiet morning")
-    store.record([logged(i, subject=f"author {i}", original=Original(text, png(i))) for i in (1, 2)])
+    store.record([logged(i, subject=f"author {i}", original=KeptPost(text, png(i))) for i in (1, 2)])
     for number in (1, 2):
         judge(store, number, "block")
     export(store.labelled(), "abuse_hate", HATE, tmp_path / "out")
@@ -125,7 +126,7 @@ def test_what_was_forgotten_goes_from_an_export_too(store, config, tmp_path):
 def purged(store, config, tmp_path):
     """A log of three judged posts that were exported, and then purged."""
     text = composed(config, "a quiet morning")
-    kept = [Original(text, png(1)), Original(text, None), Original(None, None, {"age": 3})]
+    kept = [KeptPost(text, png(1)), KeptPost(text, None), KeptPost(None, None, {"age": 3})]
     store.record([logged(i, subject=f"author {i}", original=one) for i, one in enumerate(kept)])
     for number in range(3):
         judge(store, number, "block")
@@ -139,7 +140,7 @@ def test_what_was_purged_stays_in_an_export_and_what_was_forgotten_goes(purged, 
     before = list(read_jsonl(out / "feedback.jsonl"))
     purged.appeal(logged(1).id, "shop", "satire")
     judge(purged, 1, "allow", who="bob")
-    purged.record([logged(4, original=Original(None, None, {"age": 4})), logged(5, original=None)])
+    purged.record([logged(4, original=KeptPost(None, None, {"age": 4})), logged(5, original=None)])
     for number in (4, 5):
         judge(purged, number, "allow")
     counts = export(purged.labelled(), "abuse_hate", HATE, out)
@@ -186,7 +187,7 @@ def test_who_is_killed_while_exporting_leaves_the_earlier_export(purged, tmp_pat
 def test_a_post_brings_its_own_words_and_its_picture_those_upon_it(store, tmp_path):
     both = "[OCR] one does not simply [/OCR] [CAP] look at this [/CAP] <lang=en>"
     alone = "[OCR] one does not simply [/OCR] [CAP] [/CAP] <lang=en>"
-    kept = [Original(both, png(1)), Original(both, None), Original(alone, png(1)), Original(None, None, {"age": 3})]
+    kept = [KeptPost(both, png(1)), KeptPost(both, None), KeptPost(alone, png(1)), KeptPost(None, None, {"age": 3})]
     store.record([logged(i, original=one) for i, one in enumerate(kept)])
     for i in range(len(kept)):
         judge(store, i, "allow")
@@ -203,7 +204,7 @@ def test_a_post_brings_its_own_words_and_its_picture_those_upon_it(store, tmp_pa
 
 def test_of_several_classes_a_verdict_names_its_own(store, tmp_path):
     kinds = Label(("none", "driver", "neighbour"))
-    store.record([logged(i, label="none", original=Original(None, None, {"age": i})) for i in range(1, 5)])
+    store.record([logged(i, label="none", original=KeptPost(None, None, {"age": i})) for i in range(1, 5)])
     judge(store, 1, "block", label="driver")
     judge(store, 2, "block")
     store.feedback(logged(3).id, "shop", "neighbour")
@@ -234,8 +235,8 @@ def test_the_commands(small_run, tmp_path):
     store.migrate()
     store.record(
         [
-            logged(1, subject="ann", at=datetime.now(UTC), original=Original(None, None, {"age": 1})),
-            logged(2, original=Original(None, None, {"age": 2})),
+            logged(1, subject="ann", at=datetime.now(UTC), original=KeptPost(None, None, {"age": 1})),
+            logged(2, original=KeptPost(None, None, {"age": 2})),
             logged(3, run="another"),
         ]
     )

@@ -11,7 +11,7 @@ from .. import __version__
 from ..errors import BifocalError
 from .api.limits import Limits
 from .api.proxies import AtPublicUrl
-from .api.routes import Gone, as_refused, fault_of
+from .api.routes import ClientDisconnected, as_refused, fault_of
 from .api.routes import router as own_door
 from .compat import moderations, perspective
 from .errors import KINDS, WITHIN, Refused
@@ -48,7 +48,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(BifocalError, _ours)
     app.add_exception_handler(RequestValidationError, _unusable)
     app.add_exception_handler(HTTPException, _theirs)
-    app.add_exception_handler(Gone, _nobody)
+    app.add_exception_handler(ClientDisconnected, _nobody)
     app.add_exception_handler(NotSignedIn, _stranger)
     app.add_exception_handler(Exception, _unforeseen)
     return app

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .errors import Refused
 from .loaded import Loaded
-from .log.store import Original
+from .log.records import KeptPost
 from .posts import Incoming
 from .workers.batching import Places
 
@@ -50,7 +50,7 @@ class Explanations:
         self.rest_until = 0.0
         self.last_batch = -BUSY_S
 
-    async def explain(self, post: Incoming | Original, *, grid: int) -> Explanation:
+    async def explain(self, post: Incoming | KeptPost, *, grid: int) -> Explanation:
         """Of a post that comes, its text no longer than the service reads, or of one that was kept; nothing is logged.
 
         Raises
@@ -62,7 +62,7 @@ class Explanations:
         """
         with self.places.take():
             decoders = self.loaded().decoders
-            if isinstance(post, Original):
+            if isinstance(post, KeptPost):
                 packed = await decoders.kept(post.columns)
             else:
                 packed = (await decoders.prepare(post.parts)).post

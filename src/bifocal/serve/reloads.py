@@ -13,7 +13,7 @@ from .api.metrics import Metrics
 _LOG = logging.getLogger(__name__)  # what it says comes to stderr, unless the program decides otherwise
 
 
-class Watched(NamedTuple):
+class Reloadable(NamedTuple):
     """Something that may change, and what takes it up or raises."""
 
     name: str
@@ -53,7 +53,7 @@ class Files:
 class Reloads:
     """Looks for changes for ever, and has each taken up."""
 
-    def __init__(self, watched: Iterable[Watched], metrics: Metrics, *, every_s: float):
+    def __init__(self, watched: Iterable[Reloadable], metrics: Metrics, *, every_s: float):
         self.watched = tuple(watched)
         self.metrics = metrics
         self.every_s = every_s

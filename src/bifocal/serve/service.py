@@ -26,9 +26,9 @@ from .explanations import Explanations
 from .lists import KnownPictures
 from .loaded import Loaded, WithShadow
 from .log.decision_log import DecisionLog
-from .log.store import Logged, Original, audited
+from .log.records import KeptPost, LogEntry, audited
 from .posts import Answer, Incoming
-from .reloads import Files, Reloads, Watched
+from .reloads import Files, Reloadable, Reloads
 from .settings import KEYS, ServeConfig
 from .workers.batching import Batcher, Places
 from .workers.processes import Description, Prepared, import_beforehand
@@ -82,9 +82,9 @@ class Service:
         )
         self.explanations = Explanations(lambda: self.loaded, self.batcher)
         watched = (
-            Watched("models", Files(self._model_files).changed, self._new_models),
-            Watched("keys", Files(lambda: [self.keys]).changed, self._new_keys),
-            Watched("lists", lambda: self.lists.changed(), self._new_lists),
+            Reloadable("models", Files(self._model_files).changed, self._new_models),
+            Reloadable("keys", Files(lambda: [self.keys]).changed, self._new_keys),
+            Reloadable("lists", lambda: self.lists.changed(), self._new_lists),
         )
         self.reloads = Reloads(watched, self.metrics, every_s=settings.reload_s)
         self.preparing = 0
@@ -195,7 +195,7 @@ class Service:
                     retry_after=1,
                 ) from None
 
-    async def explain(self, post: Incoming | Original, *, grid: int) -> Explanation:
+    async def explain(self, post: Incoming | KeptPost, *, grid: int) -> Explanation:
         """Why a post is decided as it is, one that comes or one that was kept. Raises as `Explanations.explain`."""
         if isinstance(post, Incoming):
             post = replace(post, parts=self._cut(post.parts)[0])
@@ -265,14 +265,14 @@ class Service:
         incoming: Incoming,
         prepared: Prepared,
         client: Client,
-    ) -> Logged:
+    ) -> LogEntry:
         told = answer.to_dict()
         kept = None
         if self.settings.keep_originals and incoming.keep:
-            kept = Original(**prepared.kept)
+            kept = KeptPost(**prepared.kept)
         told.pop("text_used")
         audit, weight = audited(answer.id, answer.action, self.settings.audit_share)
-        return Logged(
+        return LogEntry(
             id=answer.id,
             at=self.store.clock(),
             client=client.name,

@@ -341,7 +341,7 @@ def test_what_failed_within_is_told_on_stderr_alone(caplog):
     from bifocal.errors import DataError, ModelError
     from bifocal.serve.api.routes import as_refused
     from bifocal.serve.errors import WITHIN, Refused
-    from bifocal.serve.log.store import StoreFull, StoreGone
+    from bifocal.serve.log.records import StoreFull, StoreGone
 
     secret = "db.example, user ann, /var/lib/bifocal"
     for error, kind in (

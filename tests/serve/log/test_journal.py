@@ -8,7 +8,7 @@ import pytest
 
 from bifocal.serve.errors import Refused
 from bifocal.serve.log.journal import Journal
-from bifocal.serve.log.store import NotStorable, StoreFull, StoreGone
+from bifocal.serve.log.records import NotStorable, StoreFull, StoreGone
 
 
 class Log:

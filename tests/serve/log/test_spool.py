@@ -8,20 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from bifocal.serve.log.records import KeptPost, LogEntry, NotStorable, StoreError, StoreFull, StoreGone, UnknownDecision
 from bifocal.serve.log.spool import Spool
-from bifocal.serve.log.store import (
-    Logged,
-    NotStorable,
-    Original,
-    Store,
-    StoreError,
-    StoreFull,
-    StoreGone,
-    Unknown,
-    read_secret,
-)
+from bifocal.serve.log.store import Store, read_secret
 
-ROW = {f.name: None for f in fields(Logged)} | {
+ROW = {f.name: None for f in fields(LogEntry)} | {
     "client": "shop", "decision": {}, "action": "review", "pattern": "text", "run": "demo", "policy_version": "v1",
     "source": "model", "audit": False, "weight": 1.0,
 }  # fmt: skip
@@ -29,7 +20,7 @@ ROW = {f.name: None for f in fields(Logged)} | {
 
 def logged(number, **given):
     at = datetime(2026, 3, 1, tzinfo=UTC) + timedelta(seconds=number)
-    return Logged(**{**ROW, "id": f"{number:032x}", "at": at, **given})
+    return LogEntry(**{**ROW, "id": f"{number:032x}", "at": at, **given})
 
 
 @pytest.fixture
@@ -41,7 +32,7 @@ def store(tmp_path):
 
 def test_what_waits_comes_home_once_and_in_order(tmp_path, store):
     spool = Spool(tmp_path)
-    rows = [logged(i, original=Original("words", bytes(range(256)))) for i in range(1, 6)]
+    rows = [logged(i, original=KeptPost("words", bytes(range(256)))) for i in range(1, 6)]
     spool.append(rows[:2])
     spool.append(rows[2:])
     assert spool.pending == 5 and Spool(tmp_path).pending == 5
@@ -98,11 +89,11 @@ def test_killed_at_any_moment_every_row_that_was_acknowledged_is_there(tmp_path,
         from datetime import UTC, datetime
         from pathlib import Path
         from bifocal.serve.log.spool import Spool
-        from bifocal.serve.log.store import Logged
+        from bifocal.serve.log.records import LogEntry
         spool = Spool(Path({str(tmp_path)!r}))
         row = {ROW!r} | {{"at": datetime.now(UTC)}}
         for i in range(100_000):
-            spool.append([Logged(**row | {{"id": f"{{n:032x}}"}}) for n in (2 * i, 2 * i + 1)])
+            spool.append([LogEntry(**row | {{"id": f"{{n:032x}}"}}) for n in (2 * i, 2 * i + 1)])
             print(2 * i + 1, flush=True)
         """)
     )
@@ -208,5 +199,5 @@ def test_who_is_forgotten_while_a_decision_waits_stays_so_and_who_was_before_pos
     store.forget("eve", "forum")  # another client's
     assert Spool(tmp_path).replay(store.record) == 3
     assert sorted(int(item.id, 16) for item in store.queue()) == [2, 4]
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownDecision):
         store.decision(logged(3).id)

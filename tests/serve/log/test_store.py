@@ -11,21 +11,19 @@ import sqlalchemy as sa
 from bifocal.errors import RunError
 from bifocal.serve.log import database
 from bifocal.serve.log.queue import item_of
-from bifocal.serve.log.sessions import Session
-from bifocal.serve.log.store import (
+from bifocal.serve.log.records import (
     Conflict,
-    Logged,
+    KeptPost,
+    LogEntry,
     NotStorable,
-    NotYours,
-    Original,
-    Store,
     StoreError,
     StoreGone,
-    Unknown,
+    UnknownDecision,
+    WrongClient,
     audited,
-    checked,
-    read_secret,
 )
+from bifocal.serve.log.sessions import Session
+from bifocal.serve.log.store import Store, checked, read_secret
 from bifocal.serve.log.tables import decisions, feedback, forgotten, items, receipts
 
 START = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
@@ -34,7 +32,7 @@ START = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 def logged(number, action="review", probability=0.5, **given):
     identity = number if isinstance(number, str) else f"{number:032x}"
     at = START + timedelta(seconds=number if isinstance(number, int) else 0)
-    row = Logged(
+    row = LogEntry(
         id=identity, at=at, client="shop", subject="ann", external_id=f"post-{number}", text_hash="t" * 64,
         image_hash=None, decision={"action": action}, action=action, label="1", probability=probability,
         threshold=0.4, pattern="image+text", run="demo", policy_version="v1", source="model", match=None, audit=False,
@@ -65,7 +63,7 @@ def test_a_decision_is_kept_as_it_was_and_its_subject_is_not(store):
         everything = str(connection.execute(sa.text("SELECT * FROM decisions")).all())
     assert "ann" not in everything.replace("channel", "")
     assert [e.kind for e in store.history(row.id)] == ["decided"]
-    with pytest.raises(Unknown, match="no decision 'zzz'"):
+    with pytest.raises(UnknownDecision, match="no decision 'zzz'"):
         store.decision("zzz")
 
 
@@ -81,7 +79,7 @@ def test_rows_are_written_all_or_none(store):
     with pytest.raises(StoreError, match=r"refuses: (?i:.*null)"):
         store.record([logged(1), logged(2, run=None)])
     assert store.queue() == []
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownDecision):
         store.decision(logged(1).id)
 
 
@@ -148,7 +146,7 @@ def test_an_item_is_in_one_hand(store):
     assert store.claim("eve").id == first.id
     with pytest.raises(Conflict, match="claimed by eve"):
         store.release(first.id, "ann")
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownDecision):
         store.claim("ann", "zzz")
 
 
@@ -170,7 +168,7 @@ def test_an_item_is_kept_in_its_hand_without_an_event(store):
     for who, one, told in (("ann", 1, "decided already"), ("bob", 2, "claimed by nobody")):
         with pytest.raises(Conflict, match=told):
             store.keep(logged(one).id, who)
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownDecision):
         store.keep("zzz", "ann")
 
 
@@ -225,7 +223,7 @@ def test_a_verdict_its_undoing_and_an_appeal(store):
     store.undo(number, "ann")
     assert store.item(number).claimed_by == "ann" and store.item(number).verdict is None
     store.verdict(number, "ann", "allow", "satire")
-    with pytest.raises(NotYours):
+    with pytest.raises(WrongClient):
         store.appeal(number, "forum", "it is not", client="forum")
     store.appeal(number, "shop", "the author says it is no satire", client="shop")
     with pytest.raises(Conflict, match="waits in the queue already"):
@@ -324,7 +322,7 @@ def test_what_cannot_be_an_id_is_unknown(store, number):
         lambda n: store.appeal(n, "shop", ""),
         lambda n: store.feedback(n, "shop", "1"),
     ):
-        with pytest.raises(Unknown):
+        with pytest.raises(UnknownDecision):
             ask(number)
 
 
@@ -334,9 +332,9 @@ def test_what_cannot_be_an_id_is_unknown(store, number):
 def test_feedback_is_of_ones_own_decisions(store):
     store.record([logged(1, "allow")])
     store.feedback(logged(1).id, "shop", "1", "reported")
-    with pytest.raises(NotYours):
+    with pytest.raises(WrongClient):
         store.feedback(logged(1).id, "forum", "1")
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownDecision):
         store.feedback("zzz", "shop", "1")
     (row,) = store.labelled("demo")
     assert (row["label"], row["from"], row["by"], row["said"]) == ("1", "feedback", "shop", "reported")
@@ -344,7 +342,7 @@ def test_feedback_is_of_ones_own_decisions(store):
 
 
 def test_the_last_verdict_counts_more_than_feedback(store):
-    store.record([logged(1, original=Original("words", b"png")), logged(2), logged(3)])
+    store.record([logged(1, original=KeptPost("words", b"png")), logged(2), logged(3)])
     for number in (1, 2):
         store.claim("ann", logged(number).id)
         store.verdict(logged(number).id, "ann", "block")
@@ -360,7 +358,7 @@ def test_the_last_verdict_counts_more_than_feedback(store):
 def test_a_subject_is_forgotten_whole(store):
     store.record(
         [
-            logged(1, original=Original("words", b"p")),
+            logged(1, original=KeptPost("words", b"p")),
             logged(2, subject="bob"),
             logged(3, client="forum"),
             logged(4, subject=None),
@@ -402,7 +400,7 @@ def test_who_was_forgotten_after_a_decision_does_not_come_back_with_it(store):
 def test_nothing_of_the_forgotten_is_left_in_the_file(tmp_path):
     store = Store(f"sqlite:///{tmp_path / 'decisions.sqlite'}", secret=b"s" * 32)
     store.migrate()
-    store.record([logged(i, original=Original(f"peculiar words {i} " * 200, b"peculiar" * 9000)) for i in range(1, 30)])
+    store.record([logged(i, original=KeptPost(f"peculiar words {i} " * 200, b"peculiar" * 9000)) for i in range(1, 30)])
 
     def left():
         return any(b"peculiar" in path.read_bytes() for path in tmp_path.iterdir())
@@ -410,14 +408,14 @@ def test_nothing_of_the_forgotten_is_left_in_the_file(tmp_path):
     assert left()
     store.forget("ann")
     assert not left()
-    store.record([logged(i, at=datetime.now(UTC), original=Original("peculiar words", None)) for i in range(1, 30)])
+    store.record([logged(i, at=datetime.now(UTC), original=KeptPost("peculiar words", None)) for i in range(1, 30)])
     assert store.purge(datetime.now(UTC)) == 29
     assert not left()
     store.close()
 
 
 def test_originals_are_purged_and_the_decisions_stay(store):
-    store.record([logged(i, original=Original(f"words {i}", None)) for i in range(1, 4)])
+    store.record([logged(i, original=KeptPost(f"words {i}", None)) for i in range(1, 4)])
     assert store.purge(START + timedelta(seconds=2)) == 1
     assert store.original(logged(1).id) is None and store.original(logged(2).id).text == "words 2"
     assert [e.kind for e in store.history(logged(1).id)] == ["decided", "purged"]
@@ -523,7 +521,7 @@ def test_the_share_that_is_audited_stands_for_the_rest():
 def test_what_no_database_takes_is_written_otherwise(store):
     odd = "a\0b\ud800c"
     record = {"age": 3, "words": odd}
-    store.record([logged(1, external_id=odd, subject=odd, decision={"why": odd}, original=Original(odd, None, record))])
+    store.record([logged(1, external_id=odd, subject=odd, decision={"why": odd}, original=KeptPost(odd, None, record))])
     plain = "ab\ufffdc"
     assert store.decision(logged(1).id).body == {"why": plain}
     assert store.original(logged(1).id).tabular == {"age": 3, "words": plain}
@@ -550,7 +548,7 @@ def assert_costs_no_other(store, start, odd):
     strange = logged(
         start + 2, "allow", number, audit=True, threshold=number, decision=body, match={"entry": odd}, label=word,
         shadow={"action": "allow", "error": odd}, external_id=word * 300, pattern=word * 300, subject=word,
-        original=Original(word, b"png", {"age": odd, "place": "a"}),
+        original=KeptPost(word, b"png", {"age": odd, "place": "a"}),
     )  # fmt: skip
     store.record([logged(start + 1), strange, logged(start + 3)])
     assert {start + 1, start + 2, start + 3} <= set(ids(store.queue(limit=200)))
@@ -576,7 +574,7 @@ def test_what_no_row_can_be_is_refused_before_the_database_is_asked(store):
     for given in (
         {"decision": {"deep": nested(10_000)}}, {"run": None}, {"id": "x" * 65}, {"id": "a\0b"}, {"id": ""},
         {"decision": None}, {"decision": {"set": {1}}}, {"audit": "perhaps"}, {"weight": float("nan")}, {"at": None},
-        {"probability": "half"}, {"original": Original(3, None)}, {"at": datetime.max}, {"subject": 4},
+        {"probability": "half"}, {"original": KeptPost(3, None)}, {"at": datetime.max}, {"subject": 4},
     ):  # fmt: skip
         with pytest.raises(NotStorable):
             store.record([logged(1), replace(logged(2), **given)])

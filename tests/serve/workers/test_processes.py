@@ -281,7 +281,7 @@ def test_processes_end_with_their_parent(tmp_path, wait_until):
 def test_an_explanation_lets_posts_that_wait_go_first():
     """It is made in small tasks, each of them handed over only while no post waits; decisions are asked for as ever."""
     from bifocal.serve.explanations import Explanations
-    from bifocal.serve.log.store import Original
+    from bifocal.serve.log.records import KeptPost
 
     model, tasks, waiting = Model.__new__(Model), [], [1]
 
@@ -299,7 +299,7 @@ def test_an_explanation_lets_posts_that_wait_go_first():
     async def run():
         loaded = SimpleNamespace(model=model, decoders=SimpleNamespace(kept=kept))
         model._ask = ask
-        going = asyncio.create_task(Explanations(lambda: loaded, waiting).explain(Original("words", None), grid=2))
+        going = asyncio.create_task(Explanations(lambda: loaded, waiting).explain(KeptPost("words", None), grid=2))
         await asyncio.sleep(0.05)
         assert tasks == []
         while not going.done():

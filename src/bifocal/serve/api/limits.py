@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..compat import moderations
 from ..errors import KINDS, Refused
-from ..log.store import StoreGone
+from ..log.records import StoreGone
 from ..pages.session import NotSignedIn, moderator
 from ..service import Service
 from ..settings import LOOPBACK, ServeConfig

@@ -22,7 +22,7 @@ from ...errors import BifocalError, DataError
 from ...files.post_table import MAX_NAME, NAMES
 from ...modalities import PARTS, inputs
 from ..errors import KINDS, WITHIN, Refused
-from ..log.store import Conflict, NotStorable, NotYours, StoreFull, StoreGone, Unknown
+from ..log.records import Conflict, NotStorable, StoreFull, StoreGone, UnknownDecision, WrongClient
 from ..posts import Answer, Incoming
 from ..service import Service
 from .bodies import MULTIPART, URLENCODED, Narrow, content_type, read_json
@@ -558,7 +558,7 @@ def fault_of(faults: Sequence[Mapping[str, Any]], known: Iterable[str]) -> str:
 
 def as_refused(error: BifocalError) -> Refused:
     """What an error of ours is called outside; what failed within (hosts, users, paths) is told on stderr alone."""
-    kinds = {DataError: "unusable", Unknown: "not_found", NotYours: "not_found", StoreGone: "unavailable"}
+    kinds = {DataError: "unusable", UnknownDecision: "not_found", WrongClient: "not_found", StoreGone: "unavailable"}
     kinds |= {StoreFull: "storage_full", Conflict: "conflict", NotStorable: "unusable"}
     kind = next((kind for known, kind in kinds.items() if isinstance(error, known)), "internal")
     refused = error if isinstance(error, Refused) else Refused(kind, str(error))
@@ -575,7 +575,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Value]) -> Val
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise Gone
+            raise ClientDisconnected
         return working.result()
     finally:
         for task in (working, leaving):
@@ -587,5 +587,5 @@ async def _gone(request: Request) -> None:
         pass
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """The client went away; there is nobody to answer."""

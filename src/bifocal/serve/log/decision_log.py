@@ -8,8 +8,9 @@ from typing import Self
 
 from ..settings import DECISIONS, ServeConfig
 from .journal import Journal
+from .records import LogEntry, StoreGone
 from .spool import Spool
-from .store import Logged, Store, StoreGone, read_secret
+from .store import Store, read_secret
 
 
 class DecisionLog:
@@ -61,7 +62,7 @@ class DecisionLog:
     def close(self) -> None:
         self.store.close()
 
-    def _write(self, rows: Sequence[Logged], seal: Callable[[], None]) -> None:
+    def _write(self, rows: Sequence[LogEntry], seal: Callable[[], None]) -> None:
         try:
             self.store.record(rows, seal)
         except StoreGone:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from .database import Database, hour_of
 from .queue import kept, standing
-from .records import VERDICTS, Kept
+from .records import VERDICTS, LoggedDecision
 from .tables import decisions, events, feedback
 
 
@@ -59,7 +59,7 @@ class Figures(Database):
                 "probability": histogram,
             }
 
-    def disagreements(self, limit: int = 20) -> list[Kept]:
+    def disagreements(self, limit: int = 20) -> list[LoggedDecision]:
         """The latest decisions that the shadow would have made otherwise. Raises `StoreGone`."""
         asked = select(decisions).where(decisions.c.disagrees).order_by(decisions.c.at.desc()).limit(limit)
         with self._reading() as connection:

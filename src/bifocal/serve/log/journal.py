@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import Refused
-from .store import Logged, NotStorable, StoreFull, StoreGone
+from .records import LogEntry, NotStorable, StoreFull, StoreGone
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,13 +26,13 @@ class Journal:
         called from one thread at a time. Raises `NotStorable`, `StoreGone`, `StoreFull`.
     """
 
-    def __init__(self, write: Callable[[Sequence[Logged], Callable[[], None]], Any]):
+    def __init__(self, write: Callable[[Sequence[LogEntry], Callable[[], None]], Any]):
         self.write = write
         self._entries: list[_Entry] = []
         self._came = asyncio.Event()
         self._lock = threading.Lock()
 
-    async def record(self, row: Logged) -> None:
+    async def record(self, row: LogEntry) -> None:
         """Return once the row is written; who is cancelled while it is being committed hears how that ends.
 
         Raises
@@ -102,7 +102,7 @@ class Journal:
 class _Entry:
     """A row on its way; ``cancelled`` and ``sealed`` (about to be committed) exclude each other."""
 
-    def __init__(self, row: Logged, written: asyncio.Future[None]):
+    def __init__(self, row: LogEntry, written: asyncio.Future[None]):
         self.row = row
         self.written = written
         self.cancelled = False

@@ -16,12 +16,12 @@ from .records import (
     Conflict,
     Event,
     Item,
-    Kept,
-    NotYours,
+    LoggedDecision,
     Reason,
     Sort,
     StoreError,
-    Unknown,
+    UnknownDecision,
+    WrongClient,
     distance,
     storable,
 )
@@ -71,7 +71,7 @@ class Queue(Database):
             return [_whole(row) for row in connection.execute(asked)]
 
     def item(self, number: str) -> Item:
-        """One item. Raises `Unknown` where the decision is not in the queue, `StoreGone`."""
+        """One item. Raises `UnknownDecision` where the decision is not in the queue, `StoreGone`."""
         with self._reading() as connection:
             return self._item(connection, number)
 
@@ -81,7 +81,7 @@ class Queue(Database):
             row = connection.execute(_ITEMS.where(items.c.decision_id == number)).one_or_none()
         if row is None:
             found(connection, number)
-            raise Unknown(f"the decision {number!r} is not in the queue")
+            raise UnknownDecision(f"the decision {number!r} is not in the queue")
         return _whole(row)
 
     def claim(
@@ -116,7 +116,7 @@ class Queue(Database):
         ------
         Conflict
             Where the item that was named is in other hands, or decided.
-        Unknown, StoreGone
+        UnknownDecision, StoreGone
         """
         who = storable(who)
         with self._writing() as connection:
@@ -164,7 +164,7 @@ class Queue(Database):
         ------
         Conflict
             Where it is in other hands, or decided.
-        Unknown, StoreGone
+        UnknownDecision, StoreGone
         """
         who = storable(who)
         with self._writing() as connection:
@@ -202,7 +202,7 @@ class Queue(Database):
         return item.lease - tick
 
     def release(self, number: str, who: str) -> None:
-        """Put an item back. Raises `Conflict` where it is not in these hands, `Unknown`, `StoreGone`."""
+        """Put an item back. Raises `Conflict` where it is not in these hands, `UnknownDecision`, `StoreGone`."""
         with self._writing() as connection:
             self._change(connection, number, who, "released", **_FREE)
 
@@ -219,7 +219,7 @@ class Queue(Database):
         ------
         Conflict
             Where it is not, or not any more.
-        Unknown, StoreGone
+        UnknownDecision, StoreGone
         """
         if action not in VERDICTS:
             raise StoreError(f"a verdict is {' or '.join(VERDICTS)}, found {action!r}")
@@ -267,7 +267,7 @@ class Queue(Database):
         ------
         Conflict
             Where the last verdict is another's, or there is none.
-        Unknown, StoreGone
+        UnknownDecision, StoreGone
         """
         who = storable(who)
         with self._writing() as connection:
@@ -289,8 +289,8 @@ class Queue(Database):
     def appeal(self, number: str, who: str, reason: str, client: str | None = None) -> None:
         """Ask that a decision, or a verdict on it, be looked at again; it joins the queue.
 
-        ``client`` None = whoever asked for the decision. Raises `Unknown`, `NotYours`, `Conflict` where it waits there
-        already, `StoreGone`.
+        ``client`` None = whoever asked for the decision. Raises `UnknownDecision`, `WrongClient`, `Conflict` where it
+        waits there already, `StoreGone`.
         """
         with self._writing() as connection:
             row = found(connection, number)
@@ -337,7 +337,7 @@ def event(number: str, kind: str, who: str, at: datetime, **what: Any) -> dict[s
 
 
 def item_of(number: str, reason: Reason, since: datetime, decision: Any) -> dict[str, Any]:
-    """A row of the queue for a decision, `Logged` or as the log has it."""
+    """A row of the queue for a decision, `LogEntry` or as the log has it."""
     return {
         "decision_id": number,
         "since": since,
@@ -350,24 +350,24 @@ def item_of(number: str, reason: Reason, since: datetime, decision: Any) -> dict
 
 
 def found(connection: Connection, number: str) -> Row[Any]:
-    """The row of a decision. Raises `Unknown`."""
+    """The row of a decision. Raises `UnknownDecision`."""
     row = None
     if NUMBER.fullmatch(number):  # a NUL, or a surrogate, is more than a database takes
         row = connection.execute(select(decisions).where(decisions.c.id == number)).one_or_none()
     if row is None:
-        raise Unknown(f"there is no decision {number[:64]!r}")
+        raise UnknownDecision(f"there is no decision {number[:64]!r}")
     return row
 
 
 def owned(row: Row[Any], client: str | None) -> None:
-    """Raise `NotYours` where a client is named and the decision is another's."""
+    """Raise `WrongClient` where a client is named and the decision is another's."""
     if client is not None and row.client != client:
-        raise NotYours(f"there is no decision {row.id!r}")  # that it exists is none of another's business
+        raise WrongClient(f"there is no decision {row.id!r}")  # that it exists is none of another's business
 
 
-def kept(row: Row[Any]) -> Kept:
+def kept(row: Row[Any]) -> LoggedDecision:
     """A decision as the log has it; columns by their tables, as an item's client and pattern bear the same names."""
-    return Kept(**{f.name: row._mapping[decisions.c[f.name]] for f in fields(Kept)})
+    return LoggedDecision(**{f.name: row._mapping[decisions.c[f.name]] for f in fields(LoggedDecision)})
 
 
 _FREE = {"claimed_by": None, "claimed_until": None, "lease": None, "lease_clock": None}

@@ -24,11 +24,11 @@ class StoreError(BifocalError):
     """The decision log does not do what it was asked."""
 
 
-class Unknown(StoreError):
+class UnknownDecision(StoreError):
     """There is no such decision."""
 
 
-class NotYours(StoreError):
+class WrongClient(StoreError):
     """The decision was asked for by another client."""
 
 
@@ -49,7 +49,7 @@ class NotStorable(StoreError):
 
 
 @dataclass(frozen=True, slots=True)
-class Original:
+class KeptPost:
     """What was decided on, kept for those who review; never the bytes that came."""
 
     text: str | None = None
@@ -68,38 +68,25 @@ class Original:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Logged:
-    """One decision, as it is logged.
+class _DecisionFields:
+    """What the log takes and gives of a decision.
 
     Attributes
     ----------
     client : str
         Who asked.
-    subject : str or None
-        The author, as the platform calls it; only a keyed hash of it is ever written.
-    subject_hash : str or None
-        That hash, where it was made before (by the `Spool`).
-    decision : dict
-        What was answered, without the text.
     audit : bool
         Whether the decision joins the queue although nothing asks for it.
     weight : float
         Decisions that one like this stands for among the reviewed ones.
     shadow : dict or None
         What the shadow would have done.
-    last_forgotten : int or None
-        Of a decision that waited in the `Spool`: the number of the last author that was known to be forgotten when it
-        was made. It is not written where its author was forgotten later. None = it did not wait.
     """
 
     id: str
     at: datetime
     client: str
-    subject: str | None
     external_id: str | None
-    text_hash: str | None
-    image_hash: str | None
-    decision: dict[str, Any]
     action: str | None
     label: str | None
     probability: float | None
@@ -112,7 +99,30 @@ class Logged:
     audit: bool
     weight: float
     shadow: dict[str, Any] | None
-    original: Original | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEntry(_DecisionFields):
+    """One decision, as it is logged.
+
+    Attributes
+    ----------
+    subject : str or None
+        The author, as the platform calls it; only a keyed hash of it is ever written.
+    subject_hash : str or None
+        That hash, where it was made before (by the `Spool`).
+    decision : dict
+        What was answered, without the text.
+    last_forgotten : int or None
+        Of a decision that waited in the `Spool`: the number of the last author that was known to be forgotten when it
+        was made. It is not written where its author was forgotten later. None = it did not wait.
+    """
+
+    subject: str | None
+    text_hash: str | None
+    image_hash: str | None
+    decision: dict[str, Any]
+    original: KeptPost | None
     subject_hash: str | None = None
     last_forgotten: int | None = None
 
@@ -129,27 +139,11 @@ class Event:
     """Its place among all events."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedDecision(_DecisionFields):
     """A decision as the log has it."""
 
-    id: str
-    at: datetime
-    client: str
-    external_id: str | None
     body: dict[str, Any]
-    action: str | None
-    label: str | None
-    probability: float | None
-    threshold: float | None
-    pattern: str
-    run: str
-    policy_version: str
-    source: str
-    match: dict[str, Any] | None
-    audit: bool
-    weight: float
-    shadow: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +164,7 @@ class Item:
     lease_clock: str | None
     verdict: str | None
     judged_by: str | None
-    decision: Kept
+    decision: LoggedDecision
     text: str | None
     has_picture: bool
 

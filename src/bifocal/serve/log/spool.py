@@ -18,11 +18,12 @@ from typing import Any
 
 from ...errors import BifocalError
 from ...workspace import atomic, held
-from .store import Logged, NotStorable, Original, StoreFull, StoreGone, checked, hashed, read_secret
+from .records import KeptPost, LogEntry, NotStorable, StoreFull, StoreGone
+from .store import checked, hashed, read_secret
 
 AT_ONCE = 200
 _LOG = logging.getLogger(__name__)
-_Line = tuple[bytes, Logged]
+_Line = tuple[bytes, LogEntry]
 
 
 class Spool:
@@ -65,7 +66,7 @@ class Spool:
             with suppress(BifocalError), atomic(self._known) as f:
                 f.write(f"{last_forgotten}\n")
 
-    def append(self, rows: Sequence[Logged], seal: Callable[[], None] = lambda: None) -> None:
+    def append(self, rows: Sequence[LogEntry], seal: Callable[[], None] = lambda: None) -> None:
         """Keep decisions, all or none.
 
         Parameters
@@ -91,7 +92,7 @@ class Spool:
                 raise StoreGone(f"{self.path} cannot be written ({error.strerror}), and the log is away") from error
             self.pending += len(rows)
 
-    def replay(self, record: Callable[[Sequence[Logged]], None]) -> int:
+    def replay(self, record: Callable[[Sequence[LogEntry]], None]) -> int:
         """Write all that waits by ``record``, in order, and empty the file; gives the number of those written.
 
         Raises
@@ -112,7 +113,7 @@ class Spool:
             self.pending = 0
             return done
 
-    def _plain(self, row: Logged) -> dict[str, Any]:
+    def _plain(self, row: LogEntry) -> dict[str, Any]:
         known = row.subject_hash if row.subject is None else hashed(self._secret, row.subject)
         plain = asdict(row) | {"at": row.at.isoformat(), "subject": None, "subject_hash": known}
         if row.last_forgotten is None:
@@ -159,7 +160,7 @@ class _Refused:
         )  # fmt: skip
 
 
-def _written(lines: Sequence[_Line], record: Callable[[Sequence[Logged]], None], refused: _Refused) -> int:
+def _written(lines: Sequence[_Line], record: Callable[[Sequence[LogEntry]], None], refused: _Refused) -> int:
     """Write lines, by halves where one of them is refused; the number of those written."""
     try:
         record([row for _, row in lines])
@@ -221,11 +222,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _logged(plain: dict[str, Any]) -> Logged:
+def _logged(plain: dict[str, Any]) -> LogEntry:
     original = plain["original"]
     if original is not None:
         picture = original["picture"]
-        original = Original(**{**original, "picture": None if picture is None else base64.b64decode(picture)})
+        original = KeptPost(**{**original, "picture": None if picture is None else base64.b64decode(picture)})
     # A line of an earlier version does not say who was forgotten by then: whoever ever was stays forgotten.
     known = {"last_forgotten": 0, **plain, "at": datetime.fromisoformat(plain["at"]), "original": original}
-    return checked(Logged(**known))
+    return checked(LogEntry(**known))

@@ -18,57 +18,19 @@ from sqlalchemy import Connection, Row, delete, func, insert, or_, select
 from ...errors import RunError
 from .database import insert_new, one_at_a_time, put
 from .figures import Figures
-from .queue import LEASE_S, NUMBER, Queue, event, found, item_of, kept, owned, standing
+from .queue import NUMBER, Queue, event, found, item_of, kept, owned, standing
 from .records import (
-    VERDICTS,
-    Conflict,
     Event,
-    Item,
-    Kept,
-    Logged,
+    KeptPost,
+    LogEntry,
+    LoggedDecision,
     NotStorable,
-    NotYours,
-    Original,
-    Reason,
     Receipt,
-    Sort,
-    StoreError,
-    StoreFull,
-    StoreGone,
-    Unknown,
-    audited,
     storable,
     storable_json,
 )
 from .sessions import Sessions
 from .tables import decisions, events, feedback, fitted, forgotten, items, originals, receipts
-
-__all__ = [
-    "LEASE_S",
-    "SECRET",
-    "VERDICTS",
-    "Conflict",
-    "Event",
-    "Item",
-    "Kept",
-    "Logged",
-    "NotStorable",
-    "NotYours",
-    "Original",
-    "Reason",
-    "Receipt",
-    "Sort",
-    "Store",
-    "StoreError",
-    "StoreFull",
-    "StoreGone",
-    "Unknown",
-    "audited",
-    "checked",
-    "hashed",
-    "read_secret",
-    "storable",
-]
 
 SECRET = "secret"
 """The file of the state folder with the key of the subjects' hashes."""
@@ -114,7 +76,7 @@ def hashed(secret: bytes, subject: str) -> str:
     return hmac.new(secret, subject.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
-def checked(row: Logged) -> Logged:
+def checked(row: LogEntry) -> LogEntry:
     """A decision as every log takes it. Raises `NotStorable`."""
     if not isinstance(row.id, str) or not NUMBER.fullmatch(row.id):
         raise NotStorable("the decision log refuses: a decision's id has 1 to 64 visible characters of ASCII")
@@ -129,7 +91,7 @@ def checked(row: Logged) -> Logged:
     ):
         raise NotStorable("the decision log refuses: this is no decision")
     if row.original is not None:
-        values["original"] = Original(**fitted(originals, row.original.columns))
+        values["original"] = KeptPost(**fitted(originals, row.original.columns))
     return replace(row, **values)
 
 
@@ -150,7 +112,7 @@ class Store(Queue, Figures, Sessions):
 
     # ------------------------------------------------------------------ what was decided
 
-    def record(self, rows: Sequence[Logged], seal: Callable[[], None] = lambda: None) -> None:
+    def record(self, rows: Sequence[LogEntry], seal: Callable[[], None] = lambda: None) -> None:
         """Write decisions, all or none; one that is there already stays as it is.
 
         Those under review, and those drawn to be audited, join the queue. One that waited in the `Spool`, and whose
@@ -167,7 +129,7 @@ class Store(Queue, Figures, Sessions):
             Where a row of them is refused.
         StoreGone, StoreFull
         """
-        fresh: dict[str, Logged] = {}
+        fresh: dict[str, LogEntry] = {}
         for row in rows:
             fresh.setdefault(row.id, checked(row))
         if not fresh:
@@ -186,7 +148,7 @@ class Store(Queue, Figures, Sessions):
                     connection.execute(insert(table), content)
             seal()
 
-    def _row(self, row: Logged) -> dict[str, Any]:
+    def _row(self, row: LogEntry) -> dict[str, Any]:
         shadow = row.shadow or {}
         return {
             **{name: getattr(row, field) for name, field in _COLUMNS.items() if hasattr(row, field)},
@@ -195,7 +157,7 @@ class Store(Queue, Figures, Sessions):
         }
 
     def _remembered(
-        self, connection: Connection, rows: list[dict[str, Any]], of: Mapping[str, Logged]
+        self, connection: Connection, rows: list[dict[str, Any]], of: Mapping[str, LogEntry]
     ) -> list[dict[str, Any]]:
         """Without rows that waited, of subjects that were forgotten meanwhile."""
         known = {number: row.last_forgotten for number, row in of.items() if row.last_forgotten is not None}
@@ -220,23 +182,23 @@ class Store(Queue, Figures, Sessions):
             self._hear(connection)
             self.last_forgotten = connection.scalar(select(func.max(forgotten.c.number))) or 0
 
-    def decision(self, number: str) -> Kept:
-        """One decision. Raises `Unknown`, `StoreGone`."""
+    def decision(self, number: str) -> LoggedDecision:
+        """One decision. Raises `UnknownDecision`, `StoreGone`."""
         with self._reading() as connection:
             return kept(found(connection, number))
 
-    def original(self, number: str) -> Original | None:
+    def original(self, number: str) -> KeptPost | None:
         """What was decided on, where it is kept. Raises `StoreGone`."""
         with self._reading() as connection:
             row = connection.execute(select(originals).where(originals.c.decision_id == number)).one_or_none()
-            return None if row is None else Original(**{name: row._mapping[name] for name in KEPT})
+            return None if row is None else KeptPost(**{name: row._mapping[name] for name in KEPT})
 
     def history(
         self, number: str, *, newest: int | None = None, before: int | None = None, kind: str | None = None
     ) -> list[Event]:
         """What happened to a decision: all of it in order, or the ``newest`` so many events, the last one first.
 
-        ``before`` is the number of an event: of those that went before it. Raises `Unknown`, `StoreGone`.
+        ``before`` is the number of an event: of those that went before it. Raises `UnknownDecision`, `StoreGone`.
         """
         asked = select(events).where(events.c.decision_id == number)
         if before is not None:
@@ -265,7 +227,7 @@ class Store(Queue, Figures, Sessions):
 
         Raises
         ------
-        Unknown, NotYours, StoreGone, StoreFull
+        UnknownDecision, WrongClient, StoreGone, StoreFull
         """
         with self._writing() as connection:
             row = found(connection, number)
@@ -370,13 +332,13 @@ class Store(Queue, Figures, Sessions):
         return purged
 
 
-def _decided(row: Logged) -> dict[str, Any]:
+def _decided(row: LogEntry) -> dict[str, Any]:
     return {
         "decision_id": row.id, "kind": "decided", "who": row.client, "at": row.at, "what": {"action": row.action}
     }  # fmt: skip
 
 
-def _original(number: str, at: datetime, given: Original) -> dict[str, Any]:
+def _original(number: str, at: datetime, given: KeptPost) -> dict[str, Any]:
     return {"decision_id": number, "at": at, **given.columns}
 
 

@@ -33,7 +33,8 @@ from ..api.bodies import Narrow
 from ..api.routes import as_refused, service_of, unless_gone
 from ..errors import Refused
 from ..loaded import Loaded
-from ..log.store import Conflict, Event, Item, Kept, Original, Store, Unknown
+from ..log.records import Conflict, Event, Item, KeptPost, LoggedDecision, UnknownDecision
+from ..log.store import Store
 from ..posts import Incoming
 from ..service import Service
 from . import words
@@ -390,10 +391,10 @@ async def marks(request: Request, number: str, who: Moderator) -> Response:
     return _page("post.html", request, decision=decision, original=original, said=said, words=[], sense=sense, more="")
 
 
-async def _found(request: Request, number: str) -> tuple[Kept, Item | None]:
+async def _found(request: Request, number: str) -> tuple[LoggedDecision, Item | None]:
     store = service_of(request).store
     decision = await asyncio.to_thread(store.decision, number)
-    with suppress(Unknown):
+    with suppress(UnknownDecision):
         return decision, await asyncio.to_thread(store.item, number)
     return decision, None
 
@@ -401,7 +402,7 @@ async def _found(request: Request, number: str) -> tuple[Kept, Item | None]:
 async def _item_page(
     request: Request,
     who: str,
-    decision: Kept,
+    decision: LoggedDecision,
     item: Item | None,
     given: Mapping[str, Any],
     *,
@@ -470,12 +471,12 @@ def _collapsed(events: Sequence[Event]) -> list[tuple[Event, int]]:
     return found
 
 
-def _can_be_marked(decision: Kept, original: Original | None) -> bool:
+def _can_be_marked(decision: LoggedDecision, original: KeptPost | None) -> bool:
     """Whether it can be said what made a decision: its post is kept, and models made it."""
     return decision.source == "model" and original is not None
 
 
-async def _marks(request: Request, decision: Kept) -> dict[str, Any]:
+async def _marks(request: Request, decision: LoggedDecision) -> dict[str, Any]:
     """What the template marks a kept post with, by the models that serve now.
 
     Raises
@@ -515,7 +516,7 @@ def _held(item: Item, store: Store) -> datetime | None:
     return None if store.left_s(item) is None else item.claimed_until
 
 
-def _alone(decision: Kept, service: Service) -> list[tuple[str, float, dict[str, Any]]]:
+def _alone(decision: LoggedDecision, service: Service) -> list[tuple[str, float, dict[str, Any]]]:
     """What each part says on its own: its name, the probability, and what it is of."""
     models, found = decision.body.get("models", {}), []
     for part, expert in service.loaded.expert_names.items():
@@ -525,7 +526,7 @@ def _alone(decision: Kept, service: Service) -> list[tuple[str, float, dict[str,
     return found
 
 
-def _words(original: Original | None, service: Service) -> list[tuple[str, str]]:
+def _words(original: KeptPost | None, service: Service) -> list[tuple[str, str]]:
     """What a post says and where, without the marks that the model reads it with."""
     if original is None:
         return []
@@ -607,7 +608,7 @@ async def _typed_again(request: Request, who: str, typed: Mapping[str, str]) -> 
     store, number = service_of(request).store, typed["item"]
     note = "You had been signed out: your verdict is not given yet. What you typed is here."
     try:
-        with suppress(Conflict, Unknown):
+        with suppress(Conflict, UnknownDecision):
             await asyncio.to_thread(store.claim, who, number)
         decision, item = await _found(request, number)
     except BifocalError as error:
