@@ -11,6 +11,7 @@ from ..spreadsheet import guarded
 from ..workspace import atomic
 from . import figures as draw
 from . import words
+from .facts import RunFacts
 
 Rows = Sequence[Mapping[str, Any]]
 SLICES = 12
@@ -26,9 +27,9 @@ class Figure(NamedTuple):
     """The numbers behind it, for its CSV."""
 
 
-def draw_figures(facts: Mapping[str, Any]) -> dict[str, Figure]:
+def draw_figures(facts: RunFacts) -> dict[str, Figure]:
     """Name -> figure, of those that this run has."""
-    makers: dict[str, Callable[[Mapping[str, Any]], Figure | None]] = {
+    makers: dict[str, Callable[[RunFacts], Figure | None]] = {
         "intervals": _intervals,
         "ranking": _ranking,
         "reliability": _reliability,
@@ -58,7 +59,7 @@ def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
             table.writerows([guarded(row.get(column, "")) for column in columns] for row in figure.rows)
 
 
-def _intervals(facts: Mapping[str, Any]) -> Figure:
+def _intervals(facts: RunFacts) -> Figure:
     headline = facts["headline"]
     metric, title = headline["metric"], words.METRICS[headline["metric"]]
     found = {name: said["calibrated"][metric] for name, said in facts["models"].items()}
@@ -72,25 +73,28 @@ def _intervals(facts: Mapping[str, Any]) -> Figure:
     )
 
 
-def _ranking(facts: Mapping[str, Any]) -> Figure | None:
+def _ranking(facts: RunFacts) -> Figure | None:
     headline = facts["headline"]
     if headline["model"] not in facts["roc"]:
         return None
     base_rate = headline["positives"] / headline["n"]
 
-    def points(kind: str, x: str, y: str) -> Iterator[dict[str, Any]]:
-        for model, curve in facts[kind].items():
+    def points(kind: str, curves: Mapping[str, Any], x: str, y: str) -> Iterator[dict[str, Any]]:
+        for model, curve in curves.items():
             yield from ({"curve": kind, "model": model, x: a, y: b} for a, b in curve)
 
     return Figure(
         draw.ranking_curves(facts["roc"], facts["precision_recall"], headline["model"], base_rate),
         f"How the models rank {words.posts(headline['split'])}, whatever the threshold. Dashed thin lines: guessing; "
         f"{words.share(base_rate, 1)} of the posts are positive.",
-        [*points("roc", "fpr", "recall"), *points("precision_recall", "recall", "precision")],
+        [
+            *points("roc", facts["roc"], "fpr", "recall"),
+            *points("precision_recall", facts["precision_recall"], "recall", "precision"),
+        ],
     )
 
 
-def _reliability(facts: Mapping[str, Any]) -> Figure | None:
+def _reliability(facts: RunFacts) -> Figure | None:
     before, after = (facts["reliability"][side] for side in ("before", "after"))
     if not after:
         return None
@@ -104,7 +108,7 @@ def _reliability(facts: Mapping[str, Any]) -> Figure | None:
     )
 
 
-def _curve(facts: Mapping[str, Any]) -> Figure | None:
+def _curve(facts: RunFacts) -> Figure | None:
     main, marks = facts["headline"]["model"], facts["marks"]
     if not facts["curve"]:
         return None
@@ -116,7 +120,7 @@ def _curve(facts: Mapping[str, Any]) -> Figure | None:
     )
 
 
-def _confusion(facts: Mapping[str, Any]) -> Figure | None:
+def _confusion(facts: RunFacts) -> Figure | None:
     classes, counts = facts["label"]["classes"], facts["confusion"]
     if len(classes) > draw.MATRIX_CLASSES or not any(map(any, counts)):
         return None
@@ -128,7 +132,7 @@ def _confusion(facts: Mapping[str, Any]) -> Figure | None:
     )
 
 
-def _risk(facts: Mapping[str, Any]) -> Figure | None:
+def _risk(facts: RunFacts) -> Figure | None:
     curves, main = facts["risk_coverage"], facts["headline"]["model"]
     if main not in curves:
         return None
@@ -141,10 +145,10 @@ def _risk(facts: Mapping[str, Any]) -> Figure | None:
     )
 
 
-def _slices(facts: Mapping[str, Any]) -> Figure | None:
-    figure = facts["headline"]["metric"]
+def _slices(facts: RunFacts) -> Figure | None:
+    figure, measured = facts["headline"]["metric"], facts["slices"] or {"slices": [], "comparisons": 0}
     rows = []
-    for found in facts["slices"]["slices"] if facts["slices"] else []:
+    for found in measured["slices"]:
         gap = found["differences"].get(figure)
         if gap and gap["value"] is not None:
             name = f"{found['column']}: {found['slice']} ({found['n']:,})"
@@ -155,16 +159,16 @@ def _slices(facts: Mapping[str, Any]) -> Figure | None:
     return Figure(
         draw.forest(rows, f"{words.METRICS[figure]}: slice less the rest"),
         "Slices of the tested posts whose figure differs most surely from that of the rest (in brackets: rows). "
-        f"Filled: more than chance with all {facts['slices']['comparisons']} comparisons counted (Holm). Lines: 95% "
+        f"Filled: more than chance with all {measured['comparisons']} comparisons counted (Holm). Lines: 95% "
         "intervals of each by itself.",
         rows,
     )
 
 
-def _robustness(facts: Mapping[str, Any]) -> Figure | None:
+def _robustness(facts: RunFacts) -> Figure | None:
     found = facts["robustness"]
     rows = _flips(found) if found else []
-    if not rows:
+    if not found or not rows:
         return None
     return Figure(
         draw.flip_bars(rows),
@@ -201,7 +205,7 @@ def _flips(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["value"])
 
 
-def _training(facts: Mapping[str, Any]) -> Figure | None:
+def _training(facts: RunFacts) -> Figure | None:
     drawn = draw.training_curves(facts["history"])
     if drawn is None:
         return None

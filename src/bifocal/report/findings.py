@@ -19,6 +19,7 @@ from ..evaluate.metrics import headline_metric
 from ..example import SPLITS, Label, Taxonomy
 from ..modalities.text import without_tags
 from ..workspace import Workspace, read_json
+from .facts import CurveFacts, DataFacts, ErrorFacts, Headline, Made, ModelFacts, RunFacts
 
 ECE_ROWS = 2000
 """Under so many rows a calibration error is mostly chance: no target, only a description."""
@@ -27,7 +28,7 @@ WORST = 6
 TEXT_LENGTH = 160
 
 
-def findings(folder: str | Path) -> dict[str, Any]:
+def findings(folder: str | Path) -> RunFacts:
     """Everything the page shows, as JSON: redrawn from the run's files at any time, whatever happened to its models.
 
     Parameters
@@ -37,15 +38,10 @@ def findings(folder: str | Path) -> dict[str, Any]:
 
     Returns
     -------
-    dict
-        ``run, label, source, modalities``; ``headline`` (the main model's figure and interval), ``gain`` (null with one
-        modality), ``verdict`` (the lab's sentence, or null), ``slices`` and ``fairness`` (as in the results, or null),
-        ``robustness`` (as in its file, or null), ``marks`` (what limits these figures), ``models``, ``baseline``,
-        ``splits``, ``data`` (``columns``: expert -> a line per column of its records), ``errors`` (the most confident
-        ones, texts cut to 160 characters), ``classes``,
-        ``confusion`` (rows: truth), ``roc``, ``precision_recall``, ``reliability`` (``before``, ``after``),
-        ``risk_coverage``, ``aurc``, ``explorer``, ``curve``, ``history``, ``tried`` (expert -> encoder -> its figure on
-        val), ``made``.
+    RunFacts
+        ``verdict`` is the lab's sentence; ``slices``, ``fairness`` and ``robustness`` are as in the results; ``errors``
+        are the most confident ones, texts cut to 160 characters; rows of ``confusion`` are the truth; ``tried`` holds
+        per expert the figure of each encoder on val. What the run does not have is null or empty.
 
     Raises
     ------
@@ -76,8 +72,7 @@ def findings(folder: str | Path) -> dict[str, Any]:
         },
         "source": record["config"]["source"]["kind"],
         "modalities": [part_name(plugin) for plugin in record["config"]["modalities"]],
-        "headline": {"model": main, "metric": metric, "split": tested, **said["calibrated"][metric]}
-        | {"n": said["n"], "positives": said["positives"]},
+        "headline": _headline(main, metric, tested, said),
         "gain": results.get("gain"),
         "verdict": _verdict(space.lab_results),
         "actions": results.get("actions"),
@@ -98,11 +93,7 @@ def findings(folder: str | Path) -> dict[str, Any]:
         "models": models,
         "baseline": {"metrics": baseline[tested]["metrics"]},
         "splits": splits,
-        "data": {
-            **_data(steps),
-            "columns": steps["experts"].get("columns", {}),
-            "languages": _languages(results.get("slices")),
-        },
+        "data": _data(steps, results.get("slices")),
         **_errors(space.errors, results["label"], label),
         **_drawn(space.curves, main),
         "curve": _curve(space.curve(main)) if label.binary else [],
@@ -112,13 +103,27 @@ def findings(folder: str | Path) -> dict[str, Any]:
     }
 
 
+def _headline(main: str, metric: str, split: str, said: ModelFacts) -> Headline:
+    figure = said["calibrated"][metric]
+    return {
+        "model": main,
+        "metric": metric,
+        "split": split,
+        "value": figure["value"],
+        "low": figure["low"],
+        "high": figure["high"],
+        "n": said["n"],
+        "positives": said["positives"],
+    }
+
+
 def class_counts(split: Mapping[str, Any]) -> list[int]:
     """Rows of each class of a split, from ``n`` and ``positives`` (a number where binary, else one per class)."""
     positives = split["positives"]
     return list(positives) if isinstance(positives, list) else [split["n"] - positives, positives]
 
 
-def _model(entry: Mapping[str, Any], policy: Mapping[str, Any], split: str) -> dict[str, Any]:
+def _model(entry: Mapping[str, Any], policy: Mapping[str, Any], split: str) -> ModelFacts:
     measured = entry[split]
     return {
         "parameters": entry["parameters"],
@@ -138,12 +143,21 @@ def _model(entry: Mapping[str, Any], policy: Mapping[str, Any], split: str) -> d
     }
 
 
-def _data(steps: Mapping[str, Any]) -> dict[str, Any]:
+def _data(steps: Mapping[str, Any], slices: Mapping[str, Any] | None) -> DataFacts:
     manifest, splits, ocr = steps["manifest"], steps["splits"], steps.get("ocr", {})
     return {
-        **{k: manifest[k] for k in ("examples", "quarantined", "unlabelled", "reasons")},
-        **{k: splits[k] for k in ("rows", "by_class", "groups", "near_duplicates", "leakage")},
+        "examples": manifest["examples"],
+        "quarantined": manifest["quarantined"],
+        "unlabelled": manifest["unlabelled"],
+        "reasons": manifest["reasons"],
+        "rows": splits["rows"],
+        "by_class": splits["by_class"],
+        "groups": splits["groups"],
+        "near_duplicates": splits["near_duplicates"],
+        "leakage": splits["leakage"],
         "ocr": {k: ocr[k] for k in ("pictures", "read", "with_text", "unread") if k in ocr},
+        "columns": steps["experts"].get("columns", {}),
+        "languages": _languages(slices),
     }
 
 
@@ -158,7 +172,7 @@ def _languages(slices: Mapping[str, Any] | None) -> dict[str, int]:
     return {row["slice"]: row["n"] for row in found if row["column"] == "language"}
 
 
-def _made(record: Mapping[str, Any]) -> dict[str, Any]:
+def _made(record: Mapping[str, Any]) -> Made:
     fuse = record.get("fuse")
     return {
         "versions": record["versions"],
@@ -170,7 +184,7 @@ def _made(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _drawn(path: Path, main: str) -> dict[str, Any]:
+def _drawn(path: Path, main: str) -> CurveFacts:
     """What ``curves_<run>.json`` holds: curves of every model, reliability of the main one, thresholds to explore."""
     curves = read_json(path)
     models = curves["models"]
@@ -188,7 +202,7 @@ def _curve(path: Path) -> list[dict[str, float]]:
     return [{name: float(value) for name, value in row.items()} for row in _rows(path)]
 
 
-def _errors(path: Path, label_name: str, label: Label) -> dict[str, Any]:
+def _errors(path: Path, label_name: str, label: Label) -> ErrorFacts:
     """What the error table tells, in one pass: the worst errors, and counts per class."""
     worst: dict[str, list[tuple[float, int, dict[str, str]]]] = {}
     named: Counter[tuple[str, str]] = Counter()

@@ -6,13 +6,14 @@ from base64 import b64encode
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from ..errors import extras_named
 from ..workspace import Workspace, atomic, inside, read_json, write_json
 from . import tables, words
+from .facts import RunFacts
 from .findings import findings
 from .gallery import GALLERY
 from .markdown import to_markdown
@@ -25,7 +26,7 @@ TEMPLATE = "template.html"
 SCRIPT = "page.js"
 
 
-def write_report(folder: Path, facts: Mapping[str, Any] | None = None) -> Path:
+def write_report(folder: Path, facts: RunFacts | None = None) -> Path:
     """Draw the report of a run from its artifacts alone; draw it again whenever the report's code has changed.
 
     Parameters
@@ -63,7 +64,7 @@ def write_report(folder: Path, facts: Mapping[str, Any] | None = None) -> Path:
     return space.report / "index.html"
 
 
-def to_html(facts: Mapping[str, Any], figures: Mapping[str, Figure], gallery: Mapping[str, str] | None = None) -> str:
+def to_html(facts: RunFacts, figures: Mapping[str, Figure], gallery: Mapping[str, str] | None = None) -> str:
     """The page of some findings; everything that comes from a run is escaped.
 
     Parameters

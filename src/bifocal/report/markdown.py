@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from . import tables, words
+from .facts import RunFacts
 from .tables import Table
 
 
@@ -28,7 +27,7 @@ def table_lines(table: Table) -> list[str]:
     return [head, "| " + " | ".join(rule) + " |", *body, ""]
 
 
-def to_markdown(facts: Mapping[str, Any]) -> str:
+def to_markdown(facts: RunFacts) -> str:
     """The findings as Markdown; posts themselves stay on the page."""
     lines = [f"# {plain(facts['run'])}: {plain(facts['label']['name'])}", ""]
     if facts["marks"]["in_sample"]:
@@ -43,11 +42,11 @@ def to_markdown(facts: Mapping[str, Any]) -> str:
     ]
     lines += ["## Decisions", "", *table_lines(tables.decisions(facts))]
     if facts["slices"]:
-        shown = table_lines(tables.slices(facts))
+        shown = table_lines(tables.slices(facts["slices"]))
         about = words.about_slices(facts) if shown else f"{words.about_slices(facts)} {words.NONE_WORSE}"
         lines += ["## Slices", "", plain(about), "", *shown]
     if facts["fairness"]:
-        lines += ["## Groups", "", plain(words.about_groups(facts)), "", *table_lines(tables.groups(facts))]
+        lines += ["## Groups", "", plain(words.about_groups(facts)), "", *table_lines(tables.groups(facts["fairness"]))]
     lines += ["## Data", "", plain(" ".join(words.about_the_data(facts))), ""]
     for table in tables.data(facts):
         lines += table_lines(table)

@@ -11,6 +11,7 @@ from ..errors import RunError, nearest
 from ..modalities import PARTS, argument_of, inputs
 from ..workspace import Workspace, atomic, read_json
 from . import tables, words
+from .facts import RunFacts
 from .findings import findings
 from .markdown import plain, table_lines
 
@@ -44,7 +45,7 @@ HUB_METRICS = {"auroc": "roc_auc", "macro_f1": "f1", "accuracy": "accuracy", "br
 HUB_ID = re.compile(r"^\w[\w.-]*/[\w.-]+$")
 
 
-def write_model_card(folder: Path, model: str, facts: Mapping[str, Any] | None = None) -> Path:
+def write_model_card(folder: Path, model: str, facts: RunFacts | None = None) -> Path:
     """Write ``models/<model>/README.md`` from the run's artifacts, so that a model never travels without its figures.
 
     Parameters
@@ -82,7 +83,7 @@ def write_model_card(folder: Path, model: str, facts: Mapping[str, Any] | None =
     return place / "README.md"
 
 
-def _front_of_expert(facts: Mapping[str, Any], model: str, card: Mapping[str, Any]) -> str:
+def _front_of_expert(facts: RunFacts, model: str, card: Mapping[str, Any]) -> str:
     use = USES.get(card.get("auto_class", ""))
     base = card.get("base_model", card["encoder"])
     return _front(
@@ -99,12 +100,12 @@ def _on_the_hub(base: str) -> bool:
     return bool(HUB_ID.match(base)) and not Path(base).is_dir()
 
 
-def _front_of_fusion(facts: Mapping[str, Any], model: str) -> str:
+def _front_of_fusion(facts: RunFacts, model: str) -> str:
     # transformers cannot load it, and the hub knows no task of classifying posts of several parts.
     return _front(facts, model, library="bifocal", pipeline=None, base=None)
 
 
-def _front(facts: Mapping[str, Any], model: str, *, library: str, pipeline: str | None, base: str | None) -> str:
+def _front(facts: RunFacts, model: str, *, library: str, pipeline: str | None, base: str | None) -> str:
     """The YAML front matter; in-sample figures stay out of it, since there they would lose their mark."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -136,7 +137,7 @@ def _front(facts: Mapping[str, Any], model: str, *, library: str, pipeline: str 
     return str(data.to_yaml()).strip()
 
 
-def _expert(facts: Mapping[str, Any], model: str, card: Mapping[str, Any]) -> list[str]:
+def _expert(facts: RunFacts, model: str, card: Mapping[str, Any]) -> list[str]:
     label, size = facts["label"], facts["models"][model]["parameters"]
     base = card.get("base_model", card["encoder"])
     base = base if _on_the_hub(base) else Path(base).name
@@ -166,7 +167,7 @@ def _label(label: Mapping[str, Any]) -> str:
     return f"label {plain(label['name'])}{description}"
 
 
-def _with_bifocal(facts: Mapping[str, Any]) -> list[str]:
+def _with_bifocal(facts: RunFacts) -> list[str]:
     known = [m for m in facts["modalities"] if m in inputs()]
     others = [repr(m) for m in facts["modalities"] if m not in known]
     parts = [f"{argument_of(m)}=…" for m in known]
@@ -198,7 +199,7 @@ def _without_bifocal(use: Use, auto_class: str, model: str) -> list[str]:
     ]
 
 
-def _fusion(facts: Mapping[str, Any], model: str, card: Mapping[str, Any]) -> list[str]:
+def _fusion(facts: RunFacts, model: str, card: Mapping[str, Any]) -> list[str]:
     experts = " and ".join(name for name in facts["models"] if name != model)
     read = ", ".join(f"{name}: {what}" for name, what in card["read"].items())
     seeds = facts["models"][model]["seeds"]
@@ -221,7 +222,7 @@ def _fusion(facts: Mapping[str, Any], model: str, card: Mapping[str, Any]) -> li
     ]
 
 
-def _decides(facts: Mapping[str, Any], model: str) -> list[str]:
+def _decides(facts: RunFacts, model: str) -> list[str]:
     said, marks = facts["models"][model], facts["marks"]
     if said["threshold"] is None:
         wins = "exceeds its threshold by the largest factor" if said["class_thresholds"] else "is likeliest"
@@ -238,7 +239,7 @@ def _decides(facts: Mapping[str, Any], model: str) -> list[str]:
     return ["## From logits to a decision", "", lines, ""]
 
 
-def _figures(facts: Mapping[str, Any], model: str) -> list[str]:
+def _figures(facts: RunFacts, model: str) -> list[str]:
     said, split = facts["models"][model], facts["headline"]["split"]
     mark = words.in_sample(facts)
     measured = f"On {said['n']:,} {words.posts(split)} ({words.balance(facts['label'], said)})"
@@ -247,12 +248,12 @@ def _figures(facts: Mapping[str, Any], model: str) -> list[str]:
     return [*lines, *table_lines(tables.model(facts, model))]
 
 
-def _data(facts: Mapping[str, Any]) -> list[str]:
+def _data(facts: RunFacts) -> list[str]:
     rows = ", ".join(f"{n:,} {split}" for split, n in facts["data"]["rows"].items())
     return ["## Data", "", f"{plain(' '.join(words.about_the_data(facts)))} Rows: {plain(rows)}.", ""]
 
 
-def _limits(facts: Mapping[str, Any], model: str) -> list[str]:
+def _limits(facts: RunFacts, model: str) -> list[str]:
     fused = model == facts["headline"]["model"]
     found = [
         *(words.unknowns(facts) if fused else words.limits(facts)),

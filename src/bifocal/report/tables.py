@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from .facts import RunFacts
 from .words import FIGURES, LEADING, LOWER_IS_BETTER, METRICS, chance, interval, number, share, signed
 
 SLICES_SHOWN = 10
@@ -76,7 +77,7 @@ def metric_title(name: str) -> str:
     return f"{METRICS[name]} {'↓' if name in LOWER_IS_BETTER else '↑'}"
 
 
-def models(facts: Mapping[str, Any]) -> Table:
+def models(facts: RunFacts) -> Table:
     """The leading metrics of every model and of always naming the commonest class, raw → calibrated."""
     rows = [
         [name, *(figure(said["raw"][m], said["calibrated"][m]) for m in LEADING)]
@@ -86,14 +87,14 @@ def models(facts: Mapping[str, Any]) -> Table:
     return Table(["model", *map(metric_title, LEADING)], rows, main=facts["headline"]["model"])
 
 
-def metrics(facts: Mapping[str, Any]) -> Table:
+def metrics(facts: RunFacts) -> Table:
     """Every metric of every model, before and after calibration."""
     head = [title for name in facts["models"] for title in (f"{name}, raw", "calibrated")]
     stages = [said[stage] for said in facts["models"].values() for stage in ("raw", "calibrated")]
     return Table(["metric", *head], [[metric_title(m), *(figure(found[m]) for found in stages)] for m in METRICS])
 
 
-def model(facts: Mapping[str, Any], name: str) -> Table:
+def model(facts: RunFacts, name: str) -> Table:
     """The leading metrics of one model, before and after calibration."""
     said, baseline = facts["models"][name], facts["baseline"]["metrics"]
     rows = [
@@ -103,7 +104,7 @@ def model(facts: Mapping[str, Any], name: str) -> Table:
     return Table(["metric", "uncalibrated", "calibrated, at its threshold", "majority"], rows)
 
 
-def decisions(facts: Mapping[str, Any]) -> Table:
+def decisions(facts: RunFacts) -> Table:
     """At its threshold, what each model flags; with several classes, what the deciding one calls each class."""
     if not facts["label"]["binary"]:
         rows = [
@@ -113,7 +114,7 @@ def decisions(facts: Mapping[str, Any]) -> Table:
         return Table(["class", "rows", "predicted", "rightly", "precision", "recall"], rows)
     rows = []
     for name, said in facts["models"].items():
-        c = said["confusion"]
+        c = said["confusion"] or {}
         rates = share(c["tp"], c["tp"] + c["fp"]), share(c["tp"], c["tp"] + c["fn"])
         counts = [c[kind] for kind in ("tp", "fp", "fn", "tn")]
         rows.append([name, calibrated_by(said["calibration"]), number(said["threshold"], 2), *counts, *rates])
@@ -122,7 +123,7 @@ def decisions(facts: Mapping[str, Any]) -> Table:
     return Table(head, rows, main=facts["headline"]["model"])
 
 
-def patterns(facts: Mapping[str, Any]) -> Table:
+def patterns(facts: RunFacts) -> Table:
     """How the deciding model decides on posts that bring only some parts."""
     rows = [
         [
@@ -141,7 +142,7 @@ def counts(title: str, found: Mapping[str, Any], unit: str = "rows") -> Table:
     return Table([title, unit], [[str(name), n] for name, n in found.items()])
 
 
-def data(facts: Mapping[str, Any]) -> list[Table]:
+def data(facts: RunFacts) -> list[Table]:
     """Rows of each split, class and language, and of each reason for quarantine."""
     found = facts["data"]
     tables = [
@@ -153,17 +154,17 @@ def data(facts: Mapping[str, Any]) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def making(facts: Mapping[str, Any]) -> list[Table]:
+def making(facts: RunFacts) -> list[Table]:
     """Seconds of each step, and versions."""
     took = {step: number(seconds, 1) for step, seconds in facts["made"]["seconds"].items()}
     return [counts("step", took, "seconds"), counts("package", facts["made"]["versions"], "version")]
 
 
-def slices(facts: Mapping[str, Any]) -> Table:
+def slices(found: Mapping[str, Any]) -> Table:
     """The slices with the least likely differences for the worse, at most ten."""
     compared = [
         (gap["p"], row, name, gap)
-        for row in facts["slices"]["slices"]
+        for row in found["slices"]
         for name, gap in row["differences"].items()
         if gap and "p" in gap and (gap["value"] > 0 if name in ("fpr", "fnr") else gap["value"] < 0)
     ]
@@ -177,14 +178,13 @@ def slices(facts: Mapping[str, Any]) -> Table:
             Cell(signed(gap["value"]), interval(gap)),
             chance(gap["p_adjusted"]),
         ]
-        for _, row, name, gap in sorted(compared, key=lambda found: found[0])[:SLICES_SHOWN]
+        for _, row, name, gap in sorted(compared, key=lambda gap: gap[0])[:SLICES_SHOWN]
     ]
     return Table(["worse on", "n", "figure", "there", "rest", "difference", "p"], rows)
 
 
-def groups(facts: Mapping[str, Any]) -> Table:
+def groups(found: Mapping[str, Any]) -> Table:
     """Error rates on posts that speak of each group, those that speak of none first."""
-    found = facts["fairness"]
     reference = {"group": "no group", "differences": {}, **found["reference"]}
     rows = [
         [row["group"], row["n"], row["negatives"], *(cell for name in ("fpr", "fnr") for cell in _rate(row, name))]

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..decide.calibrators import LEAST_ROWS
+from .facts import RunFacts
 from .findings import ECE_ROWS
 from .templates import environment
 
@@ -74,52 +75,52 @@ def balance(label: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     return f"{found['positives']:,} positive" if label["binary"] else f"{len(label['classes'])} classes"
 
 
-def asked(facts: Mapping[str, Any]) -> list[str]:
+def asked(facts: RunFacts) -> list[str]:
     """What was asked of the run."""
     return _sentences("asked", facts)
 
 
-def answer(facts: Mapping[str, Any]) -> list[str]:
+def answer(facts: RunFacts) -> list[str]:
     """The answer in a few sentences, each with its numbers; facts without a verdict, which is the lab's to give."""
     return _sentences("answer", facts)
 
 
-def about_the_data(facts: Mapping[str, Any]) -> list[str]:
+def about_the_data(facts: RunFacts) -> list[str]:
     """Where the rows came from, and what became of those that are not among the figures."""
     return _sentences("about_the_data", facts)
 
 
-def in_sample(facts: Mapping[str, Any]) -> str:
+def in_sample(facts: RunFacts) -> str:
     """The mark of a run without a val split; empty for any other."""
     return " ".join(_sentences("in_sample", facts))
 
 
-def limits(facts: Mapping[str, Any]) -> list[str]:
+def limits(facts: RunFacts) -> list[str]:
     """What limits the figures of every model of the run, fused or not."""
     return _sentences("limits", facts)
 
 
-def unknowns(facts: Mapping[str, Any]) -> list[str]:
+def unknowns(facts: RunFacts) -> list[str]:
     """What the page cannot know, and what limits its figures; the heaviest first."""
     return [*limits(facts), *_sentences("fusion_limits", facts)]
 
 
-def about_slices(facts: Mapping[str, Any]) -> str:
+def about_slices(facts: RunFacts) -> str:
     """How many slices there are, and what could be said of them."""
     return " ".join(_sentences("about_slices", facts))
 
 
-def about_groups(facts: Mapping[str, Any]) -> str:
+def about_groups(facts: RunFacts) -> str:
     """What the table of groups compares."""
     return " ".join(_sentences("about_groups", facts))
 
 
-def about_robustness(facts: Mapping[str, Any]) -> str:
+def about_robustness(facts: RunFacts) -> str:
     """Whose decisions were attacked, and what the suite of functionalities came to."""
     return " ".join(_sentences("about_robustness", facts))
 
 
-def _sentences(block: str, facts: Mapping[str, Any]) -> list[str]:
+def _sentences(block: str, facts: RunFacts) -> list[str]:
     """The paragraphs of a block of ``sentences.j2``, each on one line."""
     template = _sentence_template()
     text = "".join(template.blocks[block](template.new_context({**facts, **_derived(facts)})))
@@ -146,7 +147,7 @@ def _on_one_line(value: object) -> object:
     return re.sub(r"\s*\n\s*", " ", value) if isinstance(value, str) else value
 
 
-def _derived(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _derived(facts: RunFacts) -> dict[str, Any]:
     """What several sentences name, and what a template cannot count."""
     names, models, splits = facts["modalities"], facts["models"], facts["splits"]
     tuned, tested, actions = facts["marks"]["tuned_on"], facts["headline"]["split"], facts["actions"] or {}

@@ -1,0 +1,136 @@
+"""What a report knows of a run: the form of ``report/report.json``, as `bifocal.report.findings` gathers it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+Figure = Mapping[str, Any]
+"""``value``, ``low``, ``high``; None where the rows cannot define them."""
+
+
+class LabelFacts(TypedDict):
+    """The question that the run answers."""
+
+    name: str
+    description: str
+    classes: list[Any]
+    binary: bool
+
+
+class Headline(TypedDict):
+    """The figure of the model that decides."""
+
+    model: str
+    metric: str
+    split: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    positives: Any
+
+
+class Marks(TypedDict):
+    """What limits the figures, and how thresholds were chosen."""
+
+    in_sample: bool
+    approximate: bool
+    rule: str
+    base_rate: list[float] | None
+    expected: dict[str, Any]
+    tuned_on: str
+    tuned_rows: int
+    tuned_rarest: int
+    ece_is_chance: bool
+
+
+class ModelFacts(TypedDict):
+    """One model on the tested split."""
+
+    parameters: dict[str, int]
+    threshold: float | None
+    class_thresholds: Any
+    calibration: dict[str, Any]
+    formula: str
+    few_rows: dict[str, int]
+    patterns: dict[str, Any]
+    gains: dict[str, Any]
+    seeds: dict[str, Any]
+    n: int
+    positives: Any
+    raw: dict[str, Figure]
+    calibrated: dict[str, Figure]
+    confusion: dict[str, int] | None
+
+
+class DataFacts(TypedDict):
+    """Where the rows came from, and what became of them."""
+
+    examples: int
+    quarantined: int
+    unlabelled: int
+    reasons: dict[str, int]
+    rows: dict[str, int]
+    by_class: dict[str, int]
+    groups: int
+    near_duplicates: int
+    leakage: dict[str, Any]
+    ocr: dict[str, int]
+    columns: dict[str, list[str]]
+    languages: dict[str, int]
+
+
+class Made(TypedDict):
+    """How the run was made."""
+
+    versions: dict[str, str]
+    seed: int
+    seconds: dict[str, float]
+    kept_for_fusion: dict[str, Any] | None
+    text_role: Any
+    config: dict[str, Any]
+
+
+class ErrorFacts(TypedDict):
+    """What the error table tells."""
+
+    errors: dict[str, Any]
+    classes: Sequence[dict[str, Any]]
+    confusion: list[list[int]]
+
+
+class CurveFacts(TypedDict):
+    """Curves of every model, reliability of the main one, thresholds to explore."""
+
+    roc: dict[str, Any]
+    precision_recall: dict[str, Any]
+    reliability: dict[str, Any]
+    risk_coverage: dict[str, Any]
+    aurc: dict[str, Any]
+    explorer: dict[str, Any] | None
+
+
+class RunFacts(ErrorFacts, CurveFacts):
+    """Everything that the page shows; see `bifocal.report.findings.findings`."""
+
+    run: str
+    label: LabelFacts
+    source: Any
+    modalities: list[str]
+    headline: Headline
+    gain: dict[str, Any] | None
+    verdict: str | None
+    actions: dict[str, Any] | None
+    robustness: dict[str, Any] | None
+    slices: dict[str, Any] | None
+    fairness: dict[str, Any] | None
+    marks: Marks
+    models: dict[str, ModelFacts]
+    baseline: dict[str, dict[str, Figure]]
+    splits: dict[str, dict[str, Any]]
+    data: DataFacts
+    curve: list[dict[str, float]]
+    history: dict[str, Any]
+    tried: dict[str, dict[str, float]]
+    made: Made

@@ -1,0 +1,19 @@
+"""The facts of a run have the form that they are declared with."""
+
+from typing import get_type_hints
+
+import pytest
+
+from bifocal.report.facts import DataFacts, Headline, LabelFacts, Made, Marks, ModelFacts, RunFacts
+from bifocal.report.findings import findings
+
+
+@pytest.mark.parametrize("multiclass", [False, True])
+def test_findings_have_the_declared_keys(fake_run, multiclass):
+    facts = findings(fake_run(multiclass=multiclass))
+    declared = {"label": LabelFacts, "headline": Headline, "marks": Marks, "data": DataFacts, "made": Made}
+    assert set(facts) == set(get_type_hints(RunFacts))
+    for key, form in declared.items():
+        assert set(facts[key]) == set(get_type_hints(form)), key
+    for model in facts["models"].values():
+        assert set(model) == set(get_type_hints(ModelFacts))
