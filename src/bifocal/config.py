@@ -13,8 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from .errors import ConfigError, nearest
 
-Reads = Literal["features", "logits"]
-"""What a fusion may read of an Evidence."""
+Reads = Literal["features", "logits", "tokens"]
+"""What a fusion may read of an Evidence; ``tokens`` are the hidden states of single words and patches."""
 Tune = Literal["full", "lora", "head"]
 """How much of an encoder learns."""
 
@@ -124,10 +124,13 @@ class FusionConfig(Strict):
     """How the experts' Evidence is turned into one decision."""
 
     strategy: str = "concat"
-    """A file in ``models/fusions/``, or ``package.module:Class``."""
+    """A file in ``models/fusions/``, or ``package.module:Class``: on logits, on features, on frozen tokens
+    (``cross_attention``), or with encoders that learn with it (``last_layers``, ``lora``)."""
     read: dict[str, Reads] = {}
-    """Modality -> ``features`` or ``logits``; what is not named follows the strategy's default."""
+    """Modality -> ``features``, ``logits`` or ``tokens``, of those that the strategy reads; what is not named follows
+    its default."""
     seeds: Annotated[int, Field(ge=1)] = 5
+    """Models that are averaged; strategies on tokens train one."""
     holdout: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
     """Share of train, by group, that fine-tuned experts never see, so that the fusion can learn from it."""
     folds: Annotated[int, Field(ge=2)] = 5

@@ -356,14 +356,29 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class TokenEncoder(Protocol):
+    """An encoder that has hidden states of single words or patches, which a fusion may read."""
+
+    def encode_tokens(
+        self, values: Sequence[Any], progress: Callable[[int], None] | None = None
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """What `Encoder.encode` gives and, of the same pass, each value's last hidden states ``[L, d]``.
+
+        Float32 on the CPU, without padding.
+        """
+
+
+@runtime_checkable
 class Fusion(Protocol):
     """Turns several Evidences into logits (``models/fusions/<name>.py``); knows modalities by name only.
 
-    A fusion is built with keyword options (``fusion.options``) and is ready after `fit` or `restore`.
+    A fusion is built with keyword options (``fusion.options``) and is ready after `fit` or `restore`; one that trains
+    encoders with itself is an `EncoderTuner` too.
     """
 
     reads: Reads
-    """What it takes from an Evidence by default; the configuration may choose per modality."""
+    """What it takes from an Evidence by default; the configuration may choose per modality. ``tokens`` fall back to
+    ``features`` where an encoder has none."""
 
     def fit(
         self,
@@ -387,6 +402,36 @@ class Fusion(Protocol):
 
     @classmethod
     def restore(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self: ...
+
+
+@runtime_checkable
+class EncoderTuner(Protocol):
+    """A fusion that learns with part of the encoders, in copies of its own; the experts stay as they are.
+
+    It learns from `Evidence.values`, and reads tokens that it makes of values itself; each of its encoders runs once
+    per value, whatever is asked of the tokens then.
+    """
+
+    def attach(self, encoders: Mapping[str, Encoder]) -> None:
+        """Take the experts by modality: before `Fusion.fit`, and after `Fusion.restore`, which holds only what learned.
+
+        Raises `ModelError` where it learned on top of other ones, `ConfigError` where it cannot tune one of them.
+        """
+
+    def tokens(
+        self, modality: str, values: Sequence[Any], progress: Callable[[int], None] | None = None
+    ) -> list[Tensor] | None:
+        """The tokens ``[L, d]`` of each value by its own encoder; None where it reads features of this modality."""
+
+
+@runtime_checkable
+class EpochFusion(Protocol):
+    """A fusion whose training takes long enough to be told of, epoch by epoch."""
+
+    history: list[dict[str, float]]
+    """Per epoch ``epoch``, ``train_loss``, with val ``val_loss``, ``val_macro_f1``, ...; kept by `Fusion.state`."""
+    on_epoch: Callable[[dict[str, float]], None] | None
+    """Takes each finished epoch's row."""
 
 
 class Reporter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from .errors import ConfigError, DataError, nearest
 
@@ -183,6 +183,24 @@ class Taxonomy:
         return cls({name: Label(**{**entry, "classes": tuple(entry["classes"])}) for name, entry in row.items()})
 
 
+class SelectedRows(Sequence[Any]):
+    """Some of a sequence of values, read as they are asked for."""
+
+    def __init__(self, values: Sequence[Any], rows: Sequence[int]):
+        self._values = values
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, i: int) -> Any: ...
+    @overload
+    def __getitem__(self, i: slice) -> SelectedRows: ...
+    def __getitem__(self, i: int | slice) -> Any:
+        return SelectedRows(self._values, self._rows[i]) if isinstance(i, slice) else self._values[self._rows[i]]
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """What an encoder learns from: values read lazily, and the class index of each."""
@@ -208,6 +226,11 @@ class Evidence:
         Class index, `UNLABELLED` where not annotated.
     seen : Tensor, [n] bool
         Rows on which the model behind these numbers was itself trained. A fusion refuses to learn from them.
+    tokens : tuple of Tensor or None, n of [L, d] float32
+        Hidden states of each row's words or patches, as many as it has, for a fusion that reads them; never read where
+        the part is absent. May be views of a memory-mapped file.
+    values : sequence or None, n
+        Canonical values, read when they are asked for: for a fusion that tunes encoders, to learn from.
     """
 
     ids: tuple[str, ...]
@@ -217,6 +240,8 @@ class Evidence:
     present: Tensor
     labels: Tensor
     seen: Tensor
+    tokens: tuple[Tensor, ...] | None = None
+    values: Sequence[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -225,9 +250,15 @@ class Evidence:
         """The same for some rows, in the order given."""
         index = list(rows)
         return Evidence(
-            tuple(self.ids[i] for i in index),
-            tuple(self.groups[i] for i in index),
-            *(t[index] for t in (self.features, self.logits, self.present, self.labels, self.seen)),
+            ids=tuple(self.ids[i] for i in index),
+            groups=tuple(self.groups[i] for i in index),
+            features=self.features[index],
+            logits=self.logits[index],
+            present=self.present[index],
+            labels=self.labels[index],
+            seen=self.seen[index],
+            tokens=None if self.tokens is None else tuple(self.tokens[i] for i in index),
+            values=None if self.values is None else SelectedRows(self.values, index),
         )
 
     def without(self, rows: Iterable[int] | None = None) -> Evidence:

@@ -28,7 +28,6 @@ KINDS = {
     "transcribers": "bifocal.transcribe",
     "encoders": "bifocal.models.encoders",
     "fusions": "bifocal.models.fusions",
-    "joint": "bifocal.models.joint",
 }
 _OUTSIDE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 

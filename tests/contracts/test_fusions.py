@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bifocal import plugins
-from bifocal.contracts import Fusion
+from bifocal.contracts import EncoderTuner, Fusion
 from bifocal.errors import ConfigError
 from bifocal.example import Evidence
 
@@ -30,9 +30,18 @@ def evidence(modalities=2, classes=2, seed=0):
     return result
 
 
-def fit(name, rows, seeds=SEEDS, val=None):
+def attached(fusion, rows):
+    """A fusion that tunes encoders gets some, of which none has tokens; `test_joint` is about those that have."""
+    if isinstance(fusion, EncoderTuner):
+        fusion.attach(dict.fromkeys(rows, object()))
+    return fusion
+
+
+def fit(name, rows, seeds=SEEDS, val=None, epochs=2):
     labels = next(iter(rows.values())).labels
-    return plugins.load("fusions", name)().fit(rows, labels, seeds=seeds, val=val)
+    found = plugins.load("fusions", name)
+    quick = {"width": 16, "epochs": epochs, "learning_rate": 1e-2} if found.reads == "tokens" else {}
+    return attached(found(**quick), rows).fit(rows, labels, seeds=seeds, val=val)
 
 
 def garbled(rows):
@@ -53,7 +62,7 @@ pytestmark = pytest.mark.parametrize("name", NAMES)
 def test_logits_are_finite_for_every_set_of_present_parts(name, modalities, classes):
     rows, new = evidence(modalities, classes), evidence(modalities, classes, seed=1)
     fusion = fit(name, rows)
-    assert isinstance(fusion, Fusion) and fusion.reads in ("features", "logits")
+    assert isinstance(fusion, Fusion) and fusion.reads in ("features", "logits", "tokens")
     for blank in [(), *((m,) for m in new), tuple(new)]:
         logits = fusion({m: e.without() if m in blank else e for m, e in new.items()})
         assert logits.shape == (N, classes) and logits.dtype == torch.float32
@@ -64,7 +73,7 @@ def test_it_learns_something(name):
     """Also from val, where it looks at val."""
     rows, new = evidence(3), evidence(3, seed=1)
     for val in (None, evidence(3, seed=2)):
-        logits = fit(name, rows, val=val)(new)
+        logits = fit(name, rows, val=val, epochs=15)(new)
         assert (logits.argmax(dim=1) == new["part-0.x"].labels).float().mean() > 0.6
 
 
@@ -93,7 +102,7 @@ def test_it_is_restored_to_the_bit(name, tmp_path):
     torch.save(tensors, tmp_path / "state.pt")
     loaded = torch.load(tmp_path / "state.pt", weights_only=True)
     torch.manual_seed(123)
-    restored = plugins.load("fusions", name).restore(json.loads(json.dumps(config)), loaded)
+    restored = attached(plugins.load("fusions", name).restore(json.loads(json.dumps(config)), loaded), rows)
     assert torch.equal(restored(new), fusion(new))
     shown, again = fusion.explain(new), restored.explain(new)
     assert shown.keys() == again.keys() and all(torch.equal(shown[m], again[m]) for m in shown)

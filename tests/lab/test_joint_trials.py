@@ -1,4 +1,4 @@
-"""Joint fusions become trials on a sample of whole groups; a remedy is told to help by its interval alone."""
+"""Fusions on tokens become trials on a sample of whole groups; a remedy is told to help by its interval alone."""
 
 import json
 
@@ -7,22 +7,43 @@ import pytest
 import torch
 
 from bifocal import plugins
+from bifocal.contracts import EncoderTuner
 from bifocal.errors import ConfigError, DataError
+from bifocal.evaluate.compare import Resampling
 from bifocal.example import Evidence
 from bifocal.lab import joint_trials
-from bifocal.lab.joint_trials import compare_remedies, fit_joint_trials, joint_material
-from bifocal.models.joint_fusion import JointOptions
+from bifocal.lab.joint_trials import compare_remedies, fit_joint_trials, joint_material, joint_strategies
+from bifocal.models.joint_trainer import JointOptions
 
 N = 40
 EXPERTS = {"a": {"total": 100, "trained": 10}, "b": {"total": 200, "trained": 20}}
-ENCODERS = {"a": object(), "b": object()}
+
+
+class Encoder:
+    """One that has tokens, each a number that tells which value it is of."""
+
+    def __init__(self, total):
+        self.total = total
+
+    def parameters(self):
+        return {"total": self.total, "trained": self.total // 10}
+
+    def encode_tokens(self, values, progress=None):
+        return {}, [torch.full((2, 3), float(value.rpartition("-")[2])) for value in values]
+
+
+ENCODERS = {"a": Encoder(100), "b": Encoder(200)}
 
 
 class Packed:
-    """Rows in another order than the Evidence, whose values are their ids."""
+    """Rows in another order than the Evidence, whose values are their ids; the even ones of ``a`` are there."""
 
     def __init__(self, ids):
         self.ids = tuple(ids)
+        self.present = {"a": [i % 2 == 0 for i in range(len(self.ids))], "b": [True] * len(self.ids)}
+
+    def __len__(self):
+        return len(self.ids)
 
     def take(self, rows):
         return Packed([self.ids[i] for i in rows])
@@ -49,31 +70,43 @@ def evidence(n=N):
 
 
 class Told:
-    """A joint fusion that knows the label up to noise, less of it without ``a``; its options say how much noise."""
+    """A fusion that knows the label up to noise, less of it without ``a``; its options say how much noise."""
+
+    reads = "tokens"
 
     class Options(JointOptions):
         noise_of_it: float = 1.0
 
     def __init__(self, **options):
         self.options = self.Options(**options)
-        self.history = []
+        self.history, self.on_epoch, self.encoders = [], None, None
 
-    def fit(self, encoders, train, *, classes, seed, checkpoints, val=None, on_epoch=None):
-        assert encoders == ENCODERS and classes == 2 and checkpoints.is_dir() and val is not None
-        assert train.values["a"][0].startswith("a of train-")
+    def attach(self, encoders):
+        self.encoders = encoders
+
+    def tokens(self, modality, values, progress=None):
+        return [torch.zeros(1, 1) for _ in values]
+
+    def fit(self, evidence, labels, *, seeds, read=None, val=None):
+        assert self.encoders == ENCODERS and list(seeds) == [0] and val is not None
+        assert evidence["a"].values[0].startswith("a of train-")
         self.history = [
             {"epoch": 1, "train_loss": 0.5, "val_loss": 0.6, "modality_dropout": self.options.modality_dropout}
         ]
         return self
 
-    def __call__(self, rows):
-        noise = torch.randn(len(rows), generator=torch.Generator().manual_seed(7)) * self.options.noise_of_it
-        z = (rows.labels * 2.0 - 1) + noise
-        z = torch.where(rows.present["a"], z, 0.3 * z * (1 + self.options.auxiliary) + torch.arange(len(rows)) % 3 - 1)
+    def __call__(self, evidence):
+        labels, here = evidence["b"].labels, evidence["a"].present
+        noise = torch.randn(len(labels), generator=torch.Generator().manual_seed(7)) * self.options.noise_of_it
+        z = (labels * 2.0 - 1) + noise
+        z = torch.where(here, z, 0.3 * z * (1 + self.options.auxiliary) + torch.arange(len(labels)) % 3 - 1)
         return torch.stack([-z, z], dim=1)
 
+    def explain(self, evidence):
+        return {}
+
     def parameters(self):
-        return {"total": 250, "trained": 40}
+        return {"total": 40, "trained": 40}
 
 
 class Refusing(Told):
@@ -88,63 +121,66 @@ def strategies(monkeypatch):
     monkeypatch.setattr(plugins, "names", lambda kind: tuple(known))
 
 
-def test_a_sample_is_of_whole_groups_and_finds_its_rows():
+def test_a_sample_is_of_whole_groups_and_finds_its_rows(tmp_path):
     splits, packed = evidence()
-    material = joint_material(packed, splits, rows=12, seed=3)
+
+    def drawn(name, **how):
+        return joint_material(ENCODERS, packed, splits, folder=tmp_path / name, **how)
+
+    material = drawn("one", rows=12, seed=3)
     for split, rows in material.rows.items():
         assert len(rows) == 12 and len({i // 2 for i in rows}) == 6
-        posts, e = material.posts[split], material.evidence[split]["b"]
+        e, with_gaps = material.evidence[split]["b"], material.evidence[split]["a"]
         assert e.ids == tuple(f"{split}-{i}" for i in rows)
-        assert posts.values["b"] == [f"b of {name}" for name in e.ids]
-        assert torch.equal(posts.present["b"], e.present) and torch.equal(posts.labels, e.labels)
-    assert material.rows == joint_material(packed, splits, rows=12, seed=3).rows
-    assert material.rows != joint_material(packed, splits, rows=12, seed=4).rows
-    assert joint_material(packed, splits, rows=N).rows["train"] == list(range(N))
+        assert list(e.values) == [f"b of {name}" for name in e.ids]
+        assert [t.tolist() for t in e.tokens] == [[[float(i)] * 3] * 2 for i in rows]
+        assert [len(t) for t in with_gaps.tokens] == [2, 0] * 6
+    assert material.experts == EXPERTS
+    assert material.rows == drawn("two", rows=12, seed=3).rows != drawn("three", rows=12, seed=4).rows
+    assert drawn("four", rows=N).rows["train"] == list(range(N))
 
 
-def test_rows_that_are_not_packed_are_named():
+def test_rows_that_are_not_packed_are_named(tmp_path):
     splits, packed = evidence()
     packed["val"] = Packed(packed["val"].ids[:-1])
     with pytest.raises(DataError, match="row 'val-0' of the Evidence is not among the packed rows of val"):
-        joint_material(packed, splits)
+        joint_material(ENCODERS, packed, splits, folder=tmp_path)
     with pytest.raises(DataError, match="no group of train has 1 rows or fewer"):
-        joint_material(*reversed(evidence()), rows=1)
+        joint_material(ENCODERS, *reversed(evidence()), folder=tmp_path, rows=1)
 
 
-def test_two_that_come_to_the_same_are_a_finding(strategies, monkeypatch, tmp_path):
-    monkeypatch.setattr(plugins, "names", lambda kind: ("told", "again"))
-    monkeypatch.setattr(plugins, "load", lambda kind, name: Told)
+def test_features_alone_are_a_finding(strategies, tmp_path):
     splits, packed = evidence()
-    found = fit_joint_trials(ENCODERS, packed, splits, experts=EXPERTS, folder=tmp_path, rows=30, seed=0)
-    assert found.findings == ["again and told are the same model here: no encoder has hidden states to learn along"]
+    plain = {name: type("Plain", (), {"parameters": encoder.parameters})() for name, encoder in ENCODERS.items()}
+    material = joint_material(plain, packed, splits, folder=tmp_path, rows=30)
+    assert material.evidence["train"]["a"].tokens is None
+    found = fit_joint_trials(joint_trials.JointMaterial(material.rows, material.evidence, ENCODERS, EXPERTS))
+    assert found.findings[0] == "told learned on features: no encoder here has hidden states of words or patches"
 
 
 def test_trials_are_heard_on_the_sample(strategies, tmp_path):
     splits, packed = evidence()
     told = []
+    material = joint_material(ENCODERS, packed, splits, folder=tmp_path, rows=30)
     found = fit_joint_trials(
-        ENCODERS, packed, splits, experts=EXPERTS, folder=tmp_path / "joint", rows=30, seed=0,
-        options={"noise_of_it": 0.5, "of no strategy": 1}, progress=lambda *a: told.append(a),
-    )  # fmt: skip
+        material, options={"noise_of_it": 0.5, "of no strategy": 1}, progress=lambda *a: told.append(a)
+    )
     (t,) = found.trials
     assert (t.name, t.kind, t.reads, t.members) == ("told", "joint", ("a", "b"), {})
     assert {split: z.shape for split, z in t.logits.items()} == {"val": (30, 2), "test": (30, 2)}
-    assert t.parameters == {"total": 250, "trained": 70, "own": 40} and t.seconds >= 0
-    np.testing.assert_array_equal(
-        t.logits["test"], Told(noise_of_it=0.5)(found.material.posts["test"]).double().numpy()
-    )
+    assert t.parameters == {"total": 340, "trained": 70, "own": 40} and t.seconds >= 0
+    np.testing.assert_array_equal(t.logits["test"], Told(noise_of_it=0.5)(material.evidence["test"]).double().numpy())
     assert t.temperature != 1
     assert found.histories["told"][0]["val_loss"] == 0.6
     assert found.findings == ["refusing is not among the fusions: nothing to adapt"]
     assert told == [(1, 2)]
-    assert not list((tmp_path / "joint").iterdir())
 
 
 def remedies(tmp_path, **those):
     splits, packed = evidence(400)
     return compare_remedies(
-        ENCODERS, joint_material(packed, splits, rows=400), experts=EXPERTS, folder=tmp_path, metric="auroc",
-        strategy="told", remedies={"plain": {}, **those}, options={"noise_of_it": 1.5}, resamples=200,
+        joint_material(ENCODERS, packed, splits, folder=tmp_path, rows=400), resampling=Resampling("auroc", 200),
+        strategy="told", remedies={"plain": {}, **those}, options={"noise_of_it": 1.5}
     )  # fmt: skip
 
 
@@ -170,7 +206,9 @@ def test_what_a_remedy_does_without_a_part_is_told_apart(strategies, tmp_path):
 
 def test_every_remedy_adds_something_that_strategies_know():
     assert next(iter(joint_trials.REMEDIES)) == joint_trials.PLAIN
-    for name in plugins.names("joint"):
-        known = plugins.load("joint", name).Options.model_fields
+    names = joint_strategies()
+    assert any(issubclass(plugins.load("fusions", name), EncoderTuner) for name in names)
+    for name in names:
+        known = plugins.load("fusions", name).Options.model_fields
         assert all(set(added) <= set(known) for added in joint_trials.REMEDIES.values())
         assert set(joint_trials.NOTHING) <= set(known)

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from bifocal.models.joint_fusion import JointOptions
+from bifocal.example import Evidence
 from bifocal.models.joint_head import CoAttention
-from bifocal.models.joint_tokens import JointRows, TokenSource
+from bifocal.models.joint_tokens import TokenSource
 from bifocal.models.joint_trainer import (
     JointBatches,
     JointModel,
     JointTrainer,
+    TuningOptions,
     alone_loss,
     coefficients,
     history,
@@ -74,8 +75,8 @@ class Column(TokenSource):
         super().__init__()
         self.layer = nn.Linear(1, self.width)
 
-    def batch(self, values, rows, kept):
-        return {"x": torch.tensor([[values[i]] for i in rows])}
+    def batch(self, part, rows, kept):
+        return {"x": part.features[rows]}
 
     def forward(self, inputs):
         tokens = self.layer(inputs["x"]).unsqueeze(1)
@@ -87,9 +88,10 @@ def trainer(tmp_path, **options):
     torch.manual_seed(0)
     n = 32
     labels = torch.arange(n) % 2
-    values = {"sure": (labels * 2.0 - 1).tolist(), "unsure": torch.randn(n).tolist()}
-    rows = JointRows(values, {m: torch.ones(n, dtype=torch.bool) for m in values}, labels)
-    o = JointOptions(width=8, dropout=0.0, modality_dropout=0.0, epochs=1, **options)
+    values = {"sure": labels * 2.0 - 1, "unsure": torch.randn(n)}
+    ids, there = tuple(map(str, range(n))), torch.ones(n, dtype=torch.bool)
+    parts = {m: Evidence(ids, ids, x.unsqueeze(1), x.unsqueeze(1), there, labels, ~there) for m, x in values.items()}
+    o = TuningOptions(width=8, dropout=0.0, modality_dropout=0.0, epochs=1, **options)
     names, sources = list(values), [Column(), Column()]
     head = CoAttention([4, 4], [False] * 2, 2, width=8, heads=2, dropout=0.0, modality_dropout=0.0, alone=True)
     model = JointModel(names, sources, head, detach=not o.auxiliary)
@@ -100,7 +102,7 @@ def trainer(tmp_path, **options):
         head.alone[0].bias.copy_(torch.stack([direction, -direction]) @ (a + b) / 4)
         head.alone[1].weight.zero_()
         head.alone[1].bias.zero_()
-    batches = JointBatches(rows, names, sources, [None, None])
+    batches = JointBatches(parts, sources, [None, None], labels)
     t = JointTrainer(model, o, batches, None, seed=0, checkpoints=tmp_path)
     t.create_optimizer()
     t.current_gradient_accumulation_steps = 1  # set by the loop that is not run here

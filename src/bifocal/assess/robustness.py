@@ -21,6 +21,7 @@ from ..diagnose.bench import FEW
 from ..diagnose.robustness import Outcomes, compare_decisions
 from ..errors import ConfigError, nearest
 from ..fit.evidence import Evidence, features_of
+from ..fit.tokens import spread
 from ..modalities.image import worded
 from ..system.system import System
 from ..system.torch_engine import torch_engine
@@ -183,7 +184,8 @@ class _Posts:
     def take(cls, system: System, space: Workspace, whole: Split, split_name: str, chosen: list[int]) -> _Posts:
         classes = torch.tensor(whole.classes(system.config.label, system.label))
         evidence = {}
-        for name, encoder in torch_engine(system.engine).experts.items():
+        engine = torch_engine(system.engine)
+        for name, encoder in engine.experts.items():
             path = space.evidence(system.modalities[name].expert_name, split_name)
             encoded = features_of(encoder, whole, name, path)
             present = torch.tensor(whole.present[name], dtype=torch.bool)
@@ -192,7 +194,12 @@ class _Posts:
             every = Evidence(
                 whole.ids, whole.groups, encoded["features"], logits, present, classes, torch.zeros_like(present)
             )
-            evidence[name] = every.take(chosen)
+            part = every.take(chosen)
+            if engine.reads_tokens:
+                rows = part.present.nonzero().flatten().tolist()
+                _, tokens = engine.encode(name, whole.take([chosen[i] for i in rows]).values(name))
+                part = replace(part, tokens=None if tokens is None else spread(tokens, rows, len(part)))
+            evidence[name] = part
         split = whole.take(chosen)
         ids = set(split.ids)
         read = (row for row in read_jsonl(space.ocr) if row["id"] in ids) if space.ocr.is_file() else ()
@@ -214,8 +221,9 @@ class _Posts:
     def _encoded(self, name: str, kind: str, severity: int, remake: Callable[[Any], Any] | None) -> tuple[Any, ...]:
         """Evidence of the attacked part; the rows that were altered, and those whose change reached the encoder."""
         modality, part = self.system.modalities[name], self.evidence[name]
-        encoder = torch_engine(self.system.engine).experts[name]
+        engine = torch_engine(self.system.engine)
         features, logits, present = part.features.clone(), part.logits.clone(), part.present.clone()
+        tokens = None if part.tokens is None else list(part.tokens)
         altered, reached = torch.zeros_like(present), torch.zeros_like(present)
         rows = iter(part.present.nonzero().flatten().tolist())
         values = self.split.values(name)
@@ -233,9 +241,13 @@ class _Posts:
                     again.append((i, served if modality.lossless else modality.unpack(modality.pack(served))))
             if again:
                 places = [i for i, _ in again]
-                encoded = encoder.encode([value for _, value in again])
+                encoded, made = engine.encode(name, [value for _, value in again])
                 features[places], logits[places] = encoded["features"], encoded["logits"]
-        return replace(part, features=features, logits=logits, present=present), altered, reached
+                for i, found in zip(places, made or (), strict=False):
+                    assert tokens is not None  # as the fusion reads them
+                    tokens[i] = found
+        changed = replace(part, features=features, logits=logits, present=present)
+        return changed if tokens is None else replace(changed, tokens=tuple(tokens)), altered, reached
 
     def _figures(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import plugins
 from ..config import RunConfig, recorded_config
+from ..contracts import EncoderTuner
 from ..data.compose import TEXT
 from ..data.shards import Split, open_split
 from ..decide.policy import Policy
@@ -20,7 +21,8 @@ from ..example import Evidence, Label, Taxonomy
 from ..fit.candidates import candidates
 from ..fit.evidence import Progress, evidence_of
 from ..fit.expert import load_expert
-from ..fit.fusion import MODEL, fusion_parameters, load_fusion
+from ..fit.fusion import CARD, MODEL, fusion_parameters, load_fusion
+from ..fit.tokens import make_tokens, token_path
 from ..modalities import build_modalities
 from ..sources import build_source, taxonomy_of
 from ..system.system import load_policy
@@ -29,6 +31,8 @@ from .predictions import Predictions
 from .reference import text_facts
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..contracts import Encoder, Fusion, Modality
 
 
@@ -57,7 +61,7 @@ class RunData:
     keep_evidence: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("split", "evidence_of", "texts", "predictions"):  # each is computed once per object
+        for name in ("split", "evidence_of", "fused_evidence", "texts", "predictions"):  # each is computed once
             object.__setattr__(self, name, cache(getattr(self, name)))
 
     @classmethod
@@ -151,7 +155,26 @@ class RunData:
     @cached_property
     def fused(self) -> Fusion | None:
         """None where one modality decides alone."""
-        return load_fusion(self.space.fusion, self.allowed) if len(self.modalities) > 1 else None
+        if len(self.modalities) == 1:
+            return None
+        return load_fusion(self.space.fusion, self.allowed, encoders=self.encoders if self.tunes_encoders else None)
+
+    @cached_property
+    def strategy(self) -> type[Fusion]:
+        """What fuses, by the configuration."""
+        found: type[Fusion] = plugins.load("fusions", self.config.fusion.strategy)
+        return found
+
+    @property
+    def tunes_encoders(self) -> bool:
+        """Whether the fusion has encoders of its own."""
+        return len(self.modalities) > 1 and issubclass(self.strategy, EncoderTuner)
+
+    def reads_tokens(self, name: str) -> bool:
+        """Whether the fusion reads the tokens that the expert of a modality gives in its one pass."""
+        if len(self.modalities) == 1 or self.tunes_encoders:
+            return False
+        return self.config.fusion.read.get(name, self.strategy.reads) == "tokens"
 
     def parameters(self) -> dict[str, dict[str, int]]:
         """Total and trained weights, by model."""
@@ -159,8 +182,11 @@ class RunData:
         return found | ({MODEL: fusion_parameters(self.fused)} if self.fused is not None else {})
 
     def evidence_of(self, split: str) -> dict[str, Evidence]:
-        """Modality -> what its expert says of a split; from the cache, or computed where its fingerprints differ."""
-        return {
+        """Modality -> what its expert says of a split; from the cache, or computed where its fingerprints differ.
+
+        With tokens where the fusion reads those of the experts, and with values where it tunes encoders.
+        """
+        found = {
             name: evidence_of(
                 encoder,
                 self.split(split),
@@ -172,9 +198,36 @@ class RunData:
                 seed=self.config.seed,
                 keep=self.keep_evidence,
                 progress=self.progress,
+                tokens=self.reads_tokens(name),
             )
             for name, encoder in self.encoders.items()
         }
+        if not self.tunes_encoders:
+            return found
+        return {name: replace(part, values=self.split(split).values(name)) for name, part in found.items()}
+
+    def fused_evidence(self, split: str) -> dict[str, Evidence]:
+        """What the fusion reads of a split: the Evidence, with the tokens that encoders of its own make, if it has any.
+
+        Cached like all Evidence: each of its encoders runs once per example, too.
+        """
+        found, fusion = self.evidence_of(split), self.fused
+        if not isinstance(fusion, EncoderTuner):
+            return found
+        packed, weights = self.split(split), read_json(self.space.fusion / CARD)["sha256"]
+        key = {"fusion": weights, "split": packed.fingerprint}
+        for name, part in found.items():
+            path = self.space.evidence(self.space.fusion.name, f"{split}.{self.expert_names[name]}")
+
+            def encode(values: Sequence[Any], tell: Callable[[int], None] | None, name: str = name) -> list[Tensor]:
+                return fusion.tokens(name, values, tell) or []
+
+            if fusion.tokens(name, ()) is not None:
+                tokens = make_tokens(
+                    encode, packed, name, token_path(path), key, self.progress, keep=self.keep_evidence
+                )
+                found = {**found, name: replace(part, tokens=tokens)}
+        return found
 
     @cached_property
     def fusion_rows(self) -> dict[str, Evidence]:
@@ -195,7 +248,7 @@ class RunData:
 
     def predictions(self, split: str) -> Predictions:
         """What each model says of a split."""
-        said = Predictions.gather(self.evidence_of(split), self.expert_names, self.fused, MODEL)
+        said = Predictions.gather(self.fused_evidence(split), self.expert_names, self.fused, MODEL)
         return replace(said, languages=[text_facts(text)[0] for text in self.texts(split)])
 
     def policy(self) -> Policy:

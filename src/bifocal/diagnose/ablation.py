@@ -72,7 +72,8 @@ def permuted(part: Evidence, *, seed: int) -> Evidence:
     order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
     partner = torch.arange(len(part))
     partner[order] = order.roll(1)  # one round through all of them: no row keeps its own
-    return replace(part, features=part.features[partner], logits=part.logits[partner])
+    moved = part.take(partner.tolist())
+    return replace(moved, ids=part.ids, groups=part.groups, present=part.present, labels=part.labels, seen=part.seen)
 
 
 def dropped(part: Evidence, rate: float, *, seed: int) -> Evidence:

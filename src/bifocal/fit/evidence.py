@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..contracts import TokenEncoder
 from ..example import Evidence, Label
 from ..workspace import atomic, fingerprint
+from .tokens import make_tokens, token_path
 
 if TYPE_CHECKING:
     from ..contracts import Encoder
@@ -37,6 +39,7 @@ def evidence_of(
     seed: int = 0,
     keep: bool = True,
     progress: Progress | None = None,
+    tokens: bool = False,
 ) -> Evidence:
     """What the expert says of a split, running the encoder only where the cache does not hold its features yet.
 
@@ -52,12 +55,15 @@ def evidence_of(
         Of the cross-fitting.
     keep : bool
         Write what the cache does not hold yet; without, a reader of a finished run changes nothing in it.
+    tokens : bool
+        Bring the tokens too, where the encoder has any: cached beside, see `bifocal.fit.tokens`.
 
     Returns
     -------
     Evidence
         Of every row of the split; absent parts have zero features and logits.
     """
+    found = tokens_of(encoder, split, modality_name, path, progress, keep=keep) if tokens else None
     encoded = features_of(encoder, split, modality_name, path, progress, keep=keep)
     labels = torch.tensor(split.classes(label_name, label))
     present = torch.tensor(split.present[modality_name], dtype=torch.bool)
@@ -77,7 +83,40 @@ def evidence_of(
         cached = {**encoded, "logits": logits, "present": present, "labels": labels, "seen": seen}
         if keep:
             _write(path, cached, {**key, "ids": split.ids})
-    return Evidence(split.ids, split.groups, encoded["features"], cached["logits"], present, labels, seen)
+    return Evidence(split.ids, split.groups, encoded["features"], cached["logits"], present, labels, seen, found)
+
+
+def tokens_of(
+    encoder: Encoder,
+    split: Split,
+    modality_name: str,
+    path: Path,
+    progress: Progress | None = None,
+    *,
+    keep: bool = True,
+) -> tuple[Tensor, ...] | None:
+    """The tokens of every row, from the cache or by one pass, which fills the cache of features as well.
+
+    None where the encoder has none.
+    """
+    if not isinstance(encoder, TokenEncoder):
+        return None
+    encoded: dict[str, Tensor] = {}
+    rows = [i for i, here in enumerate(split.present[modality_name]) if here]
+    done = 0
+
+    def encode(values: Sequence[Any], tell: Callable[[int], None] | None) -> list[Tensor]:
+        nonlocal done
+        found, tokens = encoder.encode_tokens(values, tell)
+        _put(encoded, found, rows[done : done + len(tokens)], len(split))
+        done += len(tokens)
+        return tokens
+
+    source = _source(encoder, split)
+    made = make_tokens(encode, split, modality_name, token_path(path), source, progress, keep=keep)
+    if encoded and keep and _read(path, source) is None:
+        _write(path, encoded, source)
+    return made
 
 
 def features_of(
@@ -107,14 +146,18 @@ def features_of(
 
     for start in range(0, max(len(rows), 1), ENCODED_AT_ONCE):
         some = rows[start : start + ENCODED_AT_ONCE]
-        found = encoder.encode(split.take(some).values(modality_name), tell)
-        for name in found.keys() - {"logits"}:
-            if name not in encoded:
-                encoded[name] = torch.zeros(len(split), found[name].shape[1])
-            encoded[name][some] = found[name]
+        _put(encoded, encoder.encode(split.take(some).values(modality_name), tell), some, len(split))
     if keep:
         _write(path, encoded, source)
     return encoded
+
+
+def _put(encoded: dict[str, Tensor], found: Mapping[str, Tensor], rows: Sequence[int], n: int) -> None:
+    """What an encoder gave of some of n rows, but for its logits, in the place of these rows."""
+    for name in found.keys() - {"logits"}:
+        if name not in encoded:
+            encoded[name] = torch.zeros(n, found[name].shape[1])
+        encoded[name][rows] = found[name]
 
 
 def _source(encoder: Encoder, split: Split) -> dict[str, str]:

@@ -25,7 +25,7 @@ from ..models.classifier import figures
 from ..models.saved import CARD, read_card
 from ..workspace import file_sha256, fingerprint, read_json, write_json
 from .candidates import candidates
-from .evidence import Progress, features_of
+from .evidence import Progress, features_of, tokens_of
 
 if TYPE_CHECKING:
     from ..contracts import Encoder, Modality
@@ -94,11 +94,14 @@ class ExpertFiles:
         A folder of its own; an interrupted training with the same inputs is taken up, and it is emptied at the end.
     evidence_path : callable
         Split -> cache file of its Evidence, which a frozen encoder begins.
+    tokens : bool
+        Whether the fusion will read tokens: the one pass of a frozen encoder keeps them then.
     """
 
     folder: Path
     checkpoints: Path
     evidence_path: Callable[[str], Path]
+    tokens: bool = False
 
 
 def fit_expert(
@@ -165,11 +168,12 @@ class _Candidate:
     encoder: Encoder
     checkpoints: Path
     evidence_path: Callable[[str], Path]
+    tokens: bool = False
 
 
 def _candidates_of(names: Sequence[str], encoders: Sequence[Encoder], files: ExpertFiles) -> list[_Candidate]:
     if len(names) == 1:
-        return [_Candidate(names[0], encoders[0], files.checkpoints, files.evidence_path)]
+        return [_Candidate(names[0], encoders[0], files.checkpoints, files.evidence_path, files.tokens)]
     return [
         _Candidate(name, encoder, files.checkpoints / name, partial(_own_path, files.evidence_path, name))
         for name, encoder in zip(names, encoders, strict=True)
@@ -305,6 +309,8 @@ def _fit_head(
     """Run a frozen encoder over whole splits, so that their Evidence is begun, and fit its head on the usable rows."""
     encoder, encoded = candidate.encoder, {}
     for name, found in used.items():
+        if candidate.tokens:  # the same pass gives both
+            tokens_of(encoder, found.split, modality_name, candidate.evidence_path(name), progress)
         every = features_of(encoder, found.split, modality_name, candidate.evidence_path(name), progress)
         whole = len(found.rows) == len(found.split)  # then no copy is made
         encoded[name] = every if whole else {key: tensor[found.rows] for key, tensor in every.items()}

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .. import plugins
 from ..config import FusionConfig
-from ..contracts import Fusion
+from ..contracts import EncoderTuner, EpochFusion, Fusion
 from ..errors import DataError, ModelError, RunError
 from ..example import UNLABELLED, Evidence
 from ..models.evidence_fusion import STATISTICS
 from ..workspace import atomic, file_sha256, read_json, write_json
+from .tokens import spread
+
+if TYPE_CHECKING:
+    from ..contracts import Encoder
 
 MODEL = "mm_fusion"
 """The name of the fused model in every artifact."""
@@ -32,6 +37,8 @@ def fit_fusion(
     val: Mapping[str, Evidence] | None,
     seed: int,
     in_sample: bool = False,
+    encoders: Mapping[str, Encoder] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Fusion:
     """Fit the configured strategy on rows that no expert was trained on.
 
@@ -49,6 +56,10 @@ def fit_fusion(
         First of ``config.seeds`` seeds in a row.
     in_sample : bool
         Take rows that the experts have seen: only for runs that are marked so (the pilot).
+    encoders : mapping, optional
+        Modality -> expert, for strategies that tune encoders (`EncoderTuner`); they stay as they are.
+    on_epoch : callable, optional
+        Takes each finished epoch of a strategy that tells of them.
 
     Raises
     ------
@@ -67,6 +78,10 @@ def fit_fusion(
     annotated = (labels != UNLABELLED).nonzero().flatten()
     if not len(annotated):
         raise DataError(f"a fusion needs annotated rows to learn from; none of {len(labels)} is: check `label`")
+    if isinstance(fusion, EncoderTuner):
+        fusion.attach(encoders or {})
+    if isinstance(fusion, EpochFusion):
+        fusion.on_epoch = on_epoch
     return fusion.fit(
         _take(evidence, annotated),
         labels[annotated],
@@ -74,6 +89,18 @@ def fit_fusion(
         read=config.read,
         val=_take(val, (_labels(val) != UNLABELLED).nonzero().flatten()) if val else None,
     )
+
+
+def with_tokens(fusion: Fusion, evidence: Mapping[str, Evidence]) -> dict[str, Evidence]:
+    """The Evidence with the tokens that a fusion's own encoders make of its values; as it is for any other fusion."""
+    if not isinstance(fusion, EncoderTuner):
+        return dict(evidence)
+    made = {}
+    for name, part in evidence.items():
+        rows = part.present.nonzero().flatten().tolist()
+        found = fusion.tokens(name, part.take(rows).values or ())
+        made[name] = replace(part, tokens=None if found is None else spread(found, rows, len(part)))
+    return made
 
 
 def _refuse_seen(evidence: Mapping[str, Evidence]) -> None:
@@ -133,7 +160,7 @@ def save_fusion(fusion: Fusion, config: FusionConfig, folder: Path) -> None:
         "modalities": list(read),
         "read": read,
         "classes": settings.get("classes"),
-        "seeds": config.seeds,
+        "seeds": settings.get("seeds", config.seeds),
         "parameters": fusion_parameters(fusion),
         "sha256": file_sha256(folder / WEIGHTS),
         "state": settings,
@@ -141,8 +168,15 @@ def save_fusion(fusion: Fusion, config: FusionConfig, folder: Path) -> None:
     write_json(folder / CARD, card)
 
 
-def load_fusion(folder: Path, allow_plugins: Collection[str] | None = None) -> Fusion:
+def load_fusion(
+    folder: Path, allow_plugins: Collection[str] | None = None, *, encoders: Mapping[str, Encoder] | None = None
+) -> Fusion:
     """What `save_fusion` wrote, verified before it is opened; `plugins.only` says what may come from outside.
+
+    Parameters
+    ----------
+    encoders : mapping, optional
+        Modality -> expert, on top of which a strategy that tunes encoders has learned.
 
     Raises
     ------
@@ -169,7 +203,10 @@ def load_fusion(folder: Path, allow_plugins: Collection[str] | None = None) -> F
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's words on a pickle that it refuses just after
             tensors = torch.load(weights, weights_only=True, map_location="cpu")
-        return kind.restore(card["state"], tensors)
+        fusion: Fusion = kind.restore(card["state"], tensors)
+        if isinstance(fusion, EncoderTuner):
+            fusion.attach(encoders or {})
+        return fusion
     except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"{folder} holds no usable fusion ({reason}): run the step `fusion` again") from error

@@ -41,8 +41,8 @@ def rearranged(evidence: Mapping[str, Evidence], rows: Mapping[str, np.ndarray])
     result = {}
     for name, e in evidence.items():
         index = torch.from_numpy(rows[name])
-        tensors = (e.features, e.logits, e.present, e.labels, e.seen)
-        result[name] = Evidence(ids, ids, *(t[index] for t in tensors))
+        features, logits, present = e.features[index], e.logits[index], e.present[index]
+        result[name] = Evidence(ids, ids, features, logits, present, e.labels[index], e.seen[index])
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from ..evaluate.compare import Resampling
 from .compare import PipelineComparison
 from .disturbance import corrupt_parts
 from .experiment import Clock
-from .joint_trials import JointMaterial, compare_remedies, fit_joint_trials, joint_material
+from .joint_trials import JointMaterial, compare_remedies, fit_joint_trials, joint_material, tunes
 from .rows import Splits, groups_of, labels_of
 from .trials import describe, fit_trial, for_strategy
 from .weakness import truncate
@@ -52,7 +53,7 @@ def encode_again(
     experts : mapping
         Modality -> parameters of its expert.
     folder : Path
-        Where checkpoints lie meanwhile.
+        Where tokens lie meanwhile.
 
     Returns
     -------
@@ -99,30 +100,24 @@ def encode_again(
                 resampling=resampling,
             )
     if settings.joint:
-        with clock("joint"):
-            material = joint_material(splits, comparison.evidence, rows=settings.rows, seed=seed)
-            place: dict[str, Any] = {"experts": experts, "folder": folder, "seed": seed}
-            fitted = fit_joint_trials(
-                encoders, splits, comparison.evidence, material=material, progress=clock.reporter.progress, **place
-            )
-            findings += fitted.findings
-            found["joint"] = {
-                "rows": {split: len(rows) for split, rows in material.rows.items()},
-                **_beside_f(comparison, config, material, fitted.trials, experts, resampling),
-                "histories": fitted.histories,
-            }
-        with clock("remedies"):
-            if fitted.trials:
-                remedies = compare_remedies(
-                    encoders,
-                    material,
-                    strategy=fitted.trials[0].name,
-                    metric=comparison.metric,
-                    resamples=resamples,
-                    progress=clock.reporter.progress,
-                    **place,
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".joint.", suffix=".part") as place:
+            with clock("joint"):
+                material = joint_material(
+                    encoders, splits, comparison.evidence, folder=Path(place), rows=settings.rows, seed=seed
                 )
-                found["joint"]["remedies"] = remedies
+                fitted = fit_joint_trials(material, seed=seed, progress=clock.reporter.progress)
+                findings += fitted.findings
+                found["joint"] = {
+                    "rows": {split: len(rows) for split, rows in material.rows.items()},
+                    **_beside_f(comparison, config, material, fitted.trials, experts, resampling),
+                    "histories": fitted.histories,
+                }
+            with clock("remedies"):
+                if tuned := [t.name for t in fitted.trials if tunes(t)]:
+                    found["joint"]["remedies"] = compare_remedies(
+                        material, strategy=tuned[0], resampling=resampling, progress=clock.reporter.progress
+                    )
     return found, findings
 
 

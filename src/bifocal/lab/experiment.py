@@ -20,7 +20,7 @@ from .compare import PipelineComparison, compare, fit_pipelines
 from .dissection import dissect
 from .rows import Splits, check_classes, count_labels, findings_about, groups_of, labels_of
 from .stability import compare_stability, growth, steadiness
-from .trials import ExpertFacts, Trial
+from .trials import ExpertFacts, Trial, reads_evidence
 from .weakness import compare_dropout, weaken
 
 
@@ -68,7 +68,7 @@ def experiment(
     others : sequence of Trial
         Baselines with encoders of their own.
     strategies : sequence of str, optional
-        Fusions to compare; None = all there are.
+        Fusions to compare; None = all that read features or logits.
     rule : ImbalanceRule, optional
         None = no fusion is fitted again on weakened modalities.
     clock : Clock, optional
@@ -89,7 +89,7 @@ def experiment(
     for split, classes in labels.items():
         check_classes(classes, split, label)
     resampling = Resampling(metric, resamples, seed)
-    strategies = strategies or plugins.names("fusions")
+    strategies = strategies or [name for name in plugins.names("fusions") if reads_evidence(name)]
     with clock("fusions"):
         comparison = fit_pipelines(
             evidence,

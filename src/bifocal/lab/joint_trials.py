@@ -1,28 +1,31 @@
-"""Joint fusions beside those on Evidence: trained on a sample of the rows, and the remedies for imbalance in them."""
+"""Fusions on tokens beside those on Evidence: trained on a sample of the rows, and remedies for imbalance in them."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import plugins
+from ..config import FusionConfig
+from ..contracts import EncoderTuner, EpochFusion, TokenEncoder
 from ..decide.calibration import softmax
 from ..errors import ConfigError, DataError
 from ..evaluate.compare import Resampling
+from ..fit.tokens import make_tokens
 from .dissection import sample_rows
 from .rows import JUDGED, Splits, groups_of, labels_of
-from .trials import Trial, describe, trial
+from .trials import Trial, describe, fit_trial, heard, reads_evidence
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..contracts import Encoder
     from ..data.shards import Split
-    from ..models.joint_tokens import JointFusion, JointRows
+    from ..example import Evidence
 
     Progress = Callable[[int, int | None], None]
 
@@ -42,161 +45,156 @@ NOTHING = {"modality_dropout": 0.0, "auxiliary": 0.0, "modulation": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class JointMaterial:
-    """The rows that joint fusions are trained and judged on, and what they and the experts know of them.
+    """The rows that fusions on tokens are trained and judged on.
 
     Attributes
     ----------
     rows : dict
         Split -> row numbers within the Evidence it was drawn from.
     evidence : dict
-        Split -> modality -> Evidence of these rows. A comparison with fusions on Evidence is fair where those are
-        fitted and judged on this; on all of train they have more to learn from.
-    posts : dict
-        Split -> the same rows as a joint fusion reads them. What frozen layers make of them is kept.
+        Split -> modality -> Evidence of these rows, with the experts' tokens and with values. A comparison with fusions
+        on Evidence is fair where those are fitted and judged on this; on all of train they have more to learn from.
+    encoders : mapping
+        Modality -> the run's expert, which stays as it is.
+    experts : mapping
+        Modality -> parameters of its expert, as `Encoder.parameters` counts them.
     """
 
     rows: dict[str, list[int]]
     evidence: Splits
-    posts: dict[str, JointRows]
+    encoders: Mapping[str, Encoder]
+    experts: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class JointTrials:
-    """Fitted joint fusions.
+    """Fitted fusions on tokens.
 
     Attributes
     ----------
     trials : list of Trial
         Of kind ``joint``, on ``material.evidence``; of one seed each, where fusions on Evidence average several.
     histories : dict
-        Name -> what `JointFusion.history` holds.
+        Name -> what `EpochFusion.history` holds.
     findings : list of str
-        A strategy that cannot adapt one of the encoders, and why; two that come to the same.
+        A strategy that cannot adapt one of the encoders, and why; one that finds no tokens here.
     """
 
-    material: JointMaterial
     trials: list[Trial]
     histories: dict[str, list[dict[str, float]]]
     findings: list[str]
 
 
-def joint_material(splits: Mapping[str, Split], evidence: Splits, *, rows: int = ROWS, seed: int = 0) -> JointMaterial:
-    """Draw at most ``rows`` of each split, by whole groups.
+def joint_strategies() -> list[str]:
+    """The fusions that read tokens."""
+    return [name for name in plugins.names("fusions") if not reads_evidence(name)]
+
+
+def joint_material(
+    encoders: Mapping[str, Encoder],
+    splits: Mapping[str, Split],
+    evidence: Splits,
+    *,
+    folder: Path,
+    rows: int = ROWS,
+    seed: int = 0,
+) -> JointMaterial:
+    """Draw at most ``rows`` of each split, by whole groups, and encode them once more where an encoder has tokens.
 
     Parameters
     ----------
+    encoders : mapping
+        Modality -> the run's expert.
     splits : mapping
         The packed train, val and test.
     evidence : Splits
-        The rows that may be used (`usable`): in train none that an expert was trained on, so that what a joint fusion
-        starts from has not seen them either (rule 3 of the design).
+        The rows that may be used (`usable`): in train none that an expert was trained on, so that what a fusion starts
+        from has not seen them either (rule 3 of the design).
+    folder : Path
+        Where tokens lie as long as they are used.
 
     Raises
     ------
     DataError
         Where a row of the Evidence is not in the split, or a group is larger than ``rows``.
     """
-    from ..models.joint_tokens import JointRows
-
-    taken: dict[str, list[int]] = {}
-    some, posts = {}, {}
+    taken = {split: sample_rows(groups_of(evidence, split), rows, seed) for split in evidence}
+    some: dict[str, dict[str, Evidence]] = {}
     for split, parts in evidence.items():
-        taken[split] = sample_rows(groups_of(evidence, split), rows, seed)
-        some[split] = {name: e.take(taken[split]) for name, e in parts.items()}
-        first = next(iter(some[split].values()))
-        if not len(first):
+        drawn = {name: e.take(taken[split]) for name, e in parts.items()}
+        ids = next(iter(drawn.values())).ids
+        if not ids:
             raise DataError(f"no group of {split} has {rows} rows or fewer: raise the rows of the joint fusions")
         place = {name: i for i, name in enumerate(splits[split].ids)}
-        if unknown := [name for name in first.ids if name not in place]:
+        if unknown := [name for name in ids if name not in place]:
             raise DataError(f"row {unknown[0]!r} of the Evidence is not among the packed rows of {split}: encode again")
-        packed = splits[split].take(place[name] for name in first.ids)
-        posts[split] = JointRows(
-            values={name: packed.values(name) for name in parts},
-            present={name: e.present for name, e in some[split].items()},
-            labels=first.labels,
-            keep=True,
-        )
-    return JointMaterial(taken, some, posts)
+        packed = splits[split].take(place[name] for name in ids)
+        some[split] = {
+            name: replace(
+                e, values=packed.values(name), tokens=_tokens(encoders[name], packed, name, folder / f"{split}.{name}")
+            )
+            for name, e in drawn.items()
+        }
+    return JointMaterial(taken, some, encoders, {name: encoder.parameters() for name, encoder in encoders.items()})
+
+
+def _tokens(encoder: Encoder, packed: Split, name: str, path: Path) -> tuple[Tensor, ...] | None:
+    if not isinstance(encoder, TokenEncoder):
+        return None
+    return make_tokens(lambda values, tell: encoder.encode_tokens(values, tell)[1], packed, name, path, {})
 
 
 def fit_joint_trials(
-    encoders: Mapping[str, Encoder],
-    splits: Mapping[str, Split],
-    evidence: Splits,
+    material: JointMaterial,
     *,
-    experts: Mapping[str, Mapping[str, int]],
-    folder: Path,
     strategies: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
-    rows: int = ROWS,
     seed: int = 0,
-    material: JointMaterial | None = None,
     progress: Progress | None = None,
 ) -> JointTrials:
-    """Train every strategy from the experts' encoders on the same sample, its epoch chosen on val.
+    """Train every strategy on the same sample as a run would, its epoch chosen on val.
 
     Parameters
     ----------
-    encoders : mapping
-        Modality -> the run's expert; left as it is.
-    splits, evidence, rows, seed
-        As `joint_material`.
-    experts : mapping
-        Modality -> parameters of its expert, as `Encoder.parameters` counts them.
-    folder : Path
-        Where checkpoints lie meanwhile.
     strategies : sequence of str, optional
-        Files in ``models/joint/``; None = all.
+        None = all that read tokens.
     options : mapping, optional
         For all strategies; only those that one knows are passed to it.
-    material : JointMaterial, optional
-        One drawn before; ``splits``, ``evidence`` and ``rows`` are then not looked at.
     progress : callable, optional
         Takes the strategies done and their number.
 
     Raises
     ------
     DataError, ModelError
-        As `JointFusion.fit`.
+        As `bifocal.fit.fusion.fit_fusion`.
     """
-    material = material or joint_material(splits, evidence, rows=rows, seed=seed)
-    names = list(strategies or plugins.names("joint"))
+    names = list(strategies or joint_strategies())
     trials, histories, findings = [], {}, []
     for done, name in enumerate(names, start=1):
-        known = plugins.load("joint", name).Options.model_fields
-        chosen = {key: value for key, value in (options or {}).items() if key in known}
         try:
-            fusion, seconds = _fit(name, chosen, encoders, material, seed=seed, folder=folder)
+            t = _fit(name, name, options or {}, material, seed)
         except ConfigError as error:
             findings.append(f"{name} is not among the fusions: {error}")
             continue
-        trials.append(_trial(name, fusion, material, experts, seconds))
-        histories[name] = fusion.history
+        trials.append(t)
+        histories[name] = _history(t)
+        if all(part.tokens is None for part in material.evidence["train"].values()):
+            findings.append(f"{name} learned on features: no encoder here has hidden states of words or patches")
         if progress:
             progress(done, len(names))
-    findings += [
-        f"{t.name} and {trials[0].name} are the same model here: no encoder has hidden states to learn along"
-        for t in trials[1:]
-        if np.array_equal(t.logits["test"], trials[0].logits["test"])
-    ]
-    return JointTrials(material, trials, histories, findings)
+    return JointTrials(trials, histories, findings)
 
 
 def compare_remedies(
-    encoders: Mapping[str, Encoder],
     material: JointMaterial,
     *,
-    experts: Mapping[str, Mapping[str, int]],
-    folder: Path,
-    metric: str,
+    resampling: Resampling,
     strategy: str = "last_layers",
     remedies: Mapping[str, Mapping[str, Any]] = REMEDIES,
     options: Mapping[str, Any] | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train the same joint fusion with each remedy for imbalance, and hold it against the one without any, on test.
+    """Train the same fusion with each remedy for imbalance, and hold it against the one without any, on test.
 
     A remedy is there for two things: to be better with all parts, and to lose less where one is absent. Both are
     asked, and answered by the interval alone: one that does not help is told so.
@@ -205,8 +203,8 @@ def compare_remedies(
     ----------
     material : JointMaterial
         From `joint_material`.
-    metric : str
-        Of `paired_gain`.
+    resampling : Resampling
+        Its seed is that of the trainings too.
     remedies : mapping
         Name -> options added to a training without modality dropout, auxiliary losses and modulation; the first is
         the plain one.
@@ -223,13 +221,10 @@ def compare_remedies(
     """
     labels = {split: labels_of(material.evidence, split) for split in JUDGED}
     groups = groups_of(material.evidence, "test")
-    resampling = Resampling(metric, resamples, seed)
     plain, table, said = next(iter(remedies)), [], {}
     for done, (name, added) in enumerate(remedies.items(), start=1):
-        chosen = {**NOTHING, **(options or {}), **added}
-        fusion, seconds = _fit(strategy, chosen, encoders, material, seed=seed, folder=folder)
-        t = _trial(name, fusion, material, experts, seconds)
-        said[name] = _with_and_without(fusion, t, material.posts["test"])
+        t = _fit(name, strategy, {**NOTHING, **(options or {}), **added}, material, resampling.seed)
+        said[name] = _with_and_without(t, material.evidence["test"])
         against = {
             left: None if name == plain else _judged(resampling.gain(labels["test"], said[plain][left], p, groups))
             for left, p in said[name].items()
@@ -239,7 +234,7 @@ def compare_remedies(
                 "name": name,
                 "options": dict(added),
                 **describe(t, labels, groups, resampling),
-                "history": fusion.history,
+                "history": _history(t),
                 **(against[None] or _judged(None)),
                 "absent": {m: against[m] for m in said[name] if m is not None},
             }
@@ -248,11 +243,16 @@ def compare_remedies(
             progress(done, len(remedies))
     return {
         "strategy": strategy,
-        "metric": metric,
+        "metric": resampling.metric,
         "rows": {split: len(rows) for split, rows in material.rows.items()},
         "plain": plain,
         "remedies": table,
     }
+
+
+def tunes(t: Trial) -> bool:
+    """Whether encoders learned with it."""
+    return isinstance(t.fusion, EncoderTuner)
 
 
 def _judged(gain: dict[str, Any] | None) -> dict[str, Any]:
@@ -263,48 +263,21 @@ def _judged(gain: dict[str, Any] | None) -> dict[str, Any]:
     return {"gain": told, "helps": bool(gain["low"] > 0), "harms": bool(gain["high"] < 0)}
 
 
-def _with_and_without(fusion: JointFusion, t: Trial, posts: JointRows) -> dict[str | None, np.ndarray]:
+def _with_and_without(t: Trial, test: Mapping[str, Evidence]) -> dict[str | None, np.ndarray]:
     """Test probabilities ``[n, C]`` with all parts (None), and without each modality."""
-    said: dict[str | None, np.ndarray] = {None: t.probabilities("test")}
-    for name in posts.present:
-        said[name] = softmax(fusion(posts.without(name)).double().numpy(), t.temperature)
-    return said
+    assert t.fusion is not None  # it was fitted just now
+    logits = heard(t.fusion, test, [None, *test])
+    return {left: softmax(z, t.temperature) for left, z in logits.items()}
 
 
-def _fit(
-    strategy: str,
-    options: Mapping[str, Any],
-    encoders: Mapping[str, Encoder],
-    material: JointMaterial,
-    *,
-    seed: int,
-    folder: Path,
-) -> tuple[JointFusion, float]:
-    """A fitted joint fusion, and the seconds it took."""
-    folder.mkdir(parents=True, exist_ok=True)
-    classes = next(iter(material.evidence["train"].values())).logits.shape[1]
-    posts = material.posts
-    read = {name: encoders[name] for name in posts["train"].present}
-    fusion: JointFusion = plugins.load("joint", strategy)(**options)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".joint.", suffix=".part") as place:
-        start = perf_counter()
-        fusion.fit(read, posts["train"], classes=classes, seed=seed, checkpoints=Path(place), val=posts["val"])
-        return fusion, perf_counter() - start
+def _fit(name: str, strategy: str, options: Mapping[str, Any], material: JointMaterial, seed: int) -> Trial:
+    known = plugins.load("fusions", strategy).Options.model_fields
+    chosen = {key: value for key, value in options.items() if key in known}
+    config = FusionConfig(strategy=strategy, options=chosen, seeds=1)
+    return fit_trial(
+        name, "joint", config, material.evidence, seed=seed, experts=material.experts, encoders=material.encoders
+    )
 
 
-def _trial(
-    name: str,
-    fusion: JointFusion,
-    material: JointMaterial,
-    experts: Mapping[str, Mapping[str, int]],
-    seconds: float,
-) -> Trial:
-    """What a fitted one says of val and test; what learned in it is its own, its copies of encoders included."""
-    logits = {split: fusion(material.posts[split]).double().numpy() for split in JUDGED}
-    counted = fusion.parameters()
-    reads = list(material.posts["train"].present)
-    # Layers that a fine-tuned expert learned and the fusion learned on count once.
-    trained = min(counted["total"], counted["trained"] + sum(experts[m]["trained"] for m in reads))
-    parameters = {"total": counted["total"], "trained": trained, "own": counted["trained"]}
-    labels = labels_of(material.evidence, "val")
-    return trial(name, "joint", reads, logits, labels, parameters=parameters, seconds=seconds)
+def _history(t: Trial) -> list[dict[str, float]]:
+    return t.fusion.history if isinstance(t.fusion, EpochFusion) else []

@@ -11,16 +11,19 @@ import numpy as np
 
 from .. import plugins
 from ..config import FusionConfig
+from ..contracts import EncoderTuner
 from ..decide.calibration import fit_temperature, softmax
 from ..evaluate.compare import Resampling
 from ..evaluate.intervals import measure
 from ..evaluate.metrics import METRICS
-from ..fit.fusion import fit_fusion, fusion_parameters
+from ..fit.fusion import fit_fusion, fusion_parameters, with_tokens
+from ..fit.tokens import AT_ONCE
 from .rows import JUDGED, Splits, labels_of, log_prior
 from .verdict import MARGIN
 
 if TYPE_CHECKING:
-    from ..contracts import Fusion
+    from ..contracts import Encoder, Fusion
+    from ..example import Evidence
 
 Kind = Literal["expert", "head", "encoder", "fusion", "control", "joint"]
 HEAD = "concat"
@@ -123,6 +126,7 @@ def fit_trial(
     seed: int,
     experts: Mapping[str, Mapping[str, int]],
     keep: str | None = None,
+    encoders: Mapping[str, Encoder] | None = None,
 ) -> Trial:
     """Fit a strategy on train, its settings and epochs chosen on val, and hear it on val and test.
 
@@ -134,6 +138,8 @@ def fit_trial(
         Modality -> parameters of its expert.
     keep : str, optional
         The only modality that is not blanked, in training and ever after (the control).
+    encoders : mapping, optional
+        Modality -> expert, for strategies that tune encoders.
 
     Raises
     ------
@@ -146,10 +152,10 @@ def fit_trial(
         }
     start = perf_counter()
     plain = config.model_copy(update={"read": {}})
-    fusion = fit_fusion(plain, evidence["train"], val=evidence["val"], seed=seed)
+    fusion = fit_fusion(plain, evidence["train"], val=evidence["val"], seed=seed, encoders=encoders)
     seconds = perf_counter() - start
     reads = list(evidence["train"])
-    logits = {split: fusion(evidence[split]).double().numpy() for split in JUDGED}
+    logits = {split: heard(fusion, evidence[split])[None] for split in JUDGED}
     members = {}
     if hear := getattr(fusion, "member_logits", None):
         members = {split: hear(evidence[split]).double().numpy() for split in JUDGED}
@@ -174,6 +180,21 @@ def fit_trial(
     )
 
 
+def heard(
+    fusion: Fusion, evidence: Mapping[str, Evidence], without: Sequence[str | None] = (None,)
+) -> dict[str | None, np.ndarray]:
+    """Logits ``[n, C]`` with each of these modalities left out, None = with all; encoders of its own run once."""
+    n = len(next(iter(evidence.values())))
+    size = AT_ONCE if isinstance(fusion, EncoderTuner) else n
+    found: dict[str | None, list[np.ndarray]] = {left: [] for left in without}
+    for start in range(0, n, size):
+        some = with_tokens(fusion, {m: e.take(range(start, min(start + size, n))) for m, e in evidence.items()})
+        for left, pieces in found.items():
+            parts = {m: e.without() if m == left else e for m, e in some.items()}
+            pieces.append(fusion(parts).double().numpy())
+    return {left: np.concatenate(pieces) for left, pieces in found.items()}
+
+
 def fit_head_trial(
     modality: str, config: FusionConfig, evidence: Splits, *, seed: int, experts: Mapping[str, Mapping[str, int]]
 ) -> Trial:
@@ -181,6 +202,11 @@ def fit_head_trial(
     alone = {split: {modality: parts[modality]} for split, parts in evidence.items()}
     settings = for_strategy(config, HEAD)
     return fit_trial(f"{modality}: MLP head", "head", settings, alone, seed=seed, experts=experts)
+
+
+def reads_evidence(strategy: str) -> bool:
+    """Whether a fusion reads features or logits, so that no encoder runs for it; else tokens."""
+    return bool(plugins.load("fusions", strategy).reads != "tokens")
 
 
 def for_strategy(config: FusionConfig, strategy: str) -> FusionConfig:

@@ -39,6 +39,14 @@ def mean_states(states: Tensor, mask: Tensor | None) -> Tensor:
     return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
+def token_states(states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Tokens ``[n, L, d]`` of hidden states (a map ``[n, d, H, W]`` as ``H W`` tokens, a vector as one), and which of
+    them count ``[n, L]`` bool."""
+    tokens = states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
+    tokens = tokens.unsqueeze(1) if tokens.dim() == 2 else tokens
+    return tokens, tokens.new_ones(tokens.shape[:2]).bool() if mask is None else mask.bool()
+
+
 class Classifier(nn.Module):
     """An Auto classifier whose features are caught on their way into its head.
 
@@ -72,10 +80,10 @@ class Classifier(nn.Module):
         self._parts = (encoders[0], last[-1])
         self._caught: dict[tuple[int, str], Tensor] = {}
         self.auto_head.register_forward_pre_hook(self._catch_features)
+        self.encoder.register_forward_hook(self._catch_states)
         self.own_head: nn.Linear | None = None
         if pooling == "mean":
             self.own_head = nn.Linear(getattr(self.encoder.config, "hidden_size", self.auto_head.in_features), classes)
-            self.encoder.register_forward_hook(self._catch_states)
 
     @property
     def encoder(self) -> PreTrainedModel:
@@ -99,15 +107,16 @@ class Classifier(nn.Module):
         self._caught[get_ident(), "states"] = output[0]
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``features [n, d]``, ``logits [n, C]`` and, for mean pooling, ``auto_features``: what the Auto head read."""
+        """``features [n, d]``, ``logits [n, C]``, ``states`` (the encoder's last hidden ones) and, for mean pooling,
+        ``auto_features``: what the Auto head read."""
         logits = self.auto(**inputs).logits
-        features = self._caught.pop((get_ident(), "features"))
+        features, states = (self._caught.pop((get_ident(), name)) for name in ("features", "states"))
         if features.dim() != 2:
             raise ModelError(f"{type(self.auto).__name__} puts its head on every token: take a BERT- or ViT-like model")
         if self.own_head is None:
-            return {"features": features, "logits": logits}
-        pooled = mean_states(self._caught.pop((get_ident(), "states")), inputs.get("attention_mask"))
-        return {"features": pooled, "logits": self.own_head(pooled), "auto_features": features}
+            return {"features": features, "logits": logits, "states": states}
+        pooled = mean_states(states, inputs.get("attention_mask"))
+        return {"features": pooled, "logits": self.own_head(pooled), "states": states, "auto_features": features}
 
     def train(self, mode: bool = True) -> Self:
         """As usual, but BatchNorm keeps its statistics: small, skewed batches must not rewrite those of pretraining."""

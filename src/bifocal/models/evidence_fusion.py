@@ -118,20 +118,11 @@ class EvidenceFusion:
         ConfigError
             Where ``read`` names an unknown modality, or what the strategy cannot read.
         """
-        self.read = self._choose(evidence, dict(read or {}))
-        _check_rows(evidence)
+        rows = self._begin(evidence, labels, read)
         self.dims = {name: getattr(e, self.read[name]).shape[1] for name, e in evidence.items()}
-        self.classes = _common_classes(evidence)
-        self.known = [name for name, e in evidence.items() if bool(e.present.any())]
-        train = self._parts(evidence, labels)
-        counts = torch.bincount(train.labels, minlength=self.classes)
-        if (counts > 0).sum() < 2:
-            raise DataError(
-                f"a fusion learns to tell at least two classes apart; its {len(train)} rows with a part show "
-                f"{int((counts > 0).sum())}: give more rows, or check how the label is mapped"
-            )
-        self.prior = ((counts + 1) / (counts + 1).sum()).log()
-        self.learn(train, self._parts(val, next(iter(val.values())).labels) if val else None, seeds)
+        train = self._parts(evidence, labels, rows)
+        judged = next(iter(val.values())).labels if val else labels
+        self.learn(train, self._parts(val, judged, self._usable(val, judged)) if val else None, seeds)
         return self
 
     def __call__(self, evidence: Mapping[str, Evidence]) -> Tensor:
@@ -166,6 +157,22 @@ class EvidenceFusion:
 
     # ------------------------------------------------------------------ reading Evidence
 
+    def _begin(self, evidence: Mapping[str, Evidence], labels: Tensor, read: Mapping[str, Reads] | None) -> Tensor:
+        """Settle what is read, which parts there are and the class shares; the rows that can be learned from."""
+        self.read = self._choose(evidence, dict(read or {}))
+        _check_rows(evidence)
+        self.classes = _common_classes(evidence)
+        self.known = [name for name, e in evidence.items() if bool(e.present.any())]
+        rows = self._usable(evidence, labels)
+        counts = torch.bincount(labels[rows], minlength=self.classes)
+        if (counts > 0).sum() < 2:
+            raise DataError(
+                f"a fusion learns to tell at least two classes apart; its {len(rows)} rows with a part show "
+                f"{int((counts > 0).sum())}: give more rows, or check how the label is mapped"
+            )
+        self.prior = ((counts + 1) / (counts + 1).sum()).log()
+        return rows
+
     def _choose(self, evidence: Mapping[str, Evidence], read: dict[str, Reads]) -> dict[str, Reads]:
         for name, what in read.items():
             if name not in evidence:
@@ -175,33 +182,42 @@ class EvidenceFusion:
                 raise ConfigError(f"fusion.read.{name} = {what!r}: {self.strategy()} reads {allowed}")
         return {name: read.get(name, self.reads) for name in evidence}
 
-    def _parts(self, evidence: Mapping[str, Evidence], labels: Tensor) -> Parts:
-        """The rows that have a part at all, with their labels."""
-        inputs, present = self._inputs(evidence)
-        rows = _any(present).nonzero().flatten()
+    def _usable(self, evidence: Mapping[str, Evidence], labels: Tensor) -> Tensor:
+        """The rows that have a part of which something is known. Raises `DataError` where one is not annotated."""
+        rows = _any(self._there(evidence)).nonzero().flatten()
         kept = labels[rows]
         if bool(((kept < 0) | (kept >= self.classes)).any()):
             raise DataError(
                 f"a fusion learns from class indices 0..{self.classes - 1}, found {kept.unique().tolist()}: "
                 "leave out rows that are not annotated"
             )
-        groups = next(iter(evidence.values())).groups
-        return Parts(
-            {name: x[rows] for name, x in inputs.items()},
-            {name: p[rows] for name, p in present.items()},
-            kept,
-            tuple(groups[i] for i in rows.tolist()),
-        )
+        return rows
 
-    def _inputs(self, evidence: Mapping[str, Evidence]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Modality -> inputs ``[n, d]``, zero where absent, and modality -> present ``[n]``."""
+    def _there(self, evidence: Mapping[str, Evidence]) -> dict[str, Tensor]:
+        """Modality -> present ``[n]``; a part of which nothing was learned is absent."""
         if set(evidence) != set(self.read):
             raise DataError(
                 f"this fusion reads {', '.join(self.read)}; it was given {', '.join(evidence) or 'nothing'} "
                 "(a modality that no row has is given as Evidence with no row present)"
             )
         _check_rows(evidence)
-        inputs, present = {}, {}
+        there = {name: evidence[name].present for name in self.read}
+        return {name: p if name in self.known else torch.zeros_like(p) for name, p in there.items()}
+
+    def _parts(self, evidence: Mapping[str, Evidence], labels: Tensor, rows: Tensor) -> Parts:
+        """Some of the rows, with their labels."""
+        inputs, present = self._inputs(evidence)
+        groups = next(iter(evidence.values())).groups
+        return Parts(
+            {name: x[rows] for name, x in inputs.items()},
+            {name: p[rows] for name, p in present.items()},
+            labels[rows],
+            tuple(groups[i] for i in rows.tolist()),
+        )
+
+    def _inputs(self, evidence: Mapping[str, Evidence]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Modality -> inputs ``[n, d]``, zero where absent, and modality -> present ``[n]``."""
+        known, inputs = self._there(evidence), {}
         for name, what in self.read.items():
             x, there = getattr(evidence[name], what), evidence[name].present
             if x.shape[1] != self.dims[name]:
@@ -212,8 +228,8 @@ class EvidenceFusion:
             x = torch.where(there.unsqueeze(1), x, 0.0).float()
             if bad := int((~x.isfinite()).any(dim=1).sum()):
                 raise DataError(f"{what} of {name} are not finite in {bad} of {len(x)} rows: encode them again")
-            inputs[name], present[name] = x, there if name in self.known else torch.zeros_like(there)
-        return inputs, present
+            inputs[name] = x
+        return inputs, known
 
     def _or_prior(self, logits: Tensor, present: Mapping[str, Tensor]) -> Tensor:
         return torch.where(_any(present).unsqueeze(-1), logits, self.prior)

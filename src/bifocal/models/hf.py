@@ -17,13 +17,15 @@ from .. import plugins
 from ..config import ExpertConfig, Tune
 from ..example import Rows
 from ..workspace import fingerprint
-from .classifier import Classifier
+from .classifier import Classifier, token_states
 from .linear import LinearHead, fit_linear
 from .positions import remember_positions
 from .pretrained import build, check_data, load_configuration, load_pretrained, locate, quiet
-from .saved_encoder import SavedEncoder
+from .saved_encoder import OnBatch, SavedEncoder
 
 HEAD = "head.safetensors"
+MASK = "attention_mask"
+STATES = "states"
 
 
 class HfEncoder(SavedEncoder):
@@ -249,14 +251,17 @@ class HfEncoder(SavedEncoder):
             widths["auto_features"] = self.classifier.auto_head.in_features
         return widths
 
-    def encode(self, values: Sequence[Any], progress: Callable[[int], None] | None = None) -> dict[str, Tensor]:
+    def run(
+        self, values: Sequence[Any], progress: Callable[[int], None] | None = None, on_batch: OnBatch | None = None
+    ) -> dict[str, Tensor]:
         self.classifier.eval()
-        return super().encode(values, progress)
+        return super().run(values, progress, on_batch)
 
     def compute(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         device = self.classifier.head.weight.device
         output = self.classifier({name: tensor.to(device) for name, tensor in inputs.items()})
-        return {name: tensor.float().cpu() for name, tensor in output.items()}
+        states = output.pop(STATES)  # wide, and seldom wanted: they stay where they are
+        return {**{name: tensor.float().cpu() for name, tensor in output.items()}, STATES: states}
 
     def head_logits(self, encoded: Mapping[str, Tensor]) -> Tensor:
         """Logits ``[n, C]`` of the head over features already computed."""
@@ -304,6 +309,28 @@ class HfEncoder(SavedEncoder):
                 classifier(cls.largest_input(classifier.auto, options))
                 classifier.limit(expert.tune, expert.lora)
         return {**classifier.parameter_counts(), "flops_per_example": counter.get_total_flops()}
+
+
+class HfTokenEncoder(HfEncoder):
+    """An `HfEncoder` whose hidden states are those of words or patches: a `bifocal.contracts.TokenEncoder`."""
+
+    def encode_tokens(
+        self, values: Sequence[Any], progress: Callable[[int], None] | None = None
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """What `encode` gives and, of the same pass, the last hidden states ``[L, d]`` of each value, not padded."""
+        tokens = [torch.empty(0)] * len(values)
+
+        def keep(rows: Sequence[int], inputs: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+            for row, states in zip(rows, unpadded(found[STATES], inputs.get(MASK)), strict=True):
+                tokens[row] = states
+
+        return self.run(values, progress, keep), tokens
+
+
+def unpadded(states: Tensor, mask: Tensor | None) -> list[Tensor]:
+    """The tokens ``[L, d]`` of each row of hidden states, float32 on the CPU, each with memory of its own."""
+    tokens, there = token_states(states.float().cpu(), None if mask is None else mask.cpu())
+    return [row[counts].clone() for row, counts in zip(tokens, there, strict=True)]
 
 
 def _copy(fitted: LinearHead, layer: nn.Linear) -> None:

@@ -1,4 +1,4 @@
-"""Trains a joint fusion through the Hugging Face Trainer: its loss, its rates, and the balance of its modalities."""
+"""Trains a fusion on tokens through the Hugging Face Trainer: its loss, its rates, the balance of its modalities."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -20,7 +20,10 @@ from ..errors import ModelError
 from .classifier import figures
 from .finetune import Patience, bf16_here
 from .joint_head import CoAttention, HeadOutput
-from .joint_tokens import Inputs, JointRows, Kept, TokenSource
+from .joint_tokens import Inputs, Kept, TokenSource
+
+if TYPE_CHECKING:
+    from ..example import Evidence
 
 Row = dict[str, float]
 OWN = ("grad_norm", "coefficient")
@@ -28,7 +31,7 @@ OWN = ("grad_norm", "coefficient")
 
 
 class JointOptions(Strict):
-    """What every joint fusion may be told."""
+    """What every fusion on tokens may be told."""
 
     width: Annotated[int, Field(ge=1)] = 128
     """Columns of a token in the head."""
@@ -48,8 +51,6 @@ class JointOptions(Strict):
     batch_size: Annotated[int, Field(ge=1)] = 16
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Of the head."""
-    encoder_learning_rate: Annotated[float, Field(gt=0)] = 5e-5
-    """Of what learns of the encoders."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps with a rising learning rate; it then falls linearly."""
@@ -59,6 +60,20 @@ class JointOptions(Strict):
         if self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         return self
+
+    def rates(self) -> dict[str, float]:
+        """Learning rates by option; the head's first, the encoders' last."""
+        return {"learning_rate": self.learning_rate}
+
+
+class TuningOptions(JointOptions):
+    """What every fusion that tunes encoders may be told."""
+
+    encoder_learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    """Of what learns of the encoders."""
+
+    def rates(self) -> dict[str, float]:
+        return {**super().rates(), "encoder_learning_rate": self.encoder_learning_rate}
 
 
 class JointModel(nn.Module):
@@ -125,8 +140,8 @@ class JointTrainer(Trainer):
             model=model,
             args=_arguments(options, val is not None, seed, checkpoints),
             data_collator=lambda items: items[0][0]([row for _, row in items]),
-            train_dataset=[(train, row) for row in range(len(train.rows))],
-            eval_dataset=[(val, row) for row in range(len(val.rows))] if val is not None else None,
+            train_dataset=[(train, row) for row in range(len(train))],
+            eval_dataset=[(val, row) for row in range(len(val))] if val is not None else None,
             compute_metrics=self.metrics,
             callbacks=[Patience(options.patience, "loss")] if val is not None else [],
         )
@@ -145,10 +160,11 @@ class JointTrainer(Trainer):
         made: torch.optim.Optimizer | None = getattr(self, "optimizer", None)
         if made is None:
             options, chosen = self.options, self.model
+            *_, encoders = options.rates().values()
             groups: dict[tuple[float, float], list[nn.Parameter]] = {}
             for name, p in chosen.named_parameters():
                 if p.requires_grad:
-                    rate = options.encoder_learning_rate if name.startswith("sources.") else options.learning_rate
+                    rate = encoders if name.startswith("sources.") else options.learning_rate
                     groups.setdefault((rate, options.weight_decay if p.dim() > 1 else 0.0), []).append(p)
             made = self.optimizer = torch.optim.AdamW(
                 [{"params": ps, "lr": rate, "weight_decay": decay} for (rate, decay), ps in groups.items()]
@@ -189,11 +205,10 @@ class JointTrainer(Trainer):
 
     def _measured(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         if not logits.isfinite().all():
-            o = self.options
+            rates = " and ".join(f"{name} (now {rate:g})" for name, rate in self.options.rates().items())
             raise ModelError(
-                f"the joint fusion diverged in epoch {math.ceil(self.state.epoch or 0)} (its logits are not finite): "
-                f"lower learning_rate (now {o.learning_rate:g}) and encoder_learning_rate (now "
-                f"{o.encoder_learning_rate:g}), or raise warmup (now {o.warmup:g})"
+                f"the fusion diverged in epoch {math.ceil(self.state.epoch or 0)} (its logits are not finite): "
+                f"lower {rates}, or raise warmup (now {self.options.warmup:g})"
             )
         return figures(logits, labels)
 
@@ -212,27 +227,45 @@ class JointTrainer(Trainer):
 
 
 class JointBatches:
-    """Makes the inputs of a batch from row numbers; absent parts are never read."""
+    """Makes the inputs of a batch from row numbers; absent parts are never read.
+
+    Parameters
+    ----------
+    parts : mapping
+        Modality -> Evidence of the rows, in the order of the model's sources.
+    sources : sequence of TokenSource
+    kept : sequence
+        What each source prepared of the rows.
+    labels : Tensor, [n], optional
+        Class indices.
+    """
 
     def __init__(
-        self, rows: JointRows, names: Sequence[str], sources: Sequence[TokenSource], kept: Sequence[Kept | None]
+        self,
+        parts: Mapping[str, Evidence],
+        sources: Sequence[TokenSource],
+        kept: Sequence[Kept | None],
+        labels: Tensor | None = None,
     ):
-        self.rows = rows
-        self.names = names
+        self.parts = parts
         self.sources = sources
         self.kept = kept
-        self.present = torch.stack([rows.present[name] for name in names], dim=1)
+        self.labels = labels
+        self.present = torch.stack([part.present for part in parts.values()], dim=1)
+
+    def __len__(self) -> int:
+        return len(self.present)
 
     def __call__(self, rows: Sequence[int]) -> dict[str, Any]:
         """``labels [B]`` where there are any, ``present [B, M]``, and ``parts``: modality -> inputs of its rows."""
         batch: dict[str, Any] = {}
-        if self.rows.labels is not None:
-            batch["labels"] = self.rows.labels[list(rows)]  # first: by it the Trainer counts rows
+        if self.labels is not None:
+            batch["labels"] = self.labels[list(rows)]  # first: by it the Trainer counts rows
         batch["present"] = self.present[list(rows)]
         batch["parts"] = {}
-        for m, (name, source) in enumerate(zip(self.names, self.sources, strict=True)):
+        for m, (name, source) in enumerate(zip(self.parts, self.sources, strict=True)):
             if some := [row for row in rows if self.present[row, m]]:
-                batch["parts"][name] = source.batch(self.rows.values[name], some, self.kept[m])
+                batch["parts"][name] = source.batch(self.parts[name], some, self.kept[m])
         return batch
 
 

@@ -18,6 +18,7 @@ from .linear import FOLDS, PENALTIES, LinearHead, cross_fit, fit_linear
 from .saved import check_seal, read_card, sealed
 
 LEARNED = "learned_from.json"
+OnBatch = Callable[[Sequence[int], Any, Mapping[str, Tensor]], None]
 ROWS_AT_ONCE = 4096
 """Values encoded at a time: bounds the memory of a large split."""
 
@@ -155,6 +156,12 @@ class SavedEncoder:
             ``features [n, d]``, ``logits [n, C]`` and what else `widths` names; float32, on the CPU, in the order
             given.
         """
+        return self.run(values, progress)
+
+    def run(
+        self, values: Sequence[Any], progress: Callable[[int], None] | None = None, on_batch: OnBatch | None = None
+    ) -> dict[str, Tensor]:
+        """As `encode`; ``on_batch`` takes each batch's rows, inputs and all that `compute` gave of them."""
         encoded = {name: torch.zeros(len(values), width) for name, width in self.widths().items()}
         done = 0
         with torch.inference_mode():
@@ -162,6 +169,8 @@ class SavedEncoder:
                 found = self.compute(inputs)
                 for name, tensor in encoded.items():
                     tensor[rows] = found[name]
+                if on_batch:
+                    on_batch(rows, inputs, found)
                 done += len(rows)
                 self.examples_encoded += len(rows)
                 if progress:

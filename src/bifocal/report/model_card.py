@@ -202,6 +202,7 @@ def _without_bifocal(use: Use, auto_class: str, model: str) -> list[str]:
 def _fusion(facts: RunFacts, model: str, card: Mapping[str, Any]) -> list[str]:
     experts = " and ".join(name for name in facts["models"] if name != model)
     read = ", ".join(f"{name}: {what}" for name, what in card["read"].items())
+    what = " or ".join(sorted(set(card["read"].values())))
     seeds = facts["models"][model]["seeds"]
     members = f" The answers of {seeds['n']} seeds are averaged." if seeds else ""
     return [
@@ -210,8 +211,7 @@ def _fusion(facts: RunFacts, model: str, card: Mapping[str, Any]) -> list[str]:
         f"{card['parameters']['total']:,} parameters.{members} A part may be absent.",
         "",
         *_with_bifocal(facts),
-        "It is no model by itself: it reads the features or logits of exactly these experts. Its weights open without "
-        "Bifocal:",
+        f"It is no model by itself: it reads the {what} of exactly these experts. Its weights open without Bifocal:",
         "",
         "```python",
         "import torch",

@@ -198,6 +198,8 @@ def _joined(parts: Sequence[Evidence]) -> Evidence:
     whole: dict[str, Any] = {}
     for one in fields(parts[0]):
         rows = [getattr(part, one.name) for part in parts]
+        if rows[0] is None:
+            continue
         if isinstance(rows[0], tuple):
             whole[one.name] = tuple(chain.from_iterable(rows))
         else:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from ..contracts import EncoderTuner, TokenEncoder
 from ..errors import RunError
 from ..example import UNLABELLED, Evidence
 from ..fit.expert import load_expert
 from ..fit.fusion import MODEL, load_fusion
+from ..fit.tokens import spread
 from ..models.saved_encoder import Cutting, FasterForInference
 from ..workspace import Workspace
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from ..contracts import Encoder, Fusion, Modality
     from .engine import Engine
@@ -54,10 +58,11 @@ class TorchEngine:
         """The models of a finished run. Raises as `load_expert` and `load_fusion`."""
         names = {name: modality.expert_name for name, modality in modalities.items()}
         experts = {name: load_expert(space.expert(expert)) for name, expert in names.items()}
+        fusion = load_fusion(space.fusion, encoders=experts) if len(experts) > 1 else None
         for expert in experts.values():
             if isinstance(expert, FasterForInference):
                 expert.prepare_for_inference(bfloat16=name == BFLOAT16)
-        return cls(experts, names, load_fusion(space.fusion) if len(experts) > 1 else None, name=name)
+        return cls(experts, names, fusion, name=name)
 
     def check(self, modality: str, value: Any) -> None:
         self.experts[modality].check(value)
@@ -70,10 +75,9 @@ class TorchEngine:
         n = len(posts)
         blank = torch.zeros(n, dtype=torch.bool)
         result = {}
-        for name, encoder in self.experts.items():
+        for name in self.experts:
             rows = [i for i, values in enumerate(posts) if name in values]
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.name == BFLOAT16):
-                encoded = encoder.encode([posts[i][name] for i in rows])
+            encoded, tokens = self.encode(name, [posts[i][name] for i in rows])
             full = {}
             for key in ("features", "logits"):
                 full[key] = torch.zeros(n, encoded[key].shape[1])
@@ -82,7 +86,27 @@ class TorchEngine:
             present[rows] = True
             labels = torch.full((n,), UNLABELLED)
             result[name] = Evidence(("",) * n, ("",) * n, full["features"], full["logits"], present, labels, blank)
+            if tokens is not None:
+                result[name] = replace(result[name], tokens=spread(tokens, rows, n))
         return result
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the fusion reads tokens, its own or those of the experts."""
+        return self.fusion is not None and self.fusion.reads == "tokens"
+
+    def encode(self, name: str, values: Sequence[Any]) -> tuple[dict[str, Tensor], list[Tensor] | None]:
+        """What an expert gives of values, and the tokens that the fusion reads of them; None where it reads none.
+
+        One pass gives both, but where the fusion has an encoder of its own, which runs beside.
+        """
+        expert = self.experts[name]
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.name == BFLOAT16):
+            if isinstance(self.fusion, EncoderTuner):
+                return expert.encode(values), self.fusion.tokens(name, values)
+            if self.reads_tokens and isinstance(expert, TokenEncoder):
+                return expert.encode_tokens(values)
+            return expert.encode(values), None
 
     def logits(self, evidence: Mapping[str, Evidence]) -> dict[str, NDArray[np.float32]]:
         logits = {self.names[name]: part.logits for name, part in evidence.items()}

@@ -1,11 +1,17 @@
-"""Noisy bits, one to a modality, whose part in the label is known."""
+"""Noisy bits, one to a modality, whose part in the label is known; small untrained experts and generated posts."""
 
+import random
 from functools import cache, reduce
 
 import pytest
 import torch
+import transformers
+from PIL import Image
 
+from bifocal.config import ExpertConfig
 from bifocal.example import Evidence
+from bifocal.models.encoders.hf_image import HfImage
+from bifocal.models.encoders.hf_text import HfText
 from bifocal.models.linear import cross_fit, fit_linear
 
 OPERATIONS = {"and": torch.bitwise_and, "xor": torch.bitwise_xor}
@@ -52,3 +58,41 @@ def fitted(kind):
 def accuracy():
     """Share of rows that a fusion names rightly."""
     return lambda fusion, rows: (fusion(rows).argmax(dim=1) == rows["text"].labels).float().mean().item()
+
+
+VOCABULARY = ["river", "copper", "old", "new", "grey", "small", "stone", "lantern"]
+
+
+def posts(modality, n=12, seed=0):
+    """Evidence of untrained experts, with values: texts of 1 to 5 words, and plain pictures."""
+    rng = random.Random(seed)
+    texts = [" ".join(rng.choices(VOCABULARY, k=1 + i % 5)) for i in range(n)]
+    pictures = [Image.new("RGB", (64, 64), tuple(rng.randrange(256) for _ in range(3))) for _ in range(n)]
+    ids, nothing = tuple(f"{seed}-{i}" for i in range(n)), torch.zeros(n, dtype=torch.bool)
+    values = {"text": texts, "image": pictures}[modality]
+    some = torch.zeros(n, 2)
+    return Evidence(ids, ids, some, some, ~nothing, torch.arange(n) % 2, nothing, values=values)
+
+
+@pytest.fixture(scope="session")
+def make_posts():
+    return posts
+
+
+@pytest.fixture(scope="session")
+def text():
+    return HfText.create(ExpertConfig(model="tiny", pooling="mean"), (0, 1), 0, posts("text").values)
+
+
+@pytest.fixture(scope="session")
+def image():
+    return HfImage.create(ExpertConfig(model="tiny"), (0, 1), 0, [])
+
+
+@pytest.fixture(scope="session")
+def convolutional(image):
+    """A MobileNetV2 of random weights, whose BatchNorm tells two runs in training mode from one another."""
+    torch.manual_seed(0)
+    config = transformers.MobileNetV2Config(depth_multiplier=0.1, num_labels=2)
+    model = transformers.MobileNetV2ForImageClassification(config)
+    return HfImage(ExpertConfig(model="tiny"), (0, 1), 0, model, image.processor)

@@ -17,7 +17,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from ...config import Strict
 from ...data.manifest import in_order
 from ..exportable import Exportable
-from ..hf import HfEncoder, Traced
+from ..hf import HfTokenEncoder, Traced
 
 SIDE = 64
 """Side in pixels of the pictures that the tiny model reads."""
@@ -37,7 +37,7 @@ class Options(Strict):
     """Up to this share of each side is cut away, at a random place."""
 
 
-class HfImage(HfEncoder):
+class HfImage(HfTokenEncoder):
     """A vision expert on any transformers model with an image classification head; pictures are PIL RGB images."""
 
     plugin = "hf_image"

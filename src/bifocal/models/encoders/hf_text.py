@@ -26,7 +26,7 @@ from ...config import ExpertConfig, Strict
 from ...errors import ConfigError, ModelError
 from ...modalities.text import tags_of
 from ..exportable import Exportable
-from ..hf import HfEncoder, Traced
+from ..hf import HfTokenEncoder, Traced
 
 SPECIAL = {
     "pad_token": "[PAD]",
@@ -49,7 +49,7 @@ class Options(Strict):
     is worth, which an explanation by leaving words out asks."""
 
 
-class HfText(HfEncoder):
+class HfText(HfTokenEncoder):
     """A text expert on any transformers model with a sequence classification head.
 
     Raises

@@ -57,7 +57,7 @@ def _tuning_rows(data: RunData, said: Predictions) -> TuningRows:
         model: {POOLED: (said.logits[model][said.has[model]], said.labels[said.has[model]])} for model in data.models
     }
     if data.fused is not None:
-        scores[MODEL] |= pattern_predictions(data.evidence_of(data.tuned_on), data.expert_names, data.fused, MODEL)
+        scores[MODEL] |= pattern_predictions(data.fused_evidence(data.tuned_on), data.expert_names, data.fused, MODEL)
     decided = said.has[data.models[-1]]
     return TuningRows(
         scores,

@@ -71,7 +71,7 @@ def _measured(data: RunData, policy: Policy, said: Mapping[str, Predictions]) ->
         results["gain"] = gain_over_best(
             said[tuned_on], tested, policy, label, fusion=MODEL, shares=shares, resamples=resamples, seed=seed
         )
-        models[MODEL]["seeds"] = seed_spread(data.fused, data.evidence_of(tested_on), tested.labels, label)
+        models[MODEL]["seeds"] = seed_spread(data.fused, data.fused_evidence(tested_on), tested.labels, label)
     return results
 
 

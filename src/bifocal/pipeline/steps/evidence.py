@@ -16,7 +16,7 @@ def write_evidence(run: Context) -> EvidenceCounts:
     """Write what the caches do not hold yet of the experts and splits of the run, and remove those of other splits."""
     splits = run.data.packed
     for path in run.space.evidence_folder.glob("*/*.safetensors"):
-        if path.stem not in splits:  # of a run with other splits
+        if path.name.partition(".")[0] not in splits:  # of a run with other splits
             path.unlink()
     found = {split: run.data.evidence_of(split) for split in splits}
     names = run.data.expert_names

@@ -86,7 +86,12 @@ def _fit(run: Context, name: str, rows: list[int]) -> FittedExpert:
     return fit_expert(
         run.config.expert(name),
         ExpertData(name, run.modalities[name], run.data.packed, run.config.label, run.label, rows),
-        ExpertFiles(run.space.expert(expert), run.space.checkpoints / expert, partial(run.space.evidence, expert)),
+        ExpertFiles(
+            run.space.expert(expert),
+            run.space.checkpoints / expert,
+            partial(run.space.evidence, expert),
+            run.data.reads_tokens(name),
+        ),
         seed=run.config.seed,
         on_epoch=tell,
         progress=run.reporter.progress,

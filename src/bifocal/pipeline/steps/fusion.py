@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...assess.run_data import RunData
 from ...config import FusionConfig
-from ...fit.fusion import fit_fusion, save_fusion
+from ...fit.fusion import MODEL, fit_fusion, save_fusion
 from ..context import Context, Step
 
 if TYPE_CHECKING:
@@ -18,17 +19,28 @@ def train_fusion(run: Context) -> Mapping[str, object]:
     """Gives ``rows``, those it learned from, or ``skipped``: why there is nothing to fuse."""
     if len(run.modalities) == 1:
         return {"skipped": "one modality: the expert decides alone"}
-    save_fusion(fusion_of(run.data, run.config.fusion), run.config.fusion, run.space.fusion)
+    fusion = fusion_of(run.data, run.config.fusion, partial(run.reporter.epoch, MODEL))
+    save_fusion(fusion, run.config.fusion, run.space.fusion)
     return {"rows": len(next(iter(run.data.fusion_rows.values())))}
 
 
-def fusion_of(data: RunData, config: FusionConfig) -> Fusion:
+def fusion_of(
+    data: RunData, config: FusionConfig, on_epoch: Callable[[dict[str, float]], None] | None = None
+) -> Fusion:
     """A fusion fitted on a run's Evidence, be it the run's own or another; nothing is written.
 
     Raises `BifocalError` as `bifocal.fit.fusion.fit_fusion`.
     """
     val = None if data.in_sample else data.evidence_of("val")
-    return fit_fusion(config, data.fusion_rows, val=val, seed=data.config.seed, in_sample=data.in_sample)
+    return fit_fusion(
+        config,
+        data.fusion_rows,
+        val=val,
+        seed=data.config.seed,
+        in_sample=data.in_sample,
+        encoders=data.encoders,
+        on_epoch=on_epoch,
+    )
 
 
 STEP = Step(

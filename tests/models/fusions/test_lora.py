@@ -5,30 +5,34 @@ import torch
 from torch import nn
 
 from bifocal.errors import ConfigError
-from bifocal.models.joint.last_layers import LastLayers
-from bifocal.models.joint.lora import Lora
-from bifocal.models.joint_tokens import token_source
+from bifocal.models.fusions.last_layers import LastLayers
+from bifocal.models.fusions.lora import Lora
+from bifocal.models.joint_tokens import Backbone
 
 
 @pytest.fixture(params=["text", "image", "convolutional"])
 def case(request, make_posts):
     encoder = request.getfixturevalue(request.param)
-    return encoder, make_posts().values[encoder.modality], [2, 0, 9, 3]
+    return encoder, make_posts(encoder.modality), [2, 0, 9, 3]
+
+
+def source(encoder, part, limit):
+    return Backbone(encoder.modality, encoder, limit, value=part.values[0])
 
 
 def test_at_the_start_tokens_are_those_of_the_expert(case):
-    encoder, values, rows = case
-    adapted = token_source(encoder, values[0], Lora().limit).eval()
-    plain = token_source(encoder, values[0], LastLayers().limit).eval()
-    batch = plain.batch(values, rows, None)
+    encoder, part, rows = case
+    adapted = source(encoder, part, Lora().limit).eval()
+    plain = source(encoder, part, LastLayers().limit).eval()
+    batch = plain.batch(part, rows, None)
     torch.testing.assert_close(adapted(batch)[0], plain(batch)[0])
 
 
 def test_adapters_alone_get_gradients(case):
-    encoder, values, rows = case
-    tokens = token_source(encoder, values[0], Lora(r=2).limit).train()
-    assert tokens.prepare(values, list(range(12))) is None
-    states, there = tokens(tokens.batch(values, rows, None))
+    encoder, part, rows = case
+    tokens = source(encoder, part, Lora(r=2).limit).train()
+    assert tokens.prepare(part) is None
+    states, there = tokens(tokens.batch(part, rows, None))
     states[there].square().sum().backward()
     learning = {name for name, p in tokens.named_parameters() if p.grad is not None}
     assert learning and all("lora_" in name for name in learning)
@@ -37,7 +41,7 @@ def test_adapters_alone_get_gradients(case):
 
 
 def test_a_rank_is_what_it_is_called(text, make_posts):
-    tokens = token_source(text, make_posts().values["text"][0], Lora(r=3).limit)
+    tokens = source(text, make_posts("text"), Lora(r=3).limit)
     assert {p.shape[0] for name, p in tokens.named_parameters() if "lora_A" in name} == {3}
     assert {p.shape[1] for name, p in tokens.named_parameters() if "lora_B" in name} == {3}
 

@@ -1,4 +1,4 @@
-"""Joint fusion with low-rank adapters in each encoder; every pass runs through all of it."""
+"""Token-level cross-attention over encoders with low-rank adapters that learn with it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import nn
 
 from ...errors import ConfigError
 from ..classifier import ATTENTION
-from ..joint_fusion import CoAttentionFusion
+from ..joint_fusion import TunedFusion
 from ..joint_tokens import Limit
-from ..joint_trainer import JointOptions
+from ..joint_trainer import TuningOptions
 
 
-class Options(JointOptions):
-    """What a joint fusion with adapters may be told."""
+class Options(TuningOptions):
+    """What ``fusion.options`` may hold."""
 
     r: Annotated[int, Field(ge=1)] = 8
     """Rank of the adapters."""
@@ -26,7 +26,7 @@ class Options(JointOptions):
     """Of the adapters, which start at zero."""
 
 
-class Lora(CoAttentionFusion):
+class Lora(TunedFusion):
     """Adapts every backbone by ``W + (alpha / r) B A`` (Hu et al. 2022, LoRA, arXiv:2106.09685, eq. 3) under the
     co-attention of `bifocal.models.joint_head.CoAttention`.
 

@@ -1,4 +1,4 @@
-"""Joint fusion with the last blocks of each encoder unfrozen; the others run once."""
+"""Token-level cross-attention over encoders whose last blocks learn with it; the others run once."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pydantic import Field
 from torch import nn
 
 from ...errors import ConfigError
-from ..joint_fusion import CoAttentionFusion, deepest
+from ..joint_fusion import TunedFusion, deepest
 from ..joint_tokens import Limit
-from ..joint_trainer import JointOptions
+from ..joint_trainer import TuningOptions
 
 
-class Options(JointOptions):
-    """What a joint fusion with unfrozen layers may be told."""
+class Options(TuningOptions):
+    """What ``fusion.options`` may hold."""
 
     layers: Annotated[int, Field(ge=1)] = 2
     """Last blocks of each encoder that learn; all of them where it has no more."""
 
 
-class LastLayers(CoAttentionFusion):
+class LastLayers(TunedFusion):
     """Unfreezes the last blocks of every backbone (Yosinski et al. 2014, arXiv:1411.1792: late layers are the specific
     ones) under the co-attention of `bifocal.models.joint_head.CoAttention`.
 

@@ -1,1 +1,0 @@
-"""One file per way of training a fusion with its encoders; the file name is the registration."""
