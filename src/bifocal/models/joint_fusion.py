@@ -101,7 +101,7 @@ class TokenFusion(EvidenceFusion):
             torch.manual_seed(next(iter(seeds)))
             self._build({name: self._source(name, part) for name, part in train.items()})
             for source, part in zip(self.sources, train.values(), strict=True):
-                source.settle(part)
+                source.fit_scale(part)
             learned = self._prepared(train, labels[rows])
             judged = None
             if val:

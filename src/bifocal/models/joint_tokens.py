@@ -66,7 +66,7 @@ class TokenSource(nn.Module):
         """What needs to be computed once only, by row; None where that is nothing, or too much to be kept."""
         return None
 
-    def settle(self, part: Evidence) -> None:
+    def fit_scale(self, part: Evidence) -> None:
         """Take scales from the training rows."""
 
     def batch(self, part: Evidence, rows: Sequence[int], kept: Kept | None) -> Inputs:
@@ -92,7 +92,7 @@ class PooledToken(TokenSource):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
 
-    def settle(self, part: Evidence) -> None:
+    def fit_scale(self, part: Evidence) -> None:
         x: Tensor = getattr(part, self.what)[part.present]
         spread = x.std(dim=0, correction=0)
         self.mean.copy_(x.mean(dim=0))
