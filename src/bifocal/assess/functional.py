@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 256
 LAYOUTS: tuple[tuple[str, LabelMap], ...] = (
-    ("text", LabelMap(column="label")),
+    (TEXT, LabelMap(column="label")),
     ("test_case", LabelMap(column="label_gold", map={"hateful": 1, "non-hateful": 0})),
 )
 """Column of the text, and how the label stands in its own: the plain layout, and HateCheck's (arXiv:2012.15606)."""
@@ -58,7 +58,7 @@ def functional_suite(system: System, path: Path) -> dict[str, Any]:
     labels: dict[str, Counter[Any]] = {}
     rows = iter(_rows(system, path))
     while batch := list(islice(rows, AT_ONCE)):
-        answers = system.predict_batch([{"text": text} for _, text, _ in batch])
+        answers = system.predict_batch([{TEXT: text} for _, text, _ in batch])
         for (functionality, _, label), answer in zip(batch, answers, strict=True):
             labels.setdefault(functionality, Counter())
             if isinstance(answer, BifocalError):

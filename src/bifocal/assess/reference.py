@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import ValidationError, model_validator
 
 from ..config import Strict, explain
+from ..data.compose import TEXT
 from ..decide.policy import Policy
 from ..diagnose.drift import Property
 from ..errors import RunError
@@ -67,7 +68,7 @@ class Decided:
             found["predicted class"] = Property(np.array(list(map(str, classes)))[self.predicted], self.copies)
         if len(modalities) > 1:
             found["presence pattern"] = Property(self.patterns, self.copies)
-        if "text" in modalities:
+        if TEXT in modalities:
             read = self.lengths >= 0
             found["language"] = Property(self.languages[read], self.copies[read])
             found["text length"] = Property(self.lengths[read], self.copies[read])

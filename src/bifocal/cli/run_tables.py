@@ -11,6 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..modalities import inputs
+from ..plugins import outside
 from ..report import words
 from ..report.tables import Table
 from ..workspace import Workspace, read_json
@@ -71,13 +73,15 @@ def print_results(folder: Path, as_json: bool) -> None:
     console.print(f"report: {space.report / 'index.html'}")
     example = read_json(space.record).get("example", {})
     command = [program(), "predict", str(folder)]
-    if example.get("image"):
-        command += ["--image", str(folder / example["image"])]
-    if example.get("text"):
-        command += ["--text", example["text"]]
-    if example.get("tabular"):
-        command += ["--tabular", json.dumps(example["tabular"], ensure_ascii=False)]
+    known = inputs()
+    for name in sorted(example.keys() - {"id"}, key=lambda name: (name not in known or not known[name].is_file, name)):
+        if part := example[name]:
+            told = part if isinstance(part, str) else json.dumps(part, ensure_ascii=False)
+            told = str(folder / told) if name in known and known[name].is_file else told
+            command += [f"--{name}", told] if name in known else ["--part", f"{name}={told}"]
     if len(command) > 3:
+        for plugin in sorted(outside(read_json(space.record)["config"]["modalities"])):
+            command += ["--allow-plugin", plugin.partition(":")[0]]
         console.print("try it:", soft_wrap=True)
         console.print("  " + shlex.join(command), soft_wrap=True)
 

@@ -24,16 +24,16 @@ TRANSCRIPT, CAPTION = "OCR", "CAP"
 _FEWEST_LETTERS = 3
 
 
-def detect_language(text: str) -> str:
+def detect_language(words: str) -> str:
     """ISO 639 code of a text's language by py3langid, of all it knows; "und" where there are under three letters.
 
     The model (0.5 s to load) is loaded at the first call. On a few words the answer is a guess, and no more than that.
     """
     import py3langid
 
-    if sum(map(str.isalpha, text)) < _FEWEST_LETTERS:
+    if sum(map(str.isalpha, words)) < _FEWEST_LETTERS:
         return NO_LANGUAGE
-    return str(py3langid.classify(text)[0])
+    return str(py3langid.classify(words)[0])
 
 
 def composed(
@@ -84,16 +84,16 @@ def composed(
     return replace(example, parts=parts, meta=meta)
 
 
-def recomposed(text: str, *, normalise: Callable[[str], str] = clean) -> str | None:
+def recomposed(whole: str, *, normalise: Callable[[str], str] = clean) -> str | None:
     """A composed text whose words were altered, made anew as those of a post are; None where no word is left."""
-    blocks = blocks_of(text)
+    blocks = blocks_of(whole)
     caption = blocks.pop(CAPTION)
     return composed(Example("", {TEXT: caption}, {}), "caption", blocks, normalise=normalise).parts.get(TEXT)
 
 
-def _letters(text: str) -> str:
+def _letters(words: str) -> str:
     """A text without what a transcriber often misses: case, spaces and punctuation."""
-    return "".join(filter(str.isalnum, text.casefold())) or text
+    return "".join(filter(str.isalnum, words.casefold())) or words
 
 
 def compose_manifest(

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from ..contracts import Modality, NotingSource, Source
 from ..errors import DataError, RunError
 from ..example import SPLITS, Example, Rejected, Taxonomy, is_nothing
+from ..modalities import inputs
 from ..modalities.text import legible
 from ..workspace import atomic
 from .stamps import Entry, entry, is_spelled_otherwise, stamp_of
@@ -283,10 +284,11 @@ class _Tally:
         self.ids.add(row.id)
         self.animated += any(facts.get("frames", 1) > 1 for facts in row.meta["facts"].values())
         self.by_split[row.split or "unassigned"] += 1
-        if isinstance(text := row.parts.get("text"), str):
-            self.texts += 1
-            if is_nothing(text):
-                self.words[text.strip()] += 1
+        for part in (row.parts.get(name) for name, one in inputs().items() if one.form == "words"):
+            if isinstance(part, str):
+                self.texts += 1
+                if is_nothing(part):
+                    self.words[part.strip()] += 1
         if (value := row.labels.get(self.label)) is not None:
             self.labelled += 1
             if self.has_classes:  # and is not a number that will be one

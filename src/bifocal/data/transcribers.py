@@ -18,12 +18,12 @@ from .compose import CAPTION, TEXT, TRANSCRIPT
 When = Literal["auto", "always", "never"]
 
 
-def wanted(when: When, text: str | None, role: TextRole) -> bool:
+def wanted(when: When, transcript: str | None, role: TextRole) -> bool:
     """Whether a picture is to be read, given the text that came with it.
 
     ``auto`` reads where there is no transcript of the picture: no text at all, or the post's own words.
     """
-    return when == "always" or (when == "auto" and (role == "caption" or not clean(text or "")))
+    return when == "always" or (when == "auto" and (role == "caption" or not clean(transcript or "")))
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,7 +241,7 @@ def _moves(said: Predictions, one: Policy, two: Policy, model: str, split: Split
                 "label": names[truth[i]],
                 "a": {"probability": float(p[i, _shown(p, i)]), "action": str(done[i])},
                 "b": {"probability": float(q[i, _shown(q, i)]), "action": str(new_done[i])},
-                "text": "" if texts is None else without_tags(texts[rows[i]])[:SHOWN],
+                TEXT: "" if texts is None else without_tags(texts[rows[i]])[:SHOWN],
             }
             for i in order
         ],

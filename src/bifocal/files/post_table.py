@@ -10,12 +10,17 @@ from typing import Any
 from ..config import at_home
 from ..errors import ConfigError, DataError, listed
 from ..example import Rejected, is_nothing
-from ..modalities import PARTS, inputs
+from ..modalities import PARTS, argument_of, inputs
 from .columns import Columns, plain, word
 from .decoding import decoded, known_encoding
 from .delimited import other_delimiter
 from .folders import Files, Picture
 from .tables import DELIMITERS, is_table, read_rows
+
+MAIN = WORDS, FILE, RECORD = tuple(
+    next(name for name, one in inputs().items() if one.form == form) for form in ("words", "file", "record")
+)
+"""The parts that a source with named columns has options of their own for; any other is among its ``parts``."""
 
 NAMES = ("subject", "external_id")
 """Columns that hold the author of a post and the post, as the platform calls them; a service reads them."""
@@ -60,14 +65,13 @@ class Posts:
         forms: Mapping[str, str] | None = None,
     ):
         self.parts = parts
-        self.others = {name: form for name, form in (forms or {}).items() if name in parts and name not in inputs()}
+        self.others = {name: form for name, form in (forms or {}).items() if name in parts and name not in MAIN}
         self.record = record
         self.images = images
         members = options["sources"] if isinstance(options.get("sources"), list) else [options]
         self._members: list[Mapping[str, Any]] = members
         self._own = {
-            role: [names for member in members if (names := _names(member.get(role)))]
-            for role in ("id", "text", "image")
+            role: [names for member in members if (names := _names(member.get(role)))] for role in ("id", WORDS, FILE)
         }
         named = [member["parts"] for member in members if isinstance(member.get("parts"), Mapping)]
         self._own |= {part: [own for one in named if (own := _names(one.get(part)))] for part in self.others}
@@ -88,9 +92,7 @@ class Posts:
 
     def names(self, part: str) -> list[str]:
         """The columns in which a part is looked for."""
-        if part == "tabular":
-            return sorted(self.record)
-        return list(dict.fromkeys([*self._named(part), "image_path" if part == "image" else part]))
+        return sorted(self.record) if part == RECORD else list(dict.fromkeys([*self._named(part), argument_of(part)]))
 
     def read(self, path: Path) -> Iterator[tuple[str, Post | DataError]]:
         """``(id, post)`` of every row; a row that cannot be read comes with its error, and its number as its id.
@@ -120,26 +122,24 @@ class Posts:
     def _post(
         self, row: Mapping[str, Any], number: str, source: Mapping[str, Any], places: tuple[Files, ...]
     ) -> tuple[str, Post | DataError]:
-        texts = self._texts(row) if "text" in self.parts else []
-        pictures = (
-            self._usable([*self._named("image"), *inputs()["image"].columns], row) if "image" in self.parts else []
-        )
+        texts = self._texts(row) if WORDS in self.parts else []
+        pictures = self._usable([*self._named(FILE), *inputs()[FILE].columns], row) if FILE in self.parts else []
         named = self._usable([name for name in NAMES if name in self.parts], row)
         cells = [column for column in row if column in self.record]
-        nested = row.get("tabular") if "tabular" in self.parts and "tabular" not in self.record else None
+        nested = row.get(RECORD) if RECORD in self.parts and RECORD not in self.record else None
         record = plain(nested) if isinstance(nested, Mapping) else {}
         names = self._usable([*self._named("id"), "id"], row)[:1]
         filled = [name for name in names if str("" if (value := plain(row[name])) is None else value).strip()]
         words = {name: source[name] for name in ("missing", "missing_text") if _words(source.get(name))}
-        columns = Columns(id=filled[0] if filled else None, text=texts, tabular=cells, **words)
+        columns = Columns.model_validate({"id": filled[0] if filled else None, WORDS: texts, RECORD: cells, **words})
         read = columns.example({c: row[c] for c in {*names, *texts, *cells}}, "", number, None, {})
 
         others = {part: self._usable([*self._named(part), part], row)[:1] for part in self.others}
         self._read.update(
-            names, named, texts, pictures, cells, record, ["tabular"] if isinstance(nested, Mapping) else [],
+            names, named, texts, pictures, cells, record, [RECORD] if isinstance(nested, Mapping) else [],
             *others.values(),
         )  # fmt: skip
-        found = {"text": texts, "image": pictures, "tabular": cells or isinstance(nested, Mapping), **others}
+        found = {WORDS: texts, FILE: pictures, RECORD: cells or isinstance(nested, Mapping), **others}
         self.brought.update(part for part, there in found.items() if there)
         if isinstance(read, Rejected):
             return read.id or number, DataError(read.reason)
@@ -155,9 +155,9 @@ class Posts:
         image = shown[0] if shown else None
         return read.id, {
             "id": read.id if filled else None,
-            "text": read.parts.get("text"),
-            "image_path": Picture(places, image.strip()) if isinstance(image, str) else image,
-            "tabular": {**record, **read.parts.get("tabular", {})} or None,
+            argument_of(WORDS): read.parts.get(WORDS),
+            argument_of(FILE): Picture(places, image.strip()) if isinstance(image, str) else image,
+            argument_of(RECORD): {**record, **read.parts.get(RECORD, {})} or None,
             **({PARTS: more} if more else {}),
             **called,
         }
@@ -173,11 +173,11 @@ class Posts:
         return Picture(places, words.strip()) if self.others[part] == "file" else words
 
     def _texts(self, row: Mapping[str, Any]) -> list[str]:
-        """The columns that the source joins, where all are there; else ``text``; else what there is of the former."""
-        for own in self._own["text"]:
+        """The columns that the source joins, where all are there; else the usual one; else those there are."""
+        for own in self._own[WORDS]:
             if all(column in row for column in own):
                 return own
-        return self._usable(["text"], row) or [column for column in self._named("text") if column in row]
+        return self._usable([WORDS], row) or [column for column in self._named(WORDS) if column in row]
 
     def _usable(self, names: Collection[str], row: Mapping[str, Any]) -> list[str]:
         return [name for name in dict.fromkeys(names) if name in row and name not in self.record]

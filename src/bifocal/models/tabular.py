@@ -75,7 +75,7 @@ _NOT_READ = (
 )
 
 
-def refuse_transformer_settings(expert: ExpertConfig, known: Iterable[str], modality: str = "tabular") -> None:
+def refuse_transformer_settings(expert: ExpertConfig, known: Iterable[str], modality: str) -> None:
     """A setting that would be ignored in silence is refused: the defaults of `ExpertConfig` are for transformers.
 
     Raises `ConfigError` on one that is not at its default, and on a ``model``: these encoders start from scratch.

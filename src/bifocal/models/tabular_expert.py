@@ -31,7 +31,7 @@ class TabularExpert(SavedEncoder):
     @classmethod
     def reach(cls, expert: ExpertConfig) -> None:
         """It starts from nothing. Raises `ConfigError` on a setting that is for pretrained encoders."""
-        refuse_transformer_settings(expert, cls.settings.model_fields)
+        refuse_transformer_settings(expert, cls.settings.model_fields, cls.modality)
 
     @classmethod
     def create(cls, expert: ExpertConfig, classes: Sequence[Any], seed: int, values: Sequence[Record]) -> Self:

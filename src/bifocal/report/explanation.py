@@ -120,17 +120,17 @@ def scale_of(pieces: Sequence[Weighed]) -> float:
     return max(FAINTEST, *(abs(w.effect) for w in pieces)) if pieces else FAINTEST
 
 
-def marked(text: str, pieces: Sequence[Weighed]) -> Iterator[tuple[str, Weighed | None, int]]:
+def marked(words: str, pieces: Sequence[Weighed]) -> Iterator[tuple[str, Weighed | None, int]]:
     """The text in runs: each with its piece, or None between pieces, and the percentage of its colour."""
     scale, end = scale_of(pieces), 0
     for w in sorted(pieces, key=lambda w: w.piece.place):
         start, stop = w.piece.place
         if start > end:
-            yield text[end:start], None, 0
-        yield text[start:stop], w, round(100 * STRONGEST * abs(w.effect) / scale)
+            yield words[end:start], None, 0
+        yield words[start:stop], w, round(100 * STRONGEST * abs(w.effect) / scale)
         end = stop
-    if end < len(text):
-        yield text[end:], None, 0
+    if end < len(words):
+        yield words[end:], None, 0
 
 
 def heat_map(picture: Image.Image, pieces: Sequence[Weighed]) -> Image.Image:

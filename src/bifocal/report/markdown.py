@@ -9,9 +9,9 @@ from .facts import RunFacts
 from .tables import Table
 
 
-def plain(text: object) -> str:
+def plain(words: object) -> str:
     """Text that Markdown shows as it is, on one line: nothing in it becomes markup or a table cell."""
-    line = " ".join(str(text).split())
+    line = " ".join(str(words).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # An underscore inside a word (text_expert) is no markup, and reads better bare.
     return re.sub(r"([\\`*{}\[\]|~#!]|(?<![^\W_])_|_(?![^\W_])|:(?=//))", r"\\\1", line)

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.compose import PICTURE, TEXT
 from ..errors import DataError, listed
 from ..example import Label, Taxonomy
+from ..modalities import PARTS, inputs
 from ..modalities.text import words_of
 from ..sources.feedback import ROWS, TAXONOMY
 from ..system.bundle import CARD, check_manifest, is_bundle, run_or_bundle
@@ -77,8 +79,8 @@ def export(rows: Iterable[Mapping[str, Any]], name: str, label: Label, folder: P
                     counts["without_class" if value is None else "without_original"] += 1
                     continue
                 if picture is not None:
-                    parts["image"] = f"{PICTURES}/{row['id']}.png"
-                    with atomic(part / parts["image"], "wb") as image:
+                    parts[PICTURE] = f"{PICTURES}/{row['id']}.png"
+                    with atomic(part / parts[PICTURE], "wb") as image:
                         image.write(picture)
                 known = {k: row[k] for k in ("weight", "sample", "by", "from", "said", "judged", "queued", "decided")}
                 line = {"id": row["id"], **parts, "labels": {name: value}, **known}
@@ -113,8 +115,8 @@ def _exported(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _kept(row: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], bytes | None]:
     """Parts and picture of a post in an earlier export; none where its picture was taken away."""
-    parts = {part: row[part] for part in ("tabular", "image", "text", "text_role", "parts") if part in row}
-    if "image" not in parts:
+    parts = {part: row[part] for part in (*inputs(), "text_role", PARTS) if part in row}
+    if PICTURE not in parts:
         return parts, None
     path = folder / PICTURES / f"{row['id']}.png"
     return (parts, path.read_bytes()) if path.is_file() else ({}, None)
@@ -133,14 +135,15 @@ def _parts(row: Mapping[str, Any]) -> dict[str, Any]:
     Its own words and those read off its picture were composed into one text, of which a source gives one half: the
     post's own words, as the picture's are read again where there is one; without a picture, both.
     """
-    parts: dict[str, Any] = {} if row["tabular"] is None else {"tabular": row["tabular"]}
-    if row.get("parts"):
-        parts["parts"] = row["parts"]
-    if row["picture"] is not None:
-        parts["image"] = ""
-    if row["text"] is not None:
-        transcript, caption = words_of(row["text"])
-        if caption and transcript and row["picture"] is None:
+    kept = {name: row.get(one.kept_as) for name, one in inputs().items()}
+    parts: dict[str, Any] = {name: part for name, part in kept.items() if part is not None}
+    if row.get(PARTS):
+        parts[PARTS] = row[PARTS]
+    if PICTURE in parts:
+        parts[PICTURE] = ""
+    if TEXT in parts:
+        transcript, caption = words_of(parts[TEXT])
+        if caption and transcript and PICTURE not in parts:
             caption = f"{transcript} {caption}"
-        parts |= {"text": caption or transcript, "text_role": "caption" if caption else "transcript"}
+        parts |= {TEXT: caption or transcript, "text_role": "caption" if caption else "transcript"}
     return parts

@@ -30,9 +30,9 @@ def render(template: str, /, **facts: Any) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def prose(text: object) -> str:
+def prose(content: object) -> str:
     """A name or sentence from a result as Markdown that shows as it is; intervals keep their bare brackets."""
-    line = re.sub(r"\\\[([-+−\d.,; ]*)\\\]", r"[\1]", plain(text))
+    line = re.sub(r"\\\[([-+−\d.,; ]*)\\\]", r"[\1]", plain(content))
     return re.sub(r"(?<![\w.])-(?=\d)", "−", line)
 
 

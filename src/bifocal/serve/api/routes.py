@@ -21,6 +21,7 @@ from ...contracts import Input
 from ...errors import BifocalError, DataError
 from ...files.post_table import MAX_NAME, NAMES
 from ...modalities import PARTS, inputs
+from ...modalities.text import Text
 from ..errors import KINDS, WITHIN, Refused
 from ..log.records import Conflict, NotStorable, StoreFull, StoreGone, UnknownDecision, WrongClient
 from ..posts import Answer, Incoming
@@ -306,8 +307,8 @@ _EXAMPLE = {
     "label": 1,
     "threshold": 0.35,
     "why": "mm_fusion gives 0.410 >= threshold 0.35 from image+text, inside the review band",
-    "models": {"text_expert": {"prob_hate": 0.3, "label": 0}, "mm_fusion": {"prob_hate": 0.41, "label": 1}},
-    "present": {"text": True, "image": True},
+    "models": {Text.expert_name: {"prob_hate": 0.3, "label": 0}, "mm_fusion": {"prob_hate": 0.41, "label": 1}},
+    "present": {name: True for name, one in inputs().items() if one.form != "record"},
     "text_used": "[OCR] [/OCR] [CAP] a quiet morning [/CAP] <lang=en>",
     "language": "en",
     "match": None,

@@ -409,4 +409,4 @@ def _key(sort: Sort) -> ColumnElement[Any]:
 def _whole(row: Row[Any]) -> Item:
     mapped = row._mapping
     of_item = {f.name: mapped[items.c[f.name]] for f in fields(Item) if f.name in items.c}
-    return Item(id=mapped[decisions.c.id], decision=kept(row), text=row.text, has_picture=row.has_picture, **of_item)
+    return Item(id=mapped[decisions.c.id], decision=kept(row), words=row.text, has_picture=row.has_picture, **of_item)

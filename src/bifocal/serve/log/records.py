@@ -165,7 +165,7 @@ class Item:
     verdict: str | None
     judged_by: str | None
     decision: LoggedDecision
-    text: str | None
+    words: str | None
     has_picture: bool
 
 

@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
+from ...modalities import PARTS, inputs
 from .records import NotStorable, storable, storable_json
 
 
@@ -121,15 +122,15 @@ items = Table(
 ``lease`` is when a claim ends, in seconds of the clock ``lease_clock``; ``claimed_until`` tells it to people.
 """
 
+_KEPT: dict[str, Any] = {"words": Text(), "file": LargeBinary(), "record": JSON(none_as_null=True)}
+
 originals = Table(
     "originals",
     metadata,
     Column("decision_id", String(64), ForeignKey("decisions.id", ondelete="CASCADE"), primary_key=True),
     Column("at", Utc, nullable=False),
-    Column("text", Text),
-    Column("picture", LargeBinary),
-    Column("tabular", JSON(none_as_null=True)),
-    Column("parts", JSON(none_as_null=True)),
+    *(Column(one.kept_as, _KEPT[one.form]) for one in inputs().values() if one.kept_as != PARTS),
+    Column(PARTS, JSON(none_as_null=True)),
     Index("ix_originals_at", "at"),
 )
 
