@@ -25,7 +25,7 @@ from bifocal.assess.predictions import Predictions
 from bifocal.assess.run_data import RunData
 from bifocal.config import load_config, parse_config
 from bifocal.decide.calibration import fit_temperature, softmax
-from bifocal.decide.calibrators import METHODS, fit_calibration
+from bifocal.decide.calibration_methods import METHODS, fit_calibration
 from bifocal.evaluate.compare import paired_gain
 from bifocal.evaluate.metrics import ece
 from bifocal.example import UNLABELLED

@@ -40,9 +40,9 @@ CHANNELS = ("app", "web", "mail", "forum", "partner")
 TARGETS = ("none", "none", "none", "none", "neighbours", "drivers", "visitors", "gardeners")
 HEAD = ("id", "words", "reports", "age", "hour", "thread", "part", "label", "region", "channel", "weekday", "speaks_of")
 PARTS = {
-    "1 calibration": [("decide.fitting", "fit_calibration")],
-    "2 thresholds": [("decide.fitting", "choose_threshold"), ("decide.fitting", "expected_figures")],
-    "3 review band": [("decide.fitting", "_band"), ("pipeline.steps.evaluate", "measure_actions")],
+    "1 calibration": [("decide.policy_fit", "fit_calibration")],
+    "2 thresholds": [("decide.policy_fit", "choose_threshold"), ("decide.fitting", "expected_figures")],
+    "3 review band": [("decide.policy_fit", "_band"), ("pipeline.steps.evaluate", "measure_actions")],
     "  figures and intervals": [
         ("pipeline.steps.evaluate", "measure_models"),
         ("pipeline.steps.evaluate", "gain_over_best"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bifocal.serve.lists import KnownPictures
+from bifocal.serve.known_pictures import KnownPictures
 from bifocal.serve.settings import ListSettings
 
 

@@ -31,9 +31,9 @@ from transformers import (
 from bifocal import plugins
 from bifocal.config import ExpertConfig, FusionConfig, parse_config
 from bifocal.decide.calibration import softmax
-from bifocal.decide.fitting import fit_policy
 from bifocal.decide.policy import POOLED
-from bifocal.decide.tuning import PolicySettings, TuningRows
+from bifocal.decide.policy_fit import fit_policy
+from bifocal.decide.tuning_rows import PolicySettings, TuningRows
 from bifocal.evaluate.metrics import accuracy
 from bifocal.example import BINARY, LABELS, Evidence, Taxonomy
 from bifocal.fit.fusion import MODEL, fit_fusion

@@ -13,14 +13,14 @@ import bifocal
 from bifocal.assess.run_data import RunData
 from bifocal.config import ReviewConfig, parse_config
 from bifocal.contracts import Reporter
-from bifocal.decide.fitting import fit_policy
 from bifocal.decide.policy import POOLED, Policy
-from bifocal.decide.tuning import PolicySettings, TuningRows
+from bifocal.decide.policy_fit import fit_policy
+from bifocal.decide.tuning_rows import PolicySettings, TuningRows
 from bifocal.deploy.policies import compare, set_threshold
 from bifocal.errors import DataError, RunError
 from bifocal.evaluate.intervals import measure
-from bifocal.evaluate.judged import Judged
 from bifocal.evaluate.metrics import METRICS
+from bifocal.evaluate.row_metrics import RowMetrics
 from bifocal.evaluate.slices import SliceSettings, measure_gaps, measure_slices
 from bifocal.monitor.drift import watch
 from bifocal.pipeline.context import Context
@@ -316,9 +316,9 @@ def test_measures_of_such_rows_are_written_as_numbers_or_null(name, tmp_path):
     groups = list(range(len(y)))
     found = measure(y, p, groups, resamples=50)
     slices = {("row", "the first"): np.arange(len(y)) == 0, ("row", "none"): np.zeros(len(y), dtype=bool)}
-    found["slices"] = measure_slices(Judged(y, p, None, groups), slices, SliceSettings(resamples=50)).to_dict()
+    found["slices"] = measure_slices(RowMetrics(y, p, None, groups), slices, SliceSettings(resamples=50)).to_dict()
     found["gaps"] = measure_gaps(
-        Judged(y, p, None, groups), {"first": slices["row", "the first"]}, SliceSettings(resamples=50)
+        RowMetrics(y, p, None, groups), {"first": slices["row", "the first"]}, SliceSettings(resamples=50)
     ).to_dict()
     write_json(tmp_path / "found.json", found)
     written = read_json(tmp_path / "found.json")

@@ -12,12 +12,13 @@ from safetensors.numpy import load_file
 
 import bifocal
 from bifocal.config import parse_config
-from bifocal.decide import calibrators, fitting
+from bifocal.decide import calibration_methods as calibrators
+from bifocal.decide import policy_fit as fitting
 from bifocal.decide.calibration import fit_temperature, softmax
-from bifocal.decide.calibrators import Temperature
+from bifocal.decide.calibration_methods import Temperature
 from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
 from bifocal.decide.thresholds import best_f1_threshold
-from bifocal.decide.tuning import PolicySettings, TuningRows
+from bifocal.decide.tuning_rows import PolicySettings, TuningRows
 from bifocal.example import Evidence
 from bifocal.pipeline.train import run
 from bifocal.sources.synthetic import Synthetic

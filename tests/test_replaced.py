@@ -12,7 +12,7 @@ from bifocal.errors import RunError
 from bifocal.lab.documents.documents import check_documents, write_documents
 from bifocal.lab.study import keep
 from bifocal.report.explanation import write_explanation
-from bifocal.serve.lists import write_list
+from bifocal.serve.known_pictures import write_list
 from bifocal.system.score import score_file
 
 REFUSED = "nothing in it says that this command wrote it: .* --force"

@@ -20,7 +20,7 @@ from bifocal.assess.predictions import (
     seed_spread,
     write_error_table,
 )
-from bifocal.decide.calibrators import Temperature
+from bifocal.decide.calibration_methods import Temperature
 from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
 from bifocal.example import LABELS, Evidence
 

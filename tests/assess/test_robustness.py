@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import bifocal
 from bifocal.assess import robustness as suite
-from bifocal.assess.functional import functional_suite
+from bifocal.assess.functional_suites import functional_suite
 from bifocal.assess.predictions import calibrated
 from bifocal.assess.robustness import attack_run, known_attacks, robustness
 from bifocal.cli.app import app

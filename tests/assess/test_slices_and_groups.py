@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bifocal.assess.group_terms import mentions, read_terms
 from bifocal.assess.predictions import Predictions
 from bifocal.assess.slices import EvaluatedRows, check_slices, cut, measure_parts
-from bifocal.assess.terms import mentions, read_terms
 from bifocal.config import SlicesConfig, parse_config
 from bifocal.contracts import Reporter
-from bifocal.decide.calibrators import Temperature
+from bifocal.decide.calibration_methods import Temperature
 from bifocal.decide.policy import ModelPolicy, Policy
 from bifocal.errors import ConfigError
 from bifocal.example import LABELS, UNLABELLED, Label, Taxonomy

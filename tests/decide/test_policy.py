@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bifocal.decide.calibrators import Temperature
+from bifocal.decide.calibration_methods import Temperature
 from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
 from bifocal.errors import RunError
 

@@ -76,7 +76,7 @@ def test_the_report_is_of_the_test_posts_and_lies_in_the_bundle(bundles):
 
 
 def test_calibration_is_fitted_to_the_engine_and_the_rest_is_carried(small_run, small_config, tmp_path, monkeypatch):
-    monkeypatch.setattr("bifocal.decide.calibrators.LEAST_ROWS", 5)  # val has 19 rows of a class
+    monkeypatch.setattr("bifocal.decide.calibration_methods.LEAST_ROWS", 5)  # val has 19 rows of a class
     shutil.copytree(small_run, tmp_path / "small")
     folder = run(parse_config(small_config), root=tmp_path, start="calibrate")
     ours = bifocal.load(folder).policy

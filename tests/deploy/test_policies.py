@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import bifocal
-from bifocal.assess.reference import Reference
+from bifocal.assess.drift_reference import Reference
 from bifocal.cli.app import app
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter

@@ -17,7 +17,7 @@ from bifocal.diagnose.ablation import (
     permuted,
     zeroed,
 )
-from bifocal.diagnose.bench import Bench
+from bifocal.diagnose.scored_rows import ScoredRows
 from bifocal.errors import ConfigError, DataError
 from bifocal.evaluate.compare import paired_gain
 from bifocal.example import Evidence
@@ -336,7 +336,7 @@ def test_wrong_values_or_a_wrong_encoder_are_found_before_anything_is_measured()
 
 
 def test_means_over_some_rows_are_those_of_the_rows():
-    bench = Bench.of(generated("and", 40), metric=None, resamples=20, seed=0)
+    bench = ScoredRows.of(generated("and", 40), metric=None, resamples=20, seed=0)
     values, rows = np.arange(40.0), np.arange(40) < 10
     drawn = bench.means({"x": values}, rows)["x"]
     assert drawn.shape == (21,) and drawn[0] == 4.5 and 2 < np.nanmean(drawn[1:]) < 7

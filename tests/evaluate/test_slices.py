@@ -8,8 +8,8 @@ import pytest
 
 from bifocal.errors import DataError
 from bifocal.evaluate.intervals import measure
-from bifocal.evaluate.judged import Judged
 from bifocal.evaluate.metrics import accuracy, auroc, macro_f1
+from bifocal.evaluate.row_metrics import RowMetrics
 from bifocal.evaluate.slices import SliceSettings, measure_gaps, measure_slices, write_slices
 
 
@@ -49,7 +49,9 @@ def test_the_figures_are_those_of_the_rows():
     y, p = judged(600)
     rows = np.arange(600) % 3 == 0
     found = rows_of(
-        measure_slices(Judged(y, p, None, range(600)), {("third", "yes"): rows}, SliceSettings(resamples=200)).to_dict()
+        measure_slices(
+            RowMetrics(y, p, None, range(600)), {("third", "yes"): rows}, SliceSettings(resamples=200)
+        ).to_dict()
     )["third", "yes"]
     assert (found["n"], found["groups"], found["positives"], found["note"]) == (200, 200, int(y[rows].sum()), None)
     flagged = p[:, 1] >= 0.5
@@ -78,7 +80,7 @@ def test_intervals_are_at_least_those_of_the_bootstrap_over_groups():
     y, p = judged(300, seed=1)
     y, p, groups = y.repeat(2), p.repeat(2, axis=0), np.arange(300).repeat(2)
     everything = {("all", "of them"): np.ones(600, dtype=bool)}
-    found = measure_slices(Judged(y, p, None, groups), everything, SliceSettings(resamples=500, seed=3)).to_dict()[
+    found = measure_slices(RowMetrics(y, p, None, groups), everything, SliceSettings(resamples=500, seed=3)).to_dict()[
         "slices"
     ][0]["figures"]
     plain = measure(y, p, groups, resamples=500, seed=3)["metrics"]["accuracy"]
@@ -100,7 +102,7 @@ def test_a_planted_slice_is_found_among_forty(harm):
         wrong = bad & (y == (harm == "fnr")) & (np.random.default_rng(6).random(3000) < 0.35)
         predictions[wrong] = 1 - y[wrong]
     slices = {**columns(3000, 10), ("planted", "yes"): bad}
-    found = measure_slices(Judged(y, p, predictions, range(3000)), slices, SliceSettings(resamples=100)).to_dict()
+    found = measure_slices(RowMetrics(y, p, predictions, range(3000)), slices, SliceSettings(resamples=100)).to_dict()
     worst = found["worst"]
     assert (worst["column"], worst["figure"], worst["significant"]) == ("planted", harm, True)
     assert set(discoveries(found)) == {("planted", "yes", harm)}
@@ -121,7 +123,7 @@ def false_alarms(sets, *, n, copies=1, classes=2, **settings):
         slices |= {("of groups", k[1]): s[groups] for k, s in columns(n // copies, 1, seed=seed + 10_000).items()}
         found += bool(
             discoveries(
-                measure_slices(Judged(y, p, None, groups), slices, SliceSettings(resamples=2, seed=seed)).to_dict()
+                measure_slices(RowMetrics(y, p, None, groups), slices, SliceSettings(resamples=2, seed=seed)).to_dict()
             )
         )
     return found
@@ -151,9 +153,11 @@ def test_chance_is_called_a_difference_in_at_most_one_set_of_twenty(kind):
 def test_a_slice_and_its_complement_are_one_question():
     y, p = judged(400)
     half = np.arange(400) % 2 == 0
-    one = measure_slices(Judged(y, p, None, range(400)), {("half", "yes"): half}, SliceSettings(resamples=2)).to_dict()
+    one = measure_slices(
+        RowMetrics(y, p, None, range(400)), {("half", "yes"): half}, SliceSettings(resamples=2)
+    ).to_dict()
     slices = {("half", "yes"): half, ("half", "no"): ~half, ("same", "rows"): half}
-    found = measure_slices(Judged(y, p, None, range(400)), slices, SliceSettings(resamples=2)).to_dict()
+    found = measure_slices(RowMetrics(y, p, None, range(400)), slices, SliceSettings(resamples=2)).to_dict()
     assert one["comparisons"] == found["comparisons"] == 3
     yes, no, same = (row["differences"]["fpr"] for row in found["slices"])
     assert yes["p_adjusted"] == no["p_adjusted"] == same["p_adjusted"]
@@ -164,7 +168,7 @@ def test_several_classes_have_macro_f1_and_a_class_against_the_rest_where_asked(
     y, p = judged(900, classes=4)
     rows = np.arange(900) < 300
     found = measure_slices(
-        Judged(y, p, None, range(900)), {("first", "yes"): rows}, SliceSettings(resamples=100)
+        RowMetrics(y, p, None, range(900)), {("first", "yes"): rows}, SliceSettings(resamples=100)
     ).to_dict()
     row = found["slices"][0]
     assert found["headline"] == "macro_f1" and row["positives"] == np.bincount(y[rows]).tolist()
@@ -172,7 +176,7 @@ def test_several_classes_have_macro_f1_and_a_class_against_the_rest_where_asked(
     assert row["differences"]["macro_f1"]["rest"] == pytest.approx(macro_f1(y[~rows], p[~rows]))
     assert "p" in row["differences"]["accuracy"] and "p" not in row["differences"]["macro_f1"]
     asked = measure_slices(
-        Judged(y, p, None, range(900), rates_of=2), {("first", "yes"): rows}, SliceSettings(resamples=100)
+        RowMetrics(y, p, None, range(900), rates_of=2), {("first", "yes"): rows}, SliceSettings(resamples=100)
     ).to_dict()
     named = p.argmax(axis=1) == 2
     figures = asked["slices"][0]["figures"]
@@ -193,7 +197,7 @@ def test_too_few_rows_are_named_and_never_nan(tmp_path):
         ("few", "all"): inside >= 0,
         ("class", "positive"): y == 1,
     }
-    measured = measure_slices(Judged(y, p, None, range(400)), slices, SliceSettings(resamples=50))
+    measured = measure_slices(RowMetrics(y, p, None, range(400)), slices, SliceSettings(resamples=50))
     found = measured.to_dict()
     notes = {row["slice"]: (row["n"], row["note"]) for row in found["slices"]}
     assert notes == {
@@ -213,7 +217,7 @@ def test_rows_of_few_groups_are_few_rows():
     y, p = judged(40)
     y, p, groups = y.repeat(10), p.repeat(10, axis=0), np.arange(40).repeat(10)
     found = measure_slices(
-        Judged(y, p, None, groups), {("copies", "yes"): groups < 20}, SliceSettings(resamples=50)
+        RowMetrics(y, p, None, groups), {("copies", "yes"): groups < 20}, SliceSettings(resamples=50)
     ).to_dict()["slices"][0]
     assert (found["n"], found["groups"], found["note"]) == (200, 20, "too few rows")
 
@@ -224,7 +228,9 @@ def test_equal_scores_of_zero_or_one_are_no_finding(probability):
     y = np.arange(200) % 2
     rows = np.arange(200) < 90
     found = measure_slices(
-        Judged(y, np.full(200, probability), None, range(200)), {("some", "rows"): rows}, SliceSettings(resamples=50)
+        RowMetrics(y, np.full(200, probability), None, range(200)),
+        {("some", "rows"): rows},
+        SliceSettings(resamples=50),
     ).to_dict()
     json.dumps(found, allow_nan=False)
     assert found["slices"][0]["figures"]["auroc"]["value"] == 0.5 and not discoveries(found)
@@ -232,16 +238,16 @@ def test_equal_scores_of_zero_or_one_are_no_finding(probability):
 
 def test_no_slices_and_no_comparisons():
     y, p = judged(50)
-    found = measure_slices(Judged(y, p, None, range(50)), {}, SliceSettings(resamples=20)).to_dict()
+    found = measure_slices(RowMetrics(y, p, None, range(50)), {}, SliceSettings(resamples=20)).to_dict()
     assert (found["slices"], found["comparisons"], found["worst"]) == ([], 0, None)
 
 
 def test_slices_that_are_not_of_the_rows_are_refused():
     y, p = judged(50)
     with pytest.raises(DataError, match=r"slice 'b' of a is a bool per row, found int64 of shape \[50\]"):
-        measure_slices(Judged(y, p, None, range(50)), {("a", "b"): y}, SliceSettings(resamples=20))
+        measure_slices(RowMetrics(y, p, None, range(50)), {("a", "b"): y}, SliceSettings(resamples=20))
     with pytest.raises(DataError, match="groups are one per row, found 49 for 50 labels"):
-        measure_slices(Judged(y, p, None, range(49)), {}, SliceSettings(resamples=20))
+        measure_slices(RowMetrics(y, p, None, range(49)), {}, SliceSettings(resamples=20))
 
 
 def test_the_gap_of_a_group_is_found_and_of_others_not():
@@ -250,7 +256,7 @@ def test_the_gap_of_a_group_is_found_and_of_others_not():
     members = {name: rng.random(4000) < 0.06 for name in ("first", "second", "third")} | {"few": np.arange(4000) < 12}
     predictions = (p[:, 1] >= 0.5).astype(int)
     predictions[members["second"] & (y == 0) & (rng.random(4000) < 0.35)] = 1
-    found = measure_gaps(Judged(y, p, predictions, range(4000)), members, SliceSettings(resamples=100)).to_dict()
+    found = measure_gaps(RowMetrics(y, p, predictions, range(4000)), members, SliceSettings(resamples=100)).to_dict()
     none = ~np.any(list(members.values()), axis=0)
     reference = found["reference"]
     assert (reference["n"], reference["negatives"]) == (none.sum(), (y[none] == 0).sum())
@@ -271,7 +277,7 @@ def test_the_gap_of_a_group_is_found_and_of_others_not():
 def test_groups_that_cover_all_rows_leave_nothing_to_compare_with():
     y, p = judged(300)
     found = measure_gaps(
-        Judged(y, p, None, range(300)), {"everyone": np.ones(300, dtype=bool)}, SliceSettings(resamples=20)
+        RowMetrics(y, p, None, range(300)), {"everyone": np.ones(300, dtype=bool)}, SliceSettings(resamples=20)
     ).to_dict()
     assert found["reference"]["n"] == 0 and found["largest"] is None and found["comparisons"] == 0
     json.dumps(found, allow_nan=False)
@@ -281,15 +287,15 @@ def test_gaps_of_several_classes_need_one_to_hold_against_the_rest():
     y, p = judged(300, classes=3)
     members = {"some": np.arange(300) < 150}
     with pytest.raises(DataError, match=r"name one class in `slices.rates_of`"):
-        measure_gaps(Judged(y, p, None, range(300)), members, SliceSettings(resamples=20))
-    found = measure_gaps(Judged(y, p, None, range(300), rates_of=0), members, SliceSettings(resamples=20)).to_dict()
+        measure_gaps(RowMetrics(y, p, None, range(300)), members, SliceSettings(resamples=20))
+    found = measure_gaps(RowMetrics(y, p, None, range(300), rates_of=0), members, SliceSettings(resamples=20)).to_dict()
     assert found["groups"][0]["negatives"] == (y[:150] != 0).sum()
 
 
 def test_the_table_says_what_the_figures_say(tmp_path):
     for classes in (2, 3):
         y, p = judged(300, classes=classes)
-        measured = measure_slices(Judged(y, p, None, range(300)), columns(300, 2), SliceSettings(resamples=50))
+        measured = measure_slices(RowMetrics(y, p, None, range(300)), columns(300, 2), SliceSettings(resamples=50))
         found = measured.to_dict()
         write_slices(tmp_path / "slices.csv", measured)
         with open(tmp_path / "slices.csv", newline="") as f:
@@ -307,7 +313,7 @@ def test_the_table_says_what_the_figures_say(tmp_path):
     y, p = judged(300)
     write_slices(
         tmp_path / "slices.csv",
-        measure_slices(Judged(y, p, None, range(300)), {("=1+1", "@x"): y == 1}, SliceSettings(resamples=5)),
+        measure_slices(RowMetrics(y, p, None, range(300)), {("=1+1", "@x"): y == 1}, SliceSettings(resamples=5)),
     )
     assert "\n'=1+1,'@x," in (tmp_path / "slices.csv").read_text()
     write_slices(tmp_path / "slices.csv", None)

@@ -11,8 +11,8 @@ from bifocal.decide.calibration import softmax
 from bifocal.errors import DataError
 from bifocal.evaluate.compare import Resampling
 from bifocal.example import Evidence
-from bifocal.lab.rows import check_splits, log_prior, usable
 from bifocal.lab.trials import Trial, best, fit_head_trial, fit_trial, for_strategy, hear_expert, smallest_tie
+from bifocal.lab.usable_rows import check_splits, log_prior, usable
 
 QUICK = FusionConfig(seeds=2, options={"epochs": 2, "widths": [4], "learning_rates": [1e-2], "weight_decays": [0.01]})
 EXPERTS = {"a": {"total": 100, "trained": 10}, "b": {"total": 1000, "trained": 20}}

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import bifocal
+from bifocal.assess.drift_reference import Reference
 from bifocal.assess.predictions import Predictions
-from bifocal.assess.reference import Reference
 from bifocal.config import parse_config
-from bifocal.decide.fitting import fit_policy
 from bifocal.decide.policy import POOLED
-from bifocal.decide.tuning import PolicySettings, TuningRows
+from bifocal.decide.policy_fit import fit_policy
+from bifocal.decide.tuning_rows import PolicySettings, TuningRows
 from bifocal.errors import ConfigError, DataError, RunError
 from bifocal.modalities.text import compose
 from bifocal.monitor.drift import watch

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter
-from bifocal.data.stamps import SETTLED
+from bifocal.data.file_stamps import SETTLED
 from bifocal.decide.policy import Policy
 from bifocal.fit.expert import FINISHED
 from bifocal.pipeline.context import Context

@@ -383,7 +383,7 @@ def test_foreign_words_stay_in_their_line_and_what_hides_is_shown(enter, moderat
 
 
 def test_words_of_every_kind_are_shown_or_told():
-    from bifocal.serve.pages.words import line, plain, shown
+    from bifocal.serve.pages.untrusted_text import line, plain, shown
 
     for sign in (
         "\0",

@@ -17,8 +17,8 @@ from ..contracts import Attackable, Reporter
 from ..data.compose import PICTURE, TEXT, recomposed
 from ..data.shards import Split, open_split
 from ..diagnose.ablation import permuted
-from ..diagnose.bench import FEW
 from ..diagnose.robustness import Outcomes, compare_decisions
+from ..diagnose.scored_rows import FEW
 from ..errors import ConfigError, nearest
 from ..fit.evidence import Evidence, features_of
 from ..fit.tokens import spread
@@ -26,7 +26,7 @@ from ..modalities.image import worded
 from ..system.system import System
 from ..system.torch_engine import torch_engine
 from ..workspace import RunRecord, Workspace, fingerprint, read_json, read_jsonl, write_json
-from .functional import functional_suite
+from .functional_suites import functional_suite
 from .predictions import Predictions, actions, calibrated
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from ..modalities import build_modalities
 from ..sources import build_source, taxonomy_of
 from ..system.system import load_policy
 from ..workspace import Workspace, read_json
+from .drift_reference import text_facts
 from .predictions import Predictions
-from .reference import text_facts
 
 if TYPE_CHECKING:
     from torch import Tensor

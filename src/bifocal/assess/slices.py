@@ -14,13 +14,13 @@ from ..config import SlicesConfig
 from ..data.compose import TEXT
 from ..decide.policy import Policy
 from ..errors import ConfigError, listed, nearest
-from ..evaluate.judged import Judged
+from ..evaluate.row_metrics import RowMetrics
 from ..evaluate.slices import SliceSettings, measure_gaps, measure_slices
 from ..example import UNLABELLED, Label, Taxonomy
 from ..modalities.text import without_tags
 from ..workspace import read_jsonl
+from .group_terms import mentions, read_terms
 from .predictions import Predictions, calibrated
-from .terms import mentions, read_terms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,7 +116,7 @@ def measure_parts(
     probabilities, predictions = (a[known] for a in calibrated(said, policy, model))
     groups = [group for group, k in zip(said.groups, known, strict=True) if k]
     rates_of = None if config.rates_of is None else label.index(config.rates_of)
-    judged = Judged(said.labels[known], probabilities, predictions, groups, rates_of)
+    judged = RowMetrics(said.labels[known], probabilities, predictions, groups, rates_of)
     settings = SliceSettings(config.min_rows, resamples, seed)
     measured = measure_slices(judged, {key: inside[known] for key, inside in slices.items()}, settings)
     if not speaks:

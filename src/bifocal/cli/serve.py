@@ -204,7 +204,7 @@ def lists_hash(
 ) -> None:
     """Make a list of pictures, for `lists` in the settings of a service."""
     from ..errors import listed
-    from ..serve.lists import write_list
+    from ..serve.known_pictures import write_list
 
     counts = write_list(pictures, output, as_they_are=raw, force=force)
     typer.echo(

@@ -22,8 +22,8 @@ from ..example import SPLITS, Example, Rejected, Taxonomy, is_nothing
 from ..modalities import inputs
 from ..modalities.text import legible
 from ..workspace import atomic
-from .stamps import Entry, entry, is_spelled_otherwise, stamp_of
-from .stamps import line as stamp_line
+from .file_stamps import Entry, entry, is_spelled_otherwise, stamp_of
+from .file_stamps import line as stamp_line
 
 MAX_BAD = 0.05
 """A larger share of bad rows stops the run: by then it is the source that is wrong, not a row."""
@@ -68,7 +68,7 @@ def write_manifest(
     out, quarantine : Path
         ``data_manifest.jsonl`` (Examples, with ``meta["facts"][modality]``) and ``quarantine.jsonl`` (Rejected).
     stamps : Path, optional
-        Gets what the files that were read, or sought, were at that time (`data.stamps`).
+        Gets what the files that were read, or sought, were at that time (`data.file_stamps`).
     taxonomy : Taxonomy
     label : str
         The run's label. Rows where it is not annotated are kept, for scoring, and counted.

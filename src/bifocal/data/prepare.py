@@ -13,7 +13,7 @@ from ..contracts import Modality, Source
 from ..errors import DataError
 from ..example import SPLITS, Example, Label, LabelValue, Taxonomy
 from ..workspace import Workspace, read_json, write_json
-from .classes import check_splits
+from .class_checks import check_splits
 from .compose import TEXT, compose_manifest
 from .dedup import duplicate_groups, picture_hash, rows_in_company, rows_near_others
 from .manifest import read_manifest

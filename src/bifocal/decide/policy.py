@@ -15,8 +15,8 @@ from ..config import ReviewConfig, Strict, ThresholdConfig, explain
 from ..errors import RunError, nearest
 from ..evaluate.metrics import predicted_classes
 from ..workspace import fingerprint, read_json, write_json
-from .calibrators import Calibration
-from .prior import adjust_prior
+from .calibration_methods import Calibration
+from .class_prior import adjust_prior
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

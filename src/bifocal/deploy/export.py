@@ -17,7 +17,7 @@ from .. import __version__, plugins
 from ..assess.predictions import Predictions, actions, calibrated
 from ..assess.run_data import RunData
 from ..contracts import Reporter
-from ..decide.calibrators import fit_calibration
+from ..decide.calibration_methods import fit_calibration
 from ..decide.policy import Policy, now, pattern_of, patterns
 from ..errors import RunError, extras_named, nearest
 from ..evaluate.metrics import nll

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import DataError, nearest
 from ..evaluate.intervals import RESAMPLES
 from ..example import UNLABELLED, Evidence
-from .bench import Bench, Score, interval
+from .scored_rows import Score, ScoredRows, interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -136,14 +136,14 @@ def ablate(
     Raises
     ------
     DataError
-        As `Bench.of`; where train lacks a modality or any row with it, rates or deviations make no sense, or the
+        As `ScoredRows.of`; where train lacks a modality or any row with it, rates or deviations make no sense, or the
         score gives no logits.
     """
     if list(rates) != sorted({0.0, 1.0, *rates}) or rates[0] < 0 or rates[-1] > 1 or min(deviations, default=1) <= 0:
         raise DataError(
             f"rates ascend from 0 to 1 and deviations are above 0, found {list(rates)} and {list(deviations)}"
         )
-    bench = Bench.of(evidence, metric=metric, resamples=resamples, seed=seed)
+    bench = ScoredRows.of(evidence, metric=metric, resamples=resamples, seed=seed)
     said: dict[tuple[Any, ...], Floats] = {(): bench.probabilities(score, {})}
     for name, part in bench.evidence.items():
         known, head = checked_train(train, name), (heads or {}).get(name)
@@ -270,7 +270,9 @@ def corrupt_inputs(
     usable = (evidence[name].present & (evidence[name].labels != UNLABELLED)).nonzero().flatten().numpy()
     drawn = np.random.default_rng(seed).permutation(usable)[:rows]
     chosen = np.sort(drawn).tolist()
-    bench = Bench.of({m: e.take(chosen) for m, e in evidence.items()}, metric=metric, resamples=resamples, seed=seed)
+    bench = ScoredRows.of(
+        {m: e.take(chosen) for m, e in evidence.items()}, metric=metric, resamples=resamples, seed=seed
+    )
     part = bench.evidence[name]
     _check_encoding(encode([values[i] for i in chosen[:COMPARED]]), part, name)
     said: dict[tuple[Any, ...], Floats] = {(): bench.probabilities(score, {})}

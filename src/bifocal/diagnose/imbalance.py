@@ -14,7 +14,7 @@ from ..errors import DataError, nearest
 from ..evaluate.intervals import RESAMPLES, Interval, percentile_interval
 from ..example import UNLABELLED, Evidence
 from .ablation import Head, checked_train, constant, noisy
-from .bench import Bench, Score, interval
+from .scored_rows import Score, ScoredRows, interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -174,11 +174,11 @@ def measure_imbalance(
     Raises
     ------
     DataError
-        As `ablation.Bench.of`; where there are not two modalities, no levels, or train lacks one of the two.
+        As `ablation.ScoredRows.of`; where there are not two modalities, no levels, or train lacks one of the two.
     """
     _check_names(levels, test, weakened, stronger)
     rule = rule or Rule()
-    bench = Bench.of(test, metric=metric, resamples=resamples, seed=seed)
+    bench = ScoredRows.of(test, metric=metric, resamples=resamples, seed=seed)
     reference = next(iter(levels.values()))
     known = checked_train(reference, stronger)
     expert = expert or _expert(known, stronger)
@@ -241,7 +241,7 @@ def _level(
     }
 
 
-def _weight(score: Score, bench: Bench, name: str) -> Floats | None:
+def _weight(score: Score, bench: ScoredRows, name: str) -> Floats | None:
     """What the score gives to a modality, ``[n]``; None where it does not say, or no row has a choice."""
     explain = getattr(score, "explain", None)
     weights = explain(bench.evidence) if explain else {}
@@ -250,7 +250,7 @@ def _weight(score: Score, bench: Bench, name: str) -> Floats | None:
     return np.asarray(weights[name].detach(), dtype=np.float64)
 
 
-def _choosing(bench: Bench, name: str) -> NDArray[np.bool_]:
+def _choosing(bench: ScoredRows, name: str) -> NDArray[np.bool_]:
     """Rows ``[n]`` that have the modality and another one: only there a weight is a choice."""
     there = torch.stack([e.present for e in bench.evidence.values()]).sum(dim=0) > 1
     return (there & bench.evidence[name].present).numpy()

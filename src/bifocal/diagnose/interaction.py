@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import DataError
 from ..evaluate.intervals import RESAMPLES, bootstrap_weights, percentile_interval
 from ..evaluate.metrics import SUM_TOLERANCE, checked
-from .broja import MarginalProgram
+from .pid_solver import MarginalProgram
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

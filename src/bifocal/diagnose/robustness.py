@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DataError
 from ..evaluate.intervals import RESAMPLES, Weighted, over_resamples, positives
 from ..example import UNLABELLED
-from .bench import interval
+from .scored_rows import interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

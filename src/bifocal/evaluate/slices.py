@@ -15,7 +15,7 @@ from ..spreadsheet import cells
 from ..workspace import atomic
 from .differences import CONFIDENCE, Area, Rate, difference, holm
 from .intervals import RESAMPLES, Interval, percentile_interval, positives
-from .judged import Judged
+from .row_metrics import RowMetrics
 from .slice_results import Comparison, Difference, GapResults, RowFigures, SliceFigures, SliceResults
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class SliceSettings:
     seed: int = 0
 
 
-def measure_slices(judged: Judged, slices: Slices, settings: SliceSettings) -> SliceResults:
+def measure_slices(judged: RowMetrics, slices: Slices, settings: SliceSettings) -> SliceResults:
     """The figures of one model on every slice and on the rest of the rows, and which differences are not chance.
 
     Compared are, of a binary label, AUROC, false-positive and false-negative rate; of the others accuracy (macro-F1 of
@@ -57,7 +57,7 @@ def measure_slices(judged: Judged, slices: Slices, settings: SliceSettings) -> S
 
     Parameters
     ----------
-    judged : Judged
+    judged : RowMetrics
         Its probabilities calibrated.
     slices : (column, value) -> bool [n]
 
@@ -79,7 +79,7 @@ def measure_slices(judged: Judged, slices: Slices, settings: SliceSettings) -> S
     )
 
 
-def measure_gaps(judged: Judged, members: Mapping[str, Rows], settings: SliceSettings) -> GapResults:
+def measure_gaps(judged: RowMetrics, members: Mapping[str, Rows], settings: SliceSettings) -> GapResults:
     """Whether posts that speak of a group are wrongly flagged, or missed, more often than posts that speak of none.
 
     Words that name a group and raise the false-positive rate are the bias of Dixon et al. 2018 (AIES); equal rates of
@@ -87,7 +87,7 @@ def measure_gaps(judged: Judged, members: Mapping[str, Rows], settings: SliceSet
 
     Parameters
     ----------
-    judged : Judged
+    judged : RowMetrics
         As of `measure_slices`; of a label of several classes ``rates_of`` is needed.
     members : group -> bool [n]
         Whether each row speaks of it; a row may speak of several.
@@ -142,7 +142,7 @@ class _Compared:
 
     def __init__(
         self,
-        judged: Judged,
+        judged: RowMetrics,
         slices: Slices,
         reference: Rows | None,
         compared: Sequence[str],

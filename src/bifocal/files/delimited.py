@@ -13,8 +13,8 @@ from typing import Any, Literal
 from ..errors import DataError
 from ..example import Rejected
 from ..spreadsheet import is_guarded, raw
-from .decoding import decoded, is_marked, other_encoding, refuse_foreign, shown
 from .folders import Files
+from .text_lines import decoded, is_marked, other_encoding, refuse_foreign, shown
 
 Quotes = Literal["auto", "standard", "none", "backslash"]
 """How cells are quoted: as found; ``"…"`` with quotes inside doubled; not at all, a quote being a sign like any other;

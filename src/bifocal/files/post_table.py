@@ -12,10 +12,10 @@ from ..errors import ConfigError, DataError, listed
 from ..example import Rejected, is_nothing
 from ..modalities import PARTS, argument_of, inputs
 from .columns import Columns, plain, word
-from .decoding import decoded, known_encoding
 from .delimited import other_delimiter
 from .folders import Files, Picture
 from .tables import DELIMITERS, is_table, read_rows
+from .text_lines import decoded, known_encoding
 
 MAIN = WORDS, FILE, RECORD = tuple(
     next(name for name, one in inputs().items() if one.form == form) for form in ("words", "file", "record")

@@ -14,9 +14,9 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from ..errors import ConfigError, DataError, extras_named
 from ..example import Rejected
-from .decoding import decoded, is_foreign, is_marked, known_encoding, other_encoding, refuse_foreign, shown
 from .delimited import MAX_CELL, MAX_LINE, SHOWN, Quotes, Read, read_delimited, refuse_twins
 from .folders import Files, FileSource
+from .text_lines import decoded, is_foreign, is_marked, known_encoding, other_encoding, refuse_foreign, shown
 
 __all__ = ["MAX_CELL", "DelimitedTables", "EncodedTables", "is_table", "read_rows"]
 

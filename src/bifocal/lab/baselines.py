@@ -16,8 +16,8 @@ from ..example import Label
 from ..fit.candidates import AUTO, candidates
 from ..fit.evidence import evidence_of
 from ..fit.expert import ExpertData, ExpertFiles, fit_expert
-from .rows import JUDGED, Splits, usable
 from .trials import Trial, hear_expert
+from .usable_rows import JUDGED, Splits, usable
 
 if TYPE_CHECKING:
     from ..contracts import Modality

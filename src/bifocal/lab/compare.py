@@ -12,7 +12,6 @@ from ..config import FusionConfig
 from ..decide.calibration import softmax
 from ..evaluate.compare import Resampling
 from .dissection import ROWS, additive_part, sample_rows
-from .rows import Splits, groups_of, labels_of
 from .trials import (
     ExpertFacts,
     Trial,
@@ -25,6 +24,7 @@ from .trials import (
     price,
     smallest_tie,
 )
+from .usable_rows import Splits, groups_of, labels_of
 from .verdict import MARGIN, interval_of, judge, sentence
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from ..decide.calibration import softmax
-from ..diagnose.bench import Score
 from ..diagnose.dominance import measure_dominance, perceptual_score, subsets
 from ..diagnose.interaction import confounder_accuracy, emap_in_blocks, estimate_pid
+from ..diagnose.scored_rows import Score
 from ..errors import DataError
 from ..evaluate.compare import Resampling
 from ..example import Evidence

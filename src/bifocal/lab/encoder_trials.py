@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from ..config import FusionConfig, LabConfig
 from ..evaluate.compare import Resampling
 from .compare import PipelineComparison
-from .disturbance import corrupt_parts
+from .corruption import corrupt_parts
 from .experiment import Clock
+from .imbalance import truncate
 from .joint_trials import JointMaterial, compare_remedies, fit_joint_trials, joint_material, tunes
-from .rows import Splits, groups_of, labels_of
 from .trials import describe, fit_trial, for_strategy
-from .weakness import truncate
+from .usable_rows import Splits, groups_of, labels_of
 
 if TYPE_CHECKING:
     from ..contracts import Encoder, Modality

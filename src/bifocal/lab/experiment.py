@@ -18,10 +18,10 @@ from ..example import Label
 from ..models.heads import Recipe
 from .compare import PipelineComparison, compare, fit_pipelines
 from .dissection import dissect
-from .rows import Splits, check_classes, count_labels, findings_about, groups_of, labels_of
+from .imbalance import compare_dropout, weaken
 from .stability import compare_stability, growth, steadiness
 from .trials import ExpertFacts, Trial, reads_evidence
-from .weakness import compare_dropout, weaken
+from .usable_rows import Splits, check_classes, count_labels, findings_about, groups_of, labels_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from ..errors import ConfigError, DataError
 from ..evaluate.compare import Resampling
 from ..fit.tokens import make_tokens
 from .dissection import sample_rows
-from .rows import JUDGED, Splits, groups_of, labels_of
 from .trials import Trial, describe, fit_trial, heard, reads_evidence
+from .usable_rows import JUDGED, Splits, groups_of, labels_of
 
 if TYPE_CHECKING:
     from torch import Tensor

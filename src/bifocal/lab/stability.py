@@ -16,8 +16,8 @@ from ..evaluate.metrics import METRICS
 from ..example import Evidence
 from ..fit.fusion import fusion_parameters
 from ..models.evidence_fusion import LearnedFusion
-from .rows import JUDGED, Splits, labels_of
 from .trials import Trial, score
+from .usable_rows import JUDGED, Splits, labels_of
 
 if TYPE_CHECKING:
     from torch import Tensor

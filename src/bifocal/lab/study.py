@@ -21,10 +21,10 @@ from ..workspace import Workspace, check_replaceable, read_json, sweep, versions
 from .baselines import fit_rivals
 from .encoder_trials import encode_again
 from .experiment import Clock, experiment
-from .probes import probe
+from .linear_probes import probe
 from .results import RESULTS
-from .rows import JUDGED, Splits, check_classes, check_splits, usable
 from .trials import ExpertFacts, Trial
+from .usable_rows import JUDGED, Splits, check_classes, check_splits, usable
 
 
 def lab(config: RunConfig | str | Path, *, root: str | Path = "runs", reporter: Reporter | None = None) -> Path:

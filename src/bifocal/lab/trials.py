@@ -18,7 +18,7 @@ from ..evaluate.intervals import measure
 from ..evaluate.metrics import METRICS
 from ..fit.fusion import fit_fusion, fusion_parameters, with_tokens
 from ..fit.tokens import AT_ONCE
-from .rows import JUDGED, Splits, labels_of, log_prior
+from .usable_rows import JUDGED, Splits, labels_of, log_prior
 from .verdict import MARGIN
 
 if TYPE_CHECKING:

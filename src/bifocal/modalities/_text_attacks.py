@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ._disguises import LATIN, scripts_of, shown
+from ._obfuscation import LATIN, scripts_of, shown
 
 if TYPE_CHECKING:
     import numpy as np

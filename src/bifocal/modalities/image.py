@@ -15,8 +15,8 @@ from PIL import Image as Pillow
 
 from ..contracts import Input, Piece
 from ..errors import ConfigError, PictureError, extras_named, nearest
-from ._metadata import jpeg_closings, without_metadata
 from ._picture_attacks import ATTACKS, WORDS
+from ._picture_metadata import jpeg_closings, without_metadata
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..contracts import Input, Piece
 from ..errors import ConfigError, DataError, nearest
-from ._disguises import as_displayed, one_script, unspaced
+from ._obfuscation import as_displayed, one_script, unspaced
 from ._text_attacks import ATTACKS
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from ..config import ExpertConfig, Tune
 from ..example import Rows
 from ..workspace import fingerprint
 from .classifier import Classifier, token_states
+from .deberta_positions import remember_positions
 from .linear import LinearHead, fit_linear
-from .positions import remember_positions
 from .pretrained import build, check_data, load_configuration, load_pretrained, locate, quiet
 from .saved_encoder import OnBatch, SavedEncoder
 

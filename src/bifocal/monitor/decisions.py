@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..assess.reference import DECIMALS, Decided, text_facts
+from ..assess.drift_reference import DECIMALS, Decided, text_facts
 from ..data.compose import TEXT
 from ..decide.policy import Policy, pattern_of
 from ..errors import DataError, listed

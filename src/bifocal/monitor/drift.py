@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from .. import __version__
-from ..assess.reference import Decided, Reference
+from ..assess.drift_reference import Decided, Reference
 from ..config import DriftConfig, explain, recorded_config
 from ..decide.policy import Policy
 from ..diagnose.drift import compare, independent_rows

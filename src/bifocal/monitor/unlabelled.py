@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from ..decide.prior import at_least_jeffreys, estimate_prior
+from ..decide.class_prior import at_least_jeffreys, estimate_prior
 from ..diagnose.drift import BINS, bin_of, independent_rows, quantile_edges
 from ..evaluate.intervals import CHUNK, Interval, bootstrap_weights, percentile_interval
 
@@ -109,7 +109,7 @@ def estimate(
     - ``thresholded_confidence``: the share above the confidence under which as many reference rows lie as were wrong
       (Average Thresholded Confidence, Garg et al. 2022, arXiv:2201.04234, equations 1 and 2);
     - ``label_shift``: the reference's accuracy class by class, at the estimated base rate;
-    - the base rate itself: EM (`decide.prior.estimate_prior`) on the shares of `ScoreBins`.
+    - the base rate itself: EM (`decide.class_prior.estimate_prior`) on the shares of `ScoreBins`.
 
     Accuracies are of posts like these; a labelled sample of them strays further by its own size. Intervals (95%)
     resample reference groups, and new rows less their copies; they know nothing of a broken assumption. Where the

@@ -14,7 +14,7 @@ from pydantic_core import to_jsonable_python
 from .. import __version__
 from ..config import RunConfig, load_config
 from ..contracts import Reporter
-from ..data.stamps import KINDS, changes
+from ..data.file_stamps import KINDS, changes
 from ..data.transcribers import ActiveTranscriber, active_transcribers
 from ..errors import ConfigError, nearest
 from ..workspace import RunRecord, Workspace, fingerprint, room, sweep, versions
@@ -160,7 +160,7 @@ def _must_be_strict(run: Context, step: str) -> bool:
 
 
 def files_read(run: Context, asked: Mapping[str, str], *, refresh: bool = False) -> Counter[str]:
-    """What became of the files that a finished manifest read, as `data.stamps.changes` has it; else empty."""
+    """What became of the files that a finished manifest read, as `data.file_stamps.changes` has it; else empty."""
     if not run.record.done("manifest", asked["manifest"]) or not run.space.stamps.exists():
         return Counter()  # a run from before these were noted has no such file, and is done all the same
     found = changes(run.space.stamps, run.source, refresh=refresh)

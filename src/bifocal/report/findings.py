@@ -12,7 +12,7 @@ from typing import Any
 
 from ..assess.predictions import MAJORITY
 from ..config import ThresholdConfig, part_name
-from ..decide.calibrators import formula
+from ..decide.calibration_methods import formula
 from ..decide.thresholds import described
 from ..errors import RunError
 from ..evaluate.metrics import headline_metric

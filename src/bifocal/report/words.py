@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ..decide.calibrators import LEAST_ROWS
+from ..decide.calibration_methods import LEAST_ROWS
 from .facts import RunFacts
 from .findings import ECE_ROWS
 from .templates import environment

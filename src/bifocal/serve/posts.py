@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..system.decision import Decision
-from .lists import Match
+from .known_pictures import Match
 
 
 @dataclass(frozen=True, slots=True)

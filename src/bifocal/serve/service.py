@@ -23,12 +23,12 @@ from .api.keys import Client, KeyAuth, read_clients
 from .api.metrics import Metrics
 from .errors import Refused
 from .explanations import Explanations
-from .lists import KnownPictures
+from .known_pictures import KnownPictures
 from .loaded import Loaded, WithShadow
 from .log.decision_log import DecisionLog
 from .log.records import KeptPost, LogEntry, audited
 from .posts import Answer, Incoming
-from .reloads import Files, Reloadable, Reloads
+from .reload import Files, Reloadable, Reloads
 from .settings import KEYS, ServeConfig
 from .workers.batching import Batcher, Places
 from .workers.processes import Description, Prepared, import_beforehand

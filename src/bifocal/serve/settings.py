@@ -32,7 +32,7 @@ CATEGORIES = (
 
 
 class ListSettings(Strict):
-    """A list of known pictures, see `bifocal.serve.lists`."""
+    """A list of known pictures, see `bifocal.serve.known_pictures`."""
 
     path: Path
     action: Literal["allow", "review", "block"] = "block"

@@ -274,7 +274,7 @@ def test_a_known_picture_is_decided_before_the_model(serve, small_bundle, tmp_pa
     import numpy as np
     from PIL import Image
 
-    from bifocal.serve.lists import write_list
+    from bifocal.serve.known_pictures import write_list
 
     noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((300, 200), Image.Resampling.BICUBIC).save(tmp_path / "known.png")

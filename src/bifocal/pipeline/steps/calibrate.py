@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from ... import __version__
+from ...assess.drift_reference import Reference
 from ...assess.predictions import Predictions, pattern_predictions
-from ...assess.reference import Reference
 from ...assess.run_data import RunData
-from ...decide.fitting import calibration_file, fit_policy, thresholds_file
 from ...decide.policy import POOLED, Policy
+from ...decide.policy_fit import calibration_file, fit_policy, thresholds_file
 from ...decide.thresholds import threshold_curve, write_curve
-from ...decide.tuning import PolicySettings, TuningRows
+from ...decide.tuning_rows import PolicySettings, TuningRows
 from ...fit.fusion import MODEL
 from ...system.system import model_versions
 from ...workspace import write_json
@@ -22,7 +22,7 @@ from ..checks import base_rate
 from ..context import Context, Step
 
 if TYPE_CHECKING:
-    from ...decide.tuning import Scores
+    from ...decide.tuning_rows import Scores
 
 
 class PolicyCounts(TypedDict):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ...data.classes import foresee
+from ...data.class_checks import foresee
 from ...data.manifest import write_manifest
 from ...modalities import every_modality
 from ..context import Context, Step

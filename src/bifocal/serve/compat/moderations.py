@@ -19,7 +19,7 @@ from ..api.routes import POSTING, Asking, decide_all, decoded, service_of, unles
 from ..errors import Refused
 from ..service import Answer, Incoming
 from ..settings import CATEGORIES
-from .author import Author
+from .author_header import Author
 
 PATH = "/v1/moderations"
 _DATA = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)

@@ -23,7 +23,7 @@ from ..errors import Refused
 from ..log.records import storable
 from ..posts import Answer, Incoming
 from ..service import Service
-from .author import Author
+from .author_header import Author
 from .discovery import document
 
 PATH = "/v1alpha1/comments:analyze"

@@ -16,8 +16,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select
 
 from ...errors import RunError
+from .daily_figures import Figures
 from .database import insert_new, one_at_a_time, put
-from .figures import Figures
 from .queue import NUMBER, Queue, event, found, item_of, kept, owned, standing
 from .records import (
     Event,

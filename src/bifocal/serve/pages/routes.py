@@ -37,7 +37,7 @@ from ..log.records import Conflict, Event, Item, KeptPost, LoggedDecision, Unkno
 from ..log.store import Store
 from ..posts import Incoming
 from ..service import Service
-from . import words
+from . import untrusted_text as words
 from .session import from_our_page, moderator, name_of, sign_in, sign_out
 
 HERE = Path(__file__).parent

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bifocal.decide.prior import adjust_prior, at_least_jeffreys, estimate_prior
+from bifocal.decide.class_prior import adjust_prior, at_least_jeffreys, estimate_prior
 from bifocal.errors import DataError
 from bifocal.evaluate.intervals import Interval
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from bifocal.assess import reference as module
+from bifocal.assess import drift_reference as module
+from bifocal.assess.drift_reference import Reference, text_facts
 from bifocal.assess.predictions import Predictions
-from bifocal.assess.reference import Reference, text_facts
-from bifocal.decide.calibrators import Temperature
+from bifocal.decide.calibration_methods import Temperature
 from bifocal.decide.policy import ModelPolicy, Policy
 from bifocal.errors import RunError
 from bifocal.modalities.text import Text, compose

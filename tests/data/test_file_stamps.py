@@ -10,7 +10,7 @@ from PIL import Image
 
 from bifocal.config import parse_config
 from bifocal.contracts import Reporter
-from bifocal.data import stamps
+from bifocal.data import file_stamps as stamps
 from bifocal.pipeline.train import run
 from bifocal.sources.hateful_memes import HatefulMemes
 from bifocal.workspace import Workspace, read_json, read_jsonl

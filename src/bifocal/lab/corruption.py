@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..diagnose.ablation import ROWS, SEVERITIES, Corrupted, corrupt_inputs
-from ..diagnose.bench import Score
+from ..diagnose.scored_rows import Score
 from ..errors import DataError
 from ..example import UNLABELLED, Evidence
 

@@ -12,7 +12,7 @@ from ..decide.calibration import softmax
 from ..errors import DataError
 from ..evaluate.intervals import measure
 from ..models.linear import fit_linear
-from .rows import Splits, groups_of
+from .usable_rows import Splits, groups_of
 
 
 def probe(

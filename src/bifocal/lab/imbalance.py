@@ -11,15 +11,15 @@ from .. import plugins
 from ..config import FusionConfig, ImbalanceRule
 from ..decide.calibration import softmax
 from ..diagnose.ablation import ROWS, Head, noisy
-from ..diagnose.bench import Score
 from ..diagnose.imbalance import DEVIATIONS, KEPT, Fit, Levels, corrupted, measure_imbalance, starved
+from ..diagnose.scored_rows import Score
 from ..evaluate.compare import Resampling
 from ..example import Evidence
 from ..fit.fusion import fit_fusion
-from .disturbance import STEPS, Progress, truncated_levels, values_of
-from .rows import Splits, groups_of, labels_of
+from .corruption import STEPS, Progress, truncated_levels, values_of
 from .stability import as_fitted
 from .trials import HEAD, Trial, best, for_strategy
+from .usable_rows import Splits, groups_of, labels_of
 
 if TYPE_CHECKING:
     from ..contracts import Encoder, Fusion, Modality

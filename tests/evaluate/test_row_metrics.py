@@ -6,8 +6,8 @@ from scipy.stats import fisher_exact
 
 from bifocal.errors import DataError
 from bifocal.evaluate.intervals import bootstrap_weights
-from bifocal.evaluate.judged import MIN_CLASS, Judged
 from bifocal.evaluate.metrics import accuracy, macro_f1
+from bifocal.evaluate.row_metrics import MIN_CLASS, RowMetrics
 from bifocal.evaluate.slices import SliceSettings, measure_gaps, measure_slices
 
 
@@ -23,7 +23,7 @@ BINARY = [(7, 1, 0.9), (3, 1, 0.1), (3, 0, 0.9), (17, 0, 0.1)]
 
 def test_figures_of_a_binary_label():
     y, p, _ = counted(*BINARY)
-    judged, rows = Judged(y, p, None, range(30), None), np.ones(30, dtype=bool)
+    judged, rows = RowMetrics(y, p, None, range(30), None), np.ones(30, dtype=bool)
     assert (judged.headline, judged.names) == ("auroc", ("auroc", "accuracy", "fpr", "fnr"))
     figures = {name: judged.figure(name, rows) for name in judged.names}
     # Of 200 pairs 7 * 17 are in order, and 7 * 3 + 3 * 17 equal.
@@ -36,7 +36,7 @@ def test_figures_of_a_binary_label():
 
 def test_the_predictions_of_a_policy_come_before_a_half():
     y, p, _ = counted(*BINARY)
-    judged, rows = Judged(y, p, np.ones(30, dtype=int), range(30), None), np.ones(30, dtype=bool)
+    judged, rows = RowMetrics(y, p, np.ones(30, dtype=int), range(30), None), np.ones(30, dtype=bool)
     assert (judged.figure("fpr", rows).value, judged.figure("fnr", rows).value) == (1, 0)
     assert judged.figure("auroc", rows).value == pytest.approx(0.775)
 
@@ -46,7 +46,7 @@ def test_of_several_classes_one_is_held_against_the_rest_where_it_is_named():
     named = np.concatenate([np.array(part).repeat(n) for part, n in (((0, 2), 6), ((1, 2), 10), ((2, 0), 14))])
     p = np.full((60, 3), 0.1)
     p[np.arange(60), named] = 0.8
-    plain, asked = (Judged(truth, p, None, range(60), of) for of in (None, 2))
+    plain, asked = (RowMetrics(truth, p, None, range(60), of) for of in (None, 2))
     rows = np.ones(60, dtype=bool)
     assert plain.names == ("macro_f1", "accuracy") and asked.names == (*plain.names, "fpr", "fnr")
     assert plain.figure("fpr", rows) is None and plain.figure("macro_f1", rows) is None
@@ -58,11 +58,11 @@ def test_of_several_classes_one_is_held_against_the_rest_where_it_is_named():
 
 def test_a_figure_takes_ten_groups_of_each_class_that_it_speaks_of():
     y, p, _ = counted((9, 1, 0.9), (10, 0, 0.1))
-    judged, rows = Judged(y, p, None, range(19), None), np.ones(19, dtype=bool)
+    judged, rows = RowMetrics(y, p, None, range(19), None), np.ones(19, dtype=bool)
     assert {name for name in judged.names if judged.figure(name, rows) is None} == {"auroc", "fnr"}
     rows[-1] = False
     assert {name for name in judged.names if judged.figure(name, rows) is None} == {"auroc", "fnr", "fpr"}
-    copies = Judged(y.repeat(50), p.repeat(50), None, np.arange(19).repeat(50), None)
+    copies = RowMetrics(y.repeat(50), p.repeat(50), None, np.arange(19).repeat(50), None)
     assert copies.groups(np.ones(950, dtype=bool)) == 19
     assert copies.figure("fnr", np.ones(950, dtype=bool)) is None and MIN_CLASS == 10
     assert all(judged.figure(name, np.zeros(19, dtype=bool)) is None for name in judged.names)
@@ -74,7 +74,7 @@ def test_resampled_figures_are_those_of_the_rows_drawn(classes, without):
     rng = np.random.default_rng(0)
     y, groups = rng.integers(0, classes, 90), rng.integers(0, 40, 90)
     p = rng.dirichlet(np.ones(classes), 90)
-    judged = Judged(y, p, None, groups, 1)
+    judged = RowMetrics(y, p, None, groups, 1)
     parts = [rng.random(90) < 0.8, rng.random(90) < 0.4, np.arange(90) < 3]
     parts[1:] = [part & parts[0] for part in parts[1:]]
     found = list(judged.replicates(parts, 7, 3, without=without))
@@ -106,7 +106,7 @@ def test_rows_that_cannot_be_judged_are_refused():
         ([], [], [], "there are no rows to evaluate"),
     ):
         with pytest.raises(DataError, match=message):
-            Judged(labels, probabilities, None, groups, None)
+            RowMetrics(labels, probabilities, None, groups, None)
 
 
 # ------------------------------------------------------------------ slices and groups, counted
@@ -119,7 +119,7 @@ def test_the_gap_between_groups_is_counted_and_tested_as_by_hand():
         (380, 0, 0.2), (20, 0, 0.8), (50, 1, 0.8), (30, 1, 0.2),
     )  # fmt: skip
     members = {"A": part < 3, "B": (part >= 3) & (part < 7)}
-    found = measure_gaps(Judged(y, p, None, range(len(y))), members, SliceSettings(resamples=100)).to_dict()
+    found = measure_gaps(RowMetrics(y, p, None, range(len(y))), members, SliceSettings(resamples=100)).to_dict()
     a, b = found["groups"]
     assert [(g["n"], g["negatives"], g["positives"], g["note"]) for g in (a, b)] == [
         (120, 100, 20, None),
@@ -152,7 +152,7 @@ def test_a_gap_beyond_chance_comes_before_a_wider_one_that_may_be_chance():
         (1900, 0, 0.2), (100, 0, 0.8), (300, 1, 0.8),
     )  # fmt: skip
     members = {"few": part < 3, "many": (part >= 3) & (part < 6)}
-    found = measure_gaps(Judged(y, p, None, range(len(y))), members, SliceSettings(resamples=20)).to_dict()
+    found = measure_gaps(RowMetrics(y, p, None, range(len(y))), members, SliceSettings(resamples=20)).to_dict()
     few, many = (g["differences"]["fpr"] for g in found["groups"])
     assert few["value"] > many["value"] and few["p_adjusted"] > 0.05 > many["p_adjusted"]
     largest = found["largest"]
@@ -161,11 +161,11 @@ def test_a_gap_beyond_chance_comes_before_a_wider_one_that_may_be_chance():
 
 def test_what_the_groups_are_held_against_may_be_too_few_or_none():
     y, p, part = counted((40, 0, 0.2), (40, 1, 0.8), (12, 0, 0.2))
-    found = measure_gaps(Judged(y, p, None, range(92)), {"A": part < 2}, SliceSettings(resamples=20)).to_dict()
+    found = measure_gaps(RowMetrics(y, p, None, range(92)), {"A": part < 2}, SliceSettings(resamples=20)).to_dict()
     assert found["reference"]["note"] == "too few rows" and found["largest"] is None
     assert found["groups"][0]["note"] == "too few rows to compare with for auroc, accuracy, fpr, fnr"
     found = measure_gaps(
-        Judged(y, p, None, range(92)), {"A": part < 2, "B": part > 0}, SliceSettings(resamples=20)
+        RowMetrics(y, p, None, range(92)), {"A": part < 2, "B": part > 0}, SliceSettings(resamples=20)
     ).to_dict()
     assert (found["reference"]["n"], found["reference"]["note"]) == (0, "no rows")
     assert found["groups"][0]["note"] == "no rows to compare with"
@@ -177,7 +177,7 @@ def test_the_worst_slice_is_the_least_likely_of_those_that_holm_makes_equal():
         (29, 0, 0.2), (21, 0, 0.8), (348, 0, 0.2), (132, 0, 0.8), (1600, 0, 0.2), (400, 0, 0.8), (400, 1, 0.8)
     )
     slices = {("size", "few"): part < 2, ("size", "many"): (part >= 2) & (part < 4)}
-    found = measure_slices(Judged(y, p, None, range(len(y))), slices, SliceSettings(resamples=20)).to_dict()
+    found = measure_slices(RowMetrics(y, p, None, range(len(y))), slices, SliceSettings(resamples=20)).to_dict()
     few, many = (row["differences"]["fpr"] for row in found["slices"])
     assert few["value"] > many["value"] > 0 and many["p"] < few["p"] and many["p_adjusted"] == few["p_adjusted"]
     worst = found["worst"]
@@ -194,7 +194,7 @@ def false_alarms(sets):
         y = (rng.random(400) < 0.4)[groups].astype(int)
         p = (1 / (1 + np.exp(-3 * (y[np.searchsorted(groups, range(400))] - 0.5) - rng.normal(0, 1.5, 400))))[groups]
         members = {f"group {k}": (rng.random(400) < 0.1)[groups] for k in range(6)}
-        gaps = measure_gaps(Judged(y, p, None, groups), members, SliceSettings(min_rows=20, resamples=2)).to_dict()
+        gaps = measure_gaps(RowMetrics(y, p, None, groups), members, SliceSettings(min_rows=20, resamples=2)).to_dict()
         assert gaps["comparisons"] > 6
         rates = [row["differences"][name] for row in gaps["groups"] for name in ("fpr", "fnr")]
         found += any(gap["p_adjusted"] <= 0.05 for gap in rates if gap)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bifocal.modalities._disguises import LOOKALIKES, as_displayed, one_script, unspaced
+from bifocal.modalities._obfuscation import LOOKALIKES, as_displayed, one_script, unspaced
 from bifocal.modalities.text import clean
 
 SENTENCES = {

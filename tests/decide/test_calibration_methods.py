@@ -5,7 +5,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from bifocal.decide.calibration import HIGHEST, fit_temperature, softmax
-from bifocal.decide.calibrators import METHODS, Calibration, Temperature, few_rows, fit_calibration, formula
+from bifocal.decide.calibration_methods import METHODS, Calibration, Temperature, few_rows, fit_calibration, formula
 from bifocal.errors import DataError
 from bifocal.evaluate.metrics import nll
 

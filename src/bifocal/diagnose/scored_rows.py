@@ -30,7 +30,7 @@ FEW = 30
 
 
 @dataclass(frozen=True)
-class Bench:
+class ScoredRows:
     """Annotated test rows, and the metric and resamples that all figures of one table share.
 
     Figures are arrays ``[1 + resamples]``: first that of the rows as they are, then that of each resample of groups.

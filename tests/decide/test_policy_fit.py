@@ -9,10 +9,10 @@ import pytest
 
 from bifocal.config import ReviewConfig, ThresholdConfig
 from bifocal.decide.calibration import fit_temperature, softmax
-from bifocal.decide.fitting import MIN_PATTERN_ROWS, calibration_file, fit_policy, thresholds_file
 from bifocal.decide.policy import POOLED, Policy
+from bifocal.decide.policy_fit import MIN_PATTERN_ROWS, calibration_file, fit_policy, thresholds_file
 from bifocal.decide.thresholds import best_f1_threshold, choose_threshold
-from bifocal.decide.tuning import PolicySettings, TuningRows
+from bifocal.decide.tuning_rows import PolicySettings, TuningRows
 from bifocal.errors import DataError, RunError
 from bifocal.evaluate.metrics import macro_f1, nll
 

@@ -10,9 +10,9 @@ from bifocal.config import FusionConfig, ImbalanceRule
 from bifocal.errors import DataError
 from bifocal.evaluate.compare import Resampling
 from bifocal.example import Evidence
-from bifocal.lab import weakness
+from bifocal.lab import imbalance as weakness
+from bifocal.lab.imbalance import compare_dropout, pinned, truncate, weaken
 from bifocal.lab.trials import fit_head_trial, fit_trial, hear_expert, score
-from bifocal.lab.weakness import compare_dropout, pinned, truncate, weaken
 from bifocal.modalities.text import Text
 
 EXPERTS = {"text": {"total": 100, "trained": 10}, "image": {"total": 100, "trained": 10}}

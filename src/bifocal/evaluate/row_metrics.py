@@ -22,7 +22,7 @@ MIN_CLASS = 10
 """Groups that a figure needs of each class that it speaks of."""
 
 
-class Judged:
+class RowMetrics:
     """Labels, probabilities and decisions of one model.
 
     Parameters

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ..config import ReviewConfig, ThresholdConfig
 from ..errors import DataError
-from .calibrators import LEAST_ROWS, Calibrated
+from .calibration_methods import LEAST_ROWS, Calibrated
 from .conformal import least_rows
 from .policy import Band, PatternPolicy
 from .thresholds import ChosenThreshold, described

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bifocal.assess.terms import mentions, read_terms
+from bifocal.assess.group_terms import mentions, read_terms
 from bifocal.errors import ConfigError
 
 

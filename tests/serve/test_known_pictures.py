@@ -7,7 +7,7 @@ from PIL import Image as Pillow
 
 from bifocal.errors import DataError
 from bifocal.modalities.image import decode, picture_hash
-from bifocal.serve.lists import KnownPictures, write_list
+from bifocal.serve.known_pictures import KnownPictures, write_list
 from bifocal.serve.settings import ListSettings
 
 

@@ -9,17 +9,17 @@ import numpy as np
 
 from ..config import ReviewConfig
 from ..example import UNLABELLED
-from .calibrators import Calibration, few_rows, fit_calibration
+from .calibration_methods import Calibration, few_rows, fit_calibration
 from .conformal import alarm_threshold, risk_threshold
-from .fit_findings import compared, threshold_findings, uncalibrated, unpromised, unpromised_band
 from .policy import POOLED, Band, Expected, ModelPolicy, PatternPolicy, Policy, at_base_rate, now, row_weights
+from .policy_findings import compared, threshold_findings, uncalibrated, unpromised, unpromised_band
 from .thresholds import ChosenThreshold, best_f1_threshold, choose_threshold, class_thresholds, expected_figures
-from .tuning import PolicySettings, TuningRows
+from .tuning_rows import PolicySettings, TuningRows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .tuning import Scores
+    from .tuning_rows import Scores
 
     Rows = tuple[NDArray[np.float32], NDArray[np.int64]]
 

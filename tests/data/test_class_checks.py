@@ -7,7 +7,7 @@ import pytest
 
 from bifocal.config import SplitsConfig, parse_config
 from bifocal.contracts import Reporter
-from bifocal.data.classes import check_splits, foresee
+from bifocal.data.class_checks import check_splits, foresee
 from bifocal.errors import DataError
 from bifocal.pipeline.train import run
 

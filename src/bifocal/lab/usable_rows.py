@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from ..diagnose.bench import FEW
+from ..diagnose.scored_rows import FEW
 from ..errors import DataError
 from ..example import UNLABELLED, Evidence, Label
 from ..models.linear import FLAT

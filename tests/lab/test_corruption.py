@@ -12,7 +12,7 @@ from bifocal.data.packing import pack
 from bifocal.data.shards import open_split
 from bifocal.errors import ConfigError, DataError
 from bifocal.example import LABELS, Evidence, Example, Taxonomy
-from bifocal.lab.disturbance import corrupt_parts, truncated_levels, values_of
+from bifocal.lab.corruption import corrupt_parts, truncated_levels, values_of
 from bifocal.modalities.text import Text
 from bifocal.models.encoders.tfidf_text import TfidfText
 
