@@ -209,6 +209,18 @@ def test_a_policy_sends_unread_posts_to_review_and_older_ones_keep_their_version
     assert policy.model_copy(update={"unread": "review"}).version != policy.version
 
 
+def test_evaluating_anew_never_makes_a_finished_run_anew(small_config, small_run, tmp_path):
+    shutil.copytree(small_run, tmp_path / "small")
+    before = (tmp_path / "small" / "run.json").read_bytes()
+    changed = small(small_config, limit=12, seed=3)
+    with pytest.raises(ConfigError, match=r"made otherwise \(limit = 12 .*seed = 3.*\): manifest, ") as error:
+        train.check_earlier_steps(changed, root=tmp_path, start="calibrate")
+    assert "bifocal run" in str(error.value)
+    assert (tmp_path / "small" / "run.json").read_bytes() == before
+    train.check_earlier_steps(small(small_config, bootstrap=150), root=tmp_path, start="calibrate")
+    train.check_earlier_steps(small(small_config, run="another", limit=12), root=tmp_path, start="calibrate")
+
+
 CHANGES = {
     "manifest": [{"label": "offensive"}, {"limit": 30}, {"source": {"kind": "synthetic", "size": 39}}],
     "ocr": [{"ocr": "always"}, {"modalities": ["text"]}, {"ocr": {"when": "never", "languages": ["en"]}}],

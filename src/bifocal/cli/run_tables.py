@@ -80,7 +80,9 @@ def print_results(folder: Path, as_json: bool) -> None:
             told = str(folder / told) if name in known and known[name].is_file else told
             command += [f"--{name}", told] if name in known else ["--part", f"{name}={told}"]
     if len(command) > 3:
-        for plugin in sorted(outside(read_json(space.record)["config"]["modalities"])):
+        config = read_json(space.record)["config"]
+        loaded = [config.get(name) for name in ("modalities", "transcribe", "experts", "fusion")]
+        for plugin in sorted(outside(loaded)):
             command += ["--allow-plugin", plugin.partition(":")[0]]
         console.print("try it:", soft_wrap=True)
         console.print("  " + shlex.join(command), soft_wrap=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from pydantic_core import to_jsonable_python
 
@@ -34,6 +35,8 @@ from .steps import (
     transcribe,
 )
 
+SHOWN = 5
+"""Settings at most that a message names."""
 STEPS = {
     step.name: step
     for step in (
@@ -181,6 +184,44 @@ def keys(run: Context) -> dict[str, str]:
         settings = [attrgetter(setting)(run.config) for setting in step.settings]
         key = result[name] = fingerprint(name, key, to_jsonable_python(settings), step.outside(run))
     return result
+
+
+def check_earlier_steps(config: RunConfig, *, root: str | Path, start: str) -> None:
+    """See that to go on from ``start`` redoes no finished step before it, which other settings would.
+
+    A run that is not there, or has not come so far, is no matter: its steps are wanted.
+
+    Raises
+    ------
+    ConfigError
+        Naming the settings that are others than those the run was made with, and the steps that depend on them.
+    """
+    space = Workspace(Path(root) / config.run, config.run)
+    if not space.record.exists():
+        return
+    run = Context.of(config, space, Reporter())
+    asked, finished = keys(run), run.record.steps()
+    before = list(asked)[: list(asked).index(start)]
+    redone = [name for name in before if name in finished and finished[name]["fingerprint"] != asked[name]]
+    if redone:
+        made, wanted = (dict(_leaves(c)) for c in (run.record.content["config"], config.model_dump(mode="json")))
+        changed = sorted(name for name in made.keys() | wanted.keys() if made.get(name) != wanted.get(name))
+        shown = ", ".join(f"{name} = {wanted.get(name)!r} (was {made.get(name)!r})" for name in changed[:SHOWN])
+        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        raise ConfigError(
+            f"{space.folder} was made otherwise ({shown or 'the source, a model or Bifocal has changed'}{more}): "
+            f"{', '.join(redone)} would be done anew, and all that rests on it. Give the settings it was made with, "
+            "name another run (--set run=…), or make it anew by `bifocal run`"
+        )
+
+
+def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of a configuration by their dotted names."""
+    if isinstance(settings, Mapping) and settings:
+        for key, value in settings.items():
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, settings
 
 
 def states(run: Context) -> dict[str, str]:

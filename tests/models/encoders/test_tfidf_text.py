@@ -53,6 +53,15 @@ def test_it_knows_the_tone_of_new_posts(fitted):
     assert misspelt.argmax(dim=1).tolist() == [1, 0]
 
 
+def test_components_that_hold_next_to_nothing_are_left_out():
+    texts, _ = posts(40)
+    copies = [texts[i % 5] for i in range(40)]  # of rank 5: a sixth component is rounding, standardised it is loud
+    encoder = create(copies, components=30)
+    assert encoder.components.shape[1] <= 5
+    spread = encoder.encode(copies)["features"].square().mean(dim=0).sqrt()
+    assert spread.min() > 0.02 * spread.max()
+
+
 def test_its_logits_are_scikit_learns(fitted):
     plain = [text.removeprefix("[OCR] [/OCR] [CAP] ").removesuffix(" [/CAP] <lang=en>") for text in TRAIN]
     settings = {"min_df": 2, "sublinear_tf": True}

@@ -31,6 +31,9 @@ VOCABULARY = "vocabulary.json"
 PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """scikit-learn's C; on rows of norm 1 the best one lies about 1 to 3, whatever the number of terms."""
 FOLDS = 3
+LEAST_STRENGTH = 0.03
+"""Singular value of a component, as a share of the largest: a fusion standardises features, which makes of weaker ones,
+that few texts have too many of, nothing but loud noise."""
 SAMPLE = 10_000
 """Training texts that the components are learned from, at most: more of them change little and cost time and memory."""
 
@@ -100,8 +103,9 @@ class TfidfText(LinearEncoder):
         sample = terms([texts[i] for i in spread])
         most = max(1, int(np.diff(sample.indptr).max()))
         size = min(options.components, *sample.shape)
-        _, _, directions = randomized_svd(sample, size, n_iter=5, random_state=seed)
-        components = np.ascontiguousarray(directions.T)  # as scipy multiplies it, without a copy per call
+        _, strengths, directions = randomized_svd(sample, size, n_iter=5, random_state=seed)
+        kept = directions[strengths >= LEAST_STRENGTH * strengths[0]]
+        components = np.ascontiguousarray(kept.T)  # as scipy multiplies it, without a copy per call
         return cls(expert, classes, seed, terms, components, min(options.terms_kept, most))
 
     @classmethod

@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 def train_fusion(run: Context) -> Mapping[str, object]:
     """Gives ``rows``, those it learned from, or ``skipped``: why there is nothing to fuse."""
+    asked = run.config.fusion
     if len(run.modalities) == 1:
+        if "fusion" in run.config.model_fields_set:
+            run.reporter.note("one modality: its expert decides alone, and what stands under `fusion` is not used")
         return {"skipped": "one modality: the expert decides alone"}
-    fusion = fusion_of(run.data, run.config.fusion, partial(run.reporter.epoch, MODEL))
-    save_fusion(fusion, run.config.fusion, run.space.fusion)
+    fusion = fusion_of(run.data, asked, partial(run.reporter.epoch, MODEL))
+    if fusion.reads == "tokens" and asked.seeds > 1 and "seeds" in asked.model_fields_set:
+        run.reporter.note(f"{asked.strategy} trains one model: of fusion.seeds = {asked.seeds} the first is taken")
+    save_fusion(fusion, asked, run.space.fusion)
     return {"rows": len(next(iter(run.data.fusion_rows.values())))}
 
 
