@@ -934,14 +934,16 @@ def test_processes_that_cannot_share_memory_are_not_blamed_on_a_file(tmp_path, m
     """Python's processes share semaphores in /dev/shm, which some containers mount read-only."""
     import errno
 
-    from bifocal.data import ocr
+    from bifocal.data import transcriber_pool
+    from bifocal.data.transcribers import active_transcribers
     from bifocal.errors import RunError
 
     def refuse(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(ocr, "ProcessPoolExecutor", refuse)
-    work = ocr._Work(None, None, None, print)
+    monkeypatch.setattr(transcriber_pool, "ProcessPoolExecutor", refuse)
+    (active,) = active_transcribers(parse_config({"run": "pool", "source": {"kind": "synthetic"}}))
+    work = transcriber_pool.TranscriberPool(None, active, None, print)
     work._processes = 2
     with pytest.raises(RunError, match=r"no OCR processes can be .*Read-only.* /dev/shm, .* or set ocr.workers: 1"):
         list(work._together(iter(())))

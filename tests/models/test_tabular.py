@@ -251,12 +251,12 @@ def test_another_file_is_no_preprocessing(tmp_path):
 )
 def test_settings_of_transformers_are_refused_instead_of_ignored(changes, words):
     with pytest.raises(ConfigError, match=words):
-        refuse_transformer_settings(ExpertConfig(**changes), {"epochs"})
+        refuse_transformer_settings(ExpertConfig(**changes), {"epochs"}, "tabular")
 
 
 def test_the_default_settings_pass():
-    refuse_transformer_settings(ExpertConfig(), ())
-    refuse_transformer_settings(ExpertConfig(model="tiny", tune="full", report_to=[]), ())
+    refuse_transformer_settings(ExpertConfig(), (), "tabular")
+    refuse_transformer_settings(ExpertConfig(model="tiny", tune="full", report_to=[]), (), "tabular")
 
 
 def prices(n=200):
