@@ -17,7 +17,7 @@ from bifocal.workspace import Workspace, read_json
 TEXT = "an old lantern by the river"
 
 
-@pytest.fixture(scope="module", params=["cross_attention", "lora"])
+@pytest.fixture(scope="module", params=["cross_attention", pytest.param("lora", marks=pytest.mark.slow)])
 def trained(request, small_config, tmp_path_factory):
     """A finished run whose experts are frozen, so that one pass of each has to serve everything."""
     config = {
