@@ -551,6 +551,16 @@ def parse_config(content: Mapping[str, Any], where: str = "configuration") -> Ru
         raise ConfigError(f"{where}: {explain(error, RunConfig)}") from None
 
 
+def differing_settings(one: Any, two: Any, name: str = "") -> dict[str, list[Any]]:
+    """Dotted name -> both values, of the leaves of two dumped configurations or policies that differ."""
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        found: dict[str, list[Any]] = {}
+        for key in [*one, *(k for k in two if k not in one)]:
+            found |= differing_settings(one.get(key), two.get(key), f"{name}.{key}" if name else key)
+        return found
+    return {} if one == two else {name: [one, two]}
+
+
 def recorded_config(content: Any, where: str) -> RunConfig:
     """The configuration that a folder holds. Raises `ConfigError`.
 

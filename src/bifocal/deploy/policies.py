@@ -13,7 +13,7 @@ import numpy as np
 from .. import plugins
 from ..assess.predictions import actions, calibrated
 from ..assess.run_data import RunData
-from ..config import recorded_config
+from ..config import differing_settings, recorded_config
 from ..data.compose import TEXT
 from ..decide.policy import POOLED, Policy
 from ..errors import BifocalError, RunError, nearest
@@ -164,7 +164,7 @@ def compare(a: str | Path, b: str | Path, *, on: str = "test", allow_plugins: Co
     if on not in space.packed_splits():
         raise RunError(f"the run in {space.folder} has no split {on!r}; {nearest(on, space.packed_splits())}")
     said, model = run.predictions(on), run.models[-1]
-    settings = _differences(one.model_dump(mode="json"), two.model_dump(mode="json"))
+    settings = differing_settings(one.model_dump(mode="json"), two.model_dump(mode="json"))
     return {
         "a": one.version,
         "b": two.version,
@@ -199,16 +199,6 @@ def _same_models(one: Policy, two: Policy) -> None:
 
 def _listed(models: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in models.items())
-
-
-def _differences(one: Any, two: Any, name: str = "") -> dict[str, list[Any]]:
-    """Dotted name -> both values, of the leaves that differ."""
-    if isinstance(one, Mapping) and isinstance(two, Mapping):
-        found: dict[str, list[Any]] = {}
-        for key in [*one, *(k for k in two if k not in one)]:
-            found |= _differences(one.get(key), two.get(key), f"{name}.{key}" if name else key)
-        return found
-    return {} if one == two else {name: [one, two]}
 
 
 def _moves(said: Predictions, one: Policy, two: Policy, model: str, split: Split) -> dict[str, Any]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from pydantic_core import to_jsonable_python
 
 from .. import __version__
-from ..config import RunConfig, load_config
+from ..config import RunConfig, differing_settings, load_config
 from ..contracts import Reporter
 from ..data.file_stamps import KINDS, changes
 from ..data.transcribers import ActiveTranscriber, active_transcribers
@@ -204,24 +203,14 @@ def check_earlier_steps(config: RunConfig, *, root: str | Path, start: str) -> N
     before = list(asked)[: list(asked).index(start)]
     redone = [name for name in before if name in finished and finished[name]["fingerprint"] != asked[name]]
     if redone:
-        made, wanted = (dict(_leaves(c)) for c in (run.record.content["config"], config.model_dump(mode="json")))
-        changed = sorted(name for name in made.keys() | wanted.keys() if made.get(name) != wanted.get(name))
-        shown = ", ".join(f"{name} = {wanted.get(name)!r} (was {made.get(name)!r})" for name in changed[:SHOWN])
+        changed = sorted(differing_settings(run.record.content["config"], config.model_dump(mode="json")).items())
+        shown = ", ".join(f"{name} = {wanted!r} (was {made!r})" for name, (made, wanted) in changed[:SHOWN])
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise ConfigError(
             f"{space.folder} was made otherwise ({shown or 'the source, a model or Bifocal has changed'}{more}): "
             f"{', '.join(redone)} would be done anew, and all that rests on it. Give the settings it was made with, "
             "name another run (--set run=…), or make it anew by `bifocal run`"
         )
-
-
-def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings of a configuration by their dotted names."""
-    if isinstance(settings, Mapping) and settings:
-        for key, value in settings.items():
-            yield from _leaves(value, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, settings
 
 
 def states(run: Context) -> dict[str, str]:
