@@ -84,7 +84,7 @@ def expansions(run: Path) -> None:
     texts = {f"U+{ord(sign):04X}": sign * CHARACTERS for sign in worst}
     texts |= {"&#xfdfa;": "&#xfdfa;" * (CHARACTERS // 8), "\u0430a": "\u0430a " * (CHARACTERS // 3)}
     texts |= {"a + mark": "a\u0301" * (CHARACTERS // 2), "plain": "the quiet harbour " * (CHARACTERS // 18)}
-    system.preparer.max_text = CHARACTERS  # as in the service
+    system.preprocessor.max_text = CHARACTERS  # as in the service
     system.predict(text="words")
     for name, text in texts.items():
         start = time.process_time()

@@ -40,7 +40,7 @@ from bifocal.fit.fusion import MODEL, fit_fusion
 from bifocal.modalities.text import compose
 from bifocal.models.encoders.hf_text import train_tokenizer
 from bifocal.sources.synthetic import Synthetic
-from bifocal.system.preparer import build_modalities
+from bifocal.system.preprocessing import build_modalities
 from bifocal.system.system import System
 from bifocal.system.torch_engine import TorchEngine
 

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from bifocal.config import RunConfig, load_config
 from bifocal.data.shards import open_split
 from bifocal.pipeline.train import run
-from bifocal.system.preparer import build_modalities
+from bifocal.system.preprocessing import build_modalities
 from bifocal.workspace import Workspace, read_json
 
 CONFIG = Path(__file__).parent.parent / "configs" / "smear-memes.yaml"

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from bifocal.serve.log.decision_store import DecisionStore
 from bifocal.serve.log.records import KeptPost, LogEntry
-from bifocal.serve.log.store import Store
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 AT_ONCE = 64
@@ -92,7 +92,7 @@ def private_postgresql() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def fill(store: Store, rows: int) -> float:
+def fill(store: DecisionStore, rows: int) -> float:
     """Seconds that it takes to write all decisions."""
     store.migrate()
     batch, start = [], perf_counter()
@@ -105,7 +105,7 @@ def fill(store: Store, rows: int) -> float:
     return perf_counter() - start
 
 
-Question = Callable[[Store, int], Any]
+Question = Callable[[DecisionStore, int], Any]
 
 
 def questions(rows: int) -> dict[str, Question]:
@@ -120,19 +120,19 @@ def questions(rows: int) -> dict[str, Question]:
         return lambda store, _: [item.id for item in store.queue(**given)]
 
     def claim(**given: Any) -> Question:
-        def ask(store: Store, call: int) -> Any:
+        def ask(store: DecisionStore, call: int) -> Any:
             item = store.claim(f"moderator {call}", **given)
             return item and item.id
 
         return ask
 
-    def judge(store: Store, call: int) -> Any:
+    def judge(store: DecisionStore, call: int) -> Any:
         item = store.claim("judge")
         assert item is not None
         seen.setdefault(store.name, []).append(item.id)
         return store.verdict(item.id, "judge", "block", "seen").what
 
-    def batch(store: Store, call: int) -> None:
+    def batch(store: DecisionStore, call: int) -> None:
         store.record(fresh[10_000 + AT_ONCE * call :][:AT_ONCE])
 
     return {
@@ -161,7 +161,7 @@ def questions(rows: int) -> dict[str, Question]:
     }
 
 
-def ask(stores: dict[str, Store], question: Question, calls: int) -> tuple[dict[str, list[float]], bool]:
+def ask(stores: dict[str, DecisionStore], question: Question, calls: int) -> tuple[dict[str, list[float]], bool]:
     """Milliseconds of every call on every database, in turns; and whether all answered alike."""
     took: dict[str, list[float]] = {name: [] for name in stores}
     same = True
@@ -175,7 +175,7 @@ def ask(stores: dict[str, Store], question: Question, calls: int) -> tuple[dict[
     return took, same
 
 
-def once(stores: dict[str, Store], name: str, work: Callable[[Store], Any]) -> None:
+def once(stores: dict[str, DecisionStore], name: str, work: Callable[[DecisionStore], Any]) -> None:
     """Time what is done once: seconds, and the answer where it is a number."""
     told, answers = [], []
     for store in stores.values():
@@ -195,7 +195,7 @@ def main() -> None:
         folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="log")))
         url = given.postgresql or ends.enter_context(private_postgresql())
         urls = {"SQLite": f"sqlite:///{folder / 'decisions.sqlite'}", "PostgreSQL": url}
-        stores = {name: Store(url, secret=b"s" * 32) for name, url in urls.items()}
+        stores = {name: DecisionStore(url, secret=b"s" * 32) for name, url in urls.items()}
         for store in stores.values():
             ends.callback(store.close)
         print(f"{given.rows:,} decisions; milliseconds, p50 / p95 / most of {given.calls} calls\n")

@@ -119,7 +119,7 @@ def read_by(monkeypatch):
         ocr = Ocr()
         ocr.read = read
         used = ActiveTranscriber("ocr", ocr, TranscriberConfig(when=when))
-        monkeypatch.setattr(system.preparer, "transcribers", [used])
+        monkeypatch.setattr(system.preprocessor, "transcribers", [used])
 
     return use
 

@@ -140,7 +140,7 @@ def test_a_transcript_goes_into_the_ocr_block_and_spares_the_ocr(memes, transcri
 def test_the_posts_own_words_leave_the_picture_to_be_read(memes, transcribed, read_by):
     """The same system told that texts are captions, as the record of another run would tell it."""
     system = bifocal.load(transcribed)
-    system.preparer.text_role, reader = "caption", Reader("words off the picture")
+    system.preprocessor.text_role, reader = "caption", Reader("words off the picture")
     read_by(system, reader)
     decision = system.predict(text="my holiday", image_path=memes / "img/0.png")
     assert decision.text_used.startswith("[OCR] words off the picture [/OCR] [CAP] my holiday [/CAP]")

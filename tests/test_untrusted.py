@@ -119,7 +119,7 @@ def test_sources_of_sources_and_other_commands_too(evil):
 
 
 @pytest.mark.parametrize(
-    "name", ["os:system", "bifocal.system.preparer:pickle", 7, None, ["concat"], "../concat", "a b:c"]
+    "name", ["os:system", "bifocal.system.preprocessing:pickle", 7, None, ["concat"], "../concat", "a b:c"]
 )
 def test_names_that_are_none_are_refused(evil, name):
     change(evil / "models" / "mm_fusion" / "config.json", "strategy", name)

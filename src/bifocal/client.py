@@ -19,7 +19,7 @@ from .errors import BifocalError, ConfigError, DataError
 from .files.folders import Picture
 from .files.post_table import MAX_NAME, NAMES
 from .modalities import PARTS, arguments, given_parts, inputs
-from .system.preparer import read_file
+from .system.preprocessing import read_file
 
 BUSY = (429, 503)
 """Statuses that pass: the service has no place, or its models or log are away for a moment."""

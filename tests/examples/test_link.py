@@ -17,7 +17,7 @@ from bifocal.cli.app import app
 from bifocal.client import Remote
 from bifocal.config import load_config
 from bifocal.errors import DataError, PluginRefused
-from bifocal.serve.log.store import Store
+from bifocal.serve.log.decision_store import DecisionStore
 from bifocal.system.score import score_file
 from bifocal.workspace import read_jsonl
 
@@ -144,7 +144,7 @@ def test_http_predicts_by_json_form_and_client_and_logs_it(server, system, tmp_p
         assert answer["prob_hate"] == pytest.approx(expected, abs=1e-4)
     wrong = server.post(json={"parts": {"link": "no link"}})
     assert wrong.status_code == 422 and "is no link" in wrong.json()["error"]["message"]
-    store = Store(f"sqlite:///{server.state / 'decisions.sqlite'}", secret=b"0" * 32)
+    store = DecisionStore(f"sqlite:///{server.state / 'decisions.sqlite'}", secret=b"0" * 32)
     kept = store.original(by_json["id"])
     assert kept.parts == {"link": "spam3.example/win/prize/now"}, "what the expert read, and nothing of the query"
     store.close()

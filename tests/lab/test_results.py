@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bifocal.errors import RunError
-from bifocal.lab.result_parts import Figure
 from bifocal.lab.results import LabResults, read_set, read_sets
+from bifocal.lab.results_schema import Figure
 
 EXAMPLE = json.loads((Path(__file__).parent / "documents" / "lab_results.json").read_text(encoding="utf-8"))
 

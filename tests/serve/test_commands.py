@@ -13,7 +13,7 @@ from bifocal.cli.serve import facts, read_service_settings
 from bifocal.deploy.policies import set_threshold
 from bifocal.errors import ConfigError, RunError
 from bifocal.serve.api.keys import add_key
-from bifocal.serve.log.store import Store
+from bifocal.serve.log.decision_store import DecisionStore
 from bifocal.serve.settings import ServeConfig
 from bifocal.system.bundle import ENGINES, is_bundle
 
@@ -73,7 +73,7 @@ def test_a_wrong_setting_says_what_its_place_takes(override, told):
 @pytest.mark.parametrize("url", ["mysql://x/y", "postgresql+psycopg2://x/y", "sqlite+aiosqlite:///x", "oracle://x"])
 def test_another_database_is_refused_in_a_line(url):
     with pytest.raises(RunError, match=r"found \S+://: sqlite and postgresql are allowed"):
-        Store(url, secret=b"s" * 32)
+        DecisionStore(url, secret=b"s" * 32)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from bifocal.serve.log.store import Store, read_secret
+from bifocal.serve.log.decision_store import DecisionStore, read_secret
 
 HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
@@ -189,7 +189,7 @@ def test_who_goes_away_is_not_computed_for(sturdy, wait_until):
 
 
 def logged_ids(url, state):
-    store = Store(url, secret=read_secret(state))
+    store = DecisionStore(url, secret=read_secret(state))
     found = [item.decision.id for item in store.queue(limit=100_000)]
     store.close()
     return found
@@ -254,7 +254,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_record(serve, small_bundle, tmp_
         assert set(statuses) == {200, 507}
         assert server.http.get("/v2/health/live").status_code == 200
         server.stop(signal.SIGKILL)
-        store = Store(f"sqlite:///{small}/decisions.sqlite", secret=read_secret(small))
+        store = DecisionStore(f"sqlite:///{small}/decisions.sqlite", secret=read_secret(small))
         for number in answered:
             assert store.original(number).picture and store.history(number)[0].kind == "decided"
         with store.engine.connect() as connection:
@@ -290,7 +290,7 @@ def test_killed_under_load_every_answered_decision_is_in_the_log(serve, small_bu
     _, alive = psutil.wait_procs(children, timeout=300)
     assert alive == []
     server.start()
-    store = Store(f"sqlite:///{tmp_path}/state/decisions.sqlite", secret=read_secret(tmp_path / "state"))
+    store = DecisionStore(f"sqlite:///{tmp_path}/state/decisions.sqlite", secret=read_secret(tmp_path / "state"))
     assert all(store.decision(number) for number in answered)
     store.close()
     assert server.stop() == 0

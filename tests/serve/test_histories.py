@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from bifocal.serve.log.decision_store import DecisionStore, read_secret
 from bifocal.serve.log.records import Conflict, KeptPost, LogEntry, UnknownDecision
 from bifocal.serve.log.spool import Spool
-from bifocal.serve.log.store import Store, read_secret
 from bifocal.serve.log.tables import metadata
 
 PEOPLE, AUTHORS, CLIENTS = ("ada", "bob", "cleo"), ("a1", "a2", None), ("shop", "forum")
@@ -35,7 +35,7 @@ def decision(number, author, client, action="review"):
 
 
 def write_until_killed(url, secret, rows, pipe):
-    store = Store(url, secret=secret)
+    store = DecisionStore(url, secret=secret)
     for row in rows:
         store.record([row])
         pipe.send(row.id)
@@ -61,7 +61,7 @@ class Histories(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.state = Path(tempfile.mkdtemp(prefix="state"))
-        self.stores = [Store(self.url, secret=read_secret(self.state)) for _ in range(2)]  # two hosts
+        self.stores = [DecisionStore(self.url, secret=read_secret(self.state)) for _ in range(2)]  # two hosts
         self.spool = Spool(self.state)
         self.posts, self.waiting, self.number = {}, {}, 0
 
@@ -266,7 +266,7 @@ class Histories(RuleBasedStateMachine):
 
 
 def histories(url, examples, steps):
-    store = Store(url, secret=b"s" * 32)
+    store = DecisionStore(url, secret=b"s" * 32)
     store.migrate()
 
     class OfThisLog(Histories):

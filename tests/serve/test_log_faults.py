@@ -18,9 +18,9 @@ import pytest
 import sqlalchemy as sa
 
 from bifocal.errors import RunError
+from bifocal.serve.log.decision_store import DecisionStore, read_secret
 from bifocal.serve.log.records import KeptPost, LogEntry, StoreFull, StoreGone
 from bifocal.serve.log.spool import Spool
-from bifocal.serve.log.store import Store, read_secret
 
 SECRET = b"s" * 32
 ROW = {f.name: None for f in fields(LogEntry)} | {
@@ -36,7 +36,7 @@ def logged(number, **given):
 
 @pytest.fixture
 def store(url):
-    made = Store(url, secret=SECRET)
+    made = DecisionStore(url, secret=SECRET)
     made.migrate()
     yield made
     made.close()
@@ -62,8 +62,8 @@ WRITER = textwrap.dedent(
     import sys
     from datetime import UTC, datetime
     from bifocal.serve.log.records import LogEntry
-    from bifocal.serve.log.store import Store
-    store = Store(sys.argv[1], secret={SECRET!r})
+    from bifocal.serve.log.decision_store import DecisionStore
+    store = DecisionStore(sys.argv[1], secret={SECRET!r})
     row = {ROW!r} | {{"at": datetime.now(UTC)}}
     for i in range(int(sys.argv[2]), 10**6):
         store.record([LogEntry(**row | {{"id": f"{{n:032x}}"}}) for n in range(3 * i, 3 * i + 3)])
@@ -91,7 +91,7 @@ def test_killed_at_any_moment_what_was_acknowledged_is_there_whole(store, url):
 
 
 def migrate(url, pipe):
-    store = Store(url, secret=SECRET)
+    store = DecisionStore(url, secret=SECRET)
     try:
         store.migrate()
         pipe.send(None)
@@ -113,7 +113,7 @@ def test_services_that_start_at_once_agree_on_the_tables(url):
     assert [pipe.recv() for pipe in pipes] == [None] * 3
     for process in processes:
         process.join()
-    store = Store(url, secret=SECRET)
+    store = DecisionStore(url, secret=SECRET)
     store.record([logged(1)])
     assert assert_whole(store) == [1]
 
@@ -129,7 +129,7 @@ def test_tables_of_a_newer_version_are_refused(store):
 
 
 def test_while_postgresql_is_away_decisions_are_spooled_and_come_home_once(cluster, tmp_path):
-    store = Store(cluster.create("spooled"), secret=read_secret(tmp_path))
+    store = DecisionStore(cluster.create("spooled"), secret=read_secret(tmp_path))
     store.migrate()
     spool = Spool(tmp_path)
 
@@ -161,7 +161,7 @@ def test_while_postgresql_is_away_decisions_are_spooled_and_come_home_once(clust
 def test_a_damaged_file_is_told(tmp_path):
     (tmp_path / "d.sqlite").write_bytes(b"no database, but long enough to be taken for one" * 100)
     with pytest.raises(StoreGone, match="file is not a database"):
-        Store(f"sqlite:///{tmp_path / 'd.sqlite'}", secret=SECRET).migrate()
+        DecisionStore(f"sqlite:///{tmp_path / 'd.sqlite'}", secret=SECRET).migrate()
 
 
 # ------------------------------------------------------------------------------------------------ a full disk
@@ -218,7 +218,7 @@ def and_goes_on(store, disk, acknowledged):
 
 @pytest.mark.parametrize("room", [150_000, 400_000, 1_500_000])
 def test_on_a_full_disk_sqlite_writes_all_of_a_batch_or_nothing(disk, room):
-    store = Store(f"sqlite:///{disk.folder / 'decisions.sqlite'}", secret=SECRET)
+    store = DecisionStore(f"sqlite:///{disk.folder / 'decisions.sqlite'}", secret=SECRET)
     store.migrate()
     disk.leave(room)
     acknowledged = fill(store)
@@ -236,7 +236,7 @@ def test_on_a_full_disk_postgresql_writes_all_of_a_batch_or_nothing(cluster, dis
     with psycopg.connect(f"host={cluster.folder} user=tester dbname=postgres", autocommit=True) as connection:
         connection.execute(f"CREATE TABLESPACE small LOCATION '{place}'")
         connection.execute("ALTER DATABASE roomless SET TABLESPACE small")
-    store = Store(cluster.url("roomless"), secret=SECRET)
+    store = DecisionStore(cluster.url("roomless"), secret=SECRET)
     try:
         store.migrate()
         disk.leave(2_000_000)

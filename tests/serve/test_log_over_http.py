@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from bifocal.serve.api.keys import add_key, revoke_key, rotate_key
+from bifocal.serve.log.decision_store import DecisionStore, read_secret
 from bifocal.serve.log.records import LogEntry
 from bifocal.serve.log.spool import Spool
-from bifocal.serve.log.store import Store, read_secret
 
 POISONED = b'{"id": 3}\n'
 ROW = {f.name: None for f in fields(LogEntry)} | {
@@ -67,7 +67,7 @@ def test_a_poisoned_line_is_set_aside_counted_and_told_and_the_others_come_home(
     assert "bifocal_set_aside 1.0" in own.http.get("/metrics").text
     assert "spool.refused.jsonl" in own.errors.read_text()
     assert (own.state / "spool.refused.jsonl").read_bytes() == POISONED
-    store = Store(f"sqlite:///{own.state / 'decisions.sqlite'}", secret=read_secret(own.state))
+    store = DecisionStore(f"sqlite:///{own.state / 'decisions.sqlite'}", secret=read_secret(own.state))
     assert {logged(1).id, logged(2).id} <= {item.id for item in store.queue()}
     store.close()
 
@@ -160,7 +160,7 @@ def test_records_that_no_database_takes_cost_no_other_post_and_all_that_was_answ
     assert {status for i, status, _ in told if i % 4} == {200}
     assert {status for _, status, _ in told} <= {200, 400, 422}
     until(lambda: server.ready().json() == {"ready": True, "reasons": [], "trouble": None})
-    store = Store(url, secret=read_secret(server.state))
+    store = DecisionStore(url, secret=read_secret(server.state))
     for _, status, number in told:
         if status == 200:
             json.dumps(store.original(number).tabular, allow_nan=False, ensure_ascii=False).encode()

@@ -16,10 +16,10 @@ from bifocal.config import parse_config
 from bifocal.errors import DataError, RunError
 from bifocal.example import LABELS, Label
 from bifocal.pipeline.inspect import inspect
+from bifocal.serve.log.decision_store import DecisionStore, read_secret
 from bifocal.serve.log.records import KeptPost, LogEntry
-from bifocal.serve.log.store import Store, read_secret
 from bifocal.serve.retraining import export, label_of
-from bifocal.system.preparer import Preparer
+from bifocal.system.preprocessing import Preprocessor
 from bifocal.workspace import read_json, read_jsonl
 
 ROW = {f.name: None for f in fields(LogEntry)} | {
@@ -42,12 +42,12 @@ def png(shade):
 
 def composed(config, text, **parts):
     """A post's text as the service keeps it."""
-    return Preparer(config, "caption").post({"text": text, **parts}).example.parts["text"]
+    return Preprocessor(config, "caption").post({"text": text, **parts}).example.parts["text"]
 
 
 @pytest.fixture
 def store(url):
-    made = Store(url, secret=b"s" * 32)
+    made = DecisionStore(url, secret=b"s" * 32)
     made.migrate()
     yield made
     made.close()
@@ -231,7 +231,7 @@ def test_the_commands(small_run, tmp_path):
         return CliRunner().invoke(app, [*map(str, arguments), "--state", str(tmp_path)])
 
     assert "decisions.sqlite: `bifocal serve` makes it" in str(bifocal("log", "counts", small_run).exception)
-    store = Store(f"sqlite:///{tmp_path / 'decisions.sqlite'}", secret=read_secret(tmp_path))
+    store = DecisionStore(f"sqlite:///{tmp_path / 'decisions.sqlite'}", secret=read_secret(tmp_path))
     store.migrate()
     store.record(
         [

@@ -54,7 +54,7 @@ def test_what_a_run_leaves(trained, system):
 
 def test_one_pass_of_each_expert_answers_and_explains(system, picture):
     before = {name: encoder.examples_encoded for name, encoder in system.engine.experts.items()}
-    posts = [system.preparer.post({"text": TEXT}), system.preparer.post({"image": picture()})]
+    posts = [system.preprocessor.post({"text": TEXT}), system.preprocessor.post({"image": picture()})]
     system.decide(posts)
     assert {n: e.examples_encoded - before[n] for n, e in system.engine.experts.items()} == {"text": 1, "image": 1}
     explained = system.explain(text=TEXT)

@@ -113,7 +113,7 @@ def test_it_is_json_and_says_which_scale_it_is_on(system, picture):
 def test_a_run_of_one_modality_owes_all_to_it(system, monkeypatch):
     engine = system.engine
     monkeypatch.setattr(system, "engine", TorchEngine({"text": engine.experts["text"]}, {"text": "text_expert"}, None))
-    for held in (system, system.preparer):
+    for held in (system, system.preprocessor):
         monkeypatch.setattr(held, "modalities", {"text": held.modalities["text"]})
     found = system.explain(WORDS)
     assert found.baseline == 0.0 and found.contributions == {"text": pytest.approx(found.score)}
@@ -157,10 +157,10 @@ def test_a_blank_picture_explains_nothing_by_its_regions(system, tmp_path):
 
 def test_an_explanation_made_a_few_passes_at_a_time_is_the_same(system, picture):
     from bifocal.system.explain import Covered, explain, explained, joined
-    from bifocal.system.preparer import Preparer
+    from bifocal.system.preprocessing import Preprocessor
 
-    preparer = Preparer(system.config, system.text_role)
-    post = preparer.post({"text": WORDS, "image": picture.read_bytes()})
+    preprocessor = Preprocessor(system.config, system.text_role)
+    post = preprocessor.post({"text": WORDS, "image": picture.read_bytes()})
     covered = Covered.of(system, post, 3)
     assert len(covered) == 10
     lots = [pickle.loads(pickle.dumps(system.engine.evidence(covered.versions(i, i + 4)))) for i in range(0, 10, 4)]
@@ -173,13 +173,13 @@ def test_an_explanation_made_a_few_passes_at_a_time_is_the_same(system, picture)
 
 def test_a_post_that_was_kept_is_explained_as_it_was_decided(system, picture):
     from bifocal.system.explain import explain
-    from bifocal.system.preparer import Preparer
+    from bifocal.system.preprocessing import Preprocessor
 
-    preparer = Preparer(system.config, system.text_role)
-    post = preparer.post({"text": WORDS, "image": picture.read_bytes()})
-    columns = preparer.keep(post)
+    preprocessor = Preprocessor(system.config, system.text_role)
+    post = preprocessor.post({"text": WORDS, "image": picture.read_bytes()})
+    columns = preprocessor.keep(post)
     assert columns.keys() == {"text", "picture"} and columns["text"] == post.example.parts["text"]
-    kept = preparer.kept(columns)
+    kept = preprocessor.kept(columns)
     assert explain(system, kept, 2).score == pytest.approx(explain(system, post, 2).score, abs=1e-5)
     with pytest.raises(DataError, match="nothing is kept"):
-        preparer.kept({"text": None, "picture": None, "tabular": {"a": 1}})
+        preprocessor.kept({"text": None, "picture": None, "tabular": {"a": 1}})

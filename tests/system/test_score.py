@@ -387,7 +387,7 @@ def test_a_text_that_is_a_number_is_read_as_in_training(system, tmp_path):
 
 
 def test_a_part_that_the_run_does_not_read_is_left_out_of_a_table(records, posts, tmp_path, monkeypatch):
-    monkeypatch.setattr(records.preparer, "transcribers", [])
+    monkeypatch.setattr(records.preprocessor, "transcribers", [])
     counts, rows, _ = scored(records, posts, tmp_path)
     assert counts["unread"] == ["image_path"] and rows["one"]["error"] is None
 

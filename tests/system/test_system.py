@@ -68,7 +68,7 @@ def test_words_that_could_not_be_read_are_told_and_may_be_sent_to_review(small_r
 
 def test_an_unread_picture_of_a_run_on_texts_is_refused_as_such(small_run, picture, read_by):
     system = bifocal.load(small_run)
-    del system.preparer.modalities["image"]
+    del system.preprocessor.modalities["image"]
     for unread, said in ((0, "none of it"), (2, "only words that could not be read")):
         read_by(system, _saw(unread=unread))
         with pytest.raises(DataError, match=said):
@@ -206,13 +206,13 @@ def test_a_run_without_records_says_what_it_reads(system):
 
 def test_a_picture_is_refused_where_nothing_reads_it(records, picture, monkeypatch):
     assert "image" in records.reads  # for the words on it
-    monkeypatch.setattr(records.preparer, "transcribers", [])
+    monkeypatch.setattr(records.preprocessor, "transcribers", [])
     with pytest.raises(DataError, match="this run reads text, tabular; leave image_path out"):
         records.predict(text="a marble house", image_path=picture)
 
 
 def test_a_text_is_refused_where_nothing_reads_it(system, picture, monkeypatch):
-    monkeypatch.setattr(system.preparer, "modalities", {"image": system.modalities["image"]})
+    monkeypatch.setattr(system.preprocessor, "modalities", {"image": system.modalities["image"]})
     with pytest.raises(DataError, match="this run reads image; leave text out"):
         system.predict(text="words", image_path=picture)
 

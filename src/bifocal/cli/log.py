@@ -12,7 +12,7 @@ from .options import RunOrBundle, State
 from .serve import state_folder
 
 if TYPE_CHECKING:
-    from ..serve.log.store import Store
+    from ..serve.log.decision_store import DecisionStore
 
 Database = Annotated[
     str | None,
@@ -29,9 +29,9 @@ feedback_app = typer.Typer(help="What became known of decided posts.", no_args_i
 log_app = typer.Typer(help="The decision log of a service, and its review queue.", no_args_is_help=True)
 
 
-def _store(run_folder: Path, state: Path | None, database: str | None) -> Store:
+def _store(run_folder: Path, state: Path | None, database: str | None) -> DecisionStore:
     from ..errors import RunError
-    from ..serve.log.store import SECRET, Store, read_secret
+    from ..serve.log.decision_store import SECRET, DecisionStore, read_secret
     from ..serve.settings import DECISIONS
 
     state = state_folder(run_folder, state)
@@ -40,7 +40,7 @@ def _store(run_folder: Path, state: Path | None, database: str | None) -> Store:
         raise RunError(f"there is no decision log {file}: `bifocal serve` makes it; another is named by --database")
     if not (state / SECRET).exists():
         raise RunError(f"there is no key of the decision log in {state}: name the service's state folder by --state")
-    store = Store(database or f"sqlite:///{file.resolve()}", secret=read_secret(state))
+    store = DecisionStore(database or f"sqlite:///{file.resolve()}", secret=read_secret(state))
     store.migrate()
     store.sync()
     return store

@@ -11,7 +11,7 @@ import numpy as np
 from ..config import FusionConfig
 from ..decide.calibration import softmax
 from ..evaluate.compare import Resampling
-from .dissection import ROWS, additive_part, sample_rows
+from .diagnostics import ROWS, additive_part, sample_rows
 from .trials import (
     ExpertFacts,
     Trial,

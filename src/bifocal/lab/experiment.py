@@ -1,4 +1,4 @@
-"""All that the lab finds on Evidence alone: the comparison, the verdict, the dissection, weak modalities, stability."""
+"""All that the lab finds on Evidence: the comparison, the verdict, the diagnostics, weak modalities, stability."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..evaluate.metrics import headline_metric
 from ..example import Label
 from ..models.heads import Recipe
 from .compare import PipelineComparison, compare, fit_pipelines
-from .dissection import dissect
+from .diagnostics import diagnose_fusion
 from .imbalance import compare_dropout, weaken
 from .stability import compare_stability, growth, steadiness
 from .trials import ExpertFacts, Trial, reads_evidence
@@ -33,9 +33,9 @@ class Experiment:
     comparison : PipelineComparison
         The fitted models.
     results : dict
-        For JSON: what `compare` and `dissect` give, with ``metric``, ``modalities``, ``rows``, ``classes`` (split ->
-        class -> rows), ``settings``, ``ablation``, ``imbalance``, ``stability``, ``seconds_lab`` (by part) and
-        ``findings`` (list of str: what these rows cannot show).
+        For JSON: what `compare` and `diagnose_fusion` give, with ``metric``, ``modalities``, ``rows``, ``classes``
+        (split -> class -> rows), ``settings``, ``ablation``, ``imbalance``, ``stability``, ``seconds_lab`` (by part)
+        and ``findings`` (list of str: what these rows cannot show).
     """
 
     comparison: PipelineComparison
@@ -55,7 +55,7 @@ def experiment(
     seed: int = 0,
     clock: Clock | None = None,
 ) -> Experiment:
-    """All that is found on Evidence alone: baselines, fusions, the three comparisons, the dissection, the verdict.
+    """All that is found on Evidence alone: baselines, fusions, the three comparisons, the diagnostics, the verdict.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def experiment(
         compared = compare(comparison, resampling)
     fused, test = comparison.fused, evidence["test"]
     with clock("dissection"):
-        taken_apart, findings = dissect(
+        taken_apart, findings = diagnose_fusion(
             fused, comparison.alone, test, labels["test"], groups_of(evidence, "test"), resampling
         )
     with clock("ablation"):

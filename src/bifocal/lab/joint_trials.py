@@ -16,7 +16,7 @@ from ..decide.calibration import softmax
 from ..errors import ConfigError, DataError
 from ..evaluate.compare import Resampling
 from ..fit.tokens import make_tokens
-from .dissection import sample_rows
+from .diagnostics import sample_rows
 from .trials import Trial, describe, fit_trial, heard, reads_evidence
 from .usable_rows import JUDGED, Splits, groups_of, labels_of
 

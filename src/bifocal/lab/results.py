@@ -14,7 +14,7 @@ from pydantic import AliasPath, Field, ValidationError, model_validator
 
 from ..errors import RunError
 from ..workspace import read_json
-from .result_parts import (
+from .results_schema import (
     Ablation,
     About,
     AutoGluon,

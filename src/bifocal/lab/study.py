@@ -1,4 +1,4 @@
-"""The story of an experiment: baselines -> fusions -> gain, control, additive part -> dissection -> verdict."""
+"""The story of an experiment: baselines -> fusions -> gain, control, additive part -> diagnostics -> verdict."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from ..spreadsheet import guarded
 from ..workspace import atomic
 from . import figures as draw
 from . import words
-from .facts import RunFacts
+from .schema import RunFacts
 
 Rows = Sequence[Mapping[str, Any]]
 SLICES = 12

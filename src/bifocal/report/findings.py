@@ -19,7 +19,7 @@ from ..evaluate.metrics import headline_metric
 from ..example import SPLITS, Label, Taxonomy
 from ..modalities.text import without_tags
 from ..workspace import Workspace, read_json
-from .facts import CurveFacts, DataFacts, ErrorFacts, Headline, Made, ModelFacts, RunFacts
+from .schema import CurveFacts, DataFacts, ErrorFacts, Headline, Made, ModelFacts, RunFacts
 
 ECE_ROWS = 2000
 """Under so many rows a calibration error is mostly chance: no target, only a description."""

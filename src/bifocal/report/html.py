@@ -13,10 +13,10 @@ import yaml
 from ..errors import extras_named
 from ..workspace import Workspace, atomic, inside, read_json, write_json
 from . import tables, words
-from .facts import RunFacts
 from .findings import findings
 from .gallery import GALLERY
 from .markdown import to_markdown
+from .schema import RunFacts
 from .templates import environment
 
 if TYPE_CHECKING:

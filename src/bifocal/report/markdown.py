@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from . import tables, words
-from .facts import RunFacts
+from .schema import RunFacts
 from .tables import Table
 
 

@@ -11,9 +11,9 @@ from ..errors import RunError, nearest
 from ..modalities import PARTS, argument_of, inputs
 from ..workspace import Workspace, atomic, read_json
 from . import tables, words
-from .facts import RunFacts
 from .findings import findings
 from .markdown import plain, table_lines
+from .schema import RunFacts
 
 
 class Use(NamedTuple):

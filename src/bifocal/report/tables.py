@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .facts import RunFacts
+from .schema import RunFacts
 from .words import FIGURES, LEADING, LOWER_IS_BETTER, METRICS, chance, interval, number, share, signed
 
 SLICES_SHOWN = 10

@@ -11,8 +11,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..decide.calibration_methods import LEAST_ROWS
-from .facts import RunFacts
 from .findings import ECE_ROWS
+from .schema import RunFacts
 from .templates import environment
 
 if TYPE_CHECKING:

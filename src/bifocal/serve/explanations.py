@@ -8,9 +8,9 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from .errors import Refused
-from .loaded import Loaded
 from .log.records import KeptPost
 from .posts import Incoming
+from .served_models import ServedModels
 from .workers.batching import Places
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ class Explanations:
 
     Parameters
     ----------
-    loaded : callable
+    served : callable
         What decides now.
     waiting : sized
         The posts that wait for the models.
     """
 
-    def __init__(self, loaded: Callable[[], Loaded], waiting: Sized):
-        self.loaded = loaded
+    def __init__(self, served: Callable[[], ServedModels], waiting: Sized):
+        self.served = served
         self.waiting = waiting
         self.places = Places(EXPLANATIONS)
         self.making = asyncio.Lock()
@@ -61,7 +61,7 @@ class Explanations:
             Where the post cannot be used.
         """
         with self.places.take():
-            decoders = self.loaded().decoders
+            decoders = self.served().decoders
             if isinstance(post, KeptPost):
                 packed = await decoders.kept(post.columns)
             else:
@@ -69,7 +69,7 @@ class Explanations:
             try:
                 async with asyncio.timeout(EXPLAIN_S), self.making:
                     try:
-                        return await self.loaded().model.explain(packed, grid, self.idle)
+                        return await self.served().model.explain(packed, grid, self.idle)
                     finally:
                         self._rest()
             except TimeoutError:

@@ -191,7 +191,7 @@ def write_list(places: Sequence[Path], out: Path, *, as_they_are: bool = False, 
     """
     from ..decide.policy import now
     from ..modalities.image import Image, decode
-    from ..system.preparer import read_file
+    from ..system.preprocessing import read_file
     from ..workspace import atomic, check_replaceable
 
     check_replaceable(out, _is_list, force=force)

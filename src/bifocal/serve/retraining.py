@@ -41,7 +41,7 @@ def label_of(folder: Path) -> tuple[str, str, Label]:
 
 
 def export(rows: Iterable[Mapping[str, Any]], name: str, label: Label, folder: Path) -> dict[str, Any]:
-    """Write rows of `Store.labelled` whose posts are still kept, by the log or by an earlier export into the folder.
+    """Write rows of `DecisionStore.labelled` whose posts are still kept, by the log or by an export into this folder.
 
     A folder of an earlier export is replaced, whole or not at all. A post that was purged from the log meanwhile stays
     in it, with what is said of it now; one whose decision was forgotten, or of which nothing is said any more, goes.

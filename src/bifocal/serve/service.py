@@ -24,18 +24,18 @@ from .api.metrics import Metrics
 from .errors import Refused
 from .explanations import Explanations
 from .known_pictures import KnownPictures
-from .loaded import Loaded, WithShadow
 from .log.decision_log import DecisionLog
 from .log.records import KeptPost, LogEntry, audited
 from .posts import Answer, Incoming
 from .reload import Files, Reloadable, Reloads
+from .served_models import ServedModels, WithShadow
 from .settings import KEYS, ServeConfig
 from .workers.batching import Batcher, Places
 from .workers.processes import Description, Prepared, import_beforehand
 
 if TYPE_CHECKING:
     from ..system.explain import Explanation
-    from ..system.preparer import Packed
+    from ..system.preprocessing import Packed
 
 _LOG = logging.getLogger(__name__)  # what it says comes to stderr, unless the program decides otherwise
 
@@ -46,7 +46,7 @@ class Service:
     Parameters
     ----------
     settings : ServeConfig
-    loaded : Loaded
+    served : ServedModels
         What decides; another takes its place where the run's policy, or the bundle, becomes another.
     log : DecisionLog
     lists : KnownPictures
@@ -59,14 +59,14 @@ class Service:
     def __init__(
         self,
         settings: ServeConfig,
-        loaded: Loaded,
+        served: ServedModels,
         log: DecisionLog,
         lists: KnownPictures,
         keys: Path,
         auth: KeyAuth,
     ):
-        self.settings, self.loaded, self.lists = settings, loaded, lists
-        self.folder = loaded.about.folder
+        self.settings, self.served, self.lists = settings, served, lists
+        self.folder = served.about.folder
         self.log, self.store, self.spool = log, log.store, log.spool
         self.keys, self.auth = keys, auth
         self.metrics = Metrics()
@@ -80,7 +80,7 @@ class Service:
             on_the_way=lambda: self.preparing > 0,
             on_batch=self._count_batch,
         )
-        self.explanations = Explanations(lambda: self.loaded, self.batcher)
+        self.explanations = Explanations(lambda: self.served, self.batcher)
         watched = (
             Reloadable("models", Files(self._model_files).changed, self._new_models),
             Reloadable("keys", Files(lambda: [self.keys]).changed, self._new_keys),
@@ -113,22 +113,22 @@ class Service:
         log = DecisionLog.of(settings, state)
         served = [one for one in (folder, settings.shadow) if one is not None]
         import_beforehand(torch=any(engine_of(one).startswith("torch") for one in served))
-        service = cls(settings, await Loaded.load(folder, settings), log, lists, keys, auth)
+        service = cls(settings, await ServedModels.load(folder, settings), log, lists, keys, auth)
         try:
             await service._prepare()
             async with service._tasks():
                 yield service
         finally:
             try:
-                await asyncio.to_thread(service.loaded.close)
+                await asyncio.to_thread(service.served.close)
             finally:
                 log.close()
 
     async def _prepare(self) -> None:
         await asyncio.to_thread(self.log.open)
         if self.settings.shadow is not None:
-            self.loaded = await self.loaded.with_shadow(self.settings.shadow, self.settings)
-        await self.loaded.try_decoders(self.settings.decoders)
+            self.served = await self.served.with_shadow(self.settings.shadow, self.settings)
+        await self.served.try_decoders(self.settings.decoders)
         watch = self.metrics.watch
         watch("bifocal_posts_in_house", "Posts that are prepared, wait, or are decided.", lambda: self.places.taken)
         watch("bifocal_posts_waiting", "Posts that wait for the encoders.", lambda: len(self.batcher))
@@ -138,7 +138,7 @@ class Service:
 
     @asynccontextmanager
     async def _tasks(self) -> AsyncIterator[None]:
-        loops = [self.batcher.run(), self.log.journal.run(), self.reloads.run(), self._look_after()]
+        loops = [self.batcher.run(), self.log.writer.run(), self.reloads.run(), self._look_after()]
         self.tasks = [asyncio.create_task(loop) for loop in loops]
         try:
             yield
@@ -153,10 +153,10 @@ class Service:
         purged, told = 0.0, ""
         while True:
             await asyncio.sleep(0.5)
-            loaded = self.loaded
-            for name, workers in (("decoder", loaded.decoders.workers), ("model", loaded.model.workers)):
+            served = self.served
+            for name, workers in (("decoder", served.decoders.workers), ("model", served.model.workers)):
                 self.metrics.deaths.labels(name).set(workers.deaths)
-            for model in (loaded.model, loaded.shadow):
+            for model in (served.model, served.shadow):
                 if model is not None and not model.loaded:
                     with suppress(BifocalError):
                         await model.load()
@@ -202,26 +202,26 @@ class Service:
         return await self.explanations.explain(post, grid=grid)
 
     async def _decide(self, incoming: Incoming, client: Client) -> Answer:
-        loaded, (parts, truncated) = self.loaded, self._cut(incoming.parts)
+        served, (parts, truncated) = self.served, self._cut(incoming.parts)
         if not parts:
-            raise DataError(f"a post needs {' or '.join(loaded.about.config.parts)}; none was given")
+            raise DataError(f"a post needs {' or '.join(served.about.config.parts)}; none was given")
         for name in NAMES:
             if len(getattr(incoming, name) or "") > MAX_NAME:
                 raise DataError(f"{name} has {len(getattr(incoming, name))} characters; at most {MAX_NAME} are allowed")
         start = monotonic()
         self.preparing += 1
         try:
-            prepared = await loaded.decoders.prepare(parts)
+            prepared = await served.decoders.prepare(parts)
         finally:
             self.preparing -= 1
         start = self.metrics.stage("prepare", start)
-        answer = self._known(prepared, loaded.about, truncated)
+        answer = self._known(prepared, served.about, truncated)
         if answer is None:
-            answer = await self._judged(prepared, loaded.about, truncated)
+            answer = await self._judged(prepared, served.about, truncated)
             start = self.metrics.stage("model", start)
         if incoming.check is not None:
             incoming.check(answer)
-        await self.log.journal.record(self._logged(answer, loaded.about, incoming, prepared, client))
+        await self.log.writer.record(self._logged(answer, served.about, incoming, prepared, client))
         self.metrics.stage("log", start)
         self.metrics.count(answer, prepared.post.pattern)
         return answer
@@ -256,7 +256,7 @@ class Service:
 
     async def _ask(self, posts: Sequence[Packed]) -> list[Any]:
         """By what is loaded when the batch goes."""
-        return await self.loaded.decide(posts)
+        return await self.served.decide(posts)
 
     def _logged(
         self,
@@ -307,7 +307,7 @@ class Service:
         reasons = []
         if self.draining:
             reasons.append("the service is closing")
-        if not self.loaded.model.loaded:
+        if not self.served.model.loaded:
             reasons.append("the models are being started anew")
         if self.log.gone:
             reasons.append("the decision log cannot be reached")
@@ -317,16 +317,16 @@ class Service:
 
     def load(self) -> dict[str, Any]:
         """How busy the service is."""
-        loaded = self.loaded
+        served = self.served
         return {
             "in_house": self.places.taken,
             "places": self.places.limit,
             "waiting": len(self.batcher),
             "spooled": self.spool.pending,
             "set_aside": self.spool.set_aside,
-            "deaths": loaded.decoders.workers.deaths + loaded.model.workers.deaths,
-            "engine": loaded.about.engine,
-            "policy": loaded.about.policy_version,
+            "deaths": served.decoders.workers.deaths + served.model.workers.deaths,
+            "engine": served.about.engine,
+            "policy": served.about.policy_version,
         }
 
     # ------------------------------------------------------------------ what changes while it runs
@@ -335,11 +335,11 @@ class Service:
         return [*sorted(self.folder.glob("policy_*.json")), self.folder / "manifest.json"]
 
     async def _new_models(self) -> None:
-        old = self.loaded
-        self.loaded = new = await old.reload(self.settings)
+        old = self.served
+        self.served = new = await old.reload(self.settings)
         self.closing.append(asyncio.create_task(self._close(old, new)))
 
-    async def _close(self, old: Loaded, new: Loaded) -> None:
+    async def _close(self, old: ServedModels, new: ServedModels) -> None:
         await asyncio.sleep(self.settings.deadline_s)  # what they have begun, they end
         await asyncio.to_thread(old.close, but=new)
 

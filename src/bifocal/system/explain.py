@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..example import Evidence, Example, Label
     from .decision import Decision
     from .engine import Engine
-    from .preparer import Post
+    from .preprocessing import Post
 
 GRIDS = range(2, 17)
 """Regions along each side of a picture; each takes an encoder pass."""

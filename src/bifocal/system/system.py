@@ -22,7 +22,7 @@ from ..workspace import RECORD, Workspace, file_sha256, read_json
 from .bundle import CARD as BUNDLE_CARD
 from .bundle import folder_of, is_bundle, load_bundle
 from .decision import ACTIONS, Decision, Opinion
-from .preparer import Post, Preparer
+from .preprocessing import Post, Preprocessor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,8 +47,8 @@ class System:
         self.engine = engine
         self.policy = policy
         self.label = label
-        self.preparer = Preparer(config, text_role)
-        self.modalities = self.preparer.modalities
+        self.preprocessor = Preprocessor(config, text_role)
+        self.modalities = self.preprocessor.modalities
         self.policy_version = policy.version
 
     @classmethod
@@ -118,17 +118,17 @@ class System:
     @property
     def text_role(self) -> TextRole:
         """Whether a post's text is a transcript of its picture or the post's own words."""
-        return self.preparer.text_role
+        return self.preprocessor.text_role
 
     @property
     def reads(self) -> frozenset[str]:
         """The parts that a post may bring: the run's modalities, and a picture where its words are read (``ocr``)."""
-        return self.preparer.reads
+        return self.preprocessor.reads
 
     @property
     def forms(self) -> Mapping[str, str]:
         """How each part is given: ``words``, ``file`` or ``record``."""
-        return {name: one.form for name, one in self.preparer.inputs.items()}
+        return {name: one.form for name, one in self.preprocessor.inputs.items()}
 
     @property
     def source_options(self) -> Mapping[str, Any]:
@@ -138,7 +138,7 @@ class System:
     @property
     def reads_words(self) -> bool:
         """Whether words on pictures are read, where no transcript of them comes."""
-        return any(used.reads for used in self.preparer.transcribers)
+        return any(used.reads for used in self.preprocessor.transcribers)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -244,7 +244,7 @@ class System:
 
     def _post(self, row: Mapping[str, Any]) -> Post:
         try:
-            post = self.preparer.post(self.preparer.opened(row))
+            post = self.preprocessor.post(self.preprocessor.opened(row))
         except PictureError as error:
             raise PictureError(f"{row.get('image_path')}: {error}") from error
         self.check(post)

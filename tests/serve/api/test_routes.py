@@ -291,7 +291,7 @@ def test_a_shadow_scores_and_decides_nothing(serve, small_bundle, tmp_path):
     import shutil
 
     from bifocal.deploy.policies import set_threshold
-    from bifocal.serve.log.store import Store, read_secret
+    from bifocal.serve.log.decision_store import DecisionStore, read_secret
 
     other = tmp_path / "shadow"
     shutil.copytree(small_bundle, other)
@@ -302,7 +302,7 @@ def test_a_shadow_scores_and_decides_nothing(serve, small_bundle, tmp_path):
     told = server.predict("a quiet morning").json()
     assert told["action"] == "block" and "shadow" not in told
     assert "bifocal_shadow_disagreements_total 1.0" in server.http.get("/metrics").text
-    store = Store(f"sqlite:///{tmp_path}/state/decisions.sqlite", secret=read_secret(tmp_path / "state"))
+    store = DecisionStore(f"sqlite:///{tmp_path}/state/decisions.sqlite", secret=read_secret(tmp_path / "state"))
     (kept,) = store.disagreements()
     assert kept.id == told["id"] and kept.shadow["action"] == "allow"
 

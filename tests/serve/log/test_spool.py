@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from bifocal.serve.log.decision_store import DecisionStore, read_secret
 from bifocal.serve.log.records import KeptPost, LogEntry, NotStorable, StoreError, StoreFull, StoreGone, UnknownDecision
 from bifocal.serve.log.spool import Spool
-from bifocal.serve.log.store import Store, read_secret
 
 ROW = {f.name: None for f in fields(LogEntry)} | {
     "client": "shop", "decision": {}, "action": "review", "pattern": "text", "run": "demo", "policy_version": "v1",
@@ -25,7 +25,7 @@ def logged(number, **given):
 
 @pytest.fixture
 def store(tmp_path):
-    made = Store(f"sqlite:///{tmp_path / 'd.sqlite'}", secret=b"s" * 32)
+    made = DecisionStore(f"sqlite:///{tmp_path / 'd.sqlite'}", secret=b"s" * 32)
     made.migrate()
     return made
 
@@ -189,7 +189,7 @@ def test_what_was_given_up_is_not_spooled(tmp_path):
 
 
 def test_who_is_forgotten_while_a_decision_waits_stays_so_and_who_was_before_posts_again(tmp_path):
-    spool, store = Spool(tmp_path), Store(f"sqlite:///{tmp_path / 'd.sqlite'}", secret=read_secret(tmp_path))
+    spool, store = Spool(tmp_path), DecisionStore(f"sqlite:///{tmp_path / 'd.sqlite'}", secret=read_secret(tmp_path))
     store.migrate()
     store.record([logged(1, subject="ann")])
     store.forget("ann")

@@ -5,7 +5,7 @@ import pytest
 from bifocal.errors import DataError
 from bifocal.serve.errors import Refused
 from bifocal.serve.workers.batching import Batcher, Places
-from bifocal.system.preparer import Packed
+from bifocal.system.preprocessing import Packed
 
 
 def post(text="some words", pictures=0):

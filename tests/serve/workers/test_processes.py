@@ -16,7 +16,7 @@ import bifocal
 from bifocal.errors import BifocalError, DataError, PictureError, RunError
 from bifocal.serve.workers import processes as workers
 from bifocal.serve.workers.processes import Decoders, Died, Model, Preparation, Source, Workers
-from bifocal.system.preparer import Packed
+from bifocal.system.preprocessing import Packed
 
 
 def picture(colour="red", size=(60, 40), kind="PNG"):
@@ -49,7 +49,7 @@ def pids(pool):
 def test_a_decoder_makes_the_post_that_the_system_would(decoders, system, tmp_path):
     (tmp_path / "a.png").write_bytes(picture())
     prepared = asyncio.run(decoders.prepare({"text": "a quiet morning", "image": picture()}))
-    here = system.preparer.post({"text": "a quiet morning", "image": picture()})
+    here = system.preprocessor.post({"text": "a quiet morning", "image": picture()})
     assert prepared.post.open().example == here.example
     assert prepared.post.open().views[0]["image"].tobytes() == here.views[0]["image"].tobytes()
     assert (
@@ -201,7 +201,7 @@ def test_models_that_are_killed_are_started_anew(small_run, system):
             and about.main == "mm_fusion"
             and about.reads == ("image", "text")
         )
-        posts = [system.preparer.post({"text": "a quiet morning"}), system.preparer.post({"image": picture()})]
+        posts = [system.preprocessor.post({"text": "a quiet morning"}), system.preprocessor.post({"image": picture()})]
         packed = [Packed.of(post) for post in posts]
         here = [d.probability for d in system.decide(posts)]
         assert [d.probability for d in asyncio.run(model.decide(packed))] == pytest.approx(here, abs=1e-6)
@@ -229,11 +229,11 @@ def test_one_that_dies_idle_is_loaded_again_and_ready_says_whether_another_is_th
 def test_one_post_that_the_models_cannot_take_spoils_no_other(records_run):
     model = Model(Source(records_run), timeout=300, count=1)
     try:
-        preparer = bifocal.load(records_run).preparer
+        preprocessor = bifocal.load(records_run).preprocessor
         posts = [
-            preparer.post({"text": "a marble house"}),
-            preparer.post({"tabular": {"colour": 3}}),
-            preparer.post({"text": "plain house"}),
+            preprocessor.post({"text": "a marble house"}),
+            preprocessor.post({"tabular": {"colour": 3}}),
+            preprocessor.post({"text": "plain house"}),
         ]
         one, other, third = asyncio.run(model.decide([Packed.of(post) for post in posts]))
         assert isinstance(other, BifocalError) and "colour" in str(other)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...report.figures import PALETTE, drawing, legend, metric_intervals, svg_of
 from ...report.words import METRICS
-from ..result_parts import Figure
 from ..results import LabResults
+from ..results_schema import Figure
 from .words import compact
 
 if TYPE_CHECKING:

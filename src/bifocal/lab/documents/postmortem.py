@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ..result_parts import Growth
 from ..results import LabResults
+from ..results_schema import Growth
 from . import rules
 from .words import listing, part_of, render
 

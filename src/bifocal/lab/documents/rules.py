@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, median
 from typing import NamedTuple
 
-from ..result_parts import Dominance, Figure
 from ..results import LabResults
+from ..results_schema import Dominance, Figure
 from ..verdict import MARGIN
 
 UNSTEADY = 2.0

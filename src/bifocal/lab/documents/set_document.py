@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from ...report.words import METRICS
-from ..result_parts import Disturbed, Training, Trial, Weakened, WeakenedFit
 from ..results import LabResults
+from ..results_schema import Disturbed, Training, Trial, Weakened, WeakenedFit
 from . import rules
 from .words import number, render
 

@@ -11,7 +11,7 @@ from ...report import words as report_words
 from ...report.markdown import plain
 from ...report.templates import environment
 from ...report.words import METRICS, signed
-from ..result_parts import Figure, Price
+from ..results_schema import Figure, Price
 from ..verdict import MARGIN
 from . import rules
 

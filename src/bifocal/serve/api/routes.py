@@ -345,7 +345,7 @@ async def predict_batch(request: Request, batch: BatchIn, client: Asking) -> Any
         )
     service.auth.allow(client, "decide", len(batch.items))
     answers = await unless_gone(
-        request, decide_all(service, [_read_item(item, service.loaded.inputs) for item in batch.items], client)
+        request, decide_all(service, [_read_item(item, service.served.inputs) for item in batch.items], client)
     )
     return JSONResponse({"results": [answer_to_dict(answer) for answer in answers]})
 
@@ -385,13 +385,13 @@ async def policy(request: Request, client: Asking) -> Any:
     """The policy that decides: calibration, thresholds and review band, with the versions of all models."""
     service = service_of(request)
     service.auth.allow(client, "decide")
-    about = service.loaded.about
+    about = service.served.about
     return JSONResponse(
         about.policy
         | {"version": about.policy_version, "engine": about.engine, "model": about.main, "reads": list(about.reads)}
         | {"reads_words": about.config.ocr.when != "never"}
         | {"modalities": list(about.config.parts), "columns": list(about.columns)}
-        | {"forms": {name: one.form for name, one in service.loaded.inputs.items()}}
+        | {"forms": {name: one.form for name, one in service.served.inputs.items()}}
     )
 
 
@@ -405,7 +405,7 @@ async def feedback(request: Request, said: FeedbackIn, client: Asking) -> Any:
     """Say what a decided post turned out to be: only of decisions that this client asked for."""
     service = service_of(request)
     service.auth.allow(client, "decide", 1)
-    classes = {str(name): name for name in service.loaded.about.classes}
+    classes = {str(name): name for name in service.served.about.classes}
     if str(said.label) not in classes:
         raise Refused("unusable", f"label {str(said.label)[:40]!r} is none of this run's: {', '.join(classes)}")
     label = str(said.label)
@@ -480,7 +480,7 @@ async def read_post(request: Request) -> Incoming:
     kind = content_type(request).get_content_type()
     if kind == "application/json":
         try:
-            return PostIn.model_validate(await request.json()).incoming(service_of(request).loaded.inputs)
+            return PostIn.model_validate(await request.json()).incoming(service_of(request).served.inputs)
         except ValidationError as error:
             raise Refused("unusable", first_fault(error)) from None
         except ValueError as error:
@@ -491,7 +491,7 @@ async def read_post(request: Request) -> Incoming:
             "unsupported_type", f"a post comes as application/json, {URLENCODED} or {MULTIPART}, found {found!r}"
         )
     form = await request.form(max_files=len(_FILES), max_fields=len(FIELDS))
-    return _of_form(form.multi_items(), service_of(request).loaded.inputs)
+    return _of_form(form.multi_items(), service_of(request).served.inputs)
 
 
 def _of_form(items: list[tuple[str, UploadFile | str]], known: Mapping[str, Input]) -> Incoming:

@@ -80,7 +80,7 @@ router = APIRouter(route_class=Narrow)
 async def moderate(request: Request, asked: ModerationIn, client: Asking, author: Author) -> Any:
     """Decide on texts, or on one post of text and picture, as OpenAI's moderation API is asked."""
     service = service_of(request)
-    about = service.loaded.about
+    about = service.served.about
     if len(about.classes) != 2:
         raise Refused(
             "unusable",
@@ -96,7 +96,7 @@ async def moderate(request: Request, asked: ModerationIn, client: Asking, author
         if isinstance(answer, BifocalError):  # this shape knows no errors of single inputs
             raise answer
         results.append(_result(answer, post, service.settings.moderations))
-    about = service.loaded.about  # of now
+    about = service.served.about  # of now
     version = f"bifocal-{about.config.run}-{about.policy_version}"
     return JSONResponse({"id": f"modr-{uuid.uuid4().hex}", "model": version, "results": results})
 

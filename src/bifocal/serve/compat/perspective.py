@@ -191,7 +191,7 @@ async def suggest(request: Request, asked: SuggestIn, client: Asking, author: Au
     if len(sides) > 1:
         raise Invalid("INVALID_REQUEST", f"{', '.join(values)} are one score here, and these suggest two")
     answer = await _decided(request, asked, text, client, author, keep=True)
-    label = str(service.loaded.about.classes[int(sides.pop())])
+    label = str(service.served.about.classes[int(sides.pop())])
     reason = "suggested " + ", ".join(f"{name} = {value:g}" for name, value in values.items())
     await asyncio.to_thread(service.store.feedback, answer.id, whose(client), label, reason)
     told = {
@@ -205,7 +205,7 @@ async def suggest(request: Request, asked: SuggestIn, client: Asking, author: Au
 def _checked(service: Service, asked: _Request, attributes: Sequence[str]) -> str:
     """The comment's text. Raises `Invalid` as the documented API does."""
     ours = service.settings.perspective.attributes
-    if len(service.loaded.about.classes) != 2:
+    if len(service.served.about.classes) != 2:
         raise Invalid(
             "INVALID_REQUEST", "this run tells more than two classes apart, and an attribute has one score: /v1/predict"
         )

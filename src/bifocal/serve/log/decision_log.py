@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Self
 
 from ..settings import DECISIONS, ServeConfig
-from .journal import Journal
+from .batch_writer import BatchWriter
+from .decision_store import DecisionStore, read_secret
 from .records import LogEntry, StoreGone
 from .spool import Spool
-from .store import Store, read_secret
 
 
 class DecisionLog:
@@ -22,17 +22,17 @@ class DecisionLog:
         Whether posts are refused while the store is gone; else their decisions wait in the spool.
     """
 
-    def __init__(self, store: Store, spool: Spool, *, refuse: bool):
+    def __init__(self, store: DecisionStore, spool: Spool, *, refuse: bool):
         self.store = store
         self.spool = spool
         self.refuse = refuse
-        self.journal = Journal(self._write)
+        self.writer = BatchWriter(self._write)
 
     @classmethod
     def of(cls, settings: ServeConfig, state: Path) -> Self:
         """The log of a service, SQLite in its state folder unless the settings name a database."""
         url = settings.database or f"sqlite:///{(state / DECISIONS).resolve()}"
-        store = Store(url, secret=read_secret(state))
+        store = DecisionStore(url, secret=read_secret(state))
         return cls(store, Spool(state), refuse=settings.database_gone == "refuse")
 
     @property

@@ -159,7 +159,7 @@ class Item:
     distance: float
     claimed_by: str | None
     claimed_until: datetime | None
-    """For people; whether the claim still runs says `Queue.left_s`."""
+    """For people; whether the claim still runs says `ReviewQueue.left_s`."""
     lease: float | None
     lease_clock: str | None
     verdict: str | None

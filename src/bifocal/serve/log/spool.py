@@ -18,8 +18,8 @@ from typing import Any
 
 from ...errors import BifocalError
 from ...workspace import atomic, held
+from .decision_store import checked, hashed, read_secret
 from .records import KeptPost, LogEntry, NotStorable, StoreFull, StoreGone
-from .store import checked, hashed, read_secret
 
 AT_ONCE = 200
 _LOG = logging.getLogger(__name__)

@@ -32,10 +32,10 @@ from ...system.explain import Explanation
 from ..api.bodies import Narrow
 from ..api.routes import as_refused, service_of, unless_gone
 from ..errors import Refused
-from ..loaded import Loaded
+from ..log.decision_store import DecisionStore
 from ..log.records import Conflict, Event, Item, KeptPost, LoggedDecision, UnknownDecision
-from ..log.store import Store
 from ..posts import Incoming
+from ..served_models import ServedModels
 from ..service import Service
 from . import untrusted_text as words
 from .session import from_our_page, moderator, name_of, sign_in, sign_out
@@ -93,7 +93,7 @@ def _page(name: str, request: Request, status: int = 200, **given: Any) -> HTMLR
     content = (
         _templates()
         .get_template(name)
-        .render(run=service.loaded.about.config.run, keys=bool(service.auth.clients), path=request.url.path, **given)
+        .render(run=service.served.about.config.run, keys=bool(service.auth.clients), path=request.url.path, **given)
     )
     # Every link of a page begins so, and nothing that others wrote can: a quotation mark of theirs is escaped.
     return HTMLResponse(content.replace('="/moderate', f'="{service.settings.prefix}/moderate'), status, HEADERS)
@@ -227,7 +227,7 @@ async def tried(request: Request, who: Moderator) -> Response:
 
 def _fields(service: Service) -> dict[str, Input]:
     """The parts that can be tried: those that come with Bifocal and those of the run, but for records."""
-    return {name: one for name, one in service.loaded.inputs.items() if one.form != "record"}
+    return {name: one for name, one in service.served.inputs.items() if one.form != "record"}
 
 
 def _try_page(
@@ -254,10 +254,10 @@ def _shown(said: Explanation, service: Service) -> dict[str, Any]:
     pattern = pattern_of(name for name, there in decision.present.items() if there)
     parts = []
     for name, value in said.values.items():
-        pieces, expert = said.pieces[name], service.loaded.expert_names.get(name)
+        pieces, expert = said.pieces[name], service.served.expert_names.get(name)
         alone = decision.models.get(expert or "")
         part: dict[str, Any] = {
-            "name": service.loaded.inputs[name].title,
+            "name": service.served.inputs[name].title,
             "share": said.contributions[name],
             "expert": expert,
         }
@@ -272,15 +272,15 @@ def _shown(said: Explanation, service: Service) -> dict[str, Any]:
     return {
         "decision": decision,
         "parts": parts,
-        "band": service.loaded.band(pattern),
+        "band": service.served.band(pattern),
         "sense": _sense(service, decision.label),
     }
 
 
 def _sense(service: Service, label: Any) -> dict[str, Any]:
     """What a probability is of, as people call it: the label itself where it has two classes, else the class."""
-    binary = service.loaded.about.classes == (0, 1)
-    return {"binary": binary, "name": str(service.loaded.about.policy["label"] if binary else label).replace("_", " ")}
+    binary = service.served.about.classes == (0, 1)
+    return {"binary": binary, "name": str(service.served.about.policy["label"] if binary else label).replace("_", " ")}
 
 
 def _shade(percentage: int) -> int:
@@ -331,7 +331,7 @@ async def queue(request: Request, who: Moderator) -> Response:
         more = urlencode({**asked, "key": key, "id": last.id})
     return _page(
         "queue.html", request, who=who, items=items[:PAGE], counts=counts, asked=asked, more=more,
-        start=urlencode(asked), patterns=service_of(request).loaded.patterns,
+        start=urlencode(asked), patterns=service_of(request).served.patterns,
         held={item.id for item in items if _held(item, store)},
     )  # fmt: skip
 
@@ -448,7 +448,7 @@ async def _item_page(
         held=held, left=None if item is None or held is None else round(store.left_s(item) or 0), mine=mine,
         asked=asked, skip=skip, seen=seen, place=place, last=last, start=urlencode(asked), said=said, why=why,
         note=note, more=more if _can_be_marked(decision, original) else None,
-        band=service.loaded.band(decision.pattern), sense=_sense(service, decision.label),
+        band=service.served.band(decision.pattern), sense=_sense(service, decision.label),
         alone=_alone(decision, service),
     )  # fmt: skip
 
@@ -511,7 +511,7 @@ def _blocks(runs: Sequence[tuple[str, Any, int]]) -> list[tuple[str, list[tuple[
     return [(titles[name], block) for name, block in found.items() if block]
 
 
-def _held(item: Item, store: Store) -> datetime | None:
+def _held(item: Item, store: DecisionStore) -> datetime | None:
     """Until when an item is in somebody's hands; None where it is free."""
     return None if store.left_s(item) is None else item.claimed_until
 
@@ -519,10 +519,10 @@ def _held(item: Item, store: Store) -> datetime | None:
 def _alone(decision: LoggedDecision, service: Service) -> list[tuple[str, float, dict[str, Any]]]:
     """What each part says on its own: its name, the probability, and what it is of."""
     models, found = decision.body.get("models", {}), []
-    for part, expert in service.loaded.expert_names.items():
+    for part, expert in service.served.expert_names.items():
         if said := models.get(expert):
             (value,) = (value for key, value in said.items() if key != "label")
-            found.append((service.loaded.inputs[part].title, value, _sense(service, said["label"])))
+            found.append((service.served.inputs[part].title, value, _sense(service, said["label"])))
     return found
 
 
@@ -532,7 +532,7 @@ def _words(original: KeptPost | None, service: Service) -> list[tuple[str, str]]
         return []
     transcript, caption = words_of(original.text) if original.text else ("", "")
     found = [(name, said) for name, said in (("Text", caption), ("Words on the picture", transcript)) if said]
-    known = service.loaded.inputs
+    known = service.served.inputs
     others = original.parts or {}
     return found + [(known[name].title if name in known else name, str(part)) for name, part in others.items()]
 
@@ -572,7 +572,7 @@ async def judged(request: Request, number: str) -> Response:
     raise Refused("unusable", f"an item is approved, blocked, skipped, undone or claimed, found {done[:20]!r}")
 
 
-def _judge(store: Store, number: str, who: str, action: str, why: str) -> None:
+def _judge(store: DecisionStore, number: str, who: str, action: str, why: str) -> None:
     """A verdict; one that was typed for longer than the claim held counts where nobody else has the item."""
     try:
         store.verdict(number, who, action, why)
@@ -639,8 +639,8 @@ async def day(request: Request, who: Moderator) -> Response:
     differ = await asyncio.to_thread(service.store.disagreements, 10)
     return _page(
         "day.html", request, who=who, said=said, counts=counts, differ=differ, hours=_hours(said["hours"], now),
-        drift=await asyncio.to_thread(_drift, said["probability"], service.loaded),
-        rule=service.loaded.about.config.drift, load=service.load(), actions=ACTIONS,
+        drift=await asyncio.to_thread(_drift, said["probability"], service.served),
+        rule=service.served.about.config.drift, load=service.load(), actions=ACTIONS,
         sense=_sense(service, "the class that was named"),
         shadow=None if service.settings.shadow is None else str(service.settings.shadow.name),
     )  # fmt: skip
@@ -668,15 +668,15 @@ def _hours(rows: list[list[Any]], now: datetime) -> list[dict[str, Any]]:
     return bars
 
 
-def _drift(histogram: list[int], loaded: Loaded) -> dict[str, Any] | None:
+def _drift(histogram: list[int], served: ServedModels) -> dict[str, Any] | None:
     """How the day's probabilities differ from those that the policy was tuned on; None where not known.
 
     By the rule of `bifocal drift`, on the cells that the log counts; which posts are copies it does not know.
     """
-    if loaded.reference is None or not sum(histogram):
+    if served.reference is None or not sum(histogram):
         return None
-    cells, rule = len(histogram), loaded.about.config.drift
-    before = np.minimum((np.array(loaded.reference) * cells).astype(int), cells - 1)
+    cells, rule = len(histogram), served.about.config.drift
+    before = np.minimum((np.array(served.reference) * cells).astype(int), cells - 1)
     sides = [{"score": Property(x, np.arange(len(x)))} for x in (before, np.repeat(np.arange(cells), histogram))]
     shares = 100 * np.bincount(before, minlength=cells) / len(before), 100 * np.array(histogram) / sum(histogram)
     found = compare(*sides, psi=rule.psi, alpha=rule.alpha)["score"]

@@ -15,7 +15,7 @@ from ..errors import Refused
 
 if TYPE_CHECKING:
     from ...system.decision import Decision
-    from ...system.preparer import Packed
+    from ...system.preprocessing import Packed
 
     Decide = Callable[[Sequence[Packed]], Awaitable[Sequence[Decision | BifocalError]]]
 

@@ -31,7 +31,7 @@ from ...data.compose import PICTURE, TEXT
 from ...errors import BifocalError, ModelError, PictureError, RunError
 from ...modalities.text import MAX_CHARACTERS
 from ...system.parity_probe import ParityWarning
-from ...system.preparer import Packed, Post, Preparer
+from ...system.preprocessing import Packed, Post, Preprocessor
 from ..errors import Refused
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Prepared:
     known: tuple[str, int] | None
     """PDQ hash and quality of the picture."""
     kept: Mapping[str, Any]
-    """What the log keeps of it, as `Preparer.keep` gives it; nothing where it is told to keep nothing."""
+    """What the log keeps of it, as `Preprocessor.keep` gives it; nothing where it is told to keep nothing."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def import_beforehand(torch: bool) -> None:
 
 
 @lru_cache(maxsize=2)
-def _preparer(preparation: Preparation) -> Preparer:
-    return Preparer(RunConfig.model_validate_json(preparation.config), preparation.text_role, preparation.max_text)
+def _preprocessor(preparation: Preparation) -> Preprocessor:
+    return Preprocessor(RunConfig.model_validate_json(preparation.config), preparation.text_role, preparation.max_text)
 
 
 def _start_decoder(preparation: Preparation, memory: int) -> None:
@@ -140,9 +140,9 @@ def _start_decoder(preparation: Preparation, memory: int) -> None:
     from ...data.compose import detect_language
 
     detect_language("words")
-    preparer = _preparer(preparation)
+    preprocessor = _preprocessor(preparation)
     try:
-        for used in preparer.transcribers:
+        for used in preprocessor.transcribers:
             if used.reads:
                 used.transcriber.load()
     except BifocalError:
@@ -152,20 +152,20 @@ def _start_decoder(preparation: Preparation, memory: int) -> None:
 
 
 def _prepare(preparation: Preparation, parts: Mapping[str, Any]) -> Prepared:
-    preparer = _preparer(preparation)
-    post = preparer.post(parts)
+    preprocessor = _preprocessor(preparation)
+    post = preprocessor.post(parts)
     words, picture = parts.get(TEXT), parts.get(PICTURE)
     return Prepared(
         Packed.of(post),
         None if words is None else hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest(),
         None if picture is None else hashlib.sha256(picture).hexdigest(),
         _hashed(picture) if preparation.hashes and picture is not None else None,
-        preparer.keep(post) if preparation.originals else {},
+        preprocessor.keep(post) if preparation.originals else {},
     )
 
 
 def _prepare_kept(preparation: Preparation, columns: Mapping[str, Any]) -> Packed:
-    return Packed.of(_preparer(preparation).kept(columns))
+    return Packed.of(_preprocessor(preparation).kept(columns))
 
 
 def _hashed(picture: bytes) -> tuple[str, int]:
@@ -535,12 +535,12 @@ class Decoders:
         Raises
         ------
         DataError
-            As `Preparer.post`; where the picture takes too long, too much memory, or its decoder down.
+            As `Preprocessor.post`; where the picture takes too long, too much memory, or its decoder down.
         """
         return await self._ask(_prepare, parts)
 
     async def kept(self, columns: Mapping[str, Any]) -> Packed:
-        """A post of what the log kept of one. Raises as `Preparer.kept`, and as `prepare`."""
+        """A post of what the log kept of one. Raises as `Preprocessor.kept`, and as `prepare`."""
         return await self._ask(_prepare_kept, columns)
 
     async def _ask(self, task: Callable[..., Result], *post: Any) -> Result:

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the steps on the connection that `Store.migrate` hands in."""
+"""Alembic's entry: runs the steps on the connection that `DecisionStore.migrate` hands in."""
 
 from alembic import context
 

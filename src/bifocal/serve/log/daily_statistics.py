@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row, func, select
 
 from .database import Database, hour_of
-from .queue import kept, standing
 from .records import VERDICTS, LoggedDecision
+from .review_queue import kept, standing
 from .tables import decisions, events, feedback
 
 
-class Figures(Database):
+class DailyStatistics(Database):
     """Summaries of the log."""
 
     def summary(self, since: datetime) -> dict[str, Any]:

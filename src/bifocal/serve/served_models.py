@@ -21,7 +21,7 @@ from .workers.processes import Decoders, Description, Model, Preparation, Source
 if TYPE_CHECKING:
     from ..contracts import Input
     from ..system.decision import Decision
-    from ..system.preparer import Packed
+    from ..system.preprocessing import Packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class WithShadow:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class ServedModels:
     """One run or bundle, ready to decide.
 
     Attributes
@@ -100,7 +100,7 @@ class Loaded:
             for one, other in zip(decided, shadowed, strict=True)
         ]
 
-    def close(self, *, but: Loaded | None = None) -> None:
+    def close(self, *, but: ServedModels | None = None) -> None:
         """End the processes, those excepted that another uses as well; blocks."""
         kept = () if but is None else (but.decoders, but.model, but.shadow)
         for workers in (self.decoders, self.model, self.shadow):

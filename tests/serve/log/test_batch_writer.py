@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from bifocal.serve.errors import Refused
-from bifocal.serve.log.journal import Journal
+from bifocal.serve.log.batch_writer import BatchWriter
 from bifocal.serve.log.records import NotStorable, StoreFull, StoreGone
 
 
@@ -34,10 +34,10 @@ class Log:
 
 @asynccontextmanager
 async def running(log):
-    journal = Journal(log.write)
-    task = asyncio.create_task(journal.run())
+    writer = BatchWriter(log.write)
+    task = asyncio.create_task(writer.run())
     try:
-        yield journal
+        yield writer
     finally:
         log.before.set()
         log.after.set()
@@ -45,16 +45,16 @@ async def running(log):
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def outcomes(journal, rows):
-    return await asyncio.gather(*map(journal.record, rows), return_exceptions=True)
+async def outcomes(writer, rows):
+    return await asyncio.gather(*map(writer.record, rows), return_exceptions=True)
 
 
 def test_a_row_that_is_refused_costs_no_other():
     async def story():
         log = Log()
         log.refused = {7, 31}
-        async with running(log) as journal:
-            told = await outcomes(journal, range(60))
+        async with running(log) as writer:
+            told = await outcomes(writer, range(60))
         assert [i for i, one in enumerate(told) if one is not None] == [7, 31]
         assert {one.kind for one in told if one is not None} == {"unusable"}
         assert sorted(log.rows) == sorted(set(range(60)) - {7, 31})
@@ -69,8 +69,8 @@ def test_a_log_that_is_away_is_not_asked_for_each(error, kind):
     async def story():
         log = Log()
         log.refused, log.error = {0}, error
-        async with running(log) as journal:
-            told = await outcomes(journal, range(9))
+        async with running(log) as writer:
+            told = await outcomes(writer, range(9))
         assert {one.kind for one in told} == {kind} and len(log.batches) == 1 and log.rows == []
 
     asyncio.run(story())
@@ -80,17 +80,17 @@ def test_what_was_given_up_is_not_written_and_the_rest_is():
     async def story():
         log = Log()
         log.before.clear()  # the database is locked
-        async with running(log) as journal:
-            tasks = [asyncio.create_task(journal.record(i)) for i in range(4)]
+        async with running(log) as writer:
+            tasks = [asyncio.create_task(writer.record(i)) for i in range(4)]
             await asyncio.sleep(0.05)
-            tasks.append(asyncio.create_task(journal.record(4)))  # waits for the next transaction
+            tasks.append(asyncio.create_task(writer.record(4)))  # waits for the next transaction
             await asyncio.sleep(0.05)
             for i in (1, 4):
                 tasks[i].cancel()
             await asyncio.wait([tasks[1], tasks[4]])
             log.before.set()
             await asyncio.gather(tasks[0], tasks[2], tasks[3])
-            await journal.record(5)
+            await writer.record(5)
         assert tasks[1].cancelled() and tasks[4].cancelled() and sorted(log.rows) == [0, 2, 3, 5]
 
     asyncio.run(story())
@@ -100,11 +100,11 @@ def test_a_deadline_in_the_midst_of_a_commit_waits_for_its_end():
     async def story():
         log = Log()
         log.after.clear()
-        async with running(log) as journal:
+        async with running(log) as writer:
 
             async def within():
                 async with asyncio.timeout(0.05):
-                    await journal.record(1)
+                    await writer.record(1)
                 return "told"
 
             task = asyncio.create_task(within())
@@ -115,6 +115,6 @@ def test_a_deadline_in_the_midst_of_a_commit_waits_for_its_end():
             assert await task == "told" and log.rows == [1]
             log.refused = {2}
             with pytest.raises(Refused):
-                await journal.record(2)
+                await writer.record(2)
 
     asyncio.run(story())

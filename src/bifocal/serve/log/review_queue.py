@@ -32,8 +32,8 @@ _TRIES = 20
 NUMBER = re.compile(r"[!-~]{1,64}")
 
 
-class Queue(Database):
-    """Items, and the events of their decisions; `Store` adds the log behind them."""
+class ReviewQueue(Database):
+    """Items, and the events of their decisions; `DecisionStore` adds the log behind them."""
 
     def queue(
         self,

@@ -1,4 +1,4 @@
-"""What a report knows of a run: the form of ``report/report.json``, as `bifocal.report.findings` gathers it."""
+"""The schema of ``report/report.json``: what a report knows of a run, as `bifocal.report.findings` gathers it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a lab's ``results.json``, as far as documents, figures and the command line read them."""
+"""The schema of a lab's ``results.json``, part by part, as far as documents, figures and the command line read it."""
 
 from __future__ import annotations
 

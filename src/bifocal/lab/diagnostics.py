@@ -1,4 +1,4 @@
-"""A fitted fusion taken apart on rows it was not trained on: with parts left out, exchanged and paired anew."""
+"""Diagnostics of a fitted fusion on rows it was not trained on: parts left out, exchanged and paired anew."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def values_of(e: Evidence) -> list[int | None]:
     return numbers
 
 
-def dissect(
+def diagnose_fusion(
     fused: Trial,
     alone: Mapping[str, Trial],
     evidence: Mapping[str, Evidence],

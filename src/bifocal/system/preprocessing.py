@@ -77,7 +77,7 @@ class Packed:
         return post
 
 
-class Preparer:
+class Preprocessor:
     """Makes posts of their parts, by the very functions that packing uses.
 
     Parameters

@@ -16,7 +16,7 @@ from .records import LogEntry, NotStorable, StoreFull, StoreGone
 _LOG = logging.getLogger(__name__)
 
 
-class Journal:
+class BatchWriter:
     """Groups rows into transactions; what is given up before its transaction commits is not written.
 
     Parameters

@@ -16,9 +16,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select
 
 from ...errors import RunError
-from .daily_figures import Figures
+from .daily_statistics import DailyStatistics
 from .database import insert_new, one_at_a_time, put
-from .queue import NUMBER, Queue, event, found, item_of, kept, owned, standing
 from .records import (
     Event,
     KeptPost,
@@ -29,6 +28,7 @@ from .records import (
     storable,
     storable_json,
 )
+from .review_queue import NUMBER, ReviewQueue, event, found, item_of, kept, owned, standing
 from .sessions import Sessions
 from .tables import decisions, events, feedback, fitted, forgotten, items, originals, receipts
 
@@ -37,7 +37,7 @@ SECRET = "secret"
 _AT_ONCE = 200
 """Rows that are handled together where there may be very many."""
 _LATEST = timedelta(days=90)
-"""How long it is remembered that an author was forgotten of whom nothing was held; see `Store.forget`."""
+"""How long it is remembered that an author was forgotten of whom nothing was held; see `DecisionStore.forget`."""
 KEPT = tuple(column.name for column in originals.c if column.name not in ("decision_id", "at"))
 """The columns that hold what is kept of a post."""
 _COLUMNS = {column.name: "decision" if column.name == "body" else column.name for column in decisions.c}
@@ -95,7 +95,7 @@ def checked(row: LogEntry) -> LogEntry:
     return replace(row, **values)
 
 
-class Store(Queue, Figures, Sessions):
+class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
     """Log, queue and figures behind a URL (`Database`).
 
     Parameters

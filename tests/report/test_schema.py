@@ -4,8 +4,8 @@ from typing import get_type_hints
 
 import pytest
 
-from bifocal.report.facts import DataFacts, Headline, LabelFacts, Made, Marks, ModelFacts, RunFacts
 from bifocal.report.findings import findings
+from bifocal.report.schema import DataFacts, Headline, LabelFacts, Made, Marks, ModelFacts, RunFacts
 
 
 @pytest.mark.parametrize("multiclass", [False, True])

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from bifocal.errors import RunError
 from bifocal.serve.log import database
-from bifocal.serve.log.queue import item_of
+from bifocal.serve.log.decision_store import DecisionStore, checked, read_secret
 from bifocal.serve.log.records import (
     Conflict,
     KeptPost,
@@ -22,8 +22,8 @@ from bifocal.serve.log.records import (
     WrongClient,
     audited,
 )
+from bifocal.serve.log.review_queue import item_of
 from bifocal.serve.log.sessions import Session
-from bifocal.serve.log.store import Store, checked, read_secret
 from bifocal.serve.log.tables import decisions, feedback, forgotten, items, receipts
 
 START = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
@@ -43,7 +43,7 @@ def logged(number, action="review", probability=0.5, **given):
 
 @pytest.fixture
 def store(url):
-    made = Store(url, secret=b"s" * 32)
+    made = DecisionStore(url, secret=b"s" * 32)
     made.migrate()
     yield made
     made.close()
@@ -200,7 +200,7 @@ def test_a_session_is_for_its_token_until_it_ends(store, url):
     store.begin_session("two", ada, later)
     store.begin_session("over", ada, timedelta(seconds=-1))
     assert (store.session("one"), store.session("over"), store.session("none\0")) == (ada, None, None)
-    other = Store(url, secret=b"t" * 32)  # another service of the same log
+    other = DecisionStore(url, secret=b"t" * 32)  # another service of the same log
     other.end_session("one")
     other.close()
     assert (store.session("one"), store.session("two")) == (None, ada)
@@ -279,7 +279,7 @@ def test_no_item_is_handed_to_two_of_many_threads(store):
 
 
 def grab_alone(url, who, pipe):
-    store, found = Store(url, secret=b"s" * 32), []
+    store, found = DecisionStore(url, secret=b"s" * 32), []
     grab(store, who, found)
     pipe.send(found)
 
@@ -398,7 +398,7 @@ def test_who_was_forgotten_after_a_decision_does_not_come_back_with_it(store):
 
 
 def test_nothing_of_the_forgotten_is_left_in_the_file(tmp_path):
-    store = Store(f"sqlite:///{tmp_path / 'decisions.sqlite'}", secret=b"s" * 32)
+    store = DecisionStore(f"sqlite:///{tmp_path / 'decisions.sqlite'}", secret=b"s" * 32)
     store.migrate()
     store.record([logged(i, original=KeptPost(f"peculiar words {i} " * 200, b"peculiar" * 9000)) for i in range(1, 30)])
 
@@ -453,7 +453,7 @@ def test_the_summary_counts_what_happened_since(store):
 
 
 def test_a_database_that_went_away_is_told_and_found_again(cluster):
-    store = Store(cluster.create("away"), secret=b"s" * 32)
+    store = DecisionStore(cluster.create("away"), secret=b"s" * 32)
     store.migrate()
     store.record([logged(1)])
     cluster.stop()
@@ -470,13 +470,13 @@ def test_a_database_that_went_away_is_told_and_found_again(cluster):
 
 def test_what_is_no_database_is_told():
     with pytest.raises(RunError, match="the decision log is a database such as"):
-        Store("decisions.sqlite", secret=b"s" * 32)
+        DecisionStore("decisions.sqlite", secret=b"s" * 32)
     with pytest.raises(RunError):
-        Store("mystery://x/y", secret=b"s" * 32)
+        DecisionStore("mystery://x/y", secret=b"s" * 32)
 
 
 def test_a_password_is_never_told(tmp_path):
-    store = Store("postgresql://someone:hunter2@127.0.0.1:1/nothing", secret=b"s" * 32)
+    store = DecisionStore("postgresql://someone:hunter2@127.0.0.1:1/nothing", secret=b"s" * 32)
     with pytest.raises(StoreGone) as gone:
         store.migrate()
     assert "hunter2" not in str(gone.value)
@@ -616,7 +616,7 @@ def shifted(monkeypatch):
 @pytest.mark.parametrize("hours", [1, -1])
 def test_whoever_posts_after_being_forgotten_by_a_host_of_another_clock_is_logged(store, url, shifted, hours):
     store.record([logged(1)])
-    other = Store(url, secret=b"s" * 32)
+    other = DecisionStore(url, secret=b"s" * 32)
     with shifted(hours):
         assert other.forget("ann").counts["decisions"] == 1
     store.record([logged(2)])
@@ -632,7 +632,7 @@ def test_whoever_posts_after_being_forgotten_by_a_host_of_another_clock_is_logge
 @pytest.mark.parametrize("hours", [1, -1])
 def test_an_item_in_hand_is_handed_to_nobody_by_a_host_of_another_clock(store, url, shifted, hours):
     store.record([logged(1)])
-    other = Store(url, secret=b"s" * 32)
+    other = DecisionStore(url, secret=b"s" * 32)
     item = store.claim("ann")
     with shifted(hours):
         assert other.claim("bob") is None and other.counts()["claimed"] == 1
@@ -703,7 +703,7 @@ def test_of_nothing_there_is_no_receipt_and_what_is_noted_goes_in_time(store):
 
 
 def test_a_log_of_the_first_form_is_brought_up_to_date(url):
-    store = Store(url, secret=b"s" * 32)
+    store = DecisionStore(url, secret=b"s" * 32)
     store.migrate("0001")
     old = {c.name: c for c in items.c if c.name not in ("lease", "lease_clock")}
     rows = [store._row(checked(logged(i))) for i in (1, 2)]

@@ -7,7 +7,7 @@ import torch
 from bifocal import plugins
 from bifocal.diagnose.interaction import emap
 from bifocal.example import Evidence
-from bifocal.lab.dissection import additive_part, rearranged, sample_rows, values_of, with_only
+from bifocal.lab.diagnostics import additive_part, rearranged, sample_rows, values_of, with_only
 
 
 def evidence(n=23, seed=0, names=("a", "b")):
