@@ -214,11 +214,20 @@ def test_evaluating_anew_never_makes_a_finished_run_anew(small_config, small_run
     before = (tmp_path / "small" / "run.json").read_bytes()
     changed = small(small_config, limit=12, seed=3)
     with pytest.raises(ConfigError, match=r"made otherwise \(limit = 12 .*seed = 3.*\): manifest, ") as error:
-        train.check_earlier_steps(changed, root=tmp_path, start="calibrate")
+        run(changed, root=tmp_path, start="calibrate")
     assert "bifocal run" in str(error.value)
     assert (tmp_path / "small" / "run.json").read_bytes() == before
-    train.check_earlier_steps(small(small_config, bootstrap=150), root=tmp_path, start="calibrate")
-    train.check_earlier_steps(small(small_config, run="another", limit=12), root=tmp_path, start="calibrate")
+    run(small(small_config, bootstrap=150), root=tmp_path, start="calibrate", until="calibrate")
+    run(small(small_config, run="another"), root=tmp_path, start="splits", until="splits")
+
+
+def test_settings_are_compared_with_those_of_the_run_as_its_lock_finds_it(small_config, small_run, tmp_path):
+    context = Context.of(small(small_config, limit=12), Workspace(tmp_path / "small", "small"), Reporter())
+    shutil.copytree(small_run, tmp_path / "small")  # as another process made it meanwhile
+    with pytest.raises(ConfigError, match="was made otherwise"):
+        train.execute(context, "calibrate", None)
+    with context.space.lock(), pytest.raises(RunError, match="is in use"):
+        run(context.config, root=tmp_path, start="calibrate")
 
 
 CHANGES = {

@@ -68,11 +68,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Steps 6 and 7 anew: calibration, thresholds, evaluation, errors, report; from the cached Evidence."""
-    from ..pipeline.train import check_earlier_steps
-
-    settings = _settings(config, overrides)
-    check_earlier_steps(settings, root=runs, start="calibrate")
-    _perform(settings, runs, start="calibrate", as_json=as_json, quiet=quiet)
+    _perform(_settings(config, overrides), runs, start="calibrate", as_json=as_json, quiet=quiet)
 
 
 def _settings(path: Path, overrides: list[str] | None, strict: bool = False) -> RunConfig:

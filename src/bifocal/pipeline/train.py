@@ -86,7 +86,7 @@ def run(
     root : path
         The run goes to ``root/<config.run>/``.
     start : str, optional
-        Redo this step and all after it, even where nothing changed.
+        Redo this step and all after it, even where nothing changed; the finished steps before it stay as they are.
     until : str, optional
         Stop after this step.
     reporter : Reporter, optional
@@ -99,7 +99,8 @@ def run(
     Raises
     ------
     BifocalError
-        Any of its kinds, each saying what to do next; run again and the finished steps are skipped.
+        Any of its kinds, each saying what to do next; run again and the finished steps are skipped. `ConfigError`
+        where the settings are others than those that a finished step before ``start`` was made with.
     """
     config = config if isinstance(config, RunConfig) else load_config(config)
     order = list(steps_of(active_transcribers(config)))
@@ -127,6 +128,8 @@ def execute(run: Context, start: str | None, until: str | None) -> None:
     order = list(steps)
     forced = False
     asked = keys(run)
+    if start:
+        _check_earlier_steps(run, asked, start)
     read = files_read(run, asked, refresh=True)
     if read:
         run.reporter.note(f"since they were read, {_told(read)}: the manifest is made again, and what rests on it")
@@ -185,29 +188,18 @@ def keys(run: Context) -> dict[str, str]:
     return result
 
 
-def check_earlier_steps(config: RunConfig, *, root: str | Path, start: str) -> None:
-    """See that to go on from ``start`` redoes no finished step before it, which other settings would.
-
-    A run that is not there, or has not come so far, is no matter: its steps are wanted.
-
-    Raises
-    ------
-    ConfigError
-        Naming the settings that are others than those the run was made with, and the steps that depend on them.
-    """
-    space = Workspace(Path(root) / config.run, config.run)
-    if not space.record.exists():
-        return
-    run = Context.of(config, space, Reporter())
-    asked, finished = keys(run), run.record.steps()
+def _check_earlier_steps(run: Context, asked: Mapping[str, str], start: str) -> None:
+    """Raise `ConfigError` where going on from ``start`` would redo a finished step before it, as other settings do."""
+    finished = run.record.steps()
     before = list(asked)[: list(asked).index(start)]
     redone = [name for name in before if name in finished and finished[name]["fingerprint"] != asked[name]]
     if redone:
-        changed = sorted(differing_settings(run.record.content["config"], config.model_dump(mode="json")).items())
+        settings = run.config.model_dump(mode="json")
+        changed = sorted(differing_settings(run.record.content["config"], settings).items())
         shown = ", ".join(f"{name} = {wanted!r} (was {made!r})" for name, (made, wanted) in changed[:SHOWN])
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise ConfigError(
-            f"{space.folder} was made otherwise ({shown or 'the source, a model or Bifocal has changed'}{more}): "
+            f"{run.space.folder} was made otherwise ({shown or 'the source, a model or Bifocal has changed'}{more}): "
             f"{', '.join(redone)} would be done anew, and all that rests on it. Give the settings it was made with, "
             "name another run (--set run=…), or make it anew by `bifocal run`"
         )
