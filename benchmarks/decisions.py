@@ -45,7 +45,7 @@ PARTS = {
     "3 review band": [("decide.policy_fit", "_band"), ("pipeline.steps.evaluate", "measure_actions")],
     "  figures and intervals": [
         ("pipeline.steps.evaluate", "measure_models"),
-        ("pipeline.steps.evaluate", "gain_over_best"),
+        ("pipeline.steps.evaluate", "gains_over_experts"),
     ],
     "4 slices, fairness": [("pipeline.steps.evaluate", "measure_parts")],
     "9 curves": [("pipeline.steps.evaluate", "draw_curves")],

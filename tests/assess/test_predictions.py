@@ -1,6 +1,7 @@
 """What models say of rows, and how it is measured, on opinions made by hand."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from bifocal.assess.predictions import (
     column,
     confusion,
     example_row,
-    gain_over_best,
+    gains_over_experts,
+    measure_class_shares,
     measure_models,
     pattern_predictions,
     prior,
@@ -22,7 +24,7 @@ from bifocal.assess.predictions import (
 )
 from bifocal.decide.calibration_methods import Temperature
 from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
-from bifocal.example import LABELS, Evidence
+from bifocal.example import LABELS, UNLABELLED, Evidence
 
 EXPERTS = {"text": "text_expert", "image": "vision_expert"}
 BINARY = LABELS["abuse_hate"]
@@ -170,28 +172,46 @@ SETTINGS = {"resamples": 100, "seed": 0}
 HALF = np.array([0.5, 0.5])
 
 
-def test_the_opponent_of_the_fusion_is_chosen_where_it_is_tuned_not_where_it_is_tested():
+def test_the_gain_is_the_least_of_those_over_every_expert_on_the_tested_rows():
     """On val the text expert is perfect and the vision expert wrong, on test it is the other way round."""
     labels = [0, 0, 0, 1, 1, 1] * 4
     right, wrong = np.where(np.array(labels) == 1, 0.8, 0.3), np.where(np.array(labels) == 1, 0.3, 0.8)
     tuned = opinions(labels, text_expert=right, vision_expert=wrong, mm_fusion=wrong)
     tested = opinions(labels, text_expert=wrong, vision_expert=right, mm_fusion=right)
     rules = plain("text_expert", "vision_expert", "mm_fusion")
-    gain = gain_over_best(tuned, tested, rules, BINARY, fusion="mm_fusion", shares=HALF, **SETTINGS)
-    assert gain["over"] == "text_expert"
+    found = gains_over_experts(tuned, tested, rules, BINARY, fusion="mm_fusion", shares=HALF, **SETTINGS)
+    gain, gains = found["gain"], found["gains"]
+    assert gain["over"] == "vision_expert" and gain["value"] == pytest.approx(0.0)
     assert gain["chosen_on"] == {"text_expert": 1.0, "vision_expert": 0.0}
-    assert gain["metric"] == "auroc" and gain["value"] == pytest.approx(1.0) and gain["n"] == 24
-    assert gain["low"] <= gain["value"] <= gain["high"]
+    assert {expert: over["value"] for expert, over in gains.items()} == {"text_expert": 1.0, "vision_expert": 0.0}
+    assert gain["metric"] == "auroc" and gain["n"] == 24 and gain["low"] <= gain["value"] <= gain["high"]
 
 
 def test_the_gain_is_negative_where_the_fusion_is_worse():
     labels = [0, 1] * 12
     good = np.where(np.array(labels) == 1, 0.8, 0.3)
     said = opinions(labels, text_expert=good, mm_fusion=1 - good)
-    gain = gain_over_best(
+    gain = gains_over_experts(
         said, said, plain("text_expert", "mm_fusion"), BINARY, fusion="mm_fusion", shares=HALF, **SETTINGS
-    )
+    )["gain"]
     assert gain["over"] == "text_expert" and gain["value"] == pytest.approx(-1.0)
+
+
+def test_splits_of_other_class_shares_are_told_of_and_copies_count_once():
+    def split(positives, n, groups=None):
+        labels = np.array([1] * positives + [0] * (n - positives))
+        found = opinions(labels, mm_fusion=np.full(n, 0.5))
+        return replace(found, groups=tuple(groups)) if groups else found
+
+    even, more = split(50, 100), split(80, 100)
+    found = measure_class_shares({"train": even, "test": more}, BINARY)
+    assert found["differ"] and found["p"] < 1e-4
+    assert found["shares"] == {"train": [0.5, 0.5], "test": pytest.approx([0.2, 0.8])}
+    assert not measure_class_shares({"train": even, "test": even}, BINARY)["differ"]
+    copies = split(80, 100, [str(i // 20) for i in range(100)])  # five posts, twenty times each
+    assert not measure_class_shares({"train": even, "test": copies}, BINARY)["differ"]
+    unlabelled = replace(more, labels=np.full(100, UNLABELLED))
+    assert measure_class_shares({"train": even, "test": unlabelled}, BINARY)["p"] == 1.0
 
 
 def test_an_expert_that_says_nothing_of_a_row_counts_with_the_class_shares():
@@ -202,7 +222,8 @@ def test_an_expert_that_says_nothing_of_a_row_counts_with_the_class_shares():
     said = opinions(labels, has={"text_expert": has}, text_expert=text, mm_fusion=text)
     rules = plain("text_expert", "mm_fusion")
     shares = np.array([0.05, 0.95])
-    gain = gain_over_best(said, said, rules, BINARY, fusion="mm_fusion", shares=shares, **SETTINGS)
+    found = gains_over_experts(said, said, rules, BINARY, fusion="mm_fusion", shares=shares, **SETTINGS)
+    gain = found["gain"]
     # All 8 positives beat the 4 negatives at 0.1; of the 4 negatives at 0.95 none is beaten, the silent 4 tie.
     expected = (8 * 4 + 4 * 4 / 2) / 64
     assert gain["chosen_on"] == {"text_expert": pytest.approx(expected)}

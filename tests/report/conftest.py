@@ -113,6 +113,7 @@ def _results(name, label_name, models, sizes, tested, tuned, in_sample, multicla
     results = {
         "run": name, "label": label_name, "in_sample": in_sample, "tuned_on": tuned, "tested_on": tested,
         "main": models[-1], "ece": {"bins": 15, "kind": "equal width"}, "models": found,
+        "class_shares": {"shares": {s: [0.5, 0.5] for s in sizes}, "p": 0.7, "differ": False},
     }  # fmt: skip
     if not multiclass:
         results |= {"slices": SLICES, "fairness": FAIRNESS}
@@ -120,7 +121,9 @@ def _results(name, label_name, models, sizes, tested, tuned, in_sample, multicla
         metric = "macro_f1" if multiclass else "auroc"
         found["mm_fusion"]["seeds"] = {"n": 5, metric: {"mean": 0.631, "std": 0.012}}
         gain = {"value": -0.012, "low": -0.051, "high": 0.031, "n": sizes[tested], "positives": 1, "detectable": 0.058}
-        results["gain"] = {"over": "text_expert", "metric": metric, "chosen_on": {"text_expert": 0.6}, **gain}
+        gain = {"metric": metric, **gain}
+        results["gain"] = {"over": "text_expert", "chosen_on": {"text_expert": 0.6}, **gain}
+        results["gains"] = {"text_expert": gain, "vision_expert": {**gain, "value": 0.02, "low": 0.01, "high": 0.03}}
     return results
 
 

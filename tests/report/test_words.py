@@ -101,7 +101,8 @@ def test_the_answer_of_a_binary_run(fake_run):
         "On 200 test posts (100 positive), mm_fusion ranks a positive post above a negative one 65% of the time: "
         "AUROC 0.650 (95% interval 0.600 to 0.700)."
     )
-    assert "text_expert, the best single model on val, is −0.012 AUROC (95% interval −0.051 to +0.031)" in gain
+    assert "text_expert, the expert that comes nearest, is −0.012 AUROC (95% interval −0.051 to +0.031)" in gain
+    assert gain.endswith("Over vision_expert it is +0.020 (+0.010 to +0.030).")
     assert "a gain of 0.058 or more had an 80% chance of showing" in gain
     assert "flags 100 posts, 70 of them rightly (70%), and misses 25 of the 95 positive ones (26%)" in decision
     assert "threshold of 0.45, chosen on val by the best F1 (posts that lack a part have their own)" in decision
@@ -163,19 +164,23 @@ def test_limits_are_named_where_they_are_and_only_there(fake_run):
     assert "near-duplicates in an earlier split: 4 in test; they were kept" in said
     assert "2 rows could not be read and 1 bear no label" in said
     assert "Over 5 seeds the AUROC of mm_fusion is 0.631 ± 0.012" in said
-    assert "base rate" not in said
+    assert "class shares" not in said
 
     large = fake_run("large", n=2000)
     space = Workspace.of(large)
     edit(space.policy, lambda p: p.update(approximate=False))
-    edit(space.results, lambda r: r["models"]["majority"]["val"].update(positives=50))
+    shares = {"val": [0.1667, 0.8333], "test": [0.5, 0.5]}
+    edit(space.results, lambda r: r.update(class_shares={"shares": shares, "p": 0.00001, "differ": True}))
     edit(space.record, lambda r: r["steps"]["splits"]["leakage"].update(action="drop"))
     edit(space.record, lambda r: r["steps"]["manifest"].update(quarantined=0, unlabelled=0, reasons={}))
     said = " ".join(unknowns(findings(large)))
     assert "ECE" not in said
     assert "approximate" not in said
     assert "could not be read" not in said
-    assert "83% of val is positive, 50% of test" in said
+    told = (
+        "by more than chance (p < 0.001): val 83% positive, test 50% positive. Temperature and threshold were tuned on"
+    )
+    assert told in said
     assert "they were dropped" in said
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from ..decide.calibration import softmax
 from ..decide.policy import Policy, pattern_of, patterns
-from ..evaluate.compare import measure_change, paired_gain
+from ..evaluate.compare import gains_over_each, measure_change
 from ..evaluate.curves import asked_of, explored, precision_recall, reliability, risk_coverage, roc
+from ..evaluate.differences import class_shares_p_value
 from ..evaluate.error_table import write_errors
 from ..evaluate.intervals import measure
 from ..evaluate.metrics import METRICS, headline_metric
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 MAJORITY = "majority"
 ECE = {"bins": 15, "kind": "equal width"}
+SHARES_DIFFER = 0.01
+"""Splits whose class shares would differ as much by chance less often than this are told of."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +264,7 @@ def seed_spread(fusion: Fusion, evidence: Mapping[str, Evidence], labels: np.nda
     return {"n": len(values), name: {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}}
 
 
-def gain_over_best(
+def gains_over_experts(
     tuned: Predictions,
     tested: Predictions,
     policy: Policy,
@@ -272,9 +275,15 @@ def gain_over_best(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The fusion against the best expert, chosen on the tuning split; one comparison, on the tested split.
+    """The fusion against every expert on the tested split: what ``results_<run>.json`` holds of it.
 
-    A row on which the expert has no opinion counts with train's class shares: that is what it would say.
+    A row on which an expert has no opinion counts with train's class shares: that is what it would say.
+
+    Returns
+    -------
+    dict
+        ``gain``: the least of them (`bifocal.evaluate.compare.Gains`), ``over`` which expert, and ``chosen_on``, what
+        each expert reaches on the tuning split; ``gains``: expert -> the gain over it.
     """
     experts = [model for model in tuned.logits if model != fusion]
     metric = headline_metric(len(label.classes))
@@ -282,18 +291,42 @@ def gain_over_best(
     def probabilities(said: Predictions, model: str) -> np.ndarray:
         return np.where(said.has[model][:, None], calibrated(said, policy, model, adjusted=False)[0], shares)
 
-    scores = {model: METRICS[metric](tuned.labels, probabilities(tuned, model), None) for model in experts}
-    best = max(experts, key=lambda model: scores[model])
-    gain = paired_gain(
+    found = gains_over_each(
         tested.labels,
-        probabilities(tested, best),
+        {model: probabilities(tested, model) for model in experts},
         probabilities(tested, fusion),
         tested.groups,
         metric=metric,
         resamples=resamples,
         seed=seed,
     )
-    return {"over": best, "chosen_on": scores, **gain}
+    scores = {model: METRICS[metric](tuned.labels, probabilities(tuned, model), None) for model in experts}
+    return {"gain": {"over": found.over, "chosen_on": scores, **found.least}, "gains": found.each}
+
+
+def measure_class_shares(said: Mapping[str, Predictions], label: Label) -> dict[str, Any]:
+    """Whether the splits (``said``: split -> `Predictions`) hold the classes in the same shares.
+
+    A threshold chosen where positives are more frequent than where it is used flags too much there.
+
+    Returns
+    -------
+    dict
+        ``shares``: split -> the share of each class among its annotated rows; ``p``: of equal shares
+        (`class_shares_p_value`); ``differ``: whether that is below `SHARES_DIFFER`.
+    """
+    classes, annotated = len(label.classes), {}
+    for split, found in said.items():
+        rows = np.flatnonzero(found.labels != UNLABELLED)
+        if len(rows):
+            annotated[split] = (found.labels[rows], [found.groups[row] for row in rows])
+    counts = {split: np.bincount(labels, minlength=classes) for split, (labels, _) in annotated.items()}
+    p = class_shares_p_value(list(annotated.values()), classes)
+    return {
+        "shares": {split: (count / count.sum()).tolist() for split, count in counts.items()},
+        "p": p,
+        "differ": p < SHARES_DIFFER,
+    }
 
 
 def draw_curves(

@@ -70,6 +70,12 @@ def print_results(folder: Path, as_json: bool) -> None:
             f"{words.signed(gain['value'])} [{low}, {high}], smallest detectable {words.number(gain['detectable'])}",
             soft_wrap=True,
         )
+    for expert, over in results.get("gains", {}).items():
+        if expert != gain["over"]:
+            ends = ", ".join(words.signed(over[end]) for end in ("low", "high"))
+            console.print(f"  over {expert}: {words.signed(over['value'])} [{ends}]", soft_wrap=True)
+    if results.get("class_shares", {}).get("differ"):  # results of an earlier version have none
+        console.print(words.class_shares_differ(results["class_shares"]), soft_wrap=True)
     console.print(f"report: {space.report / 'index.html'}")
     example = read_json(space.record).get("example", {})
     command = [program(), "predict", str(folder)]

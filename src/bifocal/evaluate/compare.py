@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .intervals import (
+    LEVEL,
     RESAMPLES,
     Weighted,
     count_classes,
@@ -88,16 +89,81 @@ def paired_gain(
     DataError
         As `metrics.checked`, or on an unknown metric.
     """
-    classes = count_classes(labels, probabilities_a, groups)
-    gains = np.array([np.nan])
+    compared = gains_over_each(
+        labels, {"a": probabilities_a}, probabilities_b, groups, metric=metric, resamples=resamples, seed=seed
+    )
+    return compared.each["a"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gains:
+    """One model beside several others.
+
+    Attributes
+    ----------
+    each : dict
+        Other model -> `paired_gain` over it.
+    over : str
+        The other with the least gain, which is the one to report.
+    least : dict
+        In the form of `paired_gain`. Its interval is not that of the least value, whose bootstrap is biased: ``low`` is
+        the least of the lower ends (a gain over every model is shown where each is; Berger 1982, intersection-union
+        test), ``high`` the least of the upper ends, of k models at 1 - 0.025 / k each (Bonferroni). ``detectable`` is
+        the largest of theirs.
+    """
+
+    each: dict[str, dict[str, Any]]
+    over: str
+    least: dict[str, Any]
+
+
+def gains_over_each(
+    labels: ArrayLike,
+    others: Mapping[str, ArrayLike],
+    probabilities: ArrayLike,
+    groups: Sequence[Any],
+    *,
+    metric: str,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Gains:
+    """How much better one model is than each of several others, all on the same resamples of groups.
+
+    Parameters
+    ----------
+    labels, groups : [n]
+    others : mapping
+        Name -> probabilities ``[n, C]``; at least one.
+    probabilities : [n, C]
+    metric : str
+        Of which more is better, for `Gains.least`.
+
+    Raises
+    ------
+    DataError
+        As `paired_gain`.
+    """
+    classes = count_classes(labels, probabilities, groups)
+    replicates = {name: np.array([np.nan]) for name in others}
     if sum(classes):
-        a, b = (Weighted(labels, p) for p in (probabilities_a, probabilities_b))
+        own, theirs = Weighted(labels, probabilities), {name: Weighted(labels, p) for name, p in others.items()}
 
-        def gain(weights: np.ndarray) -> dict[str, np.ndarray]:
-            return {metric: b(weights, [metric])[metric] - a(weights, [metric])[metric]}
+        def gains(weights: np.ndarray) -> dict[str, np.ndarray]:
+            reached = own(weights, [metric])[metric]
+            return {name: reached - other(weights, [metric])[metric] for name, other in theirs.items()}
 
-        gains = over_resamples(gain, groups, resamples, seed)[metric]
-    return _told(metric, float(gains[0]), gains[1:], classes)
+        replicates = over_resamples(gains, groups, resamples, seed)
+    each = {name: _told(metric, float(found[0]), found[1:], classes) for name, found in replicates.items()}
+    over = min(each, key=lambda name: each[name]["value"])
+    level = (LEVEL[0], 100 - (100 - LEVEL[1]) / len(each))
+    ends = [percentile_interval(found[0], found[1:], level=level) for found in replicates.values()]
+    least = {
+        **each[over],
+        "low": float(np.min([end.low for end in ends])),
+        "high": float(np.min([end.high for end in ends])),
+        "detectable": max(gain["detectable"] for gain in each.values()),
+    }
+    return Gains(each, over, least)
 
 
 def _told(metric: str, value: float, replicates: np.ndarray, classes: list[int]) -> dict[str, Any]:

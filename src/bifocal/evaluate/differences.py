@@ -6,7 +6,8 @@ compared dozens of times needs both, so the comparisons here are exact or in clo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -60,6 +61,29 @@ class Rate(NamedTuple):
     def _counts(self) -> tuple[int, int]:
         whole = max(1, round(self.whole / self.effect))
         return min(whole, round(self.part / self.effect)), whole
+
+
+def class_shares_p_value(splits: Sequence[tuple[NDArray[np.int64], Sequence[Hashable]]], classes: int) -> float:
+    """Of the same class shares in every split, by the chi-squared test of homogeneity; 1 where there is one class.
+
+    Parameters
+    ----------
+    splits : sequence of (labels [n], groups [n])
+        Of each split, annotated rows only. Its counts are divided by the design effect of groups whose rows all are of
+        one class (Rao and Scott 1992), so that copies of a post count once: at most too cautious.
+    classes : int
+    """
+    from scipy.stats import chi2_contingency
+
+    table = []
+    for labels, groups in splits:
+        sizes = np.array(list(Counter(groups).values()), dtype=float)
+        effect = (sizes**2).sum() / sizes.sum() if len(sizes) else 1.0
+        table.append(np.bincount(labels, minlength=classes) / effect)
+    counts = np.array(table)
+    counts = counts[counts.sum(axis=1) > 0]
+    counts = counts[:, counts.sum(axis=0) > 0]
+    return float(chi2_contingency(counts).pvalue) if min(counts.shape) > 1 else 1.0
 
 
 def rate(happened: Rows, group: Codes) -> Rate:

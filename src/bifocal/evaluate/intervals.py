@@ -178,7 +178,9 @@ class Weighted:
         return {kind: list(self._terms(kind)) for kind in kinds}
 
 
-def percentile_interval(value: float, replicates: Floats, *, recentred: bool = False) -> Interval:
+def percentile_interval(
+    value: float, replicates: Floats, *, recentred: bool = False, level: tuple[float, float] = LEVEL
+) -> Interval:
     """The figure between the percentiles of its replicates; those that are nan (one class only) are left out.
 
     Without any spread to go by (fewer than two defined replicates) the ends are nan. ``recentred`` moves the
@@ -189,7 +191,7 @@ def percentile_interval(value: float, replicates: Floats, *, recentred: bool = F
     defined = replicates[~np.isnan(replicates)]
     if len(defined) < 2:
         return Interval(value, float("nan"), float("nan"))
-    low, high = np.percentile(defined + (value - defined.mean() if recentred else 0), LEVEL)
+    low, high = np.percentile(defined + (value - defined.mean() if recentred else 0), level)
     return Interval(value, float(low), float(high))
 
 

@@ -74,6 +74,8 @@ def findings(folder: str | Path) -> RunFacts:
         "modalities": [part_name(plugin) for plugin in record["config"]["modalities"]],
         "headline": _headline(main, metric, tested, said),
         "gain": results.get("gain"),
+        "gains": results.get("gains", {}),
+        "class_shares": results.get("class_shares", {"shares": {}, "p": 1.0, "differ": False}),
         "verdict": _verdict(space.lab_results),
         "actions": results.get("actions"),
         "robustness": read_json(space.robustness) if space.robustness.is_file() else None,

@@ -120,6 +120,10 @@ class RunFacts(ErrorFacts, CurveFacts):
     modalities: list[str]
     headline: Headline
     gain: dict[str, Any] | None
+    """The least of the gains."""
+    gains: dict[str, dict[str, Any]]
+    """Expert -> the gain of the model that decides over it."""
+    class_shares: dict[str, Any]
     verdict: str | None
     actions: dict[str, Any] | None
     robustness: dict[str, Any] | None

@@ -36,8 +36,6 @@ LOWER_IS_BETTER = frozenset(METRICS) - {"auroc", "macro_f1", "accuracy", "auprc"
 ERROR_TYPES = {"FP": "False positives", "FN": "False negatives", "wrong": "Taken for another class"}
 FIGURES = {**METRICS, "fpr": "false-positive rate", "fnr": "false-negative rate"}
 NONE_WORSE = "None that could be compared is worse than the rest."
-SHIFT = 0.10
-"""A larger difference in base rate between the tuning and the tested split is worth a line."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -73,6 +71,17 @@ def posts(split: str) -> str:
 def balance(label: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """How the rows behind a figure divide: its positives, or the number of classes."""
     return f"{found['positives']:,} positive" if label["binary"] else f"{len(label['classes'])} classes"
+
+
+def class_shares_differ(found: Mapping[str, Any]) -> str:
+    """The class shares of the splits, where they differ; ``found`` as ``results_<run>.json`` holds it."""
+    binary = all(len(shares) == 2 for shares in found["shares"].values())
+    told = [
+        f"{split} {share(shares[1], 1)} positive" if binary else f"{split} {' / '.join(share(s, 1) for s in shares)}"
+        for split, shares in found["shares"].items()
+    ]
+    at_least = chance(found["p"]) if found["p"] < 0.001 else f"= {chance(found['p'])}"
+    return f"The class shares of the splits differ by more than chance (p {at_least}): {', '.join(told)}."
 
 
 def asked(facts: RunFacts) -> list[str]:
@@ -135,7 +144,7 @@ def _sentence_template() -> Template:
     env.globals |= {
         "METRICS": METRICS,
         "FIGURES": FIGURES,
-        "SHIFT": SHIFT,
+        "class_shares_differ": class_shares_differ,
         "LEAST_ROWS": LEAST_ROWS,
         "ECE_ROWS": ECE_ROWS,
     }
@@ -149,8 +158,8 @@ def _on_one_line(value: object) -> object:
 
 def _derived(facts: RunFacts) -> dict[str, Any]:
     """What several sentences name, and what a template cannot count."""
-    names, models, splits = facts["modalities"], facts["models"], facts["splits"]
-    tuned, tested, actions = facts["marks"]["tuned_on"], facts["headline"]["split"], facts["actions"] or {}
+    names, models = facts["modalities"], facts["models"]
+    tuned, actions = facts["marks"]["tuned_on"], facts["actions"] or {}
     few = {name: said["few_rows"] for name, said in models.items() if said["few_rows"]}
     return {
         "main": models[facts["headline"]["model"]],
@@ -159,7 +168,6 @@ def _derived(facts: RunFacts) -> dict[str, Any]:
         "leakage": _leakage(facts["data"]["leakage"]),
         "few_rows": few,
         "rarest": {name: n for counts in few.values() for name, n in counts.items()},
-        "rates": [splits[s]["positives"] / (splits[s]["n"] or 1) for s in (tuned, tested) if facts["label"]["binary"]],
         "decided": sum(sum(by_class.values()) for by_class in actions.values()) if "size" not in actions else 0,
         "unmeasured": sum(not any(row["figures"].values()) for row in (facts["slices"] or {"slices": []})["slices"]),
     }

@@ -10,8 +10,9 @@ from ...assess.predictions import (
     ECE,
     Predictions,
     draw_curves,
-    gain_over_best,
+    gains_over_experts,
     measure_actions,
+    measure_class_shares,
     measure_models,
     prior,
     seed_spread,
@@ -63,12 +64,13 @@ def _measured(data: RunData, policy: Policy, said: Mapping[str, Predictions]) ->
         "tested_on": tested_on,
         "main": data.models[-1],
         "ece": ECE,
+        "class_shares": measure_class_shares(said, label),
         "models": models,
     }
     if policy.review is not None:
         results["actions"] = measure_actions(tested, policy, data.models[-1])
     if data.fused is not None:
-        results["gain"] = gain_over_best(
+        results |= gains_over_experts(
             said[tuned_on], tested, policy, label, fusion=MODEL, shares=shares, resamples=resamples, seed=seed
         )
         models[MODEL]["seeds"] = seed_spread(data.fused, data.fused_evidence(tested_on), tested.labels, label)
