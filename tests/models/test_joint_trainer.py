@@ -8,16 +8,17 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from bifocal.example import Evidence
+from bifocal.models.finetune import history
 from bifocal.models.joint_head import CoAttention
 from bifocal.models.joint_tokens import TokenSource
 from bifocal.models.joint_trainer import (
+    OWN,
     JointBatches,
     JointModel,
     JointTrainer,
     TuningOptions,
     alone_loss,
     coefficients,
-    history,
     mean_scores,
     modulate,
 )
@@ -170,7 +171,7 @@ def test_the_history_is_read_from_the_log():
         {"eval_loss": 0.6, "eval_accuracy": 0.7, "eval_macro_f1": 0.6, "eval_runtime": 3.0, "epoch": 1.0},
         {"train_runtime": 9.0, "train_loss": 0.1, "epoch": 1.0},
     ]  # fmt: skip
-    assert history(log) == [
+    assert history(log, OWN) == [
         {
             "epoch": 1, "train_loss": 0.7, "train_accuracy": 0.5, "train_macro_f1": 0.4, "grad_norm": 2.0,
             "grad_norm.a": 1.0, "val_loss": 0.6, "val_accuracy": 0.7, "val_macro_f1": 0.6,

@@ -30,7 +30,8 @@ def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def mean_states(states: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of hidden states: ``[n, L, d]`` over the positions that ``mask [n, L]`` keeps, or ``[n, d, H, W]``."""
+    """Mean of hidden states: ``[n, L, d]`` over the positions that ``mask [n, L]`` keeps (zeros where none), or of
+    ``[n, d, H, W]``."""
     if states.dim() == 4:
         return states.mean(dim=(2, 3))
     if mask is None:

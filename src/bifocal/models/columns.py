@@ -400,23 +400,18 @@ def as_date(cell: Cell, day_first: bool | None = None) -> date | None:
 
 def yes_or_no(cell: Cell) -> str | None:
     """``true`` or ``false``, as it is spelled; None where it is neither."""
-    word = as_word(cell).lower()
-    if word in _TRUE or word == "1":
+    word = str(cell).lower()
+    if word in _TRUE or cell in ("1", 1):
         return "true"
-    return "false" if word in _FALSE or word == "0" else None
+    return "false" if word in _FALSE or cell in ("0", 0) else None
 
 
-def as_word(cell: Cell) -> str:
-    """A cell as text; 1.0 and 1 are one."""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
-
-
-def described(name: str, column: ColumnSummary, dropped: str = "", *, examples: bool = True) -> str:
+def described(name: str, column: ColumnSummary, dropped: str = "") -> str:
     """A column in one line: its kind, gaps, odd cells, and whether it is dropped."""
     kind = "yes or no" if column.form.boolean else {"number": "numbers", "date": "dates"}.get(column.kind, "categories")
     parts = [f"{column.missing:,} missing"] if column.missing else []
     if column.odd:
-        named = ", ".join(repr(cell) for cell in column.examples) if examples else ""
+        named = ", ".join(map(repr, column.examples))
         parts.append(
             f"{column.odd:,} of {column.rows:,} cells are none{f' ({named})' if named else ''}, taken as missing"
         )

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from .classifier import Classifier
 
 Row = dict[str, float]
+HISTORY = {
+    f"{theirs}{figure}": f"{ours}_{figure}"
+    for figure in ("loss", "accuracy", "macro_f1")
+    for theirs, ours in (("", "train"), ("eval_", "val"))
+}
+"""Figures by their names in the Trainer's log -> their names in the history."""
 WEIGHTS, STATE = "model.safetensors", "trainer_state.json"
 
 
@@ -216,15 +222,14 @@ class Collator:
         return {**self.inputs(values), "labels": torch.tensor(labels)}
 
 
-def history(log: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """One row per epoch from the Trainer's log."""
+def history(log: Iterable[Mapping[str, Any]], own: Collection[str] = ()) -> list[Row]:
+    """One row per epoch from the Trainer's log: figures of train and val, and ``own``, also as ``<own>.<modality>``."""
     rows: dict[int, Row] = {}
     for entry in log:
-        for key in ("loss", "accuracy", "macro_f1"):
-            for ours, theirs in (("train", key), ("val", f"eval_{key}")):
-                if theirs in entry:
-                    epoch = round(entry["epoch"])
-                    rows.setdefault(epoch, {"epoch": epoch})[f"{ours}_{key}"] = entry[theirs]
+        for key, value in entry.items():
+            if name := HISTORY.get(key, key if key.partition(".")[0] in own else ""):
+                epoch = round(entry["epoch"])
+                rows.setdefault(epoch, {"epoch": epoch})[name] = value
     return [rows[epoch] for epoch in sorted(rows)]
 
 

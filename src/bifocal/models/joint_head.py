@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .joint_tokens import pooled
+from .classifier import mean_states
 
 
 class HeadOutput(NamedTuple):
@@ -137,9 +137,9 @@ class CoAttention(nn.Module):
             side = torch.cat([kept[j][0] for j in others] or [x[:, :0]], dim=1)
             side_mask = torch.cat([kept[j][1] for j in others] or [mask[:, :0]], dim=1)
             x, attention = self.attend[m](x, side, side_mask)
-            z = self.norm(pooled(x, mask))
+            z = self.norm(mean_states(x, mask))
             states.append(torch.where(stays[:, m, None], z, self.absent[m].to(z.dtype)))
-            mass = pooled(attention, mask).split([kept[j][0].shape[1] for j in others], dim=1)
+            mass = mean_states(attention, mask).split([kept[j][0].shape[1] for j in others], dim=1)
             for j, part in zip(others, mass, strict=False):  # a modality without others gives one empty part
                 looked = looked.index_add(1, torch.tensor([j], device=x.device), part.float().sum(dim=1, keepdim=True))
         return HeadOutput(self.out(torch.cat(states, dim=1)), alone, _shares(looked, stays))
@@ -157,7 +157,7 @@ class CoAttention(nn.Module):
     def _alone(self, placed: Sequence[tuple[Tensor, Tensor]], detach: bool) -> Tensor | None:
         if self.alone is None:
             return None
-        means = [pooled(x, mask) for x, mask in placed]
+        means = [mean_states(x, mask) for x, mask in placed]
         return torch.stack([h(x.detach() if detach else x) for h, x in zip(self.alone, means, strict=True)], dim=1)
 
     def _stays(self, present: Tensor) -> Tensor:

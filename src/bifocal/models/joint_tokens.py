@@ -7,7 +7,8 @@ of them is kept for each row, and played back into the model, whose remaining bl
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -18,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import DataError
 from ..example import SelectedRows
-from .classifier import mean_states, token_states
+from .classifier import token_states
 from .hf import MASK, HfTokenEncoder, unpadded
 from .linear import FLAT
 
@@ -256,9 +257,14 @@ class Player:
         for block in self.passed:
             block.forward = self._past(block.forward, block is self.passed[-1])
 
-    def playing(self, states: Tensor | None) -> _Playing:
+    @contextmanager
+    def playing(self, states: Tensor | None) -> Iterator[None]:
         """While it lasts, these states stand for what leaves the last frozen block; None = all blocks run."""
-        return _Playing(self, states)
+        self._played = states
+        try:
+            yield
+        finally:
+            self._played = None
 
     def _past(self, forward: Callable[..., Any], last: bool) -> Callable[..., Any]:
         def passed(*args: Any, **kwargs: Any) -> Any:
@@ -272,17 +278,6 @@ class Player:
             return (states, *[None] * (self.parts - 1)) if self.parts else states
 
         return passed
-
-
-class _Playing:
-    def __init__(self, player: Player, states: Tensor | None):
-        self.player, self.states = player, states
-
-    def __enter__(self) -> None:
-        self.player._played = self.states
-
-    def __exit__(self, *_: object) -> None:
-        self.player._played = None
 
 
 def _values(part: Evidence) -> Sequence[Any]:
@@ -304,8 +299,3 @@ def first_of(output: Any) -> Tensor:
     """The hidden states in what a model or block gives."""
     states: Tensor = output if isinstance(output, Tensor) else output[0]
     return states
-
-
-def pooled(tokens: Tensor, there: Tensor) -> Tensor:
-    """Mean ``[B, d]`` of the tokens ``[B, L, d]`` that are there ``[B, L]``; zeros where none is."""
-    return mean_states(tokens, there)

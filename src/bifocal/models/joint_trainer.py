@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from ..config import Strict
 from ..errors import ModelError
 from .classifier import figures
-from .finetune import Patience, bf16_here
+from .finetune import Patience, bf16_here, history
 from .joint_head import CoAttention, HeadOutput
 from .joint_tokens import Inputs, Kept, TokenSource
 
@@ -153,7 +153,7 @@ class JointTrainer(Trainer):
         self.train()
         self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
         _clear(self.checkpoints)
-        return history(self.state.log_history)
+        return history(self.state.log_history, OWN)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW, the encoders at a rate of their own; biases and scales do not decay."""
@@ -223,7 +223,7 @@ class JointTrainer(Trainer):
             self.norms.clear()
         super().log(logs, start_time)
         if self.on_epoch and self.last_of_epoch in logs:
-            self.on_epoch(history(self.state.log_history)[-1])
+            self.on_epoch(history(self.state.log_history, OWN)[-1])
 
 
 class JointBatches:
@@ -320,21 +320,6 @@ def norm_of(parameters: Iterable[nn.Parameter]) -> float:
     """Euclidean norm of all gradients."""
     found = [p.grad.norm() for p in parameters if p.grad is not None]
     return float(torch.stack(found).norm()) if found else 0.0
-
-
-def history(log: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """One row per epoch from the Trainer's log: train and val figures, gradient norms, coefficients."""
-    rows: dict[int, Row] = {}
-    for entry in log:
-        epoch = round(entry["epoch"])
-        for key, value in entry.items():
-            if key in ("loss", "accuracy", "macro_f1"):
-                rows.setdefault(epoch, {"epoch": epoch})[f"train_{key}"] = value
-            elif key in ("eval_loss", "eval_accuracy", "eval_macro_f1"):
-                rows.setdefault(epoch, {"epoch": epoch})[key.replace("eval", "val", 1)] = value
-            elif key.partition(".")[0] in OWN:
-                rows.setdefault(epoch, {"epoch": epoch})[key] = value
-    return [rows[epoch] for epoch in sorted(rows)]
 
 
 def _clear(folder: Path) -> None:

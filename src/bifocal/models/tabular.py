@@ -340,15 +340,11 @@ def _reader(kind: Kind, column: ColumnSummary | None) -> Callable[[Cell], Any]:
         return partial(written_number, form=column.form)
     if kind == "date":
         return partial(as_date, day_first=column.form.day_first)
-    return _boolean if column.form.boolean else _category
+    return yes_or_no if column.form.boolean else _category
 
 
 def _category(cell: Cell) -> str | None:
     return None if cell is None else as_category(cell)
-
-
-def _boolean(cell: Cell) -> str | None:
-    return None if cell is None else yes_or_no(cell)
 
 
 def _numbers(
