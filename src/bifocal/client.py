@@ -86,28 +86,19 @@ class Answered:
         return dict(self.body)
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What to send; the service's answer is sent back into the generator that yields it."""
-
-    method: str
-    path: str
-    content: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Wait:
-    seconds: float
-
-
 _Part = list[tuple[int, bytes]]
 """The places of some rows, and each as JSON."""
-_Talk = Generator[_Request | _Wait, Any, Result]
-"""A conversation with a service, without the means: `Client` and `AsyncClient` bring those."""
+_Talk = Generator[httpx.Request | float, Any, Result]
+"""A conversation with a service, without the means: `Client` and `AsyncClient` bring those.
+
+It yields what to send, and is sent the service's answer; or the seconds to wait.
+"""
 
 
 class _Asking:
     """What both clients say."""
+
+    _http: httpx.Client | httpx.AsyncClient
 
     def __init__(self, url: str, key: str | None, patience_s: float):
         try:
@@ -122,8 +113,9 @@ class _Asking:
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.patience_s = patience_s
 
-    def _ask(self, request: _Request) -> _Talk[Any]:
+    def _ask(self, method: str, path: str, **content: Any) -> _Talk[Any]:
         """The body of the answer, asked for until it comes or patience ends."""
+        request = self._http.build_request(method, path, **content)
         waited, pause = 0.0, FIRST_WAIT_S
         while True:
             response: httpx.Response = yield request
@@ -133,7 +125,7 @@ class _Asking:
             least = float(told) if told.isdigit() else 0.0
             # Not all at once again: every client waits a little differently.
             seconds = min(max(least, pause * random.uniform(0.5, 1.5)), self.patience_s - waited, LONGEST_WAIT_S)
-            yield _Wait(seconds)
+            yield seconds
             waited, pause = waited + seconds, pause * 2
 
     def _read(self, response: httpx.Response) -> Any:
@@ -154,7 +146,7 @@ class _Asking:
         raise ServerError(f"{self.url}: {message}", response.status_code, kind)
 
     def _predict(self, row: Mapping[str, Any]) -> _Talk[Answered]:
-        return Answered.of((yield from self._ask(_Request("POST", "/v1/predict", _form(row)))))
+        return Answered.of((yield from self._ask("POST", "/v1/predict", files=_form(row))))
 
     def _predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> _Talk[list[Answered | BifocalError]]:
         results: dict[int, Answered | BifocalError] = {}
@@ -167,9 +159,9 @@ class _Asking:
         waited = 0.0
         while part:
             body = b'{"items": [' + b", ".join(item for _, item in part) + b"]}"
-            content = {"content": body, "headers": {"Content-Type": "application/json"}}
+            headers = {"Content-Type": "application/json"}
             try:
-                told = yield from self._ask(_Request("POST", "/v1/predict/batch", content))
+                told = yield from self._ask("POST", "/v1/predict/batch", content=body, headers=headers)
             except ServerError as error:
                 if error.status != TOO_LARGE:
                     raise
@@ -189,24 +181,21 @@ class _Asking:
                 else:
                     results[i] = _error(answer["error"])
             if part := again:
-                yield _Wait(1.0)
+                yield 1.0
                 waited += 1.0
 
     def _feedback(self, decision_id: str, label: int | str, reason: str) -> _Talk[dict[str, Any]]:
         said = {"decision_id": decision_id, "label": label, "reason": reason}
-        return (yield from self._ask(_Request("POST", "/v1/feedback", {"json": said})))
+        return (yield from self._ask("POST", "/v1/feedback", json=said))
 
     def _appeal(self, decision_id: str, reason: str) -> _Talk[dict[str, Any]]:
         said = {"decision_id": decision_id, "reason": reason}
-        return (yield from self._ask(_Request("POST", "/v1/appeals", {"json": said})))
-
-    def _get(self, path: str) -> _Talk[dict[str, Any]]:
-        return (yield from self._ask(_Request("GET", path, {})))
+        return (yield from self._ask("POST", "/v1/appeals", json=said))
 
     def _forget(self, subject: str) -> _Talk[dict[str, Any]]:
         # Dots too, which `quote` lets stand: httpx would take a subject "." or ".." for a step on the path.
         name = quote(_sendable(subject), safe="").replace(".", "%2E")
-        return (yield from self._ask(_Request("DELETE", f"/v1/subjects/{name}", {})))
+        return (yield from self._ask("DELETE", f"/v1/subjects/{name}"))
 
     def _unreachable(self, error: httpx.TransportError) -> ServerError:
         return ServerError(f"no service answers at {self.url} ({error}): is it running?", None, "unreachable")
@@ -231,6 +220,8 @@ class Client(_Asking):
     >>> with bifocal.Client("http://127.0.0.1:8080") as client:                # doctest: +SKIP
     ...     client.predict(text="a caption", image_path="meme.png").action
     """
+
+    _http: httpx.Client
 
     def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 60.0, patience_s: float = 60.0):
         super().__init__(url, key, patience_s)
@@ -277,7 +268,7 @@ class Client(_Asking):
 
     def policy(self) -> dict[str, Any]:
         """The policy that decides there. Raises `ServerError`."""
-        return self._talk(self._get("/v1/policy"))
+        return self._talk(self._ask("GET", "/v1/policy"))
 
     def feedback(self, decision_id: str, label: int | str, reason: str = "") -> dict[str, Any]:
         """Say what a decided post turned out to be. Raises `DataError`, `ServerError`."""
@@ -299,11 +290,11 @@ class Client(_Asking):
             except StopIteration as end:
                 return end.value
             answer = None
-            if isinstance(step, _Wait):
-                time.sleep(step.seconds)
+            if isinstance(step, float):
+                time.sleep(step)
             else:
                 try:
-                    answer = self._http.request(step.method, step.path, **step.content)
+                    answer = self._http.send(step)
                 except httpx.TransportError as error:
                     raise self._unreachable(error) from error
 
@@ -320,6 +311,8 @@ class Client(_Asking):
 
 class AsyncClient(_Asking):
     """`Client` for coroutines: the same methods, to be awaited."""
+
+    _http: httpx.AsyncClient
 
     def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 60.0, patience_s: float = 60.0):
         super().__init__(url, key, patience_s)
@@ -346,7 +339,7 @@ class AsyncClient(_Asking):
 
     async def policy(self) -> dict[str, Any]:
         """As `Client.policy`."""
-        return await self._talk(self._get("/v1/policy"))
+        return await self._talk(self._ask("GET", "/v1/policy"))
 
     async def feedback(self, decision_id: str, label: int | str, reason: str = "") -> dict[str, Any]:
         """As `Client.feedback`."""
@@ -368,11 +361,11 @@ class AsyncClient(_Asking):
             except StopIteration as end:
                 return end.value
             answer = None
-            if isinstance(step, _Wait):
-                await asyncio.sleep(step.seconds)
+            if isinstance(step, float):
+                await asyncio.sleep(step)
             else:
                 try:
-                    answer = await self._http.request(step.method, step.path, **step.content)
+                    answer = await self._http.send(step)
                 except httpx.TransportError as error:
                     raise self._unreachable(error) from error
 
@@ -441,8 +434,8 @@ def _parts(rows: Sequence[Mapping[str, Any]], results: dict[int, Answered | Bifo
         yield part
 
 
-def _form(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A post as a form, which sends files as they are."""
+def _form(row: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The fields of a post as a form, which sends files as they are."""
     given, names = _given(row)
     sent: list[tuple[str, Any]] = []
     others: dict[str, Any] = {}
@@ -459,7 +452,7 @@ def _form(row: Mapping[str, Any]) -> dict[str, Any]:
     sent += [(PARTS, (None, json.dumps(others)))] if others else []
     if not sent:
         raise DataError(f"a post needs {' or '.join(arguments())}; none was given")
-    return {"files": [*sent, *((name, (None, value)) for name, value in names.items())]}
+    return [*sent, *((name, (None, value)) for name, value in names.items())]
 
 
 def _item(row: Mapping[str, Any]) -> dict[str, Any]:
