@@ -324,23 +324,32 @@ class LearnedFusion(EvidenceFusion):
         return self._or_prior(self.heads(inputs, present), present)
 
     def tensors(self) -> dict[str, Tensor]:
-        scaling = self.heads.scaling
         return {
             **{WEIGHTS + name: w for name, w in self.heads.weights.items()},
-            **{MEAN + name: mean for name, mean in scaling.mean.items()},
-            **{SCALE + name: scale for name, scale in scaling.scale.items()},
-            **{BASIS + name: basis for name, basis in scaling.basis.items()},
+            **scaling_tensors(self.heads.scaling),
             WIDTH: torch.tensor(self.width),
         }
 
     def adopt(self, tensors: Mapping[str, Tensor]) -> None:
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-        scaling, self.width = Scaling(under(MEAN), under(SCALE), under(BASIS)), int(tensors[WIDTH])
+        scaling, self.width = scaling_of(tensors), int(tensors[WIDTH])
         with torch.random.fork_rng(devices=[]):  # building draws weights, which are then not used
             module = self._build(scaling, self.width).eval()
-        self.heads = Heads(module, under(WEIGHTS), scaling)
+        self.heads = Heads(module, _under(WEIGHTS, tensors), scaling)
+
+
+def scaling_tensors(scaling: Scaling) -> dict[str, Tensor]:
+    """A scaling as part of a state dict: counted, not learned."""
+    found = ((MEAN, scaling.mean), (SCALE, scaling.scale), (BASIS, scaling.basis))
+    return {prefix + name: tensor for prefix, of_parts in found for name, tensor in of_parts.items()}
+
+
+def scaling_of(tensors: Mapping[str, Tensor]) -> Scaling:
+    """What `scaling_tensors` gave, out of a state dict."""
+    return Scaling(_under(MEAN, tensors), _under(SCALE, tensors), _under(BASIS, tensors))
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 class PartsLinear(nn.Module):
@@ -386,6 +395,16 @@ def shares(scores: Tensor, there: Tensor, dim: int = -1) -> Tensor:
     # The least float rather than -inf, whose softmax over nothing is nan, also in the gradient.
     least = torch.finfo(scores.dtype).min
     return torch.where(there, scores, least).softmax(dim=dim) * there
+
+
+def shares_by_length(said: Sequence[Tensor], there: Tensor) -> Tensor:
+    """Shares ``[n, M]`` of the length of what is said, ``[n, C]`` by each modality, among those that are ``there``.
+
+    Where all of them say nothing, they share evenly.
+    """
+    length = torch.stack([centred(x).norm(dim=1) for x in said], dim=1)
+    length = (length + torch.finfo(torch.float32).tiny) * there
+    return length / length.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def side_by_side(present: Mapping[str, Tensor]) -> Tensor:

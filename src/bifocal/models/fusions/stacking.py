@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ..evidence_fusion import STATISTICS, WEIGHTS, EvidenceFusion, centred, side_by_side
+from ..evidence_fusion import STATISTICS, WEIGHTS, EvidenceFusion, centred, shares_by_length, side_by_side
 from ..heads import Parts
 from ..linear import LinearHead, fit_linear
 
@@ -72,10 +72,9 @@ class Stacking(EvidenceFusion):
         for rows, pattern in self._assign(present):
             blocks = self.heads[pattern].weight.split(self.classes, dim=1)
             opinions = [x[rows] for x in _opinions(inputs, pattern)]
-            said = [centred(x @ block.T).norm(dim=1) for x, block in zip(opinions, blocks, strict=True)]
-            # Experts that all say nothing share evenly.
-            length = torch.stack(said) + torch.finfo(torch.float32).tiny
-            for i, share in zip(_read(pattern), length / length.sum(dim=0), strict=True):
+            said = [x @ block.T for x, block in zip(opinions, blocks, strict=True)]
+            there = torch.ones(len(said[0]), len(said), dtype=torch.bool)
+            for i, share in zip(_read(pattern), shares_by_length(said, there).unbind(dim=1), strict=True):
                 shares[names[i]][rows] = share
         return shares
 
