@@ -11,7 +11,7 @@ from bifocal.report.words import chance
 def test_a_figure_shows_what_calibration_changed():
     at = {"low": 0.1, "high": 0.3}
     assert tables.figure({"value": 0.2, **at}) == ("0.200", "[0.100, 0.300]")
-    assert tables.figure({"value": 0.2, **at}, {"value": 0.20004, **at}).text == "0.200"
+    assert tables.figure({"value": 0.2, **at}, {"value": 0.20004, **at}).value == "0.200"
     unknown = {"low": None, "high": None}
     assert tables.figure({"value": 0.2, **unknown}, {"value": 0.3, **unknown}) == ("0.200 → 0.300", "")
 
@@ -22,7 +22,7 @@ def test_every_row_has_a_cell_for_every_column(fake_run, multiclass):
     made = [tables.models(facts), tables.metrics(facts), tables.model(facts, "mm_fusion"), tables.decisions(facts)]
     for table in (*made, tables.patterns(facts), *tables.data(facts), *tables.making(facts)):
         assert all(len(row) == len(table.head) for row in table.cells)
-    assert [row[0].text for row in tables.models(facts).cells] == [*facts["models"], "majority"]
+    assert [row[0].value for row in tables.models(facts).cells] == [*facts["models"], "majority"]
 
 
 def test_a_p_value_is_never_zero(fake_run):

@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import ValidationError, model_validator
 
 from ..config import Strict, explain
-from ..data.compose import TEXT
 from ..decide.policy import Policy
 from ..diagnose.drift import Property
 from ..errors import RunError
+from ..modalities import TEXT
 from ..modalities.text import NO_LANGUAGE, without_tags
 from ..workspace import read_json, write_json
 from .predictions import Predictions, calibrated

@@ -8,12 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.compose import TEXT
 from ..errors import BifocalError, DataError, listed
 from ..example import Rejected
 from ..files.folders import Files
 from ..files.labels import LabelMap
 from ..files.tables import read_rows
+from ..modalities import TEXT
 
 if TYPE_CHECKING:
     from ..system.system import System

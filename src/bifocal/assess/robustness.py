@@ -14,7 +14,7 @@ import torch
 
 from ..config import RobustnessConfig
 from ..contracts import Attackable, Reporter
-from ..data.compose import PICTURE, TEXT, recomposed
+from ..data.compose import recomposed
 from ..data.shards import Split, open_split
 from ..diagnose.ablation import permuted
 from ..diagnose.robustness import Outcomes, compare_decisions
@@ -22,6 +22,7 @@ from ..diagnose.scored_rows import FEW
 from ..errors import ConfigError, nearest
 from ..fit.evidence import Evidence, features_of
 from ..fit.tokens import spread
+from ..modalities import PICTURE, TEXT
 from ..modalities.image import worded
 from ..system.system import System
 from ..system.torch_engine import torch_engine

@@ -13,7 +13,6 @@ import numpy as np
 from .. import plugins
 from ..config import RunConfig, recorded_config
 from ..contracts import EncoderTuner
-from ..data.compose import TEXT
 from ..data.shards import Split, open_split
 from ..decide.policy import Policy
 from ..errors import RunError
@@ -23,7 +22,7 @@ from ..fit.evidence import Progress, evidence_of
 from ..fit.expert import load_expert
 from ..fit.fusion import CARD, MODEL, fusion_parameters, load_fusion
 from ..fit.tokens import make_tokens, token_path
-from ..modalities import build_modalities
+from ..modalities import TEXT, build_modalities
 from ..sources import build_source, taxonomy_of
 from ..system.system import load_policy
 from ..workspace import Workspace, read_json

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..config import SlicesConfig
-from ..data.compose import TEXT
 from ..decide.policy import Policy
 from ..errors import ConfigError, listed, nearest
 from ..evaluate.row_metrics import RowMetrics
 from ..evaluate.slices import SliceSettings, measure_gaps, measure_slices
 from ..example import UNLABELLED, Label, Taxonomy
+from ..modalities import TEXT
 from ..modalities.text import without_tags
 from ..workspace import read_jsonl
 from .group_terms import mentions, read_terms

@@ -87,7 +87,7 @@ def drawn(table: Table) -> Drawn:
         is_text = i < table.texts
         shown.add_column(name, justify="left" if is_text else "right", no_wrap=not is_text or table.texts == 1)
     for row in table.cells:
-        shown.add_row(*map(str, row), style="bold" if table.main and row[0].text == table.main else None)
+        shown.add_row(*map(str, row), style="bold" if table.main and row[0].value == table.main else None)
     return shown
 
 

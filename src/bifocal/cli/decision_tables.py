@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..modalities import TEXT
 from ..report import words
 from ..report.tables import Table
 from ..workspace import read_json
@@ -194,8 +195,8 @@ def print_policy_diff(found: Mapping[str, Any], as_json: bool) -> None:
         examples = []
         for post in found["examples"]:
             sides = (f"{post[side]['probability']:.3f} {post[side]['action']}" for side in ("a", "b"))
-            examples.append([post["id"], str(post["label"]), *sides, post["text"]])
-        console.print(drawn(Table(["id", "label", "A", "B", "text"], examples, texts=5)))
+            examples.append([post["id"], str(post["label"]), *sides, post[TEXT]])
+        console.print(drawn(Table(["id", "label", "A", "B", TEXT], examples, texts=5)))
 
 
 def print_policy_set(folder: Path, change: Mapping[str, Any], as_json: bool) -> None:

@@ -159,6 +159,8 @@ def print_inspection(found: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         emit_json(found)
         return
+    from ..pipeline.inspect import NUMBER, WORDS
+
     console = plain()
     console.print(f"{found['rows']:,} rows: {found['usable']:,} usable, {found['quarantined']:,} to be quarantined")
     lines = {
@@ -190,7 +192,7 @@ def print_inspection(found: Mapping[str, Any], as_json: bool) -> None:
         console.print(f"{key:<{width}}  {line or 'none'}", soft_wrap=True)
     if found["columns"]:
         rows = [
-            [name, cells.get("number", 0), cells.get("text", 0), cells["missing"], cells["distinct"]]
+            [name, cells.get(NUMBER, 0), cells.get(WORDS, 0), cells["missing"], cells["distinct"]]
             for name, cells in found["columns"].items()
         ]
         console.print(drawn(Table(["column", "numbers", "texts", "missing", "distinct"], rows)))

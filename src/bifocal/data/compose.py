@@ -9,14 +9,11 @@ from pathlib import Path
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import Example
+from ..modalities import TEXT
 from ..modalities.text import MAX_CHARACTERS, NO_LANGUAGE, blocks_of, clean, clean_within, compose, without_forged
 from ..workspace import read_jsonl
 from .manifest import read_manifest
 
-TEXT = "text"
-"""The part that is composed."""
-PICTURE = "image"
-"""The part whose words a source may bring along as a transcript."""
 UNREAD = "unread"
 """Key of an example's ``meta``: a part bears words, half or more of which could not be read."""
 TRANSCRIPT, CAPTION = "OCR", "CAP"
@@ -112,7 +109,7 @@ def compose_manifest(
         read = dict.fromkeys(transcripts, "")
         for block, row in ahead.items():
             if row and row["id"] == example.id:
-                read[block], ahead[block] = row["text"], next(rows[block], None)
+                read[block], ahead[block] = row[TEXT], next(rows[block], None)
         yield composed(example, role_of(example), read)
     for block, row in ahead.items():
         if row:

@@ -12,9 +12,10 @@ from ..config import RunConfig
 from ..contracts import Modality, Source
 from ..errors import DataError
 from ..example import SPLITS, Example, Label, LabelValue, Taxonomy
+from ..modalities import TEXT
 from ..workspace import Workspace, read_json, write_json
 from .class_checks import check_splits
-from .compose import TEXT, compose_manifest
+from .compose import compose_manifest
 from .dedup import duplicate_groups, picture_hash, rows_in_company, rows_near_others
 from .manifest import read_manifest
 from .packing import pack

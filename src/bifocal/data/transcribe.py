@@ -15,9 +15,10 @@ from typing import Any
 
 from ..contracts import Source, Transcript
 from ..example import Example
+from ..modalities import TEXT
 from ..modalities.text import clean
 from ..workspace import atomic, read_jsonl, room
-from .compose import TEXT, UNREAD, detect_language
+from .compose import UNREAD, detect_language
 from .manifest import read_manifest
 from .transcriber_pool import TranscriberPool
 from .transcribers import ActiveTranscriber
@@ -173,19 +174,20 @@ def _found(manifest: Path, source: Source, asked: bytearray, active: ActiveTrans
     """What the transcripts of all parts come to."""
     counts = dict.fromkeys(("with_text", "unread", "captions", "repeated"), 0)
     for example, row in zip(compress(read_manifest(manifest), asked), read_jsonl(path), strict=True):
-        counts["with_text"] += bool(row["text"])
-        counts["unread"] += _transcript(row, active).mostly_unread
+        read = _transcript(row, active)
+        counts["with_text"] += bool(read.text)
+        counts["unread"] += read.mostly_unread
         own = clean(example.parts.get(TEXT) or "")
-        if own and row["text"] and source.role_of(example) == "caption":
+        if own and read.text and source.role_of(example) == "caption":
             counts["captions"] += 1
-            counts["repeated"] += _alike(own, row["text"])
+            counts["repeated"] += _alike(own, read.text)
     return counts
 
 
-def _alike(text: str, other: str) -> bool:
+def _alike(one: str, other: str) -> bool:
     """Whether two texts say the same, but for what a transcriber misses."""
-    one, two = ("".join(filter(str.isalnum, some.casefold()))[:_COMPARED] for some in (text, other))
-    return SequenceMatcher(None, one, two, autojunk=False).ratio() >= _ALIKE
+    first, second = ("".join(filter(str.isalnum, words.casefold()))[:_COMPARED] for words in (one, other))
+    return SequenceMatcher(None, first, second, autojunk=False).ratio() >= _ALIKE
 
 
 def _mark(manifest: Path, unread: set[str]) -> None:

@@ -12,8 +12,9 @@ from .. import plugins
 from ..config import RunConfig, TranscriberConfig
 from ..contracts import TextRole, Transcriber
 from ..errors import ConfigError
+from ..modalities import TEXT
 from ..modalities.text import BLOCK_NAME, clean
-from .compose import CAPTION, TEXT, TRANSCRIPT
+from .compose import CAPTION, TRANSCRIPT
 
 When = Literal["auto", "always", "never"]
 

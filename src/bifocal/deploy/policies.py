@@ -14,9 +14,9 @@ from .. import plugins
 from ..assess.predictions import actions, calibrated
 from ..assess.run_data import RunData
 from ..config import differing_settings, recorded_config
-from ..data.compose import TEXT
 from ..decide.policy import POOLED, Policy
 from ..errors import BifocalError, RunError, nearest
+from ..modalities import TEXT
 from ..modalities.text import without_tags
 from ..system.bundle import CARD, bundle_of, change_policy, is_bundle, policy_of, run_or_bundle
 from ..system.system import load_policy

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from ..config import Strict
 from ..errors import DataError, listed, nearest
 from ..example import NOTHING, Example, Label, LabelValue, Rejected, is_nothing
+from ..modalities import PICTURE, TEXT
 from .labels import LabelMap, keys_as_written
 from .tables import NAMELESS
 
@@ -208,7 +209,7 @@ class Columns(Strict):
     def _parts(self, row: Row) -> dict[str, Any]:
         words = [text for column in self._texts() if (text := word(row, column))]
         texts = [text for text in words if not is_nothing(text, self.missing_text)]
-        parts: dict[str, Any] = {"text": "\n".join(texts)} if texts else {}
+        parts: dict[str, Any] = {TEXT: "\n".join(texts)} if texts else {}
         for column in self._images():
             picture = row.get(column) or ""
             if not isinstance(picture, str):
@@ -217,7 +218,7 @@ class Columns(Strict):
                     f"column {column!r} (image) holds a {type(picture).__name__}, expected the path of a file{hint}"
                 )
             if picture.strip() and not is_nothing(picture, self.missing):
-                parts.setdefault("image", picture.strip())
+                parts.setdefault(PICTURE, picture.strip())
         columns = [c for c in row if self._is_rest(c, row[c])] if self.tabular == "rest" else self._tabulars()
         found = {column: row.get(column) for column in columns}
         cells = {c: None if is_nothing(value, self.missing) else plain(value) for c, value in found.items()}

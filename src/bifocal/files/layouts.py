@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 from ..contracts import TextRole
 from ..errors import DataError
 from ..example import Example, Label, LabelValue, Rejected
+from ..modalities import PICTURE, TEXT
 from .delimited import Read
 from .tables import EncodedTables
 
@@ -54,7 +55,7 @@ class Layout(EncodedTables):
     id_column: ClassVar[str]
     required: ClassVar[tuple[str, ...]] = ()
     """Columns without which a row is rejected."""
-    text_columns: ClassVar[tuple[str, ...]] = ("text",)
+    text_columns: ClassVar[tuple[str, ...]]
     """The first that is not empty is the text."""
     label_columns: ClassVar[Mapping[str, LabelColumn]] = {}
 
@@ -97,11 +98,11 @@ class Layout(EncodedTables):
             identity = self.id_of(row, name)
             if lacking := [column for column in self.required if column not in row]:
                 raise DataError(f"no column {lacking[0]}; columns: {', '.join(row)}")
-            text, parts = self.text_of(row), {"image": self.picture_of(row, name)}
+            text, parts = self.text_of(row), {PICTURE: self.picture_of(row, name)}
             labels, meta = self.labels_of(row), self.meta_of(row)
         except DataError as error:
             return Rejected(identity, where, str(error), row)
-        return Example(identity, parts if text is None else {"text": text, **parts}, labels, split=split, meta=meta)
+        return Example(identity, parts if text is None else {TEXT: text, **parts}, labels, split=split, meta=meta)
 
     def id_of(self, row: Row, name: str) -> str:
         """The id of a row. Raises `DataError` where it has none, as every method of a row does on what it refuses."""

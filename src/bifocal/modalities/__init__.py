@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from ..config import RunConfig
     from ..contracts import Input, Modality
 
+TEXT = "text"
+"""The part that is composed of a post's own words and those read off its other parts; see `bifocal.data.compose`."""
+PICTURE = "image"
+"""The part whose words a source may bring along as a transcript."""
 PARTS = "parts"
 """The argument, field and column for parts that have none of their own: name -> part."""
 

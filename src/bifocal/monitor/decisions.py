@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from ..assess.drift_reference import DECIMALS, Decided, text_facts
-from ..data.compose import TEXT
 from ..decide.policy import Policy, pattern_of
 from ..errors import DataError, listed
 from ..example import Rejected
 from ..files.folders import Files
 from ..files.tables import read_rows
+from ..modalities import TEXT
 from ..system.score import MANY_FAILED
 
 

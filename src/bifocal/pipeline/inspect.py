@@ -14,19 +14,21 @@ import numpy as np
 from .. import plugins
 from ..config import RunConfig, load_config, parse_config, read_mapping
 from ..contracts import Modality
-from ..data.compose import TEXT, compose_manifest
+from ..data.compose import compose_manifest
 from ..data.dedup import duplicate_groups, picture_hash, rows_in_company, rows_near_others
 from ..data.manifest import read_manifest, write_manifest
 from ..data.splits import leaking_rows
 from ..errors import ConfigError
 from ..example import LABELS, SPLITS, Example, Taxonomy
-from ..modalities import every_modality
+from ..modalities import TEXT, every_modality
 from ..modalities.text import clean
 from ..models.columns import CellCounts, described
 from ..models.tabular import TabularOptions, summary_of
 from ..sources import build_source, taxonomy_of
 from ..workspace import read_jsonl
 
+NUMBER, WORDS = "number", "text"
+"""What a cell of a column holds, as the findings name it."""
 SHOWN = 10
 """Languages, formats and quarantined rows that are named."""
 MOST_VALUES = 1000
@@ -190,7 +192,7 @@ class _Column:
         self.cells.add(value)
         if value is None or value == "":
             return
-        self.kinds["number" if _is_number(value) else "text"] += 1
+        self.kinds[NUMBER if _is_number(value) else WORDS] += 1
         if len(self.values) < MOST_VALUES or str(value) in self.values:
             self.values[str(value)] += 1
 

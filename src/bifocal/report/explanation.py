@@ -107,7 +107,7 @@ def _part(explanation: Explanation, name: str) -> dict[str, Any]:
     drawn: dict[str, Any] = {"name": name, "pieces": pieces[:LISTED], "more": max(0, len(pieces) - LISTED)}
     drawn["scale"] = scale_of(pieces)
     if isinstance(value, str):
-        drawn["text"] = list(marked(value, pieces))
+        drawn["words"] = list(marked(value, pieces))
     elif isinstance(value, Image.Image):
         blob = io.BytesIO()
         (heat_map(value, pieces) if pieces else value).save(blob, "PNG")

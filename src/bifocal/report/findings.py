@@ -17,6 +17,7 @@ from ..decide.thresholds import described
 from ..errors import RunError
 from ..evaluate.metrics import headline_metric
 from ..example import SPLITS, Label, Taxonomy
+from ..modalities import TEXT
 from ..modalities.text import without_tags
 from ..workspace import Workspace, read_json
 from .schema import CurveFacts, DataFacts, ErrorFacts, Headline, Made, ModelFacts, RunFacts
@@ -249,10 +250,10 @@ def _rows(path: Path) -> Iterable[dict[str, str]]:
 
 
 def _error(row: Mapping[str, str], confidence: float, label_name: str, models: Iterable[str]) -> dict[str, Any]:
-    text = without_tags(row["text"])
+    text = without_tags(row[TEXT])
     return {
         "id": row["id"],
-        "text": text if len(text) <= TEXT_LENGTH else text[: TEXT_LENGTH - 1] + "…",
+        TEXT: text if len(text) <= TEXT_LENGTH else text[: TEXT_LENGTH - 1] + "…",
         "truth": row[label_name],
         "type": row["error_type"],
         "confidence": confidence,

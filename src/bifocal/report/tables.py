@@ -15,11 +15,11 @@ SLICES_SHOWN = 10
 class Cell(NamedTuple):
     """A figure, and in small print its interval."""
 
-    text: str
+    value: str
     small: str = ""
 
     def __str__(self) -> str:
-        return f"{self.text} {self.small}".rstrip()
+        return f"{self.value} {self.small}".rstrip()
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.compose import PICTURE, TEXT
 from ..errors import DataError, listed
 from ..example import Label, Taxonomy
-from ..modalities import PARTS, inputs
+from ..modalities import PARTS, PICTURE, TEXT, inputs
 from ..modalities.text import words_of
 from ..sources.feedback import ROWS, TAXONOMY
 from ..system.bundle import CARD, check_manifest, is_bundle, run_or_bundle

@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..data.compose import TEXT
 from ..decide.policy import Band, Policy, pattern_of, patterns
 from ..errors import BifocalError, DataError, RunError
-from ..modalities import build_modalities, inputs_of
+from ..modalities import TEXT, build_modalities, inputs_of
 from ..system.bundle import REFERENCE
 from ..workspace import read_json
 from .settings import ServeConfig

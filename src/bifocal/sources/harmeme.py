@@ -47,6 +47,7 @@ class Harmeme(Layout):
     tables: ClassVar[Mapping[str, str | None]] = {f"{split}.jsonl": split for split in SPLITS}
     anywhere = True
     id_column = "id"
+    text_columns = ("text",)
 
     def table_of(self, name: str) -> str:
         return super().table_of(name).replace("_v1.jsonl", ".jsonl")

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..config import RunConfig
 from ..contracts import Convertible, Sequential
-from ..data.compose import TEXT, UNREAD, composed
+from ..data.compose import UNREAD, composed
 from ..data.manifest import is_empty
 from ..data.transcribers import active_transcribers
 from ..decide.policy import pattern_of
 from ..errors import DataError
 from ..example import Example
 from ..files.folders import Picture
-from ..modalities import PARTS, argument_of, build_modalities, given_parts, inputs_of
+from ..modalities import PARTS, TEXT, argument_of, build_modalities, given_parts, inputs_of
 from ..modalities.text import MAX_CHARACTERS
 
 if TYPE_CHECKING:

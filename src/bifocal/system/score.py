@@ -13,12 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
-from ..data.compose import PICTURE, TEXT
 from ..data.manifest import alike
 from ..errors import BifocalError, DataError, RunError, listed
 from ..files.folders import Files
 from ..files.post_table import Post, Posts
 from ..files.tables import SUFFIXES
+from ..modalities import PICTURE, TEXT
 from ..spreadsheet import cells
 from ..workspace import atomic, check_replaceable, fingerprint, read_jsonl, room, sweep
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from .. import plugins
 from ..config import RunConfig, recorded_config
-from ..data.compose import TEXT, UNREAD
+from ..data.compose import UNREAD
 from ..decide.policy import Policy, pattern_of
 from ..errors import BifocalError, DataError, PictureError, RunError
 from ..example import Evidence, Example, Label, Taxonomy
-from ..modalities import arguments, build_modalities
+from ..modalities import TEXT, arguments, build_modalities
 from ..modalities.text import NO_LANGUAGE
 from ..models.saved import CARD
 from ..workspace import RECORD, Workspace, file_sha256, read_json

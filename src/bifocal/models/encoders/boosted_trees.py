@@ -21,8 +21,8 @@ from ...modalities.tabular import Record
 from ...workspace import fingerprint
 from ..classifier import figures
 from ..tabular import TabularOptions, TabularProcessor
-from ..tabular_expert import TabularExpert
 from ..trees import FLOOR, Trees, counted, grow, least_rows, logits_of
+from ._tabular_expert import TabularExpert
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,7 +18,7 @@ from ...workspace import fingerprint
 from ..linear import LinearHead
 from ..saved_encoder import LinearEncoder
 from ..tabular import TabularProcessor
-from ..tabular_expert import TabularExpert
+from ._tabular_expert import TabularExpert
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

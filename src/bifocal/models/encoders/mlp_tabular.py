@@ -23,7 +23,7 @@ from ..hf import HfEncoder
 from ..pretrained import build, quiet
 from ..saved_encoder import ROWS_AT_ONCE
 from ..tabular import UNSEEN, TabularOptions, TabularProcessor
-from ..tabular_expert import TabularExpert
+from ._tabular_expert import TabularExpert
 
 
 class Options(TabularOptions):

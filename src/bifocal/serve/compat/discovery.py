@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .schemas import CommentIn
+
 
 def _ref(name: str) -> dict[str, Any]:
     return {"$ref": name}
@@ -28,7 +30,7 @@ _ASKING = {
     "sessionId": _STRING,
 }
 _SCHEMAS: dict[str, dict[str, Any]] = {
-    "TextEntry": {"text": _STRING, "type": _STRING},
+    "TextEntry": dict.fromkeys(CommentIn.model_fields, _STRING),
     "ArticleAndParentComment": {"article": _ref("TextEntry"), "parentComment": _ref("TextEntry")},
     "Context": {
         "entries": _list(_ref("TextEntry")),

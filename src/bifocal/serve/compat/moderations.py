@@ -5,72 +5,23 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 
-from ...data.compose import PICTURE, TEXT
 from ...errors import BifocalError
-from ...modalities import inputs
+from ...modalities import PICTURE, TEXT, inputs
 from ..api.bodies import Narrow
 from ..api.routes import POSTING, Asking, decide_all, decoded, service_of, unless_gone
 from ..errors import Refused
 from ..service import Answer, Incoming
 from ..settings import CATEGORIES
 from .author_header import Author
+from .schemas import ImagePart, ModerationIn, ModerationOut, TextPart
 
 PATH = "/v1/moderations"
 _DATA = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
-
-
-class ImageUrl(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    url: str = Field(description="A data: URI with the picture in base64; no address is fetched.")
-
-
-class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    type: Literal["text"]
-    text: str
-
-
-class ImagePart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    type: Literal["image_url"]
-    image_url: ImageUrl
-
-
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
-
-
-class ModerationIn(BaseModel):
-    """A text, several texts, or the parts of one post."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"input": "a quiet morning"}, {"input": ["a quiet morning", "another"]}]}
-    )
-    input: (
-        str
-        | Annotated[list[str], Field(min_length=1, fail_fast=True)]
-        | Annotated[list[Part], Field(min_length=1, fail_fast=True)]
-    )
-    model: str | None = Field(None, description="Not read: this service has one.")
-
-
-class ModerationResult(BaseModel):
-    model_config = ConfigDict(extra="allow")
-    flagged: bool
-    categories: dict[str, bool]
-    category_scores: dict[str, float]
-    category_applied_input_types: dict[str, list[str]]
-
-
-class ModerationOut(BaseModel):
-    id: str
-    model: str
-    results: list[ModerationResult]
 
 
 router = APIRouter(route_class=Narrow)

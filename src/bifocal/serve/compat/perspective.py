@@ -12,9 +12,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 
-from ...data.compose import TEXT
+from ...modalities import TEXT
 from ...modalities.text import NO_LANGUAGE
 from ..api.bodies import Narrow
 from ..api.keys import Client
@@ -25,6 +24,7 @@ from ..posts import Answer, Incoming
 from ..service import Service
 from .author_header import Author
 from .discovery import document
+from .schemas import AnalyzeIn, AnalyzeOut, AttributeIn, CommentIn, CommentRequest, SuggestIn, SuggestOut
 
 PATH = "/v1alpha1/comments:analyze"
 SUGGEST = "/v1alpha1/comments:suggestscore"
@@ -50,89 +50,6 @@ class Invalid(Refused):
     def __init__(self, error_type: str, message: str, **more: Mapping[str, Any]):
         super().__init__("bad_request", message)
         self.details = {"errorType": error_type, **more}
-
-
-class CommentIn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    text: str | None = None
-    type: str | None = Field(default=None, description="PLAIN_TEXT, the only one.")
-
-
-class AttributeIn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    scoreType: str | None = Field(default=None, description="PROBABILITY, the only one.")
-    scoreThreshold: float | None = Field(default=None, ge=0, le=1, description="Scores under it are not told.")
-
-
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    comment: CommentIn | None = None
-    context: dict[str, Any] | None = Field(default=None, description="Not read.")
-    languages: list[str] | None = None
-    clientToken: str | None = None
-    sessionId: str | None = None
-    communityId: str | None = None
-
-
-class AnalyzeIn(_Request):
-    """A comment, and what is asked of it."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"comment": {"text": "a quiet morning"}, "requestedAttributes": {"TOXICITY": {}}}]
-        },
-    )
-    requestedAttributes: dict[str, AttributeIn | None] | None = None
-    doNotStore: bool | None = None
-    spanAnnotations: bool | None = None
-
-
-class AnalyzeOut(BaseModel):
-    model_config = ConfigDict(extra="allow")
-    attributeScores: dict[str, Any] = {}
-    languages: list[str]
-    detectedLanguages: list[str]
-
-
-class ScoreIn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    value: float | None = Field(default=None, ge=0, le=1)
-    type: str | None = None
-
-
-class SpanIn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    begin: int | None = None
-    end: int | None = None
-    score: ScoreIn | None = None
-
-
-class SuggestedIn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    summaryScore: ScoreIn | None = None
-    spanScores: list[SpanIn] | None = Field(default=None, description="Not read.")
-
-
-class SuggestIn(_Request):
-    """A comment, and what its scores should have been."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "comment": {"text": "a quiet morning"},
-                    "attributeScores": {"TOXICITY": {"summaryScore": {"value": 0}}},
-                }
-            ]
-        },
-    )
-    attributeScores: dict[str, SuggestedIn | None] | None = None
-
-
-class SuggestOut(BaseModel):
-    model_config = ConfigDict(extra="allow")
-    requestedLanguages: list[str]
-    detectedLanguages: list[str]
 
 
 async def _client(request: Request) -> Client:
@@ -202,7 +119,7 @@ async def suggest(request: Request, asked: SuggestIn, client: Asking, author: Au
     return _told(asked, told)
 
 
-def _checked(service: Service, asked: _Request, attributes: Sequence[str]) -> str:
+def _checked(service: Service, asked: CommentRequest, attributes: Sequence[str]) -> str:
     """The comment's text. Raises `Invalid` as the documented API does."""
     ours = service.settings.perspective.attributes
     if len(service.served.about.classes) != 2:
@@ -281,7 +198,7 @@ def _language(answer: Answer) -> str:
     return answer.decision.language
 
 
-def _told(asked: _Request, body: dict[str, Any]) -> JSONResponse:
+def _told(asked: CommentRequest, body: dict[str, Any]) -> JSONResponse:
     return JSONResponse(body | ({} if asked.clientToken is None else {"clientToken": storable(asked.clientToken)}))
 
 

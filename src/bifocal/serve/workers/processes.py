@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ...config import RunConfig
-from ...data.compose import PICTURE, TEXT
 from ...errors import BifocalError, ModelError, PictureError, RunError
+from ...modalities import PICTURE, TEXT
 from ...modalities.text import MAX_CHARACTERS
 from ...system.parity_probe import ParityWarning
 from ...system.preprocessing import Packed, Post, Preprocessor

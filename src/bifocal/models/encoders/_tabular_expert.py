@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-from .. import plugins
-from ..config import ExpertConfig
-from ..modalities.tabular import Record
-from .saved_encoder import SavedEncoder
-from .tabular import TabularOptions, TabularProcessor, refuse_transformer_settings
+from ... import plugins
+from ...config import ExpertConfig
+from ...modalities.tabular import Record
+from ..saved_encoder import SavedEncoder
+from ..tabular import TabularOptions, TabularProcessor, refuse_transformer_settings
 
 
 class TabularExpert(SavedEncoder):
