@@ -38,6 +38,8 @@ def test_source_options_are_kept_for_the_source():
         ({"decide": {"review": {"alpha": 0.1, "fnr": 0.1}}}, "leave out one"),
         ({"decide": {"review": {}}}, "a review band needs fnr, fpr or both"),
         ({"decide": {"review": {"fnr": 1}}}, "decide.review.fnr"),
+        ({"fusion": {"epochs": 3}}, "unknown key 'fusion.epochs'; known:"),
+        ({"fusion": {"epochs": 3}}, "settings of what is chosen there stand under fusion.options"),
         ({"decide": {"review": {"fnrr": 0.1}}}, "unknown key 'decide.review.fnrr'; did you mean 'fnr'"),
         ({"decide": {"threshold": {"by": "precison"}}}, "decide.threshold.by"),
         ({"decide": {"threshold": {"by": "precision"}}}, "by: precision needs a bound between 0 and 1"),

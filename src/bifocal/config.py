@@ -657,7 +657,13 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         location = ".".join(str(step) for step in item["loc"])
         if item["type"] == "extra_forbidden":
             known = _fields_at(model, item["loc"][:-1])
-            findings.append(f"unknown key {location!r}; {nearest(str(item['loc'][-1]), known)}")
+            above = "".join(f"{step}." for step in item["loc"][:-1])
+            own = (
+                f" (settings of what is chosen there stand under {above}options)"
+                if above and "options" in known
+                else ""
+            )
+            findings.append(f"unknown key {location!r}; {nearest(str(item['loc'][-1]), known)}{own}")
         elif item["type"] == "missing":
             findings.append(f"{location!r} is required")
         elif item["type"] == "value_error":

@@ -26,6 +26,16 @@ def test_a_gain_that_ends_below_the_margin_is_not_worth_it():
     assert "under the margin" not in judged(gain=NONE).reason
 
 
+@pytest.mark.parametrize(("n", "word"), [(18, "undecided"), (300, "undecided"), (301, "not worth it")])
+def test_rows_too_few_to_show_a_difference_do_not_show_that_there_is_none(n, word):
+    nothing = (0.0, 0.0, 0.0)
+    verdict = judged(gain=nothing, n=n)
+    assert verdict.word == word
+    assert ("an interval is not known" in verdict.reason) == (word == "undecided")
+    assert judged(gain=OPEN, control=nothing, n=n).word == word
+    assert judged(additive=nothing, n=n).kind == ("kind unknown" if word == "undecided" else "additive")
+
+
 def test_a_gain_at_the_margin_is_not_below_it():
     assert judged(gain=(0.008, 0.006, MARGIN)).word == "worth it"
 

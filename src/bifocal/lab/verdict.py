@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, isfinite
+from math import ceil, isfinite, nan
 from typing import Any, Literal
 
 from ..evaluate.intervals import Interval
@@ -55,8 +55,10 @@ def judge(gain: Interval, over_control: Interval, over_additive: Interval, *, n:
     over_additive : Interval
         m(F) - m(EMAP(F)): over its additive projection.
     n : int
-        Test rows behind gain.
+        Test rows behind gain. An interval without width, of rows on which two models never differed, is unknown where
+        these could differ on as many more as the margin: under 300 rows (`_known`).
     """
+    gain, over_control, over_additive = (_known(found, n) for found in (gain, over_control, over_additive))
     if gain.high < MARGIN:
         small = " (above 0, but under the margin)" if gain.low > 0 else ""
         return Verdict("not worth it", None, f"the gain {spell(gain)} ends below the margin of {MARGIN:g}{small}", None)
@@ -87,6 +89,15 @@ def judge(gain: Interval, over_control: Interval, over_additive: Interval, *, n:
         f"{spell(over_control)} settles it; {outlook}"
     )
     return Verdict("undecided", None, reason, more)
+
+
+def _known(found: Interval, n: int) -> Interval:
+    """The interval, or one with unknown ends where all resamples agree on rows that are too few for it to mean that.
+
+    What was not seen in n rows happens in fewer than 3 / n of them, at 95% (the rule of three; Hanley and Lippman-Hand
+    1983, JAMA 249).
+    """
+    return Interval(found.value, nan, nan) if found.low == found.high and n * MARGIN <= 3 else found
 
 
 def _kind(over_additive: Interval) -> tuple[Kind, str]:
