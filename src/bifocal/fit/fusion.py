@@ -71,24 +71,31 @@ def fit_fusion(
         Where there is no such strategy.
     """
     fusion: Fusion = plugins.load("fusions", config.strategy)(**config.options)
-    if not in_sample:
-        for rows in (evidence, val or {}):
-            _refuse_seen(rows)
-    labels = _labels(evidence)
-    annotated = (labels != UNLABELLED).nonzero().flatten()
-    if not len(annotated):
-        raise DataError(f"a fusion needs annotated rows to learn from; none of {len(labels)} is: check `label`")
+    learned, labels = learnable(evidence, in_sample=in_sample)
+    if val and not in_sample:
+        _refuse_seen(val)
     if isinstance(fusion, EncoderTuner):
         fusion.attach(encoders or {})
     if isinstance(fusion, EpochFusion):
         fusion.on_epoch = on_epoch
     return fusion.fit(
-        _take(evidence, annotated),
-        labels[annotated],
+        learned,
+        labels,
         seeds=range(seed, seed + config.seeds),
         read=config.read,
         val=_take(val, (_labels(val) != UNLABELLED).nonzero().flatten()) if val else None,
     )
+
+
+def learnable(evidence: Mapping[str, Evidence], *, in_sample: bool = False) -> tuple[dict[str, Evidence], Tensor]:
+    """The annotated rows, and their labels. Raises `DataError` as `fit_fusion`."""
+    if not in_sample:
+        _refuse_seen(evidence)
+    labels = _labels(evidence)
+    annotated = (labels != UNLABELLED).nonzero().flatten()
+    if not len(annotated):
+        raise DataError(f"a fusion needs annotated rows to learn from; none of {len(labels)} is: check `label`")
+    return _take(evidence, annotated), labels[annotated]
 
 
 def with_tokens(fusion: Fusion, evidence: Mapping[str, Evidence]) -> dict[str, Evidence]:

@@ -19,6 +19,7 @@ from .. import plugins
 from ..config import Reads, Strict
 from ..errors import ConfigError, DataError, nearest
 from ..example import Evidence
+from .folds import FoldedHeads, FoldPredictions, FoldRows, fold_heads, fold_logits
 from .heads import Heads, Parts, Recipe, Scaling, Trained, fit_heads
 
 STATISTICS = "statistics."
@@ -118,9 +119,7 @@ class EvidenceFusion:
         ConfigError
             Where ``read`` names an unknown modality, or what the strategy cannot read.
         """
-        rows = self._begin(evidence, labels, read)
-        self.dims = {name: getattr(e, self.read[name]).shape[1] for name, e in evidence.items()}
-        train = self._parts(evidence, labels, rows)
+        train = self._train_parts(evidence, labels, read)
         judged = next(iter(val.values())).labels if val else labels
         self.learn(train, self._parts(val, judged, self._usable(val, judged)) if val else None, seeds)
         return self
@@ -170,8 +169,14 @@ class EvidenceFusion:
                 f"a fusion learns to tell at least two classes apart; its {len(rows)} rows with a part show "
                 f"{int((counts > 0).sum())}: give more rows, or check how the label is mapped"
             )
-        self.prior = ((counts + 1) / (counts + 1).sum()).log()
+        self.prior = _log_shares(labels[rows], self.classes)
         return rows
+
+    def _train_parts(self, evidence: Mapping[str, Evidence], labels: Tensor, read: Mapping[str, Reads] | None) -> Parts:
+        """What there is to learn from, after `_begin`."""
+        rows = self._begin(evidence, labels, read)
+        self.dims = {name: getattr(e, self.read[name]).shape[1] for name, e in evidence.items()}
+        return self._parts(evidence, labels, rows)
 
     def _choose(self, evidence: Mapping[str, Evidence], read: dict[str, Reads]) -> dict[str, Reads]:
         for name, what in read.items():
@@ -206,14 +211,7 @@ class EvidenceFusion:
 
     def _parts(self, evidence: Mapping[str, Evidence], labels: Tensor, rows: Tensor) -> Parts:
         """Some of the rows, with their labels."""
-        inputs, present = self._inputs(evidence)
-        groups = next(iter(evidence.values())).groups
-        return Parts(
-            {name: x[rows] for name, x in inputs.items()},
-            {name: p[rows] for name, p in present.items()},
-            labels[rows],
-            tuple(groups[i] for i in rows.tolist()),
-        )
+        return Parts(*self._inputs(evidence), labels, next(iter(evidence.values())).groups).take(rows)
 
     def _inputs(self, evidence: Mapping[str, Evidence]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Modality -> inputs ``[n, d]``, zero where absent, and modality -> present ``[n]``."""
@@ -233,6 +231,19 @@ class EvidenceFusion:
 
     def _or_prior(self, logits: Tensor, present: Mapping[str, Tensor]) -> Tensor:
         return torch.where(_any(present).unsqueeze(-1), logits, self.prior)
+
+
+class RefittedFusion(EvidenceFusion):
+    """A strategy that learns all it is in one plain fit, and chooses nothing by held-out loss."""
+
+    def fit_folds(self, rows: FoldRows, *, seeds: Sequence[int], read: Mapping[str, Reads]) -> FoldPredictions:
+        """As `CrossFittable` has it, by one fit without each fold."""
+        members = []
+        for number in range(rows.folds):
+            evidence, labels = rows.without_fold(number)
+            member = type(self)(**self.options.model_dump())
+            members.append(member.fit(evidence, labels, seeds=seeds, read=read))
+        return FoldPredictions(fold_logits(members, rows), self.options)
 
 
 class LearnedFusion(EvidenceFusion):
@@ -276,6 +287,32 @@ class LearnedFusion(EvidenceFusion):
         self.width = min(fitted, key=lambda width: min(fitted[width].grid_loss, default=0.0))
         self.trained = fitted[self.width]
         self.heads = self.trained.heads
+
+    def fit_folds(self, rows: FoldRows, *, seeds: Sequence[int], read: Mapping[str, Reads]) -> FoldPredictions:
+        """As `CrossFittable` has it: all folds, seeds and grid points of a width in one program."""
+        for number in range(rows.folds):
+            rows.others(number)
+        train = self._train_parts(rows.evidence, rows.labels, read)
+        usable = self._usable(rows.evidence, rows.labels)
+        found = [
+            fold_heads(
+                partial(self._build, width=width),
+                train,
+                rows.fold[usable],
+                folds=rows.folds,
+                seeds=seeds,
+                recipe=self.options,
+                patterns=rows.patterns,
+            )
+            for width in self.options.widths
+        ]
+        heads = FoldedHeads.of_widths(found)
+        logits = self.prior.repeat(len(rows.patterns), len(rows.labels), 1)
+        logits[:, usable] = heads.predictions(rows.fold[usable])
+        point, epochs = heads.chosen
+        width, (rate, decay) = [(w, point) for w in self.options.widths for point in self.options.grid()][point]
+        chosen = {"widths": (width,), "learning_rates": (rate,), "weight_decays": (decay,), "epochs": epochs}
+        return FoldPredictions(logits, self.options.model_copy(update=chosen))
 
     def _build(self, scaling: Scaling, width: int) -> nn.Module:
         return self.head({name: scaling.width(name) for name in self.dims}, self.classes, width)
@@ -420,6 +457,12 @@ def _any(present: Mapping[str, Tensor]) -> Tensor:
 def mean_of(members: Tensor) -> Tensor:
     """The log of the mean probabilities of members ``[S, ..., C]``."""
     return members.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(members))
+
+
+def _log_shares(labels: Tensor, classes: int) -> Tensor:
+    """The log of the class shares ``[C]``; a class without rows is rare, not impossible."""
+    counts = torch.bincount(labels, minlength=classes) + 1
+    return (counts / counts.sum()).log()
 
 
 def _check_rows(evidence: Mapping[str, Evidence]) -> None:

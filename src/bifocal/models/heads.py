@@ -78,6 +78,15 @@ class Parts:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, rows: Tensor) -> Parts:
+        """The same for some rows ``[r]``."""
+        return Parts(
+            {name: x[rows] for name, x in self.inputs.items()},
+            {name: p[rows] for name, p in self.present.items()},
+            self.labels[rows],
+            tuple(self.groups[i] for i in rows.tolist()) if self.groups else (),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
@@ -187,6 +196,12 @@ class Heads:
         return vmap(partial(_score, self.module), in_dims=(0, None, None))(self.weights, scaled, present)
 
 
+def losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood ``[..., n]`` of logits ``[..., n, C]`` and class indices ``[..., n]``."""
+    truth = labels.expand(logits.shape[:-1])
+    return nn.functional.cross_entropy(logits.flatten(0, -2), truth.flatten(), reduction="none").view_as(truth)
+
+
 def _score(module: nn.Module, weights: dict[str, Tensor], inputs: Any, present: Any) -> Tensor:
     # torch's fused attention for evaluation knows neither vmap nor gradients.
     fused = torch.backends.mha.get_fastpath_enabled()
@@ -262,8 +277,9 @@ def fit_heads(
     if not len(train):
         raise DataError("a head needs labelled rows to learn from, found none")
     grid = recipe.grid() if val else recipe.grid()[:1]
-    program = _Program(build, train, seeds, grid, recipe, scaling or Scaling.of(train))
-    train, val = program.prepare(train), program.prepare(val) if val else None
+    scaling = scaling or Scaling.of(train)
+    train, val = prepare(train, scaling), prepare(val, scaling) if val else None
+    program = Program(build, train, seeds, grid, recipe)
     shape = (len(grid), len(seeds))
     kept = {name: w.detach().clone() for name, w in program.weights.items()}
     best, epoch_of = torch.full(shape, torch.inf), torch.zeros(shape, dtype=torch.long)
@@ -285,7 +301,7 @@ def fit_heads(
     grid_loss = best.mean(dim=1)
     chosen = int(grid_loss.argmin()) if val else 0
     return Trained(
-        Heads(program.module, {name: w[chosen].clone() for name, w in kept.items()}, program.scaling),
+        Heads(program.module, {name: w[chosen].clone() for name, w in kept.items()}, scaling),
         grid[chosen],
         chosen,
         epoch_of[chosen].tolist(),
@@ -294,8 +310,27 @@ def fit_heads(
     )
 
 
-class _Program:
-    """The models in training: every weight is one Tensor ``[G, S, ...]``."""
+def prepare(parts: Parts, scaling: Scaling) -> Parts:
+    """Inputs as `Scaling.prepared` gives them: once, and not batch by batch in every epoch."""
+    return replace(parts, inputs=scaling.prepared(parts.inputs))
+
+
+class Program:
+    """The models in training: every weight is one Tensor ``[G, S, ...]``.
+
+    Parameters
+    ----------
+    build : callable
+        As `fit_heads` takes it.
+    train : Parts
+        Prepared, see `prepare`.
+    seeds : sequence of int
+    grid : sequence of (learning rate, weight decay)
+    recipe : Recipe
+    rows : sequence of Tensor, optional
+        For each seed the rows of ``train`` that its models learn from; None = all. An epoch takes as many of each as
+        the shortest has.
+    """
 
     def __init__(
         self,
@@ -304,9 +339,10 @@ class _Program:
         seeds: Sequence[int],
         grid: Sequence[tuple[float, float]],
         recipe: Recipe,
-        scaling: Scaling,
+        rows: Sequence[Tensor] | None = None,
     ):
-        self.recipe, self.scaling = recipe, scaling
+        self.recipe = recipe
+        self.rows = [torch.arange(len(train))] * len(seeds) if rows is None else rows
         modules, self.generators = [], []
         for seed in seeds:
             with torch.random.fork_rng(devices=[]):
@@ -315,7 +351,7 @@ class _Program:
                 self.generators.append(Generator().manual_seed(int(torch.randint(2**62, ()))))
         self.module = modules[0]
         probe = {name: p[:1] for name, p in train.present.items()}
-        scaled = self.scaling({name: x[:1] for name, x in train.inputs.items()}, probe)
+        scaled = flagged({name: x[:1] for name, x in train.inputs.items()}, probe)
         self.masks = _Masks(self.module, scaled, probe)
         learned, fixed = stack_module_state(modules)
         self.weights = {name: w.detach().repeat(len(grid), *(1,) * w.dim()) for name, w in {**learned, **fixed}.items()}
@@ -330,31 +366,34 @@ class _Program:
             fused=True,
         )
 
-    def prepare(self, parts: Parts) -> Parts:
-        """Inputs as `Scaling.prepared` gives them: once, and not batch by batch in every epoch."""
-        return replace(parts, inputs=self.scaling.prepared(parts.inputs))
-
     def train(self, parts: Parts) -> tuple[Tensor, Tensor]:
         """One epoch on prepared parts; mean loss and mean gradient norm of every model, ``[G, S]``."""
-        n = len(parts)
+        n = min(map(len, self.rows))
         size = self.recipe.batch_size or min(256, max(16, n // 16))
-        steps = torch.stack([torch.randperm(n, generator=g) for g in self.generators]).split(size, dim=1)
+        drawn = [
+            own[torch.randperm(len(own), generator=g)[:n]] for own, g in zip(self.rows, self.generators, strict=True)
+        ]
+        steps = torch.stack(drawn).split(size, dim=1)
         done = [self._step(parts, rows) for rows in steps]
         loss = sum(loss * rows.shape[1] for rows, (loss, _) in zip(steps, done, strict=True)) / n
         return loss, torch.stack([norm for _, norm in done]).mean(dim=0)
 
+    @torch.no_grad()
+    def logits(self, parts: Parts, seeds: slice = slice(None)) -> Tensor:
+        """Logits ``[G, S, n, C]`` of some of the seeds on prepared parts."""
+        some = {name: w.detach()[:, seeds] for name, w in self.weights.items()}
+        flat, grid = {name: w.flatten(0, 1) for name, w in some.items()}, len(next(iter(some.values())))
+        pieces = []
+        for start in range(0, max(1, len(parts)), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            there = {name: p[rows] for name, p in parts.present.items()}
+            inputs = flagged({name: x[rows] for name, x in parts.inputs.items()}, there)
+            pieces.append(vmap(partial(_score, self.module), in_dims=(0, None, None))(flat, inputs, there))
+        return torch.cat(pieces, dim=1).unflatten(0, (grid, -1))
+
     def loss(self, parts: Parts) -> Tensor:
         """Mean negative log-likelihood of every model on prepared parts, ``[G, S]``."""
-        flat = {name: w.detach().flatten(0, 1) for name, w in self.weights.items()}
-        heads = Heads(self.module, flat, self.scaling)
-        total = torch.zeros(len(next(iter(flat.values()))))
-        for rows in torch.arange(len(parts)).split(ROWS_AT_ONCE):
-            there = {name: p[rows] for name, p in parts.present.items()}
-            logits = heads.score(flagged({name: x[rows] for name, x in parts.inputs.items()}, there), there)
-            labels = parts.labels[rows].expand(logits.shape[:2])
-            losses = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-            total += losses.view_as(labels).sum(dim=1)
-        return (total / len(parts)).unflatten(0, (-1, len(self.generators)))
+        return losses(self.logits(parts), parts.labels).mean(dim=-1)
 
     def _step(self, parts: Parts, rows: Tensor) -> tuple[Tensor, Tensor]:
         """One step on ``rows [S, B]``: every seed has its own batch, shared by its grid points."""
@@ -363,9 +402,7 @@ class _Program:
         masks = self.masks.draw(self.generators, rows.shape[1])
         over_seeds = vmap(self._score_masked, in_dims=(0, 0, 0, 0))
         logits = vmap(over_seeds, in_dims=(0, None, None, None))(self.weights, inputs, present, masks)
-        labels = parts.labels[rows].expand(logits.shape[:-1])
-        losses = nn.functional.cross_entropy(logits.flatten(0, 2), labels.flatten(), reduction="none")
-        loss = losses.view_as(labels).mean(dim=-1)
+        loss = losses(logits, parts.labels[rows]).mean(dim=-1)
         # The models share no weight: the gradient of their sum is the gradient of each.
         gradients = torch.autograd.grad(loss.sum(), self.learned, materialize_grads=True)
         # The fused kernel takes the memory as it lies, whatever the strides.

@@ -61,10 +61,44 @@ def grow(
     if val is not None:
         held_out = [data.create_valid(val[0], label=list(val[1]))]
         stop = [lightgbm.early_stopping(patience, verbose=False)]
-    task = {"objective": "binary"} if classes == 2 else {"objective": "multiclass", "num_class": classes}
-    fixed = {"deterministic": True, "verbosity": -1}
-    booster = lightgbm.train({**task, **fixed, **settings}, data, rounds, valid_sets=held_out, callbacks=stop)
+    known = _settings(classes, settings)
+    booster = lightgbm.train(known, data, rounds, valid_sets=held_out, callbacks=stop)
     return booster.model_to_string(num_iteration=booster.best_iteration)
+
+
+def _settings(classes: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    task = {"objective": "binary"} if classes == 2 else {"objective": "multiclass", "num_class": classes}
+    return {**task, "deterministic": True, "verbosity": -1, **settings}
+
+
+class Growing:
+    """Trees that are grown round by round and judged beside, for who trains several in step."""
+
+    def __init__(
+        self,
+        train: Table,
+        held_out: Table,
+        *,
+        classes: int,
+        weights: Sequence[float] | None = None,
+        settings: Mapping[str, Any],
+    ):
+        """As `grow`."""
+        with extras_named():
+            import lightgbm
+
+        data = lightgbm.Dataset(train[0], label=list(train[1]), weight=weights)
+        self.booster = lightgbm.Booster(_settings(classes, settings), data)
+        self.booster.add_valid(data.create_valid(held_out[0], label=list(held_out[1])), "held out")
+
+    def grow(self) -> float:
+        """One more round; the mean loss of the rows held out."""
+        self.booster.update()
+        return float(self.booster.eval_valid()[0][2])
+
+    def text(self, rounds: int) -> str:
+        """The first rounds, as `grow` gives them."""
+        return str(self.booster.model_to_string(num_iteration=rounds))
 
 
 def least_rows(rows: int) -> int:

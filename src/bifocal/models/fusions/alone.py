@@ -11,7 +11,7 @@ from torch.nn import functional
 from ...config import Strict
 from ...decide.calibration import fit_temperature
 from ...errors import ConfigError, nearest
-from ..evidence_fusion import STATISTICS, EvidenceFusion, side_by_side
+from ..evidence_fusion import STATISTICS, RefittedFusion, side_by_side
 from ..heads import Parts
 
 ORDER = STATISTICS + "order"
@@ -26,7 +26,7 @@ class Options(Strict):
     """Whose expert decides; None = the best by loss on the rows that it is fitted on."""
 
 
-class Alone(EvidenceFusion):
+class Alone(RefittedFusion):
     """The logits of the first expert, in an order of preference, whose part a row has.
 
     The order is that of the experts' losses (negative log-likelihood, each at its own temperature, as a policy would

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Annotated
 
 import numpy as np
@@ -10,12 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ...config import Strict
+from ...config import Reads, Strict
 from ...errors import ModelError
 from ...example import Evidence
 from ..evidence_fusion import WEIGHTS, EvidenceFusion, mean_of, side_by_side
+from ..folds import FoldCurves, FoldPredictions, FoldRows, fold_logits
 from ..heads import Parts
-from ..trees import Trees, grow, least_rows
+from ..trees import Growing, Table, Trees, grow, least_rows
 
 TREES = WEIGHTS + "trees."
 ROWS_AT_ONCE = 2**15
@@ -55,32 +57,69 @@ class Boosted(EvidenceFusion):
     Options = Options
 
     def learn(self, train: Parts, val: Parts | None, seeds: Sequence[int]) -> None:
-        counts = torch.bincount(train.labels, minlength=self.classes)
-        heard = (_table(val.inputs, val.present), val.labels.tolist()) if val else None
+        held_out = (_table(val.inputs, val.present), val.labels.tolist()) if val else None
         self.trees = []
         for seed in seeds:
-            rows, present, weights = self._copied(train.present, seed)
-            table = _table({name: x[rows] for name, x in train.inputs.items()}, present)
+            table, weights = self._lesson(train, seed)
             text = grow(
-                (table, train.labels[rows].tolist()),
-                heard,
+                table,
+                held_out,
                 classes=self.classes,
                 rounds=self.options.rounds if val else self.options.rounds_without_val,
                 patience=self.options.patient_rounds,
                 weights=weights,
-                settings={
-                    "learning_rate": self.options.learning_rate,
-                    "num_leaves": self.options.leaves,
-                    "min_data_in_leaf": min(least_rows(len(train)), max(1, int(counts[counts > 0].min()))),
-                    "feature_fraction": self.options.columns_per_tree,
-                    # Thresholds drawn at random: val AUROC 0.9196 against 0.9184 on New York listings.
-                    "extra_trees": True,
-                    "max_bin": 63,  # as good as 255 here, and twice as quick
-                    "force_col_wise": True,
-                    "seed": seed,
-                },
+                settings=self._settings(train, seed),
             )
             self.trees.append(Trees(text, self.classes))
+
+    def fit_folds(self, rows: FoldRows, *, seeds: Sequence[int], read: Mapping[str, Reads]) -> FoldPredictions:
+        """As `CrossFittable` has it: the trees of all folds and seeds grow in step."""
+        members, growing, judged = [], [], []
+        for number in range(rows.folds):
+            member = type(self)(**self.options.model_dump())
+            train = member._train_parts(*rows.without_fold(number), read)
+            held = (rows.fold == number).nonzero().flatten()
+            heard = member._parts(rows.evidence, rows.labels, held)
+            members.append(member)
+            growing.append([member._growing(train, heard, seed) for seed in seeds])
+            judged.append(len(held))
+        curves = FoldCurves(judged, 1, self.options.patient_rounds)
+        for done in range(1, self.options.rounds + 1):
+            means = [fmean(trees.grow() for trees in own) for own in growing]
+            curves.add(done, (torch.tensor(means) * torch.tensor(judged)).unsqueeze(1))
+            if curves.done:
+                break
+        rounds = curves.epochs.clamp(min=1).flatten().tolist()
+        for member, own, kept in zip(members, growing, rounds, strict=False):
+            member.trees = [Trees(trees.text(kept), member.classes) for trees in own]
+        return FoldPredictions(
+            fold_logits(members, rows), self.options.model_copy(update={"rounds_without_val": rounds[-1]})
+        )
+
+    def _growing(self, train: Parts, held_out: Parts, seed: int) -> Growing:
+        table, weights = self._lesson(train, seed)
+        heard = _table(held_out.inputs, held_out.present), held_out.labels.tolist()
+        return Growing(table, heard, classes=self.classes, weights=weights, settings=self._settings(train, seed))
+
+    def _lesson(self, train: Parts, seed: int) -> tuple[Table, list[float]]:
+        """The table that a seed learns from, and the weights of its rows."""
+        rows, present, weights = self._copied(train.present, seed)
+        table = _table({name: x[rows] for name, x in train.inputs.items()}, present)
+        return (table, train.labels[rows].tolist()), weights
+
+    def _settings(self, train: Parts, seed: int) -> dict[str, float | bool | int]:
+        counts = torch.bincount(train.labels, minlength=self.classes)
+        return {
+            "learning_rate": self.options.learning_rate,
+            "num_leaves": self.options.leaves,
+            "min_data_in_leaf": min(least_rows(len(train)), max(1, int(counts[counts > 0].min()))),
+            "feature_fraction": self.options.columns_per_tree,
+            # Thresholds drawn at random: val AUROC 0.9196 against 0.9184 on New York listings.
+            "extra_trees": True,
+            "max_bin": 63,  # as good as 255 here, and twice as quick
+            "force_col_wise": True,
+            "seed": seed,
+        }
 
     def _copied(self, present: Mapping[str, Tensor], seed: int) -> tuple[Tensor, dict[str, Tensor], list[float]]:
         """Row numbers, what is present of each, and its weight: all rows, and after them the copies."""

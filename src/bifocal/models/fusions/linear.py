@@ -12,7 +12,7 @@ from torch import Tensor
 from ...config import Strict
 from ..evidence_fusion import (
     WEIGHTS,
-    EvidenceFusion,
+    RefittedFusion,
     scaling_of,
     scaling_tensors,
     shares_by_length,
@@ -35,7 +35,7 @@ class Options(Strict):
     """Share of the training rows of several parts that stand there a second time without one of them."""
 
 
-class Linear(EvidenceFusion):
+class Linear(RefittedFusion):
     """``logits = b + sum_m W_m [x_m; a_m]``: inputs ``x_m [n, d]`` standardised, ``a_m`` 1 where a part is absent.
 
     Logistic regression under one L2 penalty (`bifocal.models.linear.fit_linear`). Convex: it cannot overlook what is

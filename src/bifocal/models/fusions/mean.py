@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..evidence_fusion import EvidenceFusion
+from ..evidence_fusion import RefittedFusion
 
 
-class Mean(EvidenceFusion):
+class Mean(RefittedFusion):
     """The sum rule (Kittler et al. 1998, IEEE TPAMI 20:226) over the parts that a row has.
 
     Probabilities are averaged, not logits: one expert that is sure and wrong cannot outvote all the others.

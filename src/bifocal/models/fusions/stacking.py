@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ..evidence_fusion import STATISTICS, WEIGHTS, EvidenceFusion, centred, shares_by_length, side_by_side
+from ..evidence_fusion import STATISTICS, WEIGHTS, RefittedFusion, centred, shares_by_length, side_by_side
 from ..heads import Parts
 from ..linear import LinearHead, fit_linear
 
@@ -20,7 +20,7 @@ Pattern = tuple[bool, ...]
 """Which modalities are read, in the fusion's order."""
 
 
-class Stacking(EvidenceFusion):
+class Stacking(RefittedFusion):
     """Stacked generalisation (Wolpert 1992, Neural Networks 5), with weights for every set of present parts.
 
     What an expert's word is worth depends on who else speaks: the weights for the text alone are not those for text

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..evidence_fusion import MEAN, SCALE, WEIGHTS, EvidenceFusion, centred, shares, side_by_side
+from ..evidence_fusion import MEAN, SCALE, WEIGHTS, RefittedFusion, centred, shares, side_by_side
 from ..heads import Parts
 from ..linear import FLAT
 
@@ -41,7 +41,7 @@ class Pool:
         return self.sharpness[pattern].exp().unsqueeze(-1) * pooled + self.bias[pattern]
 
 
-class Weighted(EvidenceFusion):
+class Weighted(RefittedFusion):
     """The logarithmic opinion pool (Genest & Zidek 1986, Statistical Science 1:114) with learned weights.
 
     ``z = log prior + s_P * sum_m w_m u_m + b_P``: the sum is over the present parts P, ``w`` the softmax of their

@@ -1,0 +1,107 @@
+"""Cross-fitting a fusion: its Predictions of training rows, and the settings with which it is then fitted on all.
+
+What a model says of rows that it was not trained on is what its temperature and threshold may be fitted on, and what it
+may be chosen by. A small val split has few such rows; cross-fitting makes every training row one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .. import plugins
+from ..config import FusionConfig
+from ..data.splits import fold_of
+from ..decide.policy import pattern_of, patterns
+from ..errors import ConfigError
+from ..example import Evidence
+from ..models.folds import CrossFittable, FoldRows
+from .fusion import learnable
+
+
+@dataclass(frozen=True, slots=True)
+class CrossFitted:
+    """What cross-fitting found.
+
+    Attributes
+    ----------
+    ids, groups : tuple of str, [n]
+        The annotated rows.
+    labels, fold : Tensor, [n] int64
+    logits : Tensor, [n, C] float32
+        Of the rows as posted, by models that never saw the row's fold; a row without any part has the class shares.
+    patterns : dict of Tensor, [n, C]
+        Pattern (`pattern_of`) -> the same with the other parts blanked; of rows that lack one of its parts it means
+        nothing.
+    config : FusionConfig
+        With it `fit_fusion` without val gives the model to deploy: its options are those that all folds chose.
+    """
+
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    labels: Tensor
+    fold: Tensor
+    logits: Tensor
+    patterns: dict[str, Tensor]
+    config: FusionConfig
+
+    def losses(self) -> Tensor:
+        """Negative log-likelihood of each row, ``[n]``, in nats: for comparing strategies, row by row."""
+        return functional.cross_entropy(self.logits.double(), self.labels, reduction="none")
+
+
+def cross_fits(config: FusionConfig) -> bool:
+    """Whether a strategy can be cross-fitted; those that train on tokens, or encoders with themselves, cannot."""
+    return isinstance(plugins.load("fusions", config.strategy)(**config.options), CrossFittable)
+
+
+def cross_fit_fusion(
+    config: FusionConfig, evidence: Mapping[str, Evidence], *, seed: int, in_sample: bool = False
+) -> CrossFitted:
+    """Cross-fit the configured strategy on rows that no expert was trained on, in ``config.folds`` folds of groups.
+
+    Stacked generalisation (Wolpert 1992, Neural Networks 5) one floor up: weights, standardisation, components, epoch
+    and grid point behind a row's logits were found without its fold.
+
+    Parameters
+    ----------
+    config : FusionConfig
+    evidence : mapping
+        Modality -> Evidence of the training rows; rows that are not annotated are left out.
+    seed : int
+        Of the folds; and first of ``config.seeds`` seeds in a row.
+    in_sample : bool
+        As for `fit_fusion`.
+
+    Raises
+    ------
+    DataError
+        As `fit_fusion`; where there are fewer than two groups, or a class has rows of one fold only.
+    ConfigError
+        As `fit_fusion`; where the strategy cannot be cross-fitted.
+    """
+    fusion = plugins.load("fusions", config.strategy)(**config.options)
+    if not isinstance(fusion, CrossFittable):
+        raise ConfigError(
+            f"fusion {config.strategy} cannot be cross-fitted, as it trains for minutes or with encoders: tune on val "
+            "(`decide.on: val`), or take another strategy"
+        )
+    annotated, labels = learnable(evidence, in_sample=in_sample)
+    first = next(iter(annotated.values()))
+    fold = torch.tensor(fold_of(first.groups, labels.tolist(), config.folds, seed))
+    sets = patterns(evidence)
+    seeds = range(seed, seed + config.seeds)
+    found = fusion.fit_folds(FoldRows(annotated, labels, fold, sets), seeds=seeds, read=config.read)
+    return CrossFitted(
+        first.ids,
+        first.groups,
+        labels,
+        fold,
+        found.logits[-1],  # the last set is of all parts
+        {pattern_of(keep): logits for keep, logits in zip(sets, found.logits, strict=True)},
+        config.model_copy(update={"options": found.settings.model_dump(mode="json")}),
+    )
