@@ -170,13 +170,13 @@ _transcriber: Transcriber  # of a worker process, set as it begins
 def _begin_process(transcriber: Transcriber) -> None:
     global _transcriber
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it then ends its processes
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     _transcriber = transcriber
     _transcriber.load()
 
 
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end its pool, whose processes would wait for work for ever."""
+def end_with_parent() -> None:
+    """End this process with its parent: one that is killed cannot end its pool, which would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

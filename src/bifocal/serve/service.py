@@ -154,10 +154,10 @@ class Service:
         while True:
             await asyncio.sleep(0.5)
             served = self.served
-            for name, workers in (("decoder", served.decoders.workers), ("model", served.model.workers)):
+            for name, workers in (("decoder", served.decoders), ("model", served.model)):
                 self.metrics.deaths.labels(name).set(workers.deaths)
             for model in (served.model, served.shadow):
-                if model is not None and not model.loaded:
+                if model is not None and not model.ready:
                     with suppress(BifocalError):
                         await model.load()
             try:
@@ -307,7 +307,7 @@ class Service:
         reasons = []
         if self.draining:
             reasons.append("the service is closing")
-        if not self.served.model.loaded:
+        if not self.served.model.ready:
             reasons.append("the models are being started anew")
         if self.log.gone:
             reasons.append("the decision log cannot be reached")
@@ -324,7 +324,7 @@ class Service:
             "waiting": len(self.batcher),
             "spooled": self.spool.pending,
             "set_aside": self.spool.set_aside,
-            "deaths": served.decoders.workers.deaths + served.model.workers.deaths,
+            "deaths": served.decoders.deaths + served.model.deaths,
             "engine": served.about.engine,
             "policy": served.about.policy_version,
         }

@@ -116,7 +116,7 @@ def eat(mebibytes):
 
 @pytest.fixture
 def pool():
-    found = Workers(2, workers._live_with_parent)
+    found = Workers(2, print)
     yield found
     found.close()
 
@@ -183,8 +183,8 @@ def test_a_decoder_has_so_much_memory_and_no_more(preparation):
     found = Decoders(preparation, 1, timeout=300, memory=200 * 2**20)
     try:
         with pytest.raises(MemoryError):
-            asyncio.run(found.workers.run(eat, 300, timeout=300))
-        assert asyncio.run(found.workers.run(eat, 20, timeout=300)) == 20 * 2**20
+            asyncio.run(found.run(eat, 300, timeout=300))
+        assert asyncio.run(found.run(eat, 20, timeout=300)) == 20 * 2**20
         with pytest.raises(PictureError, match="takes too much to decode|takes more than"):
             asyncio.run(found.prepare({"image": picture(size=(7_000, 7_000))}))  # 147 MB of pixels, and copies of them
         assert asyncio.run(found.prepare({"text": "words"})).post
@@ -205,9 +205,9 @@ def test_models_that_are_killed_are_started_anew(small_run, system):
         packed = [Packed.of(post) for post in posts]
         here = [d.probability for d in system.decide(posts)]
         assert [d.probability for d in asyncio.run(model.decide(packed))] == pytest.approx(here, abs=1e-6)
-        os.kill(model.workers._processes[0].process.pid, signal.SIGKILL)
+        os.kill(model._processes[0].process.pid, signal.SIGKILL)
         assert [d.probability for d in asyncio.run(model.decide(packed))] == pytest.approx(here, abs=1e-6)
-        assert model.workers.deaths == 1 and model.loaded
+        assert model.deaths == 1 and model.ready
     finally:
         model.close()
 
@@ -217,11 +217,11 @@ def test_one_that_dies_idle_is_loaded_again_and_ready_says_whether_another_is_th
     model = Model(Source(small_run), timeout=300, count=count)
     try:
         asyncio.run(model.load())
-        os.kill(model.workers._processes[0].process.pid, signal.SIGKILL)
-        wait_until(lambda: model.workers.deaths == 1)
-        assert model.loaded or count == 1
-        wait_until(lambda: model.workers._processes[0].state == "well")
-        assert model.loaded
+        os.kill(model._processes[0].process.pid, signal.SIGKILL)
+        wait_until(lambda: model.deaths == 1)
+        assert model.ready or count == 1
+        wait_until(lambda: model._processes[0].state == "well")
+        assert model.ready
     finally:
         model.close()
 
@@ -257,7 +257,7 @@ def test_processes_end_with_their_parent(tmp_path, wait_until):
         "import asyncio, os, time\n"
         "from bifocal.serve.workers import processes as workers\n"
         "if __name__ == '__main__':\n"
-        "    pool = workers.Workers(2, workers._live_with_parent)\n"
+        "    pool = workers.Workers(2, os.getpid)\n"
         "    print(asyncio.run(pool.run(os.getpid, timeout=300)), flush=True)\n"
         "    time.sleep(60)\n"
     )

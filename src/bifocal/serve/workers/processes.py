@@ -16,7 +16,6 @@ import resource
 import signal
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -27,11 +26,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ...config import RunConfig
+from ...data.transcriber_pool import end_with_parent
 from ...errors import BifocalError, ModelError, PictureError, RunError
 from ...modalities import PICTURE, TEXT
 from ...modalities.text import MAX_CHARACTERS
 from ...system.parity_probe import ParityWarning
-from ...system.preprocessing import Packed, Post, Preprocessor
+from ...system.preprocessing import Packed, Preprocessor
 from ..errors import Refused
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from ...system.system import System
 
 Result = TypeVar("Result")
-_PARENT_LOOK_S = 1.0
 _IDLE_LOOK_S = 0.5
 _START_LIMIT_S = 600.0
 _AGAIN_S = 1.0
@@ -98,18 +97,6 @@ class Description:
     probability_key: str
     reads: tuple[str, ...]
     columns: tuple[str, ...]
-
-
-def _live_with_parent() -> None:
-    """End this process when its parent is gone: nobody would ever hand it work again."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_LOOK_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def import_beforehand(torch: bool) -> None:
@@ -220,27 +207,24 @@ def _describe(source: Source) -> Description:
 
 
 def _decide(source: Source, posts: Sequence[Packed]) -> list[Decision | BifocalError]:
-    return _decided(_system(source), [post.open() for post in posts])
-
-
-def _decided(system: System, posts: Sequence[Post]) -> list[Decision | BifocalError]:
+    system, opened = _system(source), [post.open() for post in posts]
     results: list[Decision | BifocalError | None] = [None] * len(posts)
     fit = []
-    for i, post in enumerate(posts):
+    for i, post in enumerate(opened):
         try:
             system.check(post)
             fit.append(i)
         except BifocalError as error:
             results[i] = error
     try:
-        for i, decision in zip(fit, system.decide([posts[i] for i in fit]), strict=True):
+        for i, decision in zip(fit, system.decide([opened[i] for i in fit]), strict=True):
             results[i] = decision
     except Exception as error:  # one post may spoil the pass of all: each by itself
         if len(fit) == 1:
             results[fit[0]] = ModelError(f"the models cannot decide on this post ({type(error).__name__})")
         else:
             for i in fit:
-                results[i] = _decided(system, [posts[i]])[0]
+                results[i] = _decide(source, [posts[i]])[0]
     return [r for r in results if r is not None]
 
 
@@ -494,7 +478,7 @@ def _obey(pipe: Connection, start: Callable[..., None], arguments: tuple[Any, ..
     with suppress(OSError):  # Linux alone has it
         Path("/proc/self/comm").write_text(f"bifocal-{name}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the service ends us
-    _live_with_parent()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         start(*arguments)
         pipe.send(True)
@@ -521,13 +505,13 @@ class Died(Exception):
     """Two processes died of one task."""
 
 
-class Decoders:
+class Decoders(Workers):
     """Prepares posts in processes of their own."""
 
     def __init__(self, preparation: Preparation, count: int, *, timeout: float, memory: int):
         self.preparation = preparation
         self.timeout = timeout
-        self.workers = Workers(count, _start_decoder, preparation, memory, name="decoder")
+        super().__init__(count, _start_decoder, preparation, memory, name="decoder")
 
     async def prepare(self, parts: Mapping[str, Any]) -> Prepared:
         """One post of these parts.
@@ -545,7 +529,7 @@ class Decoders:
 
     async def _ask(self, task: Callable[..., Result], *post: Any) -> Result:
         try:
-            return await self.workers.run(task, self.preparation, *post, timeout=self.timeout)
+            return await self.run(task, self.preparation, *post, timeout=self.timeout)
         except TimeoutError:
             raise PictureError(
                 f"the post takes more than {self.timeout:g} s to read: send a smaller picture or a shorter text"
@@ -553,31 +537,22 @@ class Decoders:
         except (Died, MemoryError):
             raise PictureError("the picture takes too much to decode: scale it down, or convert it") from None
 
-    def close(self) -> None:
-        self.workers.close()
 
-
-class Model:
+class Model(Workers):
     """The models of one run or bundle, in processes of their own."""
 
     def __init__(self, source: Source, *, timeout: float, count: int):
         self.source = source
         self.timeout = timeout
-        threads = max(1, (os.cpu_count() or 1) // count)
-        self.workers = Workers(count, _start_model, self.source, threads, name="model")
-
-    @property
-    def loaded(self) -> bool:
-        """Whether a process has its models: not so while the only one is started anew."""
-        return self.workers.ready
+        super().__init__(count, _start_model, source, max(1, (os.cpu_count() or 1) // count), name="model")
 
     async def load(self) -> Description:
         """What they are, once every process has them. Raises what `bifocal.load` raises."""
         try:
-            about = await self.workers.run(_describe, self.source, timeout=10 * self.timeout)
+            about = await self.run(_describe, self.source, timeout=10 * self.timeout)
         except (TimeoutError, Died):
             raise ModelError(f"the models in {self.source.folder} cannot be loaded: their process ended") from None
-        while self.workers.starting:
+        while self.starting:
             await asyncio.sleep(0.05)
         return about
 
@@ -602,11 +577,8 @@ class Model:
 
     async def _ask(self, task: Callable[..., Result], *arguments: Any, lost: str) -> Result:
         try:
-            return await self.workers.run(task, self.source, *arguments, timeout=self.timeout)
+            return await self.run(task, self.source, *arguments, timeout=self.timeout)
         except (TimeoutError, Died):
             raise Refused("unavailable", lost) from None
         except (ModelError, RunError) as error:  # what is on disk now is not what was loaded
             raise Refused("unavailable", f"the models cannot be loaded: {error}") from None
-
-    def close(self) -> None:
-        self.workers.close()
