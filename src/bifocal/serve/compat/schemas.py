@@ -6,20 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ...config import Strict
 
-class ImageUrl(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+
+class ImageUrl(Strict):
     url: str = Field(description="A data: URI with the picture in base64; no address is fetched.")
 
 
-class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class TextPart(Strict):
     type: Literal["text"]
     text: str
 
 
-class ImagePart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class ImagePart(Strict):
     type: Literal["image_url"]
     image_url: ImageUrl
 
@@ -55,14 +54,12 @@ class ModerationOut(BaseModel):
     results: list[ModerationResult]
 
 
-class CommentIn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class CommentIn(Strict):
     text: str | None = None
     type: str | None = Field(default=None, description="PLAIN_TEXT, the only one.")
 
 
-class AttributeIn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class AttributeIn(Strict):
     scoreType: str | None = Field(default=None, description="PROBABILITY, the only one.")
     scoreThreshold: float | None = Field(default=None, ge=0, le=1, description="Scores under it are not told.")
 
@@ -97,21 +94,18 @@ class AnalyzeOut(BaseModel):
     detectedLanguages: list[str]
 
 
-class ScoreIn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class ScoreIn(Strict):
     value: float | None = Field(default=None, ge=0, le=1)
     type: str | None = None
 
 
-class SpanIn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class SpanIn(Strict):
     begin: int | None = None
     end: int | None = None
     score: ScoreIn | None = None
 
 
-class SuggestedIn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class SuggestedIn(Strict):
     summaryScore: ScoreIn | None = None
     spanScores: list[SpanIn] | None = Field(default=None, description="Not read.")
 

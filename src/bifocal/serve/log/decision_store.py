@@ -141,8 +141,11 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
             queued = [row for row in new if row.action == "review" or row.audit]
             for table, content in (
                 (items, [item_of(r.id, "review" if r.action == "review" else "audit", r.at, r) for r in queued]),
-                (events, [_decided(row) for row in new]),
-                (originals, [_original(row.id, row.at, row.original) for row in new if row.original is not None]),
+                (events, [event(row.id, "decided", row.client, row.at, action=row.action) for row in new]),
+                (
+                    originals,
+                    [{"decision_id": r.id, "at": r.at, **r.original.columns} for r in new if r.original is not None],
+                ),
             ):
                 if content:
                     connection.execute(insert(table), content)
@@ -330,16 +333,6 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
         if purged:
             self._overwrite()
         return purged
-
-
-def _decided(row: LogEntry) -> dict[str, Any]:
-    return {
-        "decision_id": row.id, "kind": "decided", "who": row.client, "at": row.at, "what": {"action": row.action}
-    }  # fmt: skip
-
-
-def _original(number: str, at: datetime, given: KeptPost) -> dict[str, Any]:
-    return {"decision_id": number, "at": at, **given.columns}
 
 
 def _kept(row: Row[Any]) -> dict[str, Any]:
