@@ -545,10 +545,7 @@ def read_settings(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, 
 
 def parse_config(content: Mapping[str, Any], where: str = "configuration") -> RunConfig:
     """Validate a mapping as a `RunConfig`. Raises `ConfigError`."""
-    try:
-        return RunConfig.model_validate(expand(dict(content)))
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {explain(error, RunConfig)}") from None
+    return recorded_config(expand(dict(content)), where)
 
 
 def differing_settings(one: Any, two: Any, name: str = "") -> dict[str, list[Any]]:

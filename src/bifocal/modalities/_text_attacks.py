@@ -66,10 +66,6 @@ def _homoglyphs(word: str, rng: np.random.Generator) -> str | None:
     return None
 
 
-def _leetspeak(word: str, rng: np.random.Generator) -> str:
-    return word.translate(_LEET)
-
-
 def _zero_width(word: str, rng: np.random.Generator) -> str | None:
     if len(word) < 2:
         return None
@@ -96,10 +92,6 @@ def _case(word: str, rng: np.random.Generator) -> str:
     return word.swapcase() if rng.random() < 0.5 else alternating
 
 
-def _emoji(word: str, rng: np.random.Generator) -> str:
-    return f"{word} {_EMOJI[rng.integers(len(_EMOJI))]}"
-
-
 def _appended(sentences: tuple[str, ...]) -> Attack:
     """Sentences behind the words, until so many words more stand there."""
 
@@ -115,12 +107,12 @@ def _appended(sentences: tuple[str, ...]) -> Attack:
 
 ATTACKS: dict[str, Attack] = {
     "homoglyphs": _each(_homoglyphs),
-    "leetspeak": _each(_leetspeak),
+    "leetspeak": _each(lambda word, _: word.translate(_LEET)),
     "zero_width": _each(_zero_width),
     "bidi": _each(_bidi),
     "spacing": _each(_spacing),
     "case": _each(_case),
-    "emoji": _each(_emoji),
+    "emoji": _each(lambda word, rng: f"{word} {_EMOJI[rng.integers(len(_EMOJI))]}"),
     "benign_appended": _appended(BENIGN),
     "hostile_appended": _appended(HOSTILE),
 }

@@ -52,21 +52,15 @@ _PACKINGS: dict[Packing, tuple[str, str, dict[str, Any]]] = {
     "jpeg": ("jpg", "JPEG", {"quality": 95, "subsampling": 0}),
 }
 """How pictures lie in shards: suffix, Pillow's name, its settings."""
-_TURNS = dict(
-    zip(
-        range(2, 9),
-        (
-            Pillow.Transpose.FLIP_LEFT_RIGHT,
-            Pillow.Transpose.ROTATE_180,
-            Pillow.Transpose.FLIP_TOP_BOTTOM,
-            Pillow.Transpose.TRANSPOSE,
-            Pillow.Transpose.ROTATE_270,
-            Pillow.Transpose.TRANSVERSE,
-            Pillow.Transpose.ROTATE_90,
-        ),
-        strict=True,
-    )
-)
+_TURNS = {
+    2: Pillow.Transpose.FLIP_LEFT_RIGHT,
+    3: Pillow.Transpose.ROTATE_180,
+    4: Pillow.Transpose.FLIP_TOP_BOTTOM,
+    5: Pillow.Transpose.TRANSPOSE,
+    6: Pillow.Transpose.ROTATE_270,
+    7: Pillow.Transpose.TRANSVERSE,
+    8: Pillow.Transpose.ROTATE_90,
+}
 """EXIF's orientation -> how a picture is turned to stand upright."""
 _CEILINGS = {"I": (255, 65535), "F": (1,)}  # the ranges in which such pictures are written, by Pillow mode
 
@@ -444,19 +438,11 @@ def _pad(picture: Picture, side: int) -> Picture:
     return canvas
 
 
-def _stretch(picture: Picture, side: int) -> Picture:
-    return picture.resize((side, side), Pillow.Resampling.BICUBIC)
-
-
-def _crop(picture: Picture, side: int) -> Picture:
-    return ImageOps.fit(picture, (side, side), Pillow.Resampling.BICUBIC)
-
-
-_FITS: dict[str, Callable[[Picture, int], Picture]] = {"pad": _pad, "stretch": _stretch, "crop": _crop}
-
-
-def _blur(picture: Picture, radius: float, rng: np.random.Generator) -> Picture:
-    return picture.filter(ImageFilter.GaussianBlur(radius))
+_FITS: dict[str, Callable[[Picture, int], Picture]] = {
+    "pad": _pad,
+    "stretch": lambda picture, side: picture.resize((side, side), Pillow.Resampling.BICUBIC),
+    "crop": lambda picture, side: ImageOps.fit(picture, (side, side), Pillow.Resampling.BICUBIC),
+}
 
 
 def _jpeg(picture: Picture, quality: float, rng: np.random.Generator) -> Picture:
@@ -482,17 +468,13 @@ def _occlusion(picture: Picture, share: float, rng: np.random.Generator) -> Pict
     return covered
 
 
-def _contrast(picture: Picture, kept: float, rng: np.random.Generator) -> Picture:
-    return ImageEnhance.Contrast(picture).enhance(kept)
-
-
 _Corruption = Callable[[Picture, float, "np.random.Generator"], Picture]
 # The strengths of ImageNet-C; its blur is for 224 pixels a side, so ours is scaled to 384.
 _CORRUPTIONS: dict[str, tuple[_Corruption, tuple[float, ...]]] = {
-    "blur": (_blur, (1.7, 3.4, 5.1, 6.9, 10.3)),
+    "blur": (lambda picture, radius, _: picture.filter(ImageFilter.GaussianBlur(radius)), (1.7, 3.4, 5.1, 6.9, 10.3)),
     "jpeg": (_jpeg, (25, 18, 15, 10, 7)),
     "noise": (_noise, (0.08, 0.12, 0.18, 0.26, 0.38)),
     "occlusion": (_occlusion, (0.1, 0.2, 0.3, 0.45, 0.6)),
-    "contrast": (_contrast, (0.4, 0.3, 0.2, 0.1, 0.05)),
+    "contrast": (lambda picture, kept, _: ImageEnhance.Contrast(picture).enhance(kept), (0.4, 0.3, 0.2, 0.1, 0.05)),
     **ATTACKS,
 }

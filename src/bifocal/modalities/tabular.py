@@ -159,10 +159,6 @@ def _plain(cell: Cell) -> Cell:
     return None if cell != cell else cell  # NaN is the one value that differs from itself
 
 
-def _emptied(cell: Cell, rng: np.random.Generator) -> Cell:
-    return None
-
-
 def _noisy(cell: Cell, rng: np.random.Generator) -> Cell:
     number = as_number(cell) or 0.0
     disturbed = number * 2 ** rng.uniform(-1, 1) if number else float(rng.choice([-1, 1]))
@@ -173,17 +169,13 @@ def _noisy(cell: Cell, rng: np.random.Generator) -> Cell:
     return repr(disturbed) if isinstance(cell, str) else disturbed
 
 
-def _replaced(cell: Cell, rng: np.random.Generator) -> Cell:
-    return f"unseen {rng.integers(2**32):08x}"
-
-
 def _is_word(cell: Cell) -> bool:
     return isinstance(cell, str | bool) and as_number(cell) is None
 
 
 _SHARES = {1: 0.10, 2: 0.20, 3: 0.30, 4: 0.45, 5: 0.60}
 _CORRUPTIONS: dict[str, tuple[Callable[[Cell], bool], Callable[[Cell, np.random.Generator], Cell]]] = {
-    "missing": (lambda _: True, _emptied),
+    "missing": (lambda _: True, lambda cell, rng: None),
     "noise": (lambda cell: as_number(cell) is not None, _noisy),
-    "unseen": (_is_word, _replaced),
+    "unseen": (_is_word, lambda cell, rng: f"unseen {rng.integers(2**32):08x}"),
 }

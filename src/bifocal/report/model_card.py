@@ -73,26 +73,14 @@ def write_model_card(folder: Path, model: str, facts: RunFacts | None = None) ->
     space = Workspace.of(folder)
     place = space.expert(model)
     if place == space.fusion:
-        front, body = _front_of_fusion(facts, model), _fusion(facts, model, read_json(place / "config.json"))
+        front, body = _front(facts, model, {}), _fusion(facts, model, read_json(place / "config.json"))
     else:
         card = read_json(place / "bifocal.json")
-        front, body = _front_of_expert(facts, model, card), _expert(facts, model, card)
+        front, body = _front(facts, model, card), _expert(facts, model, card)
     sections = [*body, *_decides(facts, model), *_figures(facts, model), *_data(facts), *_limits(facts, model)]
     with atomic(place / "README.md") as f:
         f.write("\n".join(["---", front, "---", "", f"# {plain(model)} of {plain(facts['run'])}", "", *sections]))
     return place / "README.md"
-
-
-def _front_of_expert(facts: RunFacts, model: str, card: Mapping[str, Any]) -> str:
-    use = USES.get(card.get("auto_class", ""))
-    base = card.get("base_model", card["encoder"])
-    return _front(
-        facts,
-        model,
-        library="transformers" if use else "bifocal",
-        pipeline=use.pipeline if use else None,
-        base=base if _on_the_hub(base) else None,
-    )
 
 
 def _on_the_hub(base: str) -> bool:
@@ -100,24 +88,22 @@ def _on_the_hub(base: str) -> bool:
     return bool(HUB_ID.match(base)) and not Path(base).is_dir()
 
 
-def _front_of_fusion(facts: RunFacts, model: str) -> str:
-    # transformers cannot load it, and the hub knows no task of classifying posts of several parts.
-    return _front(facts, model, library="bifocal", pipeline=None, base=None)
+def _front(facts: RunFacts, model: str, card: Mapping[str, Any]) -> str:
+    """The YAML front matter; in-sample figures stay out of it, since there they would lose their mark.
 
-
-def _front(facts: RunFacts, model: str, *, library: str, pipeline: str | None, base: str | None) -> str:
-    """The YAML front matter; in-sample figures stay out of it, since there they would lose their mark."""
+    A fusion has no card: transformers cannot load it, and the hub knows no task of classifying posts of several parts.
+    """
     from huggingface_hub import EvalResult, ModelCardData
 
-    split = facts["headline"]["split"]
-    task = pipeline or "other"
+    use = USES.get(card.get("auto_class", ""))
+    base = card.get("base_model", card.get("encoder", ""))
     found = [] if facts["marks"]["in_sample"] else facts["models"][model]["calibrated"].items()
     results = [
         EvalResult(
-            task_type=task,
+            task_type=use.pipeline if use else "other",
             dataset_type=facts["source"],
             dataset_name=f"{facts['source']} ({facts['label']['name']})",
-            dataset_split=split,
+            dataset_split=facts["headline"]["split"],
             metric_type=HUB_METRICS[name],
             metric_name=words.METRICS[name],
             metric_value=round(figure["value"], 4),
@@ -127,9 +113,9 @@ def _front(facts: RunFacts, model: str, *, library: str, pipeline: str | None, b
     ]
     data = ModelCardData(
         model_name=f"{facts['run']}/{model}" if results else None,
-        library_name=library,
-        pipeline_tag=pipeline,
-        base_model=base,
+        library_name="transformers" if use else "bifocal",
+        pipeline_tag=use.pipeline if use else None,
+        base_model=base if _on_the_hub(base) else None,
         tags=["bifocal", facts["label"]["name"]],
         metrics=list(HUB_METRICS.values()),
         eval_results=results or None,
