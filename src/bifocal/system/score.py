@@ -132,14 +132,8 @@ def score_file(
     RunError
         Where another process writes the same output, or what is there is no table of decisions.
     """
-    for path, endings in ((rows, SUFFIXES), (output, FORMATS)):
-        if path.suffix.lower() not in endings:
-            raise DataError(f"{path} should end in one of {', '.join(endings)}")
-    if not Files(rows.resolve().parent).has(rows.resolve().name):
-        raise DataError(f"there is no input file {str(rows)!r}")
     partial = output.with_name(f".{output.name}.partial.jsonl")
-    if rows.exists() and any(path.exists() and path.samefile(rows) for path in (output, partial)):
-        raise DataError(f"{output} is the input itself, which would be overwritten: name another output")
+    _check_places(rows, output, partial)
     check_replaceable(output, _is_ours, force=force)
     output.parent.mkdir(parents=True, exist_ok=True)
     stamp = Files(rows.resolve().parent).stamp([rows.resolve().name])
@@ -152,9 +146,7 @@ def score_file(
             for batch in _batches(islice(posts.read(rows), resumed, None), batch_size):
                 if note and done == resumed and (text := _lacking(system, posts)):
                     note(text)
-                answers = _answers(system, [post for _, post in batch])
-                for (identity, _), answer in zip(batch, answers, strict=True):
-                    sink.write(json.dumps(_line(identity, answer)) + "\n")  # ASCII: an id may hold what UTF-8 cannot
+                sink.writelines(_lines(system, batch))
                 sink.flush()
                 done += len(batch)
                 if progress:
@@ -180,6 +172,16 @@ def score_file(
         "missing": _missing(system, posts),
         "reasons": dict(reasons.most_common(REASONS_KEPT)),
     }
+
+
+def _check_places(rows: Path, output: Path, partial: Path) -> None:
+    for path, endings in ((rows, SUFFIXES), (output, FORMATS)):
+        if path.suffix.lower() not in endings:
+            raise DataError(f"{path} should end in one of {', '.join(endings)}")
+    if not Files(rows.resolve().parent).has(rows.resolve().name):
+        raise DataError(f"there is no input file {str(rows)!r}")
+    if rows.exists() and any(path.exists() and path.samefile(rows) for path in (output, partial)):
+        raise DataError(f"{output} is the input itself, which would be overwritten: name another output")
 
 
 def refuse_undecided(counts: Mapping[str, Any]) -> None:
@@ -248,10 +250,12 @@ def _lacking(system: Decider, posts: Posts) -> str | None:
     return "; ".join(told) or None
 
 
-def _answers(system: Decider, posts: Sequence[Post | DataError]) -> list[Answer | BifocalError]:
-    """The answer to each post, in order; an unreadable one answers with its error."""
-    decided = iter(system.predict_batch([post for post in posts if not isinstance(post, DataError)]))
-    return [post if isinstance(post, DataError) else next(decided) for post in posts]
+def _lines(system: Decider, batch: Sequence[tuple[str, Post | DataError]]) -> Iterator[str]:
+    """Each row with its decision, or error, in JSON; ASCII, since an id may hold what UTF-8 cannot."""
+    decided = iter(system.predict_batch([post for _, post in batch if not isinstance(post, DataError)]))
+    for identity, post in batch:
+        answer = post if isinstance(post, DataError) else next(decided)
+        yield json.dumps(_line(identity, answer)) + "\n"
 
 
 def _batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
@@ -274,12 +278,14 @@ def _resume(partial: Path, key: str, batch_size: int) -> int:
     begun anew.
     """
     header = (json.dumps({"key": key}) + "\n").encode()
-    if not partial.exists() or not _starts_with(partial, header):
-        partial.write_bytes(header)
-        return 0
     with open(partial, "rb+") as f:
-        rows = size = whole = 0
-        for number, line in enumerate(f):
+        if f.readline() != header:
+            f.seek(0)
+            f.truncate()
+            f.write(header)
+            return 0
+        rows, size, whole = 0, len(header), len(header)
+        for number, line in enumerate(f, 1):
             if not line.endswith(b"\n"):
                 break
             size += len(line)
@@ -287,11 +293,6 @@ def _resume(partial: Path, key: str, batch_size: int) -> int:
                 rows, whole = number, size
         f.truncate(whole)
     return rows
-
-
-def _starts_with(path: Path, header: bytes) -> bool:
-    with open(path, "rb") as f:
-        return f.read(len(header)) == header
 
 
 def _decided(partial: Path) -> Iterator[dict[str, Any]]:
