@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from bifocal.errors import DataError
-from bifocal.models.heads import Parts, Recipe, Scaling, fit_heads
+from bifocal.models.heads import Parts, Recipe, Scaling, bearable_columns, fit_heads
 
 
 class Head(nn.Module):
@@ -198,6 +198,15 @@ def test_wide_inputs_are_reduced_to_principal_components_that_keep_their_varianc
     # Nothing is lost: three components say all that twenty columns did.
     back = torch.linalg.lstsq(reduced, standard.double()).solution
     torch.testing.assert_close(reduced @ back, standard.double(), atol=1e-3, rtol=0)
+
+
+def test_by_default_a_part_is_as_wide_as_its_rows_bear():
+    assert [bearable_columns(rows) for rows in (50, 300, 4096, 12800)] == [64, 64, 64, 200]
+    rows = Parts({"a": torch.randn(300, 100), "b": torch.randn(300, 64)}, {}, torch.zeros(300).long())
+    rows.present.update(dict.fromkeys(rows.inputs, torch.ones(300) > 0))
+    by_rows = Scaling.of(rows, Recipe().columns)
+    assert (by_rows.width("a"), by_rows.width("b")) == (65, 65) and set(by_rows.basis) == {"a"}
+    assert Scaling.of(rows, Recipe(columns=0).columns).basis == {}
 
 
 def test_a_part_with_fewer_rows_than_columns_is_reduced_to_its_rows():

@@ -34,8 +34,9 @@ class Recipe(Strict):
     widths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (128,)
     """Hidden units. Every width with every learning rate and weight decay is a grid point, chosen on val; without val
     it is the first of each."""
-    columns: Annotated[int, Field(ge=1)] | None = None
-    """Inputs wider than this are reduced to so many principal components of train; None = all are read as they are."""
+    columns: Annotated[int, Field(ge=0)] | None = None
+    """Inputs wider than this are reduced to so many principal components of train; None = as many as the rows bear
+    (`bearable_columns`), 0 = all are read as they are."""
     epochs: Annotated[int, Field(ge=1)] = 30
     patience: Annotated[int, Field(ge=1)] = 5
     """Epochs without a better val NLL before a model stops; its best epoch is kept. Without val: all epochs."""
@@ -109,7 +110,8 @@ class Scaling:
     basis: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, parts: Parts, columns: int | None = None) -> Self:
+    def of(cls, parts: Parts, columns: int | None = 0) -> Self:
+        """Of ``columns`` as `Recipe` has them; as they are, by default."""
         mean, scale, basis = {}, {}, {}
         for name, x in parts.inputs.items():
             rows = x[parts.present[name]].double()
@@ -118,8 +120,9 @@ class Scaling:
             std = rows.std(dim=0, correction=0)
             mean[name] = rows.mean(dim=0).float()
             scale[name] = torch.where(std < FLAT, 1.0, std).float()
-            if columns and x.shape[1] > columns:
-                basis[name] = _principal((rows - mean[name]) / scale[name], columns)
+            most = bearable_columns(len(rows)) if columns is None else columns
+            if most and x.shape[1] > most:
+                basis[name] = _principal((rows - mean[name]) / scale[name], most)
         return cls(mean, scale, basis)
 
     def width(self, name: str) -> int:
@@ -148,6 +151,17 @@ def flagged(prepared: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> di
         there = present[name].unsqueeze(-1)
         result[name] = torch.cat([torch.where(there, x, 0.0), (~there).to(x.dtype)], dim=-1)
     return result
+
+
+def bearable_columns(rows: int) -> int:
+    """Principal components that so many rows of a modality bear: 64, and a 64th of the rows where that is more.
+
+    NLL of `concat` on held-out rows, frozen MiniLM and MobileNetV2 (384 + 1,280 columns), means of two draws: 3,200
+    generated XOR memes 0.213 with 16 components, 0.060 with 64, 0.065 with 128, 0.098 with 256, 0.130 with all columns;
+    300 AND memes 0.500, 0.487, 0.498, 0.521 and 0.510; 3,000 of them 0.384, 0.378, 0.383 and 0.383, with all 0.395 in
+    one draw.
+    """
+    return max(64, rows // 64)
 
 
 def _principal(rows: Tensor, columns: int) -> Tensor:

@@ -29,8 +29,8 @@ class Options(Strict):
     """scikit-learn's C, the smaller the stronger; chosen across groups of train."""
     folds: Annotated[int, Field(ge=2)] = FOLDS
     """Of that choice, at most."""
-    columns: Annotated[int, Field(ge=1)] | None = None
-    """Inputs wider than this are reduced to so many principal components of train; None = all are read as they are."""
+    columns: Annotated[int, Field(ge=0)] | None = None
+    """As of every learned fusion (`bifocal.models.heads.Recipe`)."""
     modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.15
     """Share of the training rows of several parts that stand there a second time without one of them."""
 
