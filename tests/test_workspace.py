@@ -15,11 +15,11 @@ from bifocal.workspace import (
     RunRecord,
     Workspace,
     atomic,
+    disk_errors,
     file_sha256,
     fingerprint,
     read_json,
-    room,
-    sweep,
+    remove_leftovers,
     write_json,
 )
 
@@ -163,7 +163,7 @@ def test_a_full_disk_is_one_line_whoever_found_out(tmp_path, monkeypatch, error)
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "new").write_bytes(b"x" * 1234)
     message = "no room to write .*/deep/new: 1,234 bytes of it were written and it needs more, 0 bytes are free there: "
-    with pytest.raises(RunError, match=message) as told, room(tmp_path):
+    with pytest.raises(RunError, match=message) as told, disk_errors(tmp_path):
         raise error
     assert told.value.__cause__ is error and "\n" not in str(told.value)
 
@@ -172,7 +172,7 @@ def test_a_full_disk_is_one_line_whoever_found_out(tmp_path, monkeypatch, error)
     "error", [DataError("a bad row"), KeyError("x"), FULL[-1], OSError(errno.EIO, "broken")], ids=str
 )
 def test_other_errors_stay_what_they_are(tmp_path, error):
-    with pytest.raises(type(error)) as told, room(tmp_path):
+    with pytest.raises(type(error)) as told, disk_errors(tmp_path):
         raise error
     assert told.value is error
 
@@ -197,7 +197,7 @@ def test_what_killed_writers_left_goes_and_what_was_put_aside_comes_back(tmp_pat
         (models / folder / "weights").write_text(folder)
     for name in (".run.json.12.part", ".ocr.jsonl.partial", "kept.part"):
         (tmp_path / name).write_text("x")
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".ocr.jsonl.partial", "kept.part", "models"]
     assert {p.parent.name: p.read_text() for p in models.glob("*/*")} == {"gone": ".gone.old", "replaced": "replaced"}
 
@@ -205,7 +205,7 @@ def test_what_killed_writers_left_goes_and_what_was_put_aside_comes_back(tmp_pat
 def test_only_what_is_left_of_the_name_asked_for_goes(tmp_path):
     for name in (".out[1].csv.12.part", ".other.csv.12.part", "out[1].csv"):
         (tmp_path / name).write_text("x")
-    sweep(tmp_path, "out[1].csv")
+    remove_leftovers(tmp_path, "out[1].csv")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".other.csv.12.part", "out[1].csv"]
 
 

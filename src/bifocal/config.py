@@ -617,7 +617,7 @@ def set_option(content: dict[str, Any], override: str) -> None:
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 
-def at_home(path: str | Path) -> Path:
+def expand_home(path: str | Path) -> Path:
     """A path with ``~`` in full. Raises `ConfigError` where there is no home folder."""
     try:
         return Path(path).expanduser()

@@ -92,7 +92,7 @@ class Label:
         One sentence for people.
     above : float, "median" or None
         Where set, the source's rows bear a number, and the class is whether it lies above this; ``median`` is that
-        of the train rows, which `Taxonomy.settle` puts here once the splits are known.
+        of the train rows, which `Taxonomy.with_medians` puts here once the splits are known.
     """
 
     classes: tuple[int | str, ...]
@@ -111,7 +111,7 @@ class Label:
         elif isinstance(value, bool | str) or (value is not None and not math.isfinite(value)):
             raise DataError(f"label value {value!r} is no number, and the class is whether it lies above {self.above}")
 
-    def settled(self, value: LabelValue) -> LabelValue:
+    def class_of(self, value: LabelValue) -> LabelValue:
         """The class of a number (`above`); any other value is one already. None where no train row has a number."""
         if self.above is None or value is None:
             return value
@@ -163,7 +163,7 @@ class Taxonomy:
                 raise DataError(f"label {name!r} is not in the taxonomy; {nearest(name, self.labels)}")
             self.labels[name].check(value)
 
-    def settle(self, medians: Mapping[str, float]) -> Taxonomy:
+    def with_medians(self, medians: Mapping[str, float]) -> Taxonomy:
         """The same with train's medians, by label name, in the place of ``above: median``."""
         labels = dict(self.labels)
         for name, median in medians.items():
@@ -171,9 +171,9 @@ class Taxonomy:
             labels[name] = replace(labels[name], above=median, description=told)
         return Taxonomy(labels)
 
-    def settled(self, labels: Mapping[str, LabelValue]) -> dict[str, LabelValue]:
+    def classes_of(self, labels: Mapping[str, LabelValue]) -> dict[str, LabelValue]:
         """A row's labels as classes."""
-        return {name: self.labels[name].settled(value) for name, value in labels.items()}
+        return {name: self.labels[name].class_of(value) for name, value in labels.items()}
 
     def to_json(self) -> dict[str, Any]:
         return {name: asdict(label) for name, label in self.labels.items()}

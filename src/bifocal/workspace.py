@@ -29,12 +29,12 @@ from .example import SPLITS
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file that appears under its name only once it is complete and on disk.
 
-    A killed or failing writer leaves the old file (or none), never half a file. Raises what `room` raises.
+    A killed or failing writer leaves the old file (or none), never half a file. Raises what `disk_errors` raises.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        with room(path, temporary):
+        with disk_errors(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, mode, **text) as f:
                 yield f
@@ -73,7 +73,7 @@ def check_replaceable(path: Path, is_ours: Callable[[Path], bool], *, force: boo
 
 
 @contextmanager
-def room(path: Path, written: Path | None = None) -> Iterator[None]:
+def disk_errors(path: Path, written: Path | None = None) -> Iterator[None]:
     """Say in one line that a disk is full, or not to be written to, whichever library found out and however it put it.
 
     Parameters
@@ -138,7 +138,7 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def sweep(folder: Path, name: str | None = None) -> None:
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Clear away what killed writers of a name left beside it; without a name, all of it, in the folder and below.
 
     A folder that was put aside for its successor, which did not come, gets its name back.
@@ -160,7 +160,7 @@ def sweep(folder: Path, name: str | None = None) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """No other thread or process that asks for a folder has it meanwhile; the kernel lets go when the process ends."""
     place = os.open(folder, os.O_RDONLY)
     try:
@@ -180,9 +180,9 @@ def replaced(folder: Path) -> Iterator[Path]:
         Where the disk is full, or not to be written to.
     """
     part, old = (folder.with_name(f".{folder.name}.{ending}") for ending in ("part", "old"))
-    sweep(folder.parent, folder.name)
+    remove_leftovers(folder.parent, folder.name)
     try:
-        with room(part):
+        with disk_errors(part):
             part.mkdir(parents=True)
             yield part
         if folder.exists():
@@ -362,7 +362,7 @@ class Workspace:
         Raises `RunError` naming the owner where another process holds it.
         """
         path = self.folder / ".lock"
-        with room(path):
+        with disk_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT)
         try:
@@ -372,7 +372,7 @@ class Workspace:
                 owner = os.read(file, 1000).decode().strip() or "another process"
                 raise RunError(f"{self.folder} is in use by {owner}: wait for it, or name another run") from None
             os.ftruncate(file, 0)
-            with room(path):
+            with disk_errors(path):
                 os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             try:
                 yield

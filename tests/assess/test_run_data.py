@@ -19,7 +19,7 @@ def read_everything(data):
     for split in data.packed:
         assert len(data.predictions(split).ids) == len(data.texts(split)) == len(data.split(split))
     return (
-        data.record, data.label, data.settled, data.in_sample, data.tuned_on, data.tested_on, data.expert_names,
+        data.record, data.label, data.taxonomy, data.in_sample, data.tuned_on, data.tested_on, data.expert_names,
         data.models, data.encoders, data.fusion_rows, data.fused, data.parameters(), data.policy(),
     )  # fmt: skip
 
@@ -58,6 +58,6 @@ def test_an_unfinished_run_is_read_as_far_as_it_got(small_run, tmp_path):
         shutil.rmtree(tmp_path / "small" / left)
     space = Workspace.of(tmp_path / "small")
     data = RunData.configured(recorded_config(read_json(space.record)["config"], where="run.json"), space)
-    assert data.settled["abuse_hate"] == data.label and not data.in_sample
+    assert data.taxonomy["abuse_hate"] == data.label and not data.in_sample
     with pytest.raises(RunError, match="has no train shards: let the step `shards` run first"):
         data.packed  # noqa: B018

@@ -96,7 +96,7 @@ def finished(small_config, small_run):
 
 def test_columns_are_read_from_meta_and_labels(finished):
     config = SlicesConfig(columns=["vocabulary", "cue_text"])
-    columns = read_columns(finished.packed["test"], finished.settled, config)
+    columns = read_columns(finished.packed["test"], finished.taxonomy, config)
     test = finished.packed["test"]
     assert set(columns) == {"language", "source", "vocabulary", "cue_text"}
     assert columns["vocabulary"] == [test.meta(i)["vocabulary"] for i in range(len(test))]
@@ -107,9 +107,9 @@ def test_columns_are_read_from_meta_and_labels(finished):
 def test_a_column_that_no_row_bears_is_an_error_with_the_nearest(finished, where):
     config = SlicesConfig(**{where: ["vocabullary"] if where == "columns" else "vocabullary"})
     with pytest.raises(ConfigError, match=r"bears a column 'vocabullary'; did you mean 'vocabulary'\?"):
-        read_columns(finished.packed["test"], finished.settled, config)
+        read_columns(finished.packed["test"], finished.taxonomy, config)
     with pytest.raises(ConfigError, match="bears a column 'facts'"):
-        read_columns(finished.packed["test"], finished.settled, SlicesConfig(columns=["facts"]))
+        read_columns(finished.packed["test"], finished.taxonomy, SlicesConfig(columns=["facts"]))
 
 
 def test_an_unknown_column_is_refused_before_anything_is_trained(small_config, tmp_path):
@@ -146,7 +146,7 @@ def asked(finished, **settings):
     texts = finished.texts("test")
     policy = Policy.load(finished.space.policy)
     clusters = dict.fromkeys(finished.predictions("test").groups, 1)
-    rows = EvaluatedRows(split, finished.predictions("test"), texts, finished.settled, finished.space.ocr, clusters)
+    rows = EvaluatedRows(split, finished.predictions("test"), texts, finished.taxonomy, finished.space.ocr, clusters)
     config = SlicesConfig(min_rows=10, **settings)
     return measure_parts(rows, policy, finished.models, config, resamples=50, seed=0).to_dict()
 

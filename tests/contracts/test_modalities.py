@@ -13,7 +13,7 @@ from bifocal import plugins
 from bifocal.config import RunConfig, parse_config
 from bifocal.contracts import Attackable, Convertible, Input, Modality, Occludable, Piece, Sequential
 from bifocal.errors import ConfigError, DataError
-from bifocal.modalities.image import worded
+from bifocal.modalities.image import with_word_boxes
 
 sys.path.append(str(Path(__file__).parents[2] / "examples" / "link"))
 NAMES = (*plugins.names("modalities"), "bifocal_link:Link")
@@ -44,7 +44,9 @@ RAW = {
 """A raw part for each modality that cannot be tested by its blank value alone."""
 
 
-ATTACKED = {"image": lambda value: worded(value, [[(40, 40), (200, 40), (200, 80), (40, 80)]], (320, 240), "pad")}
+ATTACKED = {
+    "image": lambda value: with_word_boxes(value, [[(40, 40), (200, 40), (200, 80), (40, 80)]], (320, 240), "pad")
+}
 """What makes a value one that every attack of its modality does something to."""
 
 

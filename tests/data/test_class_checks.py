@@ -7,7 +7,7 @@ import pytest
 
 from bifocal.config import SplitsConfig, parse_config
 from bifocal.contracts import Reporter
-from bifocal.data.class_checks import check_splits, foresee
+from bifocal.data.class_checks import check_classes, check_splits
 from bifocal.errors import DataError
 from bifocal.pipeline.train import run
 
@@ -72,11 +72,11 @@ def test_no_test_split_is_told(tmp_path):
 def test_one_class_in_all_or_in_train_is_refused():
     shares = SplitsConfig(val=0.1, test=0.1)
     with pytest.raises(DataError, match="all 5 labelled rows are '0' by bad"):
-        foresee({"unassigned": Counter({"0": 5})}, "bad", shares)
+        check_classes({"unassigned": Counter({"0": 5})}, "bad", shares)
     with pytest.raises(DataError, match="all 5 rows that are or may become train are '0'"):
-        foresee({"train": Counter({"0": 5}), "val": Counter({"0": 2, "1": 2})}, "bad", shares)
-    assert foresee({}, "bad", shares) == []
-    assert foresee({"train": Counter({"0": 50, "1": 50})}, "bad", shares) == []
+        check_classes({"train": Counter({"0": 5}), "val": Counter({"0": 2, "1": 2})}, "bad", shares)
+    assert check_classes({}, "bad", shares) == []
+    assert check_classes({"train": Counter({"0": 50, "1": 50})}, "bad", shares) == []
 
 
 def test_each_part_needs_two_classes_where_it_is_learned_from_or_tuned_on():

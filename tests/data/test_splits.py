@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bifocal.data.splits import assign_splits, fold_of, holdout_rows, leaking_rows, numbered
+from bifocal.data.splits import assign_splits, factorize, fold_of, holdout_rows, leaking_rows
 from bifocal.errors import DataError
 from bifocal.example import SPLITS
 
@@ -217,5 +217,5 @@ def test_many_groups_take_little_memory():
 
 
 def test_values_are_numbered_by_place_then_by_appearance():
-    assert numbered(["b", "c", "a", None, "c"], ["a", "b"]).tolist() == [1, 2, 0, -1, 2]
-    assert numbered([]).tolist() == []
+    assert factorize(["b", "c", "a", None, "c"], ["a", "b"]).tolist() == [1, 2, 0, -1, 2]
+    assert factorize([]).tolist() == []

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bifocal import plugins
-from bifocal.diagnose.imbalance import Rule, corrupted, measure_imbalance, outcome_of, starved
+from bifocal.diagnose.imbalance import Rule, corrupted, measure_imbalance, outcome_of, with_fewer_rows
 from bifocal.errors import DataError
 from bifocal.evaluate.intervals import Interval
 from bifocal.example import Evidence
@@ -62,7 +62,7 @@ def seen(train):
 
 
 def measured(fit, test=None, levels=None, **changes):
-    levels = levels or starved(generated(seed=1), "text", (1, 0.5, 0.05))
+    levels = levels or with_fewer_rows(generated(seed=1), "text", (1, 0.5, 0.05))
     asked = {"weakened": "text", "stronger": "image", "head": head, "resamples": 200} | changes
     return measure_imbalance(lambda level, train: fit(train), levels, test or generated(), **asked)
 
@@ -119,7 +119,7 @@ def test_every_threshold_of_the_rule_counts():
 def test_starved_subsets_are_nested_seeded_and_of_the_right_size():
     train = generated(200, missing=0.2)
     there = train["text"].present
-    levels = starved(train, "text", seed=3)
+    levels = with_fewer_rows(train, "text", seed=3)
     assert list(levels) == [1.0, 0.5, 0.25, 0.1, 0.05]
     before = there
     for share, level in levels.items():
@@ -130,9 +130,9 @@ def test_starved_subsets_are_nested_seeded_and_of_the_right_size():
         assert torch.equal(level["text"].features[present], train["text"].features[present])
         before = present
     assert torch.equal(levels[1.0]["text"].present, there)
-    again, other = (starved(train, "text", seed=s)[0.1]["text"].present for s in (3, 4))
+    again, other = (with_fewer_rows(train, "text", seed=s)[0.1]["text"].present for s in (3, 4))
     assert torch.equal(again, levels[0.1]["text"].present) and not torch.equal(again, other)
-    assert int(starved(train, "text", (1, 1e-9))[1e-9]["text"].present.sum()) == 1
+    assert int(with_fewer_rows(train, "text", (1, 1e-9))[1e-9]["text"].present.sum()) == 1
 
 
 def test_corrupted_levels_rise_from_clean_and_touch_nothing_else():
@@ -191,7 +191,7 @@ def test_a_fusion_that_knows_more_has_more_to_lose_and_does_not_over_rely():
 
         return score if text else None
 
-    levels = starved(generated(seed=1, structure="and"), "text", (1, 0.5))
+    levels = with_fewer_rows(generated(seed=1, structure="and"), "text", (1, 0.5))
     found = measured(both, generated(structure="and"), levels, deviations=3.0)
     row = found["levels"][1]
     assert row["gain"]["low"] > 0.1 and row["left"]["low"] > 0 and row["outcome"] == "adapts"
@@ -222,7 +222,7 @@ def test_fitted_fusions_take_starved_and_corrupted_evidence(strategy):
         fusion = plugins.load("fusions", strategy)(**options)
         return fusion.fit(evidence, evidence["text"].labels, seeds=[0])
 
-    found = measured(fit, generated(200, missing=0.1), starved(train, "text", (1, 0.05)), resamples=50)
+    found = measured(fit, generated(200, missing=0.1), with_fewer_rows(train, "text", (1, 0.05)), resamples=50)
     assert found["levels"][1]["rows"] == pytest.approx(0.05 * 270, abs=2)
     assert (found["levels"][1]["weight"] is None) == (strategy == "concat")  # it gives no weights
     noisy = measured(fit, generated(200), corrupted(train, "text", (0, 4)), resamples=50)
@@ -240,7 +240,7 @@ def test_one_group_and_a_constant_modality_are_findings_and_no_nan_reaches_the_t
         name: Evidence(e.ids, ("g",) * 40, e.features, e.logits, e.present, e.labels, e.seen)
         for name, e in test.items()
     }
-    found = measured(lambda train: Weighing(0.5 * seen(train)), one, starved(train, "text", (1, 0.5)))
+    found = measured(lambda train: Weighing(0.5 * seen(train)), one, with_fewer_rows(train, "text", (1, 0.5)))
     assert outcomes(found) == [None, "none"]
     said = " | ".join(found["findings"])
     assert "one group" in said and "text is the same in every training row" in said and "under 30" in said
@@ -267,7 +267,12 @@ def test_where_no_row_has_a_choice_there_are_no_weights():
     ],
 )
 def test_mistakes_are_named_in_one_line(change, message):
-    asked = {"test": generated(40), "levels": starved(generated(40), "text"), "weakened": "text", "stronger": "image"}
+    asked = {
+        "test": generated(40),
+        "levels": with_fewer_rows(generated(40), "text"),
+        "weakened": "text",
+        "stronger": "image",
+    }
     with pytest.raises(DataError, match=message) as error:
         measure_imbalance(lambda level, train: Score(0.5), resamples=10, **asked | change)
     assert "\n" not in str(error.value)
@@ -277,11 +282,11 @@ def test_levels_that_make_no_sense_are_refused():
     train = generated(40)
     for kept in ((), (0.5, 0.1), (1, 0.1, 0.5), (1, 0), (1, 1)):
         with pytest.raises(DataError, match="fall from 1, the reference, and are above 0"):
-            starved(train, "text", kept)
+            with_fewer_rows(train, "text", kept)
     for deviations in ((), (1, 2), (0, 2, 1)):
         with pytest.raises(DataError, match="rise from 0, the reference"):
             corrupted(train, "text", deviations)
     with pytest.raises(DataError, match="no Evidence of 'tabular'; known: image, text"):
-        starved(train, "tabular")
+        with_fewer_rows(train, "tabular")
     with pytest.raises(DataError, match="no training row has text"):
         corrupted({**train, "text": train["text"].without()}, "text")

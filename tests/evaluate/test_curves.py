@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from bifocal.errors import DataError
-from bifocal.evaluate.curves import POINTS, asked_of, explored, precision_recall, reliability, risk_coverage, roc
+from bifocal.evaluate.curves import (
+    POINTS,
+    precision_recall,
+    reliability,
+    reliability_target,
+    risk_coverage,
+    roc,
+    threshold_counts,
+)
 from bifocal.evaluate.metrics import auprc, auroc
 
 
@@ -42,22 +50,22 @@ def test_one_class_has_no_curve(curve):
 
 
 def test_reliability_is_of_class_1_or_of_the_likeliest():
-    p, happened = asked_of([1, 0], [[0.3, 0.7], [0.6, 0.4]])
+    p, happened = reliability_target([1, 0], [[0.3, 0.7], [0.6, 0.4]])
     assert p.tolist() == [0.7, 0.4] and happened.tolist() == [True, False]
-    p, happened = asked_of([2, 0], [[0.2, 0.2, 0.6], [0.1, 0.5, 0.4]])
+    p, happened = reliability_target([2, 0], [[0.2, 0.2, 0.6], [0.1, 0.5, 0.4]])
     assert p.tolist() == [0.6, 0.5] and happened.tolist() == [True, False]
     assert [b["n"] for b in reliability([0.05, 0.07, 0.95], [False, True, True])] == [2, 1]
 
 
 def test_thresholds_are_counted():
-    rows = explored([0, 1, 1, 0], [0.1, 0.3, 0.8, 0.9])
+    rows = threshold_counts([0, 1, 1, 0], [0.1, 0.3, 0.8, 0.9])
     assert rows[0] == {"threshold": 0, "tp": 2, "fp": 2, "fn": 0, "tn": 0, "review": 0}
     assert rows[30] == {"threshold": 0.3, "tp": 2, "fp": 1, "fn": 0, "tn": 1, "review": 0}
     assert rows[31]["fn"] == 1 and rows[100] == {"threshold": 1, "tp": 0, "fp": 0, "fn": 2, "tn": 2, "review": 0}
 
 
 def test_the_band_decides_who_is_reviewed():
-    rows = explored([0, 1, 1, 0], [0.1, 0.3, 0.8, 0.9], allow_below=[0.2] * 4, block_from=[0.85] * 4)
+    rows = threshold_counts([0, 1, 1, 0], [0.1, 0.3, 0.8, 0.9], allow_below=[0.2] * 4, block_from=[0.85] * 4)
     assert rows[50]["review"] == 2  # 0.3 is not flagged and not sure to be allowed, 0.8 flagged and not sure
     assert rows[95]["review"] == 3  # nothing is flagged: three lie above the lower limit
     assert rows[0]["review"] == 3

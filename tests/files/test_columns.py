@@ -307,11 +307,11 @@ def test_a_cell_that_is_no_value_is_rejected():
 
 
 def test_classes_of_a_map_stand_in_its_order():
-    label = LabelMap(column="c", map={"x": "mild", "y": "harsh", "z": "mild", "w": None}).told_classes("tone")
+    label = LabelMap(column="c", map={"x": "mild", "y": "harsh", "z": "mild", "w": None}).declared_label("tone")
     assert (label.classes, label.probability, label.description) == (("mild", "harsh"), "prob", "Column 'c'.")
-    assert LabelMap(column="c", map={"a": 0, "b": 1, "c": 2}).told_classes("tone").classes == ("0", "1", "2")
-    assert LabelMap(column="c", map={"a": "1", "b": "0"}).told_classes("tone").classes == (0, 1)
-    assert LabelMap(column="c", map={"a": 1, "b": 0}).told_classes("tone").probability == "prob_tone"
+    assert LabelMap(column="c", map={"a": 0, "b": 1, "c": 2}).declared_label("tone").classes == ("0", "1", "2")
+    assert LabelMap(column="c", map={"a": "1", "b": "0"}).declared_label("tone").classes == (0, 1)
+    assert LabelMap(column="c", map={"a": 1, "b": 0}).declared_label("tone").probability == "prob_tone"
 
 
 # ---------------------------------------------------------------- labels without a map
@@ -403,7 +403,7 @@ def test_a_column_that_is_no_label_is_refused(values, spec, message):
 def test_given_classes_keep_their_order():
     assert classes_of(["low", "high", 3], name="tone", classes=["low", "mid", "high"])[:2] == ["low", "high"]
     assert "3 in column" in classes_of([3], name="tone", classes=["low", "high"])[0].replace("'", "")
-    assert LabelMap(column="c", classes=[1, 0]).told_classes("tone").classes == (0, 1)
+    assert LabelMap(column="c", classes=[1, 0]).declared_label("tone").classes == (0, 1)
     assert classes_of([2, "3.0"], name="tone", classes=[3, 2, 1]) == ["2", "3"]
 
 
@@ -419,9 +419,9 @@ def test_a_number_stays_one_until_the_splits_are_known():
         None,
         0,
     ]
-    label = LabelMap(column="price", above="median").told_classes("dear")
+    label = LabelMap(column="price", above="median").declared_label("dear")
     assert (label.classes, label.above, label.description) == ((0, 1), "median", "Whether 'price' > median.")
-    assert LabelMap(column="price", above=3).told_classes("dear").above == 3
+    assert LabelMap(column="price", above=3).declared_label("dear").above == 3
 
 
 @pytest.mark.parametrize("raw", ["$1,200", "cheap", True, "inf", math.inf])

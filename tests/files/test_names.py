@@ -89,7 +89,7 @@ def nfd(name: str) -> str:
 )
 def test_a_picture_is_found_under_the_name_that_is_meant(kind, written, there, tmp_path):
     files = Files(made(kind, tmp_path, there, "img/other.png", "img/1.txt"))
-    assert files.read_alike(written).decode() == there
+    assert files.read_matching(written).decode() == there
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,14 +105,14 @@ def test_a_name_that_may_mean_several_is_refused(kind, written, there, tmp_path)
     if kind == "folder" and made(kind, tmp_path, *there) and len(Files(tmp_path / "root").names()) < 2:
         pytest.skip("this file system does not tell cases apart")
     with pytest.raises(DataError, match="not there as written, and may be '.+', '.+': write the name as the file"):
-        Files(made(kind, tmp_path, *there)).read_alike(written)
+        Files(made(kind, tmp_path, *there)).read_matching(written)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_name_as_written_comes_first(kind, tmp_path):
     files = Files(made(kind, tmp_path, "img/a.jpg", "img/A.jpg", "img/a.png", nfd("img/é.png"), "img/é.png"))
     for name in ("img/a.jpg", "img/A.jpg", "img/é.png", nfd("img/é.png")):
-        assert files.read_alike(name).decode() == name
+        assert files.read_matching(name).decode() == name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,16 +126,16 @@ def test_else_the_nearest_file_is_named(kind, tmp_path):
         ("../00012.png", "shots/00012.png"),
     ):
         with pytest.raises(DataError, match=f"the nearest below .* is '{nearest}'"):
-            files.read_alike(name)
+            files.read_matching(name)
     with pytest.raises(DataError, match="is missing or not a file$"):
-        files.read_alike("shots/00013.png")
+        files.read_matching("shots/00013.png")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp437", "cp850", "cp1252"])
 def test_a_zip_whose_names_bear_no_encoding(encoding, tmp_path):
     names = ["img/café 1.png", "img/über 2.png"]
     files = Files(unmarked(tmp_path / "a.zip", names, encoding))
-    assert [files.read_alike(name).decode() for name in names] == names
+    assert [files.read_matching(name).decode() for name in names] == names
     if encoding == "utf-8":
         assert files.names() == names
 
@@ -157,7 +157,7 @@ def test_no_link_leads_out_by_another_spelling(tmp_path):
     (root / "Out").symlink_to(tmp_path)
     for name in ("img/out.png", "out/secret.png", "img/..\\..\\secret.png", "%2e%2e/secret.png"):
         with pytest.raises(DataError):
-            Files(root).read_alike(name)
+            Files(root).read_matching(name)
 
 
 def test_every_layout_looks_names_up(tmp_path):

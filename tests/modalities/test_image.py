@@ -12,7 +12,7 @@ from PIL import ImageCms, ImageFile, ImageFilter
 from bifocal.config import parse_config
 from bifocal.errors import ConfigError, PictureError
 from bifocal.modalities import image
-from bifocal.modalities.image import FORMATS, FRAMES, SIDE, Image, decode, square, worded
+from bifocal.modalities.image import FORMATS, FRAMES, SIDE, Image, decode, square, with_word_boxes
 
 
 def encoded(picture, form, **options):
@@ -383,7 +383,7 @@ def test_unknown_corruptions_are_named():
 @pytest.mark.parametrize("kind", [k for k, severities in Image.attacks.items() if len(severities) > 1])
 def test_attacks_grow_with_severity(kind):
     boxes = [[(x, y), (x + 60, y), (x + 60, y + 20), (x, y + 20)] for y in (90, 150, 210) for x in (20, 160, 300)]
-    value = worded(Image().read(encoded(scene(), "PNG")), boxes, (160, 120), "pad")
+    value = with_word_boxes(Image().read(encoded(scene(), "PNG")), boxes, (160, 120), "pad")
     harm = [
         np.mean([difference(Image().corrupt(value, kind, s, np.random.default_rng(i)), value) for i in range(6)])
         for s in range(1, 6)
@@ -395,7 +395,7 @@ def test_captions_are_removed_and_moved_where_they_are_known_to_stand():
     plain = Pillow.new("RGB", (SIDE, SIDE), (10, 200, 30))
     written = plain.copy()
     written.paste("black", (100, 300, 200, 320))
-    value = worded(written, [[(100, 300), (200, 300), (200, 320), (100, 320)]], (640, 640), "pad")
+    value = with_word_boxes(written, [[(100, 300), (200, 300), (200, 320), (100, 320)]], (640, 640), "pad")
     for severity in range(1, 6):
         bare = Image().corrupt(value, "caption_removed", severity, np.random.default_rng(0))
         assert bare.tobytes() == plain.tobytes()
@@ -411,7 +411,7 @@ def test_words_are_found_however_a_picture_was_made_to_fit(fit):
     large = Pillow.new("RGB", (768, 576), "white")
     large.paste("black", (300, 200, 500, 300))
     box = [(150, 148), (250, 148), (250, 198), (150, 198)]  # as OCR sees it: halved, and 48 pixels of padding on top
-    value = worded(Image(fit).read(encoded(large, "PNG")), [box], large.size, fit)
+    value = with_word_boxes(Image(fit).read(encoded(large, "PNG")), [box], large.size, fit)
     assert np.asarray(value).min() == 0
     assert np.asarray(Image().corrupt(value, "caption_removed", 5, np.random.default_rng(0))).min() > 200
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bifocal.modalities._obfuscation import LOOKALIKES, as_displayed, one_script, unspaced
+from bifocal.modalities._obfuscation import LOOKALIKES, as_displayed, join_spaced_letters, unify_scripts
 from bifocal.modalities.text import clean
 
 SENTENCES = {
@@ -57,7 +57,7 @@ def test_words_of_several_scripts_are_written_in_one(disguised, meant):
     ["рау", "сосо", "ХОР", "οινος", "ITшный-кабинет", "Tシャツ", "kΩ", "ışık", "naïve", "Wi-Fi-роутер", "сайт.com"],
 )
 def test_a_word_of_one_script_and_a_letter_without_a_twin_stay(word):
-    assert one_script(word).translate(str.maketrans("ІТ", "IT")) == word
+    assert unify_scripts(word).translate(str.maketrans("ІТ", "IT")) == word
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ LETTERS = "".join(own + latin for own, latin in LOOKALIKES.values()) + "пкяθ
 def test_cleaning_mixed_scripts_again_changes_nothing(text):
     cleaned = clean(text)
     assert clean(cleaned) == cleaned
-    assert len(one_script(text)) == len(text)
+    assert len(unify_scripts(text)) == len(text)
 
 
 def test_every_look_alike_is_a_letter_of_its_script_and_stands_once():
@@ -146,5 +146,5 @@ def test_the_time_grows_with_the_length_alone():
         "\u202ea" * 50_000,
         "\u202e" + "a" * 99_999,
     ):
-        one_script(unspaced(as_displayed(hostile)))
+        unify_scripts(join_spaced_letters(as_displayed(hostile)))
     assert process_time() - begun < 3

@@ -5,13 +5,13 @@ from typing import get_type_hints
 import pytest
 
 from bifocal.report.findings import findings
-from bifocal.report.schema import DataFacts, Headline, LabelFacts, Made, Marks, ModelFacts, RunFacts
+from bifocal.report.schema import Caveats, DataFacts, Headline, LabelFacts, ModelFacts, Provenance, RunFacts
 
 
 @pytest.mark.parametrize("multiclass", [False, True])
 def test_findings_have_the_declared_keys(fake_run, multiclass):
     facts = findings(fake_run(multiclass=multiclass))
-    declared = {"label": LabelFacts, "headline": Headline, "marks": Marks, "data": DataFacts, "made": Made}
+    declared = {"label": LabelFacts, "headline": Headline, "marks": Caveats, "data": DataFacts, "made": Provenance}
     assert set(facts) == set(get_type_hints(RunFacts))
     for key, form in declared.items():
         assert set(facts[key]) == set(get_type_hints(form)), key

@@ -5,7 +5,7 @@ import pytest
 from bifocal.report import tables
 from bifocal.report.drawings import draw_figures
 from bifocal.report.findings import findings
-from bifocal.report.words import chance
+from bifocal.report.words import p_value
 
 
 def test_a_figure_shows_what_calibration_changed():
@@ -26,7 +26,7 @@ def test_every_row_has_a_cell_for_every_column(fake_run, multiclass):
 
 
 def test_a_p_value_is_never_zero(fake_run):
-    assert [chance(p) for p in (0.0, 4e-9, 0.001, 0.25, 1.0)] == ["< 0.001", "< 0.001", "0.001", "0.250", "1.000"]
+    assert [p_value(p) for p in (0.0, 4e-9, 0.001, 0.25, 1.0)] == ["< 0.001", "< 0.001", "0.001", "0.250", "1.000"]
     facts = findings(fake_run())
     facts["slices"]["slices"][0]["differences"]["auroc"]["p_adjusted"] = 0.0
     facts["fairness"]["groups"][0]["differences"]["fpr"]["p_adjusted"] = 0.0

@@ -8,7 +8,7 @@ from bifocal.errors import RunError
 from bifocal.evaluate.curves import reliability
 from bifocal.report.findings import TEXT_LENGTH, findings
 from bifocal.report.markdown import to_markdown
-from bifocal.report.words import answer, asked, number, signed, unknowns
+from bifocal.report.words import answer, asked, limitations, number, signed
 from bifocal.workspace import Workspace, read_json, write_json
 
 VERDICTS = ("worth", "undecided", "significant", "outperform", "beats", "wins over", "better than")
@@ -139,12 +139,12 @@ def test_one_modality_has_no_gain(fake_run):
     assert facts["gain"] is None
     assert "no gain to report" in answer(facts)[1]
     assert len(asked(facts)) == 1
-    assert not any("verdict" in s for s in unknowns(facts))
+    assert not any("verdict" in s for s in limitations(facts))
 
 
 def test_in_sample_comes_first(fake_run):
     facts = findings(fake_run(in_sample=True))
-    assert unknowns(facts)[0].startswith("In-sample: there is no val split")
+    assert limitations(facts)[0].startswith("In-sample: there is no val split")
     assert "On 200 training posts" in answer(facts)[0]
     assert to_markdown(facts).index("In-sample") < to_markdown(facts).index("## Answer")
 
@@ -152,13 +152,13 @@ def test_in_sample_comes_first(fake_run):
 def test_a_tested_run_tuned_on_train_is_marked_too(fake_run):
     folder = fake_run()
     edit(Workspace.of(folder).results, lambda r: r.update(in_sample=True, tuned_on="train"))
-    first = unknowns(findings(folder))[0]
+    first = limitations(findings(folder))[0]
     assert "tuned on the rows the models learned from" in first
     assert "say nothing" not in first
 
 
 def test_limits_are_named_where_they_are_and_only_there(fake_run):
-    said = " ".join(unknowns(findings(fake_run())))
+    said = " ".join(limitations(findings(fake_run())))
     assert "One val split of 60 rows (30 of its rarest class)" in said
     assert "ECE is no target under 2,000 rows, and here are 200" in said
     assert "near-duplicates in an earlier split: 4 in test; they were kept" in said
@@ -173,7 +173,7 @@ def test_limits_are_named_where_they_are_and_only_there(fake_run):
     edit(space.results, lambda r: r.update(class_shares={"shares": shares, "p": 0.00001, "differ": True}))
     edit(space.record, lambda r: r["steps"]["splits"]["leakage"].update(action="drop"))
     edit(space.record, lambda r: r["steps"]["manifest"].update(quarantined=0, unlabelled=0, reasons={}))
-    said = " ".join(unknowns(findings(large)))
+    said = " ".join(limitations(findings(large)))
     assert "ECE" not in said
     assert "approximate" not in said
     assert "could not be read" not in said
@@ -187,7 +187,7 @@ def test_limits_are_named_where_they_are_and_only_there(fake_run):
 def test_without_a_test_split_the_figures_are_said_to_flatter(fake_run):
     folder = fake_run()
     edit(Workspace.of(folder).results, lambda r: r.update(tested_on="val"))
-    assert any("There is no test split" in s for s in unknowns(findings(folder)))
+    assert any("There is no test split" in s for s in limitations(findings(folder)))
 
 
 def test_what_the_rows_cannot_define_is_said(fake_run):

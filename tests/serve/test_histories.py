@@ -87,7 +87,7 @@ class Histories(RuleBasedStateMachine):
     def decide(self, host, author, client, actions, away):
         made = [self.made(author, client, action) for action in actions]
         if away:  # the database is, and the decisions are spooled
-            self.spool.heard(self.stores[0].last_forgotten or 0)
+            self.spool.remember_forgotten(self.stores[0].last_forgotten or 0)
             self.spool.append([row for row, _ in made])
             self.waiting |= {row.id: post for row, post in made}
         else:

@@ -179,7 +179,7 @@ def test_a_post_that_was_kept_is_explained_as_it_was_decided(system, picture):
     post = preprocessor.post({"text": WORDS, "image": picture.read_bytes()})
     columns = preprocessor.keep(post)
     assert columns.keys() == {"text", "picture"} and columns["text"] == post.example.parts["text"]
-    kept = preprocessor.kept(columns)
+    kept = preprocessor.restore(columns)
     assert explain(system, kept, 2).score == pytest.approx(explain(system, post, 2).score, abs=1e-5)
     with pytest.raises(DataError, match="nothing is kept"):
-        preprocessor.kept({"text": None, "picture": None, "tabular": {"a": 1}})
+        preprocessor.restore({"text": None, "picture": None, "tabular": {"a": 1}})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import at_home
+from ..config import expand_home
 from ..errors import ConfigError
 from ..modalities.text import clean, tags_of
 
@@ -26,7 +26,7 @@ def read_terms(path: str | Path) -> dict[str, list[str]]:
     the file, or the line.
     """
     try:
-        lines = at_home(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = expand_home(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise ConfigError(f"slices.terms: {str(path)!r} cannot be read ({reason}): give a text file of words") from None

@@ -12,7 +12,7 @@ import numpy as np
 from ..decide.calibration import softmax
 from ..decide.policy import Policy, pattern_of, patterns
 from ..evaluate.compare import gains_over_each, measure_change
-from ..evaluate.curves import asked_of, explored, precision_recall, reliability, risk_coverage, roc
+from ..evaluate.curves import precision_recall, reliability, reliability_target, risk_coverage, roc, threshold_counts
 from ..evaluate.differences import class_shares_p_value
 from ..evaluate.error_table import write_errors
 from ..evaluate.intervals import measure
@@ -358,8 +358,8 @@ def draw_curves(
             "roc": roc(y, after) if binary else [],
             "precision_recall": precision_recall(y, after) if binary else [],
             "reliability": {
-                "before": reliability(*asked_of(y, before)),
-                "after": reliability(*asked_of(y, after)),
+                "before": reliability(*reliability_target(y, before)),
+                "after": reliability(*reliability_target(y, after)),
             },
             "risk_coverage": risks,
             "aurc": area,
@@ -378,7 +378,7 @@ def _explorer(said: Predictions, policy: Policy, model: str, split: str) -> dict
         limits["allow_below"] = [0.0 if b is None or b.allow_below is None else b.allow_below for b in bands]
         limits["block_from"] = [2.0 if b is None or b.block_from is None else b.block_from for b in bands]
     p = calibrated(said, policy, model)[0][rows]
-    return {"split": split, "model": model, "rows": explored(said.labels[rows], p, **limits)}
+    return {"split": split, "model": model, "rows": threshold_counts(said.labels[rows], p, **limits)}
 
 
 def column(model: str) -> str:

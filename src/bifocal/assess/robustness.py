@@ -23,7 +23,7 @@ from ..errors import ConfigError, nearest
 from ..fit.evidence import Evidence, features_of
 from ..fit.tokens import spread
 from ..modalities import PICTURE, TEXT
-from ..modalities.image import worded
+from ..modalities.image import with_word_boxes
 from ..system.system import System
 from ..system.torch_engine import torch_engine
 from ..workspace import RunRecord, Workspace, fingerprint, read_json, read_jsonl, write_json
@@ -316,7 +316,7 @@ def _worded(posts: _Posts, i: int, value: Any) -> Any:
     """The picture with the boxes of its words, where they were read."""
     boxes = posts.boxes.get(posts.split.ids[i])
     facts = posts.split.meta(i)["facts"][PICTURE]
-    return worded(value, boxes, (facts["width"], facts["height"]), posts.system.config.fit) if boxes else value
+    return with_word_boxes(value, boxes, (facts["width"], facts["height"]), posts.system.config.fit) if boxes else value
 
 
 _KNOWING: dict[str, Callable[[_Posts, int, Any], Any]] = {PICTURE: _worded}

@@ -44,7 +44,7 @@ class RunData:
     Attributes
     ----------
     label : Label
-        As its source declares it; in `settled` numbers have become classes.
+        As its source declares it; in `taxonomy` numbers have become classes.
     allowed : frozenset of str
         What the models in the folder may bring from outside, see `plugins.only`.
     keep_evidence : bool
@@ -122,7 +122,7 @@ class RunData:
         return bool(self.record["in_sample"])
 
     @cached_property
-    def settled(self) -> Taxonomy:
+    def taxonomy(self) -> Taxonomy:
         """The taxonomy as the step `splits` left it: numbers have become classes."""
         return Taxonomy.from_json(read_json(self.space.taxonomy))
 
@@ -144,7 +144,7 @@ class RunData:
 
     def split(self, name: str) -> Split:
         """A packed split, verified against its hashes once."""
-        return open_split(self.space.shards(name), self.modalities, self.settled)
+        return open_split(self.space.shards(name), self.modalities, self.taxonomy)
 
     @cached_property
     def encoders(self) -> dict[str, Encoder]:

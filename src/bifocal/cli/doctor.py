@@ -45,10 +45,10 @@ def examine(runs: Path) -> dict[str, Any]:
 
 
 def _cache() -> Path:
-    from ..config import at_home
+    from ..config import expand_home
 
     if util.find_spec("huggingface_hub") is None:
-        return at_home(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"
+        return expand_home(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)

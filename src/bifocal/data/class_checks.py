@@ -17,7 +17,7 @@ Classes = Mapping[str, Counter[str]]
 """Split (``unassigned``: none yet) -> class -> rows."""
 
 
-def foresee(found: Classes, name: str, shares: SplitsConfig) -> list[str]:
+def check_classes(found: Classes, name: str, shares: SplitsConfig) -> list[str]:
     """What the classes of a manifest will come to, its splits not being drawn yet; sentences to be told.
 
     Raises

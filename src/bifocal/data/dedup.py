@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..example import Example
 from ..modalities.text import ALONE, tags_of
-from .splits import numbered
+from .splits import factorize
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -85,7 +85,7 @@ def duplicate_groups(
         return []
     words = _Words(texts)
     joined = _Components(len(ids))
-    joined.add_equal(numbered(own))
+    joined.add_equal(factorize(own))
     joined.add_equal(np.where(words.length >= WORDS_TO_IDENTIFY, words.text, -1))
     pictured = np.flatnonzero([pdq is not None for pdq in hashes])
     bits = _bits(pictured, ids, hashes)
@@ -116,7 +116,7 @@ def rows_near_others(
 
     ``groups`` is what `duplicate_groups` made of the others, and already the answer where the source has none.
     """
-    return rows_in_company(duplicate_groups(ids, texts, hashes, [None] * len(own)) if any(own) else groups)
+    return rows_in_shared_groups(duplicate_groups(ids, texts, hashes, [None] * len(own)) if any(own) else groups)
 
 
 def picture_hash(example: Example) -> str | None:
@@ -124,7 +124,7 @@ def picture_hash(example: Example) -> str | None:
     return next((facts["pdq"] for facts in example.meta["facts"].values() if "pdq" in facts), None)
 
 
-def rows_in_company(groups: Sequence[str]) -> int:
+def rows_in_shared_groups(groups: Sequence[str]) -> int:
     """Rows whose group holds others."""
     return sum(n for n in Counter(groups).values() if n > 1)
 
@@ -246,7 +246,7 @@ class _Words:
         bounds = np.frombuffer(ends, dtype=np.int64)
         self.starts: Ints = bounds[:-1]
         self.length: Ints = np.diff(bounds)
-        self.text = numbered(self[row].tobytes() for row in range(len(self.starts)))
+        self.text = factorize(self[row].tobytes() for row in range(len(self.starts)))
 
     def __getitem__(self, row: int) -> NDArray[np.int32]:
         """The words of one text."""

@@ -256,7 +256,7 @@ def _line(row: Mapping[str, Any]) -> str:
     return line + "\n"
 
 
-def alike(reason: str) -> str:
+def without_details(reason: str) -> str:
     """A reason without what differs from row to row: names, paths, numbers."""
     return re.sub(r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S*|\d+", "…", reason)
 
@@ -279,7 +279,7 @@ class _Tally:
 
     def add(self, row: Example | Rejected) -> None:
         if isinstance(row, Rejected):
-            self.reasons[alike(row.reason)] += 1
+            self.reasons[without_details(row.reason)] += 1
             return
         self.ids.add(row.id)
         self.animated += any(facts.get("frames", 1) > 1 for facts in row.meta["facts"].values())

@@ -16,7 +16,7 @@ from ..modalities import TEXT
 from ..workspace import Workspace, read_json, write_json
 from .class_checks import check_splits
 from .compose import compose_manifest
-from .dedup import duplicate_groups, picture_hash, rows_in_company, rows_near_others
+from .dedup import duplicate_groups, picture_hash, rows_in_shared_groups, rows_near_others
 from .manifest import read_manifest
 from .packing import pack
 from .shards import INDEX
@@ -95,8 +95,8 @@ def write_splits(
     if config.leakage == "drop":
         splits = {i: splits[i] for i, leak in zip(ids, leaking, strict=True) if not leak}
     medians = train_medians(space, taxonomy, splits)
-    settled = taxonomy.settle(medians)
-    kinds = [str(settled[config.label].settled(value)) for value in values]
+    final = taxonomy.with_medians(medians)
+    kinds = [str(final[config.label].class_of(value)) for value in values]
     rows = [
         (splits[i], kind, parts, group)
         for i, kind, parts, group in zip(ids, kinds, brought, groups, strict=True)
@@ -107,14 +107,14 @@ def write_splits(
         few = check_splits((row[:3] for row in rows), [row[3] for row in rows], config.label, holdout, config.seed)
     write_json(space.splits, splits)
     write_json(space.groups, dict(zip(ids, groups, strict=True)))
-    write_json(space.taxonomy, settled.to_json())
+    write_json(space.taxonomy, final.to_json())
     counts = Counter(splits.values())
     return {
         "rows": {split: counts[split] for split in SPLITS if counts[split]},
-        "by_class": _class_counts(values, ids, splits, settled[config.label]),
+        "by_class": _class_counts(values, ids, splits, final[config.label]),
         "unread": unread,
         "groups": len(set(groups)),
-        "rows_in_shared_groups": rows_in_company(groups),
+        "rows_in_shared_groups": rows_in_shared_groups(groups),
         "near_duplicates": rows_near_others(ids, texts, hashes, own, groups),
         "leakage": {"action": config.leakage, "rows": dict(leaks)},
         "medians": medians,
@@ -136,13 +136,13 @@ def _classes(values: Sequence[LabelValue], label: Label) -> list[int]:
     """Class index of each row; by the median of them all where train's is not known yet."""
     if label.above == "median":
         label = replace(label, above=median(value for value in values if isinstance(value, int | float)))
-    return [label.index(label.settled(value)) for value in values]
+    return [label.index(label.class_of(value)) for value in values]
 
 
 def _class_counts(
     values: Sequence[LabelValue], ids: Sequence[str], splits: Mapping[str, str], label: Label
 ) -> dict[str, int]:
-    counts = Counter(label.settled(value) for value, i in zip(values, ids, strict=True) if i in splits)
+    counts = Counter(label.class_of(value) for value, i in zip(values, ids, strict=True) if i in splits)
     return {str(value): counts[value] for value in label.classes}
 
 
@@ -173,7 +173,7 @@ def write_shards(
     def assigned() -> Iterator[Example]:
         for example in labelled(space, source, config):
             if example.id in splits:
-                labels = taxonomy.settled(example.labels)
+                labels = taxonomy.classes_of(example.labels)
                 yield replace(example, labels=labels, split=splits[example.id], group=groups[example.id])
 
     rows = pack(

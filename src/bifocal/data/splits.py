@@ -61,7 +61,7 @@ def assign_splits(
     DataError
         Where official splits leave no row for train.
     """
-    group, own = numbered(groups), numbered(official, SPLITS)
+    group, own = factorize(groups), factorize(official, SPLITS)
     taken = _splits_of(group, own)
     shares = {s: share for s, share in (("val", val), ("test", test)) if share > 0 and s not in set(official)}
     result = np.where(own >= 0, own, _FIRST[taken[group]])
@@ -120,7 +120,7 @@ def fold_of(groups: Sequence[str], classes: Sequence[int], folds: int, seed: int
 
 def leaking_rows(groups: Sequence[str], splits: Sequence[str]) -> list[bool]:
     """Rows of val and test whose group also stands in an earlier split: for val in train, for test in train or val."""
-    group, split = numbered(groups), numbered(splits, SPLITS)
+    group, split = factorize(groups), factorize(splits, SPLITS)
     earlier = (1 << split) - 1
     return [bool(leak) for leak in _splits_of(group, split)[group] & earlier]
 
@@ -136,7 +136,7 @@ def _splits_of(group: Ints, split: Ints) -> Ints:
     return found
 
 
-def numbered(values: Iterable[Hashable | None], known: Sequence[Hashable] = ()) -> Ints:
+def factorize(values: Iterable[Hashable | None], known: Sequence[Hashable] = ()) -> Ints:
     """Equal values as equal numbers: their place among those known, then in the order they appear; None is -1."""
     numbers = {value: i for i, value in enumerate(known)}
     return np.array([-1 if v is None else numbers.setdefault(v, len(numbers)) for v in values], dtype=np.int64)
@@ -161,11 +161,11 @@ class _Units:
         digests = [hashlib.sha256(f"{seed}:{name}".encode(errors="replace")).digest() for name in names]
         place = np.empty(len(names), dtype=np.int64)
         place[sorted(range(len(names)), key=digests.__getitem__)] = np.arange(len(names))
-        self.of_row = place[numbered(groups, names)]
+        self.of_row = place[factorize(groups, names)]
         self.size = np.bincount(self.of_row, minlength=len(names))
         kinds = sorted(set(classes), key=str)
         self.classes = len(kinds)
-        pairs, self._rows = np.unique(self.of_row * len(kinds) + numbered(classes, kinds), return_counts=True)
+        pairs, self._rows = np.unique(self.of_row * len(kinds) + factorize(classes, kinds), return_counts=True)
         unit, self._kinds = np.divmod(pairs, max(len(kinds), 1))
         self._bounds = np.searchsorted(unit, np.arange(len(names) + 1))
         order = np.lexsort((self._kinds, self._rows, unit))

@@ -17,7 +17,7 @@ from ..contracts import Source, Transcript
 from ..example import Example
 from ..modalities import TEXT
 from ..modalities.text import clean
-from ..workspace import atomic, read_jsonl, room
+from ..workspace import atomic, disk_errors, read_jsonl
 from .compose import UNREAD, detect_language
 from .manifest import read_manifest
 from .transcriber_pool import TranscriberPool
@@ -89,7 +89,7 @@ def transcribe(
         os.replace(out, partial)
     done = resumed = _resume(partial, manifest, asked, active) if total else 0
     begun, cached = perf_counter(), 0
-    with room(partial), open(partial, "a" if resumed else "w", encoding="utf-8", newline="") as sink:
+    with disk_errors(partial), open(partial, "a" if resumed else "w", encoding="utf-8", newline="") as sink:
         if total > resumed:
             with closing(TranscriptCache(cache, transcriber, note)) as known:
                 pool = TranscriberPool(source, active, known, note)

@@ -156,7 +156,7 @@ def _models(run: RunData, engine: str, part: Path, reporter: Reporter) -> dict[s
         "engine": engine,
         "bifocal": __version__,
         "config": run.record["config"],
-        "label": type(run.settled)(label).to_json()[run.config.label],
+        "label": type(run.taxonomy)(label).to_json()[run.config.label],
         "text_role": run.record["text_role"],
         "experts": files["experts"],
         "fusion": files["fusion"],

@@ -69,7 +69,7 @@ def outcome_of(
     return "none"
 
 
-def starved(
+def with_fewer_rows(
     train: Mapping[str, Evidence], name: str, kept: Sequence[float] = KEPT, *, seed: int = 0
 ) -> dict[float, dict[str, Evidence]]:
     """Training Evidence in which only these shares of the rows that have a modality keep it.
@@ -112,7 +112,7 @@ def corrupted(
 ) -> dict[float, dict[str, Evidence]]:
     """Training Evidence with noise of so many standard deviations on the features of a modality; the test stays clean.
 
-    Parameters and errors as `starved`; ``deviations`` rise from 0. ``head`` as in `ablation.noisy`.
+    Parameters and errors as `with_fewer_rows`; ``deviations`` rise from 0. ``head`` as in `ablation.noisy`.
     """
     if list(deviations) != sorted(set(deviations)) or not deviations or deviations[0] != 0:
         raise DataError(f"deviations of noise rise from 0, the reference, found {list(deviations)}")
@@ -146,7 +146,7 @@ def measure_imbalance(
     fit : callable
         A level and its training Evidence by modality -> a fitted score. Its val is best weakened to the same level.
     levels : mapping
-        From `starved`, `corrupted`, or truncated inputs that were encoded again; the first is the reference.
+        From `with_fewer_rows`, `corrupted`, or truncated inputs that were encoded again; the first is the reference.
     test : mapping
         Modality -> Evidence of the test rows, not weakened; those that are not annotated are left out.
     weakened, stronger : str
@@ -265,7 +265,7 @@ def _replaced(part: Evidence, present: torch.Tensor) -> Evidence:
 
 def _check_names(levels: Levels, test: Mapping[str, Evidence], weakened: str, stronger: str) -> None:
     if not levels:
-        raise DataError("there is no level to train on: give the Evidence of `starved` or `corrupted`")
+        raise DataError("there is no level to train on: give the Evidence of `with_fewer_rows` or `corrupted`")
     for name in (weakened, stronger):
         if name not in test:
             raise DataError(f"the test rows bring no Evidence of {name!r}; {nearest(name, test)}")

@@ -85,7 +85,7 @@ def reliability(probabilities: Iterable[float], happened: Iterable[bool], bins: 
     return found
 
 
-def asked_of(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def reliability_target(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The probability that a reliability diagram is about, and whether it came true, ``[n]`` each.
 
     Of class 1 where the label is binary, of the likeliest class otherwise. Raises `DataError` as `metrics.checked`.
@@ -128,7 +128,7 @@ def risk_coverage(
     return _thinned(coverage, risk), area
 
 
-def explored(
+def threshold_counts(
     labels: ArrayLike,
     probabilities: ArrayLike,
     allow_below: ArrayLike | None = None,

@@ -25,7 +25,7 @@ _UTF8 = 0x800
 """The mark of a member of a zip whose name is UTF-8."""
 
 
-def leads_out(name: str) -> bool:
+def escapes_root(name: str) -> bool:
     """Whether a name is absolute or climbs: such a name is never opened, wherever it may lead."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts
@@ -81,7 +81,7 @@ def scan_tar(path: Path) -> Iterator[Member]:
 
 
 def _refusal(info: tarfile.TarInfo) -> str:
-    if leads_out(info.name):
+    if escapes_root(info.name):
         return "leads out of the archive; only paths inside are read"
     if info.islnk() or info.issym():
         return "is a link, which is not followed inside an archive"
@@ -141,7 +141,7 @@ class Archive:
         return self.members
 
     def member(self, name: str) -> Any:
-        if leads_out(name):
+        if escapes_root(name):
             raise DataError(f"{name!r} leads out of {self.path}; only paths inside are read")
         plain = str(PurePosixPath(name))
         if plain in self.members:
@@ -188,7 +188,7 @@ class Zip(Archive):
                 self._add(name, info, self._refusal(info, name), spelled)
 
     def _refusal(self, info: zipfile.ZipInfo, name: str) -> str:
-        if leads_out(name):
+        if escapes_root(name):
             return "leads out of the archive; only paths inside are read"
         if stat.S_ISLNK(info.external_attr >> 16):
             return "is a link, which is not followed inside an archive"

@@ -180,7 +180,7 @@ class Columns(Strict):
         """The labels; where classes are not told, a column is read. Raises `DataError` as `LabelMap.infer_classes`."""
         found = {}
         for name, spec in self.label_maps.items():
-            label = spec.told_classes(name) if spec.has_all_classes(name) else None
+            label = spec.declared_label(name) if spec.has_all_classes(name) else None
             found[name] = label or spec.infer_classes(name, _values(spec, rows(), self.missing))
         return found
 

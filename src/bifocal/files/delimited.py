@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..example import Rejected
 from ..spreadsheet import is_guarded, raw
 from .folders import Files
-from .text_lines import decoded, is_marked, other_encoding, refuse_foreign, shown
+from .text_lines import decoded, for_display, has_bad_bytes, other_encoding, refuse_foreign
 
 Quotes = Literal["auto", "standard", "none", "backslash"]
 """How cells are quoted: as found; ``"…"`` with quotes inside doubled; not at all, a quote being a sign like any other;
@@ -112,7 +112,7 @@ class _Delimited:
             raise DataError(f"{self.name} is empty; expected a line with the names of the columns, and rows below it")
         taken, is_open = self._gathered(line)
         text = "".join(text for _, text in taken)
-        if is_marked(text):
+        if has_bad_bytes(text):
             raise DataError(other_encoding(self.files, self.name, self.encoding))
         if is_open:
             raise DataError(f"{self.name}: a quote that opens in line {line[0]}, the header, is never closed")
@@ -153,7 +153,7 @@ class _Delimited:
 
     def _row(self, number: int, line: str, cells: list[str]) -> Read:
         where, width = f"{self.name}:{number}", len(self.header)
-        if is_marked(line):
+        if has_bad_bytes(line):
             refuse_foreign(self.files, self.name, self.encoding)
             reason = f"not {self.encoding.upper()}"
         elif len(line) > MAX_CELL and max(map(len, cells)) > MAX_CELL:
@@ -163,7 +163,7 @@ class _Delimited:
         else:
             found = map(raw, cells) if self.is_ours else cells
             return where, {column: cell or None for column, cell in zip(self.header, found, strict=True)}
-        return where, Rejected(None, where, reason, shown(line[:SHOWN]))
+        return where, Rejected(None, where, reason, for_display(line[:SHOWN]))
 
     # ------------------------------------------------------------------ quotes
 
@@ -211,7 +211,7 @@ class _Delimited:
             )
         for number, text in taken:  # each may have been a row
             where = f"{self.name}:{number}"
-            yield where, Rejected(None, where, reason, shown(text[:SHOWN]))
+            yield where, Rejected(None, where, reason, for_display(text[:SHOWN]))
 
     def _stray(self, taken: list[Line], cells: list[str]) -> Read:
         """The first line, its quote a plain character; those behind it are read anew."""

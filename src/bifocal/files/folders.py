@@ -14,15 +14,15 @@ from typing import IO, Any, ClassVar
 
 from pydantic import field_validator
 
-from ..config import Strict, at_home
+from ..config import Strict, expand_home
 from ..contracts import TextRole
 from ..errors import DataError, listed
 from ..example import Example, Label, Rejected
 from ..workspace import fingerprint
-from .archives import BROKEN, UNREADABLE, Tar, Zip, leads_out
+from .archives import BROKEN, UNREADABLE, Tar, Zip, escapes_root
 from .names import Names, Nearest
 
-__all__ = ["MAX_MEMBER", "FileSource", "Files", "Picture", "is_clutter", "leads_out"]
+__all__ = ["MAX_MEMBER", "FileSource", "Files", "Picture", "escapes_root", "is_clutter"]
 
 MAX_MEMBER = 200 * 2**20
 """Bytes; a larger file is no picture, and a zip may make it out of nothing."""
@@ -86,7 +86,7 @@ class Files:
         DataError
             Where there is none, naming the nearest, or where the name may mean several.
         """
-        found = self.meant(name)
+        found = self.matching(name)
         if len(found) == 1:
             return found[0]
         if found:
@@ -104,7 +104,7 @@ class Files:
             raise DataError(f"{error}{hint}") from None
         return name
 
-    def meant(self, name: str) -> list[str]:
+    def matching(self, name: str) -> list[str]:
         """The files that a name may mean: itself where it is there, else those that `look_up` would choose from."""
         return [name] if self.has(name) else self._alike.alike(name)
 
@@ -131,7 +131,7 @@ class Files:
             found.append((name, digest.hexdigest()))
         return found
 
-    def read_alike(self, name: str) -> bytes:
+    def read_matching(self, name: str) -> bytes:
         """As `read`, of the file that `look_up` finds where there is none of this very name."""
         try:
             return self.read(name)
@@ -230,8 +230,8 @@ class Picture:
     def read(self) -> bytes:
         """Its bytes; a name that is nowhere as written is looked up leniently. Raises as `Files.look_up`."""
         exact = next((place for place in self.places if place.has(self.name)), None)
-        place = exact or next((place for place in self.places if place.meant(self.name)), self.places[0])
-        return place.read_alike(self.name)
+        place = exact or next((place for place in self.places if place.matching(self.name)), self.places[0])
+        return place.read_matching(self.name)
 
 
 class FileSource(Strict):
@@ -250,7 +250,7 @@ class FileSource(Strict):
     @field_validator("root")
     @classmethod
     def _home(cls, value: Path) -> Path:
-        return at_home(value)
+        return expand_home(value)
 
     @cached_property
     def files(self) -> Files:
@@ -314,7 +314,7 @@ class FileSource(Strict):
             link) leads out of the root.
         """
         try:
-            return self.pictures.read_alike(reference)
+            return self.pictures.read_matching(reference)
         except DataError as error:
             raise DataError(f"picture {error}") from None
 

@@ -156,7 +156,7 @@ class LabelMap(Strict):
         known = self.map is not None or self.classes is not None or self.above is not None or name in LABELS
         return known and self.min_rows is None
 
-    def told_classes(self, name: str) -> Label | None:
+    def declared_label(self, name: str) -> Label | None:
         """The label as far as the options tell it; None where its classes stand in the column."""
         if name in LABELS:
             return self._label(name, LABELS[name].classes)
@@ -184,7 +184,7 @@ class LabelMap(Strict):
                     f"column {self.column!r} has over {MAX_CLASSES} values, too many for the classes of {name}: name "
                     "another column, or say `above: median` if it is a number"
                 )
-        fixed = self.told_classes(name)
+        fixed = self.declared_label(name)
         if fixed is None and not self.min_rows:
             self._refuse_quantity(name, counts)
         if fixed is None and {_SPELLINGS.get(str(value).lower(), value) for value in counts} == {0, 1}:
@@ -279,7 +279,7 @@ class LabelMap(Strict):
             value = _SPELLINGS.get(_whole(value).lower(), value) if label.binary else self._class(value, label)
         if value in label.classes:
             return value
-        fixed = self.told_classes(name)
+        fixed = self.declared_label(name)
         if self.min_rows and not label.binary and (fixed is None or value in fixed.classes):
             return None
         allowed = ", ".join(map(str, label.classes))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
-from .archives import leads_out
+from .archives import escapes_root
 
 PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 """Endings of files that mean to be pictures; whether they can be read is found out when they are."""
@@ -79,7 +79,7 @@ class Names:
     def alike(self, wanted: str) -> list[str]:
         """The files that a name may mean: none, one, or those between which nothing decides."""
         forms = dict.fromkeys(form for one in (wanted, unquote(wanted)) for form in (one, one.replace("\\", "/")))
-        paths = [PurePosixPath(form.strip()).parts for form in forms if not leads_out(form.strip())]
+        paths = [PurePosixPath(form.strip()).parts for form in forms if not escapes_root(form.strip())]
         for folders, files in _LEVELS:
             found: dict[str, None] = {}
             for parts in paths:

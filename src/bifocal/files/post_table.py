@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import at_home
+from ..config import expand_home
 from ..errors import ConfigError, DataError, listed
 from ..example import Rejected, is_nothing
 from ..modalities import PARTS, argument_of, inputs
@@ -203,7 +203,7 @@ def _text(source: Mapping[str, Any], option: str) -> str | None:
 
 
 def _root(source: Mapping[str, Any]) -> Path | None:
-    return at_home(root) if isinstance(root := source.get("root"), str | Path) else None
+    return expand_home(root) if isinstance(root := source.get("root"), str | Path) else None
 
 
 def _is_below(path: Path, source: Mapping[str, Any]) -> bool:

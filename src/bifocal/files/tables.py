@@ -16,7 +16,7 @@ from ..errors import ConfigError, DataError, extras_named
 from ..example import Rejected
 from .delimited import MAX_CELL, MAX_LINE, SHOWN, Quotes, Read, read_delimited, refuse_twins
 from .folders import Files, FileSource
-from .text_lines import decoded, is_foreign, is_marked, known_encoding, other_encoding, refuse_foreign, shown
+from .text_lines import decoded, for_display, has_bad_bytes, is_foreign, known_encoding, other_encoding, refuse_foreign
 
 __all__ = ["MAX_CELL", "DelimitedTables", "EncodedTables", "is_table", "read_rows"]
 
@@ -166,12 +166,12 @@ def _lines(files: Files, name: str, encoding: str) -> Iterator[Read]:
             number += 1
             where = f"{name}:{number}"
             if len(line) > MAX_LINE:
-                yield where, Rejected(None, where, f"a line of over {MAX_LINE >> 20} MiB", shown(line[:SHOWN]))
+                yield where, Rejected(None, where, f"a line of over {MAX_LINE >> 20} MiB", for_display(line[:SHOWN]))
                 while line and not line.endswith("\n"):
                     line = text.readline(MAX_LINE)
-            elif is_marked(line):
+            elif has_bad_bytes(line):
                 refuse_foreign(files, name, encoding)
-                yield where, Rejected(None, where, f"not {encoding.upper()}", shown(line[:SHOWN]))
+                yield where, Rejected(None, where, f"not {encoding.upper()}", for_display(line[:SHOWN]))
             elif line.strip():
                 yield where, _object(line, where)
 
@@ -221,18 +221,18 @@ def _json(files: Files, name: str, encoding: str) -> Iterator[Read]:
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
     except (ValueError, RecursionError) as error:
-        if is_marked(blob):
+        if has_bad_bytes(blob):
             raise DataError(other_encoding(files, name, encoding)) from None
         hint = " (one object per line? name it .jsonl)" if "Extra data" in str(error) else ""
         raise DataError(f"{name} is not valid JSON: {error}{hint}") from None
     rows = _json_rows(content, name)
-    texts = [json.dumps(row, ensure_ascii=False) for _, row in rows] if is_marked(blob) else []
+    texts = [json.dumps(row, ensure_ascii=False) for _, row in rows] if has_bad_bytes(blob) else []
     if texts and is_foreign(texts):
         raise DataError(other_encoding(files, name, encoding))
     for place, (key, row) in enumerate(rows):
         where = f"{name}:{key}"
-        if texts and is_marked(texts[place]):
-            yield where, Rejected(None, where, f"not {encoding.upper()}", shown(texts[place][:SHOWN]))
+        if texts and has_bad_bytes(texts[place]):
+            yield where, Rejected(None, where, f"not {encoding.upper()}", for_display(texts[place][:SHOWN]))
         else:
             yield where, _row(row, where)
 

@@ -48,12 +48,12 @@ def known_encoding(name: str) -> str:
         raise ConfigError(f"encoding: {name!r} is unknown; utf-8, utf-16, latin-1 and cp1252 are usual ones") from None
 
 
-def is_marked(content: str) -> bool:
+def has_bad_bytes(content: str) -> bool:
     """Whether bytes stood here that are not of the encoding."""
     return not content.isascii() and _MARKS.search(content) is not None
 
 
-def shown(content: str) -> str:
+def for_display(content: str) -> str:
     """A text for a message or the quarantine, with U+FFFD in the place of bad bytes."""
     return _MARKS.sub("�", content)
 
@@ -127,7 +127,7 @@ def is_foreign(texts: Iterable[str]) -> bool:
     bad = whole = total = 0
     for text in texts:
         total += 1
-        bad += (marked := is_marked(text))
+        bad += (marked := has_bad_bytes(text))
         whole += not marked and not text.isascii()
     return (bad > max(1, _FEW * total) or bad == total) and 10 * whole < bad
 

@@ -11,7 +11,7 @@ from .. import plugins
 from ..config import FusionConfig, ImbalanceRule
 from ..decide.calibration import softmax
 from ..diagnose.ablation import ROWS, Head, noisy
-from ..diagnose.imbalance import DEVIATIONS, KEPT, Fit, Levels, corrupted, measure_imbalance, starved
+from ..diagnose.imbalance import DEVIATIONS, KEPT, Fit, Levels, corrupted, measure_imbalance, with_fewer_rows
 from ..diagnose.scored_rows import Score
 from ..evaluate.compare import Resampling
 from ..example import Evidence
@@ -59,7 +59,7 @@ def weaken(
     config : FusionConfig
         As F was fitted, with the seed of ``resampling``.
     kept, deviations : sequence of float
-        Levels, as `starved` and `corrupted` take them.
+        Levels, as `with_fewer_rows` and `corrupted` take them.
     heads : mapping, optional
         Modality -> features to its expert's logits; see `noisy`.
 
@@ -81,7 +81,7 @@ def weaken(
             d: {**val, name: noisy(part, train[name], d, seed=seed, head=heads.get(name)) if d else part} for d in noise
         }
         levels = {
-            "starved": (starved(train, name, kept, seed=seed), starved(val, name, kept, seed=seed)),
+            "starved": (with_fewer_rows(train, name, kept, seed=seed), with_fewer_rows(val, name, kept, seed=seed)),
             "corrupted": (noise, heard),
         }
         stronger = _stronger(name, {m: alone[m] for m in weak}, evidence, resampling.metric)
@@ -209,7 +209,7 @@ def compare_dropout(
     fit = _Refit(fused, config, seed, progress, len(weak) * len(rates))
     rows = []
     for name in weak:
-        weak_train, weak_val = (starved(parts, name, (1.0, kept), seed=seed)[kept] for parts in (train, val))
+        weak_train, weak_val = (with_fewer_rows(parts, name, (1.0, kept), seed=seed)[kept] for parts in (train, val))
         fusions = [fit(weak_train, weak_val, modality_dropout=rate) for rate in rates]
         for condition, parts in _conditions(test, name):
             plain, *remedied = (softmax(fusion(parts).double().numpy()) for fusion in fusions)

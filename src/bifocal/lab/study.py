@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..example import Label
 from ..models.saved import CARD, read_card
 from ..pipeline.train import run
-from ..workspace import Workspace, check_replaceable, read_json, sweep, versions, write_json
+from ..workspace import Workspace, check_replaceable, read_json, remove_leftovers, versions, write_json
 from .baselines import fit_rivals
 from .encoder_trials import encode_again
 from .experiment import Clock, experiment
@@ -70,12 +70,12 @@ def lab(config: RunConfig | str | Path, *, root: str | Path = "runs", reporter: 
     check_splits(data.packed)
     for split in ("train", *JUDGED):
         check_classes(np.array(data.packed[split].classes(config.label, data.label)), split, data.label)
-    probed = {name: data.settled[name] for name in config.lab.probes}
+    probed = {name: data.taxonomy[name] for name in config.lab.probes}
     run(config, root=root, until="evidence", reporter=_Onward(reporter))
     data = RunData.configured(config, space, progress=reporter.progress)
     folder = space.lab_results.parent
     with space.lock():
-        sweep(folder)
+        remove_leftovers(folder)
         write_json(space.lab_results, _examine(data, probed, folder, reporter))
     return folder
 

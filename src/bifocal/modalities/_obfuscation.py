@@ -33,7 +33,7 @@ _SPACED = re.compile(r"(?<!\w)[^\W\d_](?: [^\W\d_]){3,}(?!\w)")
 _DIVIDED = re.compile(r"(?<!\w)(?<!\w[.\-_*])[^\W\d_]([.\-_*])[^\W\d_](?:\1[^\W\d_]){2,}(?!\w|\1\w)")
 
 
-def one_script(text: str) -> str:
+def unify_scripts(text: str) -> str:
     """Words of several scripts in one of them, where their letters have look-alikes in it (UTS #39, section 5).
 
     A word is written in the script in which letters stand that none of its other scripts could show; where there are
@@ -41,7 +41,7 @@ def one_script(text: str) -> str:
     never touched, whatever it looks like: Cyrillic and Greek texts stay as they are, and so does a word of which every
     letter was replaced. Letters without a look-alike stay too (the ``k`` of ``kΩ``).
 
-    >>> one_script("fr\u0435e \u0440\u0430\u0443")
+    >>> unify_scripts("fr\u0435e \u0440\u0430\u0443")
     'free рау'
     """
     if text.isascii():
@@ -88,13 +88,13 @@ def scripts_of(word: str) -> set[str]:
     return {script for letter in set(word) if (script := _script(letter)) in _SCRIPTS}
 
 
-def unspaced(text: str) -> str:
+def join_spaced_letters(text: str) -> str:
     """Four or more single letters in a row, one space or one of ``. - _ *`` between them, as the word they spell.
 
     Only letters that have a case: in Chinese, Japanese or Thai a single letter may be a word. Dotted capitals
     (``U.S.S.R.``) are an abbreviation and stay. A wider gap divides words, so this goes before white space is folded.
 
-    >>> unspaced("so f r e e  h-a-t-s of the U.S.S.R.")
+    >>> join_spaced_letters("so f r e e  h-a-t-s of the U.S.S.R.")
     'so free  hats of the U.S.S.R.'
     """
     return _DIVIDED.sub(_joined, _SPACED.sub(_joined, text))

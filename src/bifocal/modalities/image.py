@@ -291,7 +291,7 @@ class Image:
         ``blur`` (Gaussian), ``jpeg``, ``noise`` (Gaussian), ``occlusion`` (a grey square over 10..60% of the area, at
         random), ``contrast``; ``brightness`` (either way), ``crop``, ``rotation``, ``overlay`` (a watermark),
         ``screenshot`` (smaller, in a frame), ``mirrored`` (severity 1 only). ``caption_removed`` and ``caption_moved``
-        need to know where words stand (`worded`); without, they leave the picture as it is.
+        need to know where words stand (`with_word_boxes`); without, they leave the picture as it is.
         """
         if kind not in _CORRUPTIONS:
             raise ConfigError(f"image has no corruption {kind!r}; {nearest(kind, _CORRUPTIONS)}")
@@ -322,7 +322,9 @@ class Image:
         return hidden
 
 
-def worded(picture: Picture, boxes: Sequence[Sequence[Sequence[float]]], size: tuple[int, int], fit: Fit) -> Picture:
+def with_word_boxes(
+    picture: Picture, boxes: Sequence[Sequence[Sequence[float]]], size: tuple[int, int], fit: Fit
+) -> Picture:
     """A copy of a packed picture that knows where its words stand, for attacks on them.
 
     Parameters

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..contracts import Input, Piece
 from ..errors import ConfigError, DataError, nearest
-from ._obfuscation import as_displayed, one_script, unspaced
+from ._obfuscation import as_displayed, join_spaced_letters, unify_scripts
 from ._text_attacks import ATTACKS
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def clean(text: str) -> str:
     Mojibake and HTML entities (social media exports escape them; the reader saw ``&``) are undone by ftfy,
     compatibility forms folded by NFKC. Invisible and control characters go: between letters they serve evasion. The
     price: an emoji sequence falls into its parts (a family into its members), and Persian or Indic joiners are lost.
-    Look-alikes of other scripts within a word are written in the word's own (`one_script`), letters spaced out one by
-    one are joined (`unspaced`), runs that are shown in reverse are turned round (`as_displayed`). White space, line
-    breaks included, becomes single spaces; a lone surrogate becomes U+FFFD.
+    Look-alikes of other scripts within a word are written in the word's own (`unify_scripts`), letters spaced out one
+    by one are joined (`join_spaced_letters`), runs that are shown in reverse are turned round (`as_displayed`). White
+    space, line breaks included, becomes single spaces; a lone surrogate becomes U+FFFD.
 
     A tag of `compose` inside the text is defused, so that no post can forge a block: ``[OCR]`` is written ``(OCR)``
     and ``<lang=`` is written ``(lang=``, whatever its case, spacing or disguise.
@@ -140,12 +140,12 @@ def _settled(text: str, cut: _Cut) -> str:
     before = None
     while text != before:
         before = text
-        text = unspaced(as_displayed(_TERMINAL_ESCAPE.sub("", text)))
+        text = join_spaced_letters(as_displayed(_TERMINAL_ESCAPE.sub("", text)))
         text = cut(ftfy.fix_text(" ".join(text.split()), config))
         text = _SURROGATE.sub("\ufffd", _INVISIBLE.sub("", text))
         if not text.isascii():
             text = cut(unicodedata.normalize("NFKC", _few_marks(text)))
-            text = one_script(text.replace(_BLANK_BRAILLE, " "))
+            text = unify_scripts(text.replace(_BLANK_BRAILLE, " "))
         text = " ".join(text.split())
         text = _FORGED_LANGUAGE.sub("(", _FORGED_BLOCK.sub(r"(\g<inside>)", text))
     return text

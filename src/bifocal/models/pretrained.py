@@ -17,7 +17,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ..config import at_home
+from ..config import expand_home
 from ..errors import BifocalError, ModelError, RunError, nearest
 from ..workspace import read_json
 from .saved import CARD, check_seal, read_card
@@ -61,7 +61,7 @@ def locate(name: str, base: str) -> str:
     """
     if name == "base":
         return base
-    folder = at_home(name)
+    folder = expand_home(name)
     if folder.is_dir():
         if (folder / CARD).is_file():
             check_seal(folder, read_card(folder))

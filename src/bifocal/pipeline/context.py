@@ -30,7 +30,7 @@ class Context:
     Attributes
     ----------
     taxonomy : Taxonomy
-        As the source declares it, before the splits are known; afterwards `RunData.settled` holds.
+        As the source declares it, before the splits are known; afterwards `RunData.taxonomy` holds.
     candidates : dict
         Modality -> the settings of each encoder that its expert may turn out to be.
     transcribers : list of ActiveTranscriber

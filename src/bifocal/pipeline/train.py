@@ -17,7 +17,7 @@ from ..contracts import Reporter
 from ..data.file_stamps import KINDS, changes
 from ..data.transcribers import ActiveTranscriber, active_transcribers
 from ..errors import ConfigError, nearest
-from ..workspace import RunRecord, Workspace, fingerprint, room, sweep, versions
+from ..workspace import RunRecord, Workspace, disk_errors, fingerprint, remove_leftovers, versions
 from .checks import reach_models
 from .context import Context, Step
 from .steps import (
@@ -123,7 +123,7 @@ def execute(run: Context, start: str | None, until: str | None) -> None:
     The caller holds the run's lock: only then is its record what it will be, and what a killed run left nobody's.
     """
     run.record = RunRecord(run.space.record)
-    sweep(run.space.folder)
+    remove_leftovers(run.space.folder)
     steps = steps_of(run.transcribers)
     order = list(steps)
     forced = False
@@ -153,7 +153,7 @@ def execute(run: Context, start: str | None, until: str | None) -> None:
                 versions=versions(),
                 text_role=run.source.text_role,
             )
-            with room(run.space.folder):
+            with disk_errors(run.space.folder):
                 run.record.perform(name, key, partial(steps[name].work, run), partial(steps[name].outputs, run))
         if name == until:
             return

@@ -20,7 +20,7 @@ from ..example import SPLITS, Label, Taxonomy
 from ..modalities import TEXT
 from ..modalities.text import without_tags
 from ..workspace import Workspace, read_json
-from .schema import CurveFacts, DataFacts, ErrorFacts, Headline, Made, ModelFacts, RunFacts
+from .schema import CurveFacts, DataFacts, ErrorFacts, Headline, ModelFacts, Provenance, RunFacts
 
 ECE_ROWS = 2000
 """Under so many rows a calibration error is mostly chance: no target, only a description."""
@@ -175,7 +175,7 @@ def _languages(slices: Mapping[str, Any] | None) -> dict[str, int]:
     return {row["slice"]: row["n"] for row in found if row["column"] == "language"}
 
 
-def _made(record: Mapping[str, Any]) -> Made:
+def _made(record: Mapping[str, Any]) -> Provenance:
     fuse = record.get("fuse")
     return {
         "versions": record["versions"],

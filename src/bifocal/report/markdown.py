@@ -52,6 +52,6 @@ def to_markdown(facts: RunFacts) -> str:
         lines += table_lines(table)
     for expert, told in facts["data"]["columns"].items():
         lines += [f"How {plain(expert)} read its columns:", "", *(f"- {plain(line)}" for line in told), ""]
-    lines += ["## What this report cannot know", "", *(f"- {plain(s)}" for s in words.unknowns(facts)), ""]
+    lines += ["## What this report cannot know", "", *(f"- {plain(s)}" for s in words.limitations(facts)), ""]
     versions = ", ".join(f"{name} {version}" for name, version in facts["made"]["versions"].items())
     return "\n".join([*lines, "## How it was made", "", f"Seed {facts['made']['seed']}; {plain(versions)}.", ""])

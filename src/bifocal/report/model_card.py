@@ -242,7 +242,7 @@ def _data(facts: RunFacts) -> list[str]:
 def _limits(facts: RunFacts, model: str) -> list[str]:
     fused = model == facts["headline"]["model"]
     found = [
-        *(words.unknowns(facts) if fused else words.limits(facts)),
+        *(words.limitations(facts) if fused else words.limits(facts)),
         "It serves people who decide, and should not act against anyone by itself. What annotators called "
         f"{facts['label']['name']} is what it learned, their blind spots included.",
         "The weights it started from and the data it learned from have licences of their own: see to them before "

@@ -31,7 +31,7 @@ class Headline(TypedDict):
     positives: Any
 
 
-class Marks(TypedDict):
+class Caveats(TypedDict):
     """What limits the figures, and how thresholds were chosen."""
 
     in_sample: bool
@@ -81,7 +81,7 @@ class DataFacts(TypedDict):
     languages: dict[str, int]
 
 
-class Made(TypedDict):
+class Provenance(TypedDict):
     """How the run was made."""
 
     versions: dict[str, str]
@@ -129,7 +129,7 @@ class RunFacts(ErrorFacts, CurveFacts):
     robustness: dict[str, Any] | None
     slices: dict[str, Any] | None
     fairness: dict[str, Any] | None
-    marks: Marks
+    marks: Caveats
     models: dict[str, ModelFacts]
     baseline: dict[str, dict[str, Figure]]
     splits: dict[str, dict[str, Any]]
@@ -137,4 +137,4 @@ class RunFacts(ErrorFacts, CurveFacts):
     curve: list[dict[str, float]]
     history: dict[str, Any]
     tried: dict[str, dict[str, float]]
-    made: Made
+    made: Provenance

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .schema import RunFacts
-from .words import FIGURES, LEADING, LOWER_IS_BETTER, METRICS, chance, interval, number, share, signed
+from .words import FIGURES, LEADING, LOWER_IS_BETTER, METRICS, interval, number, p_value, share, signed
 
 SLICES_SHOWN = 10
 
@@ -176,7 +176,7 @@ def slices(found: Mapping[str, Any]) -> Table:
             figure(row["figures"][name]),
             number(gap["rest"]),
             Cell(signed(gap["value"]), interval(gap)),
-            chance(gap["p_adjusted"]),
+            p_value(gap["p_adjusted"]),
         ]
         for _, row, name, gap in sorted(compared, key=lambda gap: gap[0])[:SLICES_SHOWN]
     ]
@@ -197,4 +197,4 @@ def _rate(row: Mapping[str, Any], name: str) -> Iterable[str | Cell]:
     """An error rate on a group's posts, and its gap to those of no group."""
     found, gap = row["figures"][name], row["differences"].get(name)
     yield figure(found) if found else "too few rows"
-    yield Cell(signed(gap["value"]), f"{interval(gap)}, p {chance(gap['p_adjusted'])}") if gap else ""
+    yield Cell(signed(gap["value"]), f"{interval(gap)}, p {p_value(gap['p_adjusted'])}") if gap else ""

@@ -48,7 +48,7 @@ def signed(value: float | None, digits: int = 3) -> str:
     return "n/a" if value is None else f"{value:+.{digits}f}".replace("-", "−")
 
 
-def chance(p: float) -> str:
+def p_value(p: float) -> str:
     """A p-value for people, which is never 0."""
     return "< 0.001" if p < 0.001 else number(p)
 
@@ -80,7 +80,7 @@ def class_shares_differ(found: Mapping[str, Any]) -> str:
         f"{split} {share(shares[1], 1)} positive" if binary else f"{split} {' / '.join(share(s, 1) for s in shares)}"
         for split, shares in found["shares"].items()
     ]
-    at_least = chance(found["p"]) if found["p"] < 0.001 else f"= {chance(found['p'])}"
+    at_least = p_value(found["p"]) if found["p"] < 0.001 else f"= {p_value(found['p'])}"
     return f"The class shares of the splits differ by more than chance (p {at_least}): {', '.join(told)}."
 
 
@@ -109,7 +109,7 @@ def limits(facts: RunFacts) -> list[str]:
     return _sentences("limits", facts)
 
 
-def unknowns(facts: RunFacts) -> list[str]:
+def limitations(facts: RunFacts) -> list[str]:
     """What the page cannot know, and what limits its figures; the heaviest first."""
     return [*limits(facts), *_sentences("fusion_limits", facts)]
 

@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from .. import __version__
 from ..errors import BifocalError
 from .api.limits import Limits
-from .api.proxies import AtPublicUrl
-from .api.routes import ClientDisconnected, as_refused, fault_of
+from .api.proxies import PublicUrlMiddleware
+from .api.routes import ClientDisconnected, fault_of, to_refused
 from .api.routes import router as own_door
 from .compat import moderations, perspective
 from .errors import KINDS, WITHIN, Refused
@@ -44,7 +44,7 @@ def create_app(service: Service) -> FastAPI:
     for router in (own_door, moderations.router, perspective.router, pages):
         app.include_router(router)
     app.add_middleware(Limits, service=service, refuse=_answer)
-    app.add_middleware(AtPublicUrl, settings=service.settings)  # the outermost: it sees a request first
+    app.add_middleware(PublicUrlMiddleware, settings=service.settings)  # the outermost: it sees a request first
     app.add_exception_handler(BifocalError, _ours)
     app.add_exception_handler(RequestValidationError, _unusable)
     app.add_exception_handler(HTTPException, _theirs)
@@ -71,7 +71,7 @@ def _answer(refused: Refused, request: Request) -> Response:
 
 async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, BifocalError)
-    return _answer(as_refused(error), request)
+    return _answer(to_refused(error), request)
 
 
 async def _unusable(request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ from .errors import Refused
 from .log.records import KeptPost
 from .posts import Incoming
 from .served_models import ServedModels
-from .workers.batching import Places
+from .workers.batching import AdmissionControl
 
 if TYPE_CHECKING:
     from ..system.explain import Explanation
@@ -44,7 +44,7 @@ class Explanations:
     def __init__(self, served: Callable[[], ServedModels], waiting: Sized):
         self.served = served
         self.waiting = waiting
-        self.places = Places(EXPLANATIONS)
+        self.admission = AdmissionControl(EXPLANATIONS)
         self.making = asyncio.Lock()
         self.lot_began: float | None = None
         self.rest_until = 0.0
@@ -60,10 +60,10 @@ class Explanations:
         BifocalError
             Where the post cannot be used.
         """
-        with self.places.take():
+        with self.admission.take():
             decoders = self.served().decoders
             if isinstance(post, KeptPost):
-                packed = await decoders.kept(post.columns)
+                packed = await decoders.restore(post.columns)
             else:
                 packed = (await decoders.prepare(post.parts)).post
             try:

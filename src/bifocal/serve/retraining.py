@@ -13,7 +13,7 @@ from ..modalities import PARTS, PICTURE, TEXT, inputs
 from ..modalities.text import words_of
 from ..sources.feedback import ROWS, TAXONOMY
 from ..system.bundle import CARD, check_manifest, is_bundle, run_or_bundle
-from ..workspace import Workspace, atomic, read_json, read_jsonl, replaced, sweep, write_json
+from ..workspace import Workspace, atomic, read_json, read_jsonl, remove_leftovers, replaced, write_json
 from .log.records import VERDICTS
 
 PICTURES = "pictures"
@@ -59,7 +59,7 @@ def export(rows: Iterable[Mapping[str, Any]], name: str, label: Label, folder: P
         Where the folder holds something else.
     """
     folder = folder.resolve()  # a link stays one
-    sweep(folder.parent, folder.name)
+    remove_leftovers(folder.parent, folder.name)
     before = _exported(folder)
     counts: dict[str, Any] = {"rows": 0, "by_class": {}, "by_sample": {}, "kept": 0, "gone": len(before)}
     counts |= {"without_original": 0, "without_class": 0}
@@ -100,7 +100,7 @@ def _exported(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
     if not (folder / ROWS).is_file():
         raise DataError(f"{folder} is not empty, and holds no earlier export: name a new folder")
-    sweep(folder)
+    remove_leftovers(folder)
     if others := sorted({path.name for path in folder.iterdir()} - {ROWS, TAXONOMY, PICTURES}):
         raise DataError(
             f"{folder} holds more than an earlier export, which is replaced whole: move {listed(others)} elsewhere, or "

@@ -18,7 +18,7 @@ from .. import __version__
 from ..errors import BifocalError, DataError, ModelError, RunError
 from ..files.post_table import MAX_NAME, NAMES
 from ..system.bundle import engine_of, folder_of, state_of
-from ..system.system import cut_short
+from ..system.system import mark_truncated
 from .api.keys import Client, KeyAuth, read_clients
 from .api.metrics import Metrics
 from .errors import Refused
@@ -30,7 +30,7 @@ from .posts import Answer, Incoming
 from .reload import Files, Reloadable, Reloads
 from .served_models import ServedModels, WithShadow
 from .settings import KEYS, ServeConfig
-from .workers.batching import Batcher, Places
+from .workers.batching import AdmissionControl, Batcher
 from .workers.processes import Description, Prepared, import_beforehand
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Service:
         self.log, self.store, self.spool = log, log.store, log.spool
         self.keys, self.auth = keys, auth
         self.metrics = Metrics()
-        self.places = Places(settings.waiting)
+        self.admission = AdmissionControl(settings.waiting)
         self.batcher = Batcher(
             self._ask,
             tokens=settings.batch_tokens,
@@ -130,7 +130,7 @@ class Service:
             self.served = await self.served.with_shadow(self.settings.shadow, self.settings)
         await self.served.try_decoders(self.settings.decoders)
         watch = self.metrics.watch
-        watch("bifocal_posts_in_house", "Posts that are prepared, wait, or are decided.", lambda: self.places.taken)
+        watch("bifocal_posts_in_house", "Posts that are prepared, wait, or are decided.", lambda: self.admission.taken)
         watch("bifocal_posts_waiting", "Posts that wait for the encoders.", lambda: len(self.batcher))
         watch("bifocal_spooled", "Decisions that wait for the database.", lambda: self.spool.pending)
         watch("bifocal_set_aside", "Decisions that waited, and that the log refuses.", lambda: self.spool.set_aside)
@@ -161,7 +161,7 @@ class Service:
                     with suppress(BifocalError):
                         await model.load()
             try:
-                await asyncio.to_thread(self.log.keep)
+                await asyncio.to_thread(self.log.maintain)
                 if monotonic() - purged > 3600 or not purged:
                     before = self.store.clock() - timedelta(days=self.settings.keep_days)
                     await asyncio.to_thread(self.store.purge, before)
@@ -184,7 +184,7 @@ class Service:
         BifocalError
             Where the post cannot be used.
         """
-        with self.places.take():
+        with self.admission.take():
             try:
                 async with asyncio.timeout(self.settings.deadline_s):
                     return await self._decide(incoming, client)
@@ -250,7 +250,7 @@ class Service:
             raise ModelError("the models give no probability for this post")
         versions = {**decision.versions, "bifocal": __version__}
         if truncated and not decision.truncated:
-            decision = cut_short(decision, about.policy["truncated"])
+            decision = mark_truncated(decision, about.policy["truncated"])
         number, why = uuid.uuid4().hex, decision.why
         return Answer(number, decision, decision.action, None, decision.truncated, versions, why, shadow)
 
@@ -319,8 +319,8 @@ class Service:
         """How busy the service is."""
         served = self.served
         return {
-            "in_house": self.places.taken,
-            "places": self.places.limit,
+            "in_house": self.admission.taken,
+            "places": self.admission.limit,
             "waiting": len(self.batcher),
             "spooled": self.spool.pending,
             "set_aside": self.spool.set_aside,

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..config import at_home
+from ..config import expand_home
 from ..contracts import TextRole
 from ..errors import DataError, extras_named, nearest
 from ..example import Example, Label, Rejected
@@ -55,7 +55,7 @@ class Hub(Columns):
 
     @property
     def folder(self) -> Path:
-        return at_home(self.dataset)
+        return expand_home(self.dataset)
 
     @cached_property
     def data(self) -> dict[str, Any]:

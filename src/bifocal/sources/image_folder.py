@@ -83,7 +83,7 @@ class ImageFolder(FileSource):
         """
         folders = {self._place(name)[1]: None for name in self.names}
         found = [folder for folder in folders if folder is not None]
-        label = self.spec.told_classes(self.label) or self.spec.infer_classes(self.label, found)
+        label = self.spec.declared_label(self.label) or self.spec.infer_classes(self.label, found)
         if self.map is None:
             for folder in found:
                 try:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, field_validator
 from ..errors import DataError, nearest
 from ..example import Example, Label, Rejected
 from ..files.columns import Columns, Split, by_split, split_named
-from ..files.folders import Files, is_clutter, leads_out
+from ..files.folders import Files, escapes_root, is_clutter
 from ..files.tables import SUFFIXES, DelimitedTables, is_table
 
 
@@ -38,7 +38,7 @@ class Table(Columns, DelimitedTables):
     @field_validator("images")
     @classmethod
     def _below_the_root(cls, value: str | None) -> str | None:
-        if value is not None and leads_out(value):
+        if value is not None and escapes_root(value):
             raise ValueError(f"{value!r} leads out of the root: name a folder or archive below it, or a higher root")
         return value
 
@@ -120,9 +120,9 @@ class Table(Columns, DelimitedTables):
 
     def open(self, reference: str) -> bytes:
         try:
-            return self.pictures.read_alike(reference)
+            return self.pictures.read_matching(reference)
         except DataError as error:
-            lost = self.images is None and not leads_out(reference) and not self.pictures.has(reference)
+            lost = self.images is None and not escapes_root(reference) and not self.pictures.has(reference)
             if not lost:
                 raise DataError(f"picture {error}") from None
             raise DataError(

@@ -13,7 +13,7 @@ from ..decide.policy import Policy
 from ..errors import ModelError, RunError, nearest
 from ..example import Label, Taxonomy
 from ..modalities import build_modalities
-from ..workspace import Workspace, file_sha256, held, read_json, replaced, sweep, write_json
+from ..workspace import Workspace, file_sha256, folder_lock, read_json, remove_leftovers, replaced, write_json
 from .parity_probe import check_probe
 
 if TYPE_CHECKING:
@@ -119,12 +119,12 @@ def change_policy(folder: Path, change: Callable[[Policy], Policy]) -> Policy:
     ModelError
         Where the manifest is none.
     """
-    with held(folder):  # a lock file would be none of the bundle's files
+    with folder_lock(folder):  # a lock file would be none of the bundle's files
         for path in folder.rglob("*"):
             _check_plain(path)  # nothing is read from elsewhere, or written there
         before, sealed = policy_of(folder), _manifest(folder)
         after = change(before)
-        sweep(folder)
+        remove_leftovers(folder)
         for policy in (before, after):
             policy.save(folder / POLICIES / f"{policy.version}.json")
         after.save(folder / POLICY)

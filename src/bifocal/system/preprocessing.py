@@ -101,7 +101,7 @@ class Preprocessor:
         """The parts that a post may bring: the run's modalities, and those whose words are read (``ocr``)."""
         return frozenset(self.modalities) | {used.transcriber.modality for used in self.transcribers if used.reads}
 
-    def opened(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def open_files(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Part -> what `post` takes, of a row of `System.predict_batch`: files are read from their paths.
 
         Those of parts that the run does not read stay closed. Raises `DataError` where a file is missing or too large,
@@ -171,7 +171,7 @@ class Preprocessor:
                 columns[one.kept_as] = part
         return columns
 
-    def kept(self, columns: Mapping[str, Any]) -> Post:
+    def restore(self, columns: Mapping[str, Any]) -> Post:
         """A post of what `keep` kept of one: its parts as the experts saw them, or nearly so."""
         given = {
             name: (columns.get(PARTS) or {}).get(name) if one.kept_as == PARTS else columns.get(one.kept_as)

@@ -13,14 +13,14 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
-from ..data.manifest import alike
+from ..data.manifest import without_details
 from ..errors import BifocalError, DataError, RunError, listed
 from ..files.folders import Files
 from ..files.post_table import Post, Posts
 from ..files.tables import SUFFIXES
 from ..modalities import PICTURE, TEXT
 from ..spreadsheet import cells
-from ..workspace import atomic, check_replaceable, fingerprint, read_jsonl, room, sweep
+from ..workspace import atomic, check_replaceable, disk_errors, fingerprint, read_jsonl, remove_leftovers
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 """Endings of the output."""
@@ -139,8 +139,8 @@ def score_file(
     stamp = Files(rows.resolve().parent).stamp([rows.resolve().name])
     key = fingerprint(str(rows.resolve()), stamp, str(images), system.identity)
     posts = Posts(system.reads, system.columns, system.source_options, images, system.forms)
-    with room(partial), _held(partial, output) as sink:
-        sweep(output.parent, output.name)
+    with disk_errors(partial), _held(partial, output) as sink:
+        remove_leftovers(output.parent, output.name)
         resumed = done = _resume(partial, key, batch_size)
         try:
             for batch in _batches(islice(posts.read(rows), resumed, None), batch_size):
@@ -307,7 +307,7 @@ def _finish(system: Decider, partial: Path, output: Path, raw: bool) -> Counter[
     def rows() -> Iterator[dict[str, Any]]:
         for row in _decided(partial):
             if row["error"] is not None:
-                reasons[alike(row["error"])] += 1
+                reasons[without_details(row["error"])] += 1
             yield row
 
     if output.suffix.lower() == ".jsonl":

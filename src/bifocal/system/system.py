@@ -244,7 +244,7 @@ class System:
 
     def _post(self, row: Mapping[str, Any]) -> Post:
         try:
-            post = self.preprocessor.post(self.preprocessor.opened(row))
+            post = self.preprocessor.post(self.preprocessor.open_files(row))
         except PictureError as error:
             raise PictureError(f"{row.get('image_path')}: {error}") from error
         self.check(post)
@@ -315,7 +315,7 @@ class System:
             unread=unread,
         )
         whole = "cut" not in example.meta and all(self.engine.whole(n, value) for n, value in values.items())
-        return decision if whole else cut_short(decision, self.policy.truncated)
+        return decision if whole else mark_truncated(decision, self.policy.truncated)
 
     def _said(
         self, model: str, logits: Mapping[str, NDArray[np.float32]], pattern: str
@@ -339,7 +339,7 @@ class System:
         return f"{self.main} gives {main.probability:.3f} {sign} threshold {threshold:.2f} from {pattern}{band}"
 
 
-def cut_short(decision: Decision, rule: Literal["review"] | None) -> Decision:
+def mark_truncated(decision: Decision, rule: Literal["review"] | None) -> Decision:
     """A decision on a post whose words were not all read, by the policy's rule for those (`Policy.truncated`)."""
     if rule is None or decision.action == rule:
         return replace(decision, truncated=True)

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from bifocal.errors import RunError
-from bifocal.serve.api.proxies import AtPublicUrl, own_path
+from bifocal.serve.api.proxies import PublicUrlMiddleware, own_path
 from bifocal.serve.service import Service
 from bifocal.serve.settings import ServeConfig
 
@@ -115,7 +115,7 @@ def test_a_redirect_is_a_path_of_ours(location, path):
 def as_sent(peer, headers, **settings):
     pairs = [(b"host", b"127.0.0.1:8080"), *((k.encode(), v.encode()) for k, v in headers.items())]
     scope = {"type": "http", "scheme": "http", "path": "/x", "raw_path": b"/x", "client": (peer, 1), "headers": pairs}
-    found = AtPublicUrl(None, ServeConfig(**settings))._as_sent(scope)
+    found = PublicUrlMiddleware(None, ServeConfig(**settings))._as_sent(scope)
     return found["scheme"], dict(found["headers"])[b"host"].decode()
 
 

@@ -339,7 +339,7 @@ def test_after_what_was_not_foreseen_the_connection_closes_and_says_so():
 
 def test_what_failed_within_is_told_on_stderr_alone(caplog):
     from bifocal.errors import DataError, ModelError
-    from bifocal.serve.api.routes import as_refused
+    from bifocal.serve.api.routes import to_refused
     from bifocal.serve.errors import WITHIN, Refused
     from bifocal.serve.log.records import StoreFull, StoreGone
 
@@ -351,7 +351,7 @@ def test_what_failed_within_is_told_on_stderr_alone(caplog):
         (Refused("unavailable", secret, retry_after=5.0), "unavailable"),
     ):
         caplog.clear()
-        refused = as_refused(error)
+        refused = to_refused(error)
         assert (refused.kind, str(refused)) == (kind, WITHIN[kind]) and secret in caplog.text
         assert refused.retry_after == getattr(error, "retry_after", None)
-    assert str(as_refused(DataError("no picture"))) == "no picture"  # of the post, not of us
+    assert str(to_refused(DataError("no picture"))) == "no picture"  # of the post, not of us

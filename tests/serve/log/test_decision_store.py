@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from bifocal.errors import RunError
 from bifocal.serve.log import database
-from bifocal.serve.log.decision_store import DecisionStore, checked, read_secret
+from bifocal.serve.log.decision_store import DecisionStore, check_entry, read_secret
 from bifocal.serve.log.records import (
     Conflict,
     KeptPost,
@@ -706,7 +706,7 @@ def test_a_log_of_the_first_form_is_brought_up_to_date(url):
     store = DecisionStore(url, secret=b"s" * 32)
     store.migrate("0001")
     old = {c.name: c for c in items.c if c.name not in ("lease", "lease_clock")}
-    rows = [store._row(checked(logged(i))) for i in (1, 2)]
+    rows = [store._row(check_entry(logged(i))) for i in (1, 2)]
     at = {"at": START}
     said = {"decision_id": rows[0]["id"], "client": "shop", "reason": "r", **at}
     with store.engine.begin() as connection:

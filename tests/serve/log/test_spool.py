@@ -193,7 +193,7 @@ def test_who_is_forgotten_while_a_decision_waits_stays_so_and_who_was_before_pos
     store.migrate()
     store.record([logged(1, subject="ann")])
     store.forget("ann")
-    spool.heard(store.last_forgotten)
+    spool.remember_forgotten(store.last_forgotten)
     Spool(tmp_path).append([logged(2, subject="ann"), logged(3, subject="bob"), logged(4, subject="eve")])
     store.forget("bob")  # of whom nothing is held yet
     store.forget("eve", "forum")  # another client's

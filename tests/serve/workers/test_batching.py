@@ -4,7 +4,7 @@ import pytest
 
 from bifocal.errors import DataError
 from bifocal.serve.errors import Refused
-from bifocal.serve.workers.batching import Batcher, Places
+from bifocal.serve.workers.batching import AdmissionControl, Batcher
 from bifocal.system.preprocessing import Packed
 
 
@@ -183,7 +183,7 @@ def test_models_that_fail_fail_the_posts_they_had_and_no_later_ones():
 
 
 def test_who_finds_no_place_is_told_when_to_come_again():
-    places = Places(2)
+    places = AdmissionControl(2)
     with places.take(), places.take():
         with pytest.raises(Refused, match="2 posts are waiting, at most 2 may") as refused, places.take():
             pass

@@ -15,7 +15,7 @@ from PIL import Image
 import bifocal
 from bifocal.errors import BifocalError, DataError, PictureError, RunError
 from bifocal.serve.workers import processes as workers
-from bifocal.serve.workers.processes import Decoders, Died, Model, Preparation, Source, Workers
+from bifocal.serve.workers.processes import Decoders, Model, Preparation, Source, Workers, WorkersDied
 from bifocal.system.preprocessing import Packed
 
 
@@ -138,7 +138,7 @@ def test_a_task_that_kills_two_processes_is_given_up_and_harms_no_other(pool):
         )
 
     deadly, *others = asyncio.run(both())
-    assert isinstance(deadly, Died)
+    assert isinstance(deadly, WorkersDied)
     assert all(isinstance(pid, int) for pid in others)
 
 
@@ -297,7 +297,7 @@ def test_an_explanation_lets_posts_that_wait_go_first():
         return post
 
     async def run():
-        loaded = SimpleNamespace(model=model, decoders=SimpleNamespace(kept=kept))
+        loaded = SimpleNamespace(model=model, decoders=SimpleNamespace(restore=kept))
         model._ask = ask
         going = asyncio.create_task(Explanations(lambda: loaded, waiting).explain(KeptPost("words", None), grid=2))
         await asyncio.sleep(0.05)

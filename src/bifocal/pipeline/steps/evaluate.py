@@ -20,7 +20,7 @@ from ...assess.predictions import (
 )
 from ...assess.run_data import RunData
 from ...assess.slices import EvaluatedRows, MeasuredParts, measure_parts
-from ...config import at_home
+from ...config import expand_home
 from ...decide.policy import Policy
 from ...evaluate.slices import write_slices
 from ...fit.fusion import MODEL
@@ -80,14 +80,14 @@ def _measured(data: RunData, policy: Policy, said: Mapping[str, Predictions]) ->
 def _parts(data: RunData, policy: Policy, tested: Predictions) -> MeasuredParts:
     clusters = Counter(group for split in data.packed.values() for group in split.groups)
     texts = data.texts(data.tested_on)
-    rows = EvaluatedRows(data.split(data.tested_on), tested, texts, data.settled, data.space.ocr, clusters)
+    rows = EvaluatedRows(data.split(data.tested_on), tested, texts, data.taxonomy, data.space.ocr, clusters)
     settings = data.config.slices
     return measure_parts(rows, policy, data.models, settings, resamples=data.config.bootstrap, seed=data.config.seed)
 
 
 def _terms(run: Context) -> str | None:
     terms = run.config.slices.terms
-    return file_sha256(at_home(terms)) if terms else None
+    return file_sha256(expand_home(terms)) if terms else None
 
 
 STEP = Step(

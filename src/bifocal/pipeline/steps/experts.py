@@ -12,7 +12,7 @@ import numpy as np
 
 from ...assess.predictions import prior
 from ...assess.slices import read_columns
-from ...config import at_home
+from ...config import expand_home
 from ...data.splits import holdout_rows
 from ...errors import DataError
 from ...evaluate.metrics import macro_f1
@@ -45,7 +45,7 @@ def fit_experts(run: Context) -> ExpertCounts:
     """Train what is not trained yet. Raises as `fit_expert`, and `DataError` where the fusion would learn nothing."""
     slices = run.config.slices
     if slices.columns or slices.groups:
-        read_columns(run.data.split(run.data.tested_on), run.data.settled, slices)  # an unknown one is refused now
+        read_columns(run.data.split(run.data.tested_on), run.data.taxonomy, slices)  # an unknown one is refused now
     _tell_majority(run)
     for folder in (*run.space.models.glob("*"), *run.space.evidence_folder.glob("*")):
         if folder.is_dir() and folder.name not in run.data.models:  # of a run with other modalities
@@ -149,7 +149,7 @@ def _tell_majority(run: Context) -> None:
 
 def _model_files(run: Context) -> list[tuple[str, int, int]]:
     """Name, size and time of the files behind each expert's local model folder."""
-    folders = [at_home(run.config.expert(name).model) for name in run.modalities]
+    folders = [expand_home(run.config.expert(name).model) for name in run.modalities]
     files = [p for folder in folders if folder.is_dir() for p in sorted(folder.iterdir()) if p.is_file()]
     return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ...data.class_checks import foresee
+from ...data.class_checks import check_classes
 from ...data.manifest import write_manifest
 from ...modalities import every_modality
 from ..context import Context, Step
@@ -30,7 +30,7 @@ def build_manifest(run: Context) -> Mapping[str, object]:
     for finding in _findings(run, counts):
         run.reporter.note(finding)
     found = {split: Counter(classes) for split, classes in counts["by_class"].items()}
-    for finding in foresee(found, run.config.label, run.config.splits):
+    for finding in check_classes(found, run.config.label, run.config.splits):
         run.reporter.note(finding)
     return counts
 

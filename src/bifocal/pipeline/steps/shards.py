@@ -11,7 +11,7 @@ from ..context import Context, Step
 
 def pack_shards(run: Context) -> Mapping[str, object]:
     """Gives ``rows`` per split and the ``sha256`` of every shard."""
-    return write_shards(run.space, run.source, run.modalities, run.data.settled, run.config, run.reporter.progress)
+    return write_shards(run.space, run.source, run.modalities, run.data.taxonomy, run.config, run.reporter.progress)
 
 
 STEP = Step(

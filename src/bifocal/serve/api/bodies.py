@@ -168,7 +168,7 @@ def _no_form(why: str) -> HTTPException:
     return HTTPException(400, f"the form cannot be read: {why}")
 
 
-class Narrow(APIRoute):
+class CheckedBodyRoute(APIRoute):
     """An endpoint that reads its body by `read_json` and `read_form`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

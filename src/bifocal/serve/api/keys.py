@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from ...config import Strict, explain
 from ...decide.policy import now
 from ...errors import RunError
-from ...workspace import held, write_json
+from ...workspace import folder_lock, write_json
 from ..errors import Refused
 from ..settings import ServeConfig
 
@@ -170,7 +170,7 @@ def _live(path: Path, clients: Iterable[Client], name: str) -> list[Client]:
 def _changing(path: Path) -> Iterator[None]:
     """Two commands at once change the file one after the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with held(path.parent):
+    with folder_lock(path.parent):
         yield
 
 

@@ -15,7 +15,7 @@ from .connection import HOST
 _AUTHORITY = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
-class AtPublicUrl:
+class PublicUrlMiddleware:
     """Lets a request stand as it was sent to the public address, and every redirect lead to a path of ours there.
 
     With ``public_url`` set, scheme, host and prefix are its own, whatever a request says of itself. Without it, a

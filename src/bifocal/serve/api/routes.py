@@ -26,7 +26,7 @@ from ..errors import KINDS, WITHIN, Refused
 from ..log.records import Conflict, NotStorable, StoreFull, StoreGone, UnknownDecision, WrongClient
 from ..posts import Answer, Incoming
 from ..service import Service
-from .bodies import MULTIPART, URLENCODED, Narrow, content_type, read_json
+from .bodies import MULTIPART, URLENCODED, CheckedBodyRoute, content_type, read_json
 from .keys import Client
 from .metrics import CONTENT_TYPE
 
@@ -251,7 +251,7 @@ def client_of(
     return service_of(request).auth.who(key)
 
 
-def whose(client: Client) -> str | None:
+def owner_of(client: Client) -> str | None:
     """The client whose decisions one may touch; None = of all."""
     return None if client.may("admin") else client.name
 
@@ -268,7 +268,7 @@ class _Anything(Convertor[str]):
 
 register_url_convertor("anything", _Anything())
 Asking = Annotated[Client, Depends(client_of)]
-router = APIRouter(route_class=Narrow)
+router = APIRouter(route_class=CheckedBodyRoute)
 
 _NOTED = {"type": "string", "maxLength": MAX_NAME}
 _PLAIN: dict[str, Any] = {
@@ -330,7 +330,7 @@ async def predict(request: Request, client: Asking) -> Any:
     service = service_of(request)
     service.auth.allow(client, "decide", 1)
     incoming = await read_post(request)
-    answer = await unless_gone(request, service.decide(incoming, client))
+    answer = await cancel_on_disconnect(request, service.decide(incoming, client))
     return JSONResponse(answer.to_dict())
 
 
@@ -344,7 +344,7 @@ async def predict_batch(request: Request, batch: BatchIn, client: Asking) -> Any
             f"a batch has {service.settings.max_items} posts at most, this one {len(batch.items)}: send several",
         )
     service.auth.allow(client, "decide", len(batch.items))
-    answers = await unless_gone(
+    answers = await cancel_on_disconnect(
         request, decide_all(service, [_read_item(item, service.served.inputs) for item in batch.items], client)
     )
     return JSONResponse({"results": [answer_to_dict(answer) for answer in answers]})
@@ -377,7 +377,7 @@ async def decide_all(
 
 def answer_to_dict(answer: Answer | BifocalError) -> dict[str, Any]:
     """The body of an answer, or of an error."""
-    return as_refused(answer).to_dict() if isinstance(answer, BifocalError) else answer.to_dict()
+    return to_refused(answer).to_dict() if isinstance(answer, BifocalError) else answer.to_dict()
 
 
 @router.get("/v1/policy", response_model=PolicyOut, responses=ASKING, tags=["posts"])
@@ -410,7 +410,7 @@ async def feedback(request: Request, said: FeedbackIn, client: Asking) -> Any:
         raise Refused("unusable", f"label {str(said.label)[:40]!r} is none of this run's: {', '.join(classes)}")
     label = str(said.label)
     keep = partial(service.store.feedback, who=client.name)
-    await asyncio.to_thread(keep, said.decision_id, whose(client), label, said.reason)
+    await asyncio.to_thread(keep, said.decision_id, owner_of(client), label, said.reason)
     return JSONResponse({"decision_id": said.decision_id, "label": label, "client": client.name})
 
 
@@ -424,7 +424,7 @@ async def appeal(request: Request, said: AppealIn, client: Asking) -> Any:
     """Ask that a decision be looked at by a person; it joins the review queue."""
     service = service_of(request)
     service.auth.allow(client, "decide", 1)
-    await asyncio.to_thread(service.store.appeal, said.decision_id, client.name, said.reason, whose(client))
+    await asyncio.to_thread(service.store.appeal, said.decision_id, client.name, said.reason, owner_of(client))
     return JSONResponse({"decision_id": said.decision_id, "state": "open"})
 
 
@@ -440,7 +440,7 @@ async def forget(request: Request, subject: str, client: Asking) -> Any:
     service.auth.allow(client, "decide", 1)
     if not subject.strip():
         raise Refused("unusable", "name the author: /v1/subjects/AUTHOR")
-    receipt = await asyncio.to_thread(service.store.forget, subject, whose(client))
+    receipt = await asyncio.to_thread(service.store.forget, subject, owner_of(client))
     return JSONResponse(receipt.to_dict())
 
 
@@ -476,7 +476,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def read_post(request: Request) -> Incoming:
-    """The post in a request of an endpoint that is `Narrow`. Raises `Refused` where it is none."""
+    """The post in a request of an endpoint that is `CheckedBodyRoute`. Raises `Refused` where it is none."""
     kind = content_type(request).get_content_type()
     if kind == "application/json":
         try:
@@ -557,7 +557,7 @@ def fault_of(faults: Sequence[Mapping[str, Any]], known: Iterable[str]) -> str:
     return f"{where}: {told}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
 
 
-def as_refused(error: BifocalError) -> Refused:
+def to_refused(error: BifocalError) -> Refused:
     """What an error of ours is called outside; what failed within (hosts, users, paths) is told on stderr alone."""
     kinds = {DataError: "unusable", UnknownDecision: "not_found", WrongClient: "not_found", StoreGone: "unavailable"}
     kinds |= {StoreFull: "storage_full", Conflict: "conflict", NotStorable: "unusable"}
@@ -569,7 +569,7 @@ def as_refused(error: BifocalError) -> Refused:
     return Refused(refused.kind, WITHIN[refused.kind], retry_after=refused.retry_after)
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, Value]) -> Value:
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Value]) -> Value:
     """The result of work for a client that waits for it; where it goes away the work is dropped."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_gone(request))

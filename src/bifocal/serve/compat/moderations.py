@@ -12,8 +12,8 @@ from fastapi.responses import JSONResponse
 
 from ...errors import BifocalError
 from ...modalities import PICTURE, TEXT, inputs
-from ..api.bodies import Narrow
-from ..api.routes import POSTING, Asking, decide_all, decoded, service_of, unless_gone
+from ..api.bodies import CheckedBodyRoute
+from ..api.routes import POSTING, Asking, cancel_on_disconnect, decide_all, decoded, service_of
 from ..errors import Refused
 from ..service import Answer, Incoming
 from ..settings import CATEGORIES
@@ -24,7 +24,7 @@ PATH = "/v1/moderations"
 _DATA = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
 
 
-router = APIRouter(route_class=Narrow)
+router = APIRouter(route_class=CheckedBodyRoute)
 
 
 @router.post(PATH, response_model=ModerationOut, responses=POSTING, tags=["other shapes"])
@@ -41,7 +41,7 @@ async def moderate(request: Request, asked: ModerationIn, client: Asking, author
     if len(posts) > service.settings.max_items:
         raise Refused("too_large", f"a request has {service.settings.max_items} inputs at most, this one {len(posts)}")
     service.auth.allow(client, "decide", len(posts))
-    answers = await unless_gone(request, decide_all(service, posts, client))
+    answers = await cancel_on_disconnect(request, decide_all(service, posts, client))
     results = []
     for post, answer in zip(posts, answers, strict=True):
         if isinstance(answer, BifocalError):  # this shape knows no errors of single inputs

@@ -15,9 +15,9 @@ from fastapi.responses import JSONResponse
 
 from ...modalities import TEXT
 from ...modalities.text import NO_LANGUAGE
-from ..api.bodies import Narrow
+from ..api.bodies import CheckedBodyRoute
 from ..api.keys import Client
-from ..api.routes import POSTING, service_of, unless_gone, whose
+from ..api.routes import POSTING, cancel_on_disconnect, owner_of, service_of
 from ..errors import Refused
 from ..log.records import storable
 from ..posts import Answer, Incoming
@@ -60,7 +60,7 @@ async def _client(request: Request) -> Client:
 
 
 Asking = Annotated[Client, Depends(_client)]
-router = APIRouter(route_class=Narrow)
+router = APIRouter(route_class=CheckedBodyRoute)
 
 
 @router.get("/$discovery/rest", tags=["other shapes"])
@@ -110,7 +110,7 @@ async def suggest(request: Request, asked: SuggestIn, client: Asking, author: Au
     answer = await _decided(request, asked, text, client, author, keep=True)
     label = str(service.served.about.classes[int(sides.pop())])
     reason = "suggested " + ", ".join(f"{name} = {value:g}" for name, value in values.items())
-    await asyncio.to_thread(service.store.feedback, answer.id, whose(client), label, reason)
+    await asyncio.to_thread(service.store.feedback, answer.id, owner_of(client), label, reason)
     told = {
         "requestedLanguages": [storable(name) for name in asked.languages or []],
         "detectedLanguages": [_language(answer)],
@@ -185,7 +185,7 @@ async def _decided(
             raise _unsupported(next(iter(attributes or {})), [detected], "detectedLanguages")
 
     incoming = Incoming({TEXT: comment}, subject=author, keep=keep, check=check)
-    return await unless_gone(request, service.decide(incoming, client))
+    return await cancel_on_disconnect(request, service.decide(incoming, client))
 
 
 def _probability(answer: Answer) -> float:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from .database import Database, hour_of
 from .records import VERDICTS, LoggedDecision
-from .review_queue import kept, standing
+from .review_queue import to_decision, valid_verdicts
 from .tables import decisions, events, feedback
 
 
@@ -63,7 +63,7 @@ class DailyStatistics(Database):
         """The latest decisions that the shadow would have made otherwise. Raises `StoreGone`."""
         asked = select(decisions).where(decisions.c.disagrees).order_by(decisions.c.at.desc()).limit(limit)
         with self._reading() as connection:
-            return [kept(row) for row in connection.execute(asked)]
+            return [to_decision(row) for row in connection.execute(asked)]
 
 
 def _named(column: int) -> Callable[[Row[Any]], str]:
@@ -87,7 +87,7 @@ def _verdicts(connection: Connection, since: datetime) -> dict[str, int]:
     for row in connection.execute(asked):
         told.setdefault(row.decision_id, []).append(row)
     counts = {"allow": 0, "block": 0, "overturned": 0}
-    for what in (verdict.what for of_it in told.values() for verdict in standing(of_it)):
+    for what in (verdict.what for of_it in told.values() for verdict in valid_verdicts(of_it)):
         counts[what["action"]] += 1
         counts["overturned"] += what["decided"] in VERDICTS and what["decided"] != what["action"]
     return counts

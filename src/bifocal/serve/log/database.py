@@ -239,7 +239,7 @@ def insert_new(connection: Connection, table: Table, rows: list[dict[str, Any]])
     return set(connection.scalars(make(table).on_conflict_do_nothing().returning(table.c.id), rows))
 
 
-def put(
+def upsert(
     connection: Connection, table: Table, row: dict[str, Any], *, key: tuple[str, ...], new: tuple[str, ...]
 ) -> bool:
     """Insert a row, or let it take the place of that of the same ``key``; False where that is as ``new`` already."""
@@ -250,13 +250,13 @@ def put(
     return connection.scalar(asked, row) is not None
 
 
-def one_at_a_time(connection: Connection) -> None:
+def serialize_transactions(connection: Connection) -> None:
     """Let no two transactions past here at once; SQLite has one writer at a time."""
     if connection.dialect.name != "sqlite":
         connection.execute(select(func.pg_advisory_xact_lock(_ORDERED)))
 
 
-def free_ones(connection: Connection, asked: Select[Any]) -> Select[Any]:
+def skip_locked(connection: Connection, asked: Select[Any]) -> Select[Any]:
     """The same rows, without those that another transaction is about to change; SQLite has one writer at a time."""
     return asked if connection.dialect.name == "sqlite" else asked.with_for_update(skip_locked=True)
 

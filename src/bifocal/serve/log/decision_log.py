@@ -50,7 +50,7 @@ class DecisionLog:
             if self.refuse:
                 raise
 
-    def keep(self) -> None:
+    def maintain(self) -> None:
         """What the log needs now and then; blocks. Raises `BifocalError`."""
         if self.store.gone:
             self.store.migrate()
@@ -73,4 +73,4 @@ class DecisionLog:
 
     def _tell_spool(self) -> None:
         if self.store.last_forgotten is not None:
-            self.spool.heard(self.store.last_forgotten)
+            self.spool.remember_forgotten(self.store.last_forgotten)

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, or_, select
 
 from ...errors import RunError
 from .daily_statistics import DailyStatistics
-from .database import insert_new, one_at_a_time, put
+from .database import insert_new, serialize_transactions, upsert
 from .records import (
     Event,
     KeptPost,
@@ -28,9 +28,9 @@ from .records import (
     storable,
     storable_json,
 )
-from .review_queue import NUMBER, ReviewQueue, event, found, item_of, kept, owned, standing
+from .review_queue import NUMBER, ReviewQueue, check_client, decision_row, event, item_of, to_decision, valid_verdicts
 from .sessions import Sessions
-from .tables import decisions, events, feedback, fitted, forgotten, items, originals, receipts
+from .tables import decisions, events, feedback, forgotten, items, originals, receipts, storable_row
 
 SECRET = "secret"
 """The file of the state folder with the key of the subjects' hashes."""
@@ -71,17 +71,17 @@ def read_secret(state: Path) -> bytes:
     return secret
 
 
-def hashed(secret: bytes, subject: str) -> str:
+def hash_subject(secret: bytes, subject: str) -> str:
     """What is written of a subject: HMAC-SHA256."""
     return hmac.new(secret, subject.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
-def checked(row: LogEntry) -> LogEntry:
+def check_entry(row: LogEntry) -> LogEntry:
     """A decision as every log takes it. Raises `NotStorable`."""
     if not isinstance(row.id, str) or not NUMBER.fullmatch(row.id):
         raise NotStorable("the decision log refuses: a decision's id has 1 to 64 visible characters of ASCII")
     named = {name: getattr(row, field) for name, field in _COLUMNS.items() if hasattr(row, field)}
-    values = {_COLUMNS[name]: v for name, v in fitted(decisions, {**named, "subject": row.subject_hash}).items()}
+    values = {_COLUMNS[name]: v for name, v in storable_row(decisions, {**named, "subject": row.subject_hash}).items()}
     values["subject_hash"], values["subject"] = values["subject"], row.subject
     if not (
         isinstance(values["decision"], dict)
@@ -91,7 +91,7 @@ def checked(row: LogEntry) -> LogEntry:
     ):
         raise NotStorable("the decision log refuses: this is no decision")
     if row.original is not None:
-        values["original"] = KeptPost(**fitted(originals, row.original.columns))
+        values["original"] = KeptPost(**storable_row(originals, row.original.columns))
     return replace(row, **values)
 
 
@@ -131,7 +131,7 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
         """
         fresh: dict[str, LogEntry] = {}
         for row in rows:
-            fresh.setdefault(row.id, checked(row))
+            fresh.setdefault(row.id, check_entry(row))
         if not fresh:
             return
         with self._writing() as connection:
@@ -155,7 +155,7 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
         shadow = row.shadow or {}
         return {
             **{name: getattr(row, field) for name, field in _COLUMNS.items() if hasattr(row, field)},
-            "subject": row.subject_hash if row.subject is None else hashed(self.secret, row.subject),
+            "subject": row.subject_hash if row.subject is None else hash_subject(self.secret, row.subject),
             "disagrees": "action" in shadow and shadow["action"] != row.action,
         }
 
@@ -167,7 +167,7 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
         subjects = {row["subject"] for row in rows if row["id"] in known} - {None}
         if not subjects:
             return rows
-        one_at_a_time(connection)  # else one who is being forgotten would come back
+        serialize_transactions(connection)  # else one who is being forgotten would come back
         later = connection.execute(select(forgotten).where(forgotten.c.subject.in_(subjects))).all()
         return [
             row
@@ -188,7 +188,7 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
     def decision(self, number: str) -> LoggedDecision:
         """One decision. Raises `UnknownDecision`, `StoreGone`."""
         with self._reading() as connection:
-            return kept(found(connection, number))
+            return to_decision(decision_row(connection, number))
 
     def original(self, number: str) -> KeptPost | None:
         """What was decided on, where it is kept. Raises `StoreGone`."""
@@ -210,7 +210,7 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
             asked = asked.where(events.c.kind == kind)
         order = events.c.number if newest is None else events.c.number.desc()
         with self._reading() as connection:
-            found(connection, number)
+            decision_row(connection, number)
             rows = connection.execute(asked.order_by(order).limit(newest))
             return [Event(row.kind, row.who, row.at, row.what, row.number) for row in rows]
 
@@ -233,12 +233,14 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
         UnknownDecision, WrongClient, StoreGone, StoreFull
         """
         with self._writing() as connection:
-            row = found(connection, number)
-            owned(row, client)
-            said = fitted(feedback, {"decision_id": number, "client": who or row.client, "label": label})
+            row = decision_row(connection, number)
+            check_client(row, client)
+            said = storable_row(feedback, {"decision_id": number, "client": who or row.client, "label": label})
             what = {"label": said["label"], "reason": storable(reason)}
             now = self._moment(connection).at
-            if put(connection, feedback, {**said, **what, "at": now}, key=("decision_id", "client"), new=tuple(what)):
+            if upsert(
+                connection, feedback, {**said, **what, "at": now}, key=("decision_id", "client"), new=tuple(what)
+            ):
                 connection.execute(insert(events), [event(number, "feedback", said["client"], now, **what)])
 
     def labelled(self, run: str | None = None) -> Iterator[dict[str, Any]]:
@@ -262,7 +264,7 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
             .order_by(decisions.c.at, decisions.c.id)
         )
         if run is not None:
-            asked = asked.where(decisions.c.run == fitted(decisions, {"run": run})["run"])
+            asked = asked.where(decisions.c.run == storable_row(decisions, {"run": run})["run"])
         with self._reading() as connection:
             for rows in connection.execution_options(yield_per=_AT_ONCE).execute(asked).partitions():
                 told = connection.execute(
@@ -284,14 +286,14 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
 
         ``client`` None = of all clients; else of what this one sent. Raises `StoreGone`, `StoreFull`.
         """
-        name = hashed(self.secret, subject)
+        name = hash_subject(self.secret, subject)
         of_it = decisions.c.subject == name
         if client is not None:
             of_it &= decisions.c.client == client
         numbers = select(decisions.c.id).where(of_it)
         counts: dict[str, int] = {}
         with self._writing() as connection:
-            one_at_a_time(connection)  # numbers are in the order in which they are seen
+            serialize_transactions(connection)  # numbers are in the order in which they are seen
             now = self._moment(connection).at
             for table in (originals, feedback, items, events):
                 counts[table.name] = connection.execute(delete(table).where(table.c.decision_id.in_(numbers))).rowcount
@@ -341,7 +343,7 @@ def _kept(row: Row[Any]) -> dict[str, Any]:
 
 
 def _said(row: Row[Any], told: Sequence[Row[Any]]) -> dict[str, Any]:
-    last = [*(one for one in told if one.kind == "feedback"), *standing(told)][-1]
+    last = [*(one for one in told if one.kind == "feedback"), *valid_verdicts(told)][-1]
     return {
         "id": row.id,
         "label": last.what.get("label"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, insert, literal, or_, select, tuple_, update
 
-from .database import Database, DatabaseTime, free_ones
+from .database import Database, DatabaseTime, skip_locked
 from .records import (
     VERDICTS,
     Conflict,
@@ -25,7 +25,7 @@ from .records import (
     distance,
     storable,
 )
-from .tables import decisions, events, fitted, items, originals
+from .tables import decisions, events, items, originals, storable_row
 
 LEASE_S = 300
 _TRIES = 20
@@ -80,7 +80,7 @@ class ReviewQueue(Database):
         if NUMBER.fullmatch(number):
             row = connection.execute(_ITEMS.where(items.c.decision_id == number)).one_or_none()
         if row is None:
-            found(connection, number)
+            decision_row(connection, number)
             raise UnknownDecision(f"the decision {number!r} is not in the queue")
         return _whole(row)
 
@@ -131,7 +131,7 @@ class ReviewQueue(Database):
             asked = _filtered(select(items.c.decision_id).where(items.c.state == "open", free), reason, client, pattern)
             if exclude:
                 asked = asked.where(items.c.decision_id.not_in([n for n in exclude if NUMBER.fullmatch(n)]))
-            asked = free_ones(connection, asked.order_by(_key(sort), items.c.decision_id).limit(1))
+            asked = skip_locked(connection, asked.order_by(_key(sort), items.c.decision_id).limit(1))
             for _ in range(_TRIES):
                 first = connection.scalar(asked)
                 if first is None:
@@ -273,7 +273,7 @@ class ReviewQueue(Database):
         with self._writing() as connection:
             now = self._moment(connection)
             asked = select(events).where(events.c.decision_id == number).order_by(events.c.number)
-            before = standing(connection.execute(asked).all())[:-1]
+            before = valid_verdicts(connection.execute(asked).all())[:-1]
             verdict, by = (before[-1].what["action"], before[-1].who) if before else (None, None)
             changed = connection.execute(
                 update(items)
@@ -293,8 +293,8 @@ class ReviewQueue(Database):
         waits there already, `StoreGone`.
         """
         with self._writing() as connection:
-            row = found(connection, number)
-            owned(row, client)
+            row = decision_row(connection, number)
+            check_client(row, client)
             now = self._moment(connection).at
             changed = connection.execute(
                 update(items)
@@ -320,7 +320,7 @@ class ReviewQueue(Database):
             return {**found, "claimed": connection.scalar(held) or 0}
 
 
-def standing(told: Iterable[Any]) -> list[Any]:
+def valid_verdicts(told: Iterable[Any]) -> list[Any]:
     """Of an item's events, in their order, the verdicts that were not taken back."""
     verdicts: list[Any] = []
     for one in told:
@@ -333,7 +333,7 @@ def standing(told: Iterable[Any]) -> list[Any]:
 
 def event(number: str, kind: str, who: str, at: datetime, **what: Any) -> dict[str, Any]:
     """A row of the events."""
-    return fitted(events, {"decision_id": number, "kind": kind, "who": who, "at": at, "what": what})
+    return storable_row(events, {"decision_id": number, "kind": kind, "who": who, "at": at, "what": what})
 
 
 def item_of(number: str, reason: Reason, since: datetime, decision: Any) -> dict[str, Any]:
@@ -349,7 +349,7 @@ def item_of(number: str, reason: Reason, since: datetime, decision: Any) -> dict
     }
 
 
-def found(connection: Connection, number: str) -> Row[Any]:
+def decision_row(connection: Connection, number: str) -> Row[Any]:
     """The row of a decision. Raises `UnknownDecision`."""
     row = None
     if NUMBER.fullmatch(number):  # a NUL, or a surrogate, is more than a database takes
@@ -359,13 +359,13 @@ def found(connection: Connection, number: str) -> Row[Any]:
     return row
 
 
-def owned(row: Row[Any], client: str | None) -> None:
+def check_client(row: Row[Any], client: str | None) -> None:
     """Raise `WrongClient` where a client is named and the decision is another's."""
     if client is not None and row.client != client:
         raise WrongClient(f"there is no decision {row.id!r}")  # that it exists is none of another's business
 
 
-def kept(row: Row[Any]) -> LoggedDecision:
+def to_decision(row: Row[Any]) -> LoggedDecision:
     """A decision as the log has it; columns by their tables, as an item's client and pattern bear the same names."""
     return LoggedDecision(**{f.name: row._mapping[decisions.c[f.name]] for f in fields(LoggedDecision)})
 
@@ -409,4 +409,6 @@ def _key(sort: Sort) -> ColumnElement[Any]:
 def _whole(row: Row[Any]) -> Item:
     mapped = row._mapping
     of_item = {f.name: mapped[items.c[f.name]] for f in fields(Item) if f.name in items.c}
-    return Item(id=mapped[decisions.c.id], decision=kept(row), words=row.text, has_picture=row.has_picture, **of_item)
+    return Item(
+        id=mapped[decisions.c.id], decision=to_decision(row), words=row.text, has_picture=row.has_picture, **of_item
+    )

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BifocalError
-from ...workspace import atomic, held
-from .decision_store import checked, hashed, read_secret
+from ...workspace import atomic, folder_lock
+from .decision_store import check_entry, hash_subject, read_secret
 from .records import KeptPost, LogEntry, NotStorable, StoreFull, StoreGone
 
 AT_ONCE = 200
@@ -58,7 +58,7 @@ class Spool:
             self._counted = stamp, _count(self.refused)
         return self._counted[1]
 
-    def heard(self, last_forgotten: int) -> None:
+    def remember_forgotten(self, last_forgotten: int) -> None:
         """Remember, past a restart too, who was forgotten last: those who are forgotten later stay so (`replay`)."""
         if last_forgotten != self._last_forgotten:
             self._last_forgotten = last_forgotten
@@ -81,8 +81,8 @@ class Spool:
         StoreFull, StoreGone
             Where the disk refuses.
         """
-        blob = b"".join(json.dumps(self._plain(checked(row))).encode() + b"\n" for row in rows)
-        with held(self.path.parent):
+        blob = b"".join(json.dumps(self._plain(check_entry(row))).encode() + b"\n" for row in rows)
+        with folder_lock(self.path.parent):
             seal()
             try:
                 _append(self.path, blob)
@@ -100,7 +100,7 @@ class Spool:
         BifocalError
             What ``record`` raises but `NotStorable`; everything is then still there.
         """
-        with held(self.path.parent):
+        with folder_lock(self.path.parent):
             if not self.path.exists():
                 self.pending = 0  # another service has brought them home
                 return 0
@@ -114,7 +114,7 @@ class Spool:
             return done
 
     def _plain(self, row: LogEntry) -> dict[str, Any]:
-        known = row.subject_hash if row.subject is None else hashed(self._secret, row.subject)
+        known = row.subject_hash if row.subject is None else hash_subject(self._secret, row.subject)
         plain = asdict(row) | {"at": row.at.isoformat(), "subject": None, "subject_hash": known}
         if row.last_forgotten is None:
             plain["last_forgotten"] = self._last_forgotten
@@ -229,4 +229,4 @@ def _logged(plain: dict[str, Any]) -> LogEntry:
         original = KeptPost(**{**original, "picture": None if picture is None else base64.b64decode(picture)})
     # A line of an earlier version does not say who was forgotten by then: whoever ever was stays forgotten.
     known = {"last_forgotten": 0, **plain, "at": datetime.fromisoformat(plain["at"]), "original": original}
-    return checked(LogEntry(**known))
+    return check_entry(LogEntry(**known))

@@ -183,7 +183,7 @@ forgotten = Table(
 """In what order authors were forgotten: what comes later of decisions made before is not written."""
 
 
-def fitted(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
+def storable_row(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
     """Values of a table's columns as both databases take them.
 
     Texts lose what `storable` takes away and are cut to the width of their column, a number that is none becomes null.

@@ -29,8 +29,8 @@ from ...modalities.text import TAG, words_of
 from ...report.explanation import heat_map, marked
 from ...report.templates import environment
 from ...system.explain import Explanation
-from ..api.bodies import Narrow
-from ..api.routes import as_refused, service_of, unless_gone
+from ..api.bodies import CheckedBodyRoute
+from ..api.routes import cancel_on_disconnect, service_of, to_refused
 from ..errors import Refused
 from ..log.decision_store import DecisionStore
 from ..log.records import Conflict, Event, Item, KeptPost, LoggedDecision, UnknownDecision
@@ -75,7 +75,7 @@ _NUMBER = re.compile(r" [0-9a-f]{32}\b")
 """A decision's number, as messages for machines name it."""
 
 Moderator = Annotated[str, Depends(moderator)]
-router = APIRouter(prefix="/moderate", include_in_schema=False, route_class=Narrow)
+router = APIRouter(prefix="/moderate", include_in_schema=False, route_class=CheckedBodyRoute)
 
 
 @lru_cache(maxsize=1)
@@ -218,9 +218,9 @@ async def tried(request: Request, who: Moderator) -> Response:
     try:
         if not parts:
             raise Refused("unusable", "Write a text or choose a picture")
-        said = await unless_gone(request, service.explain(Incoming(parts), grid=GRID))
+        said = await cancel_on_disconnect(request, service.explain(Incoming(parts), grid=GRID))
     except BifocalError as error:
-        refused = as_refused(error)
+        refused = to_refused(error)
         return _try_page(request, who, refused.status, typed=typed, wrong=str(refused))
     return _try_page(request, who, typed=typed, said=_shown(said, service))
 
@@ -488,7 +488,7 @@ async def _marks(request: Request, decision: LoggedDecision) -> dict[str, Any]:
     original = await asyncio.to_thread(service.store.original, decision.id)
     if original is None or not _can_be_marked(decision, original):
         raise Refused("not_found", "this post is not kept, or no model decided on it: nothing can be marked")
-    said = _shown(await unless_gone(request, service.explain(original, grid=GRID)), service)
+    said = _shown(await cancel_on_disconnect(request, service.explain(original, grid=GRID)), service)
     now, then = said["decision"].probability, decision.probability
     said["other"] = now if then is None or abs(now - then) > SAME else None
     for part in said["parts"]:
@@ -613,7 +613,7 @@ async def _typed_again(request: Request, who: str, typed: Mapping[str, str]) -> 
         decision, item = await _found(request, number)
     except BifocalError as error:
         request.state.who, request.state.typed = who, typed
-        return error_page(request, as_refused(error))
+        return error_page(request, to_refused(error))
     return await _item_page(request, who, decision, item, typed, seen=_seen(typed), why=typed.get("why", ""), note=note)
 
 

@@ -23,7 +23,7 @@ CHARACTERS_PER_TOKEN = 3
 """Fewer than tokenizers make of most languages: a batch is rather too small than too large."""
 
 
-class Places:
+class AdmissionControl:
     """How many posts may be in the house at once; who finds none is told when to come again."""
 
     def __init__(self, limit: int):

@@ -152,7 +152,7 @@ def _prepare(preparation: Preparation, parts: Mapping[str, Any]) -> Prepared:
 
 
 def _prepare_kept(preparation: Preparation, columns: Mapping[str, Any]) -> Packed:
-    return Packed.of(_preprocessor(preparation).kept(columns))
+    return Packed.of(_preprocessor(preparation).restore(columns))
 
 
 def _hashed(picture: bytes) -> tuple[str, int]:
@@ -311,7 +311,7 @@ class Workers:
         ------
         TimeoutError
             Where it takes longer than ``timeout`` seconds, its wait for a process not counted; that process is ended.
-        Died
+        WorkersDied
             Where two processes died of it.
         Exception
             What the task raises.
@@ -336,7 +336,7 @@ class Workers:
         while True:
             if process.state == "ill" and self.ready and not self._closed.is_set():  # the others do its work meanwhile
                 self._closed.wait(_AGAIN_S)
-                process.buried()
+                process.reap()
                 process = self._begun(number)
                 continue
             try:
@@ -372,14 +372,14 @@ class Workers:
                 task.future.set_result(value)
             else:
                 task.future.set_exception(value)
-        process.buried()
+        process.reap()
 
     def _again(self, task: _Task) -> None:
         """Leave a task to whoever is free, since a new process is not for a while; or give it up."""
         if self._closed.is_set():
             task.give_up(Refused("unavailable", "the service is closing"))
         elif task.deaths == 2 or task.misses == _MISSES:
-            task.give_up(Died())
+            task.give_up(WorkersDied())
         else:
             self._tasks.put(task)
 
@@ -392,7 +392,7 @@ class Workers:
         return process
 
     def _anew(self, number: int, process: _Process) -> _Process:
-        process.buried()
+        process.reap()
         return self._begun(number)
 
 
@@ -466,7 +466,7 @@ class _Process:
         """End it; any thread may, and whoever waits for its answer hears that it ended."""
         self.process.kill()
 
-    def buried(self) -> None:
+    def reap(self) -> None:
         """End it and let go of its pipe; for the thread that owns it."""
         self.kill()
         self.process.join()
@@ -501,7 +501,7 @@ def _obey(pipe: Connection, start: Callable[..., None], arguments: tuple[Any, ..
             pipe.send((False, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]} ({error})")))
 
 
-class Died(Exception):
+class WorkersDied(Exception):
     """Two processes died of one task."""
 
 
@@ -523,8 +523,8 @@ class Decoders(Workers):
         """
         return await self._ask(_prepare, parts)
 
-    async def kept(self, columns: Mapping[str, Any]) -> Packed:
-        """A post of what the log kept of one. Raises as `Preprocessor.kept`, and as `prepare`."""
+    async def restore(self, columns: Mapping[str, Any]) -> Packed:
+        """A post of what the log kept of one. Raises as `Preprocessor.restore`, and as `prepare`."""
         return await self._ask(_prepare_kept, columns)
 
     async def _ask(self, task: Callable[..., Result], *post: Any) -> Result:
@@ -534,7 +534,7 @@ class Decoders(Workers):
             raise PictureError(
                 f"the post takes more than {self.timeout:g} s to read: send a smaller picture or a shorter text"
             ) from None
-        except (Died, MemoryError):
+        except (WorkersDied, MemoryError):
             raise PictureError("the picture takes too much to decode: scale it down, or convert it") from None
 
 
@@ -550,7 +550,7 @@ class Model(Workers):
         """What they are, once every process has them. Raises what `bifocal.load` raises."""
         try:
             about = await self.run(_describe, self.source, timeout=10 * self.timeout)
-        except (TimeoutError, Died):
+        except (TimeoutError, WorkersDied):
             raise ModelError(f"the models in {self.source.folder} cannot be loaded: their process ended") from None
         while self.starting:
             await asyncio.sleep(0.05)
@@ -578,7 +578,7 @@ class Model(Workers):
     async def _ask(self, task: Callable[..., Result], *arguments: Any, lost: str) -> Result:
         try:
             return await self.run(task, self.source, *arguments, timeout=self.timeout)
-        except (TimeoutError, Died):
+        except (TimeoutError, WorkersDied):
             raise Refused("unavailable", lost) from None
         except (ModelError, RunError) as error:  # what is on disk now is not what was loaded
             raise Refused("unavailable", f"the models cannot be loaded: {error}") from None
