@@ -185,12 +185,12 @@ class _Asking:
                 waited += 1.0
 
     def _feedback(self, decision_id: str, label: int | str, reason: str) -> _Talk[dict[str, Any]]:
-        said = {"decision_id": decision_id, "label": label, "reason": reason}
-        return (yield from self._ask("POST", "/v1/feedback", json=said))
+        body = {"decision_id": decision_id, "label": label, "reason": reason}
+        return (yield from self._ask("POST", "/v1/feedback", json=body))
 
     def _appeal(self, decision_id: str, reason: str) -> _Talk[dict[str, Any]]:
-        said = {"decision_id": decision_id, "reason": reason}
-        return (yield from self._ask("POST", "/v1/appeals", json=said))
+        body = {"decision_id": decision_id, "reason": reason}
+        return (yield from self._ask("POST", "/v1/appeals", json=body))
 
     def _forget(self, subject: str) -> _Talk[dict[str, Any]]:
         # Dots too, which `quote` lets stand: httpx would take a subject "." or ".." for a step on the path.

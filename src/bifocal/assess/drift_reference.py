@@ -134,16 +134,16 @@ class Reference(Strict):
 
     @classmethod
     def gather(
-        cls, said: Predictions, texts: Sequence[str], policy: Policy, model: str, *, split: str, seed: int = 0
+        cls, predictions: Predictions, texts: Sequence[str], policy: Policy, model: str, *, split: str, seed: int = 0
     ) -> Self:
         """Of a split's opinions; ``texts``: as composed, empty where a row has none."""
-        whole = np.flatnonzero(said.has[model])
+        whole = np.flatnonzero(predictions.has[model])
         drawn = np.random.default_rng(seed).permutation(whole)[:ROWS]
         rows = np.sort(drawn).tolist()
-        probabilities, predicted = (values[rows] for values in calibrated(said, policy, model))
+        probabilities, predicted = (values[rows] for values in calibrated(predictions, policy, model))
         shown = np.ones(len(rows), dtype=int) if policy.classes == (0, 1) else predicted
         facts = [text_facts(texts[row]) for row in rows]
-        _, groups = np.unique(np.array(said.groups)[rows], return_inverse=True)
+        _, groups = np.unique(np.array(predictions.groups)[rows], return_inverse=True)
         return cls(
             run=policy.run,
             label=policy.label,
@@ -154,8 +154,8 @@ class Reference(Strict):
             rows=len(whole),
             scores=probabilities[np.arange(len(rows)), shown].round(DECIMALS).tolist(),
             predicted=predicted.tolist(),
-            labels=said.labels[rows].tolist(),
-            patterns=[said.patterns[row] for row in rows],
+            labels=predictions.labels[rows].tolist(),
+            patterns=[predictions.patterns[row] for row in rows],
             languages=[language for language, _ in facts],
             lengths=[length for _, length in facts],
             groups=groups.tolist(),

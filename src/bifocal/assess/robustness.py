@@ -301,11 +301,11 @@ class _Posts:
 def _outcomes(system: System, evidence: Mapping[str, Evidence]) -> Outcomes:
     """What the policy decides on these rows."""
     experts = {name: modality.expert_name for name, modality in system.modalities.items()}
-    said = Predictions.gather(evidence, experts, torch_engine(system.engine).fusion, system.main)
-    probabilities, predictions = calibrated(said, system.policy, system.main)
+    predictions = Predictions.gather(evidence, experts, torch_engine(system.engine).fusion, system.main)
+    probabilities, classes = calibrated(predictions, system.policy, system.main)
     if system.policy.review is None:
-        return Outcomes(probabilities, predictions)
-    return Outcomes(probabilities, predictions, actions(said, system.policy, system.main) == "review")
+        return Outcomes(probabilities, classes)
+    return Outcomes(probabilities, classes, actions(predictions, system.policy, system.main) == "review")
 
 
 def _as_it_is(posts: _Posts, i: int, value: Any) -> Any:

@@ -247,8 +247,8 @@ class RunData:
 
     def predictions(self, split: str) -> Predictions:
         """What each model says of a split."""
-        said = Predictions.gather(self.fused_evidence(split), self.expert_names, self.fused, MODEL)
-        return replace(said, languages=[text_facts(text)[0] for text in self.texts(split)])
+        predictions = Predictions.gather(self.fused_evidence(split), self.expert_names, self.fused, MODEL)
+        return replace(predictions, languages=[text_facts(text)[0] for text in self.texts(split)])
 
     def policy(self) -> Policy:
         """The policy as it lies in the folder now, set by hand or not. Raises `RunError` as `load_policy`."""

@@ -58,7 +58,7 @@ class EvaluatedRows:
     """
 
     split: Split
-    said: Predictions
+    predictions: Predictions
     texts: Sequence[str]
     taxonomy: Taxonomy
     ocr: Path
@@ -100,8 +100,8 @@ def measure_parts(
     ConfigError
         As `read_columns` and `read_terms`.
     """
-    said, model = rows.said, models[-1]
-    known = said.has[model] & (said.labels != UNLABELLED)
+    predictions, model = rows.predictions, models[-1]
+    known = predictions.has[model] & (predictions.labels != UNLABELLED)
     if not known.any():
         return MeasuredParts()
     min_rows = math.ceil(config.min_rows / known.mean())
@@ -113,10 +113,10 @@ def measure_parts(
     if by is not None and (label.binary or config.rates_of is not None):
         texts = rows.texts
         speaks = mentions(texts, read_terms(by)) if config.terms else _spoken_of(columns.get(by, []), min_rows)
-    probabilities, predictions = (a[known] for a in calibrated(said, policy, model))
-    groups = [group for group, k in zip(said.groups, known, strict=True) if k]
+    probabilities, classes = (a[known] for a in calibrated(predictions, policy, model))
+    groups = [group for group, k in zip(predictions.groups, known, strict=True) if k]
     rates_of = None if config.rates_of is None else label.index(config.rates_of)
-    judged = RowMetrics(said.labels[known], probabilities, predictions, groups, rates_of)
+    judged = RowMetrics(predictions.labels[known], probabilities, classes, groups, rates_of)
     settings = SliceSettings(config.min_rows, resamples, seed)
     measured = measure_slices(judged, {key: inside[known] for key, inside in slices.items()}, settings)
     if not speaks:
@@ -133,11 +133,11 @@ def _usual_columns(
         "language": columns["language"],
         "text_length": [len(without_tags(text)) or "no text" for text in rows.texts],
         "ocr_confidence": _confidences(rows.split.ids, rows.ocr),
-        "presence": [pattern or "nothing" for pattern in rows.said.patterns],
+        "presence": [pattern or "nothing" for pattern in rows.predictions.patterns],
         TARGET: columns.get(TARGET, []) if policy.label != TARGET else [],
-        "agreement": _agreement(rows.said, policy, models),
+        "agreement": _agreement(rows.predictions, policy, models),
         "source": columns["source"],
-        "near_duplicates": ["alone" if rows.clusters[g] == 1 else "in a cluster" for g in rows.said.groups],
+        "near_duplicates": ["alone" if rows.clusters[g] == 1 else "in a cluster" for g in rows.predictions.groups],
     }
 
 
@@ -259,12 +259,12 @@ def _confidences(ids: Sequence[str], ocr: Path) -> list[Any]:
     return [told.get(read[i], read[i]) if i in read else "not read" for i in ids]
 
 
-def _agreement(said: Predictions, policy: Policy, models: Sequence[str]) -> list[str]:
+def _agreement(predictions: Predictions, policy: Policy, models: Sequence[str]) -> list[str]:
     """Whether all models with an opinion predict the same of a row."""
-    predictions = np.stack([calibrated(said, policy, model)[1] for model in models])
-    has = np.stack([said.has[model] for model in models])
-    low = np.where(has, predictions, np.iinfo(int).max).min(axis=0)
-    high = np.where(has, predictions, -1).max(axis=0)
+    classes = np.stack([calibrated(predictions, policy, model)[1] for model in models])
+    has = np.stack([predictions.has[model] for model in models])
+    low = np.where(has, classes, np.iinfo(int).max).min(axis=0)
+    high = np.where(has, classes, -1).max(axis=0)
     return np.where(has.sum(axis=0) < 2, "one opinion", np.where(low == high, "agree", "differ")).tolist()
 
 

@@ -31,7 +31,7 @@ def print_decision(decision: Decision, as_json: bool) -> None:
     console.print(decision.why)
     if decision.truncated:
         console.print("not all of the post's words were read: it has more of them than the text expert takes")
-    rows = [[model, f"{said.probability:.3f}", str(said.label)] for model, said in decision.models.items()]
+    rows = [[model, f"{opinion.probability:.3f}", str(opinion.label)] for model, opinion in decision.models.items()]
     console.print(drawn(Table(["model", "probability", "label"], rows)))
     console.print(f"text used: {decision.text_used or '(none)'}  language: {decision.language}")
 

@@ -312,7 +312,7 @@ def _opened(run: RunData, engine: str, part: Path, card: Mapping[str, Any]) -> E
     return OnnxEngine(engine, part, card["experts"], card["fusion"])
 
 
-def _said(
+def _predict(
     engine: Engine, split: Split, modalities: Sequence[str], progress: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], float]:
     """Model -> logits of a split; pattern -> logits of the deciding model with the other parts blanked; seconds."""
@@ -343,7 +343,7 @@ def _said(
 def _recalibrated(run: RunData, policy: Policy, engine: Engine, progress: Any) -> Policy:
     """The policy with every calibration fitted anew to what the engine says."""
     split, reference = run.packed[run.tuned_on], run.predictions(run.tuned_on)
-    models, blanked, _ = _said(engine, split, list(run.modalities), progress)
+    models, blanked, _ = _predict(engine, split, list(run.modalities), progress)
     blanked[pattern_of(run.modalities)] = models[engine.main]
     fitted = {}
     for name, fit in policy.models.items():
@@ -363,14 +363,14 @@ def _recalibrated(run: RunData, policy: Policy, engine: Engine, progress: Any) -
 def parity(run: RunData, before: Policy, engine: Engine, policy: Policy, progress: Any) -> dict[str, Any]:
     """A run and an engine on the same posts, each with its policy; what `export` reports but for the probe."""
     split, ours = run.packed[run.tested_on], run.predictions(run.tested_on)
-    logits, _, seconds = _said(engine, split, list(run.modalities), progress)
+    logits, _, seconds = _predict(engine, split, list(run.modalities), progress)
     original = TorchEngine(run.encoders, run.expert_names, run.fused)
     rows = split.take(range(min(AT_ONCE, len(split))))
-    took = _said(original, rows, list(run.modalities), lambda *_: None)[2] / len(rows)
+    took = _predict(original, rows, list(run.modalities), lambda *_: None)[2] / len(rows)
     theirs = replace(ours, logits={name: logits[name] for name in ours.logits})
     has = ours.has[engine.main]
-    p, q = (calibrated(said, by, engine.main)[0] for said, by in ((ours, before), (theirs, policy)))
-    done, redone = (actions(said, by, engine.main) for said, by in ((ours, before), (theirs, policy)))
+    p, q = (calibrated(one, by, engine.main)[0] for one, by in ((ours, before), (theirs, policy)))
+    done, redone = (actions(one, by, engine.main) for one, by in ((ours, before), (theirs, policy)))
     by_pattern = np.array(ours.patterns)
     return {
         "engine": engine.name,
@@ -395,8 +395,8 @@ def _compared(
     interval = binomtest(flips, n).proportion_ci(0.95, method="exact") if n else None
     labelled = rows & (ours.labels != UNLABELLED)
     found = {}
-    for name, said in (("run", p), ("engine", q)):
-        found[name] = float(nll(ours.labels[labelled], said[labelled])) if labelled.any() else None
+    for name, probabilities in (("run", p), ("engine", q)):
+        found[name] = float(nll(ours.labels[labelled], probabilities[labelled])) if labelled.any() else None
     return {
         "n": n,
         "flips": {

@@ -122,9 +122,9 @@ def _otherwise(run_folder: Path, policy: Policy) -> dict[str, str]:
             engine = folder.name
         differ = {name for name in ours if ours[name] != theirs.get(name)}
         if differ == {(change.model, change.pattern)}:
-            said = {"threshold": change.after, "model": change.model, "pattern": change.pattern}
-            said |= {"by": change.by, "why": change.why}
-            options = [word for name, value in said.items() for word in (f"--{name}", str(value))]
+            arguments = {"threshold": change.after, "model": change.model, "pattern": change.pattern}
+            arguments |= {"by": change.by, "why": change.why}
+            options = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
             found[str(folder)] = shlex.join(["bifocal", "policy", "set", str(folder), *options])
         elif differ:  # more than this one: it was exported before others were set, or of an earlier fit
             place = [] if folder == bundle_of(run_folder, engine) else ["--output", str(folder)]
@@ -163,14 +163,14 @@ def compare(a: str | Path, b: str | Path, *, on: str = "test", allow_plugins: Co
         raise RunError(f"{space.folder} has no shards, whose posts are decided on: let the step `shards` run again")
     if on not in space.packed_splits():
         raise RunError(f"the run in {space.folder} has no split {on!r}; {nearest(on, space.packed_splits())}")
-    said, model = run.predictions(on), run.models[-1]
+    predictions, model = run.predictions(on), run.models[-1]
     settings = differing_settings(one.model_dump(mode="json"), two.model_dump(mode="json"))
     return {
         "a": one.version,
         "b": two.version,
         "on": on,
         "settings": {name: values for name, values in settings.items() if not name.startswith(("date", "changes"))},
-        **_moves(said, one, two, model, run.split(on)),
+        **_moves(predictions, one, two, model, run.split(on)),
     }
 
 
@@ -201,15 +201,17 @@ def _listed(models: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in models.items())
 
 
-def _moves(said: Predictions, one: Policy, two: Policy, model: str, split: Split) -> dict[str, Any]:
-    rows = np.flatnonzero(said.has[model])
-    (p, labels), (q, new_labels) = ([part[rows] for part in calibrated(said, policy, model)] for policy in (one, two))
-    done, new_done = (actions(said, policy, model)[rows] for policy in (one, two))
+def _moves(predictions: Predictions, one: Policy, two: Policy, model: str, split: Split) -> dict[str, Any]:
+    rows = np.flatnonzero(predictions.has[model])
+    (p, labels), (q, new_labels) = (
+        [part[rows] for part in calibrated(predictions, policy, model)] for policy in (one, two)
+    )
+    done, new_done = (actions(predictions, policy, model)[rows] for policy in (one, two))
     changed = np.flatnonzero(done != new_done)
     moves: dict[str, Counter[str]] = {}
     for before, after in zip(done[changed], new_done[changed], strict=True):
         moves.setdefault(str(before), Counter())[str(after)] += 1
-    truth = said.labels[rows]
+    truth = predictions.labels[rows]
     names = np.array([*map(str, one.classes), "none"], dtype=object)
     shown = np.abs(q - p).max(axis=1)[changed]
     order = changed[np.lexsort((np.abs(p.max(axis=1) - 0.5)[changed], -shown.round(6)))][:EXAMPLES]
@@ -227,7 +229,7 @@ def _moves(said: Predictions, one: Policy, two: Policy, model: str, split: Split
         },
         "examples": [
             {
-                "id": said.ids[rows[i]],
+                "id": predictions.ids[rows[i]],
                 "label": names[truth[i]],
                 "a": {"probability": float(p[i, _shown(p, i)]), "action": str(done[i])},
                 "b": {"probability": float(q[i, _shown(q, i)]), "action": str(new_done[i])},

@@ -144,12 +144,12 @@ def ablate(
             f"rates ascend from 0 to 1 and deviations are above 0, found {list(rates)} and {list(deviations)}"
         )
     bench = ScoredRows.of(evidence, metric=metric, resamples=resamples, seed=seed)
-    said: dict[tuple[Any, ...], Floats] = {(): bench.probabilities(score, {})}
+    probabilities: dict[tuple[Any, ...], Floats] = {(): bench.probabilities(score, {})}
     for name, part in bench.evidence.items():
         known, head = checked_train(train, name), (heads or {}).get(name)
         for key, changed in _disturbances(part, known, head, rates, deviations, seed):
-            said[name, *key] = bench.probabilities(score, {name: changed})
-    drawn = bench.figures(said)
+            probabilities[name, *key] = bench.probabilities(score, {name: changed})
+    drawn = bench.figures(probabilities)
 
     def row(*key: Any) -> dict[str, Any]:
         return _compared(drawn[key], drawn[()])
@@ -275,16 +275,16 @@ def corrupt_inputs(
     )
     part = bench.evidence[name]
     _check_encoding(encode([values[i] for i in chosen[:COMPARED]]), part, name)
-    said: dict[tuple[Any, ...], Floats] = {(): bench.probabilities(score, {})}
+    probabilities: dict[tuple[Any, ...], Floats] = {(): bench.probabilities(score, {})}
     changed: dict[tuple[Any, ...], float] = {}
     for kind in kinds:
         for severity in severities:
             inputs = Corrupted(values, chosen, corrupt, kind, severity, seed)
             encoded = encode(inputs)
             disturbed = replace(part, features=encoded["features"], logits=encoded["logits"])
-            said[kind, severity] = bench.probabilities(score, {name: disturbed})
+            probabilities[kind, severity] = bench.probabilities(score, {name: disturbed})
             changed[kind, severity] = len(inputs.changed) / len(chosen)
-    figures = bench.figures(said)
+    figures = bench.figures(probabilities)
     return {
         **bench.facts(),
         "modality": name,

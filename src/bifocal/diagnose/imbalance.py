@@ -183,15 +183,19 @@ def measure_imbalance(
     known = checked_train(reference, stronger)
     expert = expert or _expert(known, stronger)
     noise = {stronger: noisy(bench.evidence[stronger], known, deviations, seed=seed, head=head)}
-    said: dict[tuple[Any, str], Floats] = {}
+    probabilities: dict[tuple[Any, str], Floats] = {}
     weights: dict[float, Floats] = {}
     for level, train in levels.items():
         score = fit(level, train)
-        said[level, "intact"], said[level, "disturbed"] = (bench.probabilities(score, c) for c in ({}, noise))
+        probabilities[level, "intact"], probabilities[level, "disturbed"] = (
+            bench.probabilities(score, c) for c in ({}, noise)
+        )
         if (weight := _weight(score, bench, weakened)) is not None:
             weights[level] = weight
-    said["expert", "intact"], said["expert", "disturbed"] = (bench.probabilities(expert, c) for c in ({}, noise))
-    drawn = bench.figures(said)
+    probabilities["expert", "intact"], probabilities["expert", "disturbed"] = (
+        bench.probabilities(expert, c) for c in ({}, noise)
+    )
+    drawn = bench.figures(probabilities)
     shares = bench.means(weights, _choosing(bench, weakened)) if weights else {}
     rows = [_level(level, drawn, shares, next(iter(levels)), rule) for level in levels]
     for row, train in zip(rows, levels.values(), strict=True):

@@ -195,7 +195,7 @@ def estimate_pid(
         raise DataError(
             f"cells are 1 or more and groups one per row, found {cells} and {len(groups)} for {len(y)} rows"
         )
-    cells_of = [_in_cells(checked(labels, said)[1], cells, seed) * classes + y for said in (first, second, both)]
+    cells_of = [_in_cells(checked(labels, p)[1], cells, seed) * classes + y for p in (first, second, both)]
 
     def terms(weights: Floats) -> Floats:
         counts = (np.bincount(at, weights, (at.max() // classes + 1) * classes) for at in cells_of)

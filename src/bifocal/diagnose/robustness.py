@@ -109,7 +109,7 @@ def _figures(
 ) -> dict[str, Floats]:
     """Each figure of both sides ``[2, 1 + resamples]``, first that of the rows as they are; ``flips`` has one row."""
     known = y != UNLABELLED
-    scorers = [Weighted(y[known], said.probabilities[known], said.predictions[known]) for said in sides if known.any()]
+    scorers = [Weighted(y[known], side.probabilities[known], side.predictions[known]) for side in sides if known.any()]
     shares = {"flips": (sides[0].predictions != sides[1].predictions)[None]}
     if sides[0].review is not None and sides[1].review is not None:
         shares["review"] = np.stack([sides[0].review, sides[1].review])
@@ -144,7 +144,7 @@ def _share(figures: Floats, happened: NDArray[np.bool_]) -> dict[str, float | No
 
 def _ways(sides: tuple[Outcomes, Outcomes]) -> dict[str, int]:
     """Of two classes, the decisions turned over each way."""
-    was, became = (said.predictions for said in sides)
+    was, became = (side.predictions for side in sides)
     if sides[0].probabilities.shape[1] != 2:
         return {}
     return {"cleared": int(np.sum(was > became)), "raised": int(np.sum(was < became))}

@@ -78,8 +78,8 @@ class ScoredRows:
 
     def probabilities(self, score: Score, changed: Mapping[str, Evidence]) -> Floats:
         """What a model says ``[n, C]`` with these modalities in the place of the test rows' own. Raises `DataError`."""
-        said = score({**self.evidence, **changed})
-        logits = np.asarray(said.detach().cpu() if isinstance(said, Tensor) else said, dtype=np.float64)
+        output = score({**self.evidence, **changed})
+        logits = np.asarray(output.detach().cpu() if isinstance(output, Tensor) else output, dtype=np.float64)
         if logits.ndim != 2 or len(logits) != len(self.labels) or not np.isfinite(logits).all():
             raise DataError(
                 f"a score gives finite logits [{len(self.labels)}, C], found shape {list(logits.shape)} with "
@@ -111,10 +111,10 @@ class ScoredRows:
     def findings(self) -> list[str]:
         """What these rows cannot tell, in sentences; empty where nothing stands against them."""
         few = [f"class {c} has {n}" for c, n in enumerate(self._counts()) if n < FEW]
-        said = [f"few test rows ({', '.join(few)}, under {FEW}): intervals may be too narrow"] if few else []
+        found = [f"few test rows ({', '.join(few)}, under {FEW}): intervals may be too narrow"] if few else []
         if len(set(self.groups)) < 2:
-            said.append("all test rows are one group of near-duplicates: there are no intervals")
-        return said + [f"no test row has {name}" for name, e in self.evidence.items() if not e.present.any()]
+            found.append("all test rows are one group of near-duplicates: there are no intervals")
+        return found + [f"no test row has {name}" for name, e in self.evidence.items() if not e.present.any()]
 
     def _counts(self) -> list[int]:
         width = next(iter(self.evidence.values())).logits.shape[1]

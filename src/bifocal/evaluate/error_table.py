@@ -75,10 +75,10 @@ def write_errors(
             raise DataError(f"the error table has {len(labels)} labels but {len(column)} {name}")
     if not np.isin(labels, np.arange(len(label.classes))).all():
         raise DataError(f"the error table takes class indices 0..{len(label.classes) - 1}: leave out unlabelled rows")
-    said = [f"{prefix}_{column}" for prefix in models for column in ("prob", "pred")]
+    judged = [f"{prefix}_{column}" for prefix in models for column in ("prob", "pred")]
     cell = cells(raw)
     with atomic(Path(path)) as f:
-        csv.writer(f, lineterminator="\n").writerow(map(cell, [*BEFORE, label_name, *said, *AFTER]))
+        csv.writer(f, lineterminator="\n").writerow(map(cell, [*BEFORE, label_name, *judged, *AFTER]))
         # Everything but numbers in quotes: Python 3.11 leaves a lone carriage return bare, and a reader breaks the row.
         rows = csv.writer(f, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         for i, text in enumerate(texts):
@@ -90,22 +90,22 @@ def _verdicts(
     i: int, truth: int, label: Label, models: Mapping[str, ProbabilitiesAndClasses], fused: str
 ) -> Iterator[Any]:
     """The cells of one row from the truth on."""
-    opinions: dict[str, int] = {}
+    predicted: dict[str, int] = {}
     yield label.classes[truth]
     for prefix, (probabilities, predictions) in models.items():
         if np.isnan(probabilities[i]).any():
             yield from ("", "")
             continue
-        opinions[prefix] = chosen = int(predictions[i])
+        predicted[prefix] = chosen = int(predictions[i])
         yield float(probabilities[i][1 if label.binary else chosen])
         yield label.classes[chosen]
-    right = opinions.get(fused) == truth
-    experts = [chosen for prefix, chosen in opinions.items() if prefix != fused]
-    if fused not in opinions:
+    right = predicted.get(fused) == truth
+    experts = [chosen for prefix, chosen in predicted.items() if prefix != fused]
+    if fused not in predicted:
         yield ""
     elif label.binary:
-        yield ("T" if right else "F") + ("P" if opinions[fused] else "N")
+        yield ("T" if right else "F") + ("P" if predicted[fused] else "N")
     else:
         yield "right" if right else "wrong"
-    yield int(len(set(opinions.values())) <= 1)
+    yield int(len(set(predicted.values())) <= 1)
     yield int(right and bool(experts) and truth not in experts)

@@ -404,8 +404,8 @@ class PartsLinear(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``[..., width]`` of inputs ``[..., d]`` by modality."""
         blocks = self.layer.weight.split(list(self.dims.values()), dim=1)
-        said = (inputs[name] @ block.T for name, block in zip(self.dims, blocks, strict=True))
-        return reduce(torch.add, said) + self.layer.bias
+        terms = (inputs[name] @ block.T for name, block in zip(self.dims, blocks, strict=True))
+        return reduce(torch.add, terms) + self.layer.bias
 
 
 @runtime_checkable
@@ -434,12 +434,12 @@ def shares(scores: Tensor, there: Tensor, dim: int = -1) -> Tensor:
     return torch.where(there, scores, least).softmax(dim=dim) * there
 
 
-def shares_by_length(said: Sequence[Tensor], there: Tensor) -> Tensor:
+def shares_by_length(contributions: Sequence[Tensor], there: Tensor) -> Tensor:
     """Shares ``[n, M]`` of the length of what is said, ``[n, C]`` by each modality, among those that are ``there``.
 
     Where all of them say nothing, they share evenly.
     """
-    length = torch.stack([centred(x).norm(dim=1) for x in said], dim=1)
+    length = torch.stack([centred(x).norm(dim=1) for x in contributions], dim=1)
     length = (length + torch.finfo(torch.float32).tiny) * there
     return length / length.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
 

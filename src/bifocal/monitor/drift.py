@@ -173,17 +173,17 @@ def _estimates(
     known = labels != UNLABELLED
     if not known.any():
         return {"estimated_accuracy": None, "estimated_base_rate": None, "label_shift": None}
-    said = [None if binary else side.predicted for side in (before, decided)]
-    cells = ScoreBins.fit(before.scores, said[0], len(policy.classes))
+    predicted = [None if binary else side.predicted for side in (before, decided)]
+    cells = ScoreBins.fit(before.scores, predicted[0], len(policy.classes))
     found = estimate(
         Labelled(
             labels[known],
             (before.predicted == labels)[known],
             before.confidence(binary=binary)[known],
-            cells.of(before.scores, said[0])[known],
+            cells.of(before.scores, predicted[0])[known],
             before.copies[known],
         ),
-        Unlabelled(decided.confidence(binary=binary), cells.of(decided.scores, said[1]), decided.copies),
+        Unlabelled(decided.confidence(binary=binary), cells.of(decided.scores, predicted[1]), decided.copies),
         classes=len(policy.classes),
         cells=len(cells),
         alpha=rule.alpha,

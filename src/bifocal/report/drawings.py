@@ -62,7 +62,7 @@ def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
 def _intervals(facts: RunFacts) -> Figure:
     headline = facts["headline"]
     metric, title = headline["metric"], words.METRICS[headline["metric"]]
-    found = {name: said["calibrated"][metric] for name, said in facts["models"].items()}
+    found = {name: model["calibrated"][metric] for name, model in facts["models"].items()}
     found["majority"] = facts["baseline"]["metrics"][metric]
     compare = " Two of them may overlap where the paired difference is clear: compare by the gain."
     return Figure(

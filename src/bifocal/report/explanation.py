@@ -79,7 +79,7 @@ def to_html(explanation: Explanation) -> str:
         environment()
         .get_template(TEMPLATE)
         .render(
-            said=explanation,
+            explanation=explanation,
             decision=explanation.decision,
             probability=lambda score: f"{float(probability(score)):.3f}",
             longest=max(map(abs, shares.values()), default=0) or 1,

@@ -61,7 +61,7 @@ def findings(folder: str | Path) -> RunFacts:
     baseline = results["models"][MAJORITY]
     splits = {s: {k: baseline[s][k] for k in ("n", "positives")} for s in SPLITS if s in baseline}
     metric = headline_metric(len(label.classes))
-    said = models[main]
+    main_facts = models[main]
     steps = record["steps"]
     return {
         "run": results["run"],
@@ -73,7 +73,7 @@ def findings(folder: str | Path) -> RunFacts:
         },
         "source": record["config"]["source"]["kind"],
         "modalities": [part_name(plugin) for plugin in record["config"]["modalities"]],
-        "headline": _headline(main, metric, tested, said),
+        "headline": _headline(main, metric, tested, main_facts),
         "gain": results.get("gain"),
         "gains": results.get("gains", {}),
         "class_shares": results.get("class_shares", {"shares": {}, "p": 1.0, "differ": False}),
@@ -91,7 +91,7 @@ def findings(folder: str | Path) -> RunFacts:
             "tuned_on": tuned,
             "tuned_rows": splits[tuned]["n"],
             "tuned_rarest": min(class_counts(splits[tuned])),
-            "ece_is_chance": said["n"] < ECE_ROWS,
+            "ece_is_chance": main_facts["n"] < ECE_ROWS,
         },
         "models": models,
         "baseline": {"metrics": baseline[tested]["metrics"]},
@@ -106,8 +106,8 @@ def findings(folder: str | Path) -> RunFacts:
     }
 
 
-def _headline(main: str, metric: str, split: str, said: ModelFacts) -> Headline:
-    figure = said["calibrated"][metric]
+def _headline(main: str, metric: str, split: str, model_facts: ModelFacts) -> Headline:
+    figure = model_facts["calibrated"][metric]
     return {
         "model": main,
         "metric": metric,
@@ -115,8 +115,8 @@ def _headline(main: str, metric: str, split: str, said: ModelFacts) -> Headline:
         "value": figure["value"],
         "low": figure["low"],
         "high": figure["high"],
-        "n": said["n"],
-        "positives": said["positives"],
+        "n": model_facts["n"],
+        "positives": model_facts["positives"],
     }
 
 

@@ -209,26 +209,28 @@ def _fusion(facts: RunFacts, model: str, card: Mapping[str, Any]) -> list[str]:
 
 
 def _decides(facts: RunFacts, model: str) -> list[str]:
-    said, marks = facts["models"][model], facts["marks"]
-    if said["threshold"] is None:
-        wins = "exceeds its threshold by the largest factor" if said["class_thresholds"] else "is likeliest"
+    model_facts, marks = facts["models"][model], facts["marks"]
+    if model_facts["threshold"] is None:
+        wins = "exceeds its threshold by the largest factor" if model_facts["class_thresholds"] else "is likeliest"
         rule, chosen = f"the class that {wins} is named", "It was chosen"
     else:
-        rule = f"the label applies where the probability of class 1 is {said['threshold']:.2f} or more"
+        rule = f"the label applies where the probability of class 1 is {model_facts['threshold']:.2f} or more"
         chosen = "Both were chosen"
     lines = (
-        f"Calibrated probabilities are `{said['formula']}`; {rule}. {chosen} on "
+        f"Calibrated probabilities are `{model_facts['formula']}`; {rule}. {chosen} on "
         f"{marks['tuned_on']} ({marks['tuned_rows']:,} rows)."
     )
-    if said["patterns"]:
-        lines += f" Posts that bring only {' or only '.join(map(plain, said['patterns']))} have values of their own."
+    if model_facts["patterns"]:
+        lines += (
+            f" Posts that bring only {' or only '.join(map(plain, model_facts['patterns']))} have values of their own."
+        )
     return ["## From logits to a decision", "", lines, ""]
 
 
 def _figures(facts: RunFacts, model: str) -> list[str]:
-    said, split = facts["models"][model], facts["headline"]["split"]
+    model_facts, split = facts["models"][model], facts["headline"]["split"]
     mark = words.in_sample(facts)
-    measured = f"On {said['n']:,} {words.posts(split)} ({words.balance(facts['label'], said)})"
+    measured = f"On {model_facts['n']:,} {words.posts(split)} ({words.balance(facts['label'], model_facts)})"
     lines = ["## Figures", "", *([f"> **{plain(mark)}**", ""] if mark else [])]
     lines += [f"{measured}, with 95% intervals bootstrapped over groups:", ""]
     return [*lines, *table_lines(tables.model(facts, model))]

@@ -80,8 +80,8 @@ def metric_title(name: str) -> str:
 def models(facts: RunFacts) -> Table:
     """The leading metrics of every model and of always naming the commonest class, raw → calibrated."""
     rows = [
-        [name, *(figure(said["raw"][m], said["calibrated"][m]) for m in LEADING)]
-        for name, said in facts["models"].items()
+        [name, *(figure(model["raw"][m], model["calibrated"][m]) for m in LEADING)]
+        for name, model in facts["models"].items()
     ]
     rows.append(["majority", *(figure(facts["baseline"]["metrics"][m]) for m in LEADING)])
     return Table(["model", *map(metric_title, LEADING)], rows, main=facts["headline"]["model"])
@@ -90,15 +90,15 @@ def models(facts: RunFacts) -> Table:
 def metrics(facts: RunFacts) -> Table:
     """Every metric of every model, before and after calibration."""
     head = [title for name in facts["models"] for title in (f"{name}, raw", "calibrated")]
-    stages = [said[stage] for said in facts["models"].values() for stage in ("raw", "calibrated")]
+    stages = [model[stage] for model in facts["models"].values() for stage in ("raw", "calibrated")]
     return Table(["metric", *head], [[metric_title(m), *(figure(found[m]) for found in stages)] for m in METRICS])
 
 
 def model(facts: RunFacts, name: str) -> Table:
     """The leading metrics of one model, before and after calibration."""
-    said, baseline = facts["models"][name], facts["baseline"]["metrics"]
+    model, baseline = facts["models"][name], facts["baseline"]["metrics"]
     rows = [
-        [METRICS[m], figure(said["raw"][m]), figure(said["calibrated"][m]), number(baseline[m]["value"])]
+        [METRICS[m], figure(model["raw"][m]), figure(model["calibrated"][m]), number(baseline[m]["value"])]
         for m in LEADING
     ]
     return Table(["metric", "uncalibrated", "calibrated, at its threshold", "majority"], rows)
@@ -113,11 +113,11 @@ def decisions(facts: RunFacts) -> Table:
         ]
         return Table(["class", "rows", "predicted", "rightly", "precision", "recall"], rows)
     rows = []
-    for name, said in facts["models"].items():
-        c = said["confusion"] or {}
+    for name, model in facts["models"].items():
+        c = model["confusion"] or {}
         rates = share(c["tp"], c["tp"] + c["fp"]), share(c["tp"], c["tp"] + c["fn"])
         counts = [c[kind] for kind in ("tp", "fp", "fn", "tn")]
-        rows.append([name, calibrated_by(said["calibration"]), number(said["threshold"], 2), *counts, *rates])
+        rows.append([name, calibrated_by(model["calibration"]), number(model["threshold"], 2), *counts, *rates])
     kinds = ("true positives", "false positives", "false negatives", "true negatives")
     head = ["model", "calibration", "threshold", *kinds, "precision", "recall"]
     return Table(head, rows, main=facts["headline"]["model"])

@@ -160,7 +160,7 @@ def _derived(facts: RunFacts) -> dict[str, Any]:
     """What several sentences name, and what a template cannot count."""
     names, models = facts["modalities"], facts["models"]
     tuned, actions = facts["marks"]["tuned_on"], facts["actions"] or {}
-    few = {name: said["few_rows"] for name, said in models.items() if said["few_rows"]}
+    few = {name: model["few_rows"] for name, model in models.items() if model["few_rows"]}
     return {
         "main": models[facts["headline"]["model"]],
         "tuned": tuned,

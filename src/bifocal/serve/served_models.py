@@ -137,14 +137,14 @@ class ServedModels:
 
 async def _shadowed(shadow: Model, posts: Sequence[Packed]) -> list[dict[str, Any]]:
     try:
-        said = await shadow.decide(posts)
+        answers = await shadow.decide(posts)
     except Exception as error:  # it never stands in the way
         return [{"error": str(error)}] * len(posts)
     return [
         {"error": str(s)}
         if isinstance(s, BifocalError)
         else {"action": s.action, "label": s.label, "probability": s.probability, "versions": s.versions}
-        for s in said
+        for s in answers
     ]
 
 

@@ -91,8 +91,8 @@ def keep_probe(
                 parts[name] = f"{number}.{modality.suffix}"
                 (folder / parts[name]).write_bytes(split.read(row, modality.suffix))
         posts.append({"parts": parts})
-    for post, said in zip(posts, _ask(folder, posts, engine, policy, split.modalities), strict=True):
-        post["probabilities"] = said
+    for post, answer in zip(posts, _ask(folder, posts, engine, policy, split.modalities), strict=True):
+        post["probabilities"] = answer
     facts = {"tolerance": TOLERANCE[engine.name], "processor": processor()}
     write_json(folder / EXPECTED, {**facts, "posts": posts})
     return {**facts, "posts": len(posts)}
@@ -121,10 +121,10 @@ def check_probe(
     try:
         expected = read_json(kept / EXPECTED)
         posts, tolerance, there = expected["posts"], float(expected["tolerance"]), expected["processor"]
-        said = _ask(kept, posts, engine, policy, modalities)
+        answers = _ask(kept, posts, engine, policy, modalities)
         furthest = max(
             (
-                (float(np.abs(np.array(said[i][model]) - np.array(before)).max()), model)
+                (float(np.abs(np.array(answers[i][model]) - np.array(before)).max()), model)
                 for i, post in enumerate(posts)
                 for model, before in post["probabilities"].items()
             ),
@@ -162,14 +162,14 @@ def _ask(
     expert_of = {modality.expert_name: name for name, modality in modalities.items()}
     result: list[dict[str, list[float]]] = []
     for i, post in enumerate(values):
-        said = {}
+        probabilities = {}
         for model, rows in logits.items():
             if model in expert_of and expert_of[model] not in post and model != engine.main:
                 continue  # it had nothing to read
             pattern = pattern_of(post) if model == engine.main else expert_of[model]
             # Not adjusted: a base rate that somebody sets later is no doing of the processor's.
-            said[model] = policy.probabilities(model, rows[i : i + 1], pattern, adjusted=False)[0].tolist()
-        result.append(said)
+            probabilities[model] = policy.probabilities(model, rows[i : i + 1], pattern, adjusted=False)[0].tolist()
+        result.append(probabilities)
     return result
 
 

@@ -288,8 +288,8 @@ class System:
         opinions = {}
         for name, modality in self.modalities.items():
             if name in present:
-                opinions[modality.expert_name] = self._opinion(*self._said(modality.expert_name, logits, name))
-        p, index = self._said(self.main, logits, pattern)
+                opinions[modality.expert_name] = self._opinion(*self._calibrated(modality.expert_name, logits, name))
+        p, index = self._calibrated(self.main, logits, pattern)
         main = opinions[self.main] = self._opinion(p, index)
         language = example.meta.get("language", NO_LANGUAGE)
         action = str(self.policy.actions(self.main, p, np.array([index]), pattern, [language])[0]) or None
@@ -317,7 +317,7 @@ class System:
         whole = "cut" not in example.meta and all(self.engine.whole(n, value) for n, value in values.items())
         return decision if whole else mark_truncated(decision, self.policy.truncated)
 
-    def _said(
+    def _calibrated(
         self, model: str, logits: Mapping[str, NDArray[np.float32]], pattern: str
     ) -> tuple[NDArray[np.float64], int]:
         """Calibrated probabilities ``[1, C]`` of one post, and the class that they make it."""

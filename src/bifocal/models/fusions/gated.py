@@ -29,8 +29,8 @@ class GatedHead(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Logits ``[B, C]`` of inputs ``[B, d]`` and present ``[B]`` by modality."""
         gates = self.gates(inputs, present).unbind(dim=-2)
-        said = (layer(inputs[name]).tanh() for name, layer in zip(self.names, self.hidden, strict=True))
-        return self.out(reduce(torch.add, map(torch.mul, gates, said)))
+        hidden = (layer(inputs[name]).tanh() for name, layer in zip(self.names, self.hidden, strict=True))
+        return self.out(reduce(torch.add, map(torch.mul, gates, hidden)))
 
     def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """The mean gate over units, ``[B, M]``."""

@@ -83,8 +83,8 @@ class Linear(RefittedFusion):
         """Each present part's share of the length of all contributions to the logits."""
         blocks = self.linear.weight.split([self.scaling.width(name) for name in inputs], dim=1)
         scaled = self.scaling(inputs, present).values()
-        said = [x @ block.T for x, block in zip(scaled, blocks, strict=True)]
-        return dict(zip(inputs, shares_by_length(said, side_by_side(present)).unbind(dim=1), strict=True))
+        contributions = [x @ block.T for x, block in zip(scaled, blocks, strict=True)]
+        return dict(zip(inputs, shares_by_length(contributions, side_by_side(present)).unbind(dim=1), strict=True))
 
     def tensors(self) -> dict[str, Tensor]:
         learned = {WEIGHTS + "weight": self.linear.weight, WEIGHTS + "bias": self.linear.bias}

@@ -21,8 +21,8 @@ class Mean(RefittedFusion):
 
     def combine(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """The log of the mean probability of the present parts."""
-        opinions = [x.log_softmax(dim=-1).where(present[name].unsqueeze(-1), -torch.inf) for name, x in inputs.items()]
-        return torch.stack(opinions).logsumexp(dim=0) - _parts(present).log().unsqueeze(-1)
+        scores = [x.log_softmax(dim=-1).where(present[name].unsqueeze(-1), -torch.inf) for name, x in inputs.items()]
+        return torch.stack(scores).logsumexp(dim=0) - _parts(present).log().unsqueeze(-1)
 
     def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One over the number of parts that the row has."""

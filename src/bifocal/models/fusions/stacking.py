@@ -43,7 +43,7 @@ class Stacking(RefittedFusion):
             labels, groups = train.labels[rows], [train.groups[i] for i in rows.tolist()]
             enough = sum(pattern) == 1 or (any(pattern) and len(rows) >= MIN_ROWS)
             if enough and len(labels.unique()) > 1:
-                columns = torch.cat(_opinions(train.inputs, pattern), dim=1)[rows]
+                columns = torch.cat(_centred_logits(train.inputs, pattern), dim=1)[rows]
                 self.heads[pattern] = fit_linear(columns, labels, groups, classes=self.classes)
                 self.rows[pattern] = len(rows)
 
@@ -51,7 +51,7 @@ class Stacking(RefittedFusion):
         """Logits of the head of each row's parts; the class shares of train where no head was fitted."""
         logits = self.prior.repeat(len(next(iter(present.values()))), 1)
         for rows, pattern in self._assign(present):
-            logits[rows] = self.heads[pattern](torch.cat(_opinions(inputs, pattern), dim=1)[rows])
+            logits[rows] = self.heads[pattern](torch.cat(_centred_logits(inputs, pattern), dim=1)[rows])
         return logits
 
     def traced(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
@@ -61,8 +61,8 @@ class Stacking(RefittedFusion):
         for pattern in sorted(self.heads, key=lambda p: (sum(p), self.rows[p])):
             reads = torch.tensor(pattern)
             within = (there | ~reads).all(dim=1) & bool(any(pattern))
-            said = self.heads[pattern](torch.cat(_opinions(inputs, pattern), dim=1))
-            logits = torch.where(within.unsqueeze(1), said, logits)
+            scored = self.heads[pattern](torch.cat(_centred_logits(inputs, pattern), dim=1))
+            logits = torch.where(within.unsqueeze(1), scored, logits)
         return self._or_prior(logits, present)
 
     def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -71,10 +71,10 @@ class Stacking(RefittedFusion):
         shares = {name: torch.zeros(len(there)) for name, there in present.items()}
         for rows, pattern in self._assign(present):
             blocks = self.heads[pattern].weight.split(self.classes, dim=1)
-            opinions = [x[rows] for x in _opinions(inputs, pattern)]
-            said = [x @ block.T for x, block in zip(opinions, blocks, strict=True)]
-            there = torch.ones(len(said[0]), len(said), dtype=torch.bool)
-            for i, share in zip(_read(pattern), shares_by_length(said, there).unbind(dim=1), strict=True):
+            parts = [x[rows] for x in _centred_logits(inputs, pattern)]
+            contributions = [x @ block.T for x, block in zip(parts, blocks, strict=True)]
+            there = torch.ones(len(contributions[0]), len(contributions), dtype=torch.bool)
+            for i, share in zip(_read(pattern), shares_by_length(contributions, there).unbind(dim=1), strict=True):
                 shares[names[i]][rows] = share
         return shares
 
@@ -105,6 +105,6 @@ def _read(pattern: Pattern) -> list[int]:
     return [i for i, reads in enumerate(pattern) if reads]
 
 
-def _opinions(inputs: Mapping[str, Tensor], pattern: Pattern) -> list[Tensor]:
+def _centred_logits(inputs: Mapping[str, Tensor], pattern: Pattern) -> list[Tensor]:
     """Centred logits ``[n, C]`` of the modalities that a pattern reads."""
     return [centred(x) for x, reads in zip(inputs.values(), pattern, strict=True) if reads]

@@ -401,17 +401,17 @@ async def policy(request: Request, client: Asking) -> Any:
     responses=ASKING | errors("not_found", "unusable", "slow_body", "too_large", "conflict", "storage_full"),
     tags=["feedback"],
 )
-async def feedback(request: Request, said: FeedbackIn, client: Asking) -> Any:
+async def feedback(request: Request, body: FeedbackIn, client: Asking) -> Any:
     """Say what a decided post turned out to be: only of decisions that this client asked for."""
     service = service_of(request)
     service.auth.allow(client, "decide", 1)
     classes = {str(name): name for name in service.served.about.classes}
-    if str(said.label) not in classes:
-        raise Refused("unusable", f"label {str(said.label)[:40]!r} is none of this run's: {', '.join(classes)}")
-    label = str(said.label)
+    if str(body.label) not in classes:
+        raise Refused("unusable", f"label {str(body.label)[:40]!r} is none of this run's: {', '.join(classes)}")
+    label = str(body.label)
     keep = partial(service.store.feedback, who=client.name)
-    await asyncio.to_thread(keep, said.decision_id, owner_of(client), label, said.reason)
-    return JSONResponse({"decision_id": said.decision_id, "label": label, "client": client.name})
+    await asyncio.to_thread(keep, body.decision_id, owner_of(client), label, body.reason)
+    return JSONResponse({"decision_id": body.decision_id, "label": label, "client": client.name})
 
 
 @router.post(
@@ -420,12 +420,12 @@ async def feedback(request: Request, said: FeedbackIn, client: Asking) -> Any:
     responses=ASKING | errors("not_found", "unusable", "slow_body", "too_large", "conflict", "storage_full"),
     tags=["feedback"],
 )
-async def appeal(request: Request, said: AppealIn, client: Asking) -> Any:
+async def appeal(request: Request, body: AppealIn, client: Asking) -> Any:
     """Ask that a decision be looked at by a person; it joins the review queue."""
     service = service_of(request)
     service.auth.allow(client, "decide", 1)
-    await asyncio.to_thread(service.store.appeal, said.decision_id, client.name, said.reason, owner_of(client))
-    return JSONResponse({"decision_id": said.decision_id, "state": "open"})
+    await asyncio.to_thread(service.store.appeal, body.decision_id, client.name, body.reason, owner_of(client))
+    return JSONResponse({"decision_id": body.decision_id, "state": "open"})
 
 
 @router.delete(

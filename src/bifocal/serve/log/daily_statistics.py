@@ -42,7 +42,7 @@ class DailyStatistics(Database):
             histogram = [0] * 20
             for place, n in connection.execute(cells):
                 histogram[min(19, int(place))] += n
-            said = select(func.count()).select_from(feedback).where(feedback.c.at >= since)
+            count = select(func.count()).select_from(feedback).where(feedback.c.at >= since)
             hours = _tally(counted, lambda row: (row[0], _named(1)(row)))
             return {
                 **{
@@ -55,7 +55,7 @@ class DailyStatistics(Database):
                     "disagree": sum(row.differ for row in counted),
                 },
                 "verdicts": _verdicts(connection, since),
-                "feedback": connection.scalar(said) or 0,
+                "feedback": connection.scalar(count) or 0,
                 "probability": histogram,
             }
 

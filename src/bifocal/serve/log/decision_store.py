@@ -235,13 +235,13 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
         with self._writing() as connection:
             row = decision_row(connection, number)
             check_client(row, client)
-            said = storable_row(feedback, {"decision_id": number, "client": who or row.client, "label": label})
-            what = {"label": said["label"], "reason": storable(reason)}
+            values = storable_row(feedback, {"decision_id": number, "client": who or row.client, "label": label})
+            what = {"label": values["label"], "reason": storable(reason)}
             now = self._moment(connection).at
             if upsert(
-                connection, feedback, {**said, **what, "at": now}, key=("decision_id", "client"), new=tuple(what)
+                connection, feedback, {**values, **what, "at": now}, key=("decision_id", "client"), new=tuple(what)
             ):
-                connection.execute(insert(events), [event(number, "feedback", said["client"], now, **what)])
+                connection.execute(insert(events), [event(number, "feedback", values["client"], now, **what)])
 
     def labelled(self, run: str | None = None) -> Iterator[dict[str, Any]]:
         """What people said of decisions of a run: rows for retraining.
@@ -274,7 +274,7 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
                     .order_by(events.c.number)
                 ).all()
                 for row in rows:
-                    yield _said(row, [one for one in told if one.decision_id == row.id])
+                    yield _labelled_row(row, [one for one in told if one.decision_id == row.id])
 
     # ------------------------------------------------------------------ what is forgotten
 
@@ -342,7 +342,7 @@ def _kept(row: Row[Any]) -> dict[str, Any]:
     return {name: part if isinstance(part, bytes) else storable_json(part) for name, part in found.items()}
 
 
-def _said(row: Row[Any], told: Sequence[Row[Any]]) -> dict[str, Any]:
+def _labelled_row(row: Row[Any], told: Sequence[Row[Any]]) -> dict[str, Any]:
     last = [*(one for one in told if one.kind == "feedback"), *valid_verdicts(told)][-1]
     return {
         "id": row.id,

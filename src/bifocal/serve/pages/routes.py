@@ -218,11 +218,11 @@ async def tried(request: Request, who: Moderator) -> Response:
     try:
         if not parts:
             raise Refused("unusable", "Write a text or choose a picture")
-        said = await cancel_on_disconnect(request, service.explain(Incoming(parts), grid=GRID))
+        explanation = await cancel_on_disconnect(request, service.explain(Incoming(parts), grid=GRID))
     except BifocalError as error:
         refused = to_refused(error)
         return _try_page(request, who, refused.status, typed=typed, wrong=str(refused))
-    return _try_page(request, who, typed=typed, said=_shown(said, service))
+    return _try_page(request, who, typed=typed, explained=_shown(explanation, service))
 
 
 def _fields(service: Service) -> dict[str, Input]:
@@ -237,28 +237,28 @@ def _try_page(
     *,
     typed: Mapping[str, str] | None = None,
     wrong: str | None = None,
-    said: Any = None,
+    explained: Any = None,
 ) -> Response:
     service, words = service_of(request), typed or {}
     settings = service.settings
     return _page(
-        "try.html", request, status, who=who, fields=_fields(service), typed=words, wrong=wrong, said=said,
+        "try.html", request, status, who=who, fields=_fields(service), typed=words, wrong=wrong, explained=explained,
         max_text=settings.max_text, cut=any(len(one) > settings.max_text for one in words.values()),
         most=settings.max_body - FORM,
     )  # fmt: skip
 
 
-def _shown(said: Explanation, service: Service) -> dict[str, Any]:
+def _shown(explanation: Explanation, service: Service) -> dict[str, Any]:
     """An explanation as the template draws it."""
-    decision = said.decision
+    decision = explanation.decision
     pattern = pattern_of(name for name, there in decision.present.items() if there)
     parts = []
-    for name, value in said.values.items():
-        pieces, expert = said.pieces[name], service.served.expert_names.get(name)
+    for name, value in explanation.values.items():
+        pieces, expert = explanation.pieces[name], service.served.expert_names.get(name)
         alone = decision.models.get(expert or "")
         part: dict[str, Any] = {
             "name": service.served.inputs[name].title,
-            "share": said.contributions[name],
+            "share": explanation.contributions[name],
             "expert": expert,
         }
         part |= {"alone": alone, "of": None if alone is None else _sense(service, alone.label)}
@@ -372,10 +372,10 @@ async def one(request: Request, number: str, who: Moderator) -> Response:
     """A decision, and all that happened to it."""
     given = request.query_params
     decision, item = await _found(request, number)
-    said = None
+    explained = None
     if given.get("marks"):
-        said = await _marks(request, decision)
-    return await _item_page(request, who, decision, item, given, seen=_seen(given), said=said)
+        explained = await _marks(request, decision)
+    return await _item_page(request, who, decision, item, given, seen=_seen(given), explained=explained)
 
 
 @router.get("/items/{number}/marks")
@@ -385,10 +385,12 @@ async def marks(request: Request, number: str, who: Moderator) -> Response:
     It takes many encoder passes, and is made after the page was answered, when no post waits for a decision.
     """
     decision, _ = await _found(request, number)
-    said = await _marks(request, decision)
+    explained = await _marks(request, decision)
     original = await asyncio.to_thread(service_of(request).store.original, number)
     sense = _sense(service_of(request), decision.label)
-    return _page("post.html", request, decision=decision, original=original, said=said, words=[], sense=sense, more="")
+    return _page(
+        "post.html", request, decision=decision, original=original, explained=explained, words=[], sense=sense, more=""
+    )
 
 
 async def _found(request: Request, number: str) -> tuple[LoggedDecision, Item | None]:
@@ -408,7 +410,7 @@ async def _item_page(
     *,
     last: Item | None = None,
     seen: int | None = None,
-    said: dict[str, Any] | None = None,
+    explained: dict[str, Any] | None = None,
     why: str = "",
     note: str | None = None,
 ) -> Response:
@@ -422,7 +424,7 @@ async def _item_page(
         The one that was judged before, whose verdict can be taken back.
     seen : int, optional
         How many went before in this pass through the queue.
-    said : dict, optional
+    explained : dict, optional
         What marks words and regions, as `_marks` gives it.
     why, note : str
         The reason that was typed, and what is said of it.
@@ -446,7 +448,7 @@ async def _item_page(
         "item.html", request, who=who, item=item, decision=decision, original=original, words=_words(original, service),
         history=_collapsed(events[:EVENTS]), older=older, before=before, appeal=appeals[0] if appeals else None,
         held=held, left=None if item is None or held is None else round(store.left_s(item) or 0), mine=mine,
-        asked=asked, skip=skip, seen=seen, place=place, last=last, start=urlencode(asked), said=said, why=why,
+        asked=asked, skip=skip, seen=seen, place=place, last=last, start=urlencode(asked), explained=explained, why=why,
         note=note, more=more if _can_be_marked(decision, original) else None,
         band=service.served.band(decision.pattern), sense=_sense(service, decision.label),
         alone=_alone(decision, service),
@@ -488,13 +490,13 @@ async def _marks(request: Request, decision: LoggedDecision) -> dict[str, Any]:
     original = await asyncio.to_thread(service.store.original, decision.id)
     if original is None or not _can_be_marked(decision, original):
         raise Refused("not_found", "this post is not kept, or no model decided on it: nothing can be marked")
-    said = _shown(await cancel_on_disconnect(request, service.explain(original, grid=GRID)), service)
-    now, then = said["decision"].probability, decision.probability
-    said["other"] = now if then is None or abs(now - then) > SAME else None
-    for part in said["parts"]:
+    explained = _shown(await cancel_on_disconnect(request, service.explain(original, grid=GRID)), service)
+    now, then = explained["decision"].probability, decision.probability
+    explained["other"] = now if then is None or abs(now - then) > SAME else None
+    for part in explained["parts"]:
         if "words" in part:
             part["blocks"] = _blocks(part["words"])
-    return said
+    return explained
 
 
 def _blocks(runs: Sequence[tuple[str, Any, int]]) -> list[tuple[str, list[tuple[str, Any, int]]]]:
@@ -520,9 +522,9 @@ def _alone(decision: LoggedDecision, service: Service) -> list[tuple[str, float,
     """What each part says on its own: its name, the probability, and what it is of."""
     models, found = decision.body.get("models", {}), []
     for part, expert in service.served.expert_names.items():
-        if said := models.get(expert):
-            (value,) = (value for key, value in said.items() if key != "label")
-            found.append((service.served.inputs[part].title, value, _sense(service, said["label"])))
+        if opinion := models.get(expert):
+            (value,) = (value for key, value in opinion.items() if key != "label")
+            found.append((service.served.inputs[part].title, value, _sense(service, opinion["label"])))
     return found
 
 
@@ -531,7 +533,7 @@ def _words(original: KeptPost | None, service: Service) -> list[tuple[str, str]]
     if original is None:
         return []
     transcript, caption = words_of(original.text) if original.text else ("", "")
-    found = [(name, said) for name, said in (("Text", caption), ("Words on the picture", transcript)) if said]
+    found = [(name, words) for name, words in (("Text", caption), ("Words on the picture", transcript)) if words]
     known = service.served.inputs
     others = original.parts or {}
     return found + [(known[name].title if name in known else name, str(part)) for name, part in others.items()]
@@ -634,12 +636,13 @@ async def picture(request: Request, number: str, who: Moderator) -> Response:
 async def day(request: Request, who: Moderator) -> Response:
     service = service_of(request)
     now = service.store.clock()
-    said = await asyncio.to_thread(service.store.summary, now - timedelta(days=1))
+    summary = await asyncio.to_thread(service.store.summary, now - timedelta(days=1))
     counts = await asyncio.to_thread(service.store.counts)
     differ = await asyncio.to_thread(service.store.disagreements, 10)
     return _page(
-        "day.html", request, who=who, said=said, counts=counts, differ=differ, hours=_hours(said["hours"], now),
-        drift=await asyncio.to_thread(_drift, said["probability"], service.served),
+        "day.html", request, who=who, summary=summary, counts=counts, differ=differ,
+        hours=_hours(summary["hours"], now),
+        drift=await asyncio.to_thread(_drift, summary["probability"], service.served),
         rule=service.served.about.config.drift, load=service.load(), actions=ACTIONS,
         sense=_sense(service, "the class that was named"),
         shadow=None if service.settings.shadow is None else str(service.settings.shadow.name),
