@@ -27,7 +27,7 @@ def main() -> None:
             for i in range(options.entries):
                 f.write(f"{rng.bytes(32).hex()},e{i},2026-01-01T00:00:00+0000,tag\n")
         start = time.perf_counter()
-        lists = KnownPictures.load([ListSettings(path=path, distance=31)])
+        lists = KnownPictures([ListSettings(path=path, distance=31)])
         read = time.perf_counter() - start
         took = []
         for _ in range(50):

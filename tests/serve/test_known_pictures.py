@@ -27,7 +27,7 @@ def flipped(pdq, bits):
 def known(tmp_path, rows, name="known", **settings):
     path = tmp_path / f"{name}.csv"
     path.write_text("".join(",".join(row) + "\n" for row in rows))
-    return KnownPictures.load([ListSettings(path=path, **settings)])
+    return KnownPictures([ListSettings(path=path, **settings)])
 
 
 def test_an_entry_is_found_exactly_or_within_its_distance(tmp_path):
@@ -73,13 +73,13 @@ def test_of_several_lists_the_strictest_wins_then_the_nearest(tmp_path):
         paths[name] = tmp_path / f"{name}.csv"
         paths[name].write_text(f"{flipped(pdq, far)},{name}\n")
     actions = {"fine": "allow", "look": "review", "bad": "block", "worse": "block"}
-    lists = KnownPictures.load([ListSettings(path=paths[n], action=a, distance=20) for n, a in actions.items()])
+    lists = KnownPictures([ListSettings(path=paths[n], action=a, distance=20) for n, a in actions.items()])
     assert lists.match(pdq, 100).entry == "worse" and len(lists) == 4
     assert lists.match(pdq, 100).description() == "it is entry worse of the list worse, but for 4 of 256 bits"
 
 
 def test_no_lists_know_nothing():
-    assert KnownPictures.load([]).match("0" * 64, 100) is None
+    assert KnownPictures([]).match("0" * 64, 100) is None
 
 
 @pytest.mark.parametrize(
@@ -96,12 +96,12 @@ def test_a_list_is_taken_whole_or_not_at_all(tmp_path, content, told):
     if content:
         told = told.replace("lines 1, 2, 3", "lines 2, 3, 4")
     with pytest.raises(DataError, match=told):
-        KnownPictures.load([ListSettings(path=path)])
+        KnownPictures([ListSettings(path=path)])
 
 
 def test_a_missing_list_is_told_and_a_changed_one_noticed(tmp_path):
     with pytest.raises(DataError, match="there is no list of known pictures"):
-        KnownPictures.load([ListSettings(path=tmp_path / "none.csv")])
+        KnownPictures([ListSettings(path=tmp_path / "none.csv")])
     lists = known(tmp_path, [("0" * 64, "one")])
     assert not lists.changed()
     os.utime(tmp_path / "known.csv", ns=(1, 1))
@@ -117,7 +117,7 @@ def test_a_list_made_of_pictures_knows_them(tmp_path):
     (tmp_path / "more").mkdir()
     counts = write_list([tmp_path], tmp_path / "list.csv")
     assert counts == {"written": 3, "poor": 0, "skipped": ["notes.txt"]}
-    lists = KnownPictures.load([ListSettings(path=tmp_path / "list.csv")])
+    lists = KnownPictures([ListSettings(path=tmp_path / "list.csv")])
     assert lists.match(*picture_hash(scene(2))).entry == "2.png"
 
 
@@ -158,5 +158,5 @@ def test_a_name_that_a_spreadsheet_runs_is_guarded_and_told_as_it_is(tmp_path):
     for raw in (False, True):
         write_list([tmp_path / name], tmp_path / "made.csv", as_they_are=raw)
         assert (f",'{name}," in (tmp_path / "made.csv").read_text()) is not raw
-        found = KnownPictures.load([ListSettings(path=tmp_path / "made.csv")])
+        found = KnownPictures([ListSettings(path=tmp_path / "made.csv")])
         assert found.match(*picture_hash(decode((tmp_path / name).read_bytes()))).entry == name

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,36 +63,23 @@ class _List:
 
 
 class KnownPictures:
-    """All lists of a service.
+    """All lists of a service, read from their files.
 
-    Parameters
-    ----------
-    lists : sequence
-    stamp
-        What tells that the files are others.
+    A file is CSV in the layout that ThreatExchange's samples and its hasher-matcher-actioner have, without a header:
+    the PDQ hash as 64 hexadecimal digits, the entry's id, a time, tags (the latter two may be missing, and are not
+    read).
+
+    Raises
+    ------
+    DataError
+        Where a file is missing, holds nothing, or a row of it is no hash: half a list would let pass what the missing
+        half names.
     """
 
-    def __init__(self, lists: Sequence[_List], settings: Sequence[ListSettings], stamp: Any):
-        self._lists = list(lists)
+    def __init__(self, settings: Sequence[ListSettings]):
         self._settings = settings
-        self._stamp = stamp
-
-    @classmethod
-    def load(cls, settings: Sequence[ListSettings]) -> Self:
-        """Read the files of all lists.
-
-        A file is CSV in the layout that ThreatExchange's samples and its hasher-matcher-actioner have, without a
-        header: the PDQ hash as 64 hexadecimal digits, the entry's id, a time, tags (the latter two may be missing, and
-        are not read).
-
-        Raises
-        ------
-        DataError
-            Where a file is missing, holds nothing, or a row of it is no hash: half a list would let pass what the
-            missing half names.
-        """
-        stamp = _stamp(settings)
-        return cls([_read(one) for one in settings], settings, stamp)
+        self._stamp = _stamp(settings)  # before they are read: what is written meanwhile is read again
+        self._lists = [_read(one) for one in settings]
 
     def changed(self) -> bool:
         """Whether a file is another than the one that was read."""

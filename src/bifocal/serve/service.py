@@ -109,7 +109,7 @@ class Service:
         state.mkdir(parents=True, exist_ok=True)
         keys = settings.keys or state / KEYS
         auth = KeyAuth(read_clients(keys, folder, settings))
-        lists = KnownPictures.load(settings.lists)
+        lists = KnownPictures(settings.lists)
         log = DecisionLog.of(settings, state)
         served = [one for one in (folder, settings.shadow) if one is not None]
         import_beforehand(torch=any(engine_of(one).startswith("torch") for one in served))
@@ -350,4 +350,4 @@ class Service:
         self.auth.update(clients)
 
     async def _new_lists(self) -> None:
-        self.lists = await asyncio.to_thread(KnownPictures.load, self.settings.lists)
+        self.lists = await asyncio.to_thread(KnownPictures, self.settings.lists)
