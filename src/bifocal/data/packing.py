@@ -7,8 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ..contracts import Modality, Source
 from ..errors import DataError, ShardError, extras_named
@@ -118,32 +117,24 @@ def _clear(folder: Path) -> None:
         folder.rmdir()
 
 
-class _Writer:
+class _Writer(ExitStack):
     """The shards of one split, one open at a time."""
 
     def __init__(self, folder: Path, shard_size: int):
+        super().__init__()
         self.folder = folder
         self.shard_size = shard_size
         self.shards: list[tuple[Path, int]] = []
-        self._open = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return self._open.__exit__(kind, error, trace)
 
     def write(self, sample: dict[str, Any]) -> None:
         if not self.shards or self.shards[-1][1] == self.shard_size:
-            self._open.close()
+            self.close()
             _give_back()
             path = self.folder / f"shard-{len(self.shards):06d}.tar"
             with extras_named():
                 from webdataset import TarWriter
-            file = self._open.enter_context(atomic(path, "wb"))
-            self._tar = self._open.enter_context(TarWriter(file, encoder=False, mtime=0))
+            file = self.enter_context(atomic(path, "wb"))
+            self._tar = self.enter_context(TarWriter(file, encoder=False, mtime=0))
             self.shards.append((path, 0))
         self._tar.write(sample)
         path, count = self.shards[-1]

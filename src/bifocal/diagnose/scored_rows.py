@@ -55,8 +55,9 @@ class ScoredRows:
             that is not of `dominance.GAINS`.
         """
         if not evidence or len({e.ids for e in evidence.values()}) > 1:
+            sizes = ", ".join(f"{name} {len(e)} rows" for name, e in evidence.items())
             raise DataError(
-                f"the Evidence of one split's rows by modality is needed, found {_sizes(evidence) or 'none'}: "
+                f"the Evidence of one split's rows by modality is needed, found {sizes or 'none'}: "
                 "encode the same split with every expert"
             )
         every = next(iter(evidence.values()))
@@ -125,7 +126,3 @@ def interval(figures: Floats) -> dict[str, float | None]:
     """``value``, ``low``, ``high`` (95%) of an array ``[1 + resamples]``; None where the rows cannot tell."""
     ends = percentile_interval(float(figures[0]), figures[1:])
     return {name: None if np.isnan(end) else end for name, end in ends._asdict().items()}
-
-
-def _sizes(evidence: Mapping[str, Evidence]) -> str:
-    return ", ".join(f"{name} {len(e)} rows" for name, e in evidence.items())

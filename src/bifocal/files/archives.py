@@ -210,14 +210,10 @@ def _zip_name(info: zipfile.ZipInfo) -> tuple[str, str]:
     name = spelled = info.filename
     if not info.flag_bits & _UTF8 and not name.isascii():
         spelled = name.encode("cp437").decode("utf-8", "surrogateescape")
-        name = name if _has_surrogates(spelled) else spelled
+        name = name if any("\udc80" <= sign <= "\udcff" for sign in spelled) else spelled
     if "/" not in name:
         return name.replace("\\", "/"), spelled.replace("\\", "/")
     return name, spelled
-
-
-def _has_surrogates(name: str) -> bool:
-    return any("\udc80" <= sign <= "\udcff" for sign in name)
 
 
 class Slice(io.RawIOBase):

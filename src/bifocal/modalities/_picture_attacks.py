@@ -61,10 +61,6 @@ def _screenshot(picture: Picture, lost: float, rng: np.random.Generator) -> Pict
     return frame
 
 
-def _mirrored(picture: Picture, _: float, rng: np.random.Generator) -> Picture:
-    return ImageOps.mirror(picture)
-
-
 def _caption_removed(picture: Picture, share: float, rng: np.random.Generator) -> Picture:
     bare = picture.copy()
     for box in _some(_boxes(picture), share, rng):
@@ -122,6 +118,6 @@ ATTACKS: dict[str, tuple[Attack, tuple[float, ...]]] = {
     "caption_removed": (_caption_removed, (0.2, 0.4, 0.6, 0.8, 1.0)),
     "caption_moved": (_caption_moved, (0.1, 0.2, 0.3, 0.4, 0.5)),
     "screenshot": (_screenshot, (0.1, 0.2, 0.3, 0.4, 0.5)),
-    "mirrored": (_mirrored, (1.0,)),
+    "mirrored": (lambda picture, *_: ImageOps.mirror(picture), (1.0,)),
 }
 """Kind -> the attack, and its strength at each severity that it has."""

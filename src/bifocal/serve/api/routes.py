@@ -507,15 +507,12 @@ def _of_form(items: list[tuple[str, UploadFile | str]], known: Mapping[str, Inpu
         if isinstance(value, UploadFile):
             files[name] = value.file.read()
         else:
-            fields[name] = _object_of(name, value) if name == PARTS or _is_record(name) else value
+            is_object = name == PARTS or (name in inputs() and inputs()[name].form == "record")
+            fields[name] = _object_of(name, value) if is_object else value
     try:
         return PostIn.model_validate(fields).incoming(known, files)
     except ValidationError as error:
         raise Refused("unusable", first_fault(error)) from None
-
-
-def _is_record(name: str) -> bool:
-    return name in inputs() and inputs()[name].form == "record"
 
 
 def _object_of(name: str, value: str) -> Any:

@@ -81,7 +81,8 @@ router = APIRouter(prefix="/moderate", include_in_schema=False, route_class=Chec
 @lru_cache(maxsize=1)
 def _templates() -> Any:
     made = environment(HERE)
-    made.filters |= {"shown": words.shown, "line": words.line, "plain": words.plain, "ago": _ago, "clock": _clock}
+    made.filters |= {"shown": words.shown, "line": words.line, "plain": words.plain, "ago": _ago}
+    made.filters["clock"] = lambda at: _moment(at, "clock", at.strftime("%H:%M UTC"))
     made.filters["of_100"] = lambda value: "-" if value is None else f"{int(round(100 * value, 6))}"  # 49.9 is not 50
     made.filters["limit"] = lambda value: f"{100 * value:.3g}"
     made.filters["number"] = lambda value: "-" if value is None else f"{value:.3f}"
@@ -112,11 +113,6 @@ def _ago(at: datetime) -> Markup:
     elif minutes < 14 * 24 * 60:
         told = f"{minutes // (24 * 60)} d ago"
     return _moment(at, "ago", told)
-
-
-def _clock(at: datetime) -> Markup:
-    """The time of day."""
-    return _moment(at, "clock", at.strftime("%H:%M UTC"))
 
 
 def _moment(at: datetime, kind: str, told: str) -> Markup:
@@ -264,7 +260,7 @@ def _shown(explanation: Explanation, service: Service) -> dict[str, Any]:
         part |= {"alone": alone, "of": None if alone is None else _sense(service, alone.label)}
         part["strongest"] = [(w.piece.name, w.effect) for w in pieces[:STRONGEST] if w.effect]
         if isinstance(value, str):
-            part["words"] = [(run, w, _shade(colour)) for run, w, colour in marked(value, pieces)]
+            part["words"] = [(run, w, min(STEPS, 1 + colour * STEPS // 71)) for run, w, colour in marked(value, pieces)]
         elif isinstance(value, Image.Image):
             part["picture"] = _data(value)
             part["map"] = _data(heat_map(value, pieces)) if pieces else None
@@ -281,10 +277,6 @@ def _sense(service: Service, label: Any) -> dict[str, Any]:
     """What a probability is of, as people call it: the label itself where it has two classes, else the class."""
     binary = service.served.about.classes == (0, 1)
     return {"binary": binary, "name": str(service.served.about.policy["label"] if binary else label).replace("_", " ")}
-
-
-def _shade(percentage: int) -> int:
-    return min(STEPS, 1 + percentage * STEPS // 71)
 
 
 def _data(picture: Image.Image) -> str:
