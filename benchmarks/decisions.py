@@ -154,7 +154,7 @@ def timed_parts(seconds: dict[str, float]) -> Iterator[None]:
 
 def decide(folder: Path, rows: int, resamples: int, columns: int) -> None:
     from bifocal.deploy.policies import compare, set_threshold
-    from bifocal.monitor.drift import watch
+    from bifocal.monitor.drift import measure_drift
     from bifocal.pipeline.train import run
     from bifocal.workspace import read_json
 
@@ -167,7 +167,7 @@ def decide(folder: Path, rows: int, resamples: int, columns: int) -> None:
         run(config, root=folder, start="calibrate")
         seconds["steps calibrate, evaluate, report"] = perf_counter() - start
     start = perf_counter()
-    drift = watch(place, folder / "new.jsonl")
+    drift = measure_drift(place, folder / "new.jsonl")
     seconds["7 drift"] = perf_counter() - start
     start = perf_counter()
     before = read_json(place / f"policy_{RUN}.json")["version"]

@@ -22,7 +22,7 @@ from bifocal.evaluate.intervals import measure
 from bifocal.evaluate.metrics import METRICS
 from bifocal.evaluate.row_metrics import RowMetrics
 from bifocal.evaluate.slices import SliceSettings, measure_gaps, measure_slices
-from bifocal.monitor.drift import watch
+from bifocal.monitor.drift import measure_drift
 from bifocal.pipeline.context import Context
 from bifocal.pipeline.steps.calibrate import calibrate
 from bifocal.pipeline.steps.evaluate import evaluate
@@ -80,7 +80,7 @@ def judged(run):
     calibrate(run)
     evaluate(run)
     write_pages(run)
-    found = watch(run.space.folder, scored(run.data))
+    found = measure_drift(run.space.folder, scored(run.data))
     return run.reporter.lines + found["findings"]
 
 
@@ -262,7 +262,7 @@ def test_drift_is_not_measured_from_another_runs_files(space, name):
     else:
         write_json(path, {**read_json(path), "run": "other"})
     with pytest.raises(RunError, match=f"{path.name} is of the run 'other', and lies in the folder of 'small'"):
-        watch(space.folder, new)
+        measure_drift(space.folder, new)
 
 
 # ------------------------------------------------------------------ arrays alone

@@ -19,7 +19,7 @@ from bifocal.decide.policy import Policy
 from bifocal.deploy.export import export
 from bifocal.deploy.policies import compare, set_threshold
 from bifocal.errors import BifocalError, ConfigError, ModelError, PluginRefused, RunError
-from bifocal.monitor.drift import watch
+from bifocal.monitor.drift import measure_drift
 from bifocal.pipeline.train import run
 from bifocal.serve.retraining import label_of
 from bifocal.system.system import model_versions
@@ -114,7 +114,7 @@ def test_sources_of_sources_and_other_commands_too(evil):
         set_threshold(evil, None, 0.5, by="a", why="b")
     (evil.parent / "new.csv").write_text("id,text\n1,words\n")
     with pytest.raises(BifocalError):
-        watch(evil, evil.parent / "new.csv")
+        measure_drift(evil, evil.parent / "new.csv")
     assert label_of(evil)[0] == "small"  # asks for no model
 
 
@@ -288,4 +288,4 @@ def test_settings_are_searched_for_outside_names_at_any_depth():
         "e": "https://x.y:80",
         "f": None,
     }
-    assert plugins.outside(settings) == {"pkg.mod:Class", "x:Y"}
+    assert plugins.outside_names(settings) == {"pkg.mod:Class", "x:Y"}

@@ -2,7 +2,7 @@
 
 ``load("fusions", "concat")`` gives the class ``Concat`` of ``bifocal/models/fusions/concat.py``. A plug-in from
 outside is named ``package.module:Class`` and needs no registration either: by who writes a configuration, or calls a
-function. A folder that is loaded is data, and what it names is imported only where the caller allows it (`only`).
+function. A folder that is loaded is data, and what it names is imported only where the caller allows it (`restrict`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _reading: ContextVar[_Data | None] = ContextVar("reading", default=None)
 
 
 @contextmanager
-def only(where: str | Path, allowed: Collection[str] | None = None) -> Iterator[None]:
+def restrict(where: str | Path, allowed: Collection[str] | None = None) -> Iterator[None]:
     """What is named within comes from a folder: outside plug-ins are refused, but for those that the caller allows.
 
     Parameters
@@ -65,13 +65,13 @@ def only(where: str | Path, allowed: Collection[str] | None = None) -> Iterator[
         _reading.reset(token)
 
 
-def outside(settings: Any) -> frozenset[str]:
+def outside_names(settings: Any) -> frozenset[str]:
     """The outside plug-ins that settings name, at any depth: a source may be made of several."""
     if isinstance(settings, str):
         return frozenset([settings] if _OUTSIDE.fullmatch(settings) else [])
     if isinstance(settings, Mapping):
         settings = [*settings, *settings.values()]
-    return frozenset[str]().union(*map(outside, settings)) if isinstance(settings, list | tuple) else frozenset()
+    return frozenset[str]().union(*map(outside_names, settings)) if isinstance(settings, list | tuple) else frozenset()
 
 
 @cache

@@ -33,19 +33,19 @@ def test_a_binary_label_keeps_the_probability_of_class_1():
     assert found.scores == pytest.approx([1 / 3, 2 / 3, 1 / 2], abs=1e-5)  # temperature 2: odds of 4 become 2
     assert found.predicted == [0, 1, 1] and found.labels == [0, 1, 0] and found.groups == [0, 0, 1]
     assert found.languages == ["en", "de", ""] and found.lengths == [19, 6, -1]
-    assert found.decided.confidence(binary=True) == pytest.approx([2 / 3, 2 / 3, 1 / 2], abs=1e-5)
+    assert found.decided_posts.confidence(binary=True) == pytest.approx([2 / 3, 2 / 3, 1 / 2], abs=1e-5)
 
 
 def test_several_classes_keep_the_probability_of_the_likeliest():
     found = gathered(classes=("a", "b", "c"))
     assert found.predicted == [0, 1, 2] and found.scores == [0.5, 0.5, 0.5]
-    properties = found.decided.properties(["text", "image"], found.classes, binary=False)
+    properties = found.decided_posts.properties(["text", "image"], found.classes, binary=False)
     assert properties["predicted class"].values.tolist() == ["a", "b", "c"]
     assert properties["text length"].values.tolist() == [19, 6]
 
 
 def test_of_one_modality_there_are_no_patterns_and_without_text_no_languages():
-    decided = gathered().decided
+    decided = gathered().decided_posts
     assert set(decided.properties(["image"], (0, 1), binary=True)) == {"score"}
     assert set(decided.properties(["text"], (0, 1), binary=True)) == {"score", "language", "text length"}
 

@@ -21,7 +21,7 @@ from bifocal.deploy.policies import compare, set_threshold
 from bifocal.errors import ModelError, RunError
 from bifocal.models.exportable import FusionModule
 from bifocal.pipeline.train import run
-from bifocal.system.bundle import is_bundle, state_of
+from bifocal.system.bundle import default_state_folder, is_bundle
 from bifocal.system.parity_probe import ParityWarning
 from bifocal.workspace import file_sha256
 
@@ -340,8 +340,8 @@ def test_an_engine_that_flips_decisions_is_not_taken_unless_accepted(small_run, 
 def test_the_log_of_a_bundle_in_service_survives_another_export(small_run, tmp_path, monkeypatch):
     export(small_run, "torch", output=tmp_path / "made")
     monkeypatch.chdir(tmp_path / "made")
-    state = state_of(Path("."))
-    assert state == state_of(tmp_path / "made") != state_of(small_run)
+    state = default_state_folder(Path("."))
+    assert state == default_state_folder(tmp_path / "made") != default_state_folder(small_run)
     state.mkdir()
     (state / "decisions.sqlite").write_text("every decision")
     export(small_run, "torch", output=tmp_path / "made", accept=True)

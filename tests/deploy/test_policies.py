@@ -97,5 +97,5 @@ def test_from_the_command_line(space):
 def test_the_reference_of_drift_is_decided_by_the_policy_as_it_is_now(space):
     before = Reference.load(space.reference)
     set_threshold(space.folder, None, 0.999, by="Ada", why="complaints")
-    assert before.under(Policy.load(space.policy)).predicted == [0] * len(before.scores)
+    assert before.with_policy(Policy.load(space.policy)).predicted == [0] * len(before.scores)
     assert sum(before.predicted) > 0

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from bifocal.config import explain
 from bifocal.errors import DataError
 from bifocal.example import LABELS, Example, Rejected, Taxonomy
-from bifocal.files.columns import Columns, plain, split_named
+from bifocal.files.columns import Columns, split_named, to_json_value
 from bifocal.files.labels import MAX_CLASSES, LabelMap
 
 
@@ -178,7 +178,7 @@ def test_a_split_by_name():
 
 def test_values_become_json():
     when = datetime.datetime(2020, 1, 2, 3, 4)
-    found = plain(
+    found = to_json_value(
         {"a": [math.nan, math.inf, 1.5], "b": decimal.Decimal("2.5"), "c": (when, datetime.time(1)), 5: b"xyz"}
     )
     assert found == {"a": [None, "inf", 1.5], "b": 2.5, "c": ["2020-01-02T03:04:00", "01:00:00"], "5": "<3 bytes>"}

@@ -18,9 +18,9 @@ from bifocal.modalities.text import (
     clean,
     clean_within,
     compose,
-    legible,
+    has_words,
     tags_of,
-    without_forged,
+    without_block_tags,
     without_tags,
     words_of,
 )
@@ -162,8 +162,8 @@ def test_neither_corruption_nor_occlusion_touches_the_tags_of_further_blocks():
 
 @pytest.mark.parametrize("forged", ["[note]", "[ /Note ]", "[N[NOTE]OTE]"])
 def test_a_text_cannot_forge_a_further_block(forged):
-    assert "[NOTE]" not in without_forged(forged, ["NOTE"]).upper().replace(" ", "").replace("/", "")
-    assert without_forged(forged, []) == forged
+    assert "[NOTE]" not in without_block_tags(forged, ["NOTE"]).upper().replace(" ", "").replace("/", "")
+    assert without_block_tags(forged, []) == forged
 
 
 def test_both_blocks_are_always_there():
@@ -174,7 +174,7 @@ def test_both_blocks_are_always_there():
 @settings(max_examples=100, deadline=None)
 @given(ANYTHING | PIECES)
 def test_legible_is_what_cleaning_leaves_something_of(raw):
-    assert legible(raw) == bool(clean(raw))
+    assert has_words(raw) == bool(clean(raw))
 
 
 @pytest.mark.parametrize(
@@ -192,12 +192,12 @@ def test_legible_is_what_cleaning_leaves_something_of(raw):
     ],
 )
 def test_what_no_reader_sees_is_not_legible(raw):
-    assert not legible(raw) and clean(raw) == ""
-    assert legible(raw + "!") and clean(raw + "!") == "!"
+    assert not has_words(raw) and clean(raw) == ""
+    assert has_words(raw + "!") and clean(raw + "!") == "!"
 
 
 def test_a_text_beyond_the_limit_is_left_to_be_refused():
-    assert legible("\u200b" * (MAX_CHARACTERS + 1))
+    assert has_words("\u200b" * (MAX_CHARACTERS + 1))
 
 
 def test_facts_count_and_refuse():

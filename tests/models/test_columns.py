@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from bifocal.models.columns import CellCounts, Form, as_date, described, written_number, yes_or_no
+from bifocal.models.columns import CellCounts, Form, described, parse_boolean, parse_date, parse_number
 
 CHANCE = random.Random(0)
 AMOUNTS = [CHANCE.uniform(1, 50_000) for _ in range(200)]
@@ -37,7 +37,7 @@ def test_numbers_as_people_write_them(written):
     cells = [WRITTEN[written](amount) for amount in AMOUNTS]
     found = column(cells)
     assert (found.kind, found.odd, found.two_readings) == ("number", 0, "")
-    assert [written_number(cell, found.form) for cell in cells] == pytest.approx([round(x, 2) for x in AMOUNTS])
+    assert [parse_number(cell, found.form) for cell in cells] == pytest.approx([round(x, 2) for x in AMOUNTS])
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_numbers_as_people_write_them(written):
     ],
 )
 def test_a_number_with_a_decimal_point(cell, number):
-    assert written_number(cell, Form(decimal=".")) == number
+    assert parse_number(cell, Form(decimal=".")) == number
 
 
 def test_odd_cells_are_missing_up_to_two_in_a_hundred():
@@ -111,8 +111,8 @@ def test_a_stray_cell_in_the_other_convention_is_odd():
 
 def test_percent_signs_go_with_every_number_or_are_read_one_by_one():
     assert column(["12%", "5.5 %"] * 9).form.percent
-    assert written_number("12%", Form(percent=True)) == 0.12
-    assert written_number("12", Form(percent=True)) is written_number(12, Form(percent=True)) is None
+    assert parse_number("12%", Form(percent=True)) == 0.12
+    assert parse_number("12", Form(percent=True)) is parse_number(12, Form(percent=True)) is None
     mixed = column(["12%", "0.12"] * 9)
     assert not mixed.form.percent and "9 without a sign" in described("share", mixed)
 
@@ -129,7 +129,7 @@ def test_percent_signs_go_with_every_number_or_are_read_one_by_one():
 def test_dates_in_the_order_that_the_column_shows(cells, first, day):
     found = column(cells * 20)
     assert (found.kind, found.odd, found.form.day_first) == ("date", 0, first)
-    assert as_date(cells[1], first if "." not in cells[1] else True).day == day
+    assert parse_date(cells[1], first if "." not in cells[1] else True).day == day
 
 
 def test_dates_that_read_two_ways_are_refused():
@@ -142,8 +142,8 @@ def test_dates_that_read_two_ways_are_refused():
 def test_yes_and_no_in_any_spelling():
     found = column(["yes", "No", "Y", "n", True, "false", 1, "0"] * 9)
     assert (found.kind, found.form.boolean, found.odd) == ("category", True, 0)
-    assert {yes_or_no(cell) for cell in ("YES", "t", True, 1, 1.0)} == {"true"}
-    assert {yes_or_no(cell) for cell in ("no", "F", False, 0)} == {"false"} and yes_or_no("maybe") is None
+    assert {parse_boolean(cell) for cell in ("YES", "t", True, 1, 1.0)} == {"true"}
+    assert {parse_boolean(cell) for cell in ("no", "F", False, 0)} == {"false"} and parse_boolean("maybe") is None
     assert not column(["0", "1"] * 9).form.boolean and column([0, 1] * 9).kind == "number"
 
 
@@ -162,4 +162,4 @@ def test_what_a_person_should_know_is_said():
 @pytest.mark.parametrize("cell", ["1 " * 5000 + "x", "1," * 5000, "(" * 9999, "9" * 10_000, "$" + " " * 9998 + "1"])
 def test_a_cell_too_long_for_a_number_is_none(cell):
     """Matching it would take a minute and more."""
-    assert column([cell]).kind == "category" and written_number(cell, Form(decimal=".")) is None
+    assert column([cell]).kind == "category" and parse_number(cell, Form(decimal=".")) is None

@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_union
 
 from bifocal.errors import ModelError
-from bifocal.models.tfidf import TermOptions, Terms, from_heaviest, heaviest
+from bifocal.models.tfidf import TermOptions, Terms, from_heaviest, top_terms
 
 TEXTS = [
     "The old stone bridge, the OLD one",
@@ -89,7 +89,7 @@ def test_senseless_options_are_refused(wrong):
 
 def test_rows_survive_being_listed_by_their_terms():
     rows = csr_array(np.array([[0, 0.5, 0, 2], [0, 0, 0, 0], [1, 1, 1, 1]], np.float32))
-    terms, weights = heaviest(rows, 6)
+    terms, weights = top_terms(rows, 6)
     assert terms.shape == weights.shape == (3, 6)
     np.testing.assert_array_equal(dense(from_heaviest(terms, weights, 4)), dense(rows))
 
@@ -97,7 +97,7 @@ def test_rows_survive_being_listed_by_their_terms():
 def test_the_heaviest_terms_are_kept_and_the_first_of_equals():
     rows = np.ones((2, 100), np.float32)
     rows[0, [0, 7, 90, 91]] = [0, 2, 3, 2]
-    terms, weights = heaviest(csr_array(rows), 4)
+    terms, weights = top_terms(csr_array(rows), 4)
     assert terms.tolist() == [[90, 7, 91, 1], [0, 1, 2, 3]]
     assert weights.tolist() == [[3, 2, 2, 1], [1, 1, 1, 1]]
 

@@ -16,7 +16,7 @@ from bifocal.decide.policy_fit import fit_policy
 from bifocal.decide.tuning_rows import PolicySettings, TuningRows
 from bifocal.errors import ConfigError, DataError, RunError
 from bifocal.modalities.text import compose
-from bifocal.monitor.drift import watch
+from bifocal.monitor.drift import measure_drift
 from bifocal.system.decision import Decision, Opinion
 from bifocal.system.score import _flat, _write_parquet, score_file
 from bifocal.workspace import Workspace, read_json, write_json
@@ -116,7 +116,7 @@ def write(path, rows):
 
 def compared(space, tmp_path, rows, ending="jsonl", **settings):
     new = write(tmp_path / f"decisions.{ending}", rows)
-    return watch(space.folder, new, output=tmp_path / "drift.json", **settings)
+    return measure_drift(space.folder, new, output=tmp_path / "drift.json", **settings)
 
 
 @pytest.mark.parametrize(
@@ -283,14 +283,14 @@ def test_a_table_that_cannot_be_used_is_refused(space, tmp_path, name, content, 
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
-        watch(space[0].folder, tmp_path / name, output=tmp_path / "drift.json")
+        measure_drift(space[0].folder, tmp_path / name, output=tmp_path / "drift.json")
     assert not (tmp_path / "drift.json").exists()
 
 
 def test_the_output_is_never_a_table_of_posts(space, tmp_path):
     new = write(tmp_path / "decisions.jsonl", decisions(space[1], 5, 1)[0])
     with pytest.raises(DataError, match=r"should end in \.json"):
-        watch(space[0].folder, new, output=new)
+        measure_drift(space[0].folder, new, output=new)
 
 
 def test_thresholds_come_from_the_run_or_the_call(space, tmp_path):
@@ -309,12 +309,12 @@ def test_a_run_that_is_not_finished_or_has_no_reference_is_refused(tmp_path):
         if content:
             space.reference.write_text(content)
         with pytest.raises(RunError, match=message):
-            watch(space.folder, new)
+            measure_drift(space.folder, new)
         if not content:
             break
     write_json(space.record, {**read_json(space.record), "steps": {}})
     with pytest.raises(RunError, match="has not reached its policy"):
-        watch(space.folder, new)
+        measure_drift(space.folder, new)
 
 
 # ------------------------------------------------------------------ a run that was trained
@@ -332,11 +332,11 @@ def posts(tmp_path_factory, small_config):
 
 def test_posts_are_decided_on_first_and_the_decisions_kept(small_run, posts, tmp_path):
     output = tmp_path / "drift.json"
-    found = watch(small_run, posts, output=output)
+    found = measure_drift(small_run, posts, output=output)
     kept = tmp_path / "drift_decisions.jsonl"
     assert found["new"]["decisions"] == str(kept) and found["new"]["compared"] == len(posts.read_text().splitlines())
     score_file(bifocal.load(small_run), posts, tmp_path / "scored.csv")
-    again = watch(small_run, tmp_path / "scored.csv", output=output)
+    again = measure_drift(small_run, tmp_path / "scored.csv", output=output)
     for key in ("alarms", "compared", "estimated_accuracy", "estimated_base_rate", "label_shift"):
         assert found[key] == again[key]
 

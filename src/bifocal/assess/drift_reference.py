@@ -30,7 +30,7 @@ _LANGUAGE = "<lang="
 
 
 @dataclass(frozen=True)
-class Decided:
+class DecidedPosts:
     """What a run read and said of some posts, a row each.
 
     Attributes
@@ -124,7 +124,7 @@ class Reference(Strict):
             raise ValueError("columns of one length, and a row at least, are needed")
         return self
 
-    def under(self, policy: Policy) -> Self:
+    def with_policy(self, policy: Policy) -> Self:
         """The same rows as a policy decides them whose thresholds were set by hand since."""
         if self.classes != (0, 1):
             return self
@@ -162,8 +162,8 @@ class Reference(Strict):
         )
 
     @property
-    def decided(self) -> Decided:
-        return Decided(
+    def decided_posts(self) -> DecidedPosts:
+        return DecidedPosts(
             np.array(self.scores),
             np.array(self.predicted),
             np.array(self.patterns),

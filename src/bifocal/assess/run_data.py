@@ -46,7 +46,7 @@ class RunData:
     label : Label
         As its source declares it; in `taxonomy` numbers have become classes.
     allowed : frozenset of str
-        What the models in the folder may bring from outside, see `plugins.only`.
+        What the models in the folder may bring from outside, see `plugins.restrict`.
     keep_evidence : bool
         Write Evidence that the cache does not hold yet: for the run itself, on its way.
     """
@@ -92,7 +92,7 @@ class RunData:
         """
         space = Workspace.of(folder)
         config = recorded_config(read_json(space.record)["config"], where=str(space.record))
-        with plugins.installed_first(folder), plugins.only(space.record, allow_plugins):
+        with plugins.installed_first(folder), plugins.restrict(space.record, allow_plugins):
             run = cls.configured(config, space, allow_plugins=allow_plugins)
             # What it names beside is looked up too: refused now, and not when a model is loaded.
             plugins.load("fusions", config.fusion.strategy)
@@ -257,4 +257,4 @@ class RunData:
 
 def named_plugins(config: RunConfig, modalities: Mapping[str, Modality]) -> frozenset[str]:
     """The outside plug-ins that a configuration names, or a modality of its own accord."""
-    return plugins.outside([config.model_dump(), [modality.encoder for modality in modalities.values()]])
+    return plugins.outside_names([config.model_dump(), [modality.encoder for modality in modalities.values()]])

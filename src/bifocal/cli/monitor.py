@@ -32,12 +32,12 @@ def drift(
     quiet: Quiet = False,
 ) -> None:
     """Do new posts look like those the run was tuned on; and, estimated without labels, how good is it on them."""
-    from ..monitor.drift import watch
+    from ..monitor.drift import measure_drift
     from .console import ConsoleReporter
     from .decision_tables import print_drift
 
     with ConsoleReporter(as_json or quiet) as reporter:
-        found = watch(
+        found = measure_drift(
             run_folder,
             new,
             output=output,

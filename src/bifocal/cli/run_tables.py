@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..modalities import inputs
-from ..plugins import outside
+from ..plugins import outside_names
 from ..report import words
 from ..report.tables import Table
 from ..workspace import Workspace, read_json
@@ -88,7 +88,7 @@ def print_results(folder: Path, as_json: bool) -> None:
     if len(command) > 3:
         config = read_json(space.record)["config"]
         loaded = [config.get(name) for name in ("modalities", "transcribe", "experts", "fusion")]
-        for plugin in sorted(outside(loaded)):
+        for plugin in sorted(outside_names(loaded)):
             command += ["--allow-plugin", plugin.partition(":")[0]]
         console.print("try it:", soft_wrap=True)
         console.print("  " + shlex.join(command), soft_wrap=True)

@@ -119,9 +119,9 @@ def read_service_settings(path: Path | None, overrides: list[str], given: dict[s
 
 def state_folder(run_folder: Path, state: Path | None) -> Path:
     """Where a service of a run or bundle keeps what is its own. Raises `RunError` where the folder is neither."""
-    from ..system.bundle import run_or_bundle, state_of
+    from ..system.bundle import default_state_folder, run_or_bundle
 
-    own = state_of(run_or_bundle(run_folder))  # a wrong folder is told, whatever else is given
+    own = default_state_folder(run_or_bundle(run_folder))  # a wrong folder is told, whatever else is given
     return state or own
 
 

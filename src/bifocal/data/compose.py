@@ -10,7 +10,7 @@ from ..contracts import TextRole
 from ..errors import DataError
 from ..example import Example
 from ..modalities import TEXT
-from ..modalities.text import MAX_CHARACTERS, NO_LANGUAGE, blocks_of, clean, clean_within, compose, without_forged
+from ..modalities.text import MAX_CHARACTERS, NO_LANGUAGE, blocks_of, clean, clean_within, compose, without_block_tags
 from ..workspace import read_jsonl
 from .manifest import read_manifest
 
@@ -67,7 +67,7 @@ def composed(
     words, cut = {}, False
     for block, text in given.items():
         cleaned, shortened = clean_within(text, most) if normalise is clean else (normalise(text), False)
-        words[block], cut = without_forged(cleaned, further), cut or shortened
+        words[block], cut = without_block_tags(cleaned, further), cut or shortened
     own, seen = words.pop(CAPTION), words.pop(TRANSCRIPT)
     transcript, caption = (own, "") if role == "transcript" else ("", own)
     if _letters(seen) != _letters(transcript):

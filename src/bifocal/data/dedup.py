@@ -105,7 +105,7 @@ def duplicate_groups(
     return [ids[row] for row in first[labels]]
 
 
-def rows_near_others(
+def rows_with_near_duplicates(
     ids: Sequence[str],
     texts: Sequence[str],
     hashes: Sequence[str | None],

@@ -20,7 +20,7 @@ from ..contracts import Modality, NotingSource, Source
 from ..errors import DataError, RunError
 from ..example import SPLITS, Example, Rejected, Taxonomy, is_nothing
 from ..modalities import inputs
-from ..modalities.text import legible
+from ..modalities.text import has_words
 from ..workspace import atomic
 from .file_stamps import Entry, entry, is_spelled_otherwise, stamp_of
 from .file_stamps import line as stamp_line
@@ -196,7 +196,7 @@ def _checked(
 def is_empty(raw: Any) -> bool:
     """Whether a part brings nothing to read: no value, no sign to be seen, or a record of such cells."""
     cells = raw.values() if isinstance(raw, dict) else (raw,)
-    return all(c is None or c != c or (isinstance(c, str) and not legible(c)) for c in cells)
+    return all(c is None or c != c or (isinstance(c, str) and not has_words(c)) for c in cells)
 
 
 def _check_fields(row: Example, taxonomy: Taxonomy) -> None:

@@ -16,7 +16,7 @@ from ..modalities import TEXT
 from ..workspace import Workspace, read_json, write_json
 from .class_checks import check_splits
 from .compose import compose_manifest
-from .dedup import duplicate_groups, picture_hash, rows_in_shared_groups, rows_near_others
+from .dedup import duplicate_groups, picture_hash, rows_in_shared_groups, rows_with_near_duplicates
 from .manifest import read_manifest
 from .packing import pack
 from .shards import INDEX
@@ -115,7 +115,7 @@ def write_splits(
         "unread": unread,
         "groups": len(set(groups)),
         "rows_in_shared_groups": rows_in_shared_groups(groups),
-        "near_duplicates": rows_near_others(ids, texts, hashes, own, groups),
+        "near_duplicates": rows_with_near_duplicates(ids, texts, hashes, own, groups),
         "leakage": {"action": config.leakage, "rows": dict(leaks)},
         "medians": medians,
         "few": few,

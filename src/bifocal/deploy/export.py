@@ -23,7 +23,18 @@ from ..errors import RunError, extras_named, nearest
 from ..evaluate.metrics import nll
 from ..example import UNLABELLED
 from ..fit.fusion import MODEL
-from ..system.bundle import CARD, ENGINES, FORMAT, PARITY, POLICIES, POLICY, REFERENCE, bundle_of, load_bundle, written
+from ..system.bundle import (
+    CARD,
+    ENGINES,
+    FORMAT,
+    PARITY,
+    POLICIES,
+    POLICY,
+    REFERENCE,
+    bundle_of,
+    load_bundle,
+    new_bundle,
+)
 from ..system.onnx_engine import OnnxEngine
 from ..system.parity_probe import keep_probe, named
 from ..system.torch_engine import TorchEngine
@@ -91,9 +102,9 @@ def export(
     run, before = _finished(run_folder, allow_plugins)
     folder = output or bundle_of(run.space.folder, engine)
     reporter.step(f"export {engine}", False)
-    with written(folder) as part:
+    with new_bundle(folder) as part:
         card = _models(run, engine, part, reporter)
-        with plugins.only(part, run.allowed):
+        with plugins.restrict(part, run.allowed):
             made = _opened(run, engine, part, card)
         reporter.step("calibrate", False)
         policy = _recalibrated(run, before, made, reporter.progress).model_copy(

@@ -74,7 +74,7 @@ def set_threshold(
     def changed(policy: Policy) -> Policy:
         return policy.with_threshold(model or list(policy.models)[-1], threshold, pattern=pattern, by=by, why=why)
 
-    with plugins.only(folder, allow_plugins):
+    with plugins.restrict(folder, allow_plugins):
         after = change_policy(folder, changed) if is_bundle(folder) else _change_run(Workspace.of(folder), changed)
     change = after.changes[-1]
     return {

@@ -190,7 +190,7 @@ class Columns(Strict):
         """One row as an Example; ``number`` is its id where no column is, ``split`` where the row names none."""
         name = None
         try:
-            name = number if self.id is None else word(row, self.id)
+            name = number if self.id is None else text_cell(row, self.id)
             if name is None:
                 raise DataError(f"column {self.id!r} (id) is empty")
             return Example(
@@ -201,13 +201,13 @@ class Columns(Strict):
                 },
                 group=None if self.group is None else self._filled(row, self.group),
                 split=self._split(row, split),
-                meta={c: plain(v) for c, v in row.items() if c not in self.named and not self._is_rest(c, v)},
+                meta={c: to_json_value(v) for c, v in row.items() if c not in self.named and not self._is_rest(c, v)},
             )
         except DataError as error:
-            return Rejected(name, where, str(error), plain(row))
+            return Rejected(name, where, str(error), to_json_value(row))
 
     def _parts(self, row: Row) -> dict[str, Any]:
-        words = [text for column in self._texts() if (text := word(row, column))]
+        words = [text for column in self._texts() if (text := text_cell(row, column))]
         texts = [text for text in words if not is_nothing(text, self.missing_text)]
         parts: dict[str, Any] = {TEXT: "\n".join(texts)} if texts else {}
         for column in self._images():
@@ -221,17 +221,17 @@ class Columns(Strict):
                 parts.setdefault(PICTURE, picture.strip())
         columns = [c for c in row if self._is_rest(c, row[c])] if self.tabular == "rest" else self._tabulars()
         found = {column: row.get(column) for column in columns}
-        cells = {c: None if is_nothing(value, self.missing) else plain(value) for c, value in found.items()}
+        cells = {c: None if is_nothing(value, self.missing) else to_json_value(value) for c, value in found.items()}
         if any(cell is not None for cell in cells.values()):
             parts["tabular"] = cells
         for part, column in self.parts.items():
-            cell = plain(row[column]) if isinstance(row.get(column), Mapping) else word(row, column)
+            cell = to_json_value(row[column]) if isinstance(row.get(column), Mapping) else text_cell(row, column)
             if cell is not None and not is_nothing(cell, self.missing):
                 parts[part] = cell
         return parts
 
     def _split(self, row: Row, otherwise: Split | None) -> Split | None:
-        if self.split is None or (value := word(row, self.split)) is None:
+        if self.split is None or (value := text_cell(row, self.split)) is None:
             return otherwise
         value = value.strip()
         if value in self.split_map:
@@ -244,7 +244,7 @@ class Columns(Strict):
         return SPLIT_NAMES[value.lower()]
 
     def _filled(self, row: Row, column: str) -> str | None:
-        value = word(row, column)
+        value = text_cell(row, column)
         return None if is_nothing(value, self.missing) else value
 
     @cached_property
@@ -273,18 +273,18 @@ def split_named(name: str) -> Split | None:
     return SPLIT_NAMES.get(name.lower())
 
 
-def word(row: Row, column: str) -> str | None:
+def text_cell(row: Row, column: str) -> str | None:
     """A cell as text; None where there is nothing in it. Raises `DataError` on a list, an object or bytes."""
     value = row.get(column)
     if isinstance(value, _NO_CELL):
         raise DataError(f"column {column!r} holds a {type(value).__name__}; expected a text or a number")
-    value = plain(value)
+    value = to_json_value(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return None if value is None or not str(value).strip() else str(value)
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """A value as JSON knows it: dates as ISO 8601, decimals as numbers, NaN as null, bytes by their number alone."""
     if value is None or isinstance(value, str | bool | int):
         return value
@@ -294,15 +294,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): to_json_value(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [to_json_value(one) for one in value]
     return value.isoformat() if isinstance(value, datetime.date | datetime.time) else str(value)
 
 
 def _label(spec: LabelMap, name: str, row: Row, label: Label, missing: list[str]) -> LabelValue:
     raw = row.get(spec.column)
-    if is_nothing(raw, missing) and not spec.names_word(str(raw), label):
+    if is_nothing(raw, missing) and not spec.knows_word(str(raw), label):
         return None
     try:
         return spec.encode(name, spec.parse_cell(raw), label)
@@ -314,7 +314,7 @@ def _values(spec: LabelMap, rows: Iterable[Row], missing: list[str]) -> Iterator
     """The annotated values of a column; those that will be rejected with their row are passed over."""
     for row in rows:
         raw = row.get(spec.column)
-        if is_nothing(raw, missing) and not spec.names_word(str(raw)):
+        if is_nothing(raw, missing) and not spec.knows_word(str(raw)):
             continue
         try:
             if (value := spec.parse_cell(raw)) is not None:

@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..example import Rejected
 from ..spreadsheet import is_guarded, raw
 from .folders import Files
-from .text_lines import decoded, for_display, has_bad_bytes, other_encoding, refuse_foreign
+from .text_lines import check_encoding, decoded, describe_encoding, for_display, has_bad_bytes
 
 Quotes = Literal["auto", "standard", "none", "backslash"]
 """How cells are quoted: as found; ``"…"`` with quotes inside doubled; not at all, a quote being a sign like any other;
@@ -113,7 +113,7 @@ class _Delimited:
         taken, is_open = self._gathered(line)
         text = "".join(text for _, text in taken)
         if has_bad_bytes(text):
-            raise DataError(other_encoding(self.files, self.name, self.encoding))
+            raise DataError(describe_encoding(self.files, self.name, self.encoding))
         if is_open:
             raise DataError(f"{self.name}: a quote that opens in line {line[0]}, the header, is never closed")
         cells = self._cells(text)
@@ -128,7 +128,7 @@ class _Delimited:
         if len(header) == 1 and (other := other_delimiter(cells[0], delimiter)):
             written = "\\t" if other == "\t" else other
             raise DataError(f'{name} has the one column {cells[0][:SHOWN]!r}: set the option delimiter: "{written}"')
-        refuse_twins(name, header)
+        check_column_names(name, header)
         if all(map(_is_number, cells)):
             raise DataError(
                 f"{name} begins with {cells[:8]!r}, not with the names of its columns: add a line with them"
@@ -154,7 +154,7 @@ class _Delimited:
     def _row(self, number: int, line: str, cells: list[str]) -> Read:
         where, width = f"{self.name}:{number}", len(self.header)
         if has_bad_bytes(line):
-            refuse_foreign(self.files, self.name, self.encoding)
+            check_encoding(self.files, self.name, self.encoding)
             reason = f"not {self.encoding.upper()}"
         elif len(line) > MAX_CELL and max(map(len, cells)) > MAX_CELL:
             reason = f"the line holds a cell of over {MAX_CELL:,} characters, the most that is read: shorten it"
@@ -327,7 +327,7 @@ def other_delimiter(header: str, delimiter: str) -> str | None:
     return max((d for d in COMMON if d != delimiter and d in header), key=header.count, default=None)
 
 
-def refuse_twins(name: str, header: list[str]) -> None:
+def check_column_names(name: str, header: list[str]) -> None:
     """Raise `DataError` where two columns have one name."""
     if twice := sorted({column for column in header if header.count(column) > 1}):
         raise DataError(f"{name} has two columns of the name {', '.join(map(repr, twice))}: rename one")

@@ -223,7 +223,7 @@ class LabelMap(Strict):
         probability = known.probability if known else f"prob_{name}" if binary else "prob"
         return Label(classes, probability, " ".join(told), self.above)
 
-    def names_word(self, word: str, label: Label | None = None) -> bool:
+    def knows_word(self, word: str, label: Label | None = None) -> bool:
         """Whether the options, or the classes of a label, say what a word means."""
         named = [*(self.map or {}), *(self.classes or ()), *(label.classes if label else ())]
         return word.strip() in map(str, named)

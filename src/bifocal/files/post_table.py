@@ -11,7 +11,7 @@ from ..config import expand_home
 from ..errors import ConfigError, DataError, listed
 from ..example import Rejected, is_nothing
 from ..modalities import PARTS, argument_of, inputs
-from .columns import Columns, plain, word
+from .columns import Columns, text_cell, to_json_value
 from .delimited import other_delimiter
 from .folders import Files, Picture
 from .tables import DELIMITERS, is_table, read_rows
@@ -127,9 +127,9 @@ class Posts:
         named = self._usable([name for name in NAMES if name in self.parts], row)
         cells = [column for column in row if column in self.record]
         nested = row.get(RECORD) if RECORD in self.parts and RECORD not in self.record else None
-        record = plain(nested) if isinstance(nested, Mapping) else {}
+        record = to_json_value(nested) if isinstance(nested, Mapping) else {}
         names = self._usable([*self._named("id"), "id"], row)[:1]
-        filled = [name for name in names if str("" if (value := plain(row[name])) is None else value).strip()]
+        filled = [name for name in names if str("" if (value := to_json_value(row[name])) is None else value).strip()]
         words = {name: source[name] for name in ("missing", "missing_text") if _words(source.get(name))}
         columns = Columns.model_validate({"id": filled[0] if filled else None, WORDS: texts, RECORD: cells, **words})
         read = columns.example({c: row[c] for c in {*names, *texts, *cells}}, "", number, None, {})
@@ -144,7 +144,7 @@ class Posts:
         if isinstance(read, Rejected):
             return read.id or number, DataError(read.reason)
         try:
-            called = {name: None if is_nothing(row[name], columns.missing) else word(row, name) for name in named}
+            called = {name: None if is_nothing(row[name], columns.missing) else text_cell(row, name) for name in named}
             more = {
                 part: self._other(part, row[name], columns.missing, places)
                 for part, (name,) in ((part, found) for part, found in others.items() if found)
@@ -165,9 +165,9 @@ class Posts:
     def _other(self, part: str, cell: Any, missing: Collection[str], places: tuple[Files, ...]) -> Any:
         """A cell of a part that does not come with Bifocal; None where nothing stands in it. Raises `DataError`."""
         if self.others[part] == "record":
-            record = plain(cell)
+            record = to_json_value(cell)
             return record if isinstance(record, Mapping) else None
-        words = word({part: cell}, part)
+        words = text_cell({part: cell}, part)
         if words is None or is_nothing(words, missing):
             return None
         return Picture(places, words.strip()) if self.others[part] == "file" else words

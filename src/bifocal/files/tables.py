@@ -14,9 +14,17 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from ..errors import ConfigError, DataError, extras_named
 from ..example import Rejected
-from .delimited import MAX_CELL, MAX_LINE, SHOWN, Quotes, Read, read_delimited, refuse_twins
+from .delimited import MAX_CELL, MAX_LINE, SHOWN, Quotes, Read, check_column_names, read_delimited
 from .folders import Files, FileSource
-from .text_lines import decoded, for_display, has_bad_bytes, is_foreign, known_encoding, other_encoding, refuse_foreign
+from .text_lines import (
+    check_encoding,
+    decoded,
+    describe_encoding,
+    for_display,
+    has_bad_bytes,
+    is_other_encoding,
+    known_encoding,
+)
 
 __all__ = ["MAX_CELL", "DelimitedTables", "EncodedTables", "is_table", "read_rows"]
 
@@ -170,7 +178,7 @@ def _lines(files: Files, name: str, encoding: str) -> Iterator[Read]:
                 while line and not line.endswith("\n"):
                     line = text.readline(MAX_LINE)
             elif has_bad_bytes(line):
-                refuse_foreign(files, name, encoding)
+                check_encoding(files, name, encoding)
                 yield where, Rejected(None, where, f"not {encoding.upper()}", for_display(line[:SHOWN]))
             elif line.strip():
                 yield where, _object(line, where)
@@ -222,13 +230,13 @@ def _json(files: Files, name: str, encoding: str) -> Iterator[Read]:
         raise DataError(f"{name}: {error}") from None
     except (ValueError, RecursionError) as error:
         if has_bad_bytes(blob):
-            raise DataError(other_encoding(files, name, encoding)) from None
+            raise DataError(describe_encoding(files, name, encoding)) from None
         hint = " (one object per line? name it .jsonl)" if "Extra data" in str(error) else ""
         raise DataError(f"{name} is not valid JSON: {error}{hint}") from None
     rows = _json_rows(content, name)
     texts = [json.dumps(row, ensure_ascii=False) for _, row in rows] if has_bad_bytes(blob) else []
-    if texts and is_foreign(texts):
-        raise DataError(other_encoding(files, name, encoding))
+    if texts and is_other_encoding(texts):
+        raise DataError(describe_encoding(files, name, encoding))
     for place, (key, row) in enumerate(rows):
         where = f"{name}:{key}"
         if texts and has_bad_bytes(texts[place]):
@@ -260,7 +268,7 @@ def _parquet(files: Files, name: str) -> Iterator[Read]:
     with files.opened(name) as file:
         try:
             table = parquet.ParquetFile(file)
-            refuse_twins(name, table.schema_arrow.names)
+            check_column_names(name, table.schema_arrow.names)
             number = 0
             for batch in table.iter_batches(batch_size=1000):
                 for row in arrow_rows(batch):

@@ -109,17 +109,17 @@ def _wide(head: bytes) -> str | None:
     return None
 
 
-def refuse_foreign(files: Files, name: str, encoding: str) -> None:
+def check_encoding(files: Files, name: str, encoding: str) -> None:
     """Raise `DataError` where a file of lines, below a header, is of another encoding as a whole."""
     with files.opened(name) as file:
         lines = decoded(file, name, encoding, None)
         lines.readline(_LONGEST)
-        foreign = is_foreign(iter(lambda: lines.readline(_LONGEST), ""))
+        foreign = is_other_encoding(iter(lambda: lines.readline(_LONGEST), ""))
     if foreign:
-        raise DataError(other_encoding(files, name, encoding))
+        raise DataError(describe_encoding(files, name, encoding))
 
 
-def is_foreign(texts: Iterable[str]) -> bool:
+def is_other_encoding(texts: Iterable[str]) -> bool:
     """Whether texts, bad bytes marked, are of another encoding, and not a few of them damaged.
 
     Then hardly a text beyond ASCII could be decoded, and many of them, or all, could not be.
@@ -132,7 +132,7 @@ def is_foreign(texts: Iterable[str]) -> bool:
     return (bad > max(1, _FEW * total) or bad == total) and 10 * whole < bad
 
 
-def other_encoding(files: Files, name: str, encoding: str) -> str:
+def describe_encoding(files: Files, name: str, encoding: str) -> str:
     """Where a file is not of its encoding, and which one to set."""
     at = letters = high = controls = bad = whole = 0
     place = ""

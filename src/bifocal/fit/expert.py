@@ -256,7 +256,7 @@ def _finished(files: ExpertFiles, key: str, encoders: Collection[str]) -> Fitted
 
 
 def load_expert(folder: Path, allow_plugins: Collection[str] | None = None) -> Encoder:
-    """The expert saved in a folder, by whichever plug-in wrote it; `plugins.only` says which may come from outside.
+    """The expert saved in a folder, by whichever plug-in wrote it; `plugins.restrict` says which may come from outside.
 
     Raises
     ------
@@ -265,7 +265,7 @@ def load_expert(folder: Path, allow_plugins: Collection[str] | None = None) -> E
     ModelError
         Where the folder holds no expert, or a file in it is missing or altered.
     """
-    with plugins.only(folder / CARD, allow_plugins):
+    with plugins.restrict(folder / CARD, allow_plugins):
         encoder: Encoder = plugins.load("encoders", read_card(folder).get("encoder", "")).load(folder)
     return encoder
 

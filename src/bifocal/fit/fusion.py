@@ -178,7 +178,7 @@ def save_fusion(fusion: Fusion, config: FusionConfig, folder: Path) -> None:
 def load_fusion(
     folder: Path, allow_plugins: Collection[str] | None = None, *, encoders: Mapping[str, Encoder] | None = None
 ) -> Fusion:
-    """What `save_fusion` wrote, verified before it is opened; `plugins.only` says what may come from outside.
+    """What `save_fusion` wrote, verified before it is opened; `plugins.restrict` says what may come from outside.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def load_fusion(
     if not weights.is_file() or file_sha256(weights) != card["sha256"]:
         found = "is not the one that config.json describes" if weights.is_file() else "is missing"
         raise ModelError(f"{weights} {found}: copy the whole folder again, or run the step `fusion` again")
-    with plugins.only(folder / CARD, allow_plugins):
+    with plugins.restrict(folder / CARD, allow_plugins):
         kind = plugins.load("fusions", card.get("strategy", ""))
     try:
         with warnings.catch_warnings():

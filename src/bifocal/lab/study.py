@@ -141,7 +141,7 @@ def _examine(data: RunData, probed: Mapping[str, Label], folder: Path, reporter:
 def _expert(data: RunData, name: str, evidence: Splits, seconds: float | None) -> dict[str, Any]:
     """What made a modality's features."""
     card = read_card(data.space.expert(data.modalities[name].expert_name))
-    with plugins.only(data.space.expert(data.modalities[name].expert_name) / CARD, data.allowed):
+    with plugins.restrict(data.space.expert(data.modalities[name].expert_name) / CARD, data.allowed):
         settings, pretrained = card["expert"], len(plugins.load("encoders", card["encoder"]).tunes) > 1
     return {
         "expert": data.modalities[name].expert_name,

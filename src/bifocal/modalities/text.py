@@ -160,7 +160,7 @@ def _few_marks(text: str) -> str:
     return "".join(kept)
 
 
-def legible(text: str) -> bool:
+def has_words(text: str) -> bool:
     """Whether `clean` leaves anything of a text; fifty times as fast where a plain letter or digit says so.
 
     A text too long to be cleaned counts as legible: it is `Text.facts` that refuses it.
@@ -215,7 +215,7 @@ def words_of(composed: str) -> tuple[str, str]:
     return " ".join(filter(None, blocks.values())), caption
 
 
-def without_forged(text: str, blocks: Collection[str]) -> str:
+def without_block_tags(text: str, blocks: Collection[str]) -> str:
     """Cleaned words in which no tag of these further blocks stands, as `clean` leaves none of OCR and CAP."""
     if not blocks:
         return text

@@ -138,7 +138,7 @@ class CellCounts:
     def _date(self, cell: Any) -> str:
         if not isinstance(cell, str) or not cell[:1].isdecimal():
             return "no date"
-        days = [as_date(cell, day_first) for day_first in (True, False)]
+        days = [parse_date(cell, day_first) for day_first in (True, False)]
         if days[0] == days[1]:
             return "no date" if days[0] is None else "any date"
         found = "month first" if days[0] is None else "day first" if days[1] is None else "1/2/2020"
@@ -355,12 +355,12 @@ def _value(core: str, decimal: Mark) -> float | None:
     return as_number(core.translate({ord(c): None for c in f"{other}' "}).replace(decimal, "."))
 
 
-def written_number(cell: Cell, form: Form) -> float | None:
+def parse_number(cell: Cell, form: Form) -> float | None:
     """A cell as a number, as its column writes them; None where it is none, or would read two ways.
 
-    >>> [written_number(cell, Form(decimal=",")) for cell in ("1.234,50 €", "(12)", 3, "1.5")]
+    >>> [parse_number(cell, Form(decimal=",")) for cell in ("1.234,50 €", "(12)", 3, "1.5")]
     [1234.5, -12.0, 3.0, None]
-    >>> [written_number(cell, Form(decimal=".")) for cell in ("$1,234.50", "12%", "1 234", "1'234")]
+    >>> [parse_number(cell, Form(decimal=".")) for cell in ("$1,234.50", "12%", "1 234", "1'234")]
     [1234.5, 0.12, 1234.0, 1234.0]
     """
     if not isinstance(cell, str):
@@ -379,7 +379,7 @@ def written_number(cell: Cell, form: Form) -> float | None:
     return (-number if read.negative else number) / (100 if read.unit == "%" else 1)
 
 
-def as_date(cell: Cell, day_first: bool | None = None) -> date | None:
+def parse_date(cell: Cell, day_first: bool | None = None) -> date | None:
     """A cell as a day: ISO 8601 (``2019-05-21``, also with ``/`` or ``.``), and where it is told what stands first
     also ``21.05.2019`` or ``05/21/2019``; a time of day behind it is not read."""
     if not isinstance(cell, str):
@@ -398,7 +398,7 @@ def as_date(cell: Cell, day_first: bool | None = None) -> date | None:
         return None
 
 
-def yes_or_no(cell: Cell) -> str | None:
+def parse_boolean(cell: Cell) -> str | None:
     """``true`` or ``false``, as it is spelled; None where it is neither."""
     word = str(cell).lower()
     if word in _TRUE or cell in ("1", 1):

@@ -19,7 +19,7 @@ from ..config import ExpertConfig, Strict
 from ..errors import ConfigError, DataError, ModelError, nearest
 from ..modalities.tabular import Cell, Record, as_number
 from ..workspace import read_json, write_json
-from .columns import CellCounts, ColumnSummary, Kind, Mark, as_date, described, written_number, yes_or_no
+from .columns import CellCounts, ColumnSummary, Kind, Mark, described, parse_boolean, parse_date, parse_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -335,12 +335,12 @@ def _wanted(kind: Kind, column: ColumnSummary | None) -> str:
 def _reader(kind: Kind, column: ColumnSummary | None) -> Callable[[Cell], Any]:
     """Reads a cell as its column is written; None where it is missing or nothing of that kind."""
     if column is None:
-        return as_number if kind == "number" else as_date if kind == "date" else _category
+        return as_number if kind == "number" else parse_date if kind == "date" else _category
     if kind == "number":
-        return partial(written_number, form=column.form)
+        return partial(parse_number, form=column.form)
     if kind == "date":
-        return partial(as_date, day_first=column.form.day_first)
-    return yes_or_no if column.form.boolean else _category
+        return partial(parse_date, day_first=column.form.day_first)
+    return parse_boolean if column.form.boolean else _category
 
 
 def _category(cell: Cell) -> str | None:

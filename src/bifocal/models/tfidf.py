@@ -114,7 +114,7 @@ def _vectorizer(kind: str, options: TermOptions, vocabulary: Sequence[str] | Non
     )
 
 
-def heaviest(rows: csr_array, width: int) -> tuple[np.ndarray, np.ndarray]:
+def top_terms(rows: csr_array, width: int) -> tuple[np.ndarray, np.ndarray]:
     """The ``width`` heaviest terms of each row: columns and weights, both ``[n, width]`` float32.
 
     A row of fewer is filled with column 0 of weight 0, which changes no sum.
@@ -129,7 +129,7 @@ def heaviest(rows: csr_array, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def from_heaviest(terms: np.ndarray, weights: np.ndarray, columns: int) -> csr_array:
-    """Rows ``[n, columns]`` float32 of what `heaviest` gave."""
+    """Rows ``[n, columns]`` float32 of what `top_terms` gave."""
     from scipy.sparse import csr_array
 
     there = weights != 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..assess.drift_reference import DECIMALS, Decided, text_facts
+from ..assess.drift_reference import DECIMALS, DecidedPosts, text_facts
 from ..decide.policy import Policy, pattern_of
 from ..errors import DataError, listed
 from ..example import Rejected
@@ -60,7 +60,7 @@ class Decisions:
         self.findings: list[str] = []
         self._class_of = {str(name): index for index, name in enumerate(self.policy.classes)}
 
-    def read(self) -> Decided:
+    def read(self) -> DecidedPosts:
         """Every row that holds a decision. Raises `DataError` where there is none, or it is of another run."""
         scores, predicted, patterns, languages, lengths = [], [], [], [], []
         copies: list[int] = []
@@ -92,7 +92,7 @@ class Decisions:
             raise DataError(f"{self.path}: no row has a {self.policy.probability_key!r} between 0 and 1")
         self._check_versions(versions)
         self._tell()
-        return Decided(*map(np.array, (scores, predicted, patterns, languages, lengths, copies)))
+        return DecidedPosts(*map(np.array, (scores, predicted, patterns, languages, lengths, copies)))
 
     def _usable(self) -> Iterator[dict[str, Any]]:
         for row in _rows(self.path):

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from .. import __version__
-from ..assess.drift_reference import Decided, Reference
+from ..assess.drift_reference import DecidedPosts, Reference
 from ..config import DriftConfig, explain, recorded_config
 from ..decide.policy import Policy
 from ..diagnose.drift import compare, independent_rows
@@ -22,7 +22,7 @@ from .decisions import Decisions, is_scored
 from .unlabelled import Labelled, ScoreBins, Unlabelled, estimate
 
 
-def watch(
+def measure_drift(
     folder: str | Path,
     new: Path,
     *,
@@ -76,7 +76,7 @@ def watch(
         if run != config.run:
             raise RunError(f"{path} is of the run {run!r}, and lies in the folder of {config.run!r}: put its own back")
     if policy.changes:
-        reference = reference.under(policy)
+        reference = reference.with_policy(policy)
     output = output or space.drift
     _check_paths(new, output)
     check_replaceable(output, lambda path: {"alarms", "reference", "rule"} <= read_json(path).keys(), force=force)
@@ -140,14 +140,14 @@ def _check_paths(new: Path, output: Path) -> None:
 
 def _measure(
     reference: Reference,
-    decided: Decided,
+    decided: DecidedPosts,
     policy: Policy,
     modalities: list[str],
     rule: DriftConfig,
     binary: bool,
     seed: int,
 ) -> dict[str, Any]:
-    before = reference.decided
+    before = reference.decided_posts
     sides = [side.properties(modalities, policy.classes, binary=binary) for side in (before, decided)]
     compared = compare(*sides, psi=rule.psi, alpha=rule.alpha, seed=seed)
     for name, entry in compared.items():
@@ -167,9 +167,9 @@ def _measure(
 
 
 def _estimates(
-    reference: Reference, decided: Decided, policy: Policy, rule: DriftConfig, binary: bool, seed: int
+    reference: Reference, decided: DecidedPosts, policy: Policy, rule: DriftConfig, binary: bool, seed: int
 ) -> dict[str, Any]:
-    labels, before = np.array(reference.labels), reference.decided
+    labels, before = np.array(reference.labels), reference.decided_posts
     known = labels != UNLABELLED
     if not known.any():
         return {"estimated_accuracy": None, "estimated_base_rate": None, "label_shift": None}

@@ -15,7 +15,7 @@ from .. import plugins
 from ..config import RunConfig, load_config, parse_config, read_mapping
 from ..contracts import Modality
 from ..data.compose import compose_manifest
-from ..data.dedup import duplicate_groups, picture_hash, rows_in_shared_groups, rows_near_others
+from ..data.dedup import duplicate_groups, picture_hash, rows_in_shared_groups, rows_with_near_duplicates
 from ..data.manifest import read_manifest, write_manifest
 from ..data.splits import leaking_rows
 from ..errors import ConfigError
@@ -251,7 +251,7 @@ def _duplicates(examples: Iterator[Example]) -> dict[str, Any]:
         "languages": dict(languages.most_common(SHOWN)),
         "duplicates": {
             "groups": len(sizes),
-            "near": rows_near_others(ids, texts, hashes, own, groups),
+            "near": rows_with_near_duplicates(ids, texts, hashes, own, groups),
             "rows_in_shared_groups": rows_in_shared_groups(groups),
             "largest_group": max(sizes.values(), default=0),
             "leaking": {split: leaks[split] for split in SPLITS if leaks[split]},

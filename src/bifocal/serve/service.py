@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from .. import __version__
 from ..errors import BifocalError, DataError, ModelError, RunError
 from ..files.post_table import MAX_NAME, NAMES
-from ..system.bundle import engine_of, folder_of, state_of
+from ..system.bundle import default_state_folder, engine_of, folder_of
 from ..system.system import mark_truncated
 from .api.keys import Client, KeyAuth, read_clients
 from .api.metrics import Metrics
@@ -104,7 +104,7 @@ class Service:
         BifocalError
             What `bifocal.load` raises; where keys are needed and there are none; on a bad list or log.
         """
-        state = settings.state or state_of(Path(folder))
+        state = settings.state or default_state_folder(Path(folder))
         folder = folder_of(Path(folder), settings.engine)
         state.mkdir(parents=True, exist_ok=True)
         keys = settings.keys or state / KEYS

@@ -76,7 +76,7 @@ def bundle_of(run_folder: Path, engine: str) -> Path:
     return run_folder / "bundles" / engine
 
 
-def state_of(folder: Path) -> Path:
+def default_state_folder(folder: Path) -> Path:
     """Where a service of this run or bundle keeps its decision log and keys, unless it is told another folder.
 
     That of a bundle lies beside it: nothing is written into a bundle, and another export replaces it whole.
@@ -86,7 +86,7 @@ def state_of(folder: Path) -> Path:
 
 
 @contextmanager
-def written(folder: Path) -> Iterator[Path]:
+def new_bundle(folder: Path) -> Iterator[Path]:
     """Yield a folder to write into; it takes its name, and its manifest, once the block ends well.
 
     Raises

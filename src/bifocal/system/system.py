@@ -87,10 +87,10 @@ class System:
         folder = folder_of(Path(folder), engine)
         with plugins.installed_first(folder):
             if is_bundle(folder):
-                with plugins.only(folder / BUNDLE_CARD, allow_plugins):
+                with plugins.restrict(folder / BUNDLE_CARD, allow_plugins):
                     bundle = load_bundle(folder, engine, strict_parity=strict_parity)
                     return cls(bundle.config, bundle.engine, bundle.policy, bundle.label, bundle.text_role)
-            with plugins.only(folder / RECORD, allow_plugins):
+            with plugins.restrict(folder / RECORD, allow_plugins):
                 return cls._of_run(folder)
 
     @classmethod

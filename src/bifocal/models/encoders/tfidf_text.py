@@ -20,7 +20,7 @@ from ...workspace import fingerprint, read_json, write_json
 from ..linear import LinearHead
 from ..saved_encoder import LinearEncoder
 from ..tabular import refuse_transformer_settings
-from ..tfidf import TermOptions, Terms, from_heaviest, heaviest
+from ..tfidf import TermOptions, Terms, from_heaviest, top_terms
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -152,7 +152,7 @@ class TfidfText(LinearEncoder):
         return self.terms(_words(values))
 
     def compute(self, inputs: csr_array) -> dict[str, Tensor]:
-        found = (inputs @ self.components, *heaviest(inputs, self.width))
+        found = (inputs @ self.components, *top_terms(inputs, self.width))
         return {name: torch.from_numpy(array) for name, array in zip(self.widths(), found, strict=True)}
 
     def head_rows(self, encoded: Mapping[str, Tensor]) -> Any:
