@@ -22,7 +22,7 @@ import numpy as np
 
 from bifocal.assess.run_data import RunData
 from bifocal.config import parse_config
-from bifocal.evaluate.intervals import measure
+from bifocal.evaluate.intervals import Figure, measure
 from bifocal.lab.results import AUTOGLUON
 from bifocal.modalities.text import TAG
 from bifocal.workspace import Workspace, read_json, write_json
@@ -72,7 +72,7 @@ def main(run: Path, python: str, limit: int, write: Path | None) -> None:
         write_json(write / AUTOGLUON, {**found, "auroc": auroc})
 
 
-def _told(figure: dict[str, float]) -> str:
+def _told(figure: Figure) -> str:
     return f"{figure['value']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]"
 
 

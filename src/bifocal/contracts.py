@@ -434,6 +434,37 @@ class EpochFusion(Protocol):
     """Takes each finished epoch's row."""
 
 
+@runtime_checkable
+class SeedEnsemble(Protocol):
+    """A fusion that averages one model per seed."""
+
+    def member_logits(self, evidence: Mapping[str, Evidence]) -> Tensor:
+        """Logits of the single seeds ``[S, n, C]``: the spread over seeds."""
+
+
+@runtime_checkable
+class PairScorer(Protocol):
+    """A fusion that scores all pairs of rows faster than one by one (EMAP)."""
+
+    def pairs(self, evidence: Mapping[str, Evidence], first: str) -> Callable[[slice, slice], Tensor]:
+        """Rows of the modality ``first``, columns of all others -> logits ``[r, c, C]`` of their pairs."""
+
+
+@runtime_checkable
+class ParameterCounter(Protocol):
+    """A fusion that counts its parameters itself: its tensors are not the numbers that it learned."""
+
+    def parameters(self) -> dict[str, int]:
+        """``total`` and ``trained``, of all seeds."""
+
+
+@runtime_checkable
+class HasOptions(Protocol):
+    """A class of plug-ins that declares which options it knows."""
+
+    Options: type[Strict]
+
+
 class Reporter:
     """What a run tells while it works; this one is silent, the command line brings one that draws."""
 

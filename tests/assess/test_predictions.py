@@ -24,6 +24,7 @@ from bifocal.assess.predictions import (
 )
 from bifocal.decide.calibration_methods import Temperature
 from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
+from bifocal.evaluate.compare import Resampling
 from bifocal.example import LABELS, UNLABELLED, Evidence
 
 EXPERTS = {"text": "text_expert", "image": "vision_expert"}
@@ -168,7 +169,7 @@ def test_the_row_to_show_is_the_first_flagged_rightly():
 
 # ------------------------------------------------------------------ measuring
 
-SETTINGS = {"resamples": 100, "seed": 0}
+RESAMPLING = Resampling("auroc", 100)
 HALF = np.array([0.5, 0.5])
 
 
@@ -179,8 +180,7 @@ def test_the_gain_is_the_least_of_those_over_every_expert_on_the_tested_rows():
     tuned = opinions(labels, text_expert=right, vision_expert=wrong, mm_fusion=wrong)
     tested = opinions(labels, text_expert=wrong, vision_expert=right, mm_fusion=right)
     rules = plain("text_expert", "vision_expert", "mm_fusion")
-    found = gains_over_experts(tuned, tested, rules, BINARY, fusion="mm_fusion", shares=HALF, **SETTINGS)
-    gain, gains = found["gain"], found["gains"]
+    gain, gains = gains_over_experts(tuned, tested, rules, "mm_fusion", HALF, RESAMPLING)
     assert gain["over"] == "vision_expert" and gain["value"] == pytest.approx(0.0)
     assert gain["chosen_on"] == {"text_expert": 1.0, "vision_expert": 0.0}
     assert {expert: over["value"] for expert, over in gains.items()} == {"text_expert": 1.0, "vision_expert": 0.0}
@@ -191,9 +191,7 @@ def test_the_gain_is_negative_where_the_fusion_is_worse():
     labels = [0, 1] * 12
     good = np.where(np.array(labels) == 1, 0.8, 0.3)
     said = opinions(labels, text_expert=good, mm_fusion=1 - good)
-    gain = gains_over_experts(
-        said, said, plain("text_expert", "mm_fusion"), BINARY, fusion="mm_fusion", shares=HALF, **SETTINGS
-    )["gain"]
+    gain, _ = gains_over_experts(said, said, plain("text_expert", "mm_fusion"), "mm_fusion", HALF, RESAMPLING)
     assert gain["over"] == "text_expert" and gain["value"] == pytest.approx(-1.0)
 
 
@@ -222,8 +220,7 @@ def test_an_expert_that_says_nothing_of_a_row_counts_with_the_class_shares():
     said = opinions(labels, has={"text_expert": has}, text_expert=text, mm_fusion=text)
     rules = plain("text_expert", "mm_fusion")
     shares = np.array([0.05, 0.95])
-    found = gains_over_experts(said, said, rules, BINARY, fusion="mm_fusion", shares=shares, **SETTINGS)
-    gain = found["gain"]
+    gain, _ = gains_over_experts(said, said, rules, "mm_fusion", shares, RESAMPLING)
     # All 8 positives beat the 4 negatives at 0.1; of the 4 negatives at 0.95 none is beaten, the silent 4 tie.
     expected = (8 * 4 + 4 * 4 / 2) / 64
     assert gain["chosen_on"] == {"text_expert": pytest.approx(expected)}
@@ -243,7 +240,7 @@ def test_every_model_is_measured_on_every_split_and_the_majority_beside_them():
     )
     weights = {"text_expert": {"total": 7, "trained": 3}, "mm_fusion": {"total": 2, "trained": 2}}
     shares = np.array([0.6, 0.4])
-    models = measure_models({"val": said, "test": said}, rules, BINARY, weights, shares, tested_on="test", **SETTINGS)
+    models = measure_models({"val": said, "test": said}, rules, weights, shares, "test", RESAMPLING)
     assert list(models) == ["text_expert", "mm_fusion", "majority"]
     for name, figures in models.items():
         own = set() if name == "majority" else {"threshold", "class_thresholds", "calibration"}
@@ -269,9 +266,7 @@ def test_figures_before_and_after_calibration_stand_apart():
     labels = np.array([0, 1] * 20)
     said = opinions(labels, mm_fusion=np.where(labels == 1, 0.99, 0.01))
     rules = policy(mm_fusion=ModelPolicy(calibration=Temperature(temperature=4), threshold=0.5))
-    model = measure_models({"test": said}, rules, BINARY, {"mm_fusion": {}}, HALF, tested_on="test", **SETTINGS)[
-        "mm_fusion"
-    ]
+    model = measure_models({"test": said}, rules, {"mm_fusion": {}}, HALF, "test", RESAMPLING)["mm_fusion"]
     figures = model["test"]
     odds = np.log(0.99 / 0.01) / 4
     assert figures["metrics"]["nll"]["value"] == pytest.approx(-np.log(0.99))
@@ -289,11 +284,11 @@ def test_the_spread_over_seeds_is_that_of_the_members_alone():
             margins = torch.tensor([[-1.0, -2.0, 1.0, 2.0], [1.0, -2.0, -1.0, 2.0]])
             return torch.stack([torch.zeros_like(margins), margins], -1)
 
-    spread = seed_spread(Ensemble(), {}, labels, BINARY)
+    spread = seed_spread(Ensemble(), {}, labels, "auroc")
     assert spread["n"] == 2
     assert spread["auroc"]["mean"] == pytest.approx((1 + 0.75) / 2)
     assert spread["auroc"]["std"] == pytest.approx(np.std([1, 0.75], ddof=1))
-    assert seed_spread(total, {}, labels, BINARY) == {}
+    assert seed_spread(total, {}, labels, "auroc") == {}
 
 
 def test_a_model_without_an_opinion_leaves_its_cells_empty(tmp_path):

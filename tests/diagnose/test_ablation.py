@@ -9,6 +9,7 @@ import torch
 
 from bifocal.decide.calibration import softmax
 from bifocal.diagnose.ablation import (
+    Corrupting,
     ablate,
     averaged,
     corrupt_inputs,
@@ -19,7 +20,7 @@ from bifocal.diagnose.ablation import (
 )
 from bifocal.diagnose.scored_rows import ScoredRows
 from bifocal.errors import ConfigError, DataError
-from bifocal.evaluate.compare import paired_gain
+from bifocal.evaluate.compare import Resampling, paired_gain
 from bifocal.example import Evidence
 from bifocal.modalities.tabular import Tabular
 from bifocal.modalities.text import Text
@@ -31,7 +32,7 @@ LABELS = {
     "xor": lambda t, v: t ^ v,
 }
 OFFSET = 3.0  # a zero is no middle of the data
-FAST = {"resamples": 200}
+FAST = Resampling("auroc", 200)
 
 
 def generated(structure, n=400, *, seed=0, width=3, missing=0.0, groups=None):
@@ -72,7 +73,7 @@ def knowing(structure):
 
 def ablated(structure, **changes):
     test, train = generated(structure), generated(structure, seed=1)
-    return ablate(knowing(structure), test, train, **FAST | changes)
+    return ablate(knowing(structure), test, train, FAST, **changes)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_a_change_is_the_paired_gain_on_the_same_resamples_of_groups():
     groups = [f"g{i // 8}" for i in range(120)]
     test, train = generated("and", 120, groups=groups), generated("and", seed=1)
     score = knowing("and")
-    found = ablate(score, test, train, resamples=50, seed=3, metric="accuracy")
+    found = ablate(score, test, train, Resampling("accuracy", 50, 3))
     said = [softmax(score(e).numpy()) for e in (test, {**test, "text": test["text"].without()})]
     paired = paired_gain(test["text"].labels.numpy(), *said, groups, metric="accuracy", resamples=50, seed=3)
     change = found["modalities"]["text"]["removed"]["absent"]["change"]
@@ -142,29 +143,16 @@ def test_of_many_classes_macro_f1_is_measured_and_positives_are_a_list():
     def score(evidence):
         return torch.where(evidence["text"].present.unsqueeze(1), evidence["text"].logits, torch.tensor([1.0, 0, 0]))
 
-    found = ablate(score, {"text": part}, {"text": part}, **FAST)
+    found = ablate(score, {"text": part}, {"text": part}, Resampling("macro_f1", 200))
     assert found["metric"] == "macro_f1" and found["positives"] == [30, 30, 30]
     absent = found["modalities"]["text"]["removed"]["absent"]
     assert absent["value"] == pytest.approx((0.5 + 0 + 0) / 3)  # all go to class 0: precision 1/3, recall 1
 
 
-def test_scores_that_read_logits_are_disturbed_too_and_a_head_gives_the_logits_of_the_features():
+def test_scores_that_read_logits_are_disturbed_too():
     test, train = generated("unique_text"), generated("unique_text", seed=1)
-
-    def late(evidence):
-        return evidence["text"].logits
-
-    own = ablate(late, test, train, **FAST)["modalities"]["text"]
+    own = ablate(lambda evidence: evidence["text"].logits, test, train, FAST)["modalities"]["text"]
     assert own["noise"][-1]["change"]["high"] < 0 and own["removed"]["zeros"]["value"] == 0.5
-
-    def head(features):
-        return torch.stack([torch.zeros(len(features)), features[:, 0]], dim=1)
-
-    heard = noisy(test["text"], train["text"], 2.0, seed=0, head=head)
-    assert torch.equal(heard.logits, head(heard.features))
-    by_head = ablate(late, test, train, heads={"text": head}, **FAST)["modalities"]["text"]
-    # logits of two columns are disturbed in each, the one feature behind them only once
-    assert by_head["noise"][2]["value"] < own["noise"][2]["value"]
 
 
 def test_disturbances_leave_absent_rows_absent_and_everything_else_alone():
@@ -197,7 +185,7 @@ def test_drops_are_nested_and_seeded_and_noise_is_scaled_to_each_feature():
 
 def test_the_same_seed_gives_the_same_tables_and_they_are_json_without_nan():
     test, train = (generated("xor", 80, seed=s, missing=0.2) for s in (0, 1))
-    first, second = (ablate(knowing("xor"), test, train, resamples=20) for _ in range(2))
+    first, second = (ablate(knowing("xor"), test, train, Resampling("auroc", 20)) for _ in range(2))
     assert json.dumps(first, allow_nan=False) == json.dumps(second, allow_nan=False)
 
 
@@ -207,14 +195,14 @@ def test_rows_without_a_label_are_left_out():
     labels[:20] = -1
     test = {name: Evidence(*(getattr(e, f) for f in ("ids", "groups", "features", "logits", "present")), labels, e.seen)
             for name, e in test.items()}  # fmt: skip
-    assert ablate(knowing("and"), test, train, resamples=20)["n"] == 60
+    assert ablate(knowing("and"), test, train, Resampling("auroc", 20))["n"] == 60
 
 
 def test_what_the_rows_cannot_tell_is_a_finding():
     test, train = generated("and", 60, groups=["g"] * 60), generated("and", seed=1)
     test["image"] = test["image"].without()
     train["text"].features[:] = 7.0
-    found = ablate(knowing("and"), test, train, resamples=20)
+    found = ablate(knowing("and"), test, train, Resampling("auroc", 20))
     said = " | ".join(found["findings"])
     assert "class 1 has 15, under 30" in said and "no test row has image" in said
     assert "one group" in said and "text is the same in every training row" in said
@@ -231,7 +219,7 @@ def test_what_the_rows_cannot_tell_is_a_finding():
         ({"evidence": {m: e.take(range(0, 40, 2)) for m, e in generated("unique_text", 40).items()}}, "all of class 0"),
         ({"train": {"text": generated("and")["text"]}}, "no Evidence of 'image'; known: text"),
         ({"train": {m: e.without() for m, e in generated("and").items()}}, "no training row has text"),
-        ({"metric": "nll"}, "more is better, found 'nll'"),
+        ({"resampling": Resampling("nll", 10)}, "more is better, found 'nll'"),
         ({"rates": (0.5, 1)}, "ascend from 0 to 1"),
         ({"rates": (0, 1, 0.5)}, "ascend from 0 to 1"),
         ({"deviations": (0, 1)}, "above 0"),
@@ -240,15 +228,15 @@ def test_what_the_rows_cannot_tell_is_a_finding():
     ],
 )
 def test_mistakes_are_named_in_one_line(change, message):
-    asked = {"score": knowing("and"), "evidence": generated("and", 40), "train": generated("and", 40, seed=1)} | change
+    asked = {"score": knowing("and"), "evidence": generated("and", 40), "train": generated("and", 40, seed=1)}
     with pytest.raises(DataError, match=message) as error:
-        ablate(**asked, resamples=10)
+        ablate(**asked | {"resampling": Resampling("auroc", 10)} | change)
     assert "\n" not in str(error.value)
 
 
 def test_one_modality_alone_is_ablated_to_chance():
     test, train = ({"text": generated("unique_text", seed=s)["text"]} for s in (0, 1))
-    found = ablate(lambda e: torch.where(e["text"].present.unsqueeze(1), e["text"].logits, 0.0), test, train, **FAST)
+    found = ablate(lambda e: torch.where(e["text"].present.unsqueeze(1), e["text"].logits, 0.0), test, train, FAST)
     assert found["modalities"]["text"]["removed"]["absent"]["value"] == 0.5
 
 
@@ -290,8 +278,8 @@ def texts(n=300):
 
 
 def corrupt(evidence, values, **changes):
-    asked = {"corrupt": Text().corrupt, "kinds": Text.corruptions, "encode": encode, "resamples": 100} | changes
-    return corrupt_inputs(lambda e: e["text"].logits, evidence, "text", values, **asked)
+    corrupting = Corrupting(**{"corrupt": Text().corrupt, "kinds": Text.corruptions, "encode": encode} | changes)
+    return corrupt_inputs(lambda e: e["text"].logits, evidence, "text", values, corrupting, Resampling("auroc", 100))
 
 
 def test_dropped_words_cost_what_the_cue_among_them_was_worth():
@@ -328,7 +316,7 @@ def test_wrong_values_or_a_wrong_encoder_are_found_before_anything_is_measured()
     with pytest.raises(DataError, match="one per row, found 59 for 60"):
         corrupt(evidence, list(values)[:-1])
     with pytest.raises(DataError, match="no Evidence of 'tabular' to corrupt; known: image, text"):
-        corrupt_inputs(lambda e: 0, evidence, "tabular", values, corrupt=None, kinds=[], encode=encode)
+        corrupt_inputs(lambda e: 0, evidence, "tabular", values, Corrupting(None, [], encode), FAST)
     with pytest.raises(ConfigError, match="no corruption 'typo'; did you mean 'typos'"):
         corrupt(evidence, values, kinds=["typo"])
     with pytest.raises(DataError, match="at least two classes; the 0 annotated"):
@@ -336,7 +324,7 @@ def test_wrong_values_or_a_wrong_encoder_are_found_before_anything_is_measured()
 
 
 def test_means_over_some_rows_are_those_of_the_rows():
-    bench = ScoredRows.of(generated("and", 40), metric=None, resamples=20, seed=0)
+    bench = ScoredRows.of(generated("and", 40), Resampling("auroc", 20))
     values, rows = np.arange(40.0), np.arange(40) < 10
     drawn = bench.means({"x": values}, rows)["x"]
     assert drawn.shape == (21,) and drawn[0] == 4.5 and 2 < np.nanmean(drawn[1:]) < 7

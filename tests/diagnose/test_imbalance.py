@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from bifocal import plugins
-from bifocal.diagnose.imbalance import Rule, corrupted, measure_imbalance, outcome_of, with_fewer_rows
+from bifocal.diagnose.imbalance import Rivalry, Rule, corrupted, measure_imbalance, outcome_of, with_fewer_rows
 from bifocal.errors import DataError
+from bifocal.evaluate.compare import Resampling
 from bifocal.evaluate.intervals import Interval
 from bifocal.example import Evidence
 
@@ -61,10 +62,16 @@ def seen(train):
     return float(train["text"].present.float().mean())
 
 
-def measured(fit, test=None, levels=None, **changes):
-    levels = levels or with_fewer_rows(generated(seed=1), "text", (1, 0.5, 0.05))
-    asked = {"weakened": "text", "stronger": "image", "head": head, "resamples": 200} | changes
-    return measure_imbalance(lambda level, train: fit(train), levels, test or generated(), **asked)
+def by_features(evidence):
+    return head(evidence["image"].features)
+
+
+def measured(fit, test=None, levels=None, metric="auroc", resamples=200, **changes):
+    levels = with_fewer_rows(generated(seed=1), "text", (1, 0.5, 0.05)) if levels is None else levels
+    rivalry = Rivalry(**{"weakened": "text", "stronger": "image", "expert": by_features} | changes)
+    return measure_imbalance(
+        lambda level, train: fit(train), levels, test or generated(), rivalry, Resampling(metric, resamples)
+    )
 
 
 def outcomes(found):
@@ -137,11 +144,10 @@ def test_starved_subsets_are_nested_seeded_and_of_the_right_size():
 
 def test_corrupted_levels_rise_from_clean_and_touch_nothing_else():
     train = generated(500)
-    levels = corrupted(train, "text", (0, 1, 2), head=head)
+    levels = corrupted(train, "text", (0, 1, 2))
     assert levels[0]["text"] is train["text"] and levels[2]["image"] is train["image"]
     added = [levels[d]["text"].features - train["text"].features for d in (1, 2)]
     assert added[1] == pytest.approx(2 * added[0], abs=1e-5) and added[0].std() > 0.9
-    assert torch.equal(levels[2]["text"].logits, head(levels[2]["text"].features))
 
 
 # ------------------------------------------------------------------ fusions whose outcome is known
@@ -206,7 +212,7 @@ def test_where_its_part_is_absent_the_expert_says_the_class_shares_whatever_logi
     test = generated(200, missing=0.5)
     gone = ~test["image"].present
     test["image"].logits[gone] = 9 * torch.nn.functional.one_hot(1 - test["image"].labels[gone], 2).float()
-    found = measured(lambda train: Score(0.5), test, metric="accuracy")
+    found = measured(lambda train: Score(0.5), test, metric="accuracy", expert=None)
     share = float(
         (test["image"].present | (test["image"].labels == generated(seed=1)["text"].labels.mode()[0])).float().mean()
     )
@@ -267,14 +273,9 @@ def test_where_no_row_has_a_choice_there_are_no_weights():
     ],
 )
 def test_mistakes_are_named_in_one_line(change, message):
-    asked = {
-        "test": generated(40),
-        "levels": with_fewer_rows(generated(40), "text"),
-        "weakened": "text",
-        "stronger": "image",
-    }
+    asked = {"test": generated(40), "levels": with_fewer_rows(generated(40), "text"), "resamples": 10} | change
     with pytest.raises(DataError, match=message) as error:
-        measure_imbalance(lambda level, train: Score(0.5), resamples=10, **asked | change)
+        measured(lambda train: Score(0.5), **asked)
     assert "\n" not in str(error.value)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,9 @@ from bifocal.config import ExpertConfig
 from bifocal.data.packing import pack
 from bifocal.data.shards import open_split
 from bifocal.errors import ConfigError, DataError
+from bifocal.evaluate.compare import Resampling
 from bifocal.example import LABELS, Evidence, Example, Taxonomy
-from bifocal.lab.corruption import corrupt_parts, truncated_levels, values_of
+from bifocal.lab.corruption import PackedInputs, Truncation, corrupt_parts, truncated_levels, values_of
 from bifocal.modalities.text import Text
 from bifocal.models.encoders.tfidf_text import TfidfText
 
@@ -72,6 +74,15 @@ def text_logits(parts):
     return parts["text"].logits
 
 
+class OnlyTruncated(Text):
+    corruptions = ("truncation",)
+
+
+def corrupted(encoder, split, evidence, modality=None, **changes):
+    inputs = PackedInputs({"text": encoder}, {"text": modality or Text()}, {"test": split})
+    return corrupt_parts(text_logits, inputs, evidence, Resampling("auroc", 20), **changes)
+
+
 # ------------------------------------------------------------------ in the test
 
 
@@ -89,40 +100,31 @@ def test_a_split_that_lacks_a_row_is_an_error(encoder, split):
 def test_cut_texts_cost_the_score_what_they_no_longer_say(encoder, split):
     told = []
     evidence = {"text": evidence_of(encoder, reversed(range(20, N)), absent=range(20, 30))}
-    found = corrupt_parts(
-        text_logits, {"text": encoder}, {"text": Text()}, split, evidence, kinds={"text": ["truncation"]},
-        severities=(1, 5), rows=60, resamples=50, seed=0, progress=lambda *at: told.append(at),
-    )["text"]  # fmt: skip
-    first, last = found["kinds"]["truncation"]
+    found = corrupted(encoder, split, evidence, OnlyTruncated(), rows=60, progress=lambda *at: told.append(at))["text"]
+    first, *_, last = found["kinds"]["truncation"]
     assert found["n"] == 60 and found["intact"]["value"] == 1
     assert first["value"] == 1 and first["changed"] == last["changed"] == 1  # one word is cut, the cue still stands
     assert last["value"] == pytest.approx(0.5, abs=0.2) and last["change"]["high"] < 0  # four are cut
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert told == [(i, 6) for i in range(1, 7)]
     json.dumps(found, allow_nan=False)
 
 
 def test_all_kinds_of_a_modality_are_the_default(encoder, split):
     evidence = {"text": evidence_of(encoder)}
-    found = corrupt_parts(
-        text_logits, {"text": encoder}, {"text": Text()}, split, evidence, severities=(5,), rows=40,
-        resamples=20, seed=0,
-    )  # fmt: skip
+    found = corrupted(encoder, split, evidence, rows=40)
     assert list(found["text"]["kinds"]) == list(Text.corruptions) and found["text"]["n"] == 40
 
 
 def test_rows_of_one_class_tell_nothing(encoder, split):
     evidence = {"text": evidence_of(encoder, absent=range(0, N, 2))}
-    found = corrupt_parts(
-        text_logits, {"text": encoder}, {"text": Text()}, split, evidence, resamples=20, seed=0
-    )  # fmt: skip
-    assert found == {"text": None}
+    assert corrupted(encoder, split, evidence) == {"text": None}
 
 
 def test_another_encoder_is_an_error(encoder, split):
     evidence = {"text": evidence_of(encoder)}
     evidence["text"].features[:] += 1
     with pytest.raises(DataError, match="does not give their Evidence"):
-        corrupt_parts(text_logits, {"text": encoder}, {"text": Text()}, split, evidence, resamples=20, seed=0)
+        corrupted(encoder, split, evidence)
 
 
 # ------------------------------------------------------------------ in training
@@ -130,7 +132,7 @@ def test_another_encoder_is_an_error(encoder, split):
 
 def test_the_strongest_truncation_weakens_a_text_and_the_weakest_does_not(encoder):
     train = evidence_of(encoder, absent=range(10))
-    levels = truncated_levels(encoder, Text(), TEXTS, train, kind="truncation", severities=(1, 5), rows=100)
+    levels = truncated_levels(encoder, Text(), TEXTS, train, Truncation("truncation", (1, 5), rows=100))
     assert list(levels) == [0.0, 1.0, 5.0] and all(len(e) == 100 for e in levels.values())
     assert accuracy(levels[0.0]) > 0.95 and accuracy(levels[1.0]) > 0.95
     assert accuracy(levels[5.0]) == pytest.approx(0.5, abs=0.2)
@@ -149,10 +151,10 @@ def test_logits_of_rows_that_the_head_learned_from_are_cross_fitted(encoder):
     made.fit_head(made.encode(TEXTS), noise, IDS)
     train = evidence_of(encoder)
     train = Evidence(train.ids, train.groups, train.features, train.logits, train.present, noise, train.seen)
-    asked = {"kind": "truncation", "severities": (1,), "rows": N}
-    own = truncated_levels(made, Text(), TEXTS, train, **asked)[0.0]
+    asked = Truncation("truncation", (1,), rows=N)
+    own = truncated_levels(made, Text(), TEXTS, train, asked)[0.0]
     made.learned_from = frozenset(IDS)
-    fair = truncated_levels(made, Text(), TEXTS, train, **asked)[0.0]
+    fair = truncated_levels(made, Text(), TEXTS, train, asked)[0.0]
     torch.testing.assert_close(own.logits, made.encode(TEXTS)["logits"])
     assert not torch.allclose(own.logits, fair.logits) and accuracy(fair) < 0.65
     torch.testing.assert_close(own.features, fair.features)
@@ -161,13 +163,13 @@ def test_logits_of_rows_that_the_head_learned_from_are_cross_fitted(encoder):
 def test_only_the_drawn_rows_are_read_and_the_draw_is_seeded(encoder):
     train, read = evidence_of(encoder, absent=range(60)), []
     lazy = type("Lazy", (list,), {"__getitem__": lambda self, i: read.append(i) or list.__getitem__(self, i)})(TEXTS)
-    asked = {"kind": "truncation", "severities": (5,), "rows": 50}
-    levels = truncated_levels(encoder, Text(), lazy, train, **asked)
-    again, other = (truncated_levels(encoder, Text(), TEXTS, train, seed=s, **asked) for s in (0, 1))
+    asked = Truncation("truncation", (5,), rows=50)
+    levels = truncated_levels(encoder, Text(), lazy, train, asked)
+    again, other = (truncated_levels(encoder, Text(), TEXTS, train, replace(asked, seed=s)) for s in (0, 1))
     assert set(read) == {IDS.index(name) for name in levels[0.0].ids} - set(range(60))
     assert torch.equal(again[5.0].features, levels[5.0].features) and other[0.0].ids != levels[0.0].ids
 
 
 def test_an_unknown_kind_is_named(encoder):
     with pytest.raises(ConfigError, match="text has no corruption 'truncate'; did you mean 'truncation'"):
-        truncated_levels(encoder, Text(), TEXTS, evidence_of(encoder), kind="truncate", rows=50)
+        truncated_levels(encoder, Text(), TEXTS, evidence_of(encoder), Truncation("truncate", rows=50))

@@ -1,22 +1,29 @@
 """Fusions on tokens become trials on a sample of whole groups; a remedy is told to help by its interval alone."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from bifocal import plugins
+from bifocal.config import FusionConfig
 from bifocal.contracts import EncoderTuner
 from bifocal.errors import ConfigError, DataError
 from bifocal.evaluate.compare import Resampling
 from bifocal.example import Evidence
 from bifocal.lab import joint_trials
+from bifocal.lab.corruption import PackedInputs
 from bifocal.lab.joint_trials import compare_remedies, fit_joint_trials, joint_material, joint_strategies
+from bifocal.lab.trials import ExpertFacts, Study
 from bifocal.models.joint_trainer import JointOptions
 
 N = 40
-EXPERTS = {"a": {"total": 100, "trained": 10}, "b": {"total": 200, "trained": 20}}
+EXPERTS = {
+    "a": ExpertFacts("a_expert", {"total": 100, "trained": 10}),
+    "b": ExpertFacts("b_expert", {"total": 200, "trained": 20}),
+}
 
 
 class Encoder:
@@ -67,6 +74,11 @@ def evidence(n=N):
             splits[split][name] = Evidence(ids, groups, logits, logits, here, labels, torch.zeros(n, dtype=torch.bool))
         packed[split] = Packed(["elsewhere", *reversed(ids)])
     return splits, packed
+
+
+def material_of(splits, packed, folder, encoders=ENCODERS, seed=0, **how):
+    study = Study(splits, FusionConfig(), EXPERTS, Resampling("auroc", 200, seed))
+    return joint_material(study, PackedInputs(encoders, {}, packed), folder, **how)
 
 
 class Told:
@@ -125,17 +137,16 @@ def test_a_sample_is_of_whole_groups_and_finds_its_rows(tmp_path):
     splits, packed = evidence()
 
     def drawn(name, **how):
-        return joint_material(ENCODERS, packed, splits, folder=tmp_path / name, **how)
+        return material_of(splits, packed, tmp_path / name, **how)
 
     material = drawn("one", rows=12, seed=3)
     for split, rows in material.rows.items():
         assert len(rows) == 12 and len({i // 2 for i in rows}) == 6
-        e, with_gaps = material.evidence[split]["b"], material.evidence[split]["a"]
+        e, with_gaps = material.study.evidence[split]["b"], material.study.evidence[split]["a"]
         assert e.ids == tuple(f"{split}-{i}" for i in rows)
         assert list(e.values) == [f"b of {name}" for name in e.ids]
         assert [t.tolist() for t in e.tokens] == [[[float(i)] * 3] * 2 for i in rows]
         assert [len(t) for t in with_gaps.tokens] == [2, 0] * 6
-    assert material.experts == EXPERTS
     assert material.rows == drawn("two", rows=12, seed=3).rows != drawn("three", rows=12, seed=4).rows
     assert drawn("four", rows=N).rows["train"] == list(range(N))
 
@@ -144,24 +155,24 @@ def test_rows_that_are_not_packed_are_named(tmp_path):
     splits, packed = evidence()
     packed["val"] = Packed(packed["val"].ids[:-1])
     with pytest.raises(DataError, match="row 'val-0' of the Evidence is not among the packed rows of val"):
-        joint_material(ENCODERS, packed, splits, folder=tmp_path)
+        material_of(splits, packed, tmp_path)
     with pytest.raises(DataError, match="no group of train has 1 rows or fewer"):
-        joint_material(ENCODERS, *reversed(evidence()), folder=tmp_path, rows=1)
+        material_of(*evidence(), tmp_path, rows=1)
 
 
 def test_features_alone_are_a_finding(strategies, tmp_path):
     splits, packed = evidence()
     plain = {name: type("Plain", (), {"parameters": encoder.parameters})() for name, encoder in ENCODERS.items()}
-    material = joint_material(plain, packed, splits, folder=tmp_path, rows=30)
-    assert material.evidence["train"]["a"].tokens is None
-    found = fit_joint_trials(joint_trials.JointMaterial(material.rows, material.evidence, ENCODERS, EXPERTS))
+    material = material_of(splits, packed, tmp_path, plain, rows=30)
+    assert material.study.evidence["train"]["a"].tokens is None
+    found = fit_joint_trials(replace(material, encoders=ENCODERS))
     assert found.findings[0] == "told learned on features: no encoder here has hidden states of words or patches"
 
 
 def test_trials_are_heard_on_the_sample(strategies, tmp_path):
     splits, packed = evidence()
     told = []
-    material = joint_material(ENCODERS, packed, splits, folder=tmp_path, rows=30)
+    material = material_of(splits, packed, tmp_path, rows=30)
     found = fit_joint_trials(
         material, options={"noise_of_it": 0.5, "of no strategy": 1}, progress=lambda *a: told.append(a)
     )
@@ -169,7 +180,9 @@ def test_trials_are_heard_on_the_sample(strategies, tmp_path):
     assert (t.name, t.kind, t.reads, t.members) == ("told", "joint", ("a", "b"), {})
     assert {split: z.shape for split, z in t.logits.items()} == {"val": (30, 2), "test": (30, 2)}
     assert t.parameters == {"total": 340, "trained": 70, "own": 40} and t.seconds >= 0
-    np.testing.assert_array_equal(t.logits["test"], Told(noise_of_it=0.5)(material.evidence["test"]).double().numpy())
+    np.testing.assert_array_equal(
+        t.logits["test"], Told(noise_of_it=0.5)(material.study.evidence["test"]).double().numpy()
+    )
     assert t.temperature != 1
     assert found.histories["told"][0]["val_loss"] == 0.6
     assert found.findings == ["refusing is not among the fusions: nothing to adapt"]
@@ -179,9 +192,11 @@ def test_trials_are_heard_on_the_sample(strategies, tmp_path):
 def remedies(tmp_path, **those):
     splits, packed = evidence(400)
     return compare_remedies(
-        joint_material(ENCODERS, packed, splits, folder=tmp_path, rows=400), resampling=Resampling("auroc", 200),
-        strategy="told", remedies={"plain": {}, **those}, options={"noise_of_it": 1.5}
-    )  # fmt: skip
+        material_of(splits, packed, tmp_path, rows=400),
+        "told",
+        remedies={"plain": {}, **those},
+        options={"noise_of_it": 1.5},
+    )
 
 
 def test_a_remedy_helps_or_harms_by_its_interval(strategies, tmp_path):

@@ -11,13 +11,14 @@ from torch import nn
 
 from bifocal.config import FusionConfig
 from bifocal.decide.calibration import softmax
+from bifocal.evaluate.compare import Resampling
 from bifocal.evaluate.metrics import auroc
 from bifocal.example import Evidence
 from bifocal.lab.stability import COLUMNS, RISE, as_fitted, compare_stability, growth, steadiness
-from bifocal.lab.trials import fit_head_trial, fit_trial
+from bifocal.lab.trials import ExpertFacts, Study, fit_head_trial, fit_trial
 from bifocal.models.evidence_fusion import LearnedFusion
 
-EXPERTS = {"text": {"total": 100, "trained": 10}, "image": {"total": 100, "trained": 10}}
+EXPERTS = {m: ExpertFacts(f"{m}_expert", {"total": 100, "trained": 10}) for m in ("text", "image")}
 OPTIONS = {"learning_rates": [1e-2, 3e-3], "weight_decays": [0.01], "widths": [4, 8], "epochs": 8, "patience": 2}
 
 
@@ -39,8 +40,8 @@ SPLITS = generated()
 
 
 def fitted(strategy="concat", kind="fusion", keep=None, **options):
-    config = FusionConfig(strategy=strategy, seeds=3, options=options)
-    return fit_trial(strategy, kind, config, SPLITS, seed=0, experts=EXPERTS, keep=keep)
+    study = Study(SPLITS, FusionConfig(strategy=strategy, seeds=3, options=options), EXPERTS, Resampling("auroc"))
+    return fit_trial(study, strategy, kind, strategy, keep=keep)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,14 @@ def counted(train, val, patience=1, classes=2):
     rows = Evidence(
         ("a", "b"), ("a", "b"), nothing, nothing, nothing[:, 0] == 0, torch.tensor(labels), nothing[:, 0] > 0
     )
-    trial.fusion = type("Fusion", (), {**vars(fusion), "__call__": lambda self, parts: torch.zeros(2, classes)})()
+    trial.fusion = type(
+        "Fusion",
+        (LearnedFusion,),
+        {
+            "__init__": lambda self: vars(self).update(vars(fusion)),
+            "__call__": lambda self, parts: torch.zeros(2, classes),
+        },
+    )()
     return steadiness(trial, {s: {"m": rows} for s in ("train", "val", "test")}, metric="accuracy")["diverged"]
 
 
@@ -134,7 +142,7 @@ def test_models_without_gradients_or_without_a_fusion_tell_what_they_can():
 
 def test_a_head_hears_its_modality_and_a_control_none_but_its_own():
     quick = OPTIONS | {"learning_rates": [1e-2], "widths": [4], "epochs": 2}
-    head = fit_head_trial("image", FusionConfig(seeds=2, options=quick), SPLITS, seed=0, experts=EXPERTS)
+    head = fit_head_trial(Study(SPLITS, FusionConfig(seeds=2, options=quick), EXPERTS, Resampling("auroc")), "image")
     assert list(as_fitted(head, SPLITS["test"])) == ["image"]
     assert steadiness(head, SPLITS, metric="auroc")["kind"] == "head"
     control = fitted(kind="control", keep="text", **quick)

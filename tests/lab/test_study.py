@@ -11,10 +11,12 @@ from typer.testing import CliRunner
 from bifocal.cli.app import app
 from bifocal.config import FusionConfig, parse_config
 from bifocal.errors import ConfigError, DataError
+from bifocal.evaluate.compare import Resampling
+from bifocal.evaluate.metrics import headline_metric
 from bifocal.example import BINARY, Evidence, Label
 from bifocal.lab.experiment import experiment
 from bifocal.lab.study import lab
-from bifocal.lab.trials import ExpertFacts
+from bifocal.lab.trials import ExpertFacts, Study
 from bifocal.models.linear import cross_fit, fit_linear
 from bifocal.sources.synthetic import STRUCTURES
 from bifocal.workspace import read_json, write_json
@@ -48,14 +50,10 @@ def made(structure, seed=0, noise=0.2, width=5, sizes=SIZES):
 
 
 def examined(splits, *, strategies=("concat", "mean"), label=None, **options):
-    return experiment(
-        splits,
-        label or Label(BINARY),
-        FusionConfig(seeds=2, options=QUICK | options),
-        experts=EXPERTS,
-        strategies=strategies,
-        resamples=100,
-    ).results
+    label = label or Label(BINARY)
+    resampling = Resampling(headline_metric(len(label.classes)), 100)
+    study = Study(splits, FusionConfig(seeds=2, options=QUICK | options), EXPERTS, resampling)
+    return experiment(study, label, strategies=strategies)[1]
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,28 @@ from bifocal.decide.calibration import softmax
 from bifocal.errors import DataError
 from bifocal.evaluate.compare import Resampling
 from bifocal.example import Evidence
-from bifocal.lab.trials import Trial, best, fit_head_trial, fit_trial, for_strategy, hear_expert, smallest_tie
+from bifocal.lab.trials import (
+    ExpertFacts,
+    Study,
+    Trial,
+    best,
+    fit_head_trial,
+    fit_trial,
+    for_strategy,
+    hear_expert,
+    smallest_tie,
+)
 from bifocal.lab.usable_rows import check_splits, log_prior, usable
 
 QUICK = FusionConfig(seeds=2, options={"epochs": 2, "widths": [4], "learning_rates": [1e-2], "weight_decays": [0.01]})
-EXPERTS = {"a": {"total": 100, "trained": 10}, "b": {"total": 1000, "trained": 20}}
+EXPERTS = {
+    "a": ExpertFacts("a_expert", {"total": 100, "trained": 10}),
+    "b": ExpertFacts("b_expert", {"total": 1000, "trained": 20}),
+}
+
+
+def study(splits):
+    return Study(splits, QUICK, EXPERTS, Resampling("auroc", 100))
 
 
 def evidence(n=60, absent=()):
@@ -64,10 +81,10 @@ def test_a_missing_split_is_named(missing):
 def test_of_an_absent_part_every_single_modality_model_says_the_class_shares():
     splits = evidence(absent=(0, 7))
     prior = softmax(log_prior(splits))
-    heard = hear_expert("expert", "expert", "a", splits, parameters=EXPERTS["a"], seconds=None)
+    heard = hear_expert("expert", "expert", "a", splits, parameters=EXPERTS["a"].parameters, seconds=None)
     np.testing.assert_allclose(softmax(heard.logits["test"][[0, 7]]), [prior, prior], atol=1e-6)
     np.testing.assert_array_equal(heard.logits["test"][1], splits["test"]["a"].logits[1].double().numpy())
-    head = fit_head_trial("a", QUICK, splits, seed=0, experts=EXPERTS)
+    head = fit_head_trial(study(splits), "a")
     np.testing.assert_allclose(softmax(head.logits["test"][[0, 7]]), [prior, prior], atol=1e-6)
     assert head.reads == ("a",)
 
@@ -77,22 +94,21 @@ def test_the_control_knows_nothing_of_the_other_modalities():
     other = {
         split: {**parts, "b": replace(parts["b"], features=-parts["b"].features)} for split, parts in splits.items()
     }
-    settings = for_strategy(QUICK, "concat")
-    first, second = (fit_trial("c", "control", settings, s, seed=0, experts=EXPERTS, keep="a") for s in (splits, other))
+    first, second = (fit_trial(study(s), "c", "control", "concat", keep="a") for s in (splits, other))
     np.testing.assert_array_equal(first.logits["test"], second.logits["test"])
     assert first.reads == ("a",)
-    fused = fit_trial("f", "fusion", settings, splits, seed=0, experts=EXPERTS)
+    fused = fit_trial(study(splits), "f", "fusion", "concat")
     assert np.abs(first.logits["test"] - fused.logits["test"]).max() > 0.01
     assert first.parameters["own"] == fused.parameters["own"] == 8 * 4 + 4 + 4 * 2 + 2  # matched, of one seed
 
 
 def test_cost_counts_one_seed_and_the_experts_below():
-    fused = fit_trial("f", "fusion", for_strategy(QUICK, "concat"), evidence(), seed=0, experts=EXPERTS)
+    fused = fit_trial(study(evidence()), "f", "fusion", "concat")
     counted = 2 * (3 + 3) + 2 + 1  # mean and scale of each feature, the class shares, the width that was chosen
     assert fused.parameters["total"] == 1100 + fused.parameters["own"] + counted
     assert fused.parameters["trained"] == 30 + fused.parameters["own"]
     assert fused.members["val"].shape == (2, 60, 2) and fused.seconds > 0
-    expert = hear_expert("a", "expert", "a", evidence(), parameters=EXPERTS["a"], seconds=None)
+    expert = hear_expert("a", "expert", "a", evidence(), parameters=EXPERTS["a"].parameters, seconds=None)
     assert expert.parameters == {"total": 100, "trained": 10, "own": 0}
 
 

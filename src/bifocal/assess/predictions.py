@@ -5,25 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import numpy as np
 
+from ..contracts import SeedEnsemble
 from ..decide.calibration import softmax
 from ..decide.policy import Policy, pattern_of, patterns
-from ..evaluate.compare import gains_over_each, measure_change
+from ..evaluate.compare import Gain, Resampling, gains_over_each, measure_change
 from ..evaluate.curves import precision_recall, reliability, reliability_target, risk_coverage, roc, threshold_counts
 from ..evaluate.differences import class_shares_p_value
 from ..evaluate.error_table import write_errors
-from ..evaluate.intervals import measure
-from ..evaluate.metrics import METRICS, headline_metric
+from ..evaluate.intervals import Figure, Measured, measure
+from ..evaluate.metrics import METRICS
 from ..example import UNLABELLED, Evidence, Label
 
 if TYPE_CHECKING:
     from ..contracts import Fusion
 
 MAJORITY = "majority"
-ECE = {"bins": 15, "kind": "equal width"}
+SPLITS: tuple[Literal["train"], Literal["val"], Literal["test"]] = ("train", "val", "test")
+ECE: dict[str, int | str] = {"bins": 15, "kind": "equal width"}
 SHARES_DIFFER = 0.01
 """Splits whose class shares would differ as much by chance less often than this are told of."""
 
@@ -129,15 +131,28 @@ def actions(said: Predictions, policy: Policy, model: str) -> np.ndarray:
     return np.where(said.has[model], done, "")
 
 
-def measure_actions(said: Predictions, policy: Policy, model: str) -> dict[str, Any]:
+class MissedClass(TypedDict):
+    """Posts of a class, and those whose prediction set leaves it out."""
+
+    labelled: int
+    missed: int
+
+
+class SetActions(MissedClass):
+    """What a policy of several classes does with ``n`` posts."""
+
+    n: int
+    review: int
+    """Posts whose prediction set is not their label alone."""
+    size: float | None
+    """Classes of a set, mean."""
+    by_class: dict[str, MissedClass]
+
+
+def measure_actions(said: Predictions, policy: Policy, model: str) -> dict[str, dict[str, int]] | SetActions:
     """What the policy does with a split, by class of the post; posts without a label under ``none``.
 
-    Returns
-    -------
-    dict
-        ``allow``, ``review``, ``block``: counts by ``negative``, ``positive``, ``none``. Of several classes ``n``,
-        ``review`` (posts whose prediction set is not their label alone), ``size`` (classes of a set, mean),
-        ``labelled`` and ``missed`` (posts whose set leaves their class out) in all and ``by_class``.
+    ``allow``, ``review``, ``block``: counts by ``negative``, ``positive``, ``none``. Of several classes `SetActions`.
     """
     done, kinds = actions(said, policy, model), {"negative": 0, "positive": 1, "none": UNLABELLED}
     if len(policy.classes) > 2:
@@ -148,7 +163,7 @@ def measure_actions(said: Predictions, policy: Policy, model: str) -> dict[str, 
     }
 
 
-def _measure_sets(said: Predictions, policy: Policy, model: str, done: np.ndarray) -> dict[str, Any]:
+def _measure_sets(said: Predictions, policy: Policy, model: str, done: np.ndarray) -> SetActions:
     probabilities, _ = calibrated(said, policy, model)
     sets = np.ones_like(probabilities, dtype=bool)
     for pattern, rows in _by_pattern(said):
@@ -186,13 +201,32 @@ def confusion(labels: np.ndarray, predictions: np.ndarray) -> dict[str, int]:
     }
 
 
-def measure_model(
-    said: Predictions, model: str, policy: Policy, label: Label, *, resamples: int, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One model on one split: uncalibrated at 0.5, calibrated at the policy's thresholds, and the confusion counts.
+class SplitResults(Measured):
+    """A model on a split: uncalibrated at 0.5, calibrated at the policy's thresholds, and counts of a binary label."""
 
-    And what calibration did to its NLL and Brier, as `paired_gain`: below 0 is better.
-    """
+    calibrated: NotRequired[dict[str, Figure]]
+    """The majority baseline has none."""
+    confusion: NotRequired[dict[str, int]]
+
+
+class ModelResults(TypedDict):
+    """A model on every split."""
+
+    parameters: Mapping[str, int]
+    threshold: NotRequired[float | None]
+    class_thresholds: NotRequired[tuple[float, ...] | None]
+    train: NotRequired[SplitResults]
+    val: NotRequired[SplitResults]
+    test: NotRequired[SplitResults]
+    calibration: NotRequired[dict[str, Gain]]
+    """What calibration did to NLL and Brier on the tested split; below 0 is better."""
+    seeds: NotRequired[dict[str, int | dict[str, float]]]
+
+
+def measure_model(
+    said: Predictions, model: str, policy: Policy, resampling: Resampling
+) -> tuple[SplitResults, dict[str, Gain]]:
+    """One model on one split, and what calibration did to its NLL and Brier there."""
     rows = said.has[model]
     groups = [g for g, keep in zip(said.groups, rows, strict=True) if keep]
     labels = said.labels[rows]
@@ -203,90 +237,74 @@ def measure_model(
         probabilities,
         groups,
         predictions=predictions,
-        resamples=resamples,
-        seed=seed,
+        resamples=resampling.resamples,
+        seed=resampling.seed,
     )
-    result = {**raw, "calibrated": after["metrics"]}
-    if label.binary:
+    result: SplitResults = {**raw, "calibrated": after["metrics"]}
+    if len(policy.classes) == 2:
         result["confusion"] = confusion(labels, predictions)
     return result, change
 
 
-def measure_majority(said: Predictions, shares: np.ndarray, *, resamples: int, seed: int) -> dict[str, Any]:
+def measure_majority(said: Predictions, shares: np.ndarray, resampling: Resampling) -> Measured:
     """The baseline that always names the commonest class of train, with train's class shares as probabilities."""
-    probabilities = np.tile(shares, (len(said.ids), 1))
+    probabilities, n, seed = np.tile(shares, (len(said.ids), 1)), resampling.resamples, resampling.seed
     predictions = np.full(len(said.ids), int(shares.argmax()))
-    return measure(said.labels, probabilities, said.groups, predictions=predictions, resamples=resamples, seed=seed)
+    return measure(said.labels, probabilities, said.groups, predictions=predictions, resamples=n, seed=seed)
 
 
 def measure_models(
     said: Mapping[str, Predictions],
     policy: Policy,
-    label: Label,
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, Mapping[str, int]],
     shares: np.ndarray,
-    *,
     tested_on: str,
-    resamples: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Every model, and the majority baseline, on every split (``said``: split -> `Predictions`).
-
-    What calibration did to NLL and Brier (``calibration``) is told of the split ``tested_on``.
-    """
-    settings = {"resamples": resamples, "seed": seed}
-    models: dict[str, Any] = {}
+    resampling: Resampling,
+) -> dict[str, ModelResults]:
+    """Every model, and the majority baseline, on every split (``said``: split -> `Predictions`)."""
+    models: dict[str, ModelResults] = {}
+    splits = [split for split in SPLITS if split in said]
     for model, weights in parameters.items():
-        found = {split: measure_model(opinions, model, policy, label, **settings) for split, opinions in said.items()}
-        models[model] = {
-            "parameters": weights,
-            "threshold": policy.models[model].threshold,
-            "class_thresholds": policy.models[model].class_thresholds,
-            **{split: figures for split, (figures, _) in found.items()},
-            "calibration": found[tested_on][1],
-        }
-    models[MAJORITY] = {
-        "parameters": {"total": 0, "trained": 0},
-        **{split: measure_majority(opinions, shares, **settings) for split, opinions in said.items()},
-    }
+        own, found = policy.models[model], models.setdefault(model, {"parameters": weights})
+        found["threshold"], found["class_thresholds"] = own.threshold, own.class_thresholds
+        changes = {}
+        for split in splits:
+            found[split], changes[str(split)] = measure_model(said[split], model, policy, resampling)
+        found["calibration"] = changes[tested_on]
+    majority = models.setdefault(MAJORITY, {"parameters": {"total": 0, "trained": 0}})
+    for split in splits:
+        majority[split] = {**measure_majority(said[split], shares, resampling)}
     return models
 
 
-def seed_spread(fusion: Fusion, evidence: Mapping[str, Evidence], labels: np.ndarray, label: Label) -> dict[str, Any]:
-    """Mean and standard deviation of the headline metric over the fusion's seeds; empty where it has one or none."""
-    members = getattr(fusion, "member_logits", None)
-    if members is None:
+def seed_spread(
+    fusion: Fusion, evidence: Mapping[str, Evidence], labels: np.ndarray, metric: str
+) -> dict[str, int | dict[str, float]]:
+    """Mean and standard deviation of the metric over the fusion's seeds; empty where it has one or none."""
+    if not isinstance(fusion, SeedEnsemble):
         return {}
-    name = headline_metric(len(label.classes))
-    values = [METRICS[name](labels, softmax(logits), None) for logits in members(evidence).numpy()]
+    values = [METRICS[metric](labels, softmax(logits), None) for logits in fusion.member_logits(evidence).numpy()]
     if len(values) < 2:
         return {}
-    return {"n": len(values), name: {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}}
+    return {"n": len(values), metric: {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}}
+
+
+class MainGain(Gain):
+    """The least gain over an expert (`bifocal.evaluate.compare.Gains`)."""
+
+    over: str
+    chosen_on: dict[str, float]
+    """What each expert reaches on the tuning split."""
 
 
 def gains_over_experts(
-    tuned: Predictions,
-    tested: Predictions,
-    policy: Policy,
-    label: Label,
-    *,
-    fusion: str,
-    shares: np.ndarray,
-    resamples: int,
-    seed: int,
-) -> dict[str, Any]:
-    """The fusion against every expert on the tested split: what ``results_<run>.json`` holds of it.
+    tuned: Predictions, tested: Predictions, policy: Policy, fusion: str, shares: np.ndarray, resampling: Resampling
+) -> tuple[MainGain, dict[str, Gain]]:
+    """The fusion against every expert on the tested split: the least gain, and by expert the gain over it.
 
     A row on which an expert has no opinion counts with train's class shares: that is what it would say.
-
-    Returns
-    -------
-    dict
-        ``gain``: the least of them (`bifocal.evaluate.compare.Gains`), ``over`` which expert, and ``chosen_on``, what
-        each expert reaches on the tuning split; ``gains``: expert -> the gain over it.
     """
-    experts = [model for model in tuned.logits if model != fusion]
-    metric = headline_metric(len(label.classes))
+    experts, metric = [model for model in tuned.logits if model != fusion], resampling.metric
 
     def probabilities(said: Predictions, model: str) -> np.ndarray:
         return np.where(said.has[model][:, None], calibrated(said, policy, model, adjusted=False)[0], shares)
@@ -297,23 +315,28 @@ def gains_over_experts(
         probabilities(tested, fusion),
         tested.groups,
         metric=metric,
-        resamples=resamples,
-        seed=seed,
+        resamples=resampling.resamples,
+        seed=resampling.seed,
     )
     scores = {model: METRICS[metric](tuned.labels, probabilities(tuned, model), None) for model in experts}
-    return {"gain": {"over": found.over, "chosen_on": scores, **found.least}, "gains": found.each}
+    return {"over": found.over, "chosen_on": scores, **found.least}, found.each
 
 
-def measure_class_shares(said: Mapping[str, Predictions], label: Label) -> dict[str, Any]:
-    """Whether the splits (``said``: split -> `Predictions`) hold the classes in the same shares.
+class ClassShares(TypedDict):
+    """Whether splits hold the classes in the same shares."""
+
+    shares: dict[str, list[float]]
+    """Split -> the share of each class among its annotated rows."""
+    p: float
+    """Of equal shares (`class_shares_p_value`)."""
+    differ: bool
+    """Whether that is below `SHARES_DIFFER`."""
+
+
+def measure_class_shares(said: Mapping[str, Predictions], label: Label) -> ClassShares:
+    """Compare the class shares of the splits (``said``: split -> `Predictions`).
 
     A threshold chosen where positives are more frequent than where it is used flags too much there.
-
-    Returns
-    -------
-    dict
-        ``shares``: split -> the share of each class among its annotated rows; ``p``: of equal shares
-        (`class_shares_p_value`); ``differ``: whether that is below `SHARES_DIFFER`.
     """
     classes, annotated = len(label.classes), {}
     for split, found in said.items():
@@ -329,56 +352,80 @@ def measure_class_shares(said: Mapping[str, Predictions], label: Label) -> dict[
     }
 
 
+class Reliability(TypedDict):
+    """Bins before and after calibration, at the split's own base rate; see `evaluate.curves.reliability`."""
+
+    before: list[dict[str, float]]
+    after: list[dict[str, float]]
+
+
+class ModelCurves(TypedDict):
+    """Curves of a model on the tested split; points of a binary label for the first two."""
+
+    roc: list[tuple[float, float]]
+    precision_recall: list[tuple[float, float]]
+    reliability: Reliability
+    risk_coverage: list[tuple[float, float]]
+    aurc: float | None
+    """The area under it."""
+
+
+class Explorer(TypedDict):
+    """What each threshold would do on the split that thresholds are chosen on, of the model that decides."""
+
+    split: str
+    model: str
+    rows: list[dict[str, float]]
+
+
+class Curves(TypedDict):
+    """What ``curves_<run>.json`` holds; of several classes there is nothing to explore."""
+
+    models: dict[str, ModelCurves]
+    explorer: Explorer | None
+
+
 def draw_curves(
     tested: Predictions, tuned: Predictions, policy: Policy, models: Sequence[str], *, tuned_on: str
-) -> dict[str, Any]:
-    """What ``curves_<run>.json`` holds.
-
-    Returns
-    -------
-    dict
-        ``models``: of each, on the tested split, ``roc`` and ``precision_recall`` (points of a binary label) and
-        ``reliability`` ``before`` and ``after`` calibration, at the split's own base rate, ``risk_coverage`` of
-        decisions and its area ``aurc``; ``explorer``: the split that thresholds are chosen on and what each would do
-        there, of the model that decides (null: several classes).
-    """
-    drawn: dict[str, Any] = {}
-    for model in models:
-        rows = tested.has[model] & (tested.labels != UNLABELLED)
-        if not rows.any():
-            nothing: dict[str, list[Any]] = {"before": [], "after": []}
-            curves: dict[str, Any] = {"roc": [], "precision_recall": [], "risk_coverage": [], "aurc": None}
-            drawn[model] = {**curves, "reliability": nothing}
-            continue
-        y, binary = tested.labels[rows], len(policy.classes) == 2
-        after, named = (part[rows] for part in calibrated(tested, policy, model, adjusted=False))
-        before = softmax(tested.logits[model][rows])
-        risks, area = risk_coverage(y, after, named)
-        drawn[model] = {
-            "roc": roc(y, after) if binary else [],
-            "precision_recall": precision_recall(y, after) if binary else [],
-            "reliability": {
-                "before": reliability(*reliability_target(y, before)),
-                "after": reliability(*reliability_target(y, after)),
-            },
-            "risk_coverage": risks,
-            "aurc": area,
-        }
+) -> Curves:
+    """Curves of every model on the tested split, and what thresholds would do on the tuning split."""
+    drawn = {model: _curves(tested, policy, model) for model in models}
     return {"models": drawn, "explorer": _explorer(tuned, policy, models[-1], tuned_on)}
 
 
-def _explorer(said: Predictions, policy: Policy, model: str, split: str) -> dict[str, Any] | None:
+def _curves(tested: Predictions, policy: Policy, model: str) -> ModelCurves:
+    rows = tested.has[model] & (tested.labels != UNLABELLED)
+    if not rows.any():
+        nothing: Reliability = {"before": [], "after": []}
+        return {"roc": [], "precision_recall": [], "risk_coverage": [], "aurc": None, "reliability": nothing}
+    y, binary = tested.labels[rows], len(policy.classes) == 2
+    after, named = (part[rows] for part in calibrated(tested, policy, model, adjusted=False))
+    before = softmax(tested.logits[model][rows])
+    risks, area = risk_coverage(y, after, named)
+    return {
+        "roc": roc(y, after) if binary else [],
+        "precision_recall": precision_recall(y, after) if binary else [],
+        "reliability": {
+            "before": reliability(*reliability_target(y, before)),
+            "after": reliability(*reliability_target(y, after)),
+        },
+        "risk_coverage": risks,
+        "aurc": area,
+    }
+
+
+def _explorer(said: Predictions, policy: Policy, model: str, split: str) -> Explorer | None:
     rows = np.flatnonzero(said.has[model] & (said.labels != UNLABELLED))
     if len(policy.classes) > 2 or not len(rows):
         return None
-    limits: dict[str, Any] = {}
+    allow_below = block_from = None
     if policy.review is not None:
         bands = [policy.band(model, said.patterns[row]) for row in rows]
         # A side without a promise does nothing without a person.
-        limits["allow_below"] = [0.0 if b is None or b.allow_below is None else b.allow_below for b in bands]
-        limits["block_from"] = [2.0 if b is None or b.block_from is None else b.block_from for b in bands]
+        allow_below = [0.0 if b is None or b.allow_below is None else b.allow_below for b in bands]
+        block_from = [2.0 if b is None or b.block_from is None else b.block_from for b in bands]
     p = calibrated(said, policy, model)[0][rows]
-    return {"split": split, "model": model, "rows": threshold_counts(said.labels[rows], p, **limits)}
+    return {"split": split, "model": model, "rows": threshold_counts(said.labels[rows], p, allow_below, block_from)}
 
 
 def column(model: str) -> str:

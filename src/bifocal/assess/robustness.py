@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from ..contracts import Attackable, Reporter
 from ..data.compose import recomposed
 from ..data.shards import Split, open_split
 from ..diagnose.ablation import permuted
-from ..diagnose.robustness import Outcomes, compare_decisions
+from ..diagnose.robustness import ComparedDecisions, Outcomes, compare_decisions
 from ..diagnose.scored_rows import FEW
 from ..errors import ConfigError, nearest
 from ..fit.evidence import Evidence, features_of
@@ -39,6 +39,41 @@ PART = ("part_swapped", "part_missing")
 ROWS = RobustnessConfig().rows
 AT_ONCE = 128
 """Rows whose attacked values are held at a time."""
+
+
+class AttackResult(ComparedDecisions):
+    """Decisions on the rows before and after an attack at a severity."""
+
+    modality: str
+    attack: str
+    severity: int
+    normaliser: bool | None
+    """Whether words were cleaned after the attack; None where there is nothing to clean."""
+    altered: float
+    """Share of the rows with the part that the attack changed."""
+    reached: float
+    """Share where the encoder is given another value than before."""
+
+
+class RobustnessResults(TypedDict):
+    """What ``robustness_<run>.json`` holds."""
+
+    run: str
+    label: str
+    model: str
+    """Whose decisions these are."""
+    split: str
+    in_sample: bool
+    rows: int
+    """Attacked, ``of`` the split's."""
+    of: int
+    seed: int
+    versions: Mapping[str, str]
+    key: str
+    """Of rows and models."""
+    attacks: list[AttackResult]
+    functional: dict[str, Any] | None
+    findings: list[str]
 
 
 def robustness(
@@ -114,29 +149,19 @@ def check_attacks(settings: RobustnessConfig, modalities: Mapping[str, Modality]
 
 def attack_run(
     system: System, space: Workspace, settings: RobustnessConfig, progress: Progress | None = None
-) -> dict[str, Any]:
+) -> RobustnessResults:
     """Make attacks on rows of the split that a run was tested on, one part at a time.
 
     Attacks alter words before they are cleaned and pictures after they were made square. Of the attacked part the
     encoder runs again on what has changed; the Evidence of the other parts, and of unchanged rows, is that of the run.
     Words are attacked wherever they stand, in a transcript as in a caption, and the picture's own are not drawn anew.
-
-    Returns
-    -------
-    dict
-        ``run``, ``label``, ``model`` (whose decisions these are), ``split``, ``in_sample``, ``rows`` (attacked),
-        ``of`` (rows of the split), ``seed``, ``versions``, ``key`` (of rows and models); ``attacks``: a list with
-        ``modality``, ``attack``, ``severity``, ``normaliser`` (whether words were cleaned after the attack; None where
-        there is nothing to clean), ``altered`` (share of the rows with the part that the attack changed), ``reached``
-        (share where the encoder is given another value than before), and what
-        `diagnose.robustness.compare_decisions` gives; ``functional``: None; ``findings``.
     """
     split_name = read_json(space.results)["tested_on"]
     whole = open_split(space.shards(split_name), system.modalities)
     chosen = np.sort(np.random.default_rng(system.config.seed).permutation(len(whole))[: settings.rows]).tolist()
     posts = _Posts.take(system, space, whole, split_name, chosen)
     tried = list(_tried(system, settings))
-    attacks: list[dict[str, Any]] = []
+    attacks: list[AttackResult] = []
     for done, (name, kind, severity) in enumerate(tried):
         attacks += posts.attack(name, kind, severity)
         if progress:
@@ -207,7 +232,7 @@ class _Posts:
         boxes = {row["id"]: row["boxes"] for row in read}
         return cls(system, split, evidence, _outcomes(system, evidence), boxes)
 
-    def attack(self, name: str, kind: str, severity: int) -> Iterator[dict[str, Any]]:
+    def attack(self, name: str, kind: str, severity: int) -> Iterator[AttackResult]:
         """Figures of one attack; twice where the part has a normaliser, with it and without."""
         part = self.evidence[name]
         if kind in PART:
@@ -219,7 +244,9 @@ class _Posts:
             changed, altered, reached = self._encoded(name, kind, severity, remake)
             yield self._figures(name, kind, severity, normaliser, changed, altered, reached)
 
-    def _encoded(self, name: str, kind: str, severity: int, remake: Callable[[Any], Any] | None) -> tuple[Any, ...]:
+    def _encoded(
+        self, name: str, kind: str, severity: int, remake: Callable[[Any], Any] | None
+    ) -> tuple[Evidence, torch.Tensor, torch.Tensor]:
         """Evidence of the attacked part; the rows that were altered, and those whose change reached the encoder."""
         modality, part = self.system.modalities[name], self.evidence[name]
         engine = torch_engine(self.system.engine)
@@ -257,9 +284,9 @@ class _Posts:
         severity: int,
         normaliser: bool | None,
         changed: Evidence,
-        altered: Any,
-        reached: Any,
-    ) -> dict[str, Any]:
+        altered: torch.Tensor,
+        reached: torch.Tensor,
+    ) -> AttackResult:
         after = _outcomes(self.system, {**self.evidence, name: changed})
         there = max(int(self.evidence[name].present.sum()), 1)
         config = self.system.config
@@ -280,7 +307,7 @@ class _Posts:
             ),
         }
 
-    def findings(self, attacks: Sequence[Mapping[str, Any]]) -> list[str]:
+    def findings(self, attacks: Sequence[AttackResult]) -> list[str]:
         """What these rows cannot tell, in sentences."""
         labels = next(iter(self.evidence.values())).labels
         counts = {str(label): int((labels == i).sum()) for i, label in enumerate(self.system.label.classes)}

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from itertools import product
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import DataError, nearest
-from ..evaluate.intervals import RESAMPLES
+from ..evaluate.compare import Resampling
+from ..evaluate.intervals import OptionalFigure
 from ..example import UNLABELLED, Evidence
-from .scored_rows import Score, ScoredRows, interval
+from .scored_rows import Disturbed, MeasuredRows, Score, ScoredRows, compared, figure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
 
-Head = Callable[[Tensor], Tensor]
-"""Features ``[n, d]`` -> the expert's logits ``[n, C]``, so that those of disturbed features are known."""
 Corrupt = Callable[[Any, str, int, np.random.Generator], Any]
 """``Modality.corrupt``: value, kind, severity, generator -> the value disturbed."""
 
@@ -32,6 +32,8 @@ DEVIATIONS = (0.25, 0.5, 1.0, 2.0, 4.0)
 SEVERITIES = (1, 2, 3, 4, 5)
 ROWS = 2000
 """Rows on which inputs are corrupted at most: for each kind and severity the encoder runs again."""
+INTACT = ("", 0)
+"""Stands for inputs as they are among kinds and severities."""
 ALIKE, COMPARED = 0.05, 16
 """How far encoding again may stray from the Evidence (relative norm, batching and precision), and on how many rows."""
 
@@ -39,22 +41,22 @@ ALIKE, COMPARED = 0.05, 16
 # ------------------------------------------------------------------ disturbances of one modality
 
 
-def averaged(part: Evidence, train: Evidence, *, head: Head | None = None) -> Evidence:
+def averaged(part: Evidence, train: Evidence) -> Evidence:
     """Every part replaced by the mean of train: it is there, and says nothing."""
     seen = train.present
-    return _saying(part, train.features[seen].mean(dim=0), train.logits[seen].mean(dim=0), head)
+    return _saying(part, train.features[seen].mean(dim=0), train.logits[seen].mean(dim=0))
 
 
-def zeroed(part: Evidence, *, head: Head | None = None) -> Evidence:
+def zeroed(part: Evidence) -> Evidence:
     """Zeros in every part's place with ``present`` kept: what a careless pipeline feeds for a missing part."""
-    return _saying(part, torch.zeros(()), torch.zeros(()), head)
+    return _saying(part, torch.zeros(()), torch.zeros(()))
 
 
-def noisy(part: Evidence, train: Evidence, deviations: float, *, seed: int, head: Head | None = None) -> Evidence:
+def noisy(part: Evidence, train: Evidence, deviations: float, *, seed: int) -> Evidence:
     """Gaussian noise of so many of train's standard deviations on each feature; one seed draws one noise, scaled.
 
-    Without ``head`` the logits are disturbed likewise in their own deviations: harder on them than the same noise on
-    the features, which averages out, so that fusions that read one do not compare with those that read the other.
+    Logits are disturbed likewise, in their own deviations: harder on them than the same noise on the features, which
+    averages out, so that fusions that read one do not compare with those that read the other.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -62,8 +64,7 @@ def noisy(part: Evidence, train: Evidence, deviations: float, *, seed: int, head
         spread = seen[train.present].double().std(dim=0, correction=0).to(x.dtype)
         return x + deviations * spread * torch.randn(x.shape, generator=generator)
 
-    features = drowned(part.features, train.features)
-    return _saying(part, features, part.logits if head else drowned(part.logits, train.logits), head)
+    return _saying(part, drowned(part.features, train.features), drowned(part.logits, train.logits))
 
 
 def permuted(part: Evidence, *, seed: int) -> Evidence:
@@ -82,28 +83,62 @@ def dropped(part: Evidence, rate: float, *, seed: int) -> Evidence:
     return replace(part, present=part.present & stays)
 
 
-def _saying(part: Evidence, features: Tensor, logits: Tensor, head: Head | None) -> Evidence:
+def _saying(part: Evidence, features: Tensor, logits: Tensor) -> Evidence:
     there = part.present.unsqueeze(1)
-    features = torch.where(there, features, 0.0).expand_as(part.features)
-    logits = head(features).detach() if head else logits
-    return replace(part, features=features, logits=torch.where(there, logits, 0.0).expand_as(part.logits))
+    features, logits = (torch.where(there, x, 0.0) for x in (features, logits))
+    return replace(part, features=features.expand_as(part.features), logits=logits.expand_as(part.logits))
 
 
 # ------------------------------------------------------------------ ablation
+
+
+class Noise(Disturbed):
+    """The figure under noise of so many standard deviations."""
+
+    deviations: float
+
+
+class Dropped(Disturbed):
+    """The figure where this share of the rows lost the part."""
+
+    rate: float
+
+
+class DroppedParts(TypedDict):
+    """The figure over all rates, and ``area``, its mean over them by trapezia."""
+
+    curve: list[Dropped]
+    area: Disturbed
+
+
+class AblatedModality(TypedDict):
+    """A model with one modality taken away; ``present``: share of the rows that have it."""
+
+    present: float
+    removed: dict[str, Disturbed]
+    """``absent``, ``mean``, ``zeros``: see `ablate`."""
+    permuted: Disturbed
+    noise: list[Noise]
+    dropped: DroppedParts
+
+
+class Ablation(MeasuredRows):
+    """What `ablate` finds; ``findings``: sentences on what these rows cannot tell."""
+
+    intact: OptionalFigure
+    modalities: dict[str, AblatedModality]
+    findings: list[str]
 
 
 def ablate(
     score: Score,
     evidence: Mapping[str, Evidence],
     train: Mapping[str, Evidence],
+    resampling: Resampling,
     *,
-    heads: Mapping[str, Head] | None = None,
     rates: Sequence[float] = RATES,
     deviations: Sequence[float] = DEVIATIONS,
-    metric: str | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[str, Any]:
+) -> Ablation:
     """Take a fitted model apart, one modality at a time, without running an encoder again.
 
     A modality is removed in three ways that differ: ``absent`` is what the model learned for a part that was never
@@ -117,21 +152,10 @@ def ablate(
     evidence, train : mapping
         Modality -> Evidence of the test rows, and of the training rows, whose means and deviations are the measure.
         Test rows that are not annotated are left out.
-    heads : mapping, optional
-        Modality -> features to the expert's logits, for scores that read logits; see `noisy`.
+    resampling : Resampling
+        Its metric is one of `dominance.GAINS`.
     rates : ascending from 0 to 1
     deviations : above 0
-    metric : str, optional
-        One of `dominance.GAINS`; None = AUROC (two classes) or macro-F1.
-
-    Returns
-    -------
-    dict
-        ``metric``, ``n``, ``positives``; ``intact`` (``value``, ``low``, ``high``); ``modalities``: name ->
-        ``present`` (share of the rows), ``removed`` (``absent``, ``mean``, ``zeros``), ``permuted``, ``noise`` (list
-        with ``deviations``), ``dropped`` (``curve``, a list with ``rate``, and ``area``: the mean over all rates by
-        trapezia). Each has ``value``, ``low``, ``high`` and ``change``, the paired difference from intact;
-        ``findings``: sentences on what these rows cannot tell.
 
     Raises
     ------
@@ -143,18 +167,17 @@ def ablate(
         raise DataError(
             f"rates ascend from 0 to 1 and deviations are above 0, found {list(rates)} and {list(deviations)}"
         )
-    bench = ScoredRows.of(evidence, metric=metric, resamples=resamples, seed=seed)
-    probabilities: dict[tuple[Any, ...], Floats] = {(): bench.probabilities(score, {})}
+    bench = ScoredRows.of(evidence, resampling)
+    probabilities: dict[tuple[str | float, ...], Floats] = {(): bench.probabilities(score, {})}
     for name, part in bench.evidence.items():
-        known, head = checked_train(train, name), (heads or {}).get(name)
-        for key, changed in _disturbances(part, known, head, rates, deviations, seed):
+        for key, changed in _disturbances(part, checked_train(train, name), rates, deviations, resampling.seed):
             probabilities[name, *key] = bench.probabilities(score, {name: changed})
     drawn = bench.figures(probabilities)
 
-    def row(*key: Any) -> dict[str, Any]:
-        return _compared(drawn[key], drawn[()])
+    def row(*key: str | float) -> Disturbed:
+        return compared(drawn[key], drawn[()])
 
-    def table(name: str, part: Evidence) -> dict[str, Any]:
+    def table(name: str, part: Evidence) -> AblatedModality:
         curve = np.stack([drawn[name, "dropped", rate] for rate in rates])
         area = np.diff(rates) @ (curve[1:] + curve[:-1]) / 2
         return {
@@ -164,13 +187,13 @@ def ablate(
             "noise": [{"deviations": d, **row(name, "noise", d)} for d in deviations],
             "dropped": {
                 "curve": [{"rate": rate, **row(name, "dropped", rate)} for rate in rates],
-                "area": _compared(area, drawn[()]),
+                "area": compared(area, drawn[()]),
             },
         }
 
     return {
         **bench.facts(),
-        "intact": interval(drawn[()]),
+        "intact": figure(drawn[()]),
         "modalities": {name: table(name, part) for name, part in bench.evidence.items()},
         "findings": [*bench.findings(), *(line for name in bench.evidence for line in constant(train[name], name))],
     }
@@ -179,23 +202,18 @@ def ablate(
 def _disturbances(
     part: Evidence,
     train: Evidence,
-    head: Head | None,
     rates: Sequence[float],
     deviations: Sequence[float],
     seed: int,
-) -> Iterator[tuple[tuple[Any, ...], Evidence]]:
+) -> Iterator[tuple[tuple[str | float, ...], Evidence]]:
     yield ("removed", "absent"), part.without()
-    yield ("removed", "mean"), averaged(part, train, head=head)
-    yield ("removed", "zeros"), zeroed(part, head=head)
+    yield ("removed", "mean"), averaged(part, train)
+    yield ("removed", "zeros"), zeroed(part)
     yield ("permuted",), permuted(part, seed=seed)
     for size in deviations:
-        yield ("noise", size), noisy(part, train, size, seed=seed, head=head)
+        yield ("noise", size), noisy(part, train, size, seed=seed)
     for rate in rates:
         yield ("dropped", rate), dropped(part, rate, seed=seed)
-
-
-def _compared(figures: Floats, intact: Floats) -> dict[str, Any]:
-    return {**interval(figures), "change": interval(figures - intact)}
 
 
 def checked_train(train: Mapping[str, Evidence], name: str) -> Evidence:
@@ -218,43 +236,59 @@ def constant(train: Evidence, name: str) -> list[str]:
 # ------------------------------------------------------------------ corruption of inputs
 
 
-def corrupt_inputs(
-    score: Score,
-    evidence: Mapping[str, Evidence],
-    name: str,
-    values: Sequence[Any],
-    *,
-    corrupt: Corrupt,
-    kinds: Sequence[str],
-    encode: Callable[[Sequence[Any]], Mapping[str, Tensor]],
-    severities: Sequence[int] = SEVERITIES,
-    rows: int = ROWS,
-    metric: str | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """What a model loses when pictures are blurred, texts misspelt, cells emptied, before the encoder sees them.
+class Corrupting(NamedTuple):
+    """How the values of a modality are corrupted and encoded again.
 
-    Parameters
+    Attributes
     ----------
-    score, evidence, metric : as `ablate`
-    name : str
-        The modality.
-    values : sequence
-        Its values (not packed), one per row of ``evidence``, read one by one and only where they are needed.
     corrupt, kinds : callable, sequence of str
         ``Modality.corrupt`` and kinds that it knows; each row has its own seeded generator.
     encode : callable
         ``Encoder.encode`` of the encoder that gave the Evidence; it runs once per kind and severity.
     rows : int
         Of the annotated rows that have the part, at most so many, drawn by the seed.
+    """
 
-    Returns
-    -------
-    dict
-        ``metric``, ``n``, ``positives``, ``intact`` on these rows; ``modality``; ``kinds``: kind -> list with
-        ``severity``, ``changed`` (share of the values that the corruption altered), ``value``, ``low``, ``high``,
-        ``change``; ``findings``.
+    corrupt: Corrupt
+    kinds: Collection[str]
+    encode: Callable[[Sequence[Any]], Mapping[str, Tensor]]
+    severities: Sequence[int] = SEVERITIES
+    rows: int = ROWS
+
+
+class CorruptedInputs(Disturbed):
+    """The figure at a severity, and which share of the values the corruption altered."""
+
+    severity: int
+    changed: float
+
+
+class Corruption(MeasuredRows):
+    """What `corrupt_inputs` finds."""
+
+    modality: str
+    intact: OptionalFigure
+    kinds: dict[str, list[CorruptedInputs]]
+    findings: list[str]
+
+
+def corrupt_inputs(
+    score: Score,
+    evidence: Mapping[str, Evidence],
+    name: str,
+    values: Sequence[Any],
+    corrupting: Corrupting,
+    resampling: Resampling,
+) -> Corruption:
+    """What a model loses when pictures are blurred, texts misspelt, cells emptied, before the encoder sees them.
+
+    Parameters
+    ----------
+    score, evidence, resampling : as `ablate`
+    name : str
+        The modality.
+    values : sequence
+        Its values (not packed), one per row of ``evidence``, read one by one and only where they are needed.
 
     Raises
     ------
@@ -263,47 +297,37 @@ def corrupt_inputs(
     ConfigError
         Where the modality does not know a kind or severity.
     """
-    if name not in evidence:
+    how, part = corrupting, evidence.get(name)
+    if part is None:
         raise DataError(f"there is no Evidence of {name!r} to corrupt; {nearest(name, evidence)}")
-    if len(values) != len(evidence[name]) or rows < 1:
-        raise DataError(f"values are one per row, found {len(values)} for {len(evidence[name])}, and rows {rows}")
-    usable = (evidence[name].present & (evidence[name].labels != UNLABELLED)).nonzero().flatten().numpy()
-    drawn = np.random.default_rng(seed).permutation(usable)[:rows]
-    chosen = np.sort(drawn).tolist()
-    bench = ScoredRows.of(
-        {m: e.take(chosen) for m, e in evidence.items()}, metric=metric, resamples=resamples, seed=seed
-    )
+    if len(values) != len(part) or how.rows < 1:
+        raise DataError(f"values are one per row, found {len(values)} for {len(part)}, and rows {how.rows}")
+    usable = (part.present & (part.labels != UNLABELLED)).nonzero().flatten().numpy()
+    chosen = np.sort(np.random.default_rng(resampling.seed).permutation(usable)[: how.rows]).tolist()
+    bench = ScoredRows.of({m: e.take(chosen) for m, e in evidence.items()}, resampling)
     part = bench.evidence[name]
-    _check_encoding(encode([values[i] for i in chosen[:COMPARED]]), part, name)
-    probabilities: dict[tuple[Any, ...], Floats] = {(): bench.probabilities(score, {})}
-    changed: dict[tuple[Any, ...], float] = {}
-    for kind in kinds:
-        for severity in severities:
-            inputs = Corrupted(values, chosen, corrupt, kind, severity, seed)
-            encoded = encode(inputs)
-            disturbed = replace(part, features=encoded["features"], logits=encoded["logits"])
-            probabilities[kind, severity] = bench.probabilities(score, {name: disturbed})
-            changed[kind, severity] = len(inputs.changed) / len(chosen)
-    figures = bench.figures(probabilities)
+    _check_encoding(how.encode([values[i] for i in chosen[:COMPARED]]), part, name)
+    probabilities: dict[tuple[str, int], Floats] = {INTACT: bench.probabilities(score, {})}
+    changed: dict[tuple[str, int], float] = {}
+    for key in product(how.kinds, how.severities):
+        inputs = Corrupted(values, chosen, how.corrupt, *key, resampling.seed)
+        encoded = how.encode(inputs)
+        disturbed = replace(part, features=encoded["features"], logits=encoded["logits"])
+        probabilities[key] = bench.probabilities(score, {name: disturbed})
+        changed[key] = len(inputs.changed) / len(chosen)
+    drawn = bench.figures(probabilities)
+
+    def row(kind: str, severity: int) -> CorruptedInputs:
+        key = kind, severity
+        return {"severity": severity, "changed": changed[key], **compared(drawn[key], drawn[INTACT])}
+
+    idle = [kind for kind in how.kinds if not any(changed[kind, severity] for severity in how.severities)]
     return {
         **bench.facts(),
         "modality": name,
-        "intact": interval(figures[()]),
-        "kinds": {
-            kind: [
-                {"severity": s, "changed": changed[kind, s], **_compared(figures[kind, s], figures[()])}
-                for s in severities
-            ]
-            for kind in kinds
-        },
-        "findings": [
-            *bench.findings(),
-            *(
-                f"{kind} alters no {name} of these rows"
-                for kind in kinds
-                if not any(changed[kind, s] for s in severities)
-            ),
-        ],
+        "intact": figure(drawn[INTACT]),
+        "kinds": {kind: [row(kind, severity) for severity in how.severities] for kind in how.kinds},
+        "findings": [*bench.findings(), *(f"{kind} alters no {name} of these rows" for kind in idle)],
     }
 
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 from math import factorial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from ..errors import DataError, nearest
-from ..evaluate.intervals import RESAMPLES, Interval, Weighted, count_classes, over_resamples, percentile_interval
+from ..evaluate.intervals import (
+    RESAMPLES,
+    Figure,
+    Interval,
+    Weighted,
+    count_classes,
+    over_resamples,
+    percentile_interval,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -105,6 +113,24 @@ def conditional_utilization(values: Values) -> dict[str, Any]:
     return {name: _plain((total - known[frozenset(names) - {name}]) / total) for name in names}
 
 
+class Coalition(TypedDict):
+    """How well a model does with these modalities alone."""
+
+    modalities: list[str]
+    value: float
+
+
+class Dominance(TypedDict):
+    """What `measure_dominance` finds, by modality; ends of intervals are nan where all rows are one group."""
+
+    metric: str
+    n: int
+    values: list[Coalition]
+    shapley: dict[str, Figure]
+    conditional_utilization: dict[str, Figure]
+    cooperation: Figure
+
+
 def measure_dominance(
     labels: ArrayLike,
     probabilities: Mapping[Subset, ArrayLike],
@@ -113,7 +139,7 @@ def measure_dominance(
     metric: str = "accuracy",
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Dominance:
     """Shapley shares, cooperation and conditional utilization of one model with 95% intervals, on shared resamples.
 
     Parameters
@@ -126,13 +152,6 @@ def measure_dominance(
         Near-duplicate group of each row.
     metric : str
         One of `GAINS`.
-
-    Returns
-    -------
-    dict
-        ``metric``, ``n``, ``values`` (list of ``modalities`` and ``value``), ``shapley`` and
-        ``conditional_utilization`` (name -> ``value``, ``low``, ``high``), ``cooperation`` (``value``, ``low``,
-        ``high``). Ends are nan where all rows are one group.
 
     Raises
     ------
@@ -155,9 +174,9 @@ def measure_dominance(
         raise DataError(f"{metric} is not defined on these {n} rows, since they are of one class; ask for accuracy")
     drawn = {subset: found[1:] for subset, found in drawn.items()}
 
-    def per_name(figure: Callable[[Values], dict[str, Any]]) -> dict[str, Any]:
+    def per_name(figure: Callable[[Values], dict[str, Any]]) -> dict[str, Figure]:
         values, replicates = figure(plain), figure(drawn)
-        return {name: percentile_interval(values[name], replicates[name])._asdict() for name in names}
+        return {name: percentile_interval(values[name], replicates[name]).figure() for name in names}
 
     return {
         "metric": metric,
@@ -165,7 +184,7 @@ def measure_dominance(
         "values": [{"modalities": sorted(subset), "value": plain[subset]} for subset in subsets(names)],
         "shapley": per_name(shapley),
         "conditional_utilization": per_name(conditional_utilization),
-        "cooperation": percentile_interval(cooperation(plain), cooperation(drawn))._asdict(),
+        "cooperation": percentile_interval(cooperation(plain), cooperation(drawn)).figure(),
     }
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 import torch
 
 from ..config import ImbalanceRule as Rule
 from ..errors import DataError, nearest
-from ..evaluate.intervals import RESAMPLES, Interval, percentile_interval
+from ..evaluate.compare import Resampling
+from ..evaluate.intervals import Interval, OptionalFigure
 from ..example import UNLABELLED, Evidence
-from .ablation import Head, checked_train, constant, noisy
-from .scored_rows import Score, ScoredRows, interval
+from .ablation import checked_train, constant, noisy
+from .scored_rows import Explaining, MeasuredRows, Score, ScoredRows, figure, interval_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,38 +105,81 @@ def with_fewer_rows(
 
 
 def corrupted(
-    train: Mapping[str, Evidence],
-    name: str,
-    deviations: Sequence[float] = DEVIATIONS,
-    *,
-    head: Head | None = None,
-    seed: int = 0,
+    train: Mapping[str, Evidence], name: str, deviations: Sequence[float] = DEVIATIONS, *, seed: int = 0
 ) -> dict[float, dict[str, Evidence]]:
     """Training Evidence with noise of so many standard deviations on the features of a modality; the test stays clean.
 
-    Parameters and errors as `with_fewer_rows`; ``deviations`` rise from 0. ``head`` as in `ablation.noisy`.
+    Parameters and errors as `with_fewer_rows`; ``deviations`` rise from 0.
     """
     if list(deviations) != sorted(set(deviations)) or not deviations or deviations[0] != 0:
         raise DataError(f"deviations of noise rise from 0, the reference, found {list(deviations)}")
     part = checked_train(train, name)
-    return {d: {**train, name: noisy(part, part, d, seed=seed, head=head) if d else part} for d in deviations}
+    return {d: {**train, name: noisy(part, part, d, seed=seed) if d else part} for d in deviations}
+
+
+@dataclass(frozen=True, slots=True)
+class Rivalry:
+    """The modality that is weakened, and who stands beside the fusion.
+
+    Attributes
+    ----------
+    weakened, stronger : str
+        Two modalities; ``stronger`` is that of the best expert that does not read what is weakened.
+    expert : callable, optional
+        Its score, where it is not the logits of its Evidence, with train's class shares for rows without the part (an
+        MLP or boosted trees on the same features). Noise on logits is drawn apart from that on features: the loss of
+        an expert that is read from its logits compares with that of fusions on logits only.
+    deviations : float
+        The disturbance: noise of so many of train's standard deviations on the features of ``stronger``.
+    rule : Rule
+    """
+
+    weakened: str
+    stronger: str
+    expert: Score | None = None
+    deviations: float = 1.0
+    rule: Rule = field(default_factory=Rule)
+
+
+class Loss(TypedDict):
+    """A model on the test rows as they are, and with the stronger modality disturbed."""
+
+    intact: OptionalFigure
+    disturbed: OptionalFigure
+    loss: OptionalFigure
+
+
+class Level(Loss):
+    """The fusion at one level: ``gain``, ``excess``, ``left`` and ``moved`` as `outcome_of` takes them."""
+
+    weight: OptionalFigure | None
+    """Mean weight of the weakened modality where a row has a choice; None without weights, as ``moved``."""
+    level: float
+    gain: OptionalFigure
+    excess: OptionalFigure
+    left: OptionalFigure
+    moved: OptionalFigure | None
+    outcome: Outcome | None
+    """None at the reference."""
+    rows: int
+    """Training rows that have the weakened part."""
+
+
+class Imbalance(MeasuredRows):
+    """What `measure_imbalance` finds."""
+
+    weakened: str
+    stronger: str
+    deviations: float
+    rule: dict[str, float]
+    expert: Loss
+    levels: list[Level]
+    findings: list[str]
 
 
 def measure_imbalance(
-    fit: Fit,
-    levels: Levels,
-    test: Mapping[str, Evidence],
-    *,
-    weakened: str,
-    stronger: str,
-    expert: Score | None = None,
-    head: Head | None = None,
-    deviations: float = 1.0,
-    rule: Rule | None = None,
-    metric: str | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[str, Any]:
+    fit: Fit, levels: Levels, test: Mapping[str, Evidence], rivalry: Rivalry, resampling: Resampling
+) -> Imbalance:
     """Fit a fusion on a modality that is weaker and weaker, and judge each beside the expert of the stronger one.
 
     The expert learned from its own modality, which was never weakened: it is what one would use instead. To disturb
@@ -149,70 +194,30 @@ def measure_imbalance(
         From `with_fewer_rows`, `corrupted`, or truncated inputs that were encoded again; the first is the reference.
     test : mapping
         Modality -> Evidence of the test rows, not weakened; those that are not annotated are left out.
-    weakened, stronger : str
-        Two modalities; ``stronger`` is that of the best expert that does not read what is weakened.
-    expert : callable, optional
-        Its score, where it is not the logits of its Evidence, with train's class shares for rows without the part (an
-        MLP or boosted trees on the same features).
-    head : callable, optional
-        Features to the logits of ``stronger``; without it, noise on logits is drawn apart from that on features, and
-        the loss of an expert that is read from its logits compares with that of fusions on logits only.
-    deviations : float
-        The disturbance: noise of so many of train's standard deviations on the features of ``stronger``.
-    rule : Rule, optional
-
-    Returns
-    -------
-    dict
-        ``weakened``, ``stronger``, ``deviations``, ``rule``, ``metric``, ``n``, ``positives``; ``expert``
-        (``intact``, ``disturbed``, ``loss``); ``levels``: a list with ``level``, ``rows`` (training rows that have the
-        weakened part), the fusion's ``intact``, ``disturbed``, ``loss``, and ``gain``, ``excess``, ``left``, ``moved``
-        as `outcome_of` takes them, ``weight`` (mean weight of the weakened modality where a row has a choice), each
-        ``value``, ``low``, ``high``, the last two None without weights; ``outcome`` (None at the reference);
-        ``findings``.
 
     Raises
     ------
     DataError
         As `ablation.ScoredRows.of`; where there are not two modalities, no levels, or train lacks one of the two.
     """
+    weakened, stronger, seed = rivalry.weakened, rivalry.stronger, resampling.seed
     _check_names(levels, test, weakened, stronger)
-    rule = rule or Rule()
-    bench = ScoredRows.of(test, metric=metric, resamples=resamples, seed=seed)
+    bench = ScoredRows.of(test, resampling)
     reference = next(iter(levels.values()))
     known = checked_train(reference, stronger)
-    expert = expert or _expert(known, stronger)
-    noise = {stronger: noisy(bench.evidence[stronger], known, deviations, seed=seed, head=head)}
-    probabilities: dict[tuple[Any, str], Floats] = {}
-    weights: dict[float, Floats] = {}
-    for level, train in levels.items():
-        score = fit(level, train)
-        probabilities[level, "intact"], probabilities[level, "disturbed"] = (
-            bench.probabilities(score, c) for c in ({}, noise)
-        )
-        if (weight := _weight(score, bench, weakened)) is not None:
-            weights[level] = weight
-    probabilities["expert", "intact"], probabilities["expert", "disturbed"] = (
-        bench.probabilities(expert, c) for c in ({}, noise)
-    )
-    drawn = bench.figures(probabilities)
-    shares = bench.means(weights, _choosing(bench, weakened)) if weights else {}
-    rows = [_level(level, drawn, shares, next(iter(levels)), rule) for level in levels]
-    for row, train in zip(rows, levels.values(), strict=True):
-        row["rows"] = int(train[weakened].present.sum())
-    own = drawn["expert", "intact"], drawn["expert", "disturbed"]
+    noise = noisy(bench.evidence[stronger], known, rivalry.deviations, seed=seed)
+    scores: dict[float | None, Score] = {level: fit(level, train) for level, train in levels.items()}
+    scores[None] = rivalry.expert or _expert(known, stronger)
+    drawn = _drawn(scores, bench, {stronger: noise})
     return {
         "weakened": weakened,
         "stronger": stronger,
-        "deviations": deviations,
-        "rule": rule.model_dump(),
+        "deviations": rivalry.deviations,
+        "rule": rivalry.rule.model_dump(),
         **bench.facts(),
-        "expert": {"intact": interval(own[0]), "disturbed": interval(own[1]), "loss": interval(own[0] - own[1])},
-        "levels": rows,
-        "findings": [
-            *bench.findings(),
-            *(line for name in (weakened, stronger) for line in constant(reference[name], name)),
-        ],
+        "expert": _loss(*drawn[None]),
+        "levels": _levels(levels, weakened, drawn, _weights(scores, bench, weakened), rivalry.rule),
+        "findings": [*bench.findings(), *(f for name in (weakened, stronger) for f in constant(reference[name], name))],
     }
 
 
@@ -222,36 +227,64 @@ def _expert(train: Evidence, name: str) -> Score:
     return lambda evidence: torch.where(evidence[name].present.unsqueeze(1), evidence[name].logits, prior)
 
 
-def _level(
-    level: float, drawn: Mapping[Any, Floats], shares: Mapping[float, Floats], reference: float, rule: Rule
-) -> dict[str, Any]:
-    fusion, disturbed = drawn[level, "intact"], drawn[level, "disturbed"]
-    expert, its_disturbed = drawn["expert", "intact"], drawn["expert", "disturbed"]
-    figures = {
-        "gain": fusion - expert,
-        "excess": (fusion - disturbed) - (expert - its_disturbed),
-        "left": disturbed - its_disturbed,
-        "moved": shares[reference] - shares[level] if level in shares and reference in shares else None,
-    }
-    ends = {k: None if x is None else percentile_interval(float(x[0]), x[1:]) for k, x in figures.items()}
-    return {
-        "level": level,
-        "intact": interval(fusion),
-        "disturbed": interval(disturbed),
-        "loss": interval(fusion - disturbed),
-        "weight": interval(shares[level]) if level in shares else None,
-        **{k: None if x is None else interval(x) for k, x in figures.items()},
-        "outcome": None if level == reference else outcome_of(**ends, rule=rule),  # type: ignore[arg-type]
-    }
+def _drawn(
+    scores: Mapping[float | None, Score], bench: ScoredRows, disturbed: Mapping[str, Evidence]
+) -> dict[float | None, tuple[Floats, Floats]]:
+    """Level (None = the expert) -> figures on the rows as they are, and disturbed."""
+    probabilities: dict[tuple[float | None, bool], Floats] = {}
+    for level, score in scores.items():
+        probabilities[level, False], probabilities[level, True] = (
+            bench.probabilities(score, changed) for changed in ({}, disturbed)
+        )
+    figures = bench.figures(probabilities)
+    return {level: (figures[level, False], figures[level, True]) for level in scores}
 
 
-def _weight(score: Score, bench: ScoredRows, name: str) -> Floats | None:
-    """What the score gives to a modality, ``[n]``; None where it does not say, or no row has a choice."""
-    explain = getattr(score, "explain", None)
-    weights = explain(bench.evidence) if explain else {}
-    if name not in weights or not _choosing(bench, name).any():
-        return None
-    return np.asarray(weights[name].detach(), dtype=np.float64)
+def _loss(intact: Floats, disturbed: Floats) -> Loss:
+    return {"intact": figure(intact), "disturbed": figure(disturbed), "loss": figure(intact - disturbed)}
+
+
+def _levels(
+    levels: Levels,
+    weakened: str,
+    drawn: Mapping[float | None, tuple[Floats, Floats]],
+    weights: Mapping[float | None, Floats],
+    rule: Rule,
+) -> list[Level]:
+    reference, rows = next(iter(levels)), []
+    expert, its_disturbed = drawn[None]
+    for level, train in levels.items():
+        fusion, disturbed = drawn[level]
+        gain, left = fusion - expert, disturbed - its_disturbed
+        excess = (fusion - disturbed) - (expert - its_disturbed)
+        moved = weights[reference] - weights[level] if {level, reference} <= weights.keys() else None
+        shift = None if moved is None else interval_of(moved)
+        outcome = outcome_of(interval_of(gain), interval_of(excess), interval_of(left), shift, rule)
+        row: Level = {
+            "level": level,
+            **_loss(fusion, disturbed),
+            "weight": figure(weights[level]) if level in weights else None,
+            "gain": figure(gain),
+            "excess": figure(excess),
+            "left": figure(left),
+            "moved": None if moved is None else figure(moved),
+            "outcome": None if level == reference else outcome,
+            "rows": int(train[weakened].present.sum()),
+        }
+        rows.append(row)
+    return rows
+
+
+def _weights(scores: Mapping[float | None, Score], bench: ScoredRows, name: str) -> dict[float | None, Floats]:
+    """Level -> what its score gives to a modality in the mean; without those that do not say, or have no choice."""
+    choosing = _choosing(bench, name)
+    told: dict[float | None, Floats] = {}
+    for level, score in scores.items():
+        if level is not None and isinstance(score, Explaining) and choosing.any():
+            weights = score.explain(bench.evidence)
+            if name in weights:
+                told[level] = np.asarray(weights[name].detach(), dtype=np.float64)
+    return bench.means(told, choosing) if told else {}
 
 
 def _choosing(bench: ScoredRows, name: str) -> NDArray[np.bool_]:

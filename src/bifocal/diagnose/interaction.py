@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from math import log
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from ..errors import DataError
-from ..evaluate.intervals import RESAMPLES, bootstrap_weights, percentile_interval
+from ..evaluate.intervals import RESAMPLES, Figure, Interval, bootstrap_weights, percentile_interval
 from ..evaluate.metrics import SUM_TOLERANCE, checked
 from .pid_solver import MarginalProgram
 
@@ -143,6 +143,19 @@ def information(joint: Floats) -> float:
     return max(0.0, float((p * logs).sum()))
 
 
+class Information(TypedDict):
+    """A `PID` of ``n`` rows with its intervals.
+
+    Ends are nan, and the bias stays in, where all rows are one group or there are no resamples.
+    """
+
+    n: int
+    redundancy: Figure
+    unique_1: Figure
+    unique_2: Figure
+    synergy: Figure
+
+
 def estimate_pid(
     labels: ArrayLike,
     first: ArrayLike,
@@ -153,7 +166,7 @@ def estimate_pid(
     cells: int = 10,
     resamples: int = 200,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Information:
     """`pid` of inputs too rich to count, from what three models predict of rows that none of them was trained on.
 
     Redundancy and unique information depend on P(x1, y) and P(x2, y) alone (Bertschinger et al. 2014, their
@@ -177,12 +190,6 @@ def estimate_pid(
         Near-duplicate group of each row.
     cells : int
         For each model; less where it says fewer different things.
-
-    Returns
-    -------
-    dict
-        ``n`` and, in bits with ``value``, ``low``, ``high``: ``redundancy``, ``unique_1``, ``unique_2``, ``synergy``.
-        Ends are nan, and the bias stays in, where all rows are one group or there are no resamples.
 
     Raises
     ------
@@ -208,11 +215,10 @@ def estimate_pid(
         drawn = np.array([terms(w) for chunk in bootstrap_weights(groups, resamples, seed) for w in chunk])
         drawn = 2 * values - drawn  # of the basic interval; its mean is the value less the bootstrap's bias
         values = drawn.mean(axis=0)
-    intervals = [percentile_interval(v, drawn[:, i]) for i, v in enumerate(values)]
-    return {"n": len(y)} | {
-        name: {end: max(0.0, float(v)) if v == v else v for end, v in interval._asdict().items()}
-        for name, interval in zip(PID._fields, intervals, strict=True)
-    }
+    intervals = (percentile_interval(v, drawn[:, i]) for i, v in enumerate(values))
+    known = (Interval(*(max(0.0, float(v)) if v == v else v for v in interval)).figure() for interval in intervals)
+    redundancy, unique_1, unique_2, synergy = known
+    return {"n": len(y), "redundancy": redundancy, "unique_1": unique_1, "unique_2": unique_2, "synergy": synergy}
 
 
 class ConfounderAccuracy(NamedTuple):

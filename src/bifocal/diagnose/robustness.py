@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 
 from ..errors import DataError
-from ..evaluate.intervals import RESAMPLES, Weighted, over_resamples, positives
+from ..evaluate.intervals import RESAMPLES, OptionalFigure, Weighted, over_resamples, positives
 from ..example import UNLABELLED
-from .scored_rows import interval
+from .scored_rows import figure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,6 +47,39 @@ class Outcomes:
         return Outcomes(self.probabilities[rows], self.predictions[rows], review)
 
 
+class Change(TypedDict):
+    """A figure before and after; None where the rows cannot tell."""
+
+    before: float | None
+    after: float | None
+    change: OptionalFigure
+
+
+class Flips(OptionalFigure):
+    """The share of decisions that became others, ``n`` of them; of two classes the number each way."""
+
+    n: int
+    cleared: NotRequired[int]
+    """Flagged before, not after."""
+    raised: NotRequired[int]
+
+
+class ComparedDecisions(TypedDict):
+    """Decisions before and after an attack."""
+
+    n: int
+    positives: int | list[int]
+    """Of the labelled rows, as `intervals.Measured`."""
+    undecided: int
+    """Rows left out."""
+    auroc: Change
+    macro_f1: Change
+    """At the policy's thresholds."""
+    flips: Flips
+    review: Change | None
+    """None without a band."""
+
+
 def compare_decisions(
     labels: Sequence[int] | NDArray[np.int64],
     groups: Sequence[Any],
@@ -55,7 +88,7 @@ def compare_decisions(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> ComparedDecisions:
     """Decisions on the same rows before and after an attack, with paired 95% intervals over groups of near-duplicates.
 
     Both sides are measured on the same resamples, so that only the attack tells them apart
@@ -67,15 +100,6 @@ def compare_decisions(
         Class indices; rows with `UNLABELLED` count for flips and review alone.
     groups : [n]
     before, after : Outcomes
-
-    Returns
-    -------
-    dict
-        ``n``, ``positives`` (of the labelled rows, as `intervals.measure`), ``undecided`` (rows left out); ``auroc``
-        and ``macro_f1`` (at the policy's thresholds): ``before``, ``after``, ``change`` with ``low``, ``high``;
-        ``flips``: ``value``, ``low``, ``high`` of the share of decisions that became others, ``n`` of them, and for two
-        classes ``cleared`` (flagged before, not after) and ``raised``; ``review``: ``before``, ``after``, ``change``
-        with ``low``, ``high``, None without a band. Figures are None where the rows cannot tell.
 
     Raises
     ------
@@ -98,8 +122,9 @@ def compare_decisions(
         "n": len(y),
         "positives": positives(np.bincount(y[known], minlength=before.probabilities.shape[1]).tolist()),
         "undecided": int((~decided).sum()),
-        **{metric: _change(figures[metric]) for metric in METRICS},
-        "flips": {"n": int(flipped.sum()), **_share(figures["flips"][0], flipped), **_ways(sides)},
+        "auroc": _change(figures["auroc"]),
+        "macro_f1": _change(figures["macro_f1"]),
+        "flips": _flips(figures["flips"][0], flipped, sides),
         "review": _change(figures["review"]) if "review" in figures else None,
     }
 
@@ -124,16 +149,16 @@ def _figures(
     return over_resamples(measured, groups, resamples, seed)
 
 
-def _change(figures: Floats) -> dict[str, Any]:
-    before, after = (interval(side)["value"] for side in figures)
-    return {"before": before, "after": after, "change": interval(figures[1] - figures[0])}
+def _change(figures: Floats) -> Change:
+    before, after = (figure(side)["value"] for side in figures)
+    return {"before": before, "after": after, "change": figure(figures[1] - figures[0])}
 
 
-def _share(figures: Floats, happened: NDArray[np.bool_]) -> dict[str, float | None]:
+def _share(figures: Floats, happened: NDArray[np.bool_]) -> OptionalFigure:
     """A share with its interval, which few rows for or against it do not make narrow."""
     from scipy.stats import binomtest
 
-    found, k, n = interval(figures), int(happened.sum()), len(happened)
+    found, k, n = figure(figures), int(happened.sum()), len(happened)
     if n and min(k, n - k) < FEW:
         ends = binomtest(k, n).proportion_ci(method="wilson")
         low, high = found["low"], found["high"]
@@ -142,9 +167,9 @@ def _share(figures: Floats, happened: NDArray[np.bool_]) -> dict[str, float | No
     return found
 
 
-def _ways(sides: tuple[Outcomes, Outcomes]) -> dict[str, int]:
-    """Of two classes, the decisions turned over each way."""
+def _flips(figures: Floats, flipped: NDArray[np.bool_], sides: tuple[Outcomes, Outcomes]) -> Flips:
+    found: Flips = {"n": int(flipped.sum()), **_share(figures, flipped)}
     was, became = (side.predictions for side in sides)
-    if sides[0].probabilities.shape[1] != 2:
-        return {}
-    return {"cleared": int(np.sum(was > became)), "raised": int(np.sum(was < became))}
+    if sides[0].probabilities.shape[1] == 2:
+        found["cleared"], found["raised"] = int(np.sum(was > became)), int(np.sum(was < became))
+    return found

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, TypeVar, runtime_checkable
 
 import numpy as np
 from torch import Tensor
 
 from ..decide.calibration import softmax
 from ..errors import DataError, nearest
-from ..evaluate.intervals import RESAMPLES, Weighted, over_resamples, percentile_interval, positives
-from ..evaluate.metrics import headline_metric
+from ..evaluate.compare import Resampling
+from ..evaluate.intervals import Interval, OptionalFigure, Weighted, over_resamples, percentile_interval, positives
 from ..example import UNLABELLED, Evidence
 from .dominance import GAINS
 
@@ -29,6 +29,27 @@ FEW = 30
 """Under so many rows of a class an interval may be too narrow, and a table says so."""
 
 
+@runtime_checkable
+class Explaining(Protocol):
+    """A score that says what it gives to each modality; every fusion does."""
+
+    def explain(self, evidence: Mapping[str, Evidence]) -> Mapping[str, Tensor]: ...
+
+
+class Disturbed(OptionalFigure):
+    """A figure under a disturbance, and its paired difference from that of the rows as they are."""
+
+    change: OptionalFigure
+
+
+class MeasuredRows(TypedDict):
+    """What the figures of a table are of; ``positives``: rows of class 1, or of each of more than two classes."""
+
+    metric: str
+    n: int
+    positives: int | list[int]
+
+
 @dataclass(frozen=True)
 class ScoredRows:
     """Annotated test rows, and the metric and resamples that all figures of one table share.
@@ -40,13 +61,11 @@ class ScoredRows:
     evidence: dict[str, Evidence]
     labels: NDArray[np.int64]
     groups: tuple[str, ...]
-    metric: str
-    resamples: int = RESAMPLES
-    seed: int = 0
+    resampling: Resampling
 
     @classmethod
-    def of(cls, evidence: Mapping[str, Evidence], *, metric: str | None, resamples: int, seed: int) -> Self:
-        """``metric`` None = AUROC where there are two classes, else macro-F1.
+    def of(cls, evidence: Mapping[str, Evidence], resampling: Resampling) -> Self:
+        """The annotated rows of some Evidence.
 
         Raises
         ------
@@ -65,7 +84,7 @@ class ScoredRows:
         kept = {name: e.take(rows) for name, e in evidence.items()}
         first = next(iter(kept.values()))
         found = sorted(set(first.labels.tolist()))
-        metric = metric or headline_metric(every.logits.shape[1])
+        metric = resampling.metric
         if metric not in GAINS:
             raise DataError(
                 f"a loss needs a metric of which more is better, found {metric!r}; {nearest(metric, GAINS)}"
@@ -75,7 +94,7 @@ class ScoredRows:
                 f"{metric} needs rows of at least two classes; the {len(rows)} annotated ones of {len(every)} are "
                 f"all of class {found[0] if found else 'none'}: take another split, or check how the label is mapped"
             )
-        return cls(kept, first.labels.numpy(), first.groups, metric, resamples, seed)
+        return cls(kept, first.labels.numpy(), first.groups, resampling)
 
     def probabilities(self, score: Score, changed: Mapping[str, Evidence]) -> Floats:
         """What a model says ``[n, C]`` with these modalities in the place of the test rows' own. Raises `DataError`."""
@@ -90,10 +109,9 @@ class ScoredRows:
 
     def figures(self, probabilities: Mapping[K, Floats]) -> dict[K, Floats]:
         """The metric ``[1 + resamples]`` of each."""
+        metric = self.resampling.metric
         scorers = {key: Weighted(self.labels, p) for key, p in probabilities.items()}
-        return self._over_resamples(
-            lambda w: {key: scorer(w, [self.metric])[self.metric] for key, scorer in scorers.items()}
-        )
+        return self._over_resamples(lambda w: {key: scorer(w, [metric])[metric] for key, scorer in scorers.items()})
 
     def means(self, values: Mapping[K, Floats], rows: NDArray[np.bool_]) -> dict[K, Floats]:
         """The mean ``[1 + resamples]`` of each value ``[n]`` over some of the rows; nan where a resample has none."""
@@ -103,11 +121,10 @@ class ScoredRows:
             )
 
     def _over_resamples(self, measure: Callable[[Floats], dict[K, Floats]]) -> dict[K, Floats]:
-        return over_resamples(measure, self.groups, self.resamples, self.seed)
+        return over_resamples(measure, self.groups, self.resampling.resamples, self.resampling.seed)
 
-    def facts(self) -> dict[str, Any]:
-        """``metric``, ``n``, ``positives`` (binary: rows of class 1; multiclass: rows of each class, a list)."""
-        return {"metric": self.metric, "n": len(self.labels), "positives": positives(self._counts())}
+    def facts(self) -> MeasuredRows:
+        return {"metric": self.resampling.metric, "n": len(self.labels), "positives": positives(self._counts())}
 
     def findings(self) -> list[str]:
         """What these rows cannot tell, in sentences; empty where nothing stands against them."""
@@ -122,7 +139,16 @@ class ScoredRows:
         return np.bincount(self.labels, minlength=width).tolist()
 
 
-def interval(figures: Floats) -> dict[str, float | None]:
-    """``value``, ``low``, ``high`` (95%) of an array ``[1 + resamples]``; None where the rows cannot tell."""
-    ends = percentile_interval(float(figures[0]), figures[1:])
-    return {name: None if np.isnan(end) else end for name, end in ends._asdict().items()}
+def interval_of(figures: Floats) -> Interval:
+    """An array ``[1 + resamples]`` between the percentiles of its resamples."""
+    return percentile_interval(float(figures[0]), figures[1:])
+
+
+def figure(figures: Floats) -> OptionalFigure:
+    """The same for a table."""
+    return interval_of(figures).or_none()
+
+
+def compared(figures: Floats, intact: Floats) -> Disturbed:
+    """Figures of disturbed rows beside those of the same rows as they are."""
+    return {**figure(figures), "change": figure(figures - intact)}

@@ -11,6 +11,8 @@ import numpy as np
 from .intervals import (
     LEVEL,
     RESAMPLES,
+    Figure,
+    Measured,
     Weighted,
     count_classes,
     measure_each,
@@ -24,6 +26,19 @@ if TYPE_CHECKING:
 
 POWER_FACTOR = 2.8
 """z(0.975) + z(0.80): a true gain of this many standard errors is found with 80% power at two-sided 5%."""
+
+
+class Gain(Figure):
+    """How much better one model is than another on ``n`` rows.
+
+    ``detectable``: the smallest gain that had an 80% chance of showing, 2.8 standard errors. nan where all rows are one
+    group or one class, or where there are none.
+    """
+
+    metric: str
+    n: int
+    positives: int | list[int]
+    detectable: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +55,7 @@ class Resampling:
         probabilities_a: ArrayLike,
         probabilities_b: ArrayLike,
         groups: Sequence[Any],
-    ) -> dict[str, Any]:
+    ) -> Gain:
         """`paired_gain` of b over a."""
         return paired_gain(
             labels,
@@ -62,7 +77,7 @@ def paired_gain(
     metric: str,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Gain:
     """How much better b is than a on the same rows: both are measured on the same resamples of groups, so that what
     makes a resample hard for both cancels out (Efron and Tibshirani 1993, chapter 13).
 
@@ -76,13 +91,6 @@ def paired_gain(
         Near-duplicate group of each row.
     metric : str
         A name of `metrics.METRICS`; the design judges by ``auroc`` (binary) or ``macro_f1`` (multiclass).
-
-    Returns
-    -------
-    dict
-        ``metric``; ``value`` = m(b) - m(a), ``low``, ``high`` (95%); ``n``; ``positives`` (as `intervals.measure`);
-        ``detectable``: the smallest gain that had an 80% chance of showing, 2.8 standard errors. nan where all rows
-        are one group or one class, or where there are none.
 
     Raises
     ------
@@ -105,16 +113,16 @@ class Gains:
         Other model -> `paired_gain` over it.
     over : str
         The other with the least gain, which is the one to report.
-    least : dict
-        In the form of `paired_gain`. Its interval is not that of the least value, whose bootstrap is biased: ``low`` is
+    least : Gain
+        Its interval is not that of the least value, whose bootstrap is biased: ``low`` is
         the least of the lower ends (a gain over every model is shown where each is; Berger 1982, intersection-union
         test), ``high`` the least of the upper ends, of k models at 1 - 0.025 / k each (Bonferroni). ``detectable`` is
         the largest of theirs.
     """
 
-    each: dict[str, dict[str, Any]]
+    each: dict[str, Gain]
     over: str
-    least: dict[str, Any]
+    least: Gain
 
 
 def gains_over_each(
@@ -157,7 +165,7 @@ def gains_over_each(
     over = min(each, key=lambda name: each[name]["value"])
     level = (LEVEL[0], 100 - (100 - LEVEL[1]) / len(each))
     ends = [percentile_interval(found[0], found[1:], level=level) for found in replicates.values()]
-    least = {
+    least: Gain = {
         **each[over],
         "low": float(np.min([end.low for end in ends])),
         "high": float(np.min([end.high for end in ends])),
@@ -166,11 +174,11 @@ def gains_over_each(
     return Gains(each, over, least)
 
 
-def _told(metric: str, value: float, replicates: np.ndarray, classes: list[int]) -> dict[str, Any]:
+def _told(metric: str, value: float, replicates: np.ndarray, classes: list[int]) -> Gain:
     defined = replicates[~np.isnan(replicates)]
     return {
         "metric": metric,
-        **percentile_interval(value, replicates)._asdict(),
+        **percentile_interval(value, replicates).figure(),
         "n": sum(classes),
         "positives": positives(classes),
         "detectable": POWER_FACTOR * float(defined.std(ddof=1)) if len(defined) > 1 else float("nan"),
@@ -187,7 +195,7 @@ def measure_change(
     metrics: Sequence[str] = ("nll", "brier"),
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+) -> tuple[Measured, Measured, dict[str, Gain]]:
     """A model before and after calibration: what `intervals.measure` and `paired_gain` say, by one set of resamples.
 
     Parameters

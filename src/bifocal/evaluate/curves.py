@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def _thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[tuple[float
     return [(float(a), float(b)) for a, b in zip(x[kept], y[kept], strict=True)]
 
 
-def reliability(probabilities: Iterable[float], happened: Iterable[bool], bins: int = BINS) -> list[dict[str, Any]]:
+def reliability(probabilities: Iterable[float], happened: Iterable[bool], bins: int = BINS) -> list[dict[str, float]]:
     """How often what was given a probability came true, per bin of equal width.
 
     Returns

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 
@@ -39,12 +40,43 @@ CHUNK = 4_000_000
 takes longer than the sums themselves."""
 
 
+class Figure(TypedDict):
+    """An `Interval` as files hold it, in which nan is null."""
+
+    value: float
+    low: float
+    high: float
+
+
+class OptionalFigure(TypedDict):
+    """An `Interval` with None where the rows cannot tell."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Measured(TypedDict):
+    """All figures of a model on a split; ``positives``: rows of class 1, or of each of more than two classes."""
+
+    n: int
+    positives: int | list[int]
+    metrics: dict[str, Figure]
+
+
 class Interval(NamedTuple):
     """A figure and the ends of its 95% interval; nan where the rows cannot tell."""
 
     value: float
     low: float
     high: float
+
+    def figure(self) -> Figure:
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+    def or_none(self) -> OptionalFigure:
+        value, low, high = (None if math.isnan(end) else float(end) for end in self)
+        return {"value": value, "low": low, "high": high}
 
 
 def bootstrap_weights(groups: Sequence[Any], resamples: int, seed: int) -> Iterator[Floats]:
@@ -203,7 +235,7 @@ def measure(
     predictions: ArrayLike | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Measured:
     """All figures of one model on one split with their intervals, in the form of ``results_<run>.json``.
 
     Parameters
@@ -218,9 +250,8 @@ def measure(
 
     Returns
     -------
-    dict
-        ``n``, ``positives`` (binary: rows of class 1; multiclass: rows of each class, a list) and ``metrics``: name ->
-        ``value``, ``low``, ``high``. Intervals are nan where all rows are one group, everything is nan without rows.
+    Measured
+        Intervals are nan where all rows are one group, everything is nan without rows.
 
     Raises
     ------
@@ -237,7 +268,7 @@ def measure_each(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> list[tuple[dict[str, Any], dict[str, Floats]]]:
+) -> list[tuple[Measured, dict[str, Floats]]]:
     """Several models of the same rows on the same resamples, which are drawn once.
 
     Parameters
@@ -247,13 +278,13 @@ def measure_each(
 
     Returns
     -------
-    list of (dict, dict)
+    list of (Measured, dict)
         Of each side what `measure` gives, and its replicates: name -> ``[resamples]``, empty where there are none.
     """
     classes = count_classes(labels, sides[0][0], groups)
     if not sum(classes):
-        figures: dict[str, Any] = {name: Interval(*[float("nan")] * 3)._asdict() for name in METRICS}
-        nothing = {"n": 0, "positives": positives(classes), "metrics": figures}
+        unknown = {name: Interval(*[float("nan")] * 3).figure() for name in METRICS}
+        nothing: Measured = {"n": 0, "positives": positives(classes), "metrics": unknown}
         return [(nothing, {name: np.array([]) for name in METRICS}) for _ in sides]
     scorers = [Weighted(labels, *side) for side in sides]
     chunks: list[list[dict[str, Floats]]] = [[] for _ in sides]
@@ -261,11 +292,11 @@ def measure_each(
         for weights in bootstrap_weights(groups, resamples, seed):
             for scorer, parts in zip(scorers, chunks, strict=True):
                 parts.append(scorer(weights))
-    found = []
+    found: list[tuple[Measured, dict[str, Floats]]] = []
     for side, parts in zip(sides, chunks, strict=True):
         drawn = {name: np.concatenate([[], *(part[name] for part in parts)]) for name in METRICS}
         figures = {
-            name: percentile_interval(figure(labels, *side), drawn[name], recentred=name in RECENTRED)._asdict()
+            name: percentile_interval(figure(labels, *side), drawn[name], recentred=name in RECENTRED).figure()
             for name, figure in METRICS.items()
         }
         found.append(({"n": sum(classes), "positives": positives(classes), "metrics": figures}, drawn))

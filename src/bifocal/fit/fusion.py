@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import plugins
 from ..config import FusionConfig
-from ..contracts import EncoderTuner, EpochFusion, Fusion
+from ..contracts import EncoderTuner, EpochFusion, Fusion, ParameterCounter
 from ..errors import DataError, ModelError, RunError
 from ..example import UNLABELLED, Evidence
 from ..models.evidence_fusion import STATISTICS
@@ -142,8 +142,8 @@ def fusion_parameters(fusion: Fusion) -> dict[str, int]:
 
     A fusion whose tensors are not numbers that it learned (trees written out) counts by itself.
     """
-    if counts := getattr(fusion, "parameters", None):
-        return dict(counts())
+    if isinstance(fusion, ParameterCounter):
+        return fusion.parameters()
     sizes = {name: tensor.numel() for name, tensor in fusion.state()[1].items()}
     return {
         "total": sum(sizes.values()),

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from ..config import FusionConfig
 from ..decide.calibration import softmax
-from ..evaluate.compare import Resampling
+from ..evaluate.compare import Gain, Resampling
 from .diagnostics import ROWS, additive_part, sample_rows
 from .trials import (
-    ExpertFacts,
+    Price,
+    Study,
     Trial,
+    TrialRow,
     best,
     describe,
     fit_head_trial,
     fit_trial,
-    for_strategy,
     hear_expert,
     price,
     smallest_tie,
 )
-from .usable_rows import Splits, groups_of, labels_of
-from .verdict import MARGIN, interval_of, judge, sentence
+from .usable_rows import groups_of, labels_of
+from .verdict import MARGIN, VerdictResult, interval_of, judge, sentence
 
 if TYPE_CHECKING:
     from ..contracts import Fusion
@@ -40,10 +40,7 @@ class PipelineComparison:
 
     Attributes
     ----------
-    evidence : Splits
-        What all of them read.
-    metric : str
-        By which they are chosen and compared.
+    study : Study
     baselines, fusions : list of Trial
     alone : dict
         Modality -> the best of its baselines on val.
@@ -53,8 +50,7 @@ class PipelineComparison:
         F's architecture trained and tested with every modality but B's blanked.
     """
 
-    evidence: Splits
-    metric: str
+    study: Study
     baselines: list[Trial]
     fusions: list[Trial]
     alone: dict[str, Trial]
@@ -70,69 +66,69 @@ class PipelineComparison:
 
 
 def fit_pipelines(
-    evidence: Splits,
-    config: FusionConfig,
+    study: Study,
     strategies: Sequence[str],
-    *,
-    metric: str,
-    experts: Mapping[str, ExpertFacts],
     others: Sequence[Trial],
-    seed: int,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> PipelineComparison:
     """Fit a head per modality, every strategy, and the control of the best one; see `experiment.experiment`."""
-    parameters = {m: expert.parameters for m, expert in experts.items()}
-    modalities = list(evidence["train"])
-    baselines = list(others)
+    evidence, metric = study.evidence, study.resampling.metric
+    modalities, baselines, fusions = list(evidence["train"]), list(others), []
     for m in modalities:
-        expert = experts[m]
-        baselines.append(
-            hear_expert(expert.name, "expert", m, evidence, parameters=expert.parameters, seconds=expert.seconds)
-        )
-        baselines.append(fit_head_trial(m, config, evidence, seed=seed, experts=parameters))
+        name, parameters, seconds = study.experts[m].name, study.experts[m].parameters, study.experts[m].seconds
+        baselines.append(hear_expert(name, "expert", m, evidence, parameters=parameters, seconds=seconds))
+        baselines.append(fit_head_trial(study, m))
     baselines.sort(key=lambda t: (modalities.index(t.reads[0]), t.kind != "expert", t.name))
-    fusions = []
     for strategy in strategies:
-        settings = for_strategy(config, strategy)
-        fusions.append(fit_trial(strategy, "fusion", settings, evidence, seed=seed, experts=parameters))
+        fusions.append(fit_trial(study, strategy, "fusion", strategy))
         if progress:
             progress(len(fusions), len(strategies))
     labels = labels_of(evidence, "val")
     alone = {m: best([t for t in baselines if m in t.reads], labels, metric) for m in modalities}
     over, fused = best(baselines, labels, metric), best(fusions, labels, metric)
     kept = over.reads[0]
-    settings = for_strategy(config, fused.name)
-    control = fit_trial(
-        f"{fused.name}, {kept} only", "control", settings, evidence, seed=seed, experts=parameters, keep=kept
-    )
-    return PipelineComparison(evidence, metric, baselines, fusions, alone, over, fused, control)
+    control = fit_trial(study, f"{fused.name}, {kept} only", "control", fused.name, keep=kept)
+    return PipelineComparison(study, baselines, fusions, alone, over, fused, control)
 
 
-def compare(comparison: PipelineComparison, resampling: Resampling) -> dict[str, Any]:
-    """The three paired comparisons on test, the verdict, and the table of all models.
+class ComparisonResults(TypedDict):
+    """The three paired comparisons on test, the verdict, and the table of all models."""
 
-    Returns
-    -------
-    dict
-        ``baselines``, ``fusions``, ``control`` (`describe`), ``best_baseline``, ``best_of_modality``, ``over_others``
-        (modality -> `paired_gain` of the best baseline over the best of this one), ``best_fusion``,
-        ``smallest_tie``, ``gain``, ``over_control``, ``over_additive``, ``change`` (`paired_gain`), ``verdict``,
-        ``price``.
-    """
-    over, fused, evidence = comparison.over, comparison.fused, comparison.evidence
+    margin: float
+    baselines: list[TrialRow]
+    fusions: list[TrialRow]
+    control: TrialRow
+    best_baseline: str
+    best_of_modality: dict[str, str]
+    over_others: dict[str, Gain]
+    """Modality -> gain of the best baseline over the best of this one."""
+    best_fusion: str
+    smallest_tie: str
+    gain: Gain
+    over_control: Gain
+    over_additive: Gain
+    change: dict[str, Gain]
+    verdict: VerdictResult
+    price: Price
+
+
+def compare(comparison: PipelineComparison) -> ComparisonResults:
+    """Hold F against B, the control and its additive part on test, and judge."""
+    over, fused, study, resampling = comparison.over, comparison.fused, comparison.study, comparison.study.resampling
+    evidence = study.evidence
     labels = {split: labels_of(evidence, split) for split in evidence}
     groups = groups_of(evidence, "test")
 
-    def gain(other: Trial, model: Trial = fused, by: Resampling = resampling) -> dict[str, Any]:
+    def gain(other: Trial, model: Trial = fused, by: Resampling = resampling) -> Gain:
         return by.gain(labels["test"], other.probabilities("test"), model.probabilities("test"), groups)
 
-    def table(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    def table(trials: Sequence[Trial]) -> list[TrialRow]:
         return [describe(t, labels, groups, resampling) for t in trials]
 
     gained, over_control = gain(over), gain(comparison.control)
-    over_additive = _over_additive(comparison, resampling)
+    over_additive = _over_additive(comparison)
     verdict = judge(*map(interval_of, (gained, over_control, over_additive)), n=gained["n"])
-    told = sentence(verdict, fusion=fused.name, over=over.name, metric=comparison.metric, n=gained["n"])
+    told = sentence(verdict, fusion=fused.name, over=over.name, metric=resampling.metric, n=gained["n"])
     return {
         "margin": MARGIN,
         "baselines": table(comparison.baselines),
@@ -149,16 +145,17 @@ def compare(comparison: PipelineComparison, resampling: Resampling) -> dict[str,
         "over_control": over_control,
         "over_additive": over_additive,
         "change": {name: gain(over, by=replace(resampling, metric=name)) for name in CHANGES},
-        "verdict": {**asdict(verdict), "sentence": told},
+        "verdict": verdict.to_dict(told),
         "price": price(fused, over, gained["value"]),
     }
 
 
-def _over_additive(comparison: PipelineComparison, resampling: Resampling) -> dict[str, Any]:
+def _over_additive(comparison: PipelineComparison) -> Gain:
     """m(F) - m(EMAP(F)) on the same rows, `ROWS` of them at most; B's modality against all others."""
-    fused, test, groups = comparison.fused, comparison.evidence["test"], groups_of(comparison.evidence, "test")
+    fused, evidence, resampling = comparison.fused, comparison.study.evidence, comparison.study.resampling
+    test, groups = evidence["test"], groups_of(evidence, "test")
     rows = sample_rows(groups, ROWS, resampling.seed)
     some = {name: e.take(rows) for name, e in test.items()}
     additive = softmax(additive_part(comparison.fusion, some, comparison.over.reads[0]), fused.temperature)
-    labels: np.ndarray = labels_of(comparison.evidence, "test")[rows]
+    labels: np.ndarray = labels_of(evidence, "test")[rows]
     return resampling.gain(labels, additive, fused.probabilities("test")[rows], [groups[i] for i in rows])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..diagnose.ablation import ROWS, SEVERITIES, Corrupted, corrupt_inputs
+from ..diagnose.ablation import ROWS, SEVERITIES, Corrupted, Corrupting, Corruption, corrupt_inputs
 from ..diagnose.scored_rows import Score
 from ..errors import DataError
+from ..evaluate.compare import Resampling
 from ..example import UNLABELLED, Evidence
 
 if TYPE_CHECKING:
@@ -22,6 +23,23 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int | None], None]
 STEPS = (1, 3, 5)
 """Severities at which training inputs are disturbed: a fusion is fitted for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedInputs:
+    """What encoders read again.
+
+    Attributes
+    ----------
+    encoders, modalities : mapping
+        Modality -> the encoder that gave the Evidence, and how its values are unpacked and corrupted.
+    splits : mapping
+        The packed train, val and test, as they were encoded, with all their rows.
+    """
+
+    encoders: Mapping[str, Encoder]
+    modalities: Mapping[str, Modality]
+    splits: Mapping[str, Split]
 
 
 def values_of(split: Split, name: str, part: Evidence) -> Values:
@@ -40,65 +58,42 @@ def values_of(split: Split, name: str, part: Evidence) -> Values:
 
 def corrupt_parts(
     fusion: Score,
-    encoders: Mapping[str, Encoder],
-    modalities: Mapping[str, Modality],
-    test_split: Split,
-    evidence: Mapping[str, Evidence],
+    inputs: PackedInputs,
+    test: Mapping[str, Evidence],
+    resampling: Resampling,
     *,
     rows: int = ROWS,
-    kinds: Mapping[str, Sequence[str]] | None = None,
-    severities: Sequence[int] = SEVERITIES,
-    metric: str | None = None,
-    resamples: int,
-    seed: int,
     progress: Progress | None = None,
-) -> dict[str, dict[str, Any] | None]:
+) -> dict[str, Corruption | None]:
     """What a fusion loses when the inputs of one modality are corrupted and encoded again; see `corrupt_inputs`.
 
     Parameters
     ----------
-    encoders, modalities : mapping
-        Modality -> the encoder that gave the Evidence, and how its values are unpacked and corrupted.
-    test_split : Split
-        As it was encoded, with all its rows.
-    evidence : mapping
+    test : mapping
         Modality -> Evidence of the rows that are judged.
     rows : int
         At most so many per modality: its encoder runs once per kind and severity.
-    kinds : mapping, optional
-        Modality -> those of its corruptions that are applied; None = all of every modality.
     progress : callable, optional
         Takes the passes done and their number.
 
     Returns
     -------
     dict
-        Modality -> what `corrupt_inputs` gives; None where the rows that have the part bear fewer than two classes.
+        Modality -> what was found; None where the rows that have the part bear fewer than two classes.
 
     Raises
     ------
     DataError
         Where the split lacks a row, or encoding again does not give the Evidence.
     """
-    kinds = {name: modality.corruptions for name, modality in modalities.items()} if kinds is None else kinds
-    judged = {name: chosen for name, chosen in kinds.items() if chosen and _tells(evidence[name])}
-    passes = _Counted(sum(1 + len(chosen) * len(severities) for chosen in judged.values()), progress)
-    found: dict[str, dict[str, Any] | None] = dict.fromkeys(kinds)
-    for name, chosen in judged.items():
-        found[name] = corrupt_inputs(
-            fusion,
-            evidence,
-            name,
-            values_of(test_split, name, evidence[name]),
-            corrupt=modalities[name].corrupt,
-            kinds=chosen,
-            encode=passes.of(encoders[name]),
-            severities=severities,
-            rows=rows,
-            metric=metric,
-            resamples=resamples,
-            seed=seed,
-        )
+    found: dict[str, Corruption | None] = dict.fromkeys(inputs.modalities)
+    judged = {name: m for name, m in inputs.modalities.items() if m.corruptions and _tells(test[name])}
+    passes = _Counted(sum(1 + len(m.corruptions) * len(SEVERITIES) for m in judged.values()), progress)
+    for name, modality in judged.items():
+        encode = passes.of(inputs.encoders[name])
+        corrupting = Corrupting(modality.corrupt, modality.corruptions, encode, rows=rows)
+        values = values_of(inputs.splits["test"], name, test[name])
+        found[name] = corrupt_inputs(fusion, test, name, values, corrupting, resampling)
     return found
 
 
@@ -127,17 +122,22 @@ def _tells(part: Evidence) -> bool:
 # ------------------------------------------------------------------ in training
 
 
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """How training inputs are cut: by a corruption of their modality at each severity.
+
+    Of at most so many rows, drawn by the seed; in ``folds`` logits are cross-fitted.
+    """
+
+    kind: str
+    severities: Sequence[int] = STEPS
+    rows: int = ROWS
+    folds: int = 5
+    seed: int = 0
+
+
 def truncated_levels(
-    encoder: Encoder,
-    modality: Modality,
-    values: Sequence[Any],
-    train: Evidence,
-    *,
-    kind: str,
-    severities: Sequence[int] = STEPS,
-    rows: int = ROWS,
-    folds: int = 5,
-    seed: int = 0,
+    encoder: Encoder, modality: Modality, values: Sequence[Any], train: Evidence, truncation: Truncation
 ) -> dict[float, Evidence]:
     """Evidence of rows whose values were disturbed by one of their modality's corruptions, encoded again.
 
@@ -150,10 +150,6 @@ def truncated_levels(
         One per row of ``train``, read one by one and only where they are needed.
     train : Evidence
         Of annotated rows, of any split.
-    kind, severities : str, sequence of int
-        Of ``modality.corruptions``.
-    rows : int
-        At most so many, drawn by the seed.
 
     Returns
     -------
@@ -165,12 +161,13 @@ def truncated_levels(
     ConfigError
         Where the modality does not know the kind or a severity.
     """
-    chosen = sorted(np.random.default_rng(seed).permutation(len(train))[:rows].tolist())
+    how, seed = truncation, truncation.seed
+    chosen = sorted(np.random.default_rng(seed).permutation(len(train))[: how.rows].tolist())
     part = train.take(chosen)
     there = part.present.nonzero().flatten().tolist()
     levels = {}
-    for severity in (0, *severities):
-        read = Corrupted(values, [chosen[i] for i in there], modality.corrupt, kind, severity, seed)
+    for severity in (0, *how.severities):
+        read = Corrupted(values, [chosen[i] for i in there], modality.corrupt, how.kind, severity, seed)
         encoded = encoder.encode(read)
         features, logits = torch.zeros_like(part.features), torch.zeros_like(part.logits)
         features[there], logits[there] = encoded["features"], encoded["logits"]
@@ -179,6 +176,6 @@ def truncated_levels(
             own = [there[place] for place in learned]
             some = {name: tensor[learned] for name, tensor in encoded.items() if name != "logits"}
             groups = [part.groups[i] for i in own]
-            logits[own] = encoder.cross_fit(some, part.labels[own], groups, folds=folds, seed=seed)
+            logits[own] = encoder.cross_fit(some, part.labels[own], groups, folds=how.folds, seed=seed)
         levels[float(severity)] = replace(part, features=features, logits=logits)
     return levels

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from ..contracts import PairScorer
 from ..decide.calibration import softmax
-from ..diagnose.dominance import measure_dominance, perceptual_score, subsets
-from ..diagnose.interaction import confounder_accuracy, emap_in_blocks, estimate_pid
+from ..diagnose.dominance import Dominance, measure_dominance, perceptual_score, subsets
+from ..diagnose.interaction import Information, confounder_accuracy, emap_in_blocks, estimate_pid
 from ..diagnose.scored_rows import Score
 from ..errors import DataError
-from ..evaluate.compare import Resampling
+from ..evaluate.compare import Gain
+from ..evaluate.intervals import Figure
 from ..example import Evidence
 from ..models.evidence_fusion import Pairs
-from .trials import Trial
+from .trials import Study, Trial
+from .usable_rows import groups_of, labels_of
 
 if TYPE_CHECKING:
     from ..contracts import Fusion
@@ -50,7 +54,7 @@ def additive_part(score: Score, evidence: Mapping[str, Evidence], first: str, *,
     """EMAP of a fusion or any score, ``[n, C]``: ``first`` against all other modalities, which stay together."""
     n = len(next(iter(evidence.values())))
 
-    def every(rows: slice, columns: slice) -> Any:
+    def every(rows: slice, columns: slice) -> Tensor:
         r, c = np.arange(n)[rows], np.arange(n)[columns]
         one, other = np.repeat(r, len(c)), np.tile(c, len(r))
         logits = score(rearranged(evidence, {m: one if m == first else other for m in evidence}))
@@ -61,9 +65,9 @@ def additive_part(score: Score, evidence: Mapping[str, Evidence], first: str, *,
 
 def _quick(score: Score, evidence: Mapping[str, Evidence], first: str, every: Pairs) -> Pairs | None:
     """The fusion's own way to score pairs, where it has one that gives the same."""
-    if (pairs := getattr(score, "pairs", None)) is None:
+    if not isinstance(score, PairScorer):
         return None
-    found, some = pairs(evidence, first), (slice(0, 2), slice(0, 3))
+    found, some = score.pairs(evidence, first), (slice(0, 2), slice(0, 3))
     try:
         return found if torch.allclose(found(*some), every(*some), atol=ALIKE) else None
     except RuntimeError:  # its layers do not broadcast
@@ -87,23 +91,42 @@ def with_only(fusion: Fusion, evidence: Mapping[str, Evidence], keep: frozenset[
     return fusion(left).double().numpy()
 
 
-def absence(
-    said: Mapping[frozenset[str], np.ndarray], labels: np.ndarray, groups: Sequence[str], resampling: Resampling
-) -> dict[str, Any]:
-    """What is lost when a modality is absent from every row.
+class Risk(TypedDict):
+    """The gain of being without a modality (below 0: a loss), by name, and the worst of them."""
 
-    Parameters
-    ----------
-    said : {frozenset of modality names: [n, C]}
-        Probabilities with only these parts.
+    worst: str
+    drops: dict[str, Gain]
 
-    Returns
-    -------
-    dict
-        ``worst`` (a name) and ``drops``: name -> paired gain of being without it (below 0: a loss).
-    """
+
+class Pid(Information):
+    """With the modalities that the sources are."""
+
+    first: str
+    second: str
+
+
+class Confounders(Figure):
+    """As `ConfounderAccuracy`."""
+
+    pairs: int
+
+
+class Diagnosis(TypedDict):
+    """What `diagnose_fusion` finds; None where these rows cannot define it."""
+
+    risk: Risk
+    dominance: dict[str, Dominance]
+    """By accuracy, and by the metric."""
+    perceptual: dict[str, Figure] | None
+    pid: Pid | None
+    confounders: dict[str, Confounders | None]
+
+
+def absence(study: Study, said: Mapping[frozenset[str], np.ndarray]) -> Risk:
+    """What is lost when a modality is absent from every test row, of probabilities with only these parts."""
+    labels, groups = labels_of(study.evidence, "test"), groups_of(study.evidence, "test")
     everything = max(said, key=len)
-    drops = {m: resampling.gain(labels, said[everything], said[everything - {m}], groups) for m in everything}
+    drops = {m: study.resampling.gain(labels, said[everything], said[everything - {m}], groups) for m in everything}
     return {"worst": min(sorted(drops), key=lambda m: drops[m]["value"]), "drops": dict(sorted(drops.items()))}
 
 
@@ -125,14 +148,7 @@ def values_of(e: Evidence) -> list[int | None]:
     return numbers
 
 
-def diagnose_fusion(
-    fused: Trial,
-    alone: Mapping[str, Trial],
-    evidence: Mapping[str, Evidence],
-    labels: np.ndarray,
-    groups: Sequence[str],
-    resampling: Resampling,
-) -> tuple[dict[str, Any], list[str]]:
+def diagnose_fusion(study: Study, fused: Trial, alone: Mapping[str, Trial]) -> tuple[Diagnosis, list[str]]:
     """Who dominates a fusion, whether its modalities interact, and what it loses without one of them, on test.
 
     Parameters
@@ -141,62 +157,82 @@ def diagnose_fusion(
         With its fusion.
     alone : mapping
         Modality -> the best model of it alone, on val.
-    evidence : mapping
-        Modality -> Evidence of the test rows.
-    labels, groups : [n]
 
     Returns
     -------
-    dict, list of str
-        ``risk``, ``dominance`` (by accuracy, and by the metric), ``perceptual``, ``pid``, ``confounders``; and
-        findings: what these rows cannot define. Such a figure is None.
+    Diagnosis, list of str
+        And findings: what these rows cannot define.
     """
-    fusion = fused.fusion
+    fusion, test = fused.fusion, study.evidence["test"]
     if fusion is None:
         raise DataError(f"{fused.name} is no fusion: there is nothing to take apart")
-    findings: list[str] = []
-    names = list(evidence)
-    resamples, seed = resampling.resamples, resampling.seed
-    said = {kept: softmax(with_only(fusion, evidence, kept), fused.temperature) for kept in subsets(names)}
-    rows = sample_rows(groups, ROWS, seed)
-    some = {name: e.take(rows) for name, e in evidence.items()}
+    said = {kept: softmax(with_only(fusion, test, kept), fused.temperature) for kept in subsets(list(test))}
+    perceptual, unknown = _perceptual(study, fusion)
+    pid, undefined = _pid(study, fused, alone)
+    confounders, unpaired = _confounders(study, said[frozenset(test)].argmax(axis=1))
+    found: Diagnosis = {
+        "risk": absence(study, said),
+        # Accuracy is what the known answers are in; where most rows are of one class it hardly moves.
+        "dominance": {m: _dominance(study, said, m) for m in ("accuracy", study.resampling.metric)},
+        "perceptual": perceptual,
+        "pid": pid,
+        "confounders": confounders,
+    }
+    return found, [*unknown, *undefined, *unpaired]
+
+
+def _dominance(study: Study, said: Mapping[frozenset[str], np.ndarray], metric: str) -> Dominance:
+    labels, groups, drawn = labels_of(study.evidence, "test"), groups_of(study.evidence, "test"), study.resampling
+    return measure_dominance(labels, said, groups, metric=metric, resamples=drawn.resamples, seed=drawn.seed)
+
+
+def _perceptual(study: Study, fusion: Fusion) -> tuple[dict[str, Figure] | None, list[str]]:
+    resamples, seed = study.resampling.resamples, study.resampling.seed
+    rows = sample_rows(groups_of(study.evidence, "test"), ROWS, seed)
+    some = {"test": {name: e.take(rows) for name, e in study.evidence["test"].items()}}
+    labels, groups = labels_of(some, "test"), groups_of(some, "test")
 
     def classes(taken: Mapping[str, np.ndarray]) -> np.ndarray:
-        return fusion(rearranged(some, taken)).numpy().argmax(axis=1)
+        return fusion(rearranged(some["test"], taken)).numpy().argmax(axis=1)
 
-    result: dict[str, Any] = {"risk": absence(said, labels, groups, resampling)}
-    # Accuracy is what the known answers are in; where most rows are of one class it hardly moves.
-    result["dominance"] = {
-        m: measure_dominance(labels, said, groups, metric=m, resamples=resamples, seed=seed)
-        for m in ("accuracy", resampling.metric)
-    }
     try:
-        chosen = [groups[i] for i in rows]
         scores = perceptual_score(
-            classes, labels[rows], names, groups=chosen, permutations=PERMUTATIONS, resamples=resamples, seed=seed
+            classes,
+            labels,
+            list(some["test"]),
+            groups=groups,
+            permutations=PERMUTATIONS,
+            resamples=resamples,
+            seed=seed,
         )
-        result["perceptual"] = {name: found._asdict() for name, found in scores.items()}
     except DataError as error:
-        result["perceptual"] = None
-        findings.append(str(error))
-    result["pid"] = None
-    if len(names) == 2:
-        # Rounded, since models sure of themselves say thousands of things that differ in the tenth digit.
-        first, second, both = (t.probabilities("test").round(4) for t in (alone[names[0]], alone[names[1]], fused))
-        drawn = min(resamples, PID_RESAMPLES)
-        decomposed = estimate_pid(labels, first, second, both, groups, resamples=drawn, seed=seed)
-        result["pid"] = {"first": names[0], "second": names[1], **decomposed}
-    else:
-        findings.append(f"information is decomposed for two sources; here are {len(names)}")
-    guesses = said[frozenset(names)].argmax(axis=1)
-    result["confounders"] = dict.fromkeys(names)
-    for name, e in evidence.items():
+        return None, [str(error)]
+    return {name: found.figure() for name, found in scores.items()}, []
+
+
+def _pid(study: Study, fused: Trial, alone: Mapping[str, Trial]) -> tuple[Pid | None, list[str]]:
+    names = list(study.evidence["test"])
+    labels, groups = labels_of(study.evidence, "test"), groups_of(study.evidence, "test")
+    if len(names) != 2:
+        return None, [f"information is decomposed for two sources; here are {len(names)}"]
+    # Rounded, since models sure of themselves say thousands of things that differ in the tenth digit.
+    first, second, both = (t.probabilities("test").round(4) for t in (alone[names[0]], alone[names[1]], fused))
+    drawn = min(study.resampling.resamples, PID_RESAMPLES)
+    found = estimate_pid(labels, first, second, both, groups, resamples=drawn, seed=study.resampling.seed)
+    return {"first": names[0], "second": names[1], **found}, []
+
+
+def _confounders(study: Study, guesses: np.ndarray) -> tuple[dict[str, Confounders | None], list[str]]:
+    labels, findings = labels_of(study.evidence, "test"), []
+    resamples, seed = study.resampling.resamples, study.resampling.seed
+    found: dict[str, Confounders | None] = dict.fromkeys(study.evidence["test"])
+    for name, e in study.evidence["test"].items():
         values = values_of(e)
         try:
             if len(set(values) - {None}) < 2:
                 raise DataError(f"all test rows have the same {name}: no pairs are made of that")
             pairs = confounder_accuracy(labels, guesses, values, resamples=resamples, seed=seed)
-            result["confounders"][name] = pairs._asdict()
+            found[name] = {"value": pairs.value, "low": pairs.low, "high": pairs.high, "pairs": pairs.pairs}
         except DataError as error:
             findings.append(f"no confounder pairs by {name}: {error}")
-    return result, findings
+    return found, findings

@@ -2,69 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from .. import plugins
 from ..config import FusionConfig, ImbalanceRule
 from ..contracts import Reporter
-from ..diagnose.ablation import ablate
-from ..evaluate.compare import Resampling
-from ..evaluate.metrics import headline_metric
+from ..diagnose.ablation import Ablation, ablate
 from ..example import Label
 from ..models.heads import Recipe
-from .compare import PipelineComparison, compare, fit_pipelines
-from .diagnostics import diagnose_fusion
-from .imbalance import compare_dropout, weaken
-from .stability import compare_stability, growth, steadiness
-from .trials import ExpertFacts, Trial, reads_evidence
-from .usable_rows import Splits, check_classes, count_labels, findings_about, groups_of, labels_of
+from .compare import ComparisonResults, PipelineComparison, compare, fit_pipelines
+from .diagnostics import Diagnosis, diagnose_fusion
+from .imbalance import Remedy, Truncated, WeakenedModalities, compare_dropout, weaken
+from .stability import Growth, Steadiness, Typical, compare_stability, growth, steadiness
+from .trials import Study, Trial, reads_evidence
+from .usable_rows import check_classes, count_labels, findings_about, labels_of
 
 
-@dataclass(frozen=True, slots=True)
-class Experiment:
-    """What `experiment` gives.
+class ImbalanceResults(WeakenedModalities):
+    """F with a modality weakened in training, and what helps."""
 
-    Attributes
-    ----------
-    comparison : PipelineComparison
-        The fitted models.
-    results : dict
-        For JSON: what `compare` and `diagnose_fusion` give, with ``metric``, ``modalities``, ``rows``, ``classes``
-        (split -> class -> rows), ``settings``, ``ablation``, ``imbalance``, ``stability``, ``seconds_lab`` (by part)
-        and ``findings`` (list of str: what these rows cannot show).
-    """
+    remedies: list[Remedy]
+    truncated: NotRequired[dict[str, Truncated]]
 
-    comparison: PipelineComparison
-    results: dict[str, Any]
+
+class StabilityResults(TypedDict):
+    """Training of each model, heads against fusions, and the growth of each strategy."""
+
+    models: dict[str, Steadiness]
+    compared: dict[str, Typical]
+    growth: dict[str, Growth]
+
+
+class ExperimentResults(ComparisonResults, Diagnosis):
+    """All that is found on Evidence alone."""
+
+    metric: str
+    modalities: list[str]
+    rows: dict[str, int]
+    classes: dict[str, dict[str, int]]
+    """Split -> class -> rows."""
+    settings: dict[str, Any]
+    """What all heads have in common, as `Recipe` has it."""
+    ablation: Ablation
+    imbalance: ImbalanceResults | None
+    stability: StabilityResults
+    seconds_lab: dict[str, float]
+    """By part."""
+    findings: list[str]
+    """What these rows cannot show."""
 
 
 def experiment(
-    evidence: Splits,
+    study: Study,
     label: Label,
-    config: FusionConfig,
-    *,
-    experts: Mapping[str, ExpertFacts],
     others: Sequence[Trial] = (),
+    *,
     strategies: Sequence[str] | None = None,
     rule: ImbalanceRule | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
     clock: Clock | None = None,
-) -> Experiment:
-    """All that is found on Evidence alone: baselines, fusions, the three comparisons, the diagnostics, the verdict.
+) -> tuple[PipelineComparison, ExperimentResults]:
+    """All that is found on Evidence alone: baselines, fusions, the three comparisons, the dissection, the verdict.
 
     Parameters
     ----------
-    evidence : Splits
-        ``train``, ``val`` and ``test``: annotated rows, those of train unseen by the experts (`usable`).
-    config : FusionConfig
-        Seeds and options for all strategies.
-    experts : mapping
-        By modality.
     others : sequence of Trial
         Baselines with encoders of their own.
     strategies : sequence of str, optional
@@ -74,74 +77,56 @@ def experiment(
     clock : Clock, optional
         One that has begun to count.
 
-    Returns
-    -------
-    Experiment
-
     Raises
     ------
     DataError
         Where a split bears fewer than two classes.
     """
-    clock = clock or Clock(Reporter())
-    metric = headline_metric(len(label.classes))
+    clock, evidence = clock or Clock(Reporter()), study.evidence
     labels = {split: labels_of(evidence, split) for split in evidence}
     for split, classes in labels.items():
         check_classes(classes, split, label)
-    resampling = Resampling(metric, resamples, seed)
     strategies = strategies or [name for name in plugins.names("fusions") if reads_evidence(name)]
     with clock("fusions"):
-        comparison = fit_pipelines(
-            evidence,
-            config,
-            strategies,
-            metric=metric,
-            experts=experts,
-            others=others,
-            seed=seed,
-            progress=clock.reporter.progress,
-        )
+        comparison = fit_pipelines(study, strategies, others, clock.reporter.progress)
     with clock("verdict"):
-        compared = compare(comparison, resampling)
-    fused, test = comparison.fused, evidence["test"]
+        compared = compare(comparison)
     with clock("dissection"):
-        taken_apart, findings = diagnose_fusion(
-            fused, comparison.alone, test, labels["test"], groups_of(evidence, "test"), resampling
-        )
+        diagnosis, findings = diagnose_fusion(study, comparison.fused, comparison.alone)
     with clock("ablation"):
-        ablated = ablate(comparison.fusion, test, evidence["train"], metric=metric, resamples=resamples, seed=seed)
-    weak: dict[str, Any] | None = None
-    if rule:
-        with clock("imbalance"):
-            weakened = weaken(
-                fused,
-                comparison.alone,
-                evidence,
-                config,
-                rule=rule,
-                resampling=resampling,
-                progress=clock.reporter.progress,
-            )
-            weak = {**weakened, "remedies": compare_dropout(fused, evidence, config, resampling)}
-    with clock("stability"):
-        learned = [t for t in (*comparison.baselines, *comparison.fusions) if t.fusion is not None]
-        models = {t.name: steadiness(t, evidence, metric=metric) for t in learned}
-        grown = growth(strategies, modalities=len(evidence["train"]), classes=len(label.classes))
-    results = {
-        "metric": metric,
+        ablated = ablate(comparison.fusion, evidence["test"], evidence["train"], study.resampling)
+    results: ExperimentResults = {
+        "metric": study.resampling.metric,
         "modalities": list(evidence["train"]),
         "rows": {split: len(rows) for split, rows in labels.items()},
         "classes": {split: count_labels(rows, label) for split, rows in labels.items()},
-        "settings": _settings(config),
+        "settings": _settings(study.config),
         **compared,
-        **taken_apart,
+        **diagnosis,
         "ablation": ablated,
-        "imbalance": weak,
-        "stability": {"models": models, "compared": compare_stability(models), "growth": grown},
+        "imbalance": _imbalance(comparison, rule, clock) if rule else None,
+        "stability": _stability(comparison, strategies, len(label.classes), clock),
         "seconds_lab": clock.seconds,
         "findings": [*findings_about(evidence, label), *findings],
     }
-    return Experiment(comparison, results)
+    return comparison, results
+
+
+def _imbalance(comparison: PipelineComparison, rule: ImbalanceRule, clock: Clock) -> ImbalanceResults:
+    with clock("imbalance"):
+        weakened = weaken(comparison, rule, progress=clock.reporter.progress)
+        return {**weakened, "remedies": compare_dropout(comparison)}
+
+
+def _stability(
+    comparison: PipelineComparison, strategies: Sequence[str], classes: int, clock: Clock
+) -> StabilityResults:
+    evidence, metric = comparison.study.evidence, comparison.study.resampling.metric
+    with clock("stability"):
+        learned = [t for t in (*comparison.baselines, *comparison.fusions) if t.fusion is not None]
+        models = {t.name: steadiness(t, evidence, metric=metric) for t in learned}
+        grown = growth(strategies, modalities=len(evidence["train"]), classes=classes)
+    return {"models": models, "compared": compare_stability(models), "growth": grown}
 
 
 def _settings(config: FusionConfig) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -14,11 +14,12 @@ from ..config import FusionConfig
 from ..contracts import EncoderTuner, EpochFusion, TokenEncoder
 from ..decide.calibration import softmax
 from ..errors import ConfigError, DataError
-from ..evaluate.compare import Resampling
+from ..evaluate.compare import Gain
 from ..fit.tokens import make_tokens
+from .corruption import PackedInputs, Progress
 from .diagnostics import sample_rows
-from .trials import Trial, describe, fit_trial, heard, reads_evidence
-from .usable_rows import JUDGED, Splits, groups_of, labels_of
+from .trials import Study, Trial, TrialRow, describe, fit_trial, heard, reads_evidence
+from .usable_rows import JUDGED, groups_of, labels_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,12 +28,10 @@ if TYPE_CHECKING:
     from ..data.shards import Split
     from ..example import Evidence
 
-    Progress = Callable[[int, int | None], None]
-
 ROWS = 2000
 """Of each split at most."""
 PLAIN = "plain"
-REMEDIES: Mapping[str, Mapping[str, Any]] = {
+REMEDIES: Mapping[str, Mapping[str, float]] = {
     PLAIN: {},
     "modality dropout": {"modality_dropout": 0.15},
     "auxiliary losses, weight 0.5": {"auxiliary": 0.5},
@@ -51,19 +50,16 @@ class JointMaterial:
     ----------
     rows : dict
         Split -> row numbers within the Evidence it was drawn from.
-    evidence : dict
-        Split -> modality -> Evidence of these rows, with the experts' tokens and with values. A comparison with fusions
-        on Evidence is fair where those are fitted and judged on this; on all of train they have more to learn from.
+    study : Study
+        Of these rows, whose Evidence has the experts' tokens and values. A comparison with fusions on Evidence is fair
+        where those are fitted and judged on this; on all of train they have more to learn from.
     encoders : mapping
         Modality -> the run's expert, which stays as it is.
-    experts : mapping
-        Modality -> parameters of its expert, as `Encoder.parameters` counts them.
     """
 
     rows: dict[str, list[int]]
-    evidence: Splits
+    study: Study
     encoders: Mapping[str, Encoder]
-    experts: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,7 @@ class JointTrials:
     Attributes
     ----------
     trials : list of Trial
-        Of kind ``joint``, on ``material.evidence``; of one seed each, where fusions on Evidence average several.
+        Of kind ``joint``, on ``material.study.evidence``; of one seed each, where fusions on Evidence average several.
     histories : dict
         Name -> what `EpochFusion.history` holds.
     findings : list of str
@@ -90,26 +86,14 @@ def joint_strategies() -> list[str]:
     return [name for name in plugins.names("fusions") if not reads_evidence(name)]
 
 
-def joint_material(
-    encoders: Mapping[str, Encoder],
-    splits: Mapping[str, Split],
-    evidence: Splits,
-    *,
-    folder: Path,
-    rows: int = ROWS,
-    seed: int = 0,
-) -> JointMaterial:
+def joint_material(study: Study, inputs: PackedInputs, folder: Path, *, rows: int = ROWS) -> JointMaterial:
     """Draw at most ``rows`` of each split, by whole groups, and encode them once more where an encoder has tokens.
 
     Parameters
     ----------
-    encoders : mapping
-        Modality -> the run's expert.
-    splits : mapping
-        The packed train, val and test.
-    evidence : Splits
-        The rows that may be used (`usable`): in train none that an expert was trained on, so that what a fusion starts
-        from has not seen them either (rule 3 of the design).
+    study : Study
+        Of the rows that may be used (`usable`): in train none that an expert was trained on, so that what a fusion
+        starts from has not seen them either (rule 3 of the design).
     folder : Path
         Where tokens lie as long as they are used.
 
@@ -118,6 +102,7 @@ def joint_material(
     DataError
         Where a row of the Evidence is not in the split, or a group is larger than ``rows``.
     """
+    evidence, seed = study.evidence, study.resampling.seed
     taken = {split: sample_rows(groups_of(evidence, split), rows, seed) for split in evidence}
     some: dict[str, dict[str, Evidence]] = {}
     for split, parts in evidence.items():
@@ -125,17 +110,20 @@ def joint_material(
         ids = next(iter(drawn.values())).ids
         if not ids:
             raise DataError(f"no group of {split} has {rows} rows or fewer: raise the rows of the joint fusions")
-        place = {name: i for i, name in enumerate(splits[split].ids)}
+        whole = inputs.splits[split]
+        place = {name: i for i, name in enumerate(whole.ids)}
         if unknown := [name for name in ids if name not in place]:
             raise DataError(f"row {unknown[0]!r} of the Evidence is not among the packed rows of {split}: encode again")
-        packed = splits[split].take(place[name] for name in ids)
+        packed = whole.take(place[name] for name in ids)
         some[split] = {
             name: replace(
-                e, values=packed.values(name), tokens=_tokens(encoders[name], packed, name, folder / f"{split}.{name}")
+                e,
+                values=packed.values(name),
+                tokens=_tokens(inputs.encoders[name], packed, name, folder / f"{split}.{name}"),
             )
             for name, e in drawn.items()
         }
-    return JointMaterial(taken, some, encoders, {name: encoder.parameters() for name, encoder in encoders.items()})
+    return JointMaterial(taken, replace(study, evidence=some), inputs.encoders)
 
 
 def _tokens(encoder: Encoder, packed: Split, name: str, path: Path) -> tuple[Tensor, ...] | None:
@@ -147,17 +135,13 @@ def _tokens(encoder: Encoder, packed: Split, name: str, path: Path) -> tuple[Ten
 def fit_joint_trials(
     material: JointMaterial,
     *,
-    strategies: Sequence[str] | None = None,
-    options: Mapping[str, Any] | None = None,
-    seed: int = 0,
+    options: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> JointTrials:
     """Train every strategy on the same sample as a run would, its epoch chosen on val.
 
     Parameters
     ----------
-    strategies : sequence of str, optional
-        None = all that read tokens.
     options : mapping, optional
         For all strategies; only those that one knows are passed to it.
     progress : callable, optional
@@ -168,32 +152,58 @@ def fit_joint_trials(
     DataError, ModelError
         As `bifocal.fit.fusion.fit_fusion`.
     """
-    names = list(strategies or joint_strategies())
+    names = joint_strategies()
     trials, histories, findings = [], {}, []
     for done, name in enumerate(names, start=1):
         try:
-            t = _fit(name, name, options or {}, material, seed)
+            t = _fit(material, name, name, options or {})
         except ConfigError as error:
             findings.append(f"{name} is not among the fusions: {error}")
             continue
         trials.append(t)
         histories[name] = _history(t)
-        if all(part.tokens is None for part in material.evidence["train"].values()):
+        if all(part.tokens is None for part in material.study.evidence["train"].values()):
             findings.append(f"{name} learned on features: no encoder here has hidden states of words or patches")
         if progress:
             progress(done, len(names))
     return JointTrials(trials, histories, findings)
 
 
+class JudgedGain(TypedDict):
+    """The gain over the plain training, and whether its interval lies above 0, or below; None at the plain one."""
+
+    gain: Gain | None
+    helps: bool | None
+    harms: bool | None
+
+
+class RemedyRow(TrialRow, JudgedGain):
+    """One training: what was added to the plain one, its figures, and by modality its gain on rows without that."""
+
+    name: str
+    options: dict[str, float]
+    history: list[dict[str, float]]
+    absent: dict[str, JudgedGain | None]
+
+
+class Remedies(TypedDict):
+    """What `compare_remedies` finds; ``plain`` is the name of the training without any remedy."""
+
+    strategy: str
+    metric: str
+    rows: dict[str, int]
+    plain: str
+    remedies: list[RemedyRow]
+
+
 def compare_remedies(
     material: JointMaterial,
+    strategy: str,
     *,
-    resampling: Resampling,
-    strategy: str = "last_layers",
-    remedies: Mapping[str, Mapping[str, Any]] = REMEDIES,
-    options: Mapping[str, Any] | None = None,
+    remedies: Mapping[str, Mapping[str, float]] = REMEDIES,
+    options: Mapping[str, float] | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Remedies:
     """Train the same fusion with each remedy for imbalance, and hold it against the one without any, on test.
 
     A remedy is there for two things: to be better with all parts, and to lose less where one is absent. Both are
@@ -201,32 +211,22 @@ def compare_remedies(
 
     Parameters
     ----------
-    material : JointMaterial
-        From `joint_material`.
-    resampling : Resampling
-        Its seed is that of the trainings too.
     remedies : mapping
         Name -> options added to a training without modality dropout, auxiliary losses and modulation; the first is
         the plain one.
     options : mapping, optional
         For all trainings alike.
 
-    Returns
-    -------
-    dict
-        ``strategy``, ``metric``, ``rows`` (split -> number), ``plain`` (name) and ``remedies``, a list with ``name``,
-        ``options``, the figures of `describe`, ``history``, ``gain`` over the plain one (`paired_gain`; None at the
-        plain one), ``helps`` (its interval lies above 0), ``harms`` (below), and ``absent``: modality -> the same three
-        on test rows without that part.
     """
-    labels = {split: labels_of(material.evidence, split) for split in JUDGED}
-    groups = groups_of(material.evidence, "test")
-    plain, table, said = next(iter(remedies)), [], {}
+    evidence, resampling = material.study.evidence, material.study.resampling
+    labels, groups = {split: labels_of(evidence, split) for split in JUDGED}, groups_of(evidence, "test")
+    plain, said = next(iter(remedies)), {}
+    table: list[RemedyRow] = []
     for done, (name, added) in enumerate(remedies.items(), start=1):
-        t = _fit(name, strategy, {**NOTHING, **(options or {}), **added}, material, resampling.seed)
-        said[name] = _with_and_without(t, material.evidence["test"])
-        against = {
-            left: None if name == plain else _judged(resampling.gain(labels["test"], said[plain][left], p, groups))
+        t = _fit(material, name, strategy, {**NOTHING, **(options or {}), **added})
+        said[name] = _with_and_without(t, evidence["test"])
+        gained = {
+            left: _judged(resampling.gain(labels["test"], said[plain][left], p, groups) if name != plain else None)
             for left, p in said[name].items()
         }
         table.append(
@@ -235,8 +235,8 @@ def compare_remedies(
                 "options": dict(added),
                 **describe(t, labels, groups, resampling),
                 "history": _history(t),
-                **(against[None] or _judged(None)),
-                "absent": {m: against[m] for m in said[name] if m is not None},
+                **gained[None],
+                "absent": {m: None if name == plain else gain for m, gain in gained.items() if m is not None},
             }
         )
         if progress:
@@ -255,12 +255,10 @@ def tunes(t: Trial) -> bool:
     return isinstance(t.fusion, EncoderTuner)
 
 
-def _judged(gain: dict[str, Any] | None) -> dict[str, Any]:
-    """The gain, nan made None, and what its interval says."""
+def _judged(gain: Gain | None) -> JudgedGain:
     if gain is None:
         return {"gain": None, "helps": None, "harms": None}
-    told = {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in gain.items()}
-    return {"gain": told, "helps": bool(gain["low"] > 0), "harms": bool(gain["high"] < 0)}
+    return {"gain": gain, "helps": gain["low"] > 0, "harms": gain["high"] < 0}
 
 
 def _with_and_without(t: Trial, test: Mapping[str, Evidence]) -> dict[str | None, np.ndarray]:
@@ -270,13 +268,9 @@ def _with_and_without(t: Trial, test: Mapping[str, Evidence]) -> dict[str | None
     return {left: softmax(z, t.temperature) for left, z in logits.items()}
 
 
-def _fit(name: str, strategy: str, options: Mapping[str, Any], material: JointMaterial, seed: int) -> Trial:
-    known = plugins.load("fusions", strategy).Options.model_fields
-    chosen = {key: value for key, value in options.items() if key in known}
-    config = FusionConfig(strategy=strategy, options=chosen, seeds=1)
-    return fit_trial(
-        name, "joint", config, material.evidence, seed=seed, experts=material.experts, encoders=material.encoders
-    )
+def _fit(material: JointMaterial, name: str, strategy: str, options: Mapping[str, float]) -> Trial:
+    config = FusionConfig(strategy=strategy, options=dict(options), seeds=1)
+    return fit_trial(replace(material.study, config=config), name, "joint", strategy, encoders=material.encoders)
 
 
 def _history(t: Trial) -> list[dict[str, float]]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from ..decide.calibration import softmax
 from ..errors import DataError
-from ..evaluate.intervals import measure
+from ..evaluate.intervals import Figure, measure
 from ..models.linear import fit_linear
 from .usable_rows import Splits, groups_of
+
+Probes = dict[str, dict[str, Figure]]
+"""Modality -> metric -> figure."""
 
 
 def probe(
     evidence: Splits, classes: Mapping[str, Sequence[int]], *, resamples: int, seed: int
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[Probes, list[str]]:
     """How well a linear head on each modality's features tells a label that no model of the lab is trained on.
 
     A fusion that stays at chance where the probes do not has failed at fusing; where they do too, the encoders never
@@ -32,10 +34,10 @@ def probe(
 
     Returns
     -------
-    dict, list of str
-        Modality -> ``accuracy`` (``value``, ``low``, ``high``) on test; and findings: which could not be probed.
+    Probes, list of str
+        Accuracy on test; and findings: which could not be probed.
     """
-    found: dict[str, Any] = {}
+    found: Probes = {}
     findings = []
     for name in evidence["train"]:
         rows = {}

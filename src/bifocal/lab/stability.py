@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..contracts import Fusion
-    from ..models.heads import Trained
 
 RISE = 0.05
 """Nats by which the loss of the last epoch may exceed that of the first: the flutter of a model that finds nothing."""
@@ -36,7 +35,73 @@ ROWS = 16
 """Generated rows of each class that a strategy is fitted on where only its fit tells how much it learns."""
 
 
-def steadiness(trial: Trial, evidence: Splits, *, metric: str) -> dict[str, Any]:
+class GridPoint(TypedDict):
+    """The grid point that val chose."""
+
+    learning_rate: float
+    weight_decay: float
+    width: int
+
+
+class Training(TypedDict):
+    """How a model trained; all None where it does not tell, as one without gradients."""
+
+    grid_point: GridPoint | None
+    epochs_to_best: list[int] | None
+    """The epoch kept of each seed."""
+    diverged: int | None
+    """Of ``models``: their loss was not finite, ended `RISE` above that of the first epoch, or above `GUESSES` times
+    that of guessing."""
+    models: int | None
+    """Seeds x grid points of the chosen width."""
+    curves: dict[str, list[float | None]] | None
+    """``train_loss``, ``val_loss``, ``gradient_norm`` by epoch at the grid point, means over the seeds that still ran
+    (None where none did)."""
+
+
+class Gap(TypedDict):
+    """The averaged model on ``train``, on ``test``, and the difference; None where it is not known."""
+
+    train: float | None
+    test: float | None
+    gap: float | None
+
+
+class Steadiness(Training):
+    """How steadily a model trains; ``spread``: standard deviation over seeds, by split."""
+
+    kind: str
+    spread: dict[str, float | None]
+    gap: Gap
+    parameters: int
+    """Its own, of one seed."""
+    test: float | None
+
+
+class Typical(TypedDict):
+    """Of ``n`` models the medians of spread on test, gap and epochs to best (None where none tells), and sums."""
+
+    n: int
+    spread: float | None
+    gap: float | None
+    epochs_to_best: float | None
+    diverged: int
+    models: int
+
+
+class Growth(TypedDict):
+    """Parameters, one for each number of columns, the exponent between them, and a word for it.
+
+    ``constant``, ``less than linear``, ``linear`` (exponents within `LINEAR`), ``explosive``.
+    """
+
+    columns: list[int]
+    parameters: list[int]
+    exponent: float
+    word: str
+
+
+def steadiness(trial: Trial, evidence: Splits, *, metric: str) -> Steadiness:
     """How the training of a model went, and how much of what it shows depends on its seeds and training rows.
 
     Parameters
@@ -47,23 +112,11 @@ def steadiness(trial: Trial, evidence: Splits, *, metric: str) -> dict[str, Any]
         ``train`` and ``test``, as it was fitted on.
     metric : str
         One of `evaluate.metrics.METRICS`.
-
-    Returns
-    -------
-    dict
-        ``kind``; ``grid_point`` (``learning_rate``, ``weight_decay``, ``width``); ``epochs_to_best``: the epoch kept of
-        each seed; ``models``: seeds x grid points of the chosen width, and ``diverged``: those of them whose loss was
-        not finite, ended `RISE` above that of the first epoch, or above `GUESSES` times that of guessing; ``curves``:
-        ``train_loss``, ``val_loss``, ``gradient_norm`` by epoch at the grid point, means over the seeds that still
-        ran (None where none did); ``spread``: standard deviation over seeds on ``val`` and ``test``; ``gap``: the
-        averaged model on ``train``, on ``test``, and the difference; ``parameters``: its own, of one seed; ``test``.
-        None stands for what a model of its kind does not tell: one without gradients has no curves.
     """
-    trained: Trained | None = getattr(trial.fusion, "trained", None)
     test = _number(score(trial, "test", labels_of(evidence, "test"), metric))
     return {
         "kind": trial.kind,
-        **_training(trained, trial),
+        **_training(trial),
         "spread": {split: _spread(trial, split, labels_of(evidence, split), metric) for split in JUDGED},
         "gap": _gap(trial, evidence, metric, test),
         "parameters": trial.parameters["own"],
@@ -71,10 +124,11 @@ def steadiness(trial: Trial, evidence: Splits, *, metric: str) -> dict[str, Any]
     }
 
 
-def _training(trained: Trained | None, trial: Trial) -> dict[str, Any]:
-    if trained is None:
-        return dict.fromkeys(("grid_point", "epochs_to_best", "diverged", "models", "curves"))
-    fusion: Any = trial.fusion
+def _training(trial: Trial) -> Training:
+    fusion = trial.fusion
+    if not isinstance(fusion, LearnedFusion) or fusion.trained is None:
+        return {"grid_point": None, "epochs_to_best": None, "diverged": None, "models": None, "curves": None}
+    trained = fusion.trained
     rate, decay = trained.grid_point
     lost = _diverged(trained.history, classes=trial.logits["test"].shape[1], patience=fusion.options.patience)
     return {
@@ -110,7 +164,7 @@ def _spread(trial: Trial, split: str, labels: np.ndarray, metric: str) -> float 
     return _number(float(np.std(values, ddof=1))) if len(values) > 1 else None
 
 
-def _gap(trial: Trial, evidence: Splits, metric: str, test: float | None) -> dict[str, float | None]:
+def _gap(trial: Trial, evidence: Splits, metric: str, test: float | None) -> Gap:
     """Without a fusion nothing is known of train: there an expert's logits are cross-fitted, or of rows kept aside."""
     if trial.fusion is None:
         return {"train": None, "test": test, "gap": None}
@@ -126,23 +180,15 @@ def as_fitted(trial: Trial, evidence: Mapping[str, Evidence]) -> dict[str, Evide
     return {name: evidence[name] for name in trial.reads}
 
 
-def compare_stability(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Unimodal heads against fusions, of what `steadiness` gives by model.
-
-    Returns
-    -------
-    dict
-        ``heads`` and ``fusions``: ``n`` models; medians over them of ``spread`` (on test), ``gap`` and
-        ``epochs_to_best`` (of each the median over seeds), None where no model tells; ``diverged`` of ``models``
-        trained, summed.
-    """
+def compare_stability(models: Mapping[str, Steadiness]) -> dict[str, Typical]:
+    """Unimodal ``heads`` against ``fusions``, of what `steadiness` gives by model."""
     return {
         name: _typical([m for m in models.values() if m["kind"] == kind])
         for name, kind in (("heads", "head"), ("fusions", "fusion"))
     }
 
 
-def _typical(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _typical(models: Sequence[Steadiness]) -> Typical:
     return {
         "n": len(models),
         "spread": _median(m["spread"]["test"] for m in models),
@@ -167,7 +213,7 @@ def _number(value: float) -> float | None:
 
 def growth(
     strategies: Sequence[str], *, columns: Sequence[int] = COLUMNS, modalities: int = 2, classes: int = 2
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Growth]:
     """What a wider encoder costs each fusion: trained parameters of one seed over the columns of each modality.
 
     With a strategy's defaults, so that no principal components bound its inputs. A power ``columns ** exponent`` is
@@ -179,14 +225,8 @@ def growth(
         One that reads features and is no head is left out: how large trees grow is a matter of the rows.
     columns : sequence of int
         Two widths or more.
-
-    Returns
-    -------
-    dict
-        Strategy -> ``columns``, ``parameters`` (one for each), ``exponent`` and ``word``: ``constant``, ``less than
-        linear``, ``linear`` (exponents within `LINEAR`), ``explosive``.
     """
-    found = {}
+    found: dict[str, Growth] = {}
     for strategy in strategies:
         fusion = plugins.load("fusions", strategy)()
         if isinstance(fusion, LearnedFusion):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -14,16 +14,19 @@ from ..assess.run_data import RunData
 from ..config import RunConfig, load_config
 from ..contracts import Reporter
 from ..errors import ConfigError
+from ..evaluate.compare import Resampling
+from ..evaluate.metrics import headline_metric
 from ..example import Label
 from ..models.saved import CARD, read_card
 from ..pipeline.train import run
 from ..workspace import Workspace, check_replaceable, read_json, remove_leftovers, versions, write_json
 from .baselines import fit_rivals
-from .encoder_trials import encode_again
-from .experiment import Clock, experiment
-from .linear_probes import probe
+from .corruption import PackedInputs
+from .encoder_trials import EncodedAgain, encode_again
+from .experiment import Clock, ExperimentResults, experiment
+from .linear_probes import Probes, probe
 from .results import RESULTS
-from .trials import ExpertFacts, Trial
+from .trials import ExpertFacts, Study, Trial
 from .usable_rows import JUDGED, Splits, check_classes, check_splits, usable
 
 
@@ -80,44 +83,57 @@ def lab(config: RunConfig | str | Path, *, root: str | Path = "runs", reporter: 
     return folder
 
 
-def _examine(data: RunData, probed: Mapping[str, Label], folder: Path, reporter: Reporter) -> dict[str, Any]:
-    """Everything that the lab finds, for JSON."""
+class LabFile(ExperimentResults, EncodedAgain):
+    """A lab's ``results.json``, which `results.LabResults` reads."""
+
+    run: str
+    label: str
+    about: dict[str, Any]
+    config: dict[str, Any]
+    """As it was resolved."""
+    versions: dict[str, str]
+    seconds: dict[str, float]
+    """By step of the run."""
+    experts: dict[str, ExpertRow]
+    probes: dict[str, Probes]
+    """By label."""
+
+
+class ExpertRow(TypedDict):
+    """What made a modality's features."""
+
+    expert: str
+    encoder: str
+    base_model: str
+    tune: str
+    pooling: str | None
+    columns: int
+    parameters: dict[str, int]
+    seconds: float | None
+
+
+def _examine(data: RunData, probed: Mapping[str, Label], folder: Path, reporter: Reporter) -> LabFile:
     config = data.config
-    fusion = config.fusion.model_copy(update={"options": {**config.lab.options, **config.fusion.options}})
+    resampling = Resampling(headline_metric(len(data.label.classes)), config.bootstrap, config.seed)
     evidence = {split: data.evidence_of(split) for split in ("train", *JUDGED)}
-    experts = {name: encoder.parameters() for name, encoder in data.encoders.items()}
     steps = data.record["steps"]
     each = steps["experts"].get("seconds_each", {})  # a run of an earlier version does not know
-    took = {name: each[expert] for name, expert in data.expert_names.items() if expert in each}
+    experts = {
+        name: ExpertFacts(data.expert_names[name], encoder.parameters(), each.get(data.expert_names[name]))
+        for name, encoder in data.encoders.items()
+    }
     clock = Clock(reporter)
     with clock("baselines"):
         rivals = [_rivals(data, name, evidence, folder) for name in data.modalities]
-    found = experiment(
-        usable(evidence),
-        data.label,
-        fusion,
-        experts={m: ExpertFacts(data.expert_names[m], experts[m], took.get(m)) for m in experts},
-        others=[trial for trials, _ in rivals for trial in trials],
-        rule=config.lab.imbalance if config.lab.weaken else None,
-        resamples=config.bootstrap,
-        seed=config.seed,
-        clock=clock,
-    )
-    again, findings = encode_again(
-        found.comparison,
-        fusion,
-        config.lab,
-        data.encoders,
-        data.modalities,
-        data.packed,
-        experts=experts,
-        folder=folder,
-        resamples=config.bootstrap,
-        seed=config.seed,
-        clock=clock,
-    )
-    if (truncated := again.pop("truncated")) is not None:
-        found.results["imbalance"]["truncated"] = truncated
+    fusion = config.fusion.model_copy(update={"options": {**config.lab.options, **config.fusion.options}})
+    study = Study(usable(evidence), fusion, experts, resampling)
+    rule = config.lab.imbalance if config.lab.weaken else None
+    others = [trial for trials, _ in rivals for trial in trials]
+    comparison, results = experiment(study, data.label, others, rule=rule, clock=clock)
+    inputs = PackedInputs(data.encoders, data.modalities, data.packed)
+    again, truncated, findings = encode_again(comparison, inputs, config.lab, folder, clock)
+    if truncated is not None and results["imbalance"] is not None:
+        results["imbalance"]["truncated"] = truncated
     probes = {}
     for name, label in probed.items():
         classes = {split: data.packed[split].classes(name, label) for split in evidence}
@@ -130,16 +146,15 @@ def _examine(data: RunData, probed: Mapping[str, Label], folder: Path, reporter:
         "config": config.model_dump(mode="json"),
         "versions": versions(),
         "seconds": {step: entry["seconds"] for step, entry in steps.items()},
-        "experts": {name: _expert(data, name, evidence, took.get(name)) for name in data.modalities},
-        **found.results,
+        "experts": {name: _expert(data, name, evidence, experts[name].seconds) for name in data.modalities},
+        **results,
         **again,
         "probes": probes,
-        "findings": [*(line for _, lines in rivals for line in lines), *found.results["findings"], *findings],
+        "findings": [*(line for _, lines in rivals for line in lines), *results["findings"], *findings],
     }
 
 
-def _expert(data: RunData, name: str, evidence: Splits, seconds: float | None) -> dict[str, Any]:
-    """What made a modality's features."""
+def _expert(data: RunData, name: str, evidence: Splits, seconds: float | None) -> ExpertRow:
     card = read_card(data.space.expert(data.modalities[name].expert_name))
     with plugins.restrict(data.space.expert(data.modalities[name].expert_name) / CARD, data.allowed):
         settings, pretrained = card["expert"], len(plugins.load("encoders", card["encoder"]).tunes) > 1

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import numpy as np
 
 from .. import plugins
 from ..config import FusionConfig
-from ..contracts import EncoderTuner
+from ..contracts import EncoderTuner, HasOptions, SeedEnsemble
 from ..decide.calibration import fit_temperature, softmax
 from ..evaluate.compare import Resampling
-from ..evaluate.intervals import measure
+from ..evaluate.intervals import Figure, measure
 from ..evaluate.metrics import METRICS
 from ..fit.fusion import fit_fusion, fusion_parameters, with_tokens
 from ..fit.tokens import AT_ONCE
@@ -37,6 +37,28 @@ class ExpertFacts:
     name: str
     parameters: Mapping[str, int]
     seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What all models of an experiment share.
+
+    Attributes
+    ----------
+    evidence : Splits
+        ``train``, ``val`` and ``test``: annotated rows, those of train unseen by the experts (`usable`).
+    config : FusionConfig
+        Seeds and options for all strategies, each of which takes those that it knows, and reads its default.
+    experts : mapping
+        By modality.
+    resampling : Resampling
+        The metric that models are chosen and compared by, and the seed of everything.
+    """
+
+    evidence: Splits
+    config: FusionConfig
+    experts: Mapping[str, ExpertFacts]
+    resampling: Resampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +140,11 @@ def hear_expert(
 
 
 def fit_trial(
+    study: Study,
     name: str,
     kind: Kind,
-    config: FusionConfig,
-    evidence: Splits,
+    strategy: str,
     *,
-    seed: int,
-    experts: Mapping[str, Mapping[str, int]],
     keep: str | None = None,
     encoders: Mapping[str, Encoder] | None = None,
 ) -> Trial:
@@ -132,10 +152,6 @@ def fit_trial(
 
     Parameters
     ----------
-    config : FusionConfig
-        ``read`` is not looked at: every strategy reads what it reads by default, so that all are treated alike.
-    experts : mapping
-        Modality -> parameters of its expert.
     keep : str, optional
         The only modality that is not blanked, in training and ever after (the control).
     encoders : mapping, optional
@@ -146,38 +162,41 @@ def fit_trial(
     DataError, ConfigError
         As `bifocal.fit.fusion.fit_fusion`.
     """
+    evidence, seed = study.evidence, study.resampling.seed
     if keep:
         evidence = {
             split: {m: e if m == keep else e.without() for m, e in parts.items()} for split, parts in evidence.items()
         }
-    start = perf_counter()
-    plain = config.model_copy(update={"read": {}})
-    fusion = fit_fusion(plain, evidence["train"], val=evidence["val"], seed=seed, encoders=encoders)
+    config, start = for_strategy(study.config, strategy), perf_counter()
+    fusion = fit_fusion(config, evidence["train"], val=evidence["val"], seed=seed, encoders=encoders)
     seconds = perf_counter() - start
     reads = list(evidence["train"])
     logits = {split: heard(fusion, evidence[split])[None] for split in JUDGED}
     members = {}
-    if hear := getattr(fusion, "member_logits", None):
-        members = {split: hear(evidence[split]).double().numpy() for split in JUDGED}
-    own = fusion_parameters(fusion)
-    trained = own["trained"] // (len(members["val"]) if members else 1)
-    below = [experts[m] for m in reads]
-    parameters = {
-        "total": sum(p["total"] for p in below) + own["total"] - own["trained"] + trained,
-        "trained": sum(p["trained"] for p in below) + trained,
-        "own": trained,
-    }
+    if isinstance(fusion, SeedEnsemble):
+        members = {split: fusion.member_logits(evidence[split]).double().numpy() for split in JUDGED}
     return trial(
         name,
         kind,
         [keep] if keep else reads,
         logits,
         labels_of(evidence, "val"),
-        parameters=parameters,
+        parameters=_parameters(fusion, [study.experts[m] for m in reads], len(members["val"]) if members else 1),
         seconds=seconds,
         members=members,
         fusion=fusion,
     )
+
+
+def _parameters(fusion: Fusion, experts: Sequence[ExpertFacts], seeds: int) -> dict[str, int]:
+    """Those of a `Trial`, of which the fusion has ``seeds`` times its own."""
+    own, below = fusion_parameters(fusion), [expert.parameters for expert in experts]
+    trained = own["trained"] // seeds
+    return {
+        "total": sum(p["total"] for p in below) + own["total"] - own["trained"] + trained,
+        "trained": sum(p["trained"] for p in below) + trained,
+        "own": trained,
+    }
 
 
 def heard(
@@ -195,13 +214,10 @@ def heard(
     return {left: np.concatenate(pieces) for left, pieces in found.items()}
 
 
-def fit_head_trial(
-    modality: str, config: FusionConfig, evidence: Splits, *, seed: int, experts: Mapping[str, Mapping[str, int]]
-) -> Trial:
+def fit_head_trial(study: Study, modality: str) -> Trial:
     """An MLP head on one modality's features, with the grid, seeds and width of the fusions."""
-    alone = {split: {modality: parts[modality]} for split, parts in evidence.items()}
-    settings = for_strategy(config, HEAD)
-    return fit_trial(f"{modality}: MLP head", "head", settings, alone, seed=seed, experts=experts)
+    alone = {split: {modality: parts[modality]} for split, parts in study.evidence.items()}
+    return fit_trial(replace(study, evidence=alone), f"{modality}: MLP head", "head", HEAD)
 
 
 def reads_evidence(strategy: str) -> bool:
@@ -211,10 +227,15 @@ def reads_evidence(strategy: str) -> bool:
 
 def for_strategy(config: FusionConfig, strategy: str) -> FusionConfig:
     """The configured fusion with another strategy: seeds and those options that this one knows too."""
-    known = getattr(plugins.load("fusions", strategy), "Options", None)
-    fields = known.model_fields if known else {}
-    options: dict[str, Any] = {name: value for name, value in config.options.items() if name in fields}
+    known = options_of(strategy)
+    options = {name: value for name, value in config.options.items() if name in known}
     return config.model_copy(update={"strategy": strategy, "options": options, "read": {}})
+
+
+def options_of(strategy: str) -> Collection[str]:
+    """The options that a fusion declares."""
+    plugin = plugins.load("fusions", strategy)
+    return plugin.Options.model_fields if isinstance(plugin, HasOptions) else ()
 
 
 def score(trial: Trial, split: str, labels: np.ndarray, metric: str) -> float:
@@ -241,15 +262,56 @@ def smallest_tie(
     return f
 
 
-def describe(
-    t: Trial, labels: Mapping[str, np.ndarray], groups: Sequence[str], resampling: Resampling
-) -> dict[str, Any]:
-    """One line of a table: figures on val, figures with intervals on test, cost, and the spread over seeds."""
-    spread: dict[str, Any] = {"n": max(1, len(t.members.get("val", ())))}
-    for split, members in t.members.items():
-        values = [METRICS[resampling.metric](labels[split], softmax(z), None) for z in members]
-        if len(values) > 1:
-            spread[split] = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+class Spread(TypedDict):
+    """A metric over seeds."""
+
+    mean: float
+    std: float
+
+
+class Seeds(TypedDict):
+    """How many seeds a model has, and by split the spread of the metric where there are several."""
+
+    n: int
+    val: NotRequired[Spread]
+    test: NotRequired[Spread]
+
+
+def _spread(members: np.ndarray, labels: np.ndarray, metric: str) -> Spread:
+    values = [METRICS[metric](labels, softmax(z), None) for z in members]
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+
+
+class TrialRow(TypedDict):
+    """A `Trial` in a table: figures on val, figures with intervals on test, cost, and the spread over seeds."""
+
+    model: str
+    kind: Kind
+    reads: list[str]
+    parameters: dict[str, int]
+    seconds: float | None
+    temperature: float
+    seeds: Seeds
+    val: dict[str, float]
+    test: dict[str, Figure]
+
+
+class Price(TypedDict):
+    """What F costs beyond B: parameters in all, seconds to fit, and both per point (0.01) of gain.
+
+    A part is None where it is not known (the seconds of an expert lie in its run), or where there is no gain.
+    """
+
+    parameters: int
+    seconds: float | None
+    per_point: dict[str, float | None]
+
+
+def describe(t: Trial, labels: Mapping[str, np.ndarray], groups: Sequence[str], resampling: Resampling) -> TrialRow:
+    """One line of a table."""
+    seeds: Seeds = {"n": max(1, len(t.members.get("val", ())))}
+    if seeds["n"] > 1:
+        seeds["val"], seeds["test"] = (_spread(t.members[s], labels[s], resampling.metric) for s in JUDGED)
     return {
         "model": t.name,
         "kind": t.kind,
@@ -257,7 +319,7 @@ def describe(
         "parameters": t.parameters,
         "seconds": t.seconds,
         "temperature": t.temperature,
-        "seeds": spread,
+        "seeds": seeds,
         "val": {name: score(t, "val", labels["val"], name) for name in METRICS},
         "test": measure(
             labels["test"], t.probabilities("test"), groups, resamples=resampling.resamples, seed=resampling.seed
@@ -265,15 +327,11 @@ def describe(
     }
 
 
-def price(f: Trial, b: Trial, gain: float) -> dict[str, Any]:
-    """What F costs beyond B: parameters in all, seconds to fit, and both per point (0.01) of gain.
-
-    A part is None where it is not known (the seconds of an expert lie in its run), or where there is no gain.
-    """
-    added = {
-        "parameters": f.parameters["total"] - b.parameters["total"],
-        "seconds": None if f.seconds is None or b.seconds is None else f.seconds - b.seconds,
-    }
+def price(f: Trial, b: Trial, gain: float) -> Price:
+    """What F costs beyond B."""
+    parameters = f.parameters["total"] - b.parameters["total"]
+    seconds = None if f.seconds is None or b.seconds is None else f.seconds - b.seconds
     points = gain * 100
+    added = {"parameters": parameters, "seconds": seconds}
     per = {k: v / points if v is not None and points > 0 else None for k, v in added.items()}
-    return {**added, "per_point": per}
+    return {"parameters": parameters, "seconds": seconds, "per_point": per}

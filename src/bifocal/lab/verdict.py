@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, isfinite, nan
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
-from ..evaluate.intervals import Interval
+from ..evaluate.intervals import Figure, Interval
 
 MARGIN = 0.01
 """Of AUROC or macro-F1: a gain that is surely smaller is not worth a second encoder."""
 
 Word = Literal["worth it", "not worth it", "undecided"]
 Kind = Literal["interacting", "additive", "kind unknown"]
+
+
+class VerdictResult(TypedDict):
+    """A `Verdict` as files hold it, with all of it in a sentence."""
+
+    word: Word
+    kind: Kind | None
+    reason: str
+    more_rows: int | None
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,10 @@ class Verdict:
     kind: Kind | None
     reason: str
     more_rows: int | None
+
+    def to_dict(self, told: str) -> VerdictResult:
+        word, kind, reason, more = self.word, self.kind, self.reason, self.more_rows
+        return {"word": word, "kind": kind, "reason": reason, "more_rows": more, "sentence": told}
 
 
 def judge(gain: Interval, over_control: Interval, over_additive: Interval, *, n: int) -> Verdict:
@@ -146,6 +159,6 @@ def spell(found: Interval) -> str:
     return f"{value} [{low}, {high}]" if "unknown" not in (low, high) else value
 
 
-def interval_of(found: Mapping[str, Any]) -> Interval:
+def interval_of(found: Figure) -> Interval:
     """The interval in what `bifocal.evaluate.compare.paired_gain` gives."""
     return Interval(found["value"], found["low"], found["high"])

@@ -104,7 +104,7 @@ def _reliability(facts: RunFacts) -> Figure | None:
         draw.reliability_diagram(before, after, predicted=names[0], observed=names[1]),
         f"{headline['model']} on {words.posts(headline['split'])}: on the dashed line its probabilities can be taken "
         "at their word. Lines are 95% Wilson intervals; below, the rows of each bin after calibration.",
-        [{"calibration": side, **row} for side, rows in facts["reliability"].items() for row in rows],
+        [{"calibration": side, **row} for side, rows in (("before", before), ("after", after)) for row in rows],
     )
 
 

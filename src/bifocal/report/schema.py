@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from ..assess.predictions import ClassShares, Explorer, MainGain, Reliability, SetActions
+from ..evaluate.compare import Gain
+
 Figure = Mapping[str, Any]
 """``value``, ``low``, ``high``; None where the rows cannot define them."""
 
@@ -55,7 +58,7 @@ class ModelFacts(TypedDict):
     formula: str
     few_rows: dict[str, int]
     patterns: dict[str, Any]
-    gains: dict[str, Any]
+    gains: dict[str, Gain]
     seeds: dict[str, Any]
     n: int
     positives: Any
@@ -103,12 +106,12 @@ class ErrorFacts(TypedDict):
 class CurveFacts(TypedDict):
     """Curves of every model, reliability of the main one, thresholds to explore."""
 
-    roc: dict[str, Any]
-    precision_recall: dict[str, Any]
-    reliability: dict[str, Any]
-    risk_coverage: dict[str, Any]
-    aurc: dict[str, Any]
-    explorer: dict[str, Any] | None
+    roc: dict[str, list[tuple[float, float]]]
+    precision_recall: dict[str, list[tuple[float, float]]]
+    reliability: Reliability
+    risk_coverage: dict[str, list[tuple[float, float]]]
+    aurc: dict[str, float | None]
+    explorer: Explorer | None
 
 
 class RunFacts(ErrorFacts, CurveFacts):
@@ -119,13 +122,13 @@ class RunFacts(ErrorFacts, CurveFacts):
     source: Any
     modalities: list[str]
     headline: Headline
-    gain: dict[str, Any] | None
+    gain: MainGain | None
     """The least of the gains."""
-    gains: dict[str, dict[str, Any]]
+    gains: dict[str, Gain]
     """Expert -> the gain of the model that decides over it."""
-    class_shares: dict[str, Any]
+    class_shares: ClassShares
     verdict: str | None
-    actions: dict[str, Any] | None
+    actions: dict[str, dict[str, int]] | SetActions | None
     robustness: dict[str, Any] | None
     slices: dict[str, Any] | None
     fairness: dict[str, Any] | None

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import NotRequired, TypedDict
 
 from ...assess.predictions import (
     ECE,
+    ClassShares,
+    MainGain,
+    ModelResults,
     Predictions,
+    SetActions,
     draw_curves,
     gains_over_experts,
     measure_actions,
@@ -22,10 +26,30 @@ from ...assess.run_data import RunData
 from ...assess.slices import EvaluatedRows, MeasuredParts, measure_parts
 from ...config import expand_home
 from ...decide.policy import Policy
+from ...evaluate.compare import Gain, Resampling
+from ...evaluate.metrics import headline_metric
 from ...evaluate.slices import write_slices
 from ...fit.fusion import MODEL
 from ...workspace import file_sha256, write_json
 from ..context import Context, Step
+
+
+class Results(TypedDict):
+    """What ``results_<run>.json`` holds beside slices."""
+
+    run: str
+    label: str
+    in_sample: bool
+    tuned_on: str
+    tested_on: str
+    main: str
+    ece: dict[str, int | str]
+    class_shares: ClassShares
+    models: dict[str, ModelResults]
+    actions: NotRequired[dict[str, dict[str, int]] | SetActions]
+    gain: NotRequired[MainGain]
+    gains: NotRequired[dict[str, Gain]]
+    """Expert -> the gain over it."""
 
 
 class EvaluationCounts(TypedDict):
@@ -40,7 +64,7 @@ def evaluate(run: Context) -> EvaluationCounts:
     said = {split: data.predictions(split) for split in data.packed}
     tuned, tested = said[data.tuned_on], said[data.tested_on]
     parts = _parts(data, policy, tested)
-    write_json(space.results, _measured(data, policy, said) | parts.to_dict())
+    write_json(space.results, {**_measured(data, policy, said), **parts.to_dict()})
     write_slices(space.slices, parts.slices)
     write_json(space.curves, draw_curves(tested, tuned, policy, data.models, tuned_on=data.tuned_on))
     texts = data.texts(data.tested_on)
@@ -48,15 +72,13 @@ def evaluate(run: Context) -> EvaluationCounts:
     return {"tested_on": data.tested_on, "rows": len(tested.ids)}
 
 
-def _measured(data: RunData, policy: Policy, said: Mapping[str, Predictions]) -> dict[str, Any]:
+def _measured(data: RunData, policy: Policy, said: Mapping[str, Predictions]) -> Results:
     """Each model on each split (``said``: split -> opinions), the actions, and the fusion beside the best expert."""
     config, label, tuned_on, tested_on = data.config, data.label, data.tuned_on, data.tested_on
-    resamples, seed = config.bootstrap, config.seed
+    resampling = Resampling(headline_metric(len(label.classes)), config.bootstrap, config.seed)
     tested, shares = said[tested_on], prior(said["train"].labels, len(label.classes))
-    models = measure_models(
-        said, policy, label, data.parameters(), shares, tested_on=tested_on, resamples=resamples, seed=seed
-    )
-    results: dict[str, Any] = {
+    models = measure_models(said, policy, data.parameters(), shares, tested_on, resampling)
+    results: Results = {
         "run": config.run,
         "label": config.label,
         "in_sample": data.in_sample,
@@ -70,10 +92,10 @@ def _measured(data: RunData, policy: Policy, said: Mapping[str, Predictions]) ->
     if policy.review is not None:
         results["actions"] = measure_actions(tested, policy, data.models[-1])
     if data.fused is not None:
-        results |= gains_over_experts(
-            said[tuned_on], tested, policy, label, fusion=MODEL, shares=shares, resamples=resamples, seed=seed
-        )
-        models[MODEL]["seeds"] = seed_spread(data.fused, data.fused_evidence(tested_on), tested.labels, label)
+        gains = gains_over_experts(said[tuned_on], tested, policy, MODEL, shares, resampling)
+        results["gain"], results["gains"] = gains
+        evidence = data.fused_evidence(tested_on)
+        models[MODEL]["seeds"] = seed_spread(data.fused, evidence, tested.labels, resampling.metric)
     return results
 
 
