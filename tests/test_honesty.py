@@ -51,7 +51,7 @@ def twins(tmp_path_factory):
                     "source": {"kind": "hateful_memes", "root": str(root / name)},
                     "ocr": "never",
                     "experts": EXPERTS,
-                    "fusion": {"seeds": 2, "options": {"epochs": 30}},
+                    "fusion": {"seeds": 2, "options": {"epochs": 5}},
                     "bootstrap": 100,
                 }
             ),

@@ -16,6 +16,7 @@ import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from time import perf_counter
@@ -238,6 +239,12 @@ LIBRARIES = (
 
 def versions() -> dict[str, str]:
     """Bifocal, Python and the libraries that make the numbers, as installed."""
+    return dict(_installed())
+
+
+@cache
+def _installed() -> dict[str, str]:
+    """Read once per process: each step of a run records them, and a library's metadata are a parsed e-mail."""
     found = {"python": platform.python_version()}
     for library in ("bifocal", *LIBRARIES):
         try:

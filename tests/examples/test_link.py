@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -105,13 +104,14 @@ def test_what_cannot_be_used_is_told(system, given, told):
         system.predict(**given)
 
 
-def test_the_command_line_predicts(folder, system):
-    command = ["predict", str(folder), "-t", WORDS, "--part", f"link={BAD}", "--allow-plugin", PLUGIN, "--json"]
-    told = subprocess.run([sys.executable, "-m", "bifocal", *command], capture_output=True, text=True, check=True)
+def test_the_command_line_predicts(folder, system, command):
+    words = ["predict", str(folder), "-t", WORDS, "--part", f"link={BAD}", "--allow-plugin", PLUGIN, "--json"]
+    told = command(*words)
+    assert told.returncode == 0, told.stderr
     found = json.loads(told.stdout)
     assert found["present"] == {"text": True, "link": True}
     assert found["prob_hate"] == pytest.approx(system.predict(WORDS, parts={"link": BAD}).probability, abs=1e-6)
-    refused = CliRunner().invoke(app, [*command[:4], "--part", "link", "--allow-plugin", PLUGIN])
+    refused = CliRunner().invoke(app, [*words[:4], "--part", "link", "--allow-plugin", PLUGIN])
     assert "--part takes NAME=VALUE" in str(refused.exception or refused.output)
 
 

@@ -246,7 +246,7 @@ def finished(small_run, small_config, tmp_path_factory):
     root = tmp_path_factory.mktemp("lab")
     shutil.copytree(small_run, root / "small")
     settings = {
-        "rows": 30,
+        "rows": 20,
         "probes": ["cue_text"],
         "about": {"title": "A small one", "contributes": {"text": "Words."}},
     }
@@ -281,12 +281,12 @@ def test_a_set_is_told_about_with_its_pipelines_and_probes(finished):
 
 def test_what_needs_encoders_is_run_on_a_sample(finished):
     found = read_json(finished[0] / "results.json")
-    assert all(part["n"] <= 30 for part in found["corruption"].values()) and set(found["corruption"]) == {
+    assert all(part["n"] <= 20 for part in found["corruption"].values()) and set(found["corruption"]) == {
         "text",
         "image",
     }
     assert set(found["imbalance"]) == {"starved", "corrupted", "truncated", "remedies"}
-    assert found["joint"]["rows"]["train"] <= 30 and {t["kind"] for t in found["joint"]["trials"]} == {"joint"}
+    assert found["joint"]["rows"]["train"] <= 20 and {t["kind"] for t in found["joint"]["trials"]} == {"joint"}
     assert len(found["joint"]["remedies"]["remedies"]) > 2
 
 

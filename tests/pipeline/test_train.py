@@ -45,6 +45,13 @@ def small(small_config, **changes):
     return parse_config({**small_config, **changes})
 
 
+@pytest.fixture
+def begun(small_run, tmp_path):
+    """A folder of runs with a copy of the small one: another setting does again what it touches, and no more."""
+    shutil.copytree(small_run, tmp_path / "small")
+    return tmp_path
+
+
 def test_every_artifact_of_the_contract_is_there(space):
     names = ["data_manifest.jsonl", "ocr.jsonl", "quarantine.jsonl", "label_taxonomy.json", "splits.json", "run.json"]
     names += ["results_small.json", "calibration_small.json", "thresholds_small.json", "errors_small.csv"]
@@ -369,8 +376,8 @@ def test_one_modality_needs_no_fusion(small_config, tmp_path):
     assert bifocal.load(folder).predict(text="a quiet morning").models.keys() == {"text_expert"}
 
 
-def test_a_multiclass_label_goes_all_the_way(small_config, tmp_path):
-    folder = run(small(small_config, label="cue_pair"), root=tmp_path)
+def test_a_multiclass_label_goes_all_the_way(small_config, begun):
+    folder = run(small(small_config, label="cue_pair"), root=begun)
     space = Workspace.of(folder)
     assert set(read_json(space.thresholds)["mm_fusion"].values()) == {None}
     assert read_json(space.results)["gain"]["metric"] == "macro_f1"
@@ -391,11 +398,10 @@ def test_a_line_between_two_classes_is_not_drawn_through_four(small_config, tmp_
             run(small(small_config, label="cue_pair", decide=rule), root=tmp_path)
 
 
-def test_another_rule_moves_the_policy_and_not_the_thresholds_file(small_config, tmp_path):
-    by_f1 = Workspace.of(run(small(small_config), root=tmp_path))
-    best = read_json(by_f1.thresholds)
+def test_another_rule_moves_the_policy_and_not_the_thresholds_file(small_config, begun):
+    best = read_json(Workspace.of(begun / "small").thresholds)
     rule = {"threshold": {"by": "capacity", "bound": 0.2}, "review": {"fnr": 0.3, "fpr": 0.3}}
-    space = Workspace.of(run(small(small_config, decide=rule), root=tmp_path))
+    space = Workspace.of(run(small(small_config, decide=rule), root=begun))
     policy = read_json(space.policy)
     assert read_json(space.thresholds) == best
     assert policy["rule"]["by"] == "capacity" and policy["expected"]["flagged"]["value"] < 0.4
@@ -416,9 +422,9 @@ def test_another_rule_moves_the_policy_and_not_the_thresholds_file(small_config,
     assert (decision.action != "review") == sure == ("review band" not in decision.why)
 
 
-def test_frozen_experts_are_cross_fitted_and_keep_nothing_aside(small_config, tmp_path):
+def test_frozen_experts_are_cross_fitted_and_keep_nothing_aside(small_config, begun):
     experts = {m: {**e, "tune": "head"} for m, e in small_config["experts"].items()}
-    space = Workspace.of(run(small(small_config, experts=experts, fusion={"strategy": "stacking"}), root=tmp_path))
+    space = Workspace.of(run(small(small_config, experts=experts, fusion={"strategy": "stacking"}), root=begun))
     record = read_json(space.record)
     assert record["fuse"] is None
     assert record["steps"]["fusion"]["rows"] == record["steps"]["shards"]["rows"]["train"]

@@ -49,7 +49,7 @@ def ranked_first(system, source, posts, path):
 def test_the_cue_word_comes_first(tmp_path):
     words = MEMES | {
         "label": "cue_text", "modalities": ["text"], "experts": {"text": {"encoder": "tfidf_text"}},
-        "source": MEMES["source"] | {"size": 1000}, "fusion": {},
+        "source": MEMES["source"] | {"size": 1000, "missing_image": 1.0}, "fusion": {},
     }  # fmt: skip
     system, source = bifocal.load(run(parse_config(words), root=tmp_path)), Synthetic(size=40, seed=77)
     first = [system.explain(source.example(i).parts["text"]).pieces["text"][0].piece.name for i in range(40)]
