@@ -53,6 +53,7 @@ SMALL = {
         "image": {"model": "tiny", "epochs": 1, "batch_size": 8, "learning_rate": 1e-3},
     },
     "fusion": {"strategy": "concat", "seeds": 2, "options": {"epochs": 5}},
+    "decide": {"on": "val"},
     "bootstrap": 100,
 }
 
@@ -305,6 +306,7 @@ def _make_records(place):
             "tabular": {"encoder": "auto", "options": {"mlp_tabular": {"epochs": 3}}},
         },
         "fusion": {"strategy": "stacking"},
+        "decide": {"on": "val"},
         "bootstrap": 100,
     }  # fmt: skip
     run(parse_config(config), root=place / "runs")

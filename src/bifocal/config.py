@@ -204,6 +204,9 @@ class ReviewConfig(Strict):
 
 
 class DecideConfig(Strict):
+    on: Literal["auto", "val", "cross_fit"] = "auto"
+    """What calibration and thresholds rest on: ``val``, or with ``cross_fit`` the training rows beside it, each as
+    models say that never saw its group; ``auto``: val alone where it has 1,000 annotated rows, 200 of each class."""
     calibration: Literal["temperature", "temperature_bias", "vector", "beta", "isotonic", "auto"] = "temperature"
     """``auto`` takes the simplest of them that cross-validation on val finds as good as the best."""
     base_rate: Annotated[float, Field(gt=0, lt=1)] | dict[str, Annotated[float, Field(gt=0, lt=1)]] | None = None
@@ -545,7 +548,7 @@ def read_settings(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, 
 
 def parse_config(content: Mapping[str, Any], where: str = "configuration") -> RunConfig:
     """Validate a mapping as a `RunConfig`. Raises `ConfigError`."""
-    return recorded_config(expand(dict(content)), where)
+    return _validated(expand(dict(content)), where)
 
 
 def differing_settings(one: Any, two: Any, name: str = "") -> dict[str, list[Any]]:
@@ -562,8 +565,14 @@ def recorded_config(content: Any, where: str) -> RunConfig:
     """The configuration that a folder holds. Raises `ConfigError`.
 
     Of the environment nothing is filled in: that was done when it was recorded, and a folder from elsewhere has no
-    business with what stands in it.
+    business with what stands in it. A run from before `decide.on` was tuned on val.
     """
+    if isinstance(content, dict) and isinstance(content.get("decide"), dict):
+        content = {**content, "decide": {"on": "val", **content["decide"]}}
+    return _validated(content, where)
+
+
+def _validated(content: Any, where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:

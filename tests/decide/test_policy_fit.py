@@ -247,7 +247,7 @@ def test_a_policy_survives_the_disk(three_models, tmp_path):
     content = json.loads((tmp_path / "policy_demo.json").read_text())
     assert list(content) == [
         "version", "run", "label", "classes", "probability_key", "in_sample", "approximate", "versions", "models",
-        "base_rate", "rule", "expected", "review", "truncated", "unread", "data", "date", "changes",
+        "base_rate", "rule", "expected", "review", "truncated", "unread", "data", "tuned_on", "date", "changes",
     ]  # fmt: skip
     assert content["review"] == {"fnr": 0.1, "fpr": None, "alpha": None, "per_language": False}
 

@@ -42,6 +42,7 @@ CONFIG = {
         "image": {"model": "tiny", "tune": "full", "epochs": 3, "batch_size": 8, "learning_rate": 1e-3},
     },
     "fusion": {"strategy": "concat", "seeds": 2, "options": {"epochs": 20}},
+    "decide": {"on": "val"},
     "bootstrap": 100,
 }
 

@@ -24,6 +24,7 @@ MEMES = {
         "image": {"model": "tiny", "epochs": 4, "batch_size": 16, "learning_rate": 1e-3, "options": {"flip": False}},
     },
     "fusion": {"strategy": "concat", "seeds": 1, "read": {"text": "features", "image": "features"}},
+    "decide": {"on": "val"},
     "bootstrap": 100,
 }  # fmt: skip
 

@@ -70,6 +70,21 @@ class Predictions:
         rows = [pattern_of(name for name in evidence if present[name][i]) for i in range(len(first))]
         return cls(first.ids, first.groups, first.labels.numpy(), logits, has, rows)
 
+    def and_more(self, other: Predictions) -> Predictions:
+        """The same, and after them those of other rows, by the same models."""
+        both = None
+        if self.languages is not None and other.languages is not None:
+            both = self.languages + other.languages
+        return Predictions(
+            self.ids + other.ids,
+            self.groups + other.groups,
+            np.concatenate([self.labels, other.labels]),
+            {model: np.concatenate([logits, other.logits[model]]) for model, logits in self.logits.items()},
+            {model: np.concatenate([has, other.has[model]]) for model, has in self.has.items()},
+            self.patterns + other.patterns,
+            both,
+        )
+
 
 def blanked(evidence: Mapping[str, Evidence], keep: Sequence[str]) -> dict[str, Evidence]:
     """Evidence of the rows that have all the parts in ``keep``, with every other part blanked."""

@@ -248,7 +248,11 @@ class RunData:
     def predictions(self, split: str) -> Predictions:
         """What each model says of a split."""
         predictions = Predictions.gather(self.fused_evidence(split), self.expert_names, self.fused, MODEL)
-        return replace(predictions, languages=[text_facts(text)[0] for text in self.texts(split)])
+        return replace(predictions, languages=self.languages(split))
+
+    def languages(self, split: str) -> list[str]:
+        """The language of each row's text as it was detected, empty without text."""
+        return [text_facts(text)[0] for text in self.texts(split)]
 
     def policy(self) -> Policy:
         """The policy as it lies in the folder now, set by hand or not. Raises `RunError` as `load_policy`."""

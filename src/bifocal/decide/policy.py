@@ -149,6 +149,8 @@ class Policy(Strict):
     """What is done with posts on whose picture half or more of the lines could not be read; None = as with others."""
     data: dict[str, str] = Field(default_factory=dict)
     """Split it was tuned on -> hash of its shards."""
+    tuned_on: dict[str, dict[str, int]] = Field(default_factory=dict)
+    """Model -> split -> annotated rows behind its calibration and threshold, where those are not of val alone."""
     date: str = ""
     """When it was fitted, in UTC."""
     changes: tuple[Change, ...] = ()

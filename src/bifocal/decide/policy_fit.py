@@ -1,4 +1,4 @@
-"""Fitting a Policy: calibration, threshold and review band per model and per presence pattern, on val alone."""
+"""Fitting a Policy: calibration, threshold and review band per model and pattern, on rows that no model has seen."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def fit_policy(rows: TuningRows, settings: PolicySettings) -> Fitted:
         As `fit_temperature` and `choose_threshold`; where the last model cannot keep to the rule's bound.
     """
     main = list(rows.scores)[-1]
-    fits = {m: _fit_model(m, sets, rows if m == main else None, settings) for m, sets in rows.scores.items()}
+    fits = {m: _fit_model(m, rows, settings, decides=m == main) for m in rows.scores}
     models = {model: fit.policy for model, fit in fits.items()}
     policy = Policy(
         run=settings.run,
@@ -69,6 +69,7 @@ def fit_policy(rows: TuningRows, settings: PolicySettings) -> Fitted:
         truncated=settings.truncated,
         unread=settings.unread,
         data=dict(settings.data),
+        tuned_on={model: dict(rows) for model, rows in settings.tuned_on.items()},
         date=now(),
     )
     findings = [finding for fit in fits.values() for finding in fit.findings]
@@ -107,33 +108,38 @@ class _ModelFit(NamedTuple):
     findings: list[str]
 
 
-def _fit_model(
-    model: str, sets: Mapping[str, Scores], decided: TuningRows | None, settings: PolicySettings
-) -> _ModelFit:
-    """One model, pooled and by pattern; ``decided``: the rows, where this is the model that decides."""
+def _fit_model(model: str, rows: TuningRows, settings: PolicySettings, *, decides: bool) -> _ModelFit:
+    """One model, pooled and by pattern; ``decides``: the last one, whose groups and languages are known."""
+    sets, promised = rows.scores[model], (rows.promised or rows.scores)[model]
     said = _annotated(sets[POOLED])
-    groups = None if decided is None else _known(decided.groups, sets[POOLED])
+    groups = _known(rows.groups, sets[POOLED]) if decides else None
     calibrated = fit_calibration(*said, settings.method, groups=groups, from_few=settings.in_sample)
     few = _few(said, settings)
-    pooled, best, chosen = _fit(said, calibrated.calibration, settings)
+    pooled, best, chosen = _fit(said, _annotated(promised[POOLED]), calibrated.calibration, settings)
     findings = uncalibrated(model, few, "the temperature is 1: scores are taken as they are")
     if calibrated.tried:
         findings.append(compared(model, calibrated))
-    findings += threshold_findings(model, chosen, settings.rule, decides=decided is not None)
+    findings += threshold_findings(model, chosen, settings.rule, decides=decides)
     findings += unpromised(model, pooled, settings.classes, settings.review)
-    patterns, found = _fit_patterns(model, sets, pooled, settings, told=bool(few))
+    patterns, found = _fit_patterns(model, sets, promised, pooled, settings, told=bool(few))
     findings += found
     bands: dict[str, Band] = {}
     review = settings.review
-    if decided is not None and decided.languages is not None and review is not None and review.per_language:
-        bands, lacking = _language_bands(sets[POOLED], decided.languages, pooled, settings.base_rate, review)
+    if decides and rows.languages is not None and review is not None and review.per_language:
+        bands, lacking = _language_bands(promised[POOLED], rows.languages, pooled, settings.base_rate, review)
         findings += [f"{model}: {finding}" for finding in lacking]
     fit = ModelPolicy(**pooled.model_dump(exclude={"n"}), few_rows=few, patterns=patterns, languages=bands)
     return _ModelFit(fit, best, findings)
 
 
 def _fit_patterns(
-    model: str, sets: Mapping[str, Scores], pooled: PatternPolicy, settings: PolicySettings, *, told: bool
+    model: str,
+    sets: Mapping[str, Scores],
+    promised: Mapping[str, Scores],
+    pooled: PatternPolicy,
+    settings: PolicySettings,
+    *,
+    told: bool,
 ) -> tuple[dict[str, PatternPolicy], list[str]]:
     """The patterns with rows enough for a fit of their own, and the findings; ``told``: of few rows in all of them."""
     patterns: dict[str, PatternPolicy] = {}
@@ -146,7 +152,7 @@ def _fit_patterns(
             findings += uncalibrated(name, {} if told else few, "decided as all posts are")
             continue
         own = fit_calibration(*said, pooled.calibration.method, from_few=settings.in_sample).calibration
-        patterns[pattern], _, chosen = _fit(said, own, settings)
+        patterns[pattern], _, chosen = _fit(said, _annotated(promised[pattern]), own, settings)
         findings += threshold_findings(name, chosen, settings.rule)
         findings += unpromised(name, patterns[pattern], settings.classes, settings.review)
     return patterns, findings
@@ -169,9 +175,12 @@ def _few(said: Rows, settings: PolicySettings) -> dict[str, int]:
 
 
 def _fit(
-    said: Rows, calibration: Calibration, settings: PolicySettings
+    said: Rows, promised: Rows, calibration: Calibration, settings: PolicySettings
 ) -> tuple[PatternPolicy, float | None, ChosenThreshold | None]:
-    """The fit by the rule, the threshold with the best F1, and what was chosen, where there was a choice."""
+    """The fit by the rule, the threshold with the best F1, and what was chosen, where there was a choice.
+
+    ``promised``: the rows that bands and prediction sets rest on.
+    """
     base_rate, rule, review = settings.base_rate, settings.rule, settings.review
     logits, labels = said
     classes = logits.shape[1]
@@ -179,16 +188,17 @@ def _fit(
     best = threshold = 0.5 if binary else None
     chosen = band = lines = least = None
     probabilities = at_base_rate(calibration(logits), shares, base_rate)
+    sure, truth = at_base_rate(calibration(promised[0]), shares, base_rate), promised[1]
     weights = row_weights(labels, shares, base_rate)
     if binary and len(labels):
         best = best_f1_threshold(labels, probabilities, weights)
         chosen = choose_threshold(labels, probabilities, rule, weights)
         threshold = chosen.threshold
-        band = _band(labels, probabilities[:, 1], threshold, review) if review else None
+        band = _band(truth, sure[:, 1], threshold, review) if review else None
     if not binary and rule.per_class:
         lines = tuple(class_thresholds(labels, probabilities, weights)) if len(labels) else (0.5,) * classes
     if not binary and review is not None and review.alpha is not None:
-        least = tuple(risk_threshold(probabilities[labels == c, c], review.alpha) for c in range(classes))
+        least = tuple(risk_threshold(sure[truth == c, c], review.alpha) for c in range(classes))
     fit = PatternPolicy(
         calibration=calibration,
         shares=shares,

@@ -21,17 +21,22 @@ class TuningRows:
     Attributes
     ----------
     scores : model -> pattern -> (logits [n, C], labels [n])
-        On val, only rows on which the model has an opinion; the last model decides. `POOLED` names all of them as
-        posted and must be there; a pattern names the rows that have its parts, the other parts blanked.
+        Of val, and of cross-fitted training rows; only rows on which the model has an opinion. The last model decides.
+        `POOLED` names all of them as posted and must be there; a pattern names the rows that have its parts, the
+        other parts blanked.
     groups : sequence, optional
         Of the last model's pooled rows: near-duplicates share one. None = no figures are expected.
+    promised : as ``scores``, optional
+        The rows that review bands and prediction sets rest on, val alone: a promise is of rows that choose nothing
+        but it. None = those of ``scores``.
     languages : sequence of str, optional
-        Of the same rows, for bands ``per_language``.
+        Of the last model's pooled ``promised`` rows, for bands ``per_language``.
     """
 
     scores: Mapping[str, Mapping[str, Scores]]
     groups: Sequence[Any] | None = None
     languages: Sequence[str] | None = None
+    promised: Mapping[str, Mapping[str, Scores]] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class PolicySettings:
 
     Attributes
     ----------
-    run, label, classes, probability_key, in_sample, versions, data, truncated
+    run, label, classes, probability_key, in_sample, versions, data, tuned_on, truncated
         What `Policy` says of them.
     method : str
         Of calibration: a name of `calibrators.METHODS`, or ``auto``, which chooses one per model; its patterns follow.
@@ -65,6 +70,7 @@ class PolicySettings:
     in_sample: bool
     versions: Mapping[str, str]
     data: Mapping[str, str] = field(default_factory=dict)
+    tuned_on: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     method: str = "temperature"
     base_rate: Sequence[float] | None = None
     rule: ThresholdConfig = field(default_factory=ThresholdConfig)

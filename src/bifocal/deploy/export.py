@@ -16,9 +16,10 @@ import numpy as np
 from .. import __version__, plugins
 from ..assess.predictions import Predictions, actions, calibrated
 from ..assess.run_data import RunData
+from ..assess.tuning import joined, training_scores
 from ..contracts import Reporter
-from ..decide.calibration_methods import fit_calibration
-from ..decide.policy import Policy, now, pattern_of, patterns
+from ..decide.calibration_methods import Calibration, fit_calibration
+from ..decide.policy import POOLED, Policy, now, pattern_of, patterns
 from ..errors import RunError, extras_named, nearest
 from ..evaluate.metrics import nll
 from ..example import UNLABELLED
@@ -42,6 +43,7 @@ from ..workspace import Workspace, file_sha256, write_json
 
 if TYPE_CHECKING:
     from ..data.shards import Split
+    from ..decide.tuning_rows import Scores
     from ..system.engine import Engine
 
 MAX_FLIPS = 0.005
@@ -356,18 +358,23 @@ def _recalibrated(run: RunData, policy: Policy, engine: Engine, progress: Any) -
     split, reference = run.packed[run.tuned_on], run.predictions(run.tuned_on)
     models, blanked, _ = _predict(engine, split, list(run.modalities), progress)
     blanked[pattern_of(run.modalities)] = models[engine.main]
+    more = training_scores(run) if policy.tuned_on else {}
+
+    def anew(model: str, pattern: str, said: Scores, method: str) -> Calibration:
+        """On what the engine says of val and, where the policy rests on it too, what was cross-fitted of train."""
+        rows = joined(said, more.get(model, {}).get(pattern))
+        return fit_calibration(*rows, method, from_few=run.in_sample).calibration
+
     fitted = {}
     for name, fit in policy.models.items():
         own = {}
         for pattern, part in fit.patterns.items():
             has = np.all([split.present[modality] for modality in pattern.split("+")], axis=0)
-            anew = fit_calibration(
-                blanked[pattern][has], reference.labels[has], part.calibration.method, from_few=run.in_sample
-            )
-            own[pattern] = part.model_copy(update={"calibration": anew.calibration})
+            found = anew(name, pattern, (blanked[pattern][has], reference.labels[has]), part.calibration.method)
+            own[pattern] = part.model_copy(update={"calibration": found})
         has = reference.has[name]
-        anew = fit_calibration(models[name][has], reference.labels[has], fit.calibration.method, from_few=run.in_sample)
-        fitted[name] = fit.model_copy(update={"calibration": anew.calibration, "patterns": own})
+        found = anew(name, POOLED, (models[name][has], reference.labels[has]), fit.calibration.method)
+        fitted[name] = fit.model_copy(update={"calibration": found, "patterns": own})
     return policy.model_copy(update={"models": fitted})
 
 

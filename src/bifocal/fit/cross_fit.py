@@ -6,10 +6,14 @@ may be chosen by. A small val split has few such rows; cross-fitting makes every
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,6 +24,7 @@ from ..decide.policy import pattern_of, patterns
 from ..errors import ConfigError
 from ..example import Evidence
 from ..models.folds import CrossFittable, FoldRows
+from .evidence import read_cache, write_cache
 from .fusion import learnable
 
 
@@ -48,6 +53,26 @@ class CrossFitted:
     logits: Tensor
     patterns: dict[str, Tensor]
     config: FusionConfig
+
+    def save(self, path: Path, split: str) -> None:
+        """Write a safetensors file; ``split`` is the fingerprint of the shards that the rows lie in."""
+        tensors = {f"logits.{pattern}": logits.float().contiguous() for pattern, logits in self.patterns.items()}
+        rows = {"ids": self.ids, "groups": self.groups, "config": self.config.model_dump(mode="json")}
+        write_cache(path, {**tensors, "labels": self.labels, "fold": self.fold}, {"split": split, **rows})
+
+    @classmethod
+    def load(cls, path: Path, split: str) -> Self | None:
+        """What `save` wrote; None where there is nothing of these shards, or it is damaged."""
+        tensors = read_cache(path, {"split": split})
+        if tensors is None:
+            return None
+        with safe_open(path, "pt") as file:
+            said = file.metadata()
+        logits = {name.removeprefix("logits."): t for name, t in tensors.items() if name.startswith("logits.")}
+        found = {pattern: logits[pattern] for pattern in sorted(logits, key=lambda name: (name.count("+"), name))}
+        ids, groups = (tuple(json.loads(said[name])) for name in ("ids", "groups"))
+        config = FusionConfig(**json.loads(said["config"]))
+        return cls(ids, groups, tensors["labels"], tensors["fold"], list(found.values())[-1], found, config)
 
     def losses(self) -> Tensor:
         """Negative log-likelihood of each row, ``[n]``, in nats: for comparing strategies, row by row."""

@@ -73,7 +73,7 @@ def evidence_of(
     seen[[] if encoder.frozen else rows] = True
     task = fingerprint(label_name, label.classes, rows, encoder.frozen, folds, seed)
     key = {**_source(encoder, split), "head": _digest({"logits": deployed}), "task": task}
-    cached = _read(path, key)
+    cached = read_cache(path, key)
     if cached is None:
         logits = deployed.clone()
         if encoder.frozen and rows:
@@ -82,7 +82,7 @@ def evidence_of(
             logits[rows] = encoder.cross_fit(some, labels[rows], groups, folds=folds, seed=seed)
         cached = {**encoded, "logits": logits, "present": present, "labels": labels, "seen": seen}
         if keep:
-            _write(path, cached, {**key, "ids": split.ids})
+            write_cache(path, cached, {**key, "ids": split.ids})
     return Evidence(split.ids, split.groups, encoded["features"], cached["logits"], present, labels, seen, found)
 
 
@@ -114,8 +114,8 @@ def tokens_of(
 
     source = _source(encoder, split)
     made = make_tokens(encode, split, modality_name, token_path(path), source, progress, keep=keep)
-    if encoded and keep and _read(path, source) is None:
-        _write(path, encoded, source)
+    if encoded and keep and read_cache(path, source) is None:
+        write_cache(path, encoded, source)
     return made
 
 
@@ -134,7 +134,7 @@ def features_of(
     unless not to be kept.
     """
     source = _source(encoder, split)
-    cached = _read(path, source)
+    cached = read_cache(path, source)
     if cached is not None:
         return {name: t for name, t in cached.items() if name not in ("logits", "present", "labels", "seen")}
     rows = [i for i, here in enumerate(split.present[modality_name]) if here]
@@ -148,7 +148,7 @@ def features_of(
         some = rows[start : start + ENCODED_AT_ONCE]
         _put(encoded, encoder.encode(split.take(some).values(modality_name), tell), some, len(split))
     if keep:
-        _write(path, encoded, source)
+        write_cache(path, encoded, source)
     return encoded
 
 
@@ -164,7 +164,7 @@ def _source(encoder: Encoder, split: Split) -> dict[str, str]:
     return {"encoder": encoder.fingerprint(), "split": split.fingerprint}
 
 
-def _read(path: Path, key: Mapping[str, str]) -> dict[str, Tensor] | None:
+def read_cache(path: Path, key: Mapping[str, str]) -> dict[str, Tensor] | None:
     """The tensors of a cache written under this key, or None where it is missing, of another key, or damaged."""
     try:
         with safe_open(path, "pt") as f:
@@ -178,7 +178,7 @@ def _read(path: Path, key: Mapping[str, str]) -> dict[str, Tensor] | None:
     return tensors if metadata.get("sha256") == _digest(tensors) else None
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+def write_cache(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """In the safetensors format, tensor by tensor: the library's `save` first makes a second copy of them all, and its
     `save_file` puts a file of its own in the place of the one that `atomic` syncs."""
     text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}

@@ -269,9 +269,10 @@ class _FoldProgram:
 
 
 def _scalings(train: Parts, fold: Tensor, folds: int, columns: int | None) -> list[Scaling]:
-    """Of each fold, fitted on the others; where one has fewer components than the next, all have as few."""
+    """Of each fold, fitted on the others; all have as few components as the least, or none."""
     found = [Scaling.of(train.take((fold != k).nonzero().flatten()), columns) for k in range(folds)]
-    widths = {name: min(s.basis[name].shape[1] for s in found) for name in found[0].basis}
+    reduced = set.intersection(*(set(s.basis) for s in found))
+    widths = {name: min(s.basis[name].shape[1] for s in found) for name in found[0].basis if name in reduced}
     return [replace(s, basis={name: s.basis[name][:, :width] for name, width in widths.items()}) for s in found]
 
 

@@ -109,13 +109,12 @@ def _reliability(facts: RunFacts) -> Figure | None:
 
 
 def _curve(facts: RunFacts) -> Figure | None:
-    main, marks = facts["headline"]["model"], facts["marks"]
+    main = facts["headline"]["model"]
     if not facts["curve"]:
         return None
     return Figure(
         draw.threshold_curves(facts["curve"], facts["models"][main]["threshold"]),
-        f"{main} on {marks['tuned_on']} ({marks['tuned_rows']:,} rows), where its threshold was chosen: the "
-        "upright line marks it.",
+        f"{main} on {words.tuned_rows(facts)}, where its threshold was chosen: the upright line marks it.",
         facts["curve"],
     )
 

@@ -91,6 +91,7 @@ def findings(folder: str | Path) -> RunFacts:
             "tuned_on": tuned,
             "tuned_rows": splits[tuned]["n"],
             "tuned_rarest": min(class_counts(splits[tuned])),
+            "cross_fitted": policy.get("tuned_on", {}).get(main, {}).get("train", 0),
             "ece_is_chance": main_facts["n"] < ECE_ROWS,
         },
         "models": models,

@@ -209,17 +209,14 @@ def _fusion(facts: RunFacts, model: str, card: Mapping[str, Any]) -> list[str]:
 
 
 def _decides(facts: RunFacts, model: str) -> list[str]:
-    model_facts, marks = facts["models"][model], facts["marks"]
+    model_facts = facts["models"][model]
     if model_facts["threshold"] is None:
         wins = "exceeds its threshold by the largest factor" if model_facts["class_thresholds"] else "is likeliest"
         rule, chosen = f"the class that {wins} is named", "It was chosen"
     else:
         rule = f"the label applies where the probability of class 1 is {model_facts['threshold']:.2f} or more"
         chosen = "Both were chosen"
-    lines = (
-        f"Calibrated probabilities are `{model_facts['formula']}`; {rule}. {chosen} on "
-        f"{marks['tuned_on']} ({marks['tuned_rows']:,} rows)."
-    )
+    lines = f"Calibrated probabilities are `{model_facts['formula']}`; {rule}. {chosen} on {words.tuned_rows(facts)}."
     if model_facts["patterns"]:
         lines += (
             f" Posts that bring only {' or only '.join(map(plain, model_facts['patterns']))} have values of their own."

@@ -44,6 +44,8 @@ class Caveats(TypedDict):
     expected: dict[str, Any]
     tuned_on: str
     tuned_rows: int
+    cross_fitted: int
+    """Training rows that the deciding model's calibration and threshold are fitted on beside those of ``tuned_on``."""
     tuned_rarest: int
     ece_is_chance: bool
 

@@ -156,6 +156,13 @@ def _on_one_line(value: object) -> object:
     return re.sub(r"\s*\n\s*", " ", value) if isinstance(value, str) else value
 
 
+def tuned_rows(facts: RunFacts) -> str:
+    """What the deciding model's calibration and threshold are fitted on: ``val (50 rows)``, and more where it is."""
+    marks = facts["marks"]
+    more = f" and {marks['cross_fitted']:,} cross-fitted rows of train" if marks["cross_fitted"] else ""
+    return f"{marks['tuned_on']} ({marks['tuned_rows']:,} rows){more}"
+
+
 def _derived(facts: RunFacts) -> dict[str, Any]:
     """What several sentences name, and what a template cannot count."""
     names, models = facts["modalities"], facts["models"]
@@ -164,6 +171,7 @@ def _derived(facts: RunFacts) -> dict[str, Any]:
     return {
         "main": models[facts["headline"]["model"]],
         "tuned": tuned,
+        "tuned_rows": tuned_rows(facts),
         "fused": " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names),
         "leakage": _leakage(facts["data"]["leakage"]),
         "few_rows": few,

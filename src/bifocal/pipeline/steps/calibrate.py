@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
-
-import numpy as np
+from typing import NotRequired, TypedDict
 
 from ... import __version__
 from ...assess.drift_reference import Reference
-from ...assess.predictions import Predictions, pattern_predictions
+from ...assess.predictions import Predictions
 from ...assess.run_data import RunData
+from ...assess.tuning import tuned_on, tuning_predictions, tuning_rows, wants_train
 from ...decide.policy import POOLED, Policy
 from ...decide.policy_fit import calibration_file, fit_policy, thresholds_file
 from ...decide.thresholds import threshold_curve, write_curve
-from ...decide.tuning_rows import PolicySettings, TuningRows
-from ...fit.fusion import MODEL
+from ...decide.tuning_rows import PolicySettings
 from ...system.system import model_versions
 from ...workspace import write_json
 from ..checks import base_rate
 from ..context import Context, Step
-
-if TYPE_CHECKING:
-    from ...decide.tuning_rows import Scores
 
 
 class PolicyCounts(TypedDict):
     tuned_on: str
     rows: int
     findings: list[str]
+    tuned_rows: NotRequired[Mapping[str, Mapping[str, int]]]
+    """Model -> split -> annotated rows behind its calibration and threshold, where those are not of val alone."""
 
 
 def calibrate(run: Context) -> PolicyCounts:
     """Fit the policy and write it, with the files that show what was fitted and what drift is measured from."""
     data, space = run.data, run.space
-    said = data.predictions(data.tuned_on)
-    fitted = fit_policy(_tuning_rows(data, said), _settings(data))
+    said, more = tuning_predictions(data), wants_train(data)
+    rows = tuned_on(data, said) if more else {}
+    fitted = fit_policy(tuning_rows(data, said), _settings(data, rows))
     if kept := sorted(space.policies.glob("*.json")):
         run.reporter.note(f"{len(kept)} policies changed by hand are kept in {space.policies}, and not used")
     for finding in fitted.findings:
@@ -46,27 +45,14 @@ def calibrate(run: Context) -> PolicyCounts:
         for model in data.models:
             _write_curve(space.curve(model), said, fitted.policy, model)
     fitted.policy.save(space.policy)
-    texts, main = data.texts(data.tuned_on), data.models[-1]
-    reference = Reference.gather(said, texts, fitted.policy, main, split=data.tuned_on, seed=run.config.seed)
+    texts, main, val = data.texts(data.tuned_on), data.models[-1], data.predictions(data.tuned_on)
+    reference = Reference.gather(val, texts, fitted.policy, main, split=data.tuned_on, seed=run.config.seed)
     reference.save(space.reference)
-    return {"tuned_on": data.tuned_on, "rows": len(said.ids), "findings": fitted.findings}
+    found: PolicyCounts = {"tuned_on": data.tuned_on, "rows": len(val.ids), "findings": fitted.findings}
+    return {**found, "tuned_rows": rows} if rows else found
 
 
-def _tuning_rows(data: RunData, said: Predictions) -> TuningRows:
-    scores: dict[str, dict[str, Scores]] = {
-        model: {POOLED: (said.logits[model][said.has[model]], said.labels[said.has[model]])} for model in data.models
-    }
-    if data.fused is not None:
-        scores[MODEL] |= pattern_predictions(data.fused_evidence(data.tuned_on), data.expert_names, data.fused, MODEL)
-    decided = said.has[data.models[-1]]
-    return TuningRows(
-        scores,
-        groups=None if data.in_sample else list(np.array(said.groups)[decided]),
-        languages=np.array(said.languages, dtype=object)[decided].tolist(),
-    )
-
-
-def _settings(data: RunData) -> PolicySettings:
+def _settings(data: RunData, rows: Mapping[str, Mapping[str, int]]) -> PolicySettings:
     config, decide = data.config, data.config.decide
     models = model_versions(data.space, list(data.expert_names.values()))
     return PolicySettings(
@@ -76,7 +62,8 @@ def _settings(data: RunData) -> PolicySettings:
         probability_key=data.label.probability,
         in_sample=data.in_sample,
         versions={"bifocal": __version__, "run": config.run, **models},
-        data={data.tuned_on: data.split(data.tuned_on).fingerprint},
+        data={split: data.split(split).fingerprint for split in (data.tuned_on, *(["train"] if rows else []))},
+        tuned_on=rows,
         method=decide.calibration,
         base_rate=base_rate(decide, config.label, data.label),
         rule=decide.threshold,

@@ -24,6 +24,7 @@ from ...assess.predictions import (
 )
 from ...assess.run_data import RunData
 from ...assess.slices import EvaluatedRows, MeasuredParts, measure_parts
+from ...assess.tuning import tuning_predictions
 from ...config import expand_home
 from ...decide.policy import Policy
 from ...evaluate.compare import Gain, Resampling
@@ -66,7 +67,9 @@ def evaluate(run: Context) -> EvaluationCounts:
     parts = _parts(data, policy, tested)
     write_json(space.results, {**_measured(data, policy, said), **parts.to_dict()})
     write_slices(space.slices, parts.slices)
-    write_json(space.curves, draw_curves(tested, tuned, policy, data.models, tuned_on=data.tuned_on))
+    chosen = tuning_predictions(data) if policy.tuned_on else tuned
+    on = f"{data.tuned_on} and cross-fitted train" if policy.tuned_on else data.tuned_on
+    write_json(space.curves, draw_curves(tested, chosen, policy, data.models, tuned_on=on))
     texts = data.texts(data.tested_on)
     write_error_table(space.errors, tested, texts, policy, data.label, data.tested_on, data.models)
     return {"tested_on": data.tested_on, "rows": len(tested.ids)}

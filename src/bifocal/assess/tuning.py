@@ -1,0 +1,120 @@
+"""The Predictions that calibration and thresholds are fitted on: those of val and, where val is small, of train too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..decide.policy import POOLED, pattern_of, patterns
+from ..decide.tuning_rows import TuningRows
+from ..example import UNLABELLED
+from ..fit.cross_fit import CrossFitted
+from ..fit.fusion import MODEL
+from .predictions import Predictions, pattern_predictions
+from .run_data import RunData
+
+if TYPE_CHECKING:
+    from ..decide.tuning_rows import Scores
+
+VAL_ROWS, VAL_RAREST = 1000, 200
+"""Annotated val rows, in all and of the rarest class, from which on val is enough (`decide.on: auto`)."""
+
+
+def wants_train(data: RunData) -> bool:
+    """Whether training rows are to be tuned on beside val, as `decide.on` has it; never in-sample."""
+    on = data.config.decide.on
+    if data.in_sample or on == "val":
+        return False
+    labels = np.array(data.split(data.tuned_on).classes(data.config.label, data.label))
+    counts = np.bincount(labels[labels != UNLABELLED], minlength=len(data.label.classes))
+    return on == "cross_fit" or int(counts.sum()) < VAL_ROWS or int(counts.min()) < VAL_RAREST
+
+
+def cross_fitted(data: RunData) -> CrossFitted | None:
+    """What the step `fusion` found by cross-fitting; None where it tuned on val, or one modality decides alone."""
+    if data.fused is None:
+        return None
+    return CrossFitted.load(data.space.evidence(MODEL, "train"), data.split("train").fingerprint)
+
+
+def training_predictions(data: RunData) -> Predictions:
+    """What models that never saw a training row's group say of it.
+
+    A frozen expert's logits of train are cross-fitted. A fine-tuned expert has an opinion on the rows alone that were
+    kept from it; a fusion on those that it was cross-fitted on.
+    """
+    evidence = data.evidence_of("train")
+    said = Predictions.gather(evidence, data.expert_names, None, MODEL)
+    has = {
+        data.expert_names[name]: (e.present & ~e.seen & (e.labels != UNLABELLED)).numpy()
+        for name, e in evidence.items()
+    }
+    logits, found = dict(said.logits), cross_fitted(data)
+    if data.fused is not None:
+        place = {} if found is None else {row: i for i, row in enumerate(found.ids)}
+        rows = np.array([i for i, row in enumerate(said.ids) if row in place and said.patterns[i]], dtype=int)
+        logits[MODEL] = np.zeros_like(next(iter(logits.values())))
+        has[MODEL] = np.zeros(len(said.ids), dtype=bool)
+        if found is not None and len(rows):
+            logits[MODEL][rows] = found.logits.numpy()[[place[said.ids[i]] for i in rows]]
+            has[MODEL][rows] = True
+    return replace(said, logits=logits, has=has, languages=data.languages("train"))
+
+
+def tuning_predictions(data: RunData) -> Predictions:
+    """All rows that a policy is fitted on, of which each model has an opinion on its own."""
+    said = data.predictions(data.tuned_on)
+    return said.and_more(training_predictions(data)) if wants_train(data) else said
+
+
+def tuning_rows(data: RunData, said: Predictions) -> TuningRows:
+    """The same by model and presence pattern, with val apart for what promises rest on."""
+    val = data.predictions(data.tuned_on)
+    promised = _pooled(data, val)
+    if data.fused is not None:
+        promised[MODEL] |= pattern_predictions(data.fused_evidence(data.tuned_on), data.expert_names, data.fused, MODEL)
+    more = training_scores(data) if wants_train(data) else {}
+    decided = said.has[data.models[-1]]
+    return TuningRows(
+        {m: {of: joined(scores, more.get(m, {}).get(of)) for of, scores in own.items()} for m, own in promised.items()},
+        groups=None if data.in_sample else list(np.array(said.groups)[decided]),
+        languages=np.array(val.languages, dtype=object)[val.has[data.models[-1]]].tolist(),
+        promised=promised,
+    )
+
+
+def training_scores(data: RunData) -> dict[str, dict[str, Scores]]:
+    """Model -> pattern -> logits and labels of `training_predictions`; of the fusion also with other parts blanked."""
+    scores, found = _pooled(data, training_predictions(data)), cross_fitted(data)
+    if found is not None:
+        evidence = data.evidence_of("train")
+        place = {row: i for i, row in enumerate(data.split("train").ids)}
+        rows = [place[row] for row in found.ids]
+        for keep in patterns(evidence):
+            there = np.all([evidence[name].present.numpy()[rows] for name in keep], axis=0)
+            logits = found.patterns[pattern_of(keep)].numpy()
+            scores[MODEL][pattern_of(keep)] = logits[there], found.labels.numpy()[there]
+    return scores
+
+
+def tuned_on(data: RunData, said: Predictions) -> dict[str, dict[str, int]]:
+    """Model -> split -> annotated rows that its calibration and threshold are fitted on."""
+    val = len(data.predictions(data.tuned_on).ids)
+    counts = {}
+    for model in data.models:
+        known = said.has[model] & (said.labels != UNLABELLED)
+        counts[model] = {data.tuned_on: int(known[:val].sum()), "train": int(known[val:].sum())}
+    return {model: {split: n for split, n in of.items() if n} for model, of in counts.items()}
+
+
+def _pooled(data: RunData, said: Predictions) -> dict[str, dict[str, Scores]]:
+    return {m: {POOLED: (said.logits[m][said.has[m]], said.labels[said.has[m]])} for m in data.models}
+
+
+def joined(first: Scores, second: Scores | None) -> Scores:
+    """The rows of both."""
+    if second is None:
+        return first
+    return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
