@@ -223,7 +223,7 @@ def _findings(found: Mapping[str, Any], binary: bool) -> list[str]:
 def _movement(entry: Mapping[str, Any]) -> str:
     """Where a property went: by its median, or by the value whose share has changed most."""
     if "median" in entry:
-        return "median {reference:.3g} → {new:.3g}".format(**entry["median"])
+        return f"median {entry['median']['reference']:.3g} → {entry['median']['new']:.3g}"
     most = max(entry["bins"], key=lambda one: abs(one["new"] - one["reference"]))
     return f"{most['value']} {most['reference']:.0%} → {most['new']:.0%}"
 

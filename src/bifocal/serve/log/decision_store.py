@@ -141,7 +141,7 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
             queued = [row for row in new if row.action == "review" or row.audit]
             for table, content in (
                 (items, [item_of(r.id, "review" if r.action == "review" else "audit", r.at, r) for r in queued]),
-                (events, [event(row.id, "decided", row.client, row.at, action=row.action) for row in new]),
+                (events, [event(row.id, "decided", row.client, row.at, {"action": row.action}) for row in new]),
                 (
                     originals,
                     [{"decision_id": r.id, "at": r.at, **r.original.columns} for r in new if r.original is not None],
@@ -241,7 +241,7 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
             if upsert(
                 connection, feedback, {**values, **what, "at": now}, key=("decision_id", "client"), new=tuple(what)
             ):
-                connection.execute(insert(events), [event(number, "feedback", values["client"], now, **what)])
+                connection.execute(insert(events), [event(number, "feedback", values["client"], now, what)])
 
     def labelled(self, run: str | None = None) -> Iterator[dict[str, Any]]:
         """What people said of decisions of a run: rows for retraining.

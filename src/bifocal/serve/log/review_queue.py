@@ -204,7 +204,7 @@ class ReviewQueue(Database):
     def release(self, number: str, who: str) -> None:
         """Put an item back. Raises `Conflict` where it is not in these hands, `UnknownDecision`, `StoreGone`."""
         with self._writing() as connection:
-            self._change(connection, number, who, "released", **_FREE)
+            self._change(connection, number, who, "released", _FREE)
 
     def verdict(self, number: str, who: str, action: str, reason: str = "", label: str | None = None) -> Event:
         """Decide an item that is in one's hands.
@@ -227,9 +227,8 @@ class ReviewQueue(Database):
         with self._writing() as connection:
             before = self._item(connection, number)
             told = {"action": action, "reason": storable(reason), "label": label, "decided": before.decision.action}
-            return self._change(
-                connection, number, who, "verdict", told, state="done", verdict=action, judged_by=who, **_FREE
-            )
+            values = {"state": "done", "verdict": action, "judged_by": who, **_FREE}
+            return self._change(connection, number, who, "verdict", values, told)
 
     def _change(
         self,
@@ -237,8 +236,8 @@ class ReviewQueue(Database):
         number: str,
         who: str,
         kind: str,
-        what: Mapping[str, Any] | None = None,
-        **values: Any,
+        values: Mapping[str, object],
+        what: Mapping[str, object] | None = None,
     ) -> Event:
         """Change an open item in ``who``'s hands, whose claim has not run out."""
         who, now = storable(who), self._moment(connection)
@@ -250,13 +249,13 @@ class ReviewQueue(Database):
                 items.c.claimed_by == who,
                 _held(now),
             )
-            .values(**values)
+            .values(values)
         )
         if not changed.rowcount:
             item = self._item(connection, number)
             held = "decided already" if item.state == "done" else f"claimed by {item.claimed_by or 'nobody'}"
             raise Conflict(f"the item {number} is {held}, or {who}'s claim has run out: claim it first")
-        row = event(number, kind, who, now.at, **(what or {}))
+        row = event(number, kind, who, now.at, what)
         connection.execute(insert(events), [row])
         return Event(kind, row["who"], now.at, row["what"])
 
@@ -305,7 +304,7 @@ class ReviewQueue(Database):
                 if connection.scalar(select(items.c.state).where(items.c.decision_id == number)) is not None:
                     raise Conflict(f"the decision {number} waits in the queue already")
                 connection.execute(insert(items), [item_of(number, "appeal", now, row)])
-            connection.execute(insert(events), [event(number, "appealed", who, now, reason=storable(reason))])
+            connection.execute(insert(events), [event(number, "appealed", who, now, {"reason": storable(reason)})])
 
     def counts(self) -> dict[str, int]:
         """Items by reason that are open (``open.review``, ...), those claimed, and those done."""
@@ -331,9 +330,9 @@ def valid_verdicts(told: Iterable[Any]) -> list[Any]:
     return verdicts
 
 
-def event(number: str, kind: str, who: str, at: datetime, **what: Any) -> dict[str, Any]:
+def event(number: str, kind: str, who: str, at: datetime, what: Mapping[str, object] | None = None) -> dict[str, Any]:
     """A row of the events."""
-    return storable_row(events, {"decision_id": number, "kind": kind, "who": who, "at": at, "what": what})
+    return storable_row(events, {"decision_id": number, "kind": kind, "who": who, "at": at, "what": what or {}})
 
 
 def item_of(number: str, reason: Reason, since: datetime, decision: Any) -> dict[str, Any]:
