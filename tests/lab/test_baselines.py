@@ -5,6 +5,7 @@ import pytest
 from bifocal.assess.run_data import RunData
 from bifocal.config import ExpertConfig, parse_config
 from bifocal.errors import ModelError
+from bifocal.fit.expert import ExpertData
 from bifocal.lab.baselines import fit_rivals, rivals
 from bifocal.workspace import Workspace, read_json
 
@@ -13,6 +14,10 @@ from bifocal.workspace import Workspace, read_json
 def work(records_run):
     config = parse_config(read_json(records_run / "run.json")["config"])
     return RunData.configured(config, Workspace(records_run, config.run))
+
+
+def data_of(work, name):
+    return ExpertData(name, work.modalities[name], work.packed, work.config.label, work.label)
 
 
 def test_only_encoders_without_a_pretrained_model_are_rivals(work):
@@ -29,10 +34,7 @@ def test_only_encoders_without_a_pretrained_model_are_rivals(work):
 
 def test_a_rival_is_fitted_and_heard_and_leaves_nothing(work, tmp_path):
     evidence = {split: work.evidence_of(split) for split in ("train", "val", "test")}
-    [trees, columns], findings = fit_rivals(
-        "tabular", work.modalities["tabular"], "mlp_tabular", work.packed, evidence, work.config.label, work.label,
-        seed=0, folder=tmp_path,
-    )  # fmt: skip
+    [trees, columns], findings = fit_rivals(data_of(work, "tabular"), "mlp_tabular", evidence, seed=0, folder=tmp_path)
     assert (trees.name, trees.kind, trees.reads) == ("tabular: boosted_trees", "encoder", ("tabular",))
     assert columns.name == "tabular: linear_tabular"
     assert trees.logits["test"].shape == (len(evidence["test"]["tabular"]), 2) and trees.seconds > 0
@@ -47,10 +49,7 @@ def test_one_that_cannot_be_fitted_is_a_finding(work, tmp_path, monkeypatch):
         raise ModelError("the 300 training texts hold no term")
 
     monkeypatch.setattr("bifocal.lab.baselines.fit_expert", refuse)
-    trials, findings = fit_rivals(
-        "text", work.modalities["text"], "hf_text", work.packed, {}, work.config.label, work.label, seed=0,
-        folder=tmp_path,
-    )  # fmt: skip
+    trials, findings = fit_rivals(data_of(work, "text"), "hf_text", {}, seed=0, folder=tmp_path)
     assert trials == [] and findings == [
         "text: tfidf_text is not among the baselines: the 300 training texts hold no term"
     ]

@@ -297,13 +297,8 @@ def corrupt_inputs(
     ConfigError
         Where the modality does not know a kind or severity.
     """
-    how, part = corrupting, evidence.get(name)
-    if part is None:
-        raise DataError(f"there is no Evidence of {name!r} to corrupt; {nearest(name, evidence)}")
-    if len(values) != len(part) or how.rows < 1:
-        raise DataError(f"values are one per row, found {len(values)} for {len(part)}, and rows {how.rows}")
-    usable = (part.present & (part.labels != UNLABELLED)).nonzero().flatten().numpy()
-    chosen = np.sort(np.random.default_rng(resampling.seed).permutation(usable)[: how.rows]).tolist()
+    how = corrupting
+    chosen = _drawn_rows(evidence, name, len(values), how.rows, resampling.seed)
     bench = ScoredRows.of({m: e.take(chosen) for m, e in evidence.items()}, resampling)
     part = bench.evidence[name]
     _check_encoding(how.encode([values[i] for i in chosen[:COMPARED]]), part, name)
@@ -316,19 +311,30 @@ def corrupt_inputs(
         probabilities[key] = bench.probabilities(score, {name: disturbed})
         changed[key] = len(inputs.changed) / len(chosen)
     drawn = bench.figures(probabilities)
-
-    def row(kind: str, severity: int) -> CorruptedInputs:
-        key = kind, severity
-        return {"severity": severity, "changed": changed[key], **compared(drawn[key], drawn[INTACT])}
-
-    idle = [kind for kind in how.kinds if not any(changed[kind, severity] for severity in how.severities)]
-    return {
+    found: Corruption = {
         **bench.facts(),
         "modality": name,
         "intact": figure(drawn[INTACT]),
-        "kinds": {kind: [row(kind, severity) for severity in how.severities] for kind in how.kinds},
-        "findings": [*bench.findings(), *(f"{kind} alters no {name} of these rows" for kind in idle)],
+        "kinds": {kind: [] for kind in how.kinds},
+        "findings": bench.findings(),
     }
+    for (kind, severity), share in changed.items():
+        against = compared(drawn[kind, severity], drawn[INTACT])
+        found["kinds"][kind].append({"severity": severity, "changed": share, **against})
+    idle = [kind for kind, rows in found["kinds"].items() if not any(row["changed"] for row in rows)]
+    found["findings"] += [f"{kind} alters no {name} of these rows" for kind in idle]
+    return found
+
+
+def _drawn_rows(evidence: Mapping[str, Evidence], name: str, values: int, rows: int, seed: int) -> list[int]:
+    """At most so many of the annotated rows that have the part. Raises `DataError`."""
+    part = evidence.get(name)
+    if part is None:
+        raise DataError(f"there is no Evidence of {name!r} to corrupt; {nearest(name, evidence)}")
+    if values != len(part) or rows < 1:
+        raise DataError(f"values are one per row, found {values} for {len(part)}, and rows {rows}")
+    usable = (part.present & (part.labels != UNLABELLED)).nonzero().flatten().numpy()
+    return np.sort(np.random.default_rng(seed).permutation(usable)[:rows]).tolist()
 
 
 @dataclass

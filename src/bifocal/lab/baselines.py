@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING
 from .. import plugins
 from ..config import ExpertConfig
 from ..errors import DataError, MissingExtra, ModelError
-from ..example import Label
 from ..fit.candidates import AUTO, candidates
 from ..fit.evidence import evidence_of
 from ..fit.expert import ExpertData, ExpertFiles, fit_expert
@@ -21,7 +19,6 @@ from .usable_rows import JUDGED, Splits, usable
 
 if TYPE_CHECKING:
     from ..contracts import Modality
-    from ..data.shards import Split
 
 
 def rivals(modality_name: str, modality: Modality, taken: str) -> list[ExpertConfig]:
@@ -35,25 +32,16 @@ def rivals(modality_name: str, modality: Modality, taken: str) -> list[ExpertCon
 
 
 def fit_rivals(
-    modality_name: str,
-    modality: Modality,
-    taken: str,
-    splits: Mapping[str, Split],
-    evidence: Splits,
-    label_name: str,
-    label: Label,
-    *,
-    seed: int,
-    folder: Path,
+    data: ExpertData, taken: str, evidence: Splits, *, seed: int, folder: Path
 ) -> tuple[list[Trial], list[str]]:
     """Fit each of `rivals` on all of train and hear it on val and test.
 
     Parameters
     ----------
+    data : ExpertData
+        With the packed train, val and test.
     taken : str
         The encoder of the run's expert.
-    splits : mapping
-        The packed train, val and test.
     evidence : Splits
         The run's Evidence of the same splits, whole: each rival's takes the place of the expert's.
     folder : Path
@@ -66,30 +54,25 @@ def fit_rivals(
         with fewer baselines.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    trials, findings = [], []
-    for config in rivals(modality_name, modality, taken):
-        name = f"{modality_name}: {config.encoder}"
+    trials, findings, modality = [], [], data.modality_name
+    for config in rivals(modality, data.modality, taken):
+        name = f"{modality}: {config.encoder}"
         with tempfile.TemporaryDirectory(dir=folder, prefix=".rival.", suffix=".part") as place:
-            path = partial(_cache, Path(place))
-            start = perf_counter()
+            path, start = partial(_cache, Path(place)), perf_counter()
+            files = ExpertFiles(Path(place) / "expert", Path(place) / "checkpoints", path)
             try:
-                fitted = fit_expert(
-                    config,
-                    ExpertData(modality_name, modality, splits, label_name, label),
-                    ExpertFiles(Path(place) / "expert", Path(place) / "checkpoints", path),
-                    seed=seed,
-                )
+                encoder = fit_expert(config, data, files, seed=seed).encoder
             except (DataError, ModelError, MissingExtra) as error:
                 findings.append(f"{name} is not among the baselines: {error}")
                 continue
             seconds = perf_counter() - start
             own = {
-                split: evidence_of(fitted.encoder, splits[split], modality_name, label_name, label, path(split))
+                split: evidence_of(encoder, data.splits[split], modality, data.label_name, data.label, path(split))
                 for split in JUDGED
             }
-        heard = usable({**evidence, **{split: {**evidence[split], modality_name: e} for split, e in own.items()}})
-        parameters = fitted.encoder.parameters()
-        trials.append(hear_expert(name, "encoder", modality_name, heard, parameters=parameters, seconds=seconds))
+        heard = usable({**evidence, **{split: {**evidence[split], modality: e} for split, e in own.items()}})
+        parameters = encoder.parameters()
+        trials.append(hear_expert(name, "encoder", modality, heard, parameters=parameters, seconds=seconds))
     return trials, findings
 
 

@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..evaluate.compare import Resampling
 from ..evaluate.metrics import headline_metric
 from ..example import Label
+from ..fit.expert import ExpertData
 from ..models.saved import CARD, read_card
 from ..pipeline.train import run
 from ..workspace import Workspace, check_replaceable, read_json, remove_leftovers, versions, write_json
@@ -194,6 +195,5 @@ class _Onward(Reporter):
 def _rivals(data: RunData, name: str, evidence: Splits, folder: Path) -> tuple[list[Trial], list[str]]:
     modality, config = data.modalities[name], data.config
     taken = read_card(data.space.expert(modality.expert_name))["encoder"]
-    return fit_rivals(
-        name, modality, taken, data.packed, evidence, config.label, data.label, seed=config.seed, folder=folder
-    )
+    rows = ExpertData(name, modality, data.packed, config.label, data.label)
+    return fit_rivals(rows, taken, evidence, seed=config.seed, folder=folder)
