@@ -28,7 +28,7 @@ class HeadOutput(NamedTuple):
     weights: Tensor
 
 
-class CrossAttention(nn.Module):
+class CrossAttentionBlock(nn.Module):
     """Tokens of one modality gather from those of the others, in pre-norm residual form.
 
     ``X' = X + O softmax(Q K^T / sqrt(w / h)) V`` with ``Q = norm(X) Wq [L, w]``, ``K, V = norm(Y) Wk, Wv [K + 1, w]``,
@@ -70,7 +70,7 @@ class CoAttention(nn.Module):
     """Co-attention of any number of modalities (ViLBERT: Lu et al. 2019, arXiv:1908.02265, section 3.1).
 
     Tokens ``T_m [L_m, d_m]`` of modality m become ``X_m = norm(T_m) P_m + e_m [L_m, w]``, with a learned embedding
-    ``e_m``. One `CrossAttention` per modality lets them look at the tokens of all others; their mean over the
+    ``e_m``. One `CrossAttentionBlock` per modality lets them look at the tokens of all others; their mean over the
     ``L_m`` tokens that count is ``z_m [w]``, and the logits are ``W dropout(gelu(F [z_1 .. z_M])) + c`` with
     ``F [w, M w]``. An absent part has no tokens to be looked at, and for ``z_m`` a learned vector, so that it is told
     from a part that says nothing.
@@ -107,7 +107,7 @@ class CoAttention(nn.Module):
         )
         self.embeddings = nn.Parameter(torch.randn(len(widths), width) * 0.02)
         self.absent = nn.Parameter(torch.randn(len(widths), width) * 0.02)
-        self.attend = nn.ModuleList(CrossAttention(width, heads, dropout) for _ in widths)
+        self.attend = nn.ModuleList(CrossAttentionBlock(width, heads, dropout) for _ in widths)
         self.alone = nn.ModuleList(nn.Linear(width, classes) for _ in widths) if alone else None
         self.norm = nn.LayerNorm(width)
         self.out = nn.Sequential(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .errors import Refused
 from .log.records import KeptPost
-from .posts import Incoming
+from .posts import IncomingPost
 from .served_models import ServedModels
 from .workers.batching import AdmissionControl
 
@@ -50,7 +50,7 @@ class Explanations:
         self.rest_until = 0.0
         self.last_batch = -BUSY_S
 
-    async def explain(self, post: Incoming | KeptPost, *, grid: int) -> Explanation:
+    async def explain(self, post: IncomingPost | KeptPost, *, grid: int) -> Explanation:
         """Of a post that comes, its text no longer than the service reads, or of one that was kept; nothing is logged.
 
         Raises

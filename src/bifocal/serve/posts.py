@@ -11,7 +11,7 @@ from .known_pictures import Match
 
 
 @dataclass(frozen=True, slots=True)
-class Incoming:
+class IncomingPost:
     """A post as it comes, whatever endpoint it comes by."""
 
     parts: Mapping[str, Any]

@@ -21,7 +21,7 @@ class Reloadable(NamedTuple):
     take: Callable[[], Awaitable[None]]
 
 
-class Files:
+class WatchedFiles:
     """Files that may become others.
 
     Parameters
@@ -50,7 +50,7 @@ class Files:
         return found
 
 
-class Reloads:
+class Reloader:
     """Looks for changes for ever, and has each taken up."""
 
     def __init__(self, watched: Iterable[Reloadable], metrics: Metrics, *, every_s: float):

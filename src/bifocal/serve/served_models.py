@@ -15,12 +15,12 @@ from ..modalities import TEXT, build_modalities, inputs_of
 from ..system.bundle import REFERENCE
 from ..workspace import read_json
 from .settings import ServeConfig
-from .workers.processes import Decoders, Description, Model, Preparation, Source
+from .workers.processes import Decoders, DecoderSettings, Model, ModelDescription, ModelSource
 
 if TYPE_CHECKING:
     from ..contracts import Input
     from ..system.decision import Decision
-    from ..system.preprocessing import Packed
+    from ..system.preprocessing import PackedPost
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class ServedModels:
 
     model: Model
     decoders: Decoders
-    about: Description
+    about: ModelDescription
     shadow: Model | None = None
 
     @classmethod
@@ -89,7 +89,7 @@ class ServedModels:
             if isinstance(found, BaseException) and not isinstance(found, DataError):
                 raise found
 
-    async def decide(self, posts: Sequence[Packed]) -> list[Decision | WithShadow | BifocalError]:
+    async def decide(self, posts: Sequence[PackedPost]) -> list[Decision | WithShadow | BifocalError]:
         """A decision, or an error, for each post; where there is a shadow, what it says beside it. Raises `Refused`."""
         if self.shadow is None:
             return list(await self.model.decide(posts))
@@ -135,7 +135,7 @@ class ServedModels:
         return None
 
 
-async def _shadowed(shadow: Model, posts: Sequence[Packed]) -> list[dict[str, Any]]:
+async def _shadowed(shadow: Model, posts: Sequence[PackedPost]) -> list[dict[str, Any]]:
     try:
         answers = await shadow.decide(posts)
     except Exception as error:  # it never stands in the way
@@ -148,8 +148,8 @@ async def _shadowed(shadow: Model, posts: Sequence[Packed]) -> list[dict[str, An
     ]
 
 
-async def _load_model(folder: Path, engine: str | None, settings: ServeConfig) -> tuple[Model, Description]:
-    source = Source(folder, engine, settings.strict_parity, settings.allow_plugins)
+async def _load_model(folder: Path, engine: str | None, settings: ServeConfig) -> tuple[Model, ModelDescription]:
+    source = ModelSource(folder, engine, settings.strict_parity, settings.allow_plugins)
     model = Model(source, timeout=settings.model_timeout_s, count=settings.models)
     try:
         return model, await model.load()
@@ -158,8 +158,8 @@ async def _load_model(folder: Path, engine: str | None, settings: ServeConfig) -
         raise
 
 
-def _decoders(about: Description, settings: ServeConfig) -> Decoders:
-    preparation = Preparation(
+def _decoders(about: ModelDescription, settings: ServeConfig) -> Decoders:
+    decoder_settings = DecoderSettings(
         about.config.model_dump_json(),
         about.text_role,
         hashes=bool(settings.lists),
@@ -167,10 +167,10 @@ def _decoders(about: Description, settings: ServeConfig) -> Decoders:
         max_text=settings.max_text,
     )
     memory = settings.decode_memory_mib * 2**20
-    return Decoders(preparation, settings.decoders, timeout=settings.decode_timeout_s, memory=memory)
+    return Decoders(decoder_settings, settings.decoders, timeout=settings.decode_timeout_s, memory=memory)
 
 
-def _check_same_posts(ours: Description, shadow: Description) -> None:
+def _check_same_posts(ours: ModelDescription, shadow: ModelDescription) -> None:
     for name in ("modalities", "fit", "image_format", "ocr", "transcribe"):
         one, other = getattr(ours.config, name), getattr(shadow.config, name)
         if one != other:

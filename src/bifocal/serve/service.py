@@ -19,23 +19,23 @@ from ..errors import BifocalError, DataError, ModelError, RunError
 from ..files.post_table import MAX_NAME, NAMES
 from ..system.bundle import default_state_folder, engine_of, folder_of
 from ..system.system import mark_truncated
-from .api.keys import Client, KeyAuth, read_clients
+from .api.keys import ApiClient, KeyAuth, read_clients
 from .api.metrics import Metrics
 from .errors import Refused
 from .explanations import Explanations
 from .known_pictures import KnownPictures
 from .log.decision_log import DecisionLog
 from .log.records import KeptPost, LogEntry, audited
-from .posts import Answer, Incoming
-from .reload import Files, Reloadable, Reloads
+from .posts import Answer, IncomingPost
+from .reload import Reloadable, Reloader, WatchedFiles
 from .served_models import ServedModels, WithShadow
 from .settings import KEYS, ServeConfig
 from .workers.batching import AdmissionControl, Batcher
-from .workers.processes import Description, Prepared, import_beforehand
+from .workers.processes import ModelDescription, PreparedPost, import_beforehand
 
 if TYPE_CHECKING:
     from ..system.explain import Explanation
-    from ..system.preprocessing import Packed
+    from ..system.preprocessing import PackedPost
 
 _LOG = logging.getLogger(__name__)  # what it says comes to stderr, unless the program decides otherwise
 
@@ -82,11 +82,11 @@ class Service:
         )
         self.explanations = Explanations(lambda: self.served, self.batcher)
         watched = (
-            Reloadable("models", Files(self._model_files).changed, self._new_models),
-            Reloadable("keys", Files(lambda: [self.keys]).changed, self._new_keys),
+            Reloadable("models", WatchedFiles(self._model_files).changed, self._new_models),
+            Reloadable("keys", WatchedFiles(lambda: [self.keys]).changed, self._new_keys),
             Reloadable("lists", lambda: self.lists.changed(), self._new_lists),
         )
-        self.reloads = Reloads(watched, self.metrics, every_s=settings.reload_s)
+        self.reloads = Reloader(watched, self.metrics, every_s=settings.reload_s)
         self.preparing = 0
         self.draining = False
         self.tasks: list[asyncio.Task[None]] = []
@@ -174,7 +174,7 @@ class Service:
 
     # ------------------------------------------------------------------ one post
 
-    async def decide(self, incoming: Incoming, client: Client) -> Answer:
+    async def decide(self, incoming: IncomingPost, client: ApiClient) -> Answer:
         """Decide on one post, and log it.
 
         Raises
@@ -195,13 +195,13 @@ class Service:
                     retry_after=1,
                 ) from None
 
-    async def explain(self, post: Incoming | KeptPost, *, grid: int) -> Explanation:
+    async def explain(self, post: IncomingPost | KeptPost, *, grid: int) -> Explanation:
         """Why a post is decided as it is, one that comes or one that was kept. Raises as `Explanations.explain`."""
-        if isinstance(post, Incoming):
+        if isinstance(post, IncomingPost):
             post = replace(post, parts=self._cut(post.parts)[0])
         return await self.explanations.explain(post, grid=grid)
 
-    async def _decide(self, incoming: Incoming, client: Client) -> Answer:
+    async def _decide(self, incoming: IncomingPost, client: ApiClient) -> Answer:
         served, (parts, truncated) = self.served, self._cut(incoming.parts)
         if not parts:
             raise DataError(f"a post needs {' or '.join(served.about.config.parts)}; none was given")
@@ -232,7 +232,7 @@ class Service:
         long = {name: part[:most] for name, part in parts.items() if isinstance(part, str) and len(part) > most}
         return {**parts, **long}, bool(long)
 
-    def _known(self, prepared: Prepared, about: Description, truncated: bool) -> Answer | None:
+    def _known(self, prepared: PreparedPost, about: ModelDescription, truncated: bool) -> Answer | None:
         """The answer where a list has the picture."""
         match = self.lists.match(*prepared.known) if prepared.known else None
         if match is None:
@@ -241,7 +241,7 @@ class Service:
         why = f"the picture is known: {match.description()}"
         return Answer(uuid.uuid4().hex, None, match.action, match, truncated, versions, why)
 
-    async def _judged(self, prepared: Prepared, about: Description, truncated: bool) -> Answer:
+    async def _judged(self, prepared: PreparedPost, about: ModelDescription, truncated: bool) -> Answer:
         """The answer of the models."""
         decision, shadow = await self.batcher.decide(prepared.post), None
         if isinstance(decision, WithShadow):
@@ -254,17 +254,17 @@ class Service:
         number, why = uuid.uuid4().hex, decision.why
         return Answer(number, decision, decision.action, None, decision.truncated, versions, why, shadow)
 
-    async def _ask(self, posts: Sequence[Packed]) -> list[Any]:
+    async def _ask(self, posts: Sequence[PackedPost]) -> list[Any]:
         """By what is loaded when the batch goes."""
         return await self.served.decide(posts)
 
     def _logged(
         self,
         answer: Answer,
-        about: Description,
-        incoming: Incoming,
-        prepared: Prepared,
-        client: Client,
+        about: ModelDescription,
+        incoming: IncomingPost,
+        prepared: PreparedPost,
+        client: ApiClient,
     ) -> LogEntry:
         told = answer.to_dict()
         kept = None

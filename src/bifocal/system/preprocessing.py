@@ -43,7 +43,7 @@ class Post:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedPost:
     """A post on its way between processes: what has to be known of it on the way, and the rest unopened.
 
     Attributes

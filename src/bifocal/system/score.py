@@ -30,7 +30,7 @@ REASONS_KEPT = 5
 Row = TypeVar("Row")
 
 
-class Answer(Protocol):
+class DecisionLike(Protocol):
     """A decision, whoever made it."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Decider(Protocol):
     def binary(self) -> bool:
         """Whether labels are 0 and 1."""
 
-    def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Answer | BifocalError]:
+    def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[DecisionLike | BifocalError]:
         """A decision or an error for each row."""
 
 
@@ -263,7 +263,7 @@ def _batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def _line(identity: str, answer: Answer | BifocalError) -> dict[str, Any]:
+def _line(identity: str, answer: DecisionLike | BifocalError) -> dict[str, Any]:
     if isinstance(answer, BifocalError):
         return {"id": identity, "error": str(answer)}
     told = answer.to_dict()

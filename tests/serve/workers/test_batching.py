@@ -5,11 +5,11 @@ import pytest
 from bifocal.errors import DataError
 from bifocal.serve.errors import Refused
 from bifocal.serve.workers.batching import AdmissionControl, Batcher
-from bifocal.system.preprocessing import Packed
+from bifocal.system.preprocessing import PackedPost
 
 
 def post(text="some words", pictures=0):
-    return Packed({"text": text}, "text", max(1, pictures), pictures, b"")
+    return PackedPost({"text": text}, "text", max(1, pictures), pictures, b"")
 
 
 class Models:

@@ -15,8 +15,8 @@ from PIL import Image
 import bifocal
 from bifocal.errors import BifocalError, DataError, PictureError, RunError
 from bifocal.serve.workers import processes as workers
-from bifocal.serve.workers.processes import Decoders, Model, Preparation, Source, Workers, WorkersDied
-from bifocal.system.preprocessing import Packed
+from bifocal.serve.workers.processes import Decoders, DecoderSettings, Model, ModelSource, Workers, WorkersDied
+from bifocal.system.preprocessing import PackedPost
 
 
 def picture(colour="red", size=(60, 40), kind="PNG"):
@@ -32,7 +32,7 @@ def system(small_run):
 
 @pytest.fixture
 def preparation(system):
-    return Preparation(system.config.model_dump_json(), system.text_role)
+    return DecoderSettings(system.config.model_dump_json(), system.text_role)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_what_cannot_be_read_is_told_by_its_own_error(decoders):
 
 def test_originals_are_encoded_anew(preparation, system):
     found = Decoders(
-        Preparation(preparation.config, preparation.text_role, originals=True), 1, timeout=300, memory=2**30
+        DecoderSettings(preparation.config, preparation.text_role, originals=True), 1, timeout=300, memory=2**30
     )
     try:
         sent = picture() + b"PK\x03\x04 an archive behind the picture"
@@ -193,7 +193,7 @@ def test_a_decoder_has_so_much_memory_and_no_more(preparation):
 
 
 def test_models_that_are_killed_are_started_anew(small_run, system):
-    model = Model(Source(small_run), timeout=300, count=1)
+    model = Model(ModelSource(small_run), timeout=300, count=1)
     try:
         about = asyncio.run(model.load())
         assert (
@@ -202,7 +202,7 @@ def test_models_that_are_killed_are_started_anew(small_run, system):
             and about.reads == ("image", "text")
         )
         posts = [system.preprocessor.post({"text": "a quiet morning"}), system.preprocessor.post({"image": picture()})]
-        packed = [Packed.of(post) for post in posts]
+        packed = [PackedPost.of(post) for post in posts]
         here = [d.probability for d in system.decide(posts)]
         assert [d.probability for d in asyncio.run(model.decide(packed))] == pytest.approx(here, abs=1e-6)
         os.kill(model._processes[0].process.pid, signal.SIGKILL)
@@ -214,7 +214,7 @@ def test_models_that_are_killed_are_started_anew(small_run, system):
 
 @pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_one_that_dies_idle_is_loaded_again_and_ready_says_whether_another_is_there(small_run, wait_until, count):
-    model = Model(Source(small_run), timeout=300, count=count)
+    model = Model(ModelSource(small_run), timeout=300, count=count)
     try:
         asyncio.run(model.load())
         os.kill(model._processes[0].process.pid, signal.SIGKILL)
@@ -227,7 +227,7 @@ def test_one_that_dies_idle_is_loaded_again_and_ready_says_whether_another_is_th
 
 
 def test_one_post_that_the_models_cannot_take_spoils_no_other(records_run):
-    model = Model(Source(records_run), timeout=300, count=1)
+    model = Model(ModelSource(records_run), timeout=300, count=1)
     try:
         preprocessor = bifocal.load(records_run).preprocessor
         posts = [
@@ -235,7 +235,7 @@ def test_one_post_that_the_models_cannot_take_spoils_no_other(records_run):
             preprocessor.post({"tabular": {"colour": 3}}),
             preprocessor.post({"text": "plain house"}),
         ]
-        one, other, third = asyncio.run(model.decide([Packed.of(post) for post in posts]))
+        one, other, third = asyncio.run(model.decide([PackedPost.of(post) for post in posts]))
         assert isinstance(other, BifocalError) and "colour" in str(other)
         assert one.label in (0, 1) and third.label in (0, 1)
     finally:
@@ -243,7 +243,7 @@ def test_one_post_that_the_models_cannot_take_spoils_no_other(records_run):
 
 
 def test_a_folder_that_is_no_run_is_told_at_the_start(tmp_path):
-    model = Model(Source(tmp_path), timeout=300, count=1)
+    model = Model(ModelSource(tmp_path), timeout=300, count=1)
     try:
         with pytest.raises(RunError, match="is not a run folder"):
             asyncio.run(model.load())

@@ -29,7 +29,7 @@ LIVE_KEYS = 2
 """Of one client: the one that is sent, and the one that takes its place."""
 
 
-class Client(Strict):
+class ApiClient(Strict):
     """Who may ask, and what, by one key; a client with two keys stands in the file twice."""
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.@+-]+$")]
@@ -50,17 +50,17 @@ class Client(Strict):
         return role in self.roles or "admin" in self.roles
 
 
-EVERYBODY = Client(name="local", key_hash="", roles=ROLES)
+EVERYBODY = ApiClient(name="local", key_hash="", roles=ROLES)
 """Who asks where no key is needed."""
 
 
 class KeyFile(Strict):
     """What the file holds."""
 
-    clients: tuple[Client, ...] = ()
+    clients: tuple[ApiClient, ...] = ()
 
 
-def read_keys(path: Path) -> tuple[Client, ...]:
+def read_keys(path: Path) -> tuple[ApiClient, ...]:
     """The clients in a file; none where there is no file. Raises `RunError` where it is no file of keys."""
     if not path.exists():
         return ()
@@ -72,7 +72,7 @@ def read_keys(path: Path) -> tuple[Client, ...]:
         raise RunError(f"{path} cannot be read ({error}): put it right; without it, nobody needs a key") from None
 
 
-def read_clients(path: Path, folder: Path, settings: ServeConfig) -> tuple[Client, ...]:
+def read_clients(path: Path, folder: Path, settings: ServeConfig) -> tuple[ApiClient, ...]:
     """The clients of a service of ``folder``. Raises `RunError` as `read_keys`, and where there must be some."""
     clients = read_keys(path)
     if not clients and not settings.loopback and not settings.open:
@@ -89,9 +89,9 @@ def add_key(path: Path, name: str, roles: Iterable[Role], per_minute: int | None
     """A new client's key, which is told once and kept nowhere. Raises `RunError`: the name is taken, or unfit."""
     key = PREFIX + secrets.token_urlsafe(32)
     try:
-        client = Client(name=name, key_hash=_hash(key), roles=tuple(roles), per_minute=per_minute, created=now())
+        client = ApiClient(name=name, key_hash=_hash(key), roles=tuple(roles), per_minute=per_minute, created=now())
     except ValidationError as error:
-        raise RunError(f"this client cannot be made: {explain(error, Client)}") from None
+        raise RunError(f"this client cannot be made: {explain(error, ApiClient)}") from None
     with _changing(path):
         clients = read_keys(path)
         if any(client.name == name and client.revoked is None for client in clients):
@@ -157,7 +157,7 @@ def revoke_key(path: Path, name: str, *, old: bool = False, key_id: str | None =
     return [client.key_id for client in gone]
 
 
-def _live(path: Path, clients: Iterable[Client], name: str) -> list[Client]:
+def _live(path: Path, clients: Iterable[ApiClient], name: str) -> list[ApiClient]:
     """A client's entries whose keys are good, the oldest first. Raises `RunError` where there is none."""
     good = [client for client in clients if client.revoked is None]
     if live := [client for client in good if client.name == name]:
@@ -174,7 +174,7 @@ def _changing(path: Path) -> Iterator[None]:
         yield
 
 
-def _write(path: Path, clients: tuple[Client, ...]) -> None:
+def _write(path: Path, clients: tuple[ApiClient, ...]) -> None:
     path.touch(mode=0o600)
     write_json(path, KeyFile(clients=clients).model_dump(mode="json"))
     path.chmod(0o600)
@@ -193,15 +193,15 @@ class KeyAuth:
         None: `EVERYBODY` asks, and a key that is sent is not looked at.
     """
 
-    def __init__(self, clients: Iterable[Client]):
+    def __init__(self, clients: Iterable[ApiClient]):
         self.clients = tuple(clients)
         self._spent: dict[str, tuple[float, float]] = {}  # client -> tokens left, and when that was
 
-    def update(self, clients: Iterable[Client]) -> None:
+    def update(self, clients: Iterable[ApiClient]) -> None:
         """Take another file's clients; what each has spent stays spent."""
         self.clients = tuple(clients)
 
-    def who(self, key: str | None) -> Client:
+    def who(self, key: str | None) -> ApiClient:
         """The client that bears a key.
 
         Raises
@@ -223,7 +223,7 @@ class KeyAuth:
             raise Refused("unauthorized", f"this API key of {found.name} was revoked on {found.revoked}")
         return found
 
-    def allow(self, client: Client, role: Role, posts: int = 0) -> None:
+    def allow(self, client: ApiClient, role: Role, posts: int = 0) -> None:
         """Let a client do what a role may, with so many posts, or as many as what it writes counts for.
 
         Raises
@@ -244,7 +244,7 @@ class KeyAuth:
                 self._spend(client, 1)
                 break
 
-    def _spend(self, client: Client, posts: int) -> None:
+    def _spend(self, client: ApiClient, posts: int) -> None:
         if client.per_minute is None:
             return
         left, at = self._spent.get(client.name, (float(client.per_minute), monotonic()))

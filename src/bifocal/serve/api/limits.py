@@ -19,7 +19,7 @@ from ..pages.session import NotSignedIn, moderator
 from ..service import Service
 from ..settings import LOOPBACK, ServeConfig
 from .connection import brings_body
-from .keys import Client
+from .keys import ApiClient
 
 SMALL = 2**15
 """Bytes of a body that brings no post: feedback, a verdict, a sign-in, whatever is sent to a page without a session."""
@@ -101,7 +101,7 @@ class Limits:
         whole = path in _POSTS or path.startswith(_OTHERS_POSTS)
         return settings.max_body if whole else min(SMALL, settings.max_body)
 
-    def _client(self, request: Request) -> Client:
+    def _client(self, request: Request) -> ApiClient:
         """Whose key comes with a request, in whatever way an endpoint takes it. Raises `Refused`."""
         headers = request.headers
         given = [headers.get("authorization", "").partition(" ")[2].strip(), headers.get("x-api-key")]

@@ -24,10 +24,10 @@ from ...modalities import PARTS, inputs
 from ...modalities.text import Text
 from ..errors import KINDS, WITHIN, Refused
 from ..log.records import Conflict, NotStorable, StoreFull, StoreGone, UnknownDecision, WrongClient
-from ..posts import Answer, Incoming
+from ..posts import Answer, IncomingPost
 from ..service import Service
 from .bodies import MULTIPART, URLENCODED, CheckedBodyRoute, content_type, read_json
-from .keys import Client
+from .keys import ApiClient
 from .metrics import CONTENT_TYPE
 
 Value = TypeVar("Value")
@@ -70,7 +70,7 @@ class _PostFields(BaseModel):
     subject: str | None = Field(None, max_length=MAX_NAME, description="The author; kept as a keyed hash only.")
     external_id: str | None = Field(None, max_length=MAX_NAME, description="The post, as the platform calls it.")
 
-    def incoming(self, known: Mapping[str, Input], files: Mapping[str, bytes] | None = None) -> Incoming:
+    def incoming(self, known: Mapping[str, Input], files: Mapping[str, bytes] | None = None) -> IncomingPost:
         """The post, whose files come in base64, or beside it. Raises `DataError`."""
         named = {name: part for name, part in self.model_dump(include={*inputs()}).items() if part is not None}
         others = self.parts or {}
@@ -80,7 +80,7 @@ class _PostFields(BaseModel):
         for name, part in given.items():
             if name in known and known[name].is_file:
                 given[name] = decoded(part, name, known[name])
-        return Incoming(given | dict(files or {}), self.subject, self.external_id)
+        return IncomingPost(given | dict(files or {}), self.subject, self.external_id)
 
 
 _PARTS: dict[str, Any] = {name: _field_of(one) for name, one in inputs().items()}
@@ -245,13 +245,13 @@ def service_of(request: Request) -> Service:
 
 def client_of(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None
-) -> Client:
+) -> ApiClient:
     """Who asks, by its key. Raises `Refused`."""
     key = credentials.credentials if credentials else request.headers.get("x-api-key")
     return service_of(request).auth.who(key)
 
 
-def owner_of(client: Client) -> str | None:
+def owner_of(client: ApiClient) -> str | None:
     """The client whose decisions one may touch; None = of all."""
     return None if client.may("admin") else client.name
 
@@ -267,7 +267,7 @@ class _Anything(Convertor[str]):
 
 
 register_url_convertor("anything", _Anything())
-Asking = Annotated[Client, Depends(client_of)]
+Asking = Annotated[ApiClient, Depends(client_of)]
 router = APIRouter(route_class=CheckedBodyRoute)
 
 _NOTED = {"type": "string", "maxLength": MAX_NAME}
@@ -350,7 +350,7 @@ async def predict_batch(request: Request, batch: BatchIn, client: Asking) -> Any
     return JSONResponse({"results": [answer_to_dict(answer) for answer in answers]})
 
 
-def _read_item(item: Mapping[str, Any], known: Mapping[str, Input]) -> Incoming | BifocalError:
+def _read_item(item: Mapping[str, Any], known: Mapping[str, Input]) -> IncomingPost | BifocalError:
     try:
         return PostIn.model_validate(item).incoming(known)
     except ValidationError as error:
@@ -360,11 +360,11 @@ def _read_item(item: Mapping[str, Any], known: Mapping[str, Input]) -> Incoming 
 
 
 async def decide_all(
-    service: Service, posts: Sequence[Incoming | BifocalError], client: Client
+    service: Service, posts: Sequence[IncomingPost | BifocalError], client: ApiClient
 ) -> list[Answer | BifocalError]:
     """A decision or an error for each post; those that cannot be read stay what they are."""
 
-    async def one(post: Incoming | BifocalError) -> Answer | BifocalError:
+    async def one(post: IncomingPost | BifocalError) -> Answer | BifocalError:
         if isinstance(post, BifocalError):
             return post
         try:
@@ -475,7 +475,7 @@ async def metrics(request: Request) -> Response:
 # ---------------------------------------------------------------------------------------------- reading requests
 
 
-async def read_post(request: Request) -> Incoming:
+async def read_post(request: Request) -> IncomingPost:
     """The post in a request of an endpoint that is `CheckedBodyRoute`. Raises `Refused` where it is none."""
     kind = content_type(request).get_content_type()
     if kind == "application/json":
@@ -494,7 +494,7 @@ async def read_post(request: Request) -> Incoming:
     return _of_form(form.multi_items(), service_of(request).served.inputs)
 
 
-def _of_form(items: list[tuple[str, UploadFile | str]], known: Mapping[str, Input]) -> Incoming:
+def _of_form(items: list[tuple[str, UploadFile | str]], known: Mapping[str, Input]) -> IncomingPost:
     fields: dict[str, Any] = {}
     files: dict[str, bytes] = {}
     for name, value in items:

@@ -15,7 +15,7 @@ from ...modalities import PICTURE, TEXT, inputs
 from ..api.bodies import CheckedBodyRoute
 from ..api.routes import POSTING, Asking, cancel_on_disconnect, decide_all, decoded, service_of
 from ..errors import Refused
-from ..service import Answer, Incoming
+from ..posts import Answer, IncomingPost
 from ..settings import CATEGORIES
 from .author_header import Author
 from .schemas import ImagePart, ModerationIn, ModerationOut, TextPart
@@ -52,12 +52,12 @@ async def moderate(request: Request, asked: ModerationIn, client: Asking, author
     return JSONResponse({"id": f"modr-{uuid.uuid4().hex}", "model": version, "results": results})
 
 
-def read_input(asked: ModerationIn) -> list[Incoming]:
+def read_input(asked: ModerationIn) -> list[IncomingPost]:
     """The posts in a request. Raises `Refused` on an address that is no data: URI, and on several pictures."""
     if isinstance(asked.input, str):
-        return [Incoming({TEXT: asked.input})]
+        return [IncomingPost({TEXT: asked.input})]
     if isinstance(asked.input[0], str):
-        return [Incoming({TEXT: str(words)}) for words in asked.input]
+        return [IncomingPost({TEXT: str(words)}) for words in asked.input]
     texts = [part.text for part in asked.input if isinstance(part, TextPart)]
     pictures = [part.image_url.url for part in asked.input if isinstance(part, ImagePart)]
     if len(pictures) > 1:
@@ -72,10 +72,10 @@ def read_input(asked: ModerationIn) -> list[Incoming]:
                 "nothing is fetched",
             )
         parts[PICTURE] = decoded(pictures[0][head.end() :], PICTURE, inputs()[PICTURE])
-    return [Incoming(parts)]
+    return [IncomingPost(parts)]
 
 
-def _result(answer: Answer, post: Incoming, settings: Any) -> dict[str, Any]:
+def _result(answer: Answer, post: IncomingPost, settings: Any) -> dict[str, Any]:
     probability = answer.decision.probability if answer.decision else float(answer.action != "allow")
     flagged = answer.action == "block" or (answer.action == "review" and settings.flag_review)
     ours = set(settings.categories)

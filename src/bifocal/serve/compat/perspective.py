@@ -16,11 +16,11 @@ from fastapi.responses import JSONResponse
 from ...modalities import TEXT
 from ...modalities.text import NO_LANGUAGE
 from ..api.bodies import CheckedBodyRoute
-from ..api.keys import Client
+from ..api.keys import ApiClient
 from ..api.routes import POSTING, cancel_on_disconnect, owner_of, service_of
 from ..errors import Refused
 from ..log.records import storable
-from ..posts import Answer, Incoming
+from ..posts import Answer, IncomingPost
 from ..service import Service
 from .author_header import Author
 from .discovery import document
@@ -52,14 +52,14 @@ class Invalid(Refused):
         self.details = {"errorType": error_type, **more}
 
 
-async def _client(request: Request) -> Client:
+async def _client(request: Request) -> ApiClient:
     """Who asks: its clients put the key into the address, others into a header."""
     header = request.headers.get("authorization", "")
     key = request.query_params.get("key") or request.headers.get("x-goog-api-key") or header.removeprefix("Bearer ")
     return service_of(request).auth.who(key or None)
 
 
-Asking = Annotated[Client, Depends(_client)]
+Asking = Annotated[ApiClient, Depends(_client)]
 router = APIRouter(route_class=CheckedBodyRoute)
 
 
@@ -167,7 +167,7 @@ def _unsupported(attribute: str, languages: Sequence[str], key: str) -> Invalid:
 
 
 async def _decided(
-    request: Request, asked: AnalyzeIn | SuggestIn, comment: str, client: Client, author: str | None, *, keep: bool
+    request: Request, asked: AnalyzeIn | SuggestIn, comment: str, client: ApiClient, author: str | None, *, keep: bool
 ) -> Answer:
     """The answer for a comment that was read whole, in a language that is scored; any other is not logged."""
     service = service_of(request)
@@ -184,7 +184,7 @@ async def _decided(
         if not _supported(service, detected):
             raise _unsupported(next(iter(attributes or {})), [detected], "detectedLanguages")
 
-    incoming = Incoming({TEXT: comment}, subject=author, keep=keep, check=check)
+    incoming = IncomingPost({TEXT: comment}, subject=author, keep=keep, check=check)
     return await cancel_on_disconnect(request, service.decide(incoming, client))
 
 

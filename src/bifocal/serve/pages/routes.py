@@ -34,7 +34,7 @@ from ..api.routes import cancel_on_disconnect, service_of, to_refused
 from ..errors import Refused
 from ..log.decision_store import DecisionStore
 from ..log.records import Conflict, Event, Item, KeptPost, LoggedDecision, UnknownDecision
-from ..posts import Incoming
+from ..posts import IncomingPost
 from ..served_models import ServedModels
 from ..service import Service
 from . import untrusted_text as words
@@ -214,7 +214,7 @@ async def tried(request: Request, who: Moderator) -> Response:
     try:
         if not parts:
             raise Refused("unusable", "Write a text or choose a picture")
-        explanation = await cancel_on_disconnect(request, service.explain(Incoming(parts), grid=GRID))
+        explanation = await cancel_on_disconnect(request, service.explain(IncomingPost(parts), grid=GRID))
     except BifocalError as error:
         refused = to_refused(error)
         return _try_page(request, who, refused.status, typed=typed, wrong=str(refused))

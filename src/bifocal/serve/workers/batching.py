@@ -15,9 +15,9 @@ from ..errors import Refused
 
 if TYPE_CHECKING:
     from ...system.decision import Decision
-    from ...system.preprocessing import Packed
+    from ...system.preprocessing import PackedPost
 
-    Decide = Callable[[Sequence[Packed]], Awaitable[Sequence[Decision | BifocalError]]]
+    Decide = Callable[[Sequence[PackedPost]], Awaitable[Sequence[Decision | BifocalError]]]
 
 CHARACTERS_PER_TOKEN = 3
 """Fewer than tokenizers make of most languages: a batch is rather too small than too large."""
@@ -55,7 +55,7 @@ class AdmissionControl:
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
-    post: Packed
+    post: PackedPost
     tokens: int
     pictures: int
     future: asyncio.Future[Decision | BifocalError]
@@ -109,7 +109,7 @@ class Batcher:
         """Posts that wait."""
         return len(self._waiting)
 
-    async def decide(self, post: Packed) -> Decision:
+    async def decide(self, post: PackedPost) -> Decision:
         """The Decision on one post; who stops waiting (cancels) frees its place.
 
         Raises

@@ -31,7 +31,7 @@ from ...errors import BifocalError, ModelError, PictureError, RunError
 from ...modalities import PICTURE, TEXT
 from ...modalities.text import MAX_CHARACTERS
 from ...system.parity_probe import ParityWarning
-from ...system.preprocessing import Packed, Preprocessor
+from ...system.preprocessing import PackedPost, Preprocessor
 from ..errors import Refused
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ EXPLAIN_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Preparation:
+class DecoderSettings:
     """What a decoder has to know of a run."""
 
     config: str
@@ -68,10 +68,10 @@ class Preparation:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedPost:
     """A post as a decoder hands it back."""
 
-    post: Packed
+    post: PackedPost
     text_hash: str | None
     """SHA-256 of the text as it came."""
     image_hash: str | None
@@ -83,7 +83,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Description:
+class ModelDescription:
     """What the service tells of the models that it runs."""
 
     folder: Path
@@ -118,16 +118,18 @@ def import_beforehand(torch: bool) -> None:
 
 
 @lru_cache(maxsize=2)
-def _preprocessor(preparation: Preparation) -> Preprocessor:
-    return Preprocessor(RunConfig.model_validate_json(preparation.config), preparation.text_role, preparation.max_text)
+def _preprocessor(decoder_settings: DecoderSettings) -> Preprocessor:
+    return Preprocessor(
+        RunConfig.model_validate_json(decoder_settings.config), decoder_settings.text_role, decoder_settings.max_text
+    )
 
 
-def _start_decoder(preparation: Preparation, memory: int) -> None:
+def _start_decoder(decoder_settings: DecoderSettings, memory: int) -> None:
     """Load what is needed, so that the first post does not wait for it, and let this process have so much more."""
     from ...data.compose import detect_language
 
     detect_language("words")
-    preprocessor = _preprocessor(preparation)
+    preprocessor = _preprocessor(decoder_settings)
     try:
         for used in preprocessor.transcribers:
             if used.reads:
@@ -138,21 +140,21 @@ def _start_decoder(preparation: Preparation, memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _prepare(preparation: Preparation, parts: Mapping[str, Any]) -> Prepared:
-    preprocessor = _preprocessor(preparation)
+def _prepare(decoder_settings: DecoderSettings, parts: Mapping[str, Any]) -> PreparedPost:
+    preprocessor = _preprocessor(decoder_settings)
     post = preprocessor.post(parts)
     words, picture = parts.get(TEXT), parts.get(PICTURE)
-    return Prepared(
-        Packed.of(post),
+    return PreparedPost(
+        PackedPost.of(post),
         None if words is None else hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest(),
         None if picture is None else hashlib.sha256(picture).hexdigest(),
-        _hashed(picture) if preparation.hashes and picture is not None else None,
-        preprocessor.keep(post) if preparation.originals else {},
+        _hashed(picture) if decoder_settings.hashes and picture is not None else None,
+        preprocessor.keep(post) if decoder_settings.originals else {},
     )
 
 
-def _prepare_kept(preparation: Preparation, columns: Mapping[str, Any]) -> Packed:
-    return Packed.of(_preprocessor(preparation).restore(columns))
+def _prepare_kept(decoder_settings: DecoderSettings, columns: Mapping[str, Any]) -> PackedPost:
+    return PackedPost.of(_preprocessor(decoder_settings).restore(columns))
 
 
 def _hashed(picture: bytes) -> tuple[str, int]:
@@ -165,7 +167,7 @@ def _hashed(picture: bytes) -> tuple[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ModelSource:
     """What a model's processes load."""
 
     folder: Path
@@ -176,7 +178,7 @@ class Source:
 
 
 @lru_cache(maxsize=1)
-def _system(source: Source) -> System:
+def _system(source: ModelSource) -> System:
     from ... import load
 
     with warnings.catch_warnings(record=True) as told:
@@ -189,9 +191,9 @@ def _system(source: Source) -> System:
     return system
 
 
-def _describe(source: Source) -> Description:
+def _describe(source: ModelSource) -> ModelDescription:
     system = _system(source)
-    return Description(
+    return ModelDescription(
         source.folder,
         system.engine.name,
         system.config,
@@ -206,7 +208,7 @@ def _describe(source: Source) -> Description:
     )
 
 
-def _decide(source: Source, posts: Sequence[Packed]) -> list[Decision | BifocalError]:
+def _decide(source: ModelSource, posts: Sequence[PackedPost]) -> list[Decision | BifocalError]:
     system, opened = _system(source), [post.open() for post in posts]
     results: list[Decision | BifocalError | None] = [None] * len(posts)
     fit = []
@@ -229,7 +231,7 @@ def _decide(source: Source, posts: Sequence[Packed]) -> list[Decision | BifocalE
 
 
 @lru_cache(maxsize=1)
-def _covered(source: Source, blob: bytes, grid: int) -> Covered:
+def _covered(source: ModelSource, blob: bytes, grid: int) -> Covered:
     """The versions of a post that is being explained, a few at a time."""
     from ...system.explain import Covered
 
@@ -238,7 +240,7 @@ def _covered(source: Source, blob: bytes, grid: int) -> Covered:
     return Covered.of(system, post, grid)
 
 
-def _encode_some(source: Source, packed: Packed, grid: int, start: int) -> tuple[int, bytes]:
+def _encode_some(source: ModelSource, packed: PackedPost, grid: int, start: int) -> tuple[int, bytes]:
     """How many versions of a post there are, and what the experts say of the next few of them.
 
     In Python's own format, which only a process that holds models opens: the service itself has no tensors.
@@ -248,7 +250,7 @@ def _encode_some(source: Source, packed: Packed, grid: int, start: int) -> tuple
     return len(covered), pickle.dumps(evidence)
 
 
-def _explain(source: Source, packed: Packed, grid: int, encoded: Sequence[bytes]) -> Explanation:
+def _explain(source: ModelSource, packed: PackedPost, grid: int, encoded: Sequence[bytes]) -> Explanation:
     from ...system.explain import explained, joined
 
     covered = _covered(source, packed.blob, grid)
@@ -256,7 +258,7 @@ def _explain(source: Source, packed: Packed, grid: int, encoded: Sequence[bytes]
     return explained(_system(source), covered, joined([pickle.loads(part) for part in encoded]))
 
 
-def _start_model(source: Source, threads: int) -> None:
+def _start_model(source: ModelSource, threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:  # imported beforehand, when it read another number
         sys.modules["torch"].set_num_threads(threads)
@@ -508,12 +510,12 @@ class WorkersDied(Exception):
 class Decoders(Workers):
     """Prepares posts in processes of their own."""
 
-    def __init__(self, preparation: Preparation, count: int, *, timeout: float, memory: int):
-        self.preparation = preparation
+    def __init__(self, decoder_settings: DecoderSettings, count: int, *, timeout: float, memory: int):
+        self.decoder_settings = decoder_settings
         self.timeout = timeout
-        super().__init__(count, _start_decoder, preparation, memory, name="decoder")
+        super().__init__(count, _start_decoder, decoder_settings, memory, name="decoder")
 
-    async def prepare(self, parts: Mapping[str, Any]) -> Prepared:
+    async def prepare(self, parts: Mapping[str, Any]) -> PreparedPost:
         """One post of these parts.
 
         Raises
@@ -523,13 +525,13 @@ class Decoders(Workers):
         """
         return await self._ask(_prepare, parts)
 
-    async def restore(self, columns: Mapping[str, Any]) -> Packed:
+    async def restore(self, columns: Mapping[str, Any]) -> PackedPost:
         """A post of what the log kept of one. Raises as `Preprocessor.restore`, and as `prepare`."""
         return await self._ask(_prepare_kept, columns)
 
     async def _ask(self, task: Callable[..., Result], *post: Any) -> Result:
         try:
-            return await self.run(task, self.preparation, *post, timeout=self.timeout)
+            return await self.run(task, self.decoder_settings, *post, timeout=self.timeout)
         except TimeoutError:
             raise PictureError(
                 f"the post takes more than {self.timeout:g} s to read: send a smaller picture or a shorter text"
@@ -541,12 +543,12 @@ class Decoders(Workers):
 class Model(Workers):
     """The models of one run or bundle, in processes of their own."""
 
-    def __init__(self, source: Source, *, timeout: float, count: int):
+    def __init__(self, source: ModelSource, *, timeout: float, count: int):
         self.source = source
         self.timeout = timeout
         super().__init__(count, _start_model, source, max(1, (os.cpu_count() or 1) // count), name="model")
 
-    async def load(self) -> Description:
+    async def load(self) -> ModelDescription:
         """What they are, once every process has them. Raises what `bifocal.load` raises."""
         try:
             about = await self.run(_describe, self.source, timeout=10 * self.timeout)
@@ -556,11 +558,11 @@ class Model(Workers):
             await asyncio.sleep(0.05)
         return about
 
-    async def decide(self, posts: Sequence[Packed]) -> list[Decision | BifocalError]:
+    async def decide(self, posts: Sequence[PackedPost]) -> list[Decision | BifocalError]:
         """A Decision, or an error, for each post. Raises `Refused` where the process ended twice, or hangs."""
         return await self._ask(_decide, posts, lost="the models ended on these posts; they are started anew")
 
-    async def explain(self, post: Packed, grid: int, between: Callable[[], Awaitable[None]]) -> Explanation:
+    async def explain(self, post: PackedPost, grid: int, between: Callable[[], Awaitable[None]]) -> Explanation:
         """Why a post is decided as it is. Raises as `System.explain`, and as `decide`.
 
         It takes an encoder pass for every piece of the post: a few at a time, and ``between`` is awaited before each
