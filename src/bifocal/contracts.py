@@ -328,7 +328,8 @@ class Encoder(Protocol):
     def encode(self, values: Sequence[Any], progress: Callable[[int], None] | None = None) -> dict[str, Tensor]:
         """One pass: ``features [n, d]`` and ``logits [n, C]``, float32 on the CPU, in the order given.
 
-        What else it returns ``[n, …]`` is kept in the cache for `fit_head`. ``progress`` takes the examples done.
+        What else it returns ``[n, …]`` is kept in the cache for `fit_head`, and so are the windows of long values
+        (`bifocal.models.window_rows`). ``progress`` takes the examples done.
         """
 
     def fit_head(self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str]) -> list[dict[str, float]]:

@@ -313,3 +313,41 @@ def test_an_expert_that_was_altered_before_its_step_was_noted_is_trained_again(s
     told = []
     fit(splits, tmp_path, config(), on_epoch=lambda _, row: told.append(row))
     assert told and weights.read_bytes() == whole
+
+
+def test_a_long_text_runs_once_per_window_and_is_judged_by_a_window_that_its_head_chooses(tmp_path):
+    rng = random.Random(1)
+
+    def posts():
+        for split, size in (("train", 120), ("val", 40), ("test", 20)):
+            for i in range(size):
+                y, k = i % 2, 1 if i % 4 < 2 else 8
+                words = [rng.choices(FILLER, k=12) for _ in range(k)]
+                words[rng.randrange(k)][3] = rng.choice(CUES[1] if y else CUES[0])
+                text = compose("", " ".join(word for part in words for word in part), "en")
+                yield Example(f"{split}-{i}", {"text": text}, {"kind": y}, group=f"{split}-{i}", split=split)
+
+    pack(posts(), None, {"text": Text()}, folder=(tmp_path / "shards").joinpath, taxonomy=TAXONOMY, shard_size=50)
+    splits = {name: open_split(tmp_path / "shards" / name, {"text": Text()}, TAXONOMY) for name in SIZES}
+    fitted = fit(splits, tmp_path, config(options={"max_length": 48}))
+    encoder = fitted.encoder
+    windows = {name: [len(encoder.windows(v).texts) for v in split.values("text")] for name, split in splits.items()}
+    assert {1, max(windows["test"])} == set(windows["test"]) and max(windows["test"]) > 2
+    assert encoder.examples_encoded == sum(windows["train"]) + sum(windows["val"])
+    assert encoder.window_offsets[0] == 0 and len(encoder.window_offsets) == 8
+    said = {name: evidence(encoder, splits, name, tmp_path) for name in SIZES}
+    once = encoder.examples_encoded
+    assert once == sum(map(sum, windows.values()))
+    test = splits["test"].values("text")
+    direct = encoder.encode(list(test))
+    for name in ("features", "logits"):
+        torch.testing.assert_close(getattr(said["test"], name), direct[name], atol=1e-4, rtol=1e-4)
+    for row, count in enumerate(windows["test"]):
+        alone = encoder.encode(encoder.windows(test[row]).texts)
+        odds = alone["logits"][:, 1] - alone["logits"][:, 0]
+        best = odds.argmax()
+        torch.testing.assert_close(said["test"].features[row], alone["features"][best], atol=1e-4, rtol=1e-4)
+        found = said["test"].logits[row, 1] - said["test"].logits[row, 0]
+        assert float(found) == pytest.approx(float(odds[best]) - encoder.window_offsets[count - 1], abs=1e-3)
+    again = evidence(encoder, splits, "train", tmp_path)  # from the cache
+    assert torch.equal(again.features, said["train"].features) and torch.equal(again.logits, said["train"].logits)

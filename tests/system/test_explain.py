@@ -183,3 +183,20 @@ def test_a_post_that_was_kept_is_explained_as_it_was_decided(system, picture):
     assert explain(system, kept, 2).score == pytest.approx(explain(system, post, 2).score, abs=1e-5)
     with pytest.raises(DataError, match="nothing is kept"):
         preprocessor.restore({"text": None, "picture": None, "tabular": {"a": 1}})
+
+
+def test_the_window_that_speaks_most_is_told_and_a_short_text_has_none(system, picture):
+    assert system.explain(WORDS, picture).windows == {} and "windows" not in system.explain(WORDS).to_dict()
+    long = " ".join(f"{WORDS} {i}" for i in range(40))
+    found = system.explain(long, picture)
+    windows = system.engine.windows("text", found.values["text"])
+    assert found.decision.truncated is not windows.whole
+    read = found.windows["text"]
+    assert [window.place for window in read] == list(windows.places) and len(read) > 2
+    assert found.deciding_window("text").score == max(window.score for window in read)
+    told = json.loads(json.dumps(found.to_dict()))["windows"]["text"]
+    assert told["read"][told["deciding"]]["score"] == found.deciding_window("text").score
+    # The expert judges the text by that window.
+    assert told["read"][told["deciding"]]["probability"] == pytest.approx(
+        found.decision.models["text_expert"].probability, abs=1e-4
+    )

@@ -24,6 +24,7 @@ from ..fit.evidence import Evidence, features_of
 from ..fit.tokens import spread
 from ..modalities import PICTURE, TEXT
 from ..modalities.image import with_word_boxes
+from ..models.window_rows import by_head
 from ..system.system import System
 from ..system.torch_engine import torch_engine
 from ..workspace import RunRecord, Workspace, fingerprint, read_json, read_jsonl, write_json
@@ -213,10 +214,10 @@ class _Posts:
         engine = torch_engine(system.engine)
         for name, encoder in engine.experts.items():
             path = space.evidence(system.modalities[name].expert_name, split_name)
-            encoded = features_of(encoder, whole, name, path)
+            encoded = by_head(encoder, features_of(encoder, whole, name, path))
             present = torch.tensor(whole.present[name], dtype=torch.bool)
             # Those of the deployed head, also where the head has learned from the rows.
-            logits = encoder.head_logits(encoded) * present[:, None]
+            logits = encoded["logits"] * present[:, None]
             every = Evidence(
                 whole.ids, whole.groups, encoded["features"], logits, present, classes, torch.zeros_like(present)
             )

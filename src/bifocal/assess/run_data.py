@@ -23,6 +23,7 @@ from ..fit.expert import load_expert
 from ..fit.fusion import CARD, MODEL, fusion_parameters, load_fusion
 from ..fit.tokens import make_tokens, token_path
 from ..modalities import TEXT, build_modalities
+from ..models.saved_encoder import WindowedEncoder
 from ..sources import build_source, taxonomy_of
 from ..system.system import load_policy
 from ..workspace import Workspace, read_json
@@ -244,6 +245,13 @@ class RunData:
             return [""] * len(packed)
         parts = zip(packed.values(TEXT), packed.present[TEXT], strict=True)
         return [text if there else "" for text, there in parts]
+
+    def windows(self, split: str) -> list[int]:
+        """In how many windows the text of each row of a split is read; 0 where there is none."""
+        encoder = self.encoders.get(TEXT)
+        if not isinstance(encoder, WindowedEncoder):
+            return [int(bool(text)) for text in self.texts(split)]
+        return [len(encoder.windows(text).texts) if text else 0 for text in self.texts(split)]
 
     def predictions(self, split: str) -> Predictions:
         """What each model says of a split."""

@@ -55,6 +55,8 @@ class EvaluatedRows:
         ``ocr.jsonl``
     clusters : mapping
         Near-duplicate group -> rows of it in the whole run.
+    windows : sequence of int
+        In how many windows each text is read, 0 where it is absent; empty where that is not known.
     """
 
     split: Split
@@ -63,6 +65,7 @@ class EvaluatedRows:
     taxonomy: Taxonomy
     ocr: Path
     clusters: Mapping[str, int]
+    windows: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,7 @@ def _usual_columns(
     return {
         "language": columns["language"],
         "text_length": [len(without_tags(text)) or "no text" for text in rows.texts],
+        "windows": [count or "no text" for count in rows.windows] if max(rows.windows, default=0) > 1 else [],
         "ocr_confidence": _confidences(rows.split.ids, rows.ocr),
         "presence": [pattern or "nothing" for pattern in rows.predictions.patterns],
         TARGET: columns.get(TARGET, []) if policy.label != TARGET else [],

@@ -51,6 +51,13 @@ def print_explanation(explanation: Explanation, written: Mapping[str, Path], as_
     for name, pieces in explanation.pieces.items():
         strongest = ", ".join(f"{w.piece.name} {w.effect:+.2f}" for w in pieces[:STRONGEST])
         console.print(f"{name}: {strongest or 'no second piece to compare with'}", soft_wrap=True)
+    for name, windows in explanation.windows.items():
+        decided = explanation.deciding_window(name)
+        console.print(
+            f"{name}: read in {len(windows)} windows, of which number {windows.index(decided) + 1} (characters "
+            f"{decided.place[0]} to {decided.place[1]}) speaks most for it: {decided.score:+.2f} alone",
+            soft_wrap=True,
+        )
     for path in written.values():
         console.print(f"written: {path}", soft_wrap=True)
 

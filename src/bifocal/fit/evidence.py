@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..contracts import TokenEncoder
 from ..example import Evidence, Label
+from ..models.window_rows import by_head, by_held_out_heads, put_rows, take_rows
 from ..workspace import atomic, fingerprint
 from .tokens import make_tokens, token_path
 
@@ -50,7 +51,8 @@ def evidence_of(
     ----------
     path : Path
         The cache, a safetensors file for outside readers too: ``features``, ``logits``, ``present``, ``labels``,
-        ``seen``, with the ids and the fingerprints of weights, preprocessing and shards in its metadata.
+        ``seen``, with the ids and the fingerprints of weights, preprocessing and shards in its metadata. Where the
+        head chooses among the windows of long texts, these lie beside (`bifocal.models.window_rows`).
     folds, seed : int
         Of the cross-fitting.
     keep : bool
@@ -67,7 +69,8 @@ def evidence_of(
     encoded = features_of(encoder, split, modality_name, path, progress, keep=keep)
     labels = torch.tensor(split.classes(label_name, label))
     present = torch.tensor(split.present[modality_name], dtype=torch.bool)
-    deployed = encoder.head_logits(encoded) * present[:, None]
+    found_by_head = by_head(encoder, encoded)
+    deployed = found_by_head["logits"] * present[:, None]
     rows = [i for i, name in enumerate(split.ids) if name in encoder.learned_from]
     seen = torch.zeros(len(split), dtype=torch.bool)
     seen[[] if encoder.frozen else rows] = True
@@ -75,15 +78,17 @@ def evidence_of(
     key = {**_source(encoder, split), "head": _digest({"logits": deployed}), "task": task}
     cached = read_cache(path, key)
     if cached is None:
-        logits = deployed.clone()
+        features, logits = found_by_head["features"], deployed.clone()
         if encoder.frozen and rows:
-            some = {name: tensor[rows] for name, tensor in encoded.items()}
             groups = [split.groups[i] for i in rows]
-            logits[rows] = encoder.cross_fit(some, labels[rows], groups, folds=folds, seed=seed)
-        cached = {**encoded, "logits": logits, "present": present, "labels": labels, "seen": seen}
+            some = take_rows(encoded, rows)
+            held_out = by_held_out_heads(encoder, some, labels[rows], groups, folds=folds, seed=seed)
+            features[rows], logits[rows] = held_out["features"], held_out["logits"]
+        more = {"features": features, "logits": logits, "present": present, "labels": labels, "seen": seen}
+        cached = {**encoded, **more}
         if keep:
             write_cache(path, cached, {**key, "ids": split.ids})
-    return Evidence(split.ids, split.groups, encoded["features"], cached["logits"], present, labels, seen, found)
+    return Evidence(split.ids, split.groups, cached["features"], cached["logits"], present, labels, seen, found)
 
 
 def tokens_of(
@@ -108,7 +113,7 @@ def tokens_of(
     def encode(values: Sequence[Any], tell: Callable[[int], None] | None) -> list[Tensor]:
         nonlocal done
         found, tokens = encoder.encode_tokens(values, tell)
-        _put(encoded, found, rows[done : done + len(tokens)], len(split))
+        put_rows(encoded, found, rows[done : done + len(tokens)], len(split))
         done += len(tokens)
         return tokens
 
@@ -146,18 +151,10 @@ def features_of(
 
     for start in range(0, max(len(rows), 1), ENCODED_AT_ONCE):
         some = rows[start : start + ENCODED_AT_ONCE]
-        _put(encoded, encoder.encode(split.take(some).values(modality_name), tell), some, len(split))
+        put_rows(encoded, encoder.encode(split.take(some).values(modality_name), tell), some, len(split))
     if keep:
         write_cache(path, encoded, source)
     return encoded
-
-
-def _put(encoded: dict[str, Tensor], found: Mapping[str, Tensor], rows: Sequence[int], n: int) -> None:
-    """What an encoder gave of some of n rows, but for its logits, in the place of these rows."""
-    for name in found.keys() - {"logits"}:
-        if name not in encoded:
-            encoded[name] = torch.zeros(n, found[name].shape[1])
-        encoded[name][rows] = found[name]
 
 
 def _source(encoder: Encoder, split: Split) -> dict[str, str]:

@@ -23,6 +23,8 @@ from ..evaluate.metrics import METRICS, headline_metric
 from ..example import UNLABELLED, Label, Rows
 from ..models.classifier import figures
 from ..models.saved import CARD, read_card
+from ..models.saved_encoder import WindowedEncoder
+from ..models.window_rows import by_head, fit_head, learn_offsets, take_rows
 from ..workspace import file_sha256, fingerprint, read_json, write_json
 from .candidates import candidates
 from .evidence import Progress, features_of, tokens_of
@@ -151,6 +153,7 @@ def fit_expert(
     tried = _candidates_of(names, encoders, files)
     histories = {c.name: _train(c, used, data.modality_name, on_epoch, progress) for c in tried}
     taken, reached = _select(tried, used, data.modality_name)
+    _fit_offsets(taken, used, data.modality_name, seed)
     _keep_evidence(tried, taken, used, files)
     taken.encoder.learned_from = frozenset(used["train"].usable.ids)
     taken.encoder.save(files.folder)
@@ -227,7 +230,7 @@ def _keep_evidence(tried: Sequence[_Candidate], taken: _Candidate, splits: Itera
 def _reached(candidate: _Candidate, val: _UsableRows, modality_name: str) -> float:
     """The verdict's metric of the expert alone on rows it is judged by; a frozen one has encoded them before."""
     every = features_of(candidate.encoder, val.split, modality_name, candidate.evidence_path("val"))
-    logits = candidate.encoder.head_logits({key: tensor[val.rows] for key, tensor in every.items()})
+    logits = by_head(candidate.encoder, take_rows(every, val.rows))["logits"]
     probabilities = softmax(logits.double().numpy())
     measure = METRICS[headline_metric(probabilities.shape[1])]
     return float(measure(np.array(val.classes), probabilities, None))
@@ -313,13 +316,29 @@ def _fit_head(
             tokens_of(encoder, found.split, modality_name, candidate.evidence_path(name), progress)
         every = features_of(encoder, found.split, modality_name, candidate.evidence_path(name), progress)
         whole = len(found.rows) == len(found.split)  # then no copy is made
-        encoded[name] = every if whole else {key: tensor[found.rows] for key, tensor in every.items()}
+        encoded[name] = every if whole else take_rows(every, found.rows)
     labels = {name: torch.tensor(found.classes) for name, found in used.items()}
-    history = encoder.fit_head(encoded["train"], labels["train"], used["train"].usable.groups)
+    history = fit_head(encoder, encoded["train"], labels["train"], used["train"].usable.groups)
     if "val" in used:
-        measured = figures(encoder.head_logits(encoded["val"]), labels["val"])
+        measured = figures(by_head(encoder, encoded["val"])["logits"], labels["val"])
         history[-1].update({f"val_{name}": value for name, value in measured.items()})
     return history
+
+
+def _fit_offsets(candidate: _Candidate, used: Mapping[str, _UsableRows], modality_name: str, seed: int) -> None:
+    """Have an encoder that chooses among windows know how high the highest of several is by chance.
+
+    Learned from held-out heads on train where the encoder is frozen, else from val; nothing is where no text is long.
+    """
+    encoder, name = candidate.encoder, "train" if candidate.encoder.frozen else "val"
+    if not isinstance(encoder, WindowedEncoder) or name not in used:
+        return
+    found = used[name]
+    if not encoder.frozen and not any(len(encoder.windows(v).texts) > 1 for v in found.usable.values(modality_name)):
+        return  # what fine-tuning took is encoded once the expert is saved
+    every = features_of(encoder, found.split, modality_name, candidate.evidence_path(name))
+    encoded, labels = take_rows(every, found.rows), torch.tensor(found.classes)
+    learn_offsets(encoder, encoded, labels, found.usable.groups, seed=seed)
 
 
 def _claim(checkpoints: Path, key: str) -> None:

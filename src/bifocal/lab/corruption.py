@@ -15,6 +15,7 @@ from ..diagnose.scored_rows import Score
 from ..errors import DataError
 from ..evaluate.compare import Resampling
 from ..example import UNLABELLED, Evidence
+from ..models.window_rows import by_held_out_heads, take_rows
 
 if TYPE_CHECKING:
     from ..contracts import Encoder, Modality
@@ -174,8 +175,9 @@ def truncated_levels(
         learned = [place for place, i in enumerate(there) if part.ids[i] in encoder.learned_from]
         if encoder.frozen and learned:
             own = [there[place] for place in learned]
-            some = {name: tensor[learned] for name, tensor in encoded.items() if name != "logits"}
+            some = take_rows({name: tensor for name, tensor in encoded.items() if name != "logits"}, learned)
             groups = [part.groups[i] for i in own]
-            logits[own] = encoder.cross_fit(some, part.labels[own], groups, folds=how.folds, seed=seed)
+            held_out = by_held_out_heads(encoder, some, part.labels[own], groups, folds=how.folds, seed=seed)
+            features[own], logits[own] = held_out["features"], held_out["logits"]
         levels[float(severity)] = replace(part, features=features, logits=logits)
     return levels

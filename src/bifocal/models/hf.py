@@ -319,12 +319,17 @@ class HfTokenEncoder(HfEncoder):
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """What `encode` gives and, of the same pass, the last hidden states ``[L, d]`` of each value, not padded."""
         tokens = [torch.empty(0)] * len(values)
+        return self.run(values, progress, keep_tokens(tokens)), tokens
 
-        def keep(rows: Sequence[int], inputs: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-            for row, states in zip(rows, unpadded(found[STATES], inputs.get(MASK)), strict=True):
-                tokens[row] = states
 
-        return self.run(values, progress, keep), tokens
+def keep_tokens(tokens: list[Tensor]) -> OnBatch:
+    """Puts the tokens of each row of a batch in their place."""
+
+    def keep(rows: Sequence[int], inputs: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+        for row, states in zip(rows, unpadded(found[STATES], inputs.get(MASK)), strict=True):
+            tokens[row] = states
+
+    return keep
 
 
 def unpadded(states: Tensor, mask: Tensor | None) -> list[Tensor]:

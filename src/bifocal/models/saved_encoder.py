@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from ..workspace import read_json, write_json
 from .classifier import figures
 from .linear import FOLDS, PENALTIES, LinearHead, cross_fit, fit_linear
 from .saved import check_seal, read_card, sealed
+
+if TYPE_CHECKING:
+    from .windows import Windows
 
 LEARNED = "learned_from.json"
 OnBatch = Callable[[Sequence[int], Any, Mapping[str, Tensor]], None]
@@ -31,11 +34,15 @@ class FasterForInference(Protocol):
 
 
 @runtime_checkable
-class Cutting(Protocol):
-    """An encoder that cuts values that are too long."""
+class WindowedEncoder(Protocol):
+    """An encoder that reads values that are too long for one pass in several."""
 
-    def whole(self, value: Any) -> bool:
-        """Whether all of a value is read."""
+    most_windows: int
+    window_offsets: list[float]
+    """Of `bifocal.models.windows.join_windows`; saved with it."""
+
+    def windows(self, value: Any) -> Windows:
+        """The windows that are read of a value, and whether they hold all of it."""
 
 
 class SavedEncoder:
@@ -162,10 +169,20 @@ class SavedEncoder:
         self, values: Sequence[Any], progress: Callable[[int], None] | None = None, on_batch: OnBatch | None = None
     ) -> dict[str, Tensor]:
         """As `encode`; ``on_batch`` takes each batch's rows, inputs and all that `compute` gave of them."""
-        encoded = {name: torch.zeros(len(values), width) for name, width in self.widths().items()}
+        return self.run_batches(self.batches(values), len(values), progress, on_batch)
+
+    def run_batches(
+        self,
+        batches: Iterator[tuple[list[int], Any]],
+        n: int,
+        progress: Callable[[int], None] | None = None,
+        on_batch: OnBatch | None = None,
+    ) -> dict[str, Tensor]:
+        """As `run`, of n rows whose batches are made."""
+        encoded = {name: torch.zeros(n, width) for name, width in self.widths().items()}
         done = 0
         with torch.inference_mode():
-            for rows, inputs in self.batches(values):
+            for rows, inputs in batches:
                 found = self.compute(inputs)
                 for name, tensor in encoded.items():
                     tensor[rows] = found[name]

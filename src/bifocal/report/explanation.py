@@ -106,6 +106,8 @@ def _part(explanation: Explanation, name: str) -> dict[str, Any]:
     value, pieces = explanation.values[name], explanation.pieces[name]
     drawn: dict[str, Any] = {"name": name, "pieces": pieces[:LISTED], "more": max(0, len(pieces) - LISTED)}
     drawn["scale"] = scale_of(pieces)
+    if name in explanation.windows:
+        drawn |= {"windows": len(explanation.windows[name]), "decided": explanation.deciding_window(name)}
     if isinstance(value, str):
         drawn["words"] = list(marked(value, pieces))
     elif isinstance(value, Image.Image):

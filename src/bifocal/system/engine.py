@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..example import Evidence
+    from ..models.windows import Windows
 
 
 class Engine(Protocol):
@@ -25,8 +26,8 @@ class Engine(Protocol):
     def check(self, modality: str, value: Any) -> None:
         """Refuse a value that training cannot have meant. Raises `DataError`."""
 
-    def whole(self, modality: str, value: Any) -> bool:
-        """Whether the expert reads all of a value; not so of a text that is longer than its encoder takes."""
+    def windows(self, modality: str, value: Any) -> Windows | None:
+        """The windows that are read of a text, and whether they hold all of it; None where values have no windows."""
 
     def evidence(self, posts: Sequence[Mapping[str, Any]]) -> dict[str, Evidence]:
         """Run each encoder once over the parts that are there; modality -> Evidence of all rows.

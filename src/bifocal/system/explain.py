@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..contracts import Modality, Piece
     from ..decide.policy import Policy
     from ..example import Evidence, Example, Label
+    from ..models.windows import Windows
     from .decision import Decision
     from .engine import Engine
     from .preprocessing import Post
@@ -48,6 +49,22 @@ class Weighed:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadWindow:
+    """One of the windows in which a long text was read.
+
+    Attributes
+    ----------
+    place : (int, int)
+        Where its words begin and end in the text.
+    score : float
+        Log-odds of the explained class by the text's own expert, calibrated, of this window alone.
+    """
+
+    place: tuple[int, int]
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Why a post was decided as it was; scores are log-odds of calibrated probabilities (natural logarithm).
 
@@ -70,6 +87,8 @@ class Explanation:
         Modality -> every `Weighed` piece, the strongest effect first, whatever its sign.
     values : dict
         Modality -> what its expert read; for drawing, not in `to_dict`.
+    windows : dict
+        Modality -> the windows in which it was read, in their order, where there were several.
     """
 
     decision: Decision
@@ -81,13 +100,18 @@ class Explanation:
     subsets: dict[frozenset[str], float]
     pieces: dict[str, tuple[Weighed, ...]]
     values: dict[str, Any] = field(repr=False, compare=False)
+    windows: dict[str, tuple[ReadWindow, ...]] = field(default_factory=dict)
 
     def alone(self, name: str) -> float:
         """The score of a post that brought this part only."""
         return self.subsets[frozenset({name})]
 
+    def deciding_window(self, name: str) -> ReadWindow:
+        """The window that speaks most for the explained class. Raises `KeyError` where the part was read in one."""
+        return max(self.windows[name], key=lambda window: window.score)
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: numbers in log-odds, with the probabilities behind them."""
+        """JSON-able: numbers in log-odds, with the probabilities behind them; ``windows`` where a text had several."""
         return {
             "decision": self.decision.to_dict(),
             "explains": self.explains,
@@ -112,6 +136,16 @@ class Explanation:
                 ]
                 for name, weighed in self.pieces.items()
             },
+            **({"windows": {name: self._windows_of(name) for name in self.windows}} if self.windows else {}),
+        }
+
+    def _windows_of(self, name: str) -> dict[str, Any]:
+        return {
+            "deciding": self.windows[name].index(self.deciding_window(name)),
+            "read": [
+                {"place": list(w.place), "score": w.score, "probability": float(probability(w.score))}
+                for w in self.windows[name]
+            ],
         }
 
 
@@ -154,31 +188,37 @@ def explain(scorer: ExplainedSystem, post: Post, grid: int) -> Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """A post as it is, and with each piece of each part hidden."""
+    """A post as it is, with each piece of each part hidden, and, of a long text, each window alone."""
 
     example: Example
     values: dict[str, Any]
     hidden: dict[str, list[tuple[Piece, Any]]]
+    windows: dict[str, Windows]
+    """Of the parts that are read in several."""
 
     @classmethod
     def of(cls, scorer: ExplainedSystem, post: Post, grid: int) -> Self:
         view = scorer.deciding_view(post)
         values = {name: view[name] for name in scorer.modalities if name in view}
         hidden = {name: _hidden(scorer.modalities[name], value, grid) for name, value in values.items()}
-        return cls(post.example, values, hidden)
+        found = {name: scorer.engine.windows(name, value) for name, value in values.items()}
+        several = {name: windows for name, windows in found.items() if windows and len(windows.texts) > 1}
+        return cls(post.example, values, hidden, several)
 
     def __len__(self) -> int:
-        """Versions: as many encoder passes."""
-        return 1 + max(map(len, self.hidden.values()))
+        """Versions: as many encoder passes, or more where a text has several windows."""
+        return max(len(self._of(name)) for name in self.values)
+
+    def _of(self, name: str) -> list[Any]:
+        """The versions of a part: as it is, with each piece hidden, each window alone."""
+        windows = self.windows[name].texts if name in self.windows else ()
+        return [self.values[name], *(value for _, value in self.hidden[name]), *windows]
 
     def versions(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Some of them, each with one piece of every part hidden that has so many; the first has none hidden."""
+        """Some of them, each with one version of every part that has so many; the first has none hidden."""
+        every = {name: self._of(name) for name in self.values}
         return [
-            {
-                name: self.hidden[name][i - 1][1] if i else value
-                for name, value in self.values.items()
-                if i <= len(self.hidden[name])
-            }
+            {name: versions[i] for name, versions in every.items() if i < len(versions)}
             for i in range(start, min(stop, len(self)))
         ]
 
@@ -227,7 +267,18 @@ def explained(scorer: ExplainedSystem, covered: Covered, evidence: Mapping[str, 
         subsets=effects.subsets,
         pieces={name: _weighed([piece for piece, _ in pieces], name, effects) for name, pieces in hidden.items()},
         values=values,
+        windows={name: _read_windows(scorer, covered, evidence[name], name, index) for name in covered.windows},
     )
+
+
+def _read_windows(
+    scorer: ExplainedSystem, covered: Covered, evidence: Evidence, name: str, index: int
+) -> tuple[ReadWindow, ...]:
+    """What the expert of a long text says of each window alone; its versions stand behind those with pieces hidden."""
+    places, start = covered.windows[name].places, 1 + len(covered.hidden[name])
+    logits = np.asarray(evidence.logits)[start : start + len(places)]
+    scores = log_odds(scorer.policy.probabilities(scorer.modalities[name].expert_name, logits, name), index)
+    return tuple(ReadWindow(place, float(score)) for place, score in zip(places, scores, strict=True))
 
 
 def _scores(

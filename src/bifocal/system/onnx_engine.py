@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, ModelError
 from ..example import UNLABELLED, Evidence
+from ..models.windows import Windows, join_windows
 from .onnx_inputs import READERS
 from .onnx_weights import check_whole
 
@@ -62,18 +63,22 @@ class OnnxEngine:
     def check(self, modality: str, value: Any) -> None:
         """Any text or picture that its modality reads will do."""
 
-    def whole(self, modality: str, value: Any) -> bool:
-        return self._readers[modality].whole(value)
+    def windows(self, modality: str, value: Any) -> Windows | None:
+        return self._readers[modality].windows(value)
 
     def evidence(self, posts: Sequence[Mapping[str, Any]]) -> dict[str, Evidence]:
         n, result = len(posts), {}
         for name, expert in self._experts.items():
             rows = [i for i, values in enumerate(posts) if name in values]
-            full = {"features": np.zeros((n, expert["features"]), np.float32)}
-            full["logits"] = np.zeros((n, expert["classes"]), np.float32)
-            for batch, inputs in self._readers[name].batches([posts[i][name] for i in rows]):
-                places = [rows[i] for i in batch]
-                full["features"][places], full["logits"][places] = self._sessions[name].run(None, inputs)
+            reader, widths = self._readers[name], {"features": expert["features"], "logits": expert["classes"]}
+            counts, batches = reader.read([posts[i][name] for i in rows])
+            full = {key: np.zeros((n, width), np.float32) for key, width in widths.items()}
+            read = {key: np.zeros((sum(counts), width), np.float32) for key, width in widths.items()}
+            for batch, inputs in batches:
+                read["features"][batch], read["logits"][batch] = self._sessions[name].run(None, inputs)
+            joined = join_windows(read, counts, highest=reader.highest, offsets=reader.offsets)
+            for key, column in joined.items():
+                full[key][rows] = column
             present = np.zeros(n, bool)
             present[rows] = True
             ids = ("",) * n

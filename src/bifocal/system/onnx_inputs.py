@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ModelError
+from ..models.windows import Windows, split_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,19 +21,24 @@ PICTURES_AT_ONCE = 4  # more fall out of a CPU's caches
 
 
 class InputReader(Protocol):
-    """Makes batches of inputs of values."""
+    """Makes batches of inputs of values, or of the windows of those that are longer than an encoder reads."""
 
-    def batches(self, values: Sequence[Any]) -> Iterator[Batch]:
-        """Rows and inputs of each batch; every row once."""
+    highest: bool
+    offsets: Sequence[float]
+    """Both of `join_windows`."""
 
-    def whole(self, value: Any) -> bool:
-        """Whether all of a value is read."""
+    def read(self, values: Sequence[Any]) -> tuple[list[int], Iterator[Batch]]:
+        """How many windows each value has; rows and inputs of each batch, every window a row, once."""
+
+    def windows(self, value: Any) -> Windows | None:
+        """The windows that are read of a value; None where values have none."""
 
 
 class Tokens:
     """Texts by a tokenizer of the ``tokenizers`` library, those of like length together.
 
-    Settings: ``tokenizer`` (JSON), ``max_length``, ``inputs``: names, ``padding``: name -> value.
+    Settings: ``tokenizer`` (JSON), ``max_length``, ``windows``: at most (1 where it is missing), ``highest`` and
+    ``offsets``: of `join_windows`, ``inputs``: names, ``padding``: name -> value.
     """
 
     def __init__(self, settings: Mapping[str, Any]):
@@ -40,18 +46,33 @@ class Tokens:
 
         self.tokenizer = Tokenizer.from_str(settings["tokenizer"])
         self.tokenizer.enable_truncation(settings["max_length"])
+        self.room = settings["max_length"] - self.tokenizer.num_special_tokens_to_add(False)
+        self.most: int = settings.get("windows", 1)
+        self.highest: bool = settings.get("highest", False)
+        self.offsets: Sequence[float] = settings.get("offsets", ())
         self.names: list[str] = settings["inputs"]
         self.padding: Mapping[str, int] = settings["padding"]
 
-    def batches(self, values: Sequence[str]) -> Iterator[Batch]:
-        encodings = self.tokenizer.encode_batch(list(values))
-        order = sorted(range(len(values)), key=lambda i: -len(encodings[i].ids))
+    def read(self, values: Sequence[str]) -> tuple[list[int], Iterator[Batch]]:
+        encodings: list[Any] = []
+        counts = [1] * len(values)
+        for i, encoding in enumerate(self.tokenizer.encode_batch(list(values))):
+            if self.most == 1 or not encoding.overflowing:
+                encodings.append(encoding)
+                continue
+            texts = split_text(values[i], encoding, self.room, self.most).texts
+            encodings += self.tokenizer.encode_batch(list(texts))
+            counts[i] = len(texts)
+        return counts, self._batches(encodings)
+
+    def _batches(self, encodings: Sequence[Any]) -> Iterator[Batch]:
+        order = sorted(range(len(encodings)), key=lambda i: -len(encodings[i].ids))
         for start in range(0, len(order), TEXTS_AT_ONCE):
             rows = order[start : start + TEXTS_AT_ONCE]
             yield rows, {name: self._padded(name, [encodings[i] for i in rows]) for name in self.names}
 
-    def whole(self, value: str) -> bool:
-        return not self.tokenizer.encode(value).overflowing
+    def windows(self, value: str) -> Windows:
+        return split_text(value, self.tokenizer.encode(value), self.room, self.most)
 
     def _padded(self, name: str, encodings: Sequence[Any]) -> NDArray[np.int64]:
         columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
@@ -78,6 +99,9 @@ class Pixels:
         Where they ask for a step that is not known here.
     """
 
+    highest = False
+    offsets: Sequence[float] = ()
+
     def __init__(self, settings: Mapping[str, Any]):
         self.settings = settings
         asked = [name for name, value in settings.items() if name.startswith("do_") and value and name not in _DONE]
@@ -88,10 +112,13 @@ class Pixels:
         mean, deviation = (np.array(settings[name], dtype=np.float32) for name in ("image_mean", "image_std"))
         self.normal = (mean[:, None, None], deviation[:, None, None])
 
-    def whole(self, value: Image.Image) -> bool:
-        return True
+    def windows(self, value: Image.Image) -> None:
+        return None
 
-    def batches(self, values: Sequence[Image.Image]) -> Iterator[Batch]:
+    def read(self, values: Sequence[Image.Image]) -> tuple[list[int], Iterator[Batch]]:
+        return [1] * len(values), self._batches(values)
+
+    def _batches(self, values: Sequence[Image.Image]) -> Iterator[Batch]:
         for start in range(0, len(values), PICTURES_AT_ONCE):
             rows = list(range(start, min(start + PICTURES_AT_ONCE, len(values))))
             yield rows, {"pixel_values": np.stack([self.pixels(values[i]) for i in rows])}

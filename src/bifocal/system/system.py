@@ -314,7 +314,8 @@ class System:
             candidates=None if sets is None else tuple(self.label.classes[c] for c in sets[0].nonzero()[0]),
             unread=unread,
         )
-        whole = "cut" not in example.meta and all(self.engine.whole(n, value) for n, value in values.items())
+        windows = [self.engine.windows(name, value) for name, value in values.items()]
+        whole = "cut" not in example.meta and all(found is None or found.whole for found in windows)
         return decision if whole else mark_truncated(decision, self.policy.truncated)
 
     def _calibrated(

@@ -14,7 +14,7 @@ from ..example import UNLABELLED, Evidence
 from ..fit.expert import load_expert
 from ..fit.fusion import MODEL, load_fusion
 from ..fit.tokens import spread
-from ..models.saved_encoder import Cutting, FasterForInference
+from ..models.saved_encoder import FasterForInference, WindowedEncoder
 from ..workspace import Workspace
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..contracts import Encoder, Fusion, Modality
+    from ..models.windows import Windows
     from .engine import Engine
 
 BFLOAT16 = "torch-bf16"
@@ -67,9 +68,13 @@ class TorchEngine:
     def check(self, modality: str, value: Any) -> None:
         self.experts[modality].check(value)
 
-    def whole(self, modality: str, value: Any) -> bool:
+    def windows(self, modality: str, value: Any) -> Windows | None:
         expert = self.experts[modality]
-        return not isinstance(expert, Cutting) or expert.whole(value)
+        if not isinstance(expert, WindowedEncoder):
+            return None
+        found = expert.windows(value)
+        tuned = isinstance(self.fusion, EncoderTuner)  # its own encoders read the first window alone
+        return replace(found, whole=False) if tuned and len(found.texts) > 1 else found
 
     def evidence(self, posts: Sequence[Mapping[str, Any]]) -> dict[str, Evidence]:
         n = len(posts)

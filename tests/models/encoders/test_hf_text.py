@@ -13,6 +13,8 @@ from bifocal.errors import ConfigError, ModelError
 from bifocal.modalities.text import TAG, compose
 from bifocal.models.encoders.hf_text import HfText, train_tokenizer
 from bifocal.models.pretrained import quiet
+from bifocal.models.saved import CARD
+from bifocal.workspace import read_json, write_json
 
 TEXTS = [
     f"[OCR] {a} {b} of the river [/OCR] [CAP] [/CAP] <lang=en>" for a in ("old", "new") for b in ("stone", "wood")
@@ -68,6 +70,69 @@ def test_outside_readers_cut_texts_where_we_do(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "expert")
     assert len(tokenizer("river " * 300, truncation=True)["input_ids"]) == 16
     assert HfText.load(tmp_path / "expert").options.max_length == 16
+
+
+LONG = compose("", " ".join(["old river wood new stone"] * 30), "en")  # 150 words, a token each
+
+
+def test_a_text_of_one_window_costs_one_pass_and_gives_what_it_did():
+    encoder, before = create(options={"max_length": 64}), create(options={"max_length": 64, "windows": 1})
+    found, then = encoder.encode(TEXTS), before.encode(TEXTS)
+    assert encoder.examples_encoded == before.examples_encoded == len(TEXTS)
+    assert found.keys() == then.keys() == {"features", "logits"}
+    assert all(torch.equal(found[name], then[name]) for name in found)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_long_text_is_the_window_that_its_head_finds_most_positive(pooling):
+    encoder = create(options={"max_length": 64}, pooling=pooling)
+    windows = encoder.windows(LONG)
+    assert len(windows.texts) > 2 and windows.whole and encoder.windows(TEXTS[0]).texts == (TEXTS[0],)
+    told = []
+    found = encoder.encode([TEXTS[0], LONG, TEXTS[1]], told.append)
+    assert encoder.examples_encoded == len(windows.texts) + 2 and told[-1] == 3
+    alone = encoder.encode(windows.texts)
+    best = (alone["logits"][:, 1] - alone["logits"][:, 0]).argmax()
+    for name in ("features", "logits"):
+        torch.testing.assert_close(found[name][1], alone[name][best], atol=1e-5, rtol=1e-5)
+        short = encoder.encode([TEXTS[0], TEXTS[1]])[name]
+        torch.testing.assert_close(found[name][[0, 2]], short, atol=1e-5, rtol=1e-5)
+    assert found["windows"].tolist() == [1, len(windows.texts), 1]
+    assert not create(options={"max_length": 64, "windows": 2}).windows(LONG).whole
+
+
+def test_of_several_classes_a_long_text_is_the_mean_of_its_windows():
+    encoder = HfText.create(ExpertConfig(model="tiny", options={"max_length": 64}), ("a", "b", "c"), 0, TEXTS)
+    alone, found = encoder.encode(encoder.windows(LONG).texts), encoder.encode([LONG])
+    for name in ("features", "logits"):
+        torch.testing.assert_close(found[name][0], alone[name].mean(dim=0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(encoder.head_logits(found), found["logits"], atol=1e-5, rtol=1e-5)
+    assert found.keys() == {"features", "logits"}
+
+
+def test_tokens_of_a_long_text_are_those_of_all_windows_and_it_is_trained_on_the_first():
+    encoder = create(options={"max_length": 64})
+    first = encoder.windows(LONG).texts
+    _, tokens = encoder.encode_tokens([LONG, TEXTS[0]])
+    _, alone = encoder.encode_tokens(first)
+    assert len(tokens) == 2 and len(tokens[0]) == sum(map(len, alone))
+    torch.testing.assert_close(tokens[0], torch.cat(alone), atol=1e-5, rtol=1e-5)
+    assert torch.equal(encoder.inputs([LONG])["input_ids"], encoder.inputs([first[0]])["input_ids"])
+
+
+def test_windows_are_kept_and_an_expert_that_was_saved_without_them_reads_one(tmp_path):
+    encoder = create(options={"max_length": 64})
+    encoder.save(tmp_path / "expert")
+    card = read_json(tmp_path / "expert" / CARD)
+    again = HfText.load(tmp_path / "expert")
+    assert card["windows"] == again.most_windows == 8 and again.fingerprint() == encoder.fingerprint()
+    assert torch.equal(again.encode([LONG])["features"], encoder.encode([LONG])["features"])
+    write_json(tmp_path / "expert" / CARD, {name: value for name, value in card.items() if name != "windows"})
+    old = HfText.load(tmp_path / "expert")
+    assert old.windows(LONG).texts == (LONG,) and not old.windows(LONG).whole
+    one = create(options={"max_length": 64, "windows": 1})
+    assert old.fingerprint() == one.fingerprint() != encoder.fingerprint()
+    assert torch.equal(old.encode([LONG])["features"], one.encode([LONG])["features"])
 
 
 @pytest.fixture(scope="module")

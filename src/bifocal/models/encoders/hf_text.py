@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BatchEncoding,
     DebertaV2Config,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -26,7 +27,16 @@ from ...config import ExpertConfig, Strict
 from ...errors import ConfigError, ModelError
 from ...modalities.text import tags_of
 from ..exportable import Exportable
-from ..hf import HfTokenEncoder, Traced
+from ..hf import HfTokenEncoder, Traced, keep_tokens
+from ..saved_encoder import OnBatch
+from ..window_rows import with_windows
+from ..windows import OVERLAP, Windows, is_highest, join_windows, split_text
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+Columns = dict[str, list[list[int]]]
+"""Name of an input -> the numbers of each text."""
 
 SPECIAL = {
     "pad_token": "[PAD]",
@@ -41,7 +51,9 @@ class Options(Strict):
     """Options under ``experts.text.options``."""
 
     max_length: Annotated[int, Field(ge=8)] = 128
-    """Tokens of a text that are read; the rest is cut off."""
+    """Tokens of a window; a longer text is read in several of them, which overlap."""
+    windows: Annotated[int, Field(ge=1, le=64)] = 8
+    """Windows of a text that are read, at most; what is beyond the last one is cut off."""
     vocabulary: Annotated[int, Field(ge=100)] = 2000
     """Pieces of the tokenizer that ``model: tiny`` trains on the training texts."""
     word_drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -83,6 +95,8 @@ class HfText(HfTokenEncoder):
             raise ModelError(f"model {self.expert.model!r} brings no tokenizer: add its tokenizer.json to the folder")
 
         self.processor.model_max_length = length  # outside readers cut texts where we do
+        self.most_windows: int = self.options.windows
+        self.window_offsets: list[float] = []
 
     @staticmethod
     def load_processor(where: str) -> Any:
@@ -122,26 +136,106 @@ class HfText(HfTokenEncoder):
         # Embeddings instead of token ids: transformers looks for padding among the latter, which needs values.
         return {"inputs_embeds": torch.zeros(1, options.max_length, model.get_input_embeddings().embedding_dim)}
 
-    def _tokens(self, values: Sequence[str]) -> dict[str, list[list[int]]]:
-        return dict(self.processor(list(values), truncation=True, max_length=self.options.max_length))
+    @classmethod
+    def read(cls, folder: Path, card: Mapping[str, Any], expert: ExpertConfig) -> Self:
+        encoder = super().read(folder, card, expert)
+        encoder.most_windows = card.get("windows", 1)  # those saved before there were windows read the first one
+        encoder.window_offsets = card.get("window_offsets", [])
+        return encoder
 
-    def whole(self, value: str) -> bool:
-        """Whether a text has no more tokens than are read."""
-        # Cut as `_tokens` cuts: truncation is a state of the tokenizer, which other threads use too.
-        cut = self.processor(
-            [value], truncation=True, max_length=self.options.max_length, return_overflowing_tokens=True
-        )
-        return len(cut["input_ids"]) == 1
+    def card(self) -> dict[str, Any]:
+        """As of every encoder, how many ``windows`` of a text it reads at most, and their ``window_offsets``."""
+        return {**super().card(), "windows": self.most_windows, "window_offsets": self.window_offsets}
+
+    # Windows of long texts ------------------------------------------------------------------------
+
+    def _encoded(self, values: Sequence[str]) -> BatchEncoding:
+        # Truncation is a state of the tokenizer, which other threads use too: all calls ask for the same.
+        return self.processor(list(values), truncation=True, max_length=self.options.max_length)
+
+    def _tokens(self, values: Sequence[str]) -> Columns:
+        return dict(self._encoded(values))
+
+    def _split(self, value: str, encoding: Encoding) -> Windows:
+        room = self.options.max_length - self.processor.num_special_tokens_to_add()
+        return split_text(value, encoding, room, self.most_windows)
+
+    def windows(self, value: str) -> Windows:
+        """The windows that are read of a text."""
+        return self._split(value, self._encoded([value]).encodings[0])
+
+    def _windowed_tokens(self, values: Sequence[str]) -> tuple[Columns, list[int]]:
+        """The tokens of every window of these texts, and how many windows each has; one window is tokenised once."""
+        texts = list(values)
+        found = self._encoded(texts)
+        encodings = found.encodings or []
+        tokens, counts = dict(found), [1] * len(texts)
+        for i in reversed(range(len(texts)) if self.most_windows > 1 else ()):
+            if encodings[i].overflowing:
+                windows = self._tokens(self._split(texts[i], encodings[i]).texts)
+                counts[i] = len(windows["input_ids"])
+                for name, column in tokens.items():
+                    column[i : i + 1] = windows[name]
+        return tokens, counts
+
+    def _first_windows(self, values: Sequence[str]) -> Columns:
+        tokens, counts = self._windowed_tokens(values)
+        starts = np.cumsum(counts) - counts
+        return {name: [column[start] for start in starts] for name, column in tokens.items()}
+
+    def run(
+        self, values: Sequence[str], progress: Callable[[int], None] | None = None, on_batch: OnBatch | None = None
+    ) -> dict[str, Tensor]:
+        """As of every encoder, by windows: of a long text what `join_windows` makes of them; ``on_batch`` sees windows.
+
+        Where the head chooses among the windows, they come along (`with_windows`): another head may be put on them.
+        """
+        if not len(values):
+            return super().run(values, progress, on_batch)
+        return self._run_windows(*self._windowed_tokens(values), progress, on_batch)
+
+    def encode_tokens(
+        self, values: Sequence[str], progress: Callable[[int], None] | None = None
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """As of every encoder; the tokens of a long text are those of its windows, one after another."""
+        if not len(values):
+            return super().encode_tokens(values, progress)
+        tokens, counts = self._windowed_tokens(values)
+        states = [torch.empty(0)] * sum(counts)
+        encoded = self._run_windows(tokens, counts, progress, keep_tokens(states))
+        left = iter(states)
+        return encoded, [torch.cat([next(left) for _ in range(count)]) for count in counts]
+
+    def _run_windows(
+        self,
+        tokens: Columns,
+        counts: Sequence[int],
+        progress: Callable[[int], None] | None,
+        on_batch: OnBatch | None,
+    ) -> dict[str, Tensor]:
+        total = sum(counts)
+        tell = (lambda done: progress(done * len(counts) // total)) if progress else None
+        self.classifier.eval()
+        found = self.run_batches(self._padded(tokens), total, tell, on_batch)
+        if total == len(counts):
+            return found
+        highest = is_highest(self.classes)
+        arrays = {name: tensor.numpy() for name, tensor in found.items()}
+        joined = join_windows(arrays, counts, highest=highest, offsets=self.window_offsets)
+        rows = {name: torch.from_numpy(array) for name, array in joined.items()}
+        return with_windows(rows, found, counts) if highest else rows
 
     def inputs(self, values: Sequence[str]) -> dict[str, Tensor]:
-        return dict(self.processor.pad(self._tokens(values), return_tensors="pt"))
+        """What the model is trained on: of a long text the first window."""
+        return dict(self.processor.pad(self._first_windows(values), return_tensors="pt"))
 
     def batches(self, values: Sequence[str]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Texts of like length share a batch, so that little padding is computed."""
-        if not len(values):
-            return
-        tokens = self._tokens(values)
-        order = sorted(range(len(values)), key=lambda i: -len(tokens["input_ids"][i]))
+        """As `inputs`; texts of like length share a batch, so that little padding is computed."""
+        if len(values):
+            yield from self._padded(self._first_windows(values))
+
+    def _padded(self, tokens: Columns) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        order = sorted(range(len(tokens["input_ids"])), key=lambda i: -len(tokens["input_ids"][i]))
         for start in range(0, len(order), self.expert.encode_batch_size):
             rows = order[start : start + self.expert.encode_batch_size]
             batch = {name: [column[i] for i in rows] for name, column in tokens.items()}
@@ -152,6 +246,9 @@ class HfText(HfTokenEncoder):
         settings = {
             "tokenizer": self._tokenizer_as_made().to_str(),
             "max_length": self.options.max_length,
+            "windows": self.most_windows,
+            "highest": is_highest(self.classes),
+            "offsets": self.window_offsets,
             "inputs": list(inputs),
             "padding": {"input_ids": self.processor.pad_token_id, "token_type_ids": self.processor.pad_token_type_id},
         }
@@ -171,7 +268,8 @@ class HfText(HfTokenEncoder):
         super().save(folder)
 
     def preprocessing(self) -> Any:
-        return self._tokenizer_as_made().to_str(), self.options.max_length
+        reads = (self._tokenizer_as_made().to_str(), self.options.max_length)
+        return reads if self.most_windows == 1 else (*reads, self.most_windows, OVERLAP)
 
     def _tokenizer_as_made(self) -> Tokenizer:
         """Without the settings that calls leave behind: a training taken up at its end has made none."""

@@ -105,7 +105,8 @@ def _measured(data: RunData, policy: Policy, said: Mapping[str, Predictions]) ->
 def _parts(data: RunData, policy: Policy, tested: Predictions) -> MeasuredParts:
     clusters = Counter(group for split in data.packed.values() for group in split.groups)
     texts = data.texts(data.tested_on)
-    rows = EvaluatedRows(data.split(data.tested_on), tested, texts, data.taxonomy, data.space.ocr, clusters)
+    split, windows = data.split(data.tested_on), data.windows(data.tested_on)
+    rows = EvaluatedRows(split, tested, texts, data.taxonomy, data.space.ocr, clusters, windows)
     settings = data.config.slices
     return measure_parts(rows, policy, data.models, settings, resamples=data.config.bootstrap, seed=data.config.seed)
 
