@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..errors import DataError, nearest
 from ..evaluate.compare import Resampling
-from ..evaluate.intervals import OptionalFigure
+from ..evaluate.intervals import MeasuredRows, OptionalFigure
 from ..example import UNLABELLED, Evidence
-from .scored_rows import Disturbed, MeasuredRows, Score, ScoredRows, compared, figure
+from .scored_rows import Disturbed, Score, ScoredRows, compared, figure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

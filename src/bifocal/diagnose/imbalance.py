@@ -13,10 +13,10 @@ import torch
 from ..config import ImbalanceRule as Rule
 from ..errors import DataError, nearest
 from ..evaluate.compare import Resampling
-from ..evaluate.intervals import Interval, OptionalFigure
+from ..evaluate.intervals import Interval, MeasuredRows, OptionalFigure
 from ..example import UNLABELLED, Evidence
 from .ablation import checked_train, constant, noisy
-from .scored_rows import Explaining, MeasuredRows, Score, ScoredRows, figure, interval_of
+from .scored_rows import Explaining, Score, ScoredRows, figure, interval_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 import numpy as np
 
 from ..errors import DataError
-from ..evaluate.intervals import RESAMPLES, OptionalFigure, Weighted, over_resamples, positives
+from ..evaluate.intervals import RESAMPLES, CountedRows, OptionalFigure, Weighted, over_resamples, positives
 from ..example import UNLABELLED
 from .scored_rows import figure
 
@@ -64,12 +64,9 @@ class Flips(OptionalFigure):
     raised: NotRequired[int]
 
 
-class ComparedDecisions(TypedDict):
-    """Decisions before and after an attack."""
+class ComparedDecisions(CountedRows):
+    """Decisions before and after an attack; ``positives`` are of the labelled rows."""
 
-    n: int
-    positives: int | list[int]
-    """Of the labelled rows, as `intervals.Measured`."""
     undecided: int
     """Rows left out."""
     auroc: Change

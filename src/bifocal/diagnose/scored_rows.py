@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -12,7 +12,15 @@ from torch import Tensor
 from ..decide.calibration import softmax
 from ..errors import DataError, nearest
 from ..evaluate.compare import Resampling
-from ..evaluate.intervals import Interval, OptionalFigure, Weighted, over_resamples, percentile_interval, positives
+from ..evaluate.intervals import (
+    Interval,
+    MeasuredRows,
+    OptionalFigure,
+    Weighted,
+    over_resamples,
+    percentile_interval,
+    positives,
+)
 from ..example import UNLABELLED, Evidence
 from .dominance import GAINS
 
@@ -40,14 +48,6 @@ class Disturbed(OptionalFigure):
     """A figure under a disturbance, and its paired difference from that of the rows as they are."""
 
     change: OptionalFigure
-
-
-class MeasuredRows(TypedDict):
-    """What the figures of a table are of; ``positives``: rows of class 1, or of each of more than two classes."""
-
-    metric: str
-    n: int
-    positives: int | list[int]
 
 
 @dataclass(frozen=True)

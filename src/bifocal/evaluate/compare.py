@@ -13,6 +13,7 @@ from .intervals import (
     RESAMPLES,
     Figure,
     Measured,
+    MeasuredRows,
     Weighted,
     count_classes,
     measure_each,
@@ -28,16 +29,13 @@ POWER_FACTOR = 2.8
 """z(0.975) + z(0.80): a true gain of this many standard errors is found with 80% power at two-sided 5%."""
 
 
-class Gain(Figure):
-    """How much better one model is than another on ``n`` rows.
+class Gain(Figure, MeasuredRows):
+    """How much better one model is than another.
 
     ``detectable``: the smallest gain that had an 80% chance of showing, 2.8 standard errors. nan where all rows are one
     group or one class, or where there are none.
     """
 
-    metric: str
-    n: int
-    positives: int | list[int]
     detectable: float
 
 

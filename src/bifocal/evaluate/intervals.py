@@ -56,11 +56,22 @@ class OptionalFigure(TypedDict):
     high: float | None
 
 
-class Measured(TypedDict):
-    """All figures of a model on a split; ``positives``: rows of class 1, or of each of more than two classes."""
+class CountedRows(TypedDict):
+    """The rows behind figures; ``positives``: those of class 1, or of each of more than two classes."""
 
     n: int
     positives: int | list[int]
+
+
+class MeasuredRows(CountedRows):
+    """The rows and metric of a table."""
+
+    metric: str
+
+
+class Measured(CountedRows):
+    """All figures of a model on a split."""
+
     metrics: dict[str, Figure]
 
 

@@ -74,10 +74,10 @@ def _intervals(facts: RunFacts) -> Figure:
 
 
 def _ranking(facts: RunFacts) -> Figure | None:
-    headline = facts["headline"]
-    if headline["model"] not in facts["roc"]:
+    headline, positives = facts["headline"], facts["headline"]["positives"]
+    if isinstance(positives, list) or headline["model"] not in facts["roc"]:
         return None
-    base_rate = headline["positives"] / headline["n"]
+    base_rate = positives / headline["n"]
 
     def points(kind: str, curves: Mapping[str, Any], x: str, y: str) -> Iterator[dict[str, Any]]:
         for model, curve in curves.items():

@@ -17,6 +17,8 @@ from matplotlib.ticker import MaxNLocator
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ..evaluate.intervals import OptionalFigure
+
 # Series colours after Okabe and Ito, told apart with every kind of colour vision. A page may override each through
 # the CSS variable of the same name (`--fig-blue`), which is how one drawing serves light and dark.
 PALETTE = {
@@ -328,7 +330,7 @@ def threshold_curves(rows: Sequence[Mapping[str, float]], chosen: float | None) 
         return drawn_of(figure, "Precision, recall and F1 against the threshold")
 
 
-def metric_intervals(figures: Mapping[str, Mapping[str, float | None]], metric: str, main: str) -> Drawn:
+def metric_intervals(figures: Mapping[str, OptionalFigure], metric: str, main: str) -> Drawn:
     """One figure of every model with its interval, the main model marked; the last entry is the line to beat.
 
     Parameters

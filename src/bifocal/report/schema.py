@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from ..assess.predictions import ClassShares, Explorer, MainGain, Reliability, SetActions
 from ..evaluate.compare import Gain
-
-Figure = Mapping[str, Any]
-"""``value``, ``low``, ``high``; None where the rows cannot define them."""
+from ..evaluate.intervals import MeasuredRows, OptionalFigure
 
 
 class LabelFacts(TypedDict):
@@ -21,17 +19,11 @@ class LabelFacts(TypedDict):
     binary: bool
 
 
-class Headline(TypedDict):
+class Headline(OptionalFigure, MeasuredRows):
     """The figure of the model that decides."""
 
     model: str
-    metric: str
     split: str
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    positives: Any
 
 
 class Caveats(TypedDict):
@@ -63,9 +55,9 @@ class ModelFacts(TypedDict):
     gains: dict[str, Gain]
     seeds: dict[str, Any]
     n: int
-    positives: Any
-    raw: dict[str, Figure]
-    calibrated: dict[str, Figure]
+    positives: int | list[int]
+    raw: dict[str, OptionalFigure]
+    calibrated: dict[str, OptionalFigure]
     confusion: dict[str, int] | None
 
 
@@ -136,7 +128,7 @@ class RunFacts(ErrorFacts, CurveFacts):
     fairness: dict[str, Any] | None
     marks: Caveats
     models: dict[str, ModelFacts]
-    baseline: dict[str, dict[str, Figure]]
+    baseline: dict[str, dict[str, OptionalFigure]]
     splits: dict[str, dict[str, Any]]
     data: DataFacts
     curve: list[dict[str, float]]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...evaluate.intervals import OptionalFigure
 from ...report.figures import PALETTE, drawing, legend, metric_intervals, svg_of
 from ...report.words import METRICS
 from ..results import LabResults
@@ -47,7 +48,9 @@ def fusions(results: LabResults) -> str:
     rows = sorted(results.fusions, key=lambda trial: -(-1 if (val := trial.val.get(metric)) is None else val))
     figures = {trial.model: trial.test[metric] for trial in rows}
     figures[f"B: {results.best_baseline}"] = results.tested(results.best_baseline)
-    shown = {name: figure.model_dump() for name, figure in figures.items()}
+    shown: dict[str, OptionalFigure] = {
+        name: {"value": found.value, "low": found.low, "high": found.high} for name, found in figures.items()
+    }
     return standalone(metric_intervals(shown, f"{METRICS[metric]} on test", results.best_fusion).svg)
 
 
