@@ -148,12 +148,12 @@ class CostConfig(Strict):
 class ThresholdConfig(Strict):
     """How the policy's threshold is chosen on val, for a binary label.
 
-    ``f1``, ``f_beta`` (with ``beta``) and ``cost`` (with ``costs``) take the best. ``precision`` and ``recall`` (at
-    least ``bound``), ``fpr`` (false-positive rate) and ``capacity`` (share of posts flagged; both at most ``bound``)
-    take, of all thresholds that keep to it, the one that gives away least.
+    ``f1`` (of class 1), ``macro_f1`` (of both classes), ``f_beta`` (with ``beta``) and ``cost`` (with ``costs``) take
+    the best. ``precision`` and ``recall`` (at least ``bound``), ``fpr`` (false-positive rate) and ``capacity`` (share
+    of posts flagged; both at most ``bound``) take, of all thresholds that keep to it, the one that gives away least.
     """
 
-    by: Literal["f1", "f_beta", "precision", "recall", "fpr", "capacity", "cost"] = "f1"
+    by: Literal["f1", "macro_f1", "f_beta", "precision", "recall", "fpr", "capacity", "cost"] = "f1"
     bound: Annotated[float, Field(gt=0, lt=1)] | None = None
     confidence: Annotated[float, Field(ge=0.5, lt=1)] | None = None
     """The bound holds with this confidence over the draw of val; None = it holds on val itself."""

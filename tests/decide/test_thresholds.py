@@ -11,6 +11,7 @@ from bifocal.config import ThresholdConfig
 from bifocal.decide.thresholds import (
     GRID,
     best_f1_threshold,
+    best_macro_f1_threshold,
     choose_threshold,
     class_thresholds,
     expected_figures,
@@ -152,6 +153,20 @@ def test_what_each_rule_takes():
     assert by("cost", costs={"false_negative": 10}) == 0.3
     assert by("cost", costs={"false_positive": 10}) == 0.5
     assert by("f1") == best_f1_threshold(y, p)
+    assert by("macro_f1") == best_macro_f1_threshold(y, p)
+
+
+def test_macro_f1_is_scikit_learns_and_looks_at_both_classes():
+    rng = np.random.default_rng(0)
+    y = (rng.random(300) < 0.8).astype(int)
+    p = np.clip(0.55 + 0.15 * y + 0.15 * rng.standard_normal(300), 0, 1)
+    found = [sk.f1_score(y, p >= threshold, average="macro", zero_division=0) for threshold in GRID]
+    threshold = best_macro_f1_threshold(y, p)
+    assert found[GRID.index(threshold)] == pytest.approx(max(found))
+    assert best_f1_threshold(y, p) < threshold  # which flags nearly all, as most are positive
+    assert best_macro_f1_threshold([0, 1], [0.1, 0.9]) == 0.5
+    twice = best_macro_f1_threshold(y, p, np.where(y == 1, 1.0, 4.0))
+    assert twice >= threshold  # with more negatives to lose, fewer are flagged
 
 
 def test_what_cannot_be_kept_to_comes_with_the_nearest_that_can():
@@ -163,7 +178,7 @@ def test_what_cannot_be_kept_to_comes_with_the_nearest_that_can():
     assert not few.met and few.nearest < 0.9
 
 
-@pytest.mark.parametrize("by", ["precision", "recall", "fpr", "capacity", "f_beta", "cost", "f1"])
+@pytest.mark.parametrize("by", ["precision", "recall", "fpr", "capacity", "f_beta", "cost", "f1", "macro_f1"])
 @pytest.mark.parametrize("p", [np.full(40, 0.5), np.repeat([0.0, 1.0], 20)], ids=["equal", "certain"])
 def test_equal_and_certain_scores_end_in_a_threshold_and_no_nan(by, p):
     y = np.tile([0, 1], 20)

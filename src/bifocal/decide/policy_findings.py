@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ..config import ReviewConfig, ThresholdConfig
 from ..errors import DataError
@@ -10,6 +12,10 @@ from .calibration_methods import LEAST_ROWS, Calibrated
 from .conformal import least_rows
 from .policy import Band, PatternPolicy
 from .thresholds import ChosenThreshold, described
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 NEARLY_ALL = 0.95
 """From this share of posts on a threshold is said to flag nearly everything."""
@@ -58,6 +64,27 @@ def unpromised_band(what: str, band: Band | None, review: ReviewConfig) -> list[
                     f"{what}: no guarantee of {rate} {alpha:g}: it takes {rows}, found {n:,}; nothing is {done}"
                 )
     return found
+
+
+def few_for_bound(what: str, labels: NDArray[np.int64], rule: ThresholdConfig) -> list[str]:
+    """Where there are fewer rows than a bound needs to say anything of them: how many are missing.
+
+    One error among n rows is a rate of 1/n; with ``confidence`` c, n rows without an error show that it is at most
+    ``1 - (1 - c) ** (1 / n)`` (Clopper and Pearson 1934). What a bound on precision needs depends on the threshold.
+    """
+    classes = {"fpr": ("negative", 0), "recall": ("positive", 1), "capacity": ("tuning", None)}
+    if rule.bound is None or rule.by not in classes:
+        return []
+    name, label = classes[rule.by]
+    rate = 1 - rule.bound if rule.by == "recall" else rule.bound
+    needed = math.log(1 - rule.confidence) / math.log(1 - rate) if rule.confidence else 1 / rate
+    found, least = int((labels == label).sum()) if label is not None else len(labels), math.ceil(needed - 1e-9)
+    if found >= least:
+        return []
+    return [
+        f"{what}: {described(rule)} takes {least:,} {name} rows, found {found:,}: {least - found:,} are missing, and "
+        "what it comes to on the next posts may be far from it"
+    ]
 
 
 def threshold_findings(

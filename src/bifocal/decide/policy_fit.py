@@ -12,7 +12,7 @@ from ..example import UNLABELLED
 from .calibration_methods import Calibration, few_rows, fit_calibration
 from .conformal import alarm_threshold, risk_threshold
 from .policy import POOLED, Band, Expected, ModelPolicy, PatternPolicy, Policy, at_base_rate, now, row_weights
-from .policy_findings import compared, threshold_findings, uncalibrated, unpromised, unpromised_band
+from .policy_findings import compared, few_for_bound, threshold_findings, uncalibrated, unpromised, unpromised_band
 from .thresholds import ChosenThreshold, best_f1_threshold, choose_threshold, class_thresholds, expected_figures
 from .tuning_rows import PolicySettings, TuningRows
 
@@ -119,6 +119,7 @@ def _fit_model(model: str, rows: TuningRows, settings: PolicySettings, *, decide
     findings = uncalibrated(model, few, "the temperature is 1: scores are taken as they are")
     if calibrated.tried:
         findings.append(compared(model, calibrated))
+    findings += few_for_bound(model, said[1], settings.rule) if decides and len(settings.classes) == 2 else []
     findings += threshold_findings(model, chosen, settings.rule, decides=decides)
     findings += unpromised(model, pooled, settings.classes, settings.review)
     patterns, found = _fit_patterns(model, sets, promised, pooled, settings, told=bool(few))

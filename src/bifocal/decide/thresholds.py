@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 GRID = tuple(step / 20 for step in range(2, 19))
 """0.10 to 0.90 by 0.05."""
 COLUMNS = ("threshold", "precision", "recall", "f1", "fpr", "flagged")
+ON_GRID = ("f1", "macro_f1")
+"""Rules whose threshold is of `GRID`, so that it is not that of a single row."""
 LEAST = ("precision", "recall")
 """Rules whose bound is a lower one; of the others it is an upper one."""
 NAMES = {"fpr": "false-positive rate", "capacity": "share of posts flagged"}
@@ -106,6 +108,18 @@ def best_f1_threshold(labels: ArrayLike, probabilities: ArrayLike, weights: Arra
     return best["threshold"]
 
 
+def best_macro_f1_threshold(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """The threshold of `GRID` with the highest mean of both classes' F1; of equals the nearest to 0.5, then the lower.
+
+    Input and errors as `threshold_curve`.
+    """
+    y, p = _binary(labels, probabilities)
+    w = _counted(weights, y)
+    flags = p >= np.array(GRID)[:, None]
+    found = _both_f1(_Counts(flags @ w, flags @ (w * y), float(w @ y), float(w.sum()))).tolist()
+    return max(zip(found, GRID, strict=True), key=lambda pair: (pair[0], -round(abs(pair[1] - 0.5), 2), -pair[1]))[1]
+
+
 def described(rule: ThresholdConfig) -> str:
     """A rule in words.
 
@@ -119,7 +133,8 @@ def described(rule: ThresholdConfig) -> str:
     if rule.by == "cost":
         costs = rule.costs
         return f"least cost, {costs.false_positive:g} a false positive and {costs.false_negative:g} a false negative"
-    return "the best F1" if rule.by == "f1" else f"the best F at beta {rule.beta:g}"
+    best = {"f1": "the best F1", "macro_f1": "the best macro-F1"}
+    return best.get(rule.by, f"the best F at beta {rule.beta:g}")
 
 
 class ChosenThreshold(NamedTuple):
@@ -214,8 +229,8 @@ def choose_threshold(
         raise DataError(f"a threshold by {rule.by} needs rows of class {needed}, found none: give more, or take f1")
     w = _counted(weights, y)
     met, nearest = True, float("nan")
-    if rule.by == "f1":
-        threshold = best_f1_threshold(y, p, w)
+    if rule.by in ON_GRID:
+        threshold = (best_f1_threshold if rule.by == "f1" else best_macro_f1_threshold)(y, p, w)
     else:
         ranked = _Ranked(y, p)
         # Within a class all weights are equal, and its own rows are what a confident figure of it counts.
@@ -361,10 +376,10 @@ class _Ranked(Ranking):
 
     def choose(self, counts: _Counts, rule: ThresholdConfig) -> int:
         """The index of the candidate that the rule takes."""
-        if rule.by == "f1":  # what the grid comes down to; a threshold that flags nothing is as good as the first
+        if rule.by in ON_GRID:  # what the grid comes down to; a threshold that flags nothing is as good as the first
             places = (np.searchsorted(-self.thresholds, -np.array(GRID), side="right") - 1).clip(0)
-            f1 = _share(2 * counts.hits, counts.flagged + counts.positives)[places]
-            return int(places[(f1 - 1e-9 * np.abs(np.array(GRID) - 0.5)).argmax()])
+            found = (_positive_f1 if rule.by == "f1" else _both_f1)(counts)[places]
+            return int(places[(found - 1e-9 * np.abs(np.array(GRID) - 0.5)).argmax()])
         if rule.bound is None:
             return int(_gain(counts, rule).argmax())
         kept = _kept(counts, rule)
@@ -373,6 +388,18 @@ class _Ranked(Ranking):
         if not len(met):
             return int(signed.argmax())
         return int(met[0] if rule.by == "recall" else met[-1])
+
+
+def _positive_f1(counts: _Counts) -> Floats:
+    """F1 of class 1, ``[k]``."""
+    return _share(2 * counts.hits, counts.flagged + counts.positives)
+
+
+def _both_f1(counts: _Counts) -> Floats:
+    """The mean of both classes' F1, ``[k]``."""
+    passed, negatives = counts.rows - counts.flagged, counts.rows - counts.positives
+    right = passed - (counts.positives - counts.hits)
+    return (_positive_f1(counts) + _share(2 * right, passed + negatives)) / 2
 
 
 def _gain(counts: _Counts, rule: ThresholdConfig) -> Floats:
