@@ -92,7 +92,8 @@ class ExpertConfig(Strict):
     model: str = "base"
     """``tiny`` (built here, trained from scratch), ``base`` (mDeBERTa-v3 / SigLIP), a hub id, or a local folder."""
     encoder: str | None = None
-    """A file in ``models/encoders/``; ``auto`` = the best on val of all that read it; None = the modality's own."""
+    """A file in ``models/encoders/``; ``auto`` = of all that read it the smallest that ties with the best; None = the
+    modality's own."""
     tune: Tune | None = None
     """None = what the encoder does by default: ``full`` for pretrained ones."""
     pooling: Literal["mean", "cls"] = "cls"

@@ -357,6 +357,20 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class QuickEncoder(Protocol):
+    """An encoder that learns as a whole, but in seconds: it can be fitted anew without each fold."""
+
+    def fit_folds(
+        self, expert: ExpertConfig, rows: Rows, val: Rows | None, fold: Sequence[int], checkpoints: Path
+    ) -> Tensor:
+        """Logits ``[n, C]`` of encoders like this one, none of which learned from the row's fold.
+
+        ``expert`` is what `Encoder.create` made this one of; ``fold [n]`` are numbers from 0; ``checkpoints`` is a
+        folder of its own, emptied at the end.
+        """
+
+
+@runtime_checkable
 class TokenEncoder(Protocol):
     """An encoder that has hidden states of single words or patches, which a fusion may read."""
 
@@ -403,6 +417,15 @@ class Fusion(Protocol):
 
     @classmethod
     def restore(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self: ...
+
+
+@runtime_checkable
+class DecidesAlone(Protocol):
+    """A fusion in which one expert decides wherever its part is there."""
+
+    @property
+    def decides_alone(self) -> str:
+        """Its modality."""
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from bifocal import plugins
 from bifocal.contracts import EncoderTuner, Fusion
 from bifocal.errors import ConfigError
 from bifocal.example import Evidence
+from bifocal.models.composite_fusion import CompositeFusion
 
 NAMES = plugins.names("fusions")
 SEEDS = (0, 1)
@@ -43,6 +44,8 @@ def fit(name, rows, val=None, **options):
     labels = next(iter(rows.values())).labels
     found = plugins.load("fusions", name)
     quick = {"epochs": 2} | ({"width": 16, "learning_rate": 1e-2} if found.reads == "tokens" else {}) | options
+    if issubclass(found, CompositeFusion):  # which would try all others
+        quick = {"candidates": ["stacking", "linear"]}
     known = {key: value for key, value in quick.items() if key in found.Options.model_fields}
     return attached(found(**known), rows).fit(rows, labels, seeds=SEEDS, val=val)
 

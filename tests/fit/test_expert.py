@@ -260,14 +260,16 @@ def test_a_folder_that_is_no_expert_is_refused(tmp_path):
         load_expert(tmp_path)
 
 
-def test_of_two_encoders_the_better_on_val_is_kept_and_ran_once(splits, tmp_path):
+def test_of_two_encoders_the_one_of_less_cross_fitted_loss_is_kept_and_ran_once(splits, tmp_path):
     options = {"tfidf_text": {"components": 8}}
     told = []
     fitted = fit(
         splits, tmp_path, config(encoder="auto", options=options), on_epoch=lambda name, row: told.append((name, row))
     )
     assert set(fitted.tried) == {"hf_text", "tfidf_text"} == {name for name, _ in told}
-    taken = max(fitted.tried, key=fitted.tried.__getitem__)
+    assert fitted.tried_on == "train"
+    taken = fitted.encoder.plugin
+    assert fitted.tried[taken] < min(fitted.tried.values()) + 0.2
     assert dict(told)[taken] == fitted.history[-1]
     assert type(load_expert(tmp_path / "expert")) is type(fitted.encoder)
     assert sorted(p.name for p in (tmp_path / "evidence").iterdir()) == ["train.safetensors", "val.safetensors"]
@@ -275,7 +277,7 @@ def test_of_two_encoders_the_better_on_val_is_kept_and_ran_once(splits, tmp_path
         evidence(fitted.encoder, splits, name, tmp_path)
     assert fitted.encoder.examples_encoded == SIZES["train"] + SIZES["val"] - 2  # one row of each lacks the part
     again = fit(splits, tmp_path, config(encoder="auto", options=options))  # stopped before the run noted it
-    assert again.tried == fitted.tried and again.history == fitted.history
+    assert (again.tried, again.tried_on) == (fitted.tried, "train") and again.history == fitted.history
 
 
 def test_without_a_val_split_the_first_encoder_is_taken_untried(splits, tmp_path):

@@ -221,6 +221,16 @@ def test_a_choice_between_encoders_is_told_with_its_figures(fake_run):
     assert "boosted_trees 0.915, mlp_tabular 0.900" in page
 
 
+def test_a_choice_by_cross_fitted_loss_is_told_as_such(fake_run):
+    folder = fake_run()
+    tried = {"tabular_expert": {"mlp_tabular": 0.3102, "boosted_trees": 0.3155}}
+    steps = {"tried": tried, "tried_on": {"tabular_expert": "train"}}
+    edit(folder / "run.json", lambda record: record["steps"]["experts"].update(steps))
+    page = to_markdown(findings(folder))
+    assert "the smallest of 2 that tie with the best, by loss on training rows, cross-fitted" in page
+    assert "mlp_tabular 0.310, boosted_trees 0.316" in page
+
+
 def test_an_empty_line_in_a_name_ends_no_sentence(fake_run):
     facts = findings(fake_run())
     facts["label"]["description"] = "So it\n\nis."

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ..contracts import Encoder, Modality
 
 AUTO = "auto"
-"""In the place of an encoder's name: all that read the modality are fitted, and the best on val is taken."""
+"""In the place of an encoder's name: all that read the modality are fitted, and the smallest that ties with the
+best is taken."""
 
 
 def candidates(config: ExpertConfig, modality_name: str, modality: Modality) -> list[ExpertConfig]:

@@ -23,7 +23,9 @@ from ..data.splits import fold_of
 from ..decide.policy import pattern_of, patterns
 from ..errors import ConfigError
 from ..example import Evidence
-from ..models.folds import CrossFittable, FoldRows
+from ..models.comparison import Candidate
+from ..models.composite_fusion import readable_of
+from ..models.folds import CrossFittable, FoldPredictions, FoldRows
 from .evidence import read_cache, write_cache
 from .fusion import learnable
 
@@ -43,7 +45,10 @@ class CrossFitted:
         Pattern (`pattern_of`) -> the same with the other parts blanked; of rows that lack one of its parts it means
         nothing.
     config : FusionConfig
-        With it `fit_fusion` without val gives the model to deploy: its options are those that all folds chose.
+        With it `fit_fusion` without val gives the model to deploy: its options are those that all folds chose, and so
+        is its strategy, where that was to be chosen.
+    candidates : tuple of Candidate
+        The strategies that were compared for it, the least loss first.
     """
 
     ids: tuple[str, ...]
@@ -53,6 +58,7 @@ class CrossFitted:
     logits: Tensor
     patterns: dict[str, Tensor]
     config: FusionConfig
+    candidates: tuple[Candidate, ...] = ()
 
     def save(self, path: Path, split: str) -> None:
         """Write a safetensors file; ``split`` is the fingerprint of the shards that the rows lie in."""
@@ -128,5 +134,15 @@ def cross_fit_fusion(
         fold,
         found.logits[-1],  # the last set is of all parts
         {pattern_of(keep): logits for keep, logits in zip(sets, found.logits, strict=True)},
-        config.model_copy(update={"options": found.settings.model_dump(mode="json")}),
+        _settled(config, found),
+        found.candidates,
     )
+
+
+def _settled(config: FusionConfig, found: FoldPredictions) -> FusionConfig:
+    """The configuration with what the folds chose; where they chose the strategy, without readings that it lacks."""
+    options = {"options": found.settings.model_dump(mode="json")}
+    if found.strategy is None:
+        return config.model_copy(update=options)
+    read = readable_of(plugins.load("fusions", found.strategy), config.read)
+    return config.model_copy(update={**options, "strategy": found.strategy, "read": read})

@@ -12,19 +12,20 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from .. import plugins
 from ..config import ExpertConfig
-from ..decide.calibration import softmax
+from ..contracts import QuickEncoder
+from ..data.splits import fold_of
 from ..errors import DataError, ModelError, RunError
-from ..evaluate.metrics import METRICS, headline_metric
 from ..example import UNLABELLED, Label, Rows
 from ..models.classifier import figures
+from ..models.comparison import compare, smallest_near_best
 from ..models.saved import CARD, read_card
 from ..models.saved_encoder import WindowedEncoder
-from ..models.window_rows import by_head, fit_head, learn_offsets, take_rows
+from ..models.window_rows import by_head, by_held_out_heads, fit_head, learn_offsets, take_rows
 from ..workspace import file_sha256, fingerprint, read_json, write_json
 from .candidates import candidates
 from .evidence import Progress, features_of, tokens_of
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 FINISHED = "finished.json"
 """Beside its checkpoints, the note that an expert is trained; it goes when its step is to be done again."""
+FOLDS = 3
+"""Of the choice between encoders, each of which is fitted so many times more."""
 Row = dict[str, float]
 
 
@@ -51,8 +54,10 @@ class FittedExpert:
         Split -> how many rows were ``used`` (train: learned from, val: judged by), and how many not because the
         part was ``absent``, they were ``unlabelled``, or kept ``aside``.
     tried : dict
-        Encoder -> what it reached on val (AUROC of a binary label, else macro-F1), the best one taken; empty where
-        there was nothing to choose.
+        Encoder -> its loss (`bifocal.models.comparison.Candidate`) on rows that it had not seen; empty where there was
+        nothing to choose.
+    tried_on : str
+        Which rows those were: ``train``, cross-fitted, or ``val``.
     seconds : float
         What training took, encoding of a frozen encoder's rows included; since it was last taken up.
     """
@@ -61,6 +66,7 @@ class FittedExpert:
     history: list[Row]
     counts: dict[str, dict[str, int]]
     tried: dict[str, float]
+    tried_on: str
     seconds: float
 
 
@@ -119,8 +125,8 @@ def fit_expert(
 
     A frozen encoder runs once over train and val, and its head is fitted on what it gave; any other is fine-tuned.
     Rows without the part, or without the label, are not learned from. Of several encoders (``encoder: auto``) each is
-    fitted, and the one with the best val AUROC (macro-F1 for more than two classes) is kept; without a val split the
-    first is taken untried.
+    fitted, and the smallest is kept that the training rows, cross-fitted, cannot tell from the best by loss; where one
+    takes too long to be cross-fitted, val decides. Without a val split the first is taken untried.
 
     Parameters
     ----------
@@ -150,15 +156,15 @@ def fit_expert(
         _clear(files.checkpoints)
         return finished
     _claim(files.checkpoints, key)
-    tried = _candidates_of(names, encoders, files)
+    tried = _candidates_of(configs, encoders, files)
     histories = {c.name: _train(c, used, data.modality_name, on_epoch, progress) for c in tried}
-    taken, reached = _select(tried, used, data.modality_name)
+    taken, reached, tried_on = _select(tried, used, data.modality_name, seed)
     _fit_offsets(taken, used, data.modality_name, seed)
     _keep_evidence(tried, taken, used, files)
     taken.encoder.learned_from = frozenset(used["train"].usable.ids)
     taken.encoder.save(files.folder)
     counts = {name: rows.counts for name, rows in used.items()}
-    fitted = FittedExpert(taken.encoder, histories[taken.name], counts, reached, perf_counter() - start)
+    fitted = FittedExpert(taken.encoder, histories[taken.name], counts, reached, tried_on, perf_counter() - start)
     _finish(fitted, files, key)
     return fitted
 
@@ -168,19 +174,23 @@ class _Candidate:
     """An encoder that may become the expert; one of several checkpoints and begins its Evidence under its own name."""
 
     name: str
+    config: ExpertConfig
     encoder: Encoder
     checkpoints: Path
     evidence_path: Callable[[str], Path]
     tokens: bool = False
 
 
-def _candidates_of(names: Sequence[str], encoders: Sequence[Encoder], files: ExpertFiles) -> list[_Candidate]:
-    if len(names) == 1:
-        return [_Candidate(names[0], encoders[0], files.checkpoints, files.evidence_path, files.tokens)]
-    return [
-        _Candidate(name, encoder, files.checkpoints / name, partial(_own_path, files.evidence_path, name))
-        for name, encoder in zip(names, encoders, strict=True)
-    ]
+def _candidates_of(
+    configs: Sequence[ExpertConfig], encoders: Sequence[Encoder], files: ExpertFiles
+) -> list[_Candidate]:
+    found = []
+    for config, encoder in zip(configs, encoders, strict=True):
+        name, folder, path = str(config.encoder), files.checkpoints, files.evidence_path
+        if len(configs) > 1:
+            folder, path = folder / name, partial(_own_path, path, name)
+        found.append(_Candidate(name, config, encoder, folder, path, files.tokens and len(configs) == 1))
+    return found
 
 
 def _own_path(evidence_path: Callable[[str], Path], name: str, split: str) -> Path:
@@ -206,13 +216,40 @@ def _train(
 
 
 def _select(
-    tried: Sequence[_Candidate], used: Mapping[str, _UsableRows], modality_name: str
-) -> tuple[_Candidate, dict[str, float]]:
-    """The best candidate on val, and what each reached there; the only one, and nothing, where there is no choice."""
+    tried: Sequence[_Candidate], used: Mapping[str, _UsableRows], modality_name: str, seed: int
+) -> tuple[_Candidate, dict[str, float], str]:
+    """The smallest candidate that ties with the best, the loss of each, and on which rows it was measured."""
     if len(tried) == 1:
-        return tried[0], {}
-    reached = {candidate.name: _reached(candidate, used["val"], modality_name) for candidate in tried}
-    return max(tried, key=lambda candidate: reached[candidate.name]), reached
+        return tried[0], {}, "val"
+    groups = used["train"].usable.groups
+    folds = fold_of(groups, used["train"].classes, FOLDS, seed) if len(set(groups)) > 1 else [0]
+    quick = len(set(folds)) > 1 and all(c.encoder.frozen or isinstance(c.encoder, QuickEncoder) for c in tried)
+    tried_on = "train" if quick else "val"
+    rows = used[tried_on]
+    logits = {
+        c.name: _cross_fit(c, used, modality_name, folds) if quick else _said_of_val(c, rows, modality_name)
+        for c in tried
+    }
+    trained = {c.name: c.encoder.parameters()["trained"] for c in tried}
+    compared = compare(logits, torch.tensor(rows.classes), rows.usable.groups, trained)
+    taken = smallest_near_best(compared).name
+    return next(c for c in tried if c.name == taken), {c.name: c.loss for c in compared}, tried_on
+
+
+def _cross_fit(
+    candidate: _Candidate, used: Mapping[str, _UsableRows], modality_name: str, folds: Sequence[int]
+) -> Tensor:
+    """Logits ``[n, C]`` of the training rows, by encoders and heads that never saw the row's fold."""
+    train, encoder = used["train"], candidate.encoder
+    if encoder.frozen:
+        every = features_of(encoder, train.split, modality_name, candidate.evidence_path("train"))
+        labels, groups = torch.tensor(train.classes), [str(fold) for fold in folds]
+        return by_held_out_heads(encoder, take_rows(every, train.rows), labels, groups, folds=FOLDS, seed=0)["logits"]
+    assert isinstance(encoder, QuickEncoder)
+    splits = {name: Rows(found.usable.values(modality_name), found.classes) for name, found in used.items()}
+    return encoder.fit_folds(
+        candidate.config, splits["train"], splits.get("val"), folds, candidate.checkpoints / "folds"
+    )
 
 
 def _keep_evidence(tried: Sequence[_Candidate], taken: _Candidate, splits: Iterable[str], files: ExpertFiles) -> None:
@@ -227,19 +264,19 @@ def _keep_evidence(tried: Sequence[_Candidate], taken: _Candidate, splits: Itera
             candidate.evidence_path(split).unlink(missing_ok=True)
 
 
-def _reached(candidate: _Candidate, val: _UsableRows, modality_name: str) -> float:
-    """The verdict's metric of the expert alone on rows it is judged by; a frozen one has encoded them before."""
+def _said_of_val(candidate: _Candidate, val: _UsableRows, modality_name: str) -> Tensor:
+    """Logits ``[n, C]`` of the expert alone; a frozen one has encoded these rows before."""
     every = features_of(candidate.encoder, val.split, modality_name, candidate.evidence_path("val"))
-    logits = by_head(candidate.encoder, take_rows(every, val.rows))["logits"]
-    probabilities = softmax(logits.double().numpy())
-    measure = METRICS[headline_metric(probabilities.shape[1])]
-    return float(measure(np.array(val.classes), probabilities, None))
+    return by_head(candidate.encoder, take_rows(every, val.rows))["logits"]
 
 
 def _finish(fitted: FittedExpert, files: ExpertFiles, key: str) -> None:
     """Note that the expert is trained, so that a run that is stopped before its next one takes it up; tidy up."""
     note = {"key": key, "card": file_sha256(files.folder / CARD), "history": fitted.history, "counts": fitted.counts}
-    write_json(files.checkpoints / FINISHED, {**note, "tried": fitted.tried, "seconds": fitted.seconds})
+    write_json(
+        files.checkpoints / FINISHED,
+        {**note, "tried": fitted.tried, "tried_on": fitted.tried_on, "seconds": fitted.seconds},
+    )
     _clear(files.checkpoints)
 
 
@@ -255,7 +292,7 @@ def _finished(files: ExpertFiles, key: str, encoders: Collection[str]) -> Fitted
         encoder = load_expert(files.folder, encoders)
     except ModelError:  # altered since: train it again
         return None
-    return FittedExpert(encoder, found["history"], found["counts"], found["tried"], found["seconds"])
+    return FittedExpert(encoder, found["history"], found["counts"], found["tried"], found["tried_on"], found["seconds"])
 
 
 def load_expert(folder: Path, allow_plugins: Collection[str] | None = None) -> Encoder:

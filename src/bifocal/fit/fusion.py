@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -28,6 +28,21 @@ MODEL = "mm_fusion"
 """The name of the fused model in every artifact."""
 WEIGHTS, CARD = "fusion_model.pt", "config.json"
 FORMAT = 1
+
+
+class FusionChoice(TypedDict):
+    """How a run came to its fusion, where its configuration left the choice to cross-fitting."""
+
+    asked: str
+    """The strategy that chose."""
+    strategy: str
+    """The one that was taken."""
+    alone: str | None
+    """The modality whose expert decides, where no fusion was worth its numbers."""
+    members: dict[str, int]
+    """Of several that are averaged: strategy -> picks."""
+    candidates: list[dict[str, float | int | str]]
+    """As `bifocal.models.comparison.Candidate`, the least loss first."""
 
 
 def fit_fusion(
@@ -151,11 +166,11 @@ def fusion_parameters(fusion: Fusion) -> dict[str, int]:
     }
 
 
-def save_fusion(fusion: Fusion, config: FusionConfig, folder: Path) -> None:
+def save_fusion(fusion: Fusion, config: FusionConfig, folder: Path, choice: FusionChoice | None = None) -> None:
     """Write ``fusion_model.pt`` (a flat state dict for ``torch.load(weights_only=True)``) and ``config.json``.
 
     Each appears whole or not at all; as the card is written last and holds the weights' SHA-256, a crash between the
-    two is found by `load_fusion`.
+    two is found by `load_fusion`. A ``choice`` between strategies is noted in the card.
     """
     settings, tensors = fusion.state()
     with atomic(folder / WEIGHTS, "wb") as f:
@@ -171,6 +186,7 @@ def save_fusion(fusion: Fusion, config: FusionConfig, folder: Path) -> None:
         "parameters": fusion_parameters(fusion),
         "sha256": file_sha256(folder / WEIGHTS),
         "state": settings,
+        **({"choice": choice} if choice else {}),
     }
     write_json(folder / CARD, card)
 
@@ -210,7 +226,8 @@ def load_fusion(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's words on a pickle that it refuses just after
             tensors = torch.load(weights, weights_only=True, map_location="cpu")
-        fusion: Fusion = kind.restore(card["state"], tensors)
+        with plugins.restrict(folder / CARD, allow_plugins):  # one that is made of others names them in its state
+            fusion: Fusion = kind.restore(card["state"], tensors)
         if isinstance(fusion, EncoderTuner):
             fusion.attach(encoders or {})
         return fusion

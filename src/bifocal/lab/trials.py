@@ -18,6 +18,7 @@ from ..evaluate.intervals import Figure, measure
 from ..evaluate.metrics import METRICS
 from ..fit.fusion import fit_fusion, fusion_parameters, with_tokens
 from ..fit.tokens import AT_ONCE
+from ..models.composite_fusion import CompositeFusion
 from .usable_rows import JUDGED, Splits, labels_of, log_prior
 from .verdict import MARGIN
 
@@ -221,8 +222,9 @@ def fit_head_trial(study: Study, modality: str) -> Trial:
 
 
 def reads_evidence(strategy: str) -> bool:
-    """Whether a fusion reads features or logits, so that no encoder runs for it; else tokens."""
-    return bool(plugins.load("fusions", strategy).reads != "tokens")
+    """Whether a fusion reads features or logits, so that no encoder runs for it, and is not made of others."""
+    found = plugins.load("fusions", strategy)
+    return found.reads != "tokens" and not issubclass(found, CompositeFusion)
 
 
 def for_strategy(config: FusionConfig, strategy: str) -> FusionConfig:

@@ -27,6 +27,8 @@ STATISTICS = "statistics."
 PRIOR = STATISTICS + "prior"
 MEAN, SCALE, BASIS = STATISTICS + "mean.", STATISTICS + "scale.", STATISTICS + "basis."
 WIDTH = STATISTICS + "width"
+BOTH: Any = "features+logits"
+"""In the place of one of `Reads`, for a fusion that hands them on to others."""
 WEIGHTS = "weights."
 Pairs = Callable[[slice, slice], Tensor]
 """Rows of one modality, columns of the others -> logits ``[r, c, C]`` of all their pairs."""
@@ -133,6 +135,12 @@ class EvidenceFusion:
         """Weight given to each modality, name -> ``[n]``: shares of 1, zero where absent; empty without any."""
         return self.weigh(*self._inputs(evidence))
 
+    def parameters(self) -> dict[str, int]:
+        """``total`` and ``trained``: numbers in its state dict (of all seeds), and those of them that were learned."""
+        sizes = {name: tensor.numel() for name, tensor in self.state()[1].items()}
+        learned = sum(n for name, n in sizes.items() if not name.startswith(STATISTICS))
+        return {"total": sum(sizes.values()), "trained": learned}
+
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """``(config, tensors)``: JSON-able settings, and a flat state dict."""
         config = {
@@ -217,7 +225,7 @@ class EvidenceFusion:
         """Modality -> inputs ``[n, d]``, zero where absent, and modality -> present ``[n]``."""
         known, inputs = self._there(evidence), {}
         for name, what in self.read.items():
-            x, there = getattr(evidence[name], what), evidence[name].present
+            x, there = _columns(evidence[name], what), evidence[name].present
             if x.shape[1] != self.dims[name]:
                 raise DataError(
                     f"{what} of {name} have {x.shape[1]} columns; the fusion was fitted on {self.dims[name]}"
@@ -243,7 +251,7 @@ class RefittedFusion(EvidenceFusion):
             evidence, labels = rows.without_fold(number)
             member = type(self)(**self.options.model_dump())
             members.append(member.fit(evidence, labels, seeds=seeds, read=read))
-        return FoldPredictions(fold_logits(members, rows), self.options)
+        return FoldPredictions(fold_logits(members, rows), self.options, members[-1].parameters()["trained"])
 
 
 class LearnedFusion(EvidenceFusion):
@@ -312,7 +320,8 @@ class LearnedFusion(EvidenceFusion):
         point, epochs = heads.chosen
         width, (rate, decay) = [(w, point) for w in self.options.widths for point in self.options.grid()][point]
         chosen = {"widths": (width,), "learning_rates": (rate,), "weight_decays": (decay,), "epochs": epochs}
-        return FoldPredictions(logits, self.options.model_copy(update=chosen))
+        trained = sum(w.numel() for w in self._build(Scaling.of(train, self.options.columns), width).parameters())
+        return FoldPredictions(logits, self.options.model_copy(update=chosen), trained)
 
     def _build(self, scaling: Scaling, width: int) -> nn.Module:
         return self.head({name: scaling.width(name) for name in self.dims}, self.classes, width)
@@ -447,6 +456,12 @@ def shares_by_length(contributions: Sequence[Tensor], there: Tensor) -> Tensor:
 def side_by_side(present: Mapping[str, Tensor]) -> Tensor:
     """What is present, ``[n, M]``."""
     return torch.stack(list(present.values()), dim=1)
+
+
+def _columns(evidence: Evidence, what: str) -> Tensor:
+    """Features, logits, or both side by side."""
+    parts: list[Tensor] = [getattr(evidence, name) for name in what.split("+")]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _any(present: Mapping[str, Tensor]) -> Tensor:

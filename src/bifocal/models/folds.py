@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..config import Reads, Strict
 from ..errors import DataError
 from ..example import Evidence
+from .comparison import Candidate
 from .heads import Parts, Program, Recipe, Scaling, losses, prepare
 
 
@@ -33,10 +34,19 @@ class FoldPredictions:
     settings : Strict
         The strategy's options with what all folds together chose: with them `Fusion.fit` without val gives the model
         to deploy.
+    trained : int
+        Numbers learned, of one seed.
+    strategy : str, optional
+        Whose options ``settings`` are, where a strategy chose another one; None = its own.
+    candidates : tuple of Candidate
+        What it chose from.
     """
 
     logits: Tensor
     settings: Strict
+    trained: int
+    strategy: str | None = None
+    candidates: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,10 @@ FLAT = 1e-6
 """Columns whose standard deviation is below this are left as they are: they carry rounding errors only."""
 
 
+LabelledRows = tuple["Tensor | csr_array", Tensor]
+"""Features ``[n, d]`` and class indices ``[n]``."""
+
+
 @dataclass(frozen=True, slots=True)
 class LinearHead:
     """A linear classifier as plain tensors: ``weight [C, d]``, ``bias [C]``, and the C it was fitted with."""
@@ -93,6 +97,21 @@ def fit_linear(
     if len(path) > 1:
         path = [_best_penalty(x, y, [groups[i] for i in rows], classes, path, folds)]
     return next(_solve(x, y, classes, path))
+
+
+def held_out_path(
+    train: LabelledRows, held_out: LabelledRows, classes: int, penalties: Sequence[float]
+) -> tuple[list[LinearHead], list[float]]:
+    """Heads along the penalties, strongest first, and the loss of each summed over rows held out; it ends with the
+    first that has `OVERFITTED`."""
+    heads: list[LinearHead] = []
+    losses: list[float] = []
+    for head in _solve(train[0], train[1].numpy(), classes, sorted(penalties)):
+        heads.append(head)
+        losses.append(functional.cross_entropy(head(held_out[0]), held_out[1], reduction="sum").item())
+        if losses[-1] > OVERFITTED * min(losses):  # weaker ones lose more, and take longest to solve
+            break
+    return heads, losses
 
 
 def cross_fit(
@@ -158,12 +177,8 @@ def _best_penalty(
         out = fold == number
         if len(np.unique(y[~out])) < 2:
             continue
-        features, truth = x[out], torch.from_numpy(y[out])
-        found: list[float] = []
-        for head in _solve(x[~out], y[~out], classes, path[: len(losses)]):
-            found.append(functional.cross_entropy(head(features), truth, reduction="sum").item())
-            if found[-1] > OVERFITTED * min(found):  # weaker ones lose more, and take longest to solve
-                break
+        learned, held = ((x[rows], torch.from_numpy(y[rows])) for rows in (~out, out))
+        found = held_out_path(learned, held, classes, path[: len(losses)])[1]
         losses = losses[: len(found)] + found
     return float(path[int(losses.argmin())] if losses.any() else path[len(path) // 2])
 

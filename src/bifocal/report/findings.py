@@ -103,6 +103,8 @@ def findings(folder: str | Path) -> RunFacts:
         "curve": _curve(space.curve(main)) if label.binary else [],
         "history": steps["experts"].get("history", {}),
         "tried": steps["experts"].get("tried", {}),
+        "tried_on": steps["experts"].get("tried_on", {}),
+        "choice": steps.get("fusion", {}).get("choice"),
         "made": _made(record),
     }
 

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 from ..assess.predictions import ClassShares, Explorer, MainGain, Reliability, SetActions
 from ..evaluate.compare import Gain
 from ..evaluate.intervals import MeasuredRows, OptionalFigure
+from ..fit.fusion import FusionChoice
 
 
 class LabelFacts(TypedDict):
@@ -134,4 +135,6 @@ class RunFacts(ErrorFacts, CurveFacts):
     curve: list[dict[str, float]]
     history: dict[str, Any]
     tried: dict[str, dict[str, float]]
+    tried_on: dict[str, str]
+    choice: FusionChoice | None
     made: Provenance

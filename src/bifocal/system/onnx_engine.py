@@ -43,7 +43,7 @@ class OnnxEngine:
     experts : mapping
         Modality -> ``{"name", "file", "reader", "settings", "features", "classes"}``.
     fusion : mapping or None
-        ``{"name", "file", "read": modality -> "features" or "logits"}``.
+        ``{"name", "file", "read": modality -> "features", "logits" or "features+logits"}``.
     """
 
     columns: frozenset[str] = frozenset()
@@ -89,7 +89,7 @@ class OnnxEngine:
     def logits(self, evidence: Mapping[str, Evidence]) -> dict[str, NDArray[np.float32]]:
         logits: dict[str, Any] = {self.names[name]: np.asarray(part.logits) for name, part in evidence.items()}
         if self._fusion is not None:
-            inputs = {name: np.asarray(getattr(evidence[name], what)) for name, what in self._read.items()}
+            inputs = {name: _columns(evidence[name], what) for name, what in self._read.items()}
             there = np.stack([np.asarray(evidence[name].present) for name in self._read], axis=1)
             for name, x in inputs.items():
                 if not np.isfinite(x[np.asarray(evidence[name].present)]).all():
@@ -97,3 +97,8 @@ class OnnxEngine:
             given = {**{f"input_{name}": x for name, x in inputs.items()}, "present": there}
             logits[self.main] = self._fusion.run(None, given)[0]
         return logits
+
+
+def _columns(part: Evidence, what: str) -> NDArray[np.float32]:
+    """Features, logits, or ``features+logits`` side by side."""
+    return np.concatenate([np.asarray(getattr(part, name)) for name in what.split("+")], axis=1)

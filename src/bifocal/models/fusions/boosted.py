@@ -92,9 +92,9 @@ class Boosted(EvidenceFusion):
         rounds = curves.epochs.clamp(min=1).flatten().tolist()
         for member, own, kept in zip(members, growing, rounds, strict=False):
             member.trees = [Trees(trees.text(kept), member.classes) for trees in own]
-        return FoldPredictions(
-            fold_logits(members, rows), self.options.model_copy(update={"rounds_without_val": rounds[-1]})
-        )
+        settings = self.options.model_copy(update={"rounds_without_val": rounds[-1]})
+        trained = members[-1].parameters()["trained"] // len(seeds)
+        return FoldPredictions(fold_logits(members, rows), settings, trained)
 
     def _growing(self, train: Parts, held_out: Parts, seed: int) -> Growing:
         table, weights = self._lesson(train, seed)

@@ -9,17 +9,18 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from ...config import Strict
+from ...config import Reads, Strict
 from ..evidence_fusion import (
     WEIGHTS,
-    RefittedFusion,
+    EvidenceFusion,
     scaling_of,
     scaling_tensors,
     shares_by_length,
     side_by_side,
 )
+from ..folds import FoldPredictions, FoldRows, fold_logits
 from ..heads import Parts, Scaling
-from ..linear import FOLDS, PENALTIES, LinearHead, fit_linear
+from ..linear import FOLDS, PENALTIES, LinearHead, fit_linear, held_out_path
 
 
 class Options(Strict):
@@ -35,7 +36,7 @@ class Options(Strict):
     """Share of the training rows of several parts that stand there a second time without one of them."""
 
 
-class Linear(RefittedFusion):
+class Linear(EvidenceFusion):
     """``logits = b + sum_m W_m [x_m; a_m]``: inputs ``x_m [n, d]`` standardised, ``a_m`` 1 where a part is absent.
 
     Logistic regression under one L2 penalty (`bifocal.models.linear.fit_linear`). Convex: it cannot overlook what is
@@ -48,18 +49,45 @@ class Linear(RefittedFusion):
     Options = Options
 
     def learn(self, train: Parts, val: Parts | None, seeds: Sequence[int]) -> None:
-        self.scaling = Scaling.of(train, self.options.columns)
-        rows, present = self._copied(train.present, seeds[0])
-        columns = self._side_by_side({name: x[rows] for name, x in train.inputs.items()}, present)
+        (columns, labels), rows = self._lesson(train, seeds[0])
         groups = [train.groups[i] for i in rows.tolist()]
         self.linear = fit_linear(
             columns,
-            train.labels[rows],
+            labels,
             groups,
             classes=self.classes,
             penalties=self.options.penalties,
             folds=self.options.folds,
         )
+
+    def fit_folds(self, rows: FoldRows, *, seeds: Sequence[int], read: Mapping[str, Reads]) -> FoldPredictions:
+        """As `CrossFittable` has it: a row's penalty is the best of the folds that it is not in."""
+        members, paths, sums = [], [], []
+        for number in range(rows.folds):
+            member = type(self)(**self.options.model_dump())
+            lesson, _ = member._lesson(member._train_parts(*rows.without_fold(number), read), seeds[0])
+            held = (rows.fold == number).nonzero().flatten()
+            inputs, present = member._inputs({name: e.take(held.tolist()) for name, e in rows.evidence.items()})
+            heard = member._side_by_side(inputs, present), rows.labels[held]
+            heads, losses = held_out_path(lesson, heard, member.classes, self.options.penalties)
+            members.append(member)
+            paths.append(heads)
+            sums.append(losses)
+        shortest = min(map(len, sums))
+        table = torch.tensor([losses[:shortest] for losses in sums], dtype=torch.double)
+        total = table.sum(dim=0)
+        for member, heads, own in zip(members, paths, table, strict=True):
+            member.linear = heads[int((total - own).argmin())]
+        penalty = paths[0][int(total.argmin())].penalty
+        settings = self.options.model_copy(update={"penalties": (penalty,)})
+        return FoldPredictions(fold_logits(members, rows), settings, members[-1].parameters()["trained"])
+
+    def _lesson(self, train: Parts, seed: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Scaling is fitted; columns ``[r, d]`` and labels ``[r]`` to learn from, and the rows that they are of."""
+        self.scaling = Scaling.of(train, self.options.columns)
+        rows, present = self._copied(train.present, seed)
+        columns = self._side_by_side({name: x[rows] for name, x in train.inputs.items()}, present)
+        return (columns, train.labels[rows]), rows
 
     def _copied(self, present: Mapping[str, Tensor], seed: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Row numbers and what is present of each: all rows, and after them the copies."""

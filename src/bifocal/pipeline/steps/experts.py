@@ -35,7 +35,9 @@ class ExpertCounts(TypedDict):
     """A row per epoch."""
     rows: dict[str, dict[str, dict[str, int]]]
     tried: dict[str, dict[str, float]]
-    """Of several encoders: what each reached on val."""
+    """Of several encoders: the loss of each on rows that it had not seen."""
+    tried_on: dict[str, str]
+    """Which rows those were: ``train``, cross-fitted, or ``val``."""
     columns: dict[str, list[str]]
     """A line per column of records."""
     seconds_each: dict[str, float]
@@ -58,9 +60,9 @@ def fit_experts(run: Context) -> ExpertCounts:
         expert = run.modalities[name].expert_name
         done[expert] = fitted = _fit(run, name, rows)
         if fitted.tried:
-            metric = "AUROC" if run.label.binary else "macro-F1"
+            kind = "cross-fitted" if fitted.tried_on == "train" else "val"
             figures = ", ".join(f"{encoder} {value:.4f}" for encoder, value in fitted.tried.items())
-            run.reporter.note(f"{expert}: val {metric} {figures}; the best is taken")
+            run.reporter.note(f"{expert}: {kind} loss {figures}; the smallest that ties with the best is taken")
         if told := _told_columns(run, fitted.encoder, name):
             columns[expert] = told
             for line in told[:SHOWN_COLUMNS]:
@@ -71,6 +73,7 @@ def fit_experts(run: Context) -> ExpertCounts:
         "history": {name: fitted.history for name, fitted in done.items()},
         "rows": {name: fitted.counts for name, fitted in done.items()},
         "tried": {name: fitted.tried for name, fitted in done.items() if fitted.tried},
+        "tried_on": {name: fitted.tried_on for name, fitted in done.items() if fitted.tried},
         "columns": columns,
         "seconds_each": {name: fitted.seconds for name, fitted in done.items()},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING
 from ...assess.run_data import RunData
 from ...assess.tuning import wants_train
 from ...config import FusionConfig
+from ...contracts import DecidesAlone
 from ...errors import DataError
 from ...fit.cross_fit import CrossFitted, cross_fit_fusion, cross_fits
-from ...fit.fusion import MODEL, fit_fusion, save_fusion
+from ...fit.fusion import MODEL, FusionChoice, fit_fusion, save_fusion
+from ...models.composite_fusion import CompositeFusion
 from ..context import Context, Step
 
 if TYPE_CHECKING:
@@ -26,23 +29,36 @@ def train_fusion(run: Context) -> Mapping[str, object]:
         if "fusion" in run.config.model_fields_set:
             run.reporter.note("one modality: its expert decides alone, and what stands under `fusion` is not used")
         return {"skipped": "one modality: the expert decides alone"}
-    found = _cross_fitted(run, asked)
-    if found is not None:
-        found.save(run.space.evidence(MODEL, "train"), run.data.split("train").fingerprint)
-        fusion = fit_fusion(found.config, run.data.fusion_rows, val=None, seed=run.config.seed)
+    data, found = run.data, _cross_fitted(run, asked)
+    if found is None:
+        fusion = fusion_of(data, asked, partial(run.reporter.epoch, MODEL))
+    else:
+        fusion = fit_fusion(found.config, data.fusion_rows, val=None, seed=run.config.seed, in_sample=data.in_sample)
+    if found is not None and wants_train(data):
+        found.save(run.space.evidence(MODEL, "train"), data.split("train").fingerprint)
     else:
         run.space.evidence(MODEL, "train").unlink(missing_ok=True)
-        fusion = fusion_of(run.data, asked, partial(run.reporter.epoch, MODEL))
     if fusion.reads == "tokens" and asked.seeds > 1 and "seeds" in asked.model_fields_set:
         run.reporter.note(f"{asked.strategy} trains one model: of fusion.seeds = {asked.seeds} the first is taken")
-    save_fusion(fusion, asked, run.space.fusion)
-    rows = {"rows": len(next(iter(run.data.fusion_rows.values())))}
-    return rows if found is None else {**rows, "cross_fitted": len(found.ids), "options": found.config.options}
+    choice = _choice(asked, found, fusion) if found is not None and _chooses(run) else None
+    save_fusion(fusion, found.config if found else asked, run.space.fusion, choice)
+    for line in told_choice(choice) if choice else ():
+        run.reporter.note(line)
+    rows = {"rows": len(next(iter(data.fusion_rows.values())))}
+    if found is None:
+        return rows
+    told = {**rows, "cross_fitted": len(found.ids), "options": found.config.options}
+    return {**told, "choice": choice} if choice else told
+
+
+def _chooses(run: Context) -> bool:
+    """Whether the strategy is to be found by cross-fitting others, however large val is."""
+    return issubclass(run.data.strategy, CompositeFusion)
 
 
 def _cross_fitted(run: Context, asked: FusionConfig) -> CrossFitted | None:
     """None where val alone is tuned on: it is large, the strategy cannot be cross-fitted, or the rows are too few."""
-    if not wants_train(run.data):
+    if not wants_train(run.data) and not _chooses(run):
         return None
     if not cross_fits(asked):
         run.reporter.note(
@@ -50,12 +66,38 @@ def _cross_fitted(run: Context, asked: FusionConfig) -> CrossFitted | None:
         )
         return None
     try:
-        return cross_fit_fusion(asked, run.data.fusion_rows, seed=run.config.seed)
+        return cross_fit_fusion(asked, run.data.fusion_rows, seed=run.config.seed, in_sample=run.data.in_sample)
     except DataError as error:
-        if run.config.decide.on == "cross_fit":
+        if run.config.decide.on == "cross_fit" or _chooses(run):
             raise
         run.reporter.note(f"the fusion is tuned on val alone: {error}")
         return None
+
+
+def _choice(asked: FusionConfig, found: CrossFitted, fusion: Fusion) -> FusionChoice:
+    """What was compared, and what came of it."""
+    return {
+        "asked": asked.strategy,
+        "strategy": found.config.strategy,
+        "alone": fusion.decides_alone if isinstance(fusion, DecidesAlone) else None,
+        "members": found.config.options["members"] if found.config.strategy == asked.strategy else {},
+        "candidates": [asdict(candidate) for candidate in found.candidates],
+    }
+
+
+def told_choice(choice: FusionChoice) -> list[str]:
+    """How a fusion was chosen, a line for each thing to know."""
+    lines = [
+        f"{c['name']}: cross-fitted loss {c['loss']:.4f}, {c['behind']:.4f} +- {c['error']:.4f} behind the best, "
+        f"{c['trained']:,} numbers learned"
+        for c in choice["candidates"]
+    ]
+    if choice["members"]:
+        picks = sum(choice["members"].values())
+        shares = ", ".join(f"{name} {count} of {picks}" for name, count in choice["members"].items())
+        return [*lines, f"{choice['strategy']}: {shares}"]
+    taken = f"{choice['strategy']} is taken: it learned fewest numbers of those within one standard error of the best"
+    return [*lines, f"{choice['alone']} alone is enough" if choice["alone"] else taken]
 
 
 def fusion_of(

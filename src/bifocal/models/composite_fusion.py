@@ -1,0 +1,190 @@
+"""Fusions made of other fusions: which of them, and in what shares, is found by cross-fitting them all.
+
+What a strategy says of rows that it has not seen is all there is to choose by. Every strategy that can be cross-fitted
+is a candidate, by no list: one that is added is tried from then on.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from .. import plugins
+from ..config import Options as Given
+from ..config import Reads, Strict
+from ..data.splits import fold_of
+from ..errors import ConfigError
+from ..example import Evidence
+from .evidence_fusion import BOTH, STATISTICS, EvidenceFusion
+from .folds import CrossFittable, FoldPredictions, FoldRows
+
+FOLDS = 5
+"""Of a composite that is fitted by itself, without `bifocal.fit.cross_fit`."""
+
+
+class CompositeOptions(Strict):
+    """What ``fusion.options`` may hold."""
+
+    candidates: Annotated[list[str], Field(min_length=1)] | None = None
+    """Strategies to choose from; None = all that come with Bifocal and can be cross-fitted in seconds."""
+    options: Given = Field(default_factory=dict)
+    """Strategy -> its own options."""
+    members: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """Strategy -> picks, where they are not to be chosen."""
+
+
+class CompositeFusion(EvidenceFusion):
+    """The mean of the members' probabilities, each counted as often as it was picked.
+
+    A strategy fills in `compose`. Members read what they read by default, or what ``read`` asks for where they can.
+
+    Attributes
+    ----------
+    members : dict
+        Strategy -> its fitted fusion.
+    """
+
+    reads: Reads = "features"
+    Options: type[Strict] = CompositeOptions
+    members: dict[str, EvidenceFusion]
+
+    @abstractmethod
+    def compose(self, found: Mapping[str, FoldPredictions], rows: FoldRows) -> FoldPredictions:
+        """What the composite says of rows it has not seen, and of which strategy, or which members, it is made."""
+
+    def fit_folds(self, rows: FoldRows, *, seeds: Sequence[int], read: Mapping[str, Reads]) -> FoldPredictions:
+        """As `CrossFittable` has it: every candidate is cross-fitted on the same folds."""
+        found = {}
+        for name in self.options.members or self._candidates():
+            member = self._member(name)
+            found[name] = member.fit_folds(rows, seeds=seeds, read=readable_of(member, read))
+        return self.compose(found, rows)
+
+    def fit(
+        self,
+        evidence: Mapping[str, Evidence],
+        labels: Tensor,
+        *,
+        seeds: Sequence[int],
+        read: Mapping[str, Reads] | None = None,
+        val: Mapping[str, Evidence] | None = None,
+    ) -> Self:
+        """As `EvidenceFusion.fit`. Without ``members`` they are chosen by cross-fitting first."""
+        read = dict(read or {})
+        if not self.options.members:
+            groups = next(iter(evidence.values())).groups
+            fold = torch.tensor(fold_of(groups, labels.tolist(), FOLDS, seeds[0]))
+            found = self.fit_folds(FoldRows(evidence, labels, fold, [list(evidence)]), seeds=seeds, read=read)
+            self.options = self.options.model_copy(update=_members_of(found))
+        self._begin(evidence, labels, read)
+        self.read = dict.fromkeys(evidence, BOTH)
+        self.dims = {name: e.features.shape[1] + e.logits.shape[1] for name, e in evidence.items()}
+        self.members = {}
+        for name in self.options.members:
+            member = self._member(name)
+            self.members[name] = member.fit(evidence, labels, seeds=seeds, read=readable_of(member, read), val=val)
+        return self
+
+    def _candidates(self) -> list[str]:
+        known = {name: plugins.load("fusions", name) for name in self.options.candidates or plugins.names("fusions")}
+        for name in self.options.candidates or ():
+            if not _can_be_member(known[name]):
+                raise ConfigError(
+                    f"fusion.options.candidates names {name}, which cannot be cross-fitted in seconds, or is made of "
+                    f"others itself; leave it out"
+                )
+        return [name for name, found in known.items() if _can_be_member(found)]
+
+    def _member(self, name: str) -> Any:
+        return plugins.load("fusions", name)(**self.options.options.get(name, {}))
+
+    # ------------------------------------------------------------------ decide
+
+    def combine(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """The log of the mean probabilities."""
+        return self._mean(m._or_prior(m.combine(self._own(m, inputs), present), present) for m in self.members.values())
+
+    def traced(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """Raises `ModelError` where a member has no such form."""
+        said = self._mean(m.traced(self._own(m, inputs), present) for m in self.members.values())
+        return self._or_prior(said, present)
+
+    def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The mean of the weights of those members that have any."""
+        found = {name: member.weigh(self._own(member, inputs), present) for name, member in self.members.items()}
+        found = {name: weights for name, weights in found.items() if weights}
+        picks = sum(self.options.members[name] for name in found)
+        return {
+            modality: sum(self.options.members[name] / picks * weights[modality] for name, weights in found.items())
+            for modality in (self.read if found else ())
+        }
+
+    def _own(self, member: EvidenceFusion, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What one member reads of features and logits side by side."""
+        parts = {name: x.tensor_split([x.shape[-1] - self.classes], dim=-1) for name, x in inputs.items()}
+        return {name: parts[name][what == "logits"] for name, what in member.read.items()}
+
+    def _mean(self, said: Iterable[Tensor]) -> Tensor:
+        return mean_of_picks(torch.stack(list(said)), list(self.options.members.values()))
+
+    # ------------------------------------------------------------------ keep
+
+    def parameters(self) -> dict[str, int]:
+        counts = [member.parameters() for member in self.members.values()]
+        return {kind: sum(count[kind] for count in counts) for kind in ("total", "trained")}
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        config, tensors = super().state()
+        config["members"] = {}
+        for i, (name, member) in enumerate(self.members.items()):
+            config["members"][name], own = member.state()
+            tensors |= {_place(i, key) + key: tensor for key, tensor in own.items()}
+        return config, tensors
+
+    @classmethod
+    def restore(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        fusion = super().restore(config, tensors)
+        fusion.members = {}
+        for i, (name, own) in enumerate(config["members"].items()):
+            places = (_place(i, STATISTICS), _place(i, ""))
+            found = {key.removeprefix(p): t for p in places for key, t in tensors.items() if key.startswith(p)}
+            fusion.members[name] = plugins.load("fusions", name).restore(own, found)
+        return fusion
+
+
+def mean_of_picks(members: Tensor, picks: Sequence[int]) -> Tensor:
+    """The log of the mean probabilities of members ``[M, ..., C]``, each counted as often as it was picked."""
+    shares = torch.tensor(picks, dtype=members.dtype) / sum(picks)
+    weights = shares.log().view(-1, *(1,) * (members.dim() - 1))
+    return (members.log_softmax(dim=-1) + weights).logsumexp(dim=0)
+
+
+def _members_of(found: FoldPredictions) -> dict[str, Any]:
+    """The options ``members`` and ``options`` of what `CompositeFusion.compose` gave."""
+    settings = found.settings.model_dump()
+    if found.strategy is None:
+        return {"members": settings["members"], "options": settings["options"]}
+    return {"members": {found.strategy: 1}, "options": {found.strategy: settings}}
+
+
+def _can_be_member(found: Any) -> bool:
+    return (
+        issubclass(found, EvidenceFusion)
+        and issubclass(found, CrossFittable)
+        and not issubclass(found, CompositeFusion)
+    )
+
+
+def readable_of(member: EvidenceFusion | type[EvidenceFusion], read: Mapping[str, Reads]) -> dict[str, Reads]:
+    """What a member can read of what was asked for."""
+    return {name: what for name, what in read.items() if what in member.readable}
+
+
+def _place(i: int, key: str) -> str:
+    """The prefix of a member's tensors: what it counted stays told from what it learned."""
+    return f"{STATISTICS if key.startswith(STATISTICS) else ''}members.{i}."
