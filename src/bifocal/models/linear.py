@@ -100,16 +100,20 @@ def fit_linear(
 
 
 def held_out_path(
-    train: LabelledRows, held_out: LabelledRows, classes: int, penalties: Sequence[float]
+    train: LabelledRows,
+    held_out: LabelledRows,
+    classes: int,
+    penalties: Sequence[float],
+    overfitted: float = OVERFITTED,
 ) -> tuple[list[LinearHead], list[float]]:
     """Heads along the penalties, strongest first, and the loss of each summed over rows held out; it ends with the
-    first that has `OVERFITTED`."""
+    first whose loss is ``overfitted`` times the least."""
     heads: list[LinearHead] = []
     losses: list[float] = []
     for head in _solve(train[0], train[1].numpy(), classes, sorted(penalties)):
         heads.append(head)
         losses.append(functional.cross_entropy(head(held_out[0]), held_out[1], reduction="sum").item())
-        if losses[-1] > OVERFITTED * min(losses):  # weaker ones lose more, and take longest to solve
+        if losses[-1] > overfitted * min(losses):  # weaker ones lose more, and take longest to solve
             break
     return heads, losses
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -69,12 +70,12 @@ class Linear(EvidenceFusion):
             held = (rows.fold == number).nonzero().flatten()
             inputs, present = member._inputs({name: e.take(held.tolist()) for name, e in rows.evidence.items()})
             heard = member._side_by_side(inputs, present), rows.labels[held]
-            heads, losses = held_out_path(lesson, heard, member.classes, self.options.penalties)
+            # The whole path: where it might end early is for the fold's own labels to say.
+            heads, losses = held_out_path(lesson, heard, member.classes, self.options.penalties, overfitted=math.inf)
             members.append(member)
             paths.append(heads)
             sums.append(losses)
-        shortest = min(map(len, sums))
-        table = torch.tensor([losses[:shortest] for losses in sums], dtype=torch.double)
+        table = torch.tensor(sums, dtype=torch.double)
         total = table.sum(dim=0)
         for member, heads, own in zip(members, paths, table, strict=True):
             member.linear = heads[int((total - own).argmin())]
