@@ -57,7 +57,7 @@ PARTS = {
 
 def write_posts(path: Path, rows: int) -> None:
     """Posts whose label both parts tell something of, a few rows to a thread."""
-    from bifocal.sources._captions import VOCABULARIES
+    from bifocal.sources._synthetic_texts import VOCABULARIES
 
     rng = np.random.default_rng(SEED)
     with open(path, "w", encoding="utf-8", newline="") as f:

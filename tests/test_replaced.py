@@ -9,7 +9,7 @@ from PIL import Image
 
 from bifocal import load
 from bifocal.errors import RunError
-from bifocal.lab.documents.documents import check_documents, write_documents
+from bifocal.lab.documents.writer import check_documents, write_documents
 from bifocal.lab.study import keep
 from bifocal.report.explanation import write_explanation
 from bifocal.serve.known_pictures import write_list
@@ -30,7 +30,7 @@ def lab(tmp_path):
 
 @pytest.mark.parametrize("name", ["postmortem.md", "experiments.md", "lab/gains.svg"])
 def test_the_documents_of_the_lab(lab, tmp_path, monkeypatch, name):
-    monkeypatch.setattr("bifocal.lab.documents.documents.draw", lambda results: {})  # gains.svg stands for every figure
+    monkeypatch.setattr("bifocal.lab.documents.writer.draw", lambda results: {})  # gains.svg stands for every figure
     (tmp_path / name).write_text("# What went wrong on Tuesday\n")
     with pytest.raises(RunError, match=f"{name} is there, and {REFUSED}"):
         write_documents(lab, tmp_path)

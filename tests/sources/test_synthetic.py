@@ -9,8 +9,8 @@ from PIL import Image
 from bifocal import plugins
 from bifocal.errors import ConfigError, DataError
 from bifocal.example import Example
-from bifocal.sources._captions import VOCABULARIES
-from bifocal.sources._scenes import BAND, SIDE
+from bifocal.sources._synthetic_pictures import BAND, SIDE
+from bifocal.sources._synthetic_texts import VOCABULARIES
 from bifocal.sources.hateful_memes import HatefulMemes
 from bifocal.sources.synthetic import STRUCTURES, Synthetic
 

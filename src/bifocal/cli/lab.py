@@ -38,7 +38,7 @@ def lab(
     if config is None and not write:
         raise ConfigError("bifocal lab takes a configuration, or --write to rewrite the documents from kept results")
     if write:
-        from ..lab.documents.documents import check_documents
+        from ..lab.documents.writer import check_documents
 
         check_documents(force=force)
     if config is not None:
@@ -49,7 +49,7 @@ def lab(
             keep(folder, results / settings.run, force=force)
         print_lab(folder, as_json)
     if write:
-        from ..lab.documents.documents import write_documents
+        from ..lab.documents.writer import write_documents
 
         written = write_documents(results, force=force)
         if config is None or not as_json:

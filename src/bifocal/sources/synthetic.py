@@ -20,8 +20,8 @@ from ..contracts import TextRole
 from ..errors import ConfigError, DataError, nearest
 from ..example import BINARY, LABELS, Example, Label
 from ..workspace import atomic, fingerprint
-from ._captions import VOCABULARIES
-from ._scenes import Cue, draw, png
+from ._synthetic_pictures import Cue, draw, png
+from ._synthetic_texts import VOCABULARIES
 
 LABEL = "abuse_hate"
 PAIRS = ("neither", "text", "image", "both")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bifocal.errors import RunError
-from bifocal.lab.documents.documents import experiments, render_documents, write_documents
+from bifocal.lab.documents.writer import experiments, render_documents, write_documents
 from bifocal.lab.results import read_sets
 
 ROOT = Path(__file__).parents[3]
@@ -71,7 +71,7 @@ def test_a_changed_number_changes_the_documents(lab, tmp_path):
 
 
 def test_what_autogluon_reached_is_told_where_it_was_measured(lab, monkeypatch):
-    monkeypatch.setattr("bifocal.lab.documents.documents.draw", lambda results: {})  # it is told in words
+    monkeypatch.setattr("bifocal.lab.documents.writer.draw", lambda results: {})  # it is told in words
     assert "0.111" not in "".join(text for path, text in render_documents(lab).items() if path.suffix == ".md")
     metric = json.loads((lab / "three" / "results.json").read_text(encoding="utf-8"))["metric"]
     figure = {"version": "1.6.3", "seconds": 15.0, metric: {"value": 0.111, "low": 0.1, "high": 0.12}}
