@@ -99,51 +99,51 @@ def pattern_predictions(
     """Pattern -> (logits, labels) of the fusion where only these parts are left."""
     result = {}
     for keep in patterns(evidence):
-        said = Predictions.gather(blanked(evidence, keep), experts, fusion, fusion_name)
-        result[pattern_of(keep)] = (said.logits[fusion_name], said.labels)
+        predictions = Predictions.gather(blanked(evidence, keep), experts, fusion, fusion_name)
+        result[pattern_of(keep)] = (predictions.logits[fusion_name], predictions.labels)
     return result
 
 
 def calibrated(
-    said: Predictions, policy: Policy, model: str, *, adjusted: bool = True
+    predictions: Predictions, policy: Policy, model: str, *, adjusted: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated probabilities ``[n, C]`` and predicted classes ``[n]``, each row by its presence pattern.
 
     Rows on which the model has no opinion are nan. Unless ``adjusted``, probabilities are those at the base rate of
     val, which is that of test, whatever base rate the policy is for; the predicted classes are the policy's.
     """
-    probabilities = np.empty_like(said.logits[model], dtype=float)
-    predictions = np.empty(len(said.ids), dtype=int)
+    probabilities = np.empty_like(predictions.logits[model], dtype=float)
+    classes = np.empty(len(predictions.ids), dtype=int)
     as_it_is = adjusted or policy.base_rate is None
-    for pattern, rows in _by_pattern(said):
-        logits = said.logits[model][rows]
+    for pattern, rows in _by_pattern(predictions):
+        logits = predictions.logits[model][rows]
         deployed = policy.probabilities(model, logits, pattern)
-        predictions[rows] = policy.predictions(model, deployed, pattern)
+        classes[rows] = policy.predictions(model, deployed, pattern)
         probabilities[rows] = deployed if as_it_is else policy.probabilities(model, logits, pattern, adjusted=False)
-    probabilities[~said.has[model]] = np.nan
-    return probabilities, predictions
+    probabilities[~predictions.has[model]] = np.nan
+    return probabilities, classes
 
 
-def _by_pattern(said: Predictions) -> Iterator[tuple[str, np.ndarray]]:
+def _by_pattern(predictions: Predictions) -> Iterator[tuple[str, np.ndarray]]:
     """Each presence pattern, and whether a row bears it ``[n]``."""
-    row_patterns = np.array(said.patterns)
-    for pattern in set(said.patterns):
+    row_patterns = np.array(predictions.patterns)
+    for pattern in set(predictions.patterns):
         yield pattern, row_patterns == pattern
 
 
-def actions(said: Predictions, policy: Policy, model: str) -> np.ndarray:
+def actions(predictions: Predictions, policy: Policy, model: str) -> np.ndarray:
     """What the policy does with each row ``[n]``: allow, review or block; of several classes review, or its name.
 
     Rows on which the model has no opinion are empty.
     """
-    probabilities, predictions = calibrated(said, policy, model)
-    done = np.array([str(name) for name in policy.classes], dtype=object)[predictions]
-    languages = None if said.languages is None else np.array(said.languages, dtype=object)
-    for pattern, rows in _by_pattern(said):
+    probabilities, classes = calibrated(predictions, policy, model)
+    done = np.array([str(name) for name in policy.classes], dtype=object)[classes]
+    languages = None if predictions.languages is None else np.array(predictions.languages, dtype=object)
+    for pattern, rows in _by_pattern(predictions):
         own = None if languages is None else languages[rows].tolist()
-        found = policy.actions(model, probabilities[rows], predictions[rows], pattern, own)
+        found = policy.actions(model, probabilities[rows], classes[rows], pattern, own)
         done[rows] = np.where(found == "", done[rows], found)
-    return np.where(said.has[model], done, "")
+    return np.where(predictions.has[model], done, "")
 
 
 class MissedClass(TypedDict):
@@ -164,29 +164,29 @@ class SetActions(MissedClass):
     by_class: dict[str, MissedClass]
 
 
-def measure_actions(said: Predictions, policy: Policy, model: str) -> dict[str, dict[str, int]] | SetActions:
+def measure_actions(predictions: Predictions, policy: Policy, model: str) -> dict[str, dict[str, int]] | SetActions:
     """What the policy does with a split, by class of the post; posts without a label under ``none``.
 
     ``allow``, ``review``, ``block``: counts by ``negative``, ``positive``, ``none``. Of several classes `SetActions`.
     """
-    done, kinds = actions(said, policy, model), {"negative": 0, "positive": 1, "none": UNLABELLED}
+    done, kinds = actions(predictions, policy, model), {"negative": 0, "positive": 1, "none": UNLABELLED}
     if len(policy.classes) > 2:
-        return _measure_sets(said, policy, model, done)
+        return _measure_sets(predictions, policy, model, done)
     return {
-        action: {kind: int(np.sum((done == action) & (said.labels == y))) for kind, y in kinds.items()}
+        action: {kind: int(np.sum((done == action) & (predictions.labels == y))) for kind, y in kinds.items()}
         for action in ("allow", "review", "block")
     }
 
 
-def _measure_sets(said: Predictions, policy: Policy, model: str, done: np.ndarray) -> SetActions:
-    probabilities, _ = calibrated(said, policy, model)
+def _measure_sets(predictions: Predictions, policy: Policy, model: str, done: np.ndarray) -> SetActions:
+    probabilities, _ = calibrated(predictions, policy, model)
     sets = np.ones_like(probabilities, dtype=bool)
-    for pattern, rows in _by_pattern(said):
+    for pattern, rows in _by_pattern(predictions):
         found = policy.candidates(model, probabilities[rows], pattern)
         sets[rows] = True if found is None else found
-    there = said.has[model]
-    known = there & (said.labels != UNLABELLED)
-    missed = ~sets[known, said.labels[known]]
+    there = predictions.has[model]
+    known = there & (predictions.labels != UNLABELLED)
+    missed = ~sets[known, predictions.labels[known]]
     return {
         "n": int(there.sum()),
         "review": int(np.sum(done[there] == "review")),
@@ -195,7 +195,7 @@ def _measure_sets(said: Predictions, policy: Policy, model: str, done: np.ndarra
         "missed": int(missed.sum()),
         "by_class": {
             str(name): {"labelled": int(of.sum()), "missed": int(missed[of].sum())}
-            for name, of in ((name, said.labels[known] == c) for c, name in enumerate(policy.classes))
+            for name, of in ((name, predictions.labels[known] == c) for c, name in enumerate(policy.classes))
         },
     }
 
@@ -239,37 +239,37 @@ class ModelResults(TypedDict):
 
 
 def measure_model(
-    said: Predictions, model: str, policy: Policy, resampling: Resampling
+    predictions: Predictions, model: str, policy: Policy, resampling: Resampling
 ) -> tuple[SplitResults, dict[str, Gain]]:
     """One model on one split, and what calibration did to its NLL and Brier there."""
-    rows = said.has[model]
-    groups = [g for g, keep in zip(said.groups, rows, strict=True) if keep]
-    labels = said.labels[rows]
-    probabilities, predictions = (a[rows] for a in calibrated(said, policy, model, adjusted=False))
+    rows = predictions.has[model]
+    groups = [g for g, keep in zip(predictions.groups, rows, strict=True) if keep]
+    labels = predictions.labels[rows]
+    probabilities, classes = (a[rows] for a in calibrated(predictions, policy, model, adjusted=False))
     raw, after, change = measure_change(
         labels,
-        softmax(said.logits[model][rows]),
+        softmax(predictions.logits[model][rows]),
         probabilities,
         groups,
-        predictions=predictions,
+        predictions=classes,
         resamples=resampling.resamples,
         seed=resampling.seed,
     )
     result: SplitResults = {**raw, "calibrated": after["metrics"]}
     if len(policy.classes) == 2:
-        result["confusion"] = confusion(labels, predictions)
+        result["confusion"] = confusion(labels, classes)
     return result, change
 
 
-def measure_majority(said: Predictions, shares: np.ndarray, resampling: Resampling) -> Measured:
+def measure_majority(predictions: Predictions, shares: np.ndarray, resampling: Resampling) -> Measured:
     """The baseline that always names the commonest class of train, with train's class shares as probabilities."""
-    probabilities, n, seed = np.tile(shares, (len(said.ids), 1)), resampling.resamples, resampling.seed
-    predictions = np.full(len(said.ids), int(shares.argmax()))
-    return measure(said.labels, probabilities, said.groups, predictions=predictions, resamples=n, seed=seed)
+    probabilities, n, seed = np.tile(shares, (len(predictions.ids), 1)), resampling.resamples, resampling.seed
+    classes = np.full(len(predictions.ids), int(shares.argmax()))
+    return measure(predictions.labels, probabilities, predictions.groups, predictions=classes, resamples=n, seed=seed)
 
 
 def measure_models(
-    said: Mapping[str, Predictions],
+    predictions: Mapping[str, Predictions],
     policy: Policy,
     parameters: Mapping[str, Mapping[str, int]],
     shares: np.ndarray,
@@ -278,17 +278,17 @@ def measure_models(
 ) -> dict[str, ModelResults]:
     """Every model, and the majority baseline, on every split (``said``: split -> `Predictions`)."""
     models: dict[str, ModelResults] = {}
-    splits = [split for split in SPLITS if split in said]
+    splits = [split for split in SPLITS if split in predictions]
     for model, weights in parameters.items():
         own, found = policy.models[model], models.setdefault(model, {"parameters": weights})
         found["threshold"], found["class_thresholds"] = own.threshold, own.class_thresholds
         changes = {}
         for split in splits:
-            found[split], changes[str(split)] = measure_model(said[split], model, policy, resampling)
+            found[split], changes[str(split)] = measure_model(predictions[split], model, policy, resampling)
         found["calibration"] = changes[tested_on]
     majority = models.setdefault(MAJORITY, {"parameters": {"total": 0, "trained": 0}})
     for split in splits:
-        majority[split] = {**measure_majority(said[split], shares, resampling)}
+        majority[split] = {**measure_majority(predictions[split], shares, resampling)}
     return models
 
 
@@ -321,8 +321,10 @@ def gains_over_experts(
     """
     experts, metric = [model for model in tuned.logits if model != fusion], resampling.metric
 
-    def probabilities(said: Predictions, model: str) -> np.ndarray:
-        return np.where(said.has[model][:, None], calibrated(said, policy, model, adjusted=False)[0], shares)
+    def probabilities(predictions: Predictions, model: str) -> np.ndarray:
+        return np.where(
+            predictions.has[model][:, None], calibrated(predictions, policy, model, adjusted=False)[0], shares
+        )
 
     found = gains_over_each(
         tested.labels,
@@ -348,13 +350,13 @@ class ClassShares(TypedDict):
     """Whether that is below `SHARES_DIFFER`."""
 
 
-def measure_class_shares(said: Mapping[str, Predictions], label: Label) -> ClassShares:
+def measure_class_shares(predictions: Mapping[str, Predictions], label: Label) -> ClassShares:
     """Compare the class shares of the splits (``said``: split -> `Predictions`).
 
     A threshold chosen where positives are more frequent than where it is used flags too much there.
     """
     classes, annotated = len(label.classes), {}
-    for split, found in said.items():
+    for split, found in predictions.items():
         rows = np.flatnonzero(found.labels != UNLABELLED)
         if len(rows):
             annotated[split] = (found.labels[rows], [found.groups[row] for row in rows])
@@ -429,18 +431,22 @@ def _curves(tested: Predictions, policy: Policy, model: str) -> ModelCurves:
     }
 
 
-def _explorer(said: Predictions, policy: Policy, model: str, split: str) -> Explorer | None:
-    rows = np.flatnonzero(said.has[model] & (said.labels != UNLABELLED))
+def _explorer(predictions: Predictions, policy: Policy, model: str, split: str) -> Explorer | None:
+    rows = np.flatnonzero(predictions.has[model] & (predictions.labels != UNLABELLED))
     if len(policy.classes) > 2 or not len(rows):
         return None
     allow_below = block_from = None
     if policy.review is not None:
-        bands = [policy.band(model, said.patterns[row]) for row in rows]
+        bands = [policy.band(model, predictions.patterns[row]) for row in rows]
         # A side without a promise does nothing without a person.
         allow_below = [0.0 if b is None or b.allow_below is None else b.allow_below for b in bands]
         block_from = [2.0 if b is None or b.block_from is None else b.block_from for b in bands]
-    p = calibrated(said, policy, model)[0][rows]
-    return {"split": split, "model": model, "rows": threshold_counts(said.labels[rows], p, allow_below, block_from)}
+    p = calibrated(predictions, policy, model)[0][rows]
+    return {
+        "split": split,
+        "model": model,
+        "rows": threshold_counts(predictions.labels[rows], p, allow_below, block_from),
+    }
 
 
 def column(model: str) -> str:
@@ -453,24 +459,30 @@ def column(model: str) -> str:
 
 
 def write_error_table(
-    path: Path, said: Predictions, texts: Sequence[str], policy: Policy, label: Label, split: str, models: Sequence[str]
+    path: Path,
+    predictions: Predictions,
+    texts: Sequence[str],
+    policy: Policy,
+    label: Label,
+    split: str,
+    models: Sequence[str],
 ) -> None:
     """``errors_<run>.csv`` of one split; a model without an opinion on a row leaves its cells empty."""
     write_errors(
         path,
-        ids=said.ids,
-        splits=[split] * len(said.ids),
+        ids=predictions.ids,
+        splits=[split] * len(predictions.ids),
         texts=texts,
-        labels=said.labels,
+        labels=predictions.labels,
         label_name=policy.label,
         label=label,
-        models={column(model): calibrated(said, policy, model) for model in models},
+        models={column(model): calibrated(predictions, policy, model) for model in models},
         fused=column(models[-1]),
     )
 
 
-def example_row(said: Predictions, policy: Policy, model: str) -> int:
+def example_row(predictions: Predictions, policy: Policy, model: str) -> int:
     """A row worth showing: the first that the model flags rightly, else the first of all."""
-    _, predictions = calibrated(said, policy, model)
-    right = np.flatnonzero((predictions == said.labels) & (said.labels == 1))
+    _, classes = calibrated(predictions, policy, model)
+    right = np.flatnonzero((classes == predictions.labels) & (predictions.labels == 1))
     return int(right[0]) if len(right) else 0

@@ -46,40 +46,42 @@ def training_predictions(data: RunData) -> Predictions:
     kept from it; a fusion on those that it was cross-fitted on.
     """
     evidence = data.evidence_of("train")
-    said = Predictions.gather(evidence, data.expert_names, None, MODEL)
+    predictions = Predictions.gather(evidence, data.expert_names, None, MODEL)
     has = {
         data.expert_names[name]: (e.present & ~e.seen & (e.labels != UNLABELLED)).numpy()
         for name, e in evidence.items()
     }
-    logits, found = dict(said.logits), cross_fitted(data)
+    logits, found = dict(predictions.logits), cross_fitted(data)
     if data.fused is not None:
         place = {} if found is None else {row: i for i, row in enumerate(found.ids)}
-        rows = np.array([i for i, row in enumerate(said.ids) if row in place and said.patterns[i]], dtype=int)
+        rows = np.array(
+            [i for i, row in enumerate(predictions.ids) if row in place and predictions.patterns[i]], dtype=int
+        )
         logits[MODEL] = np.zeros_like(next(iter(logits.values())))
-        has[MODEL] = np.zeros(len(said.ids), dtype=bool)
+        has[MODEL] = np.zeros(len(predictions.ids), dtype=bool)
         if found is not None and len(rows):
-            logits[MODEL][rows] = found.logits.numpy()[[place[said.ids[i]] for i in rows]]
+            logits[MODEL][rows] = found.logits.numpy()[[place[predictions.ids[i]] for i in rows]]
             has[MODEL][rows] = True
-    return replace(said, logits=logits, has=has, languages=data.languages("train"))
+    return replace(predictions, logits=logits, has=has, languages=data.languages("train"))
 
 
 def tuning_predictions(data: RunData) -> Predictions:
     """All rows that a policy is fitted on, of which each model has an opinion on its own."""
-    said = data.predictions(data.tuned_on)
-    return said.and_more(training_predictions(data)) if wants_train(data) else said
+    predictions = data.predictions(data.tuned_on)
+    return predictions.and_more(training_predictions(data)) if wants_train(data) else predictions
 
 
-def tuning_rows(data: RunData, said: Predictions) -> TuningRows:
+def tuning_rows(data: RunData, predictions: Predictions) -> TuningRows:
     """The same by model and presence pattern, with val apart for what promises rest on."""
     val = data.predictions(data.tuned_on)
     promised = _pooled(data, val)
     if data.fused is not None:
         promised[MODEL] |= pattern_predictions(data.fused_evidence(data.tuned_on), data.expert_names, data.fused, MODEL)
     more = training_scores(data) if wants_train(data) else {}
-    decided = said.has[data.models[-1]]
+    decided = predictions.has[data.models[-1]]
     return TuningRows(
         {m: {of: joined(scores, more.get(m, {}).get(of)) for of, scores in own.items()} for m, own in promised.items()},
-        groups=None if data.in_sample else list(np.array(said.groups)[decided]),
+        groups=None if data.in_sample else list(np.array(predictions.groups)[decided]),
         languages=np.array(val.languages, dtype=object)[val.has[data.models[-1]]].tolist(),
         promised=promised,
     )
@@ -99,18 +101,21 @@ def training_scores(data: RunData) -> dict[str, dict[str, Scores]]:
     return scores
 
 
-def tuned_on(data: RunData, said: Predictions) -> dict[str, dict[str, int]]:
+def tuned_on(data: RunData, predictions: Predictions) -> dict[str, dict[str, int]]:
     """Model -> split -> annotated rows that its calibration and threshold are fitted on."""
     val = len(data.predictions(data.tuned_on).ids)
     counts = {}
     for model in data.models:
-        known = said.has[model] & (said.labels != UNLABELLED)
+        known = predictions.has[model] & (predictions.labels != UNLABELLED)
         counts[model] = {data.tuned_on: int(known[:val].sum()), "train": int(known[val:].sum())}
     return {model: {split: n for split, n in of.items() if n} for model, of in counts.items()}
 
 
-def _pooled(data: RunData, said: Predictions) -> dict[str, dict[str, Scores]]:
-    return {m: {POOLED: (said.logits[m][said.has[m]], said.labels[said.has[m]])} for m in data.models}
+def _pooled(data: RunData, predictions: Predictions) -> dict[str, dict[str, Scores]]:
+    return {
+        m: {POOLED: (predictions.logits[m][predictions.has[m]], predictions.labels[predictions.has[m]])}
+        for m in data.models
+    }
 
 
 def joined(first: Scores, second: Scores | None) -> Scores:

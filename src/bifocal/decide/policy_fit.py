@@ -111,15 +111,15 @@ class _ModelFit(NamedTuple):
 def _fit_model(model: str, rows: TuningRows, settings: PolicySettings, *, decides: bool) -> _ModelFit:
     """One model, pooled and by pattern; ``decides``: the last one, whose groups and languages are known."""
     sets, promised = rows.scores[model], (rows.promised or rows.scores)[model]
-    said = _annotated(sets[POOLED])
+    scores = _annotated(sets[POOLED])
     groups = _known(rows.groups, sets[POOLED]) if decides else None
-    calibrated = fit_calibration(*said, settings.method, groups=groups, from_few=settings.in_sample)
-    few = _few(said, settings)
-    pooled, best, chosen = _fit(said, _annotated(promised[POOLED]), calibrated.calibration, settings)
+    calibrated = fit_calibration(*scores, settings.method, groups=groups, from_few=settings.in_sample)
+    few = _few(scores, settings)
+    pooled, best, chosen = _fit(scores, _annotated(promised[POOLED]), calibrated.calibration, settings)
     findings = uncalibrated(model, few, "the temperature is 1: scores are taken as they are")
     if calibrated.tried:
         findings.append(compared(model, calibrated))
-    findings += few_for_bound(model, said[1], settings.rule) if decides and len(settings.classes) == 2 else []
+    findings += few_for_bound(model, scores[1], settings.rule) if decides and len(settings.classes) == 2 else []
     findings += threshold_findings(model, chosen, settings.rule, decides=decides)
     findings += unpromised(model, pooled, settings.classes, settings.review)
     patterns, found = _fit_patterns(model, sets, promised, pooled, settings, told=bool(few))
@@ -148,42 +148,42 @@ def _fit_patterns(
     for pattern, scored in sorted(sets.items()):
         if not _own_fit(scored, sets[POOLED]):
             continue
-        said, name = _annotated(scored), f"{model} on {pattern}"
-        if few := _few(said, settings):
+        scores, name = _annotated(scored), f"{model} on {pattern}"
+        if few := _few(scores, settings):
             findings += uncalibrated(name, {} if told else few, "decided as all posts are")
             continue
-        own = fit_calibration(*said, pooled.calibration.method, from_few=settings.in_sample).calibration
-        patterns[pattern], _, chosen = _fit(said, _annotated(promised[pattern]), own, settings)
+        own = fit_calibration(*scores, pooled.calibration.method, from_few=settings.in_sample).calibration
+        patterns[pattern], _, chosen = _fit(scores, _annotated(promised[pattern]), own, settings)
         findings += threshold_findings(name, chosen, settings.rule)
         findings += unpromised(name, patterns[pattern], settings.classes, settings.review)
     return patterns, findings
 
 
-def _annotated(said: Scores) -> Rows:
-    logits, labels = np.asarray(said[0]), np.asarray(said[1])
+def _annotated(scores: Scores) -> Rows:
+    logits, labels = np.asarray(scores[0]), np.asarray(scores[1])
     return logits[labels != UNLABELLED], labels[labels != UNLABELLED]
 
 
-def _known(groups: Sequence[Any] | None, said: Scores) -> list[Any] | None:
+def _known(groups: Sequence[Any] | None, scores: Scores) -> list[Any] | None:
     """The groups of the annotated rows."""
-    return None if groups is None else np.asarray(groups)[np.asarray(said[1]) != UNLABELLED].tolist()
+    return None if groups is None else np.asarray(groups)[np.asarray(scores[1]) != UNLABELLED].tolist()
 
 
-def _few(said: Rows, settings: PolicySettings) -> dict[str, int]:
+def _few(scores: Rows, settings: PolicySettings) -> dict[str, int]:
     """Class -> its rows, of the classes that have too few for a calibration."""
     names = settings.classes
-    return {} if settings.in_sample else {str(names[c]): n for c, n in few_rows(said[1], len(names)).items()}
+    return {} if settings.in_sample else {str(names[c]): n for c, n in few_rows(scores[1], len(names)).items()}
 
 
 def _fit(
-    said: Rows, promised: Rows, calibration: Calibration, settings: PolicySettings
+    scores: Rows, promised: Rows, calibration: Calibration, settings: PolicySettings
 ) -> tuple[PatternPolicy, float | None, ChosenThreshold | None]:
     """The fit by the rule, the threshold with the best F1, and what was chosen, where there was a choice.
 
     ``promised``: the rows that bands and prediction sets rest on.
     """
     base_rate, rule, review = settings.base_rate, settings.rule, settings.review
-    logits, labels = said
+    logits, labels = scores
     classes = logits.shape[1]
     binary, shares = classes == 2, None if base_rate is None else _shares(labels, classes)
     best = threshold = 0.5 if binary else None
@@ -229,16 +229,16 @@ def _band(labels: NDArray[np.int64], p: NDArray[np.float64], threshold: float, r
 
 
 def _language_bands(
-    said: Scores,
+    scores: Scores,
     languages: Sequence[str],
     fit: PatternPolicy,
     base_rate: Sequence[float] | None,
     review: ReviewConfig,
 ) -> tuple[dict[str, Band], list[str]]:
     """A band for each language that has `MIN_PATTERN_ROWS` annotated rows, and where it promises nothing."""
-    logits, labels = _annotated(said)
+    logits, labels = _annotated(scores)
     p = fit.probabilities(logits, base_rate)[:, 1]
-    known = np.array(languages, dtype=object)[np.asarray(said[1]) != UNLABELLED]
+    known = np.array(languages, dtype=object)[np.asarray(scores[1]) != UNLABELLED]
     bands, findings = {}, []
     for language in sorted(set(known.tolist()) - {""}):
         rows = known == language
@@ -249,12 +249,12 @@ def _language_bands(
 
 
 def _expected(
-    said: Scores, fit: ModelPolicy, groups: Sequence[Any] | None, settings: PolicySettings
+    scores: Scores, fit: ModelPolicy, groups: Sequence[Any] | None, settings: PolicySettings
 ) -> dict[str, Expected]:
-    known = _known(groups, said)
+    known = _known(groups, scores)
     if known is None or fit.threshold is None:
         return {}
-    logits, labels = _annotated(said)
+    logits, labels = _annotated(scores)
     if len(np.unique(labels)) < 2:
         return {}
     probabilities = fit.probabilities(logits, settings.base_rate)
@@ -263,9 +263,9 @@ def _expected(
     return {name: Expected(**interval._asdict()) for name, interval in figures.items()}
 
 
-def _own_fit(said: Scores, pooled: Scores) -> bool:
+def _own_fit(scores: Scores, pooled: Scores) -> bool:
     """Whether a pattern's rows suffice for a fit of their own, and are not the pooled rows over again."""
-    labels = _annotated(said)[1]
+    labels = _annotated(scores)[1]
     if len(labels) < MIN_PATTERN_ROWS or len(np.unique(labels)) < 2:
         return False
-    return not all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(said, pooled, strict=True))
+    return not all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(scores, pooled, strict=True))

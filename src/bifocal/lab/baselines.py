@@ -70,9 +70,9 @@ def fit_rivals(
                 split: evidence_of(encoder, data.splits[split], modality, data.label_name, data.label, path(split))
                 for split in JUDGED
             }
-        heard = usable({**evidence, **{split: {**evidence[split], modality: e} for split, e in own.items()}})
+        usable_evidence = usable({**evidence, **{split: {**evidence[split], modality: e} for split, e in own.items()}})
         parameters = encoder.parameters()
-        trials.append(hear_expert(name, "encoder", modality, heard, parameters=parameters, seconds=seconds))
+        trials.append(hear_expert(name, "encoder", modality, usable_evidence, parameters=parameters, seconds=seconds))
     return trials, findings
 
 

@@ -122,11 +122,14 @@ class Diagnosis(TypedDict):
     confounders: dict[str, Confounders | None]
 
 
-def absence(study: Study, said: Mapping[frozenset[str], np.ndarray]) -> Risk:
+def absence(study: Study, probabilities: Mapping[frozenset[str], np.ndarray]) -> Risk:
     """What is lost when a modality is absent from every test row, of probabilities with only these parts."""
     labels, groups = labels_of(study.evidence, "test"), groups_of(study.evidence, "test")
-    everything = max(said, key=len)
-    drops = {m: study.resampling.gain(labels, said[everything], said[everything - {m}], groups) for m in everything}
+    everything = max(probabilities, key=len)
+    drops = {
+        m: study.resampling.gain(labels, probabilities[everything], probabilities[everything - {m}], groups)
+        for m in everything
+    }
     return {"worst": min(sorted(drops), key=lambda m: drops[m]["value"]), "drops": dict(sorted(drops.items()))}
 
 
@@ -166,14 +169,14 @@ def diagnose_fusion(study: Study, fused: Trial, alone: Mapping[str, Trial]) -> t
     fusion, test = fused.fusion, study.evidence["test"]
     if fusion is None:
         raise DataError(f"{fused.name} is no fusion: there is nothing to take apart")
-    said = {kept: softmax(with_only(fusion, test, kept), fused.temperature) for kept in subsets(list(test))}
+    probabilities = {kept: softmax(with_only(fusion, test, kept), fused.temperature) for kept in subsets(list(test))}
     perceptual, unknown = _perceptual(study, fusion)
     pid, undefined = _pid(study, fused, alone)
-    confounders, unpaired = _confounders(study, said[frozenset(test)].argmax(axis=1))
+    confounders, unpaired = _confounders(study, probabilities[frozenset(test)].argmax(axis=1))
     found: Diagnosis = {
-        "risk": absence(study, said),
+        "risk": absence(study, probabilities),
         # Accuracy is what the known answers are in; where most rows are of one class it hardly moves.
-        "dominance": {m: _dominance(study, said, m) for m in ("accuracy", study.resampling.metric)},
+        "dominance": {m: _dominance(study, probabilities, m) for m in ("accuracy", study.resampling.metric)},
         "perceptual": perceptual,
         "pid": pid,
         "confounders": confounders,
@@ -181,9 +184,9 @@ def diagnose_fusion(study: Study, fused: Trial, alone: Mapping[str, Trial]) -> t
     return found, [*unknown, *undefined, *unpaired]
 
 
-def _dominance(study: Study, said: Mapping[frozenset[str], np.ndarray], metric: str) -> Dominance:
+def _dominance(study: Study, probabilities: Mapping[frozenset[str], np.ndarray], metric: str) -> Dominance:
     labels, groups, drawn = labels_of(study.evidence, "test"), groups_of(study.evidence, "test"), study.resampling
-    return measure_dominance(labels, said, groups, metric=metric, resamples=drawn.resamples, seed=drawn.seed)
+    return measure_dominance(labels, probabilities, groups, metric=metric, resamples=drawn.resamples, seed=drawn.seed)
 
 
 def _perceptual(study: Study, fusion: Fusion) -> tuple[dict[str, Figure] | None, list[str]]:

@@ -87,11 +87,11 @@ def weaken(
     for name in weak if len(weak) > 1 else ():
         noise = corrupted(train, name, deviations, seed=seed)
         part = val[name]
-        heard = {d: {**val, name: noisy(part, train[name], d, seed=seed) if d else part} for d in noise}
+        noisy_val = {d: {**val, name: noisy(part, train[name], d, seed=seed) if d else part} for d in noise}
         rival = _rival(comparison, name, [m for m in weak if m != name], rule)
         starving = with_fewer_rows(train, name, kept, seed=seed), with_fewer_rows(val, name, kept, seed=seed)
         found["starved"][name] = _measured(comparison, fit, *starving, rival)
-        found["corrupted"][name] = _measured(comparison, fit, noise, heard, rival)
+        found["corrupted"][name] = _measured(comparison, fit, noise, noisy_val, rival)
     return found
 
 
@@ -223,8 +223,8 @@ def compare_dropout(
         fusions = [fit(train, val, {"modality_dropout": rate}) for rate in rates]
         for condition, parts in _conditions(evidence["test"], name):
             plain, *remedied = (softmax(fusion(parts).double().numpy()) for fusion in fusions)
-            for rate, said in zip(rates[1:], remedied, strict=True):
-                gain = interval_of(resampling.gain(labels, plain, said, groups))
+            for rate, dropped in zip(rates[1:], remedied, strict=True):
+                gain = interval_of(resampling.gain(labels, plain, dropped, groups))
                 row: Remedy = {
                     "remedy": f"modality dropout {rate:g}",
                     "weakened": name,

@@ -220,14 +220,16 @@ def compare_remedies(
     """
     evidence, resampling = material.study.evidence, material.study.resampling
     labels, groups = {split: labels_of(evidence, split) for split in JUDGED}, groups_of(evidence, "test")
-    plain, said = next(iter(remedies)), {}
+    plain, probabilities = next(iter(remedies)), {}
     table: list[RemedyRow] = []
     for done, (name, added) in enumerate(remedies.items(), start=1):
         t = _fit(material, name, strategy, {**NOTHING, **(options or {}), **added})
-        said[name] = _with_and_without(t, evidence["test"])
+        probabilities[name] = _with_and_without(t, evidence["test"])
         gained = {
-            left: _judged(resampling.gain(labels["test"], said[plain][left], p, groups) if name != plain else None)
-            for left, p in said[name].items()
+            left: _judged(
+                resampling.gain(labels["test"], probabilities[plain][left], p, groups) if name != plain else None
+            )
+            for left, p in probabilities[name].items()
         }
         table.append(
             {

@@ -52,8 +52,8 @@ def probe(
             x = {split: evidence[split][name].features[taken] for split, taken in rows.items()}
             groups = {split: [groups_of(evidence, split)[i] for i in taken] for split, taken in rows.items()}
             head = fit_linear(x["train"], torch.from_numpy(labels["train"]), groups["train"], classes=width)
-            said = softmax(head(x["test"]).double().numpy())
-            figures = measure(labels["test"], said, groups["test"], resamples=resamples, seed=seed)
+            probabilities = softmax(head(x["test"]).double().numpy())
+            figures = measure(labels["test"], probabilities, groups["test"], resamples=resamples, seed=seed)
             found[name] = {"accuracy": figures["metrics"]["accuracy"]}
         except DataError as error:
             findings.append(f"{name} is not probed: {error}")

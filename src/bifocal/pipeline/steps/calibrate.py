@@ -32,9 +32,9 @@ class PolicyCounts(TypedDict):
 def calibrate(run: Context) -> PolicyCounts:
     """Fit the policy and write it, with the files that show what was fitted and what drift is measured from."""
     data, space = run.data, run.space
-    said, more = tuning_predictions(data), wants_train(data)
-    rows = tuned_on(data, said) if more else {}
-    fitted = fit_policy(tuning_rows(data, said), _settings(data, rows))
+    predictions, more = tuning_predictions(data), wants_train(data)
+    rows = tuned_on(data, predictions) if more else {}
+    fitted = fit_policy(tuning_rows(data, predictions), _settings(data, rows))
     if kept := sorted(space.policies.glob("*.json")):
         run.reporter.note(f"{len(kept)} policies changed by hand are kept in {space.policies}, and not used")
     for finding in fitted.findings:
@@ -43,7 +43,7 @@ def calibrate(run: Context) -> PolicyCounts:
     write_json(space.thresholds, thresholds_file(fitted))
     if run.label.binary:
         for model in data.models:
-            _write_curve(space.curve(model), said, fitted.policy, model)
+            _write_curve(space.curve(model), predictions, fitted.policy, model)
     fitted.policy.save(space.policy)
     texts, main, val = data.texts(data.tuned_on), data.models[-1], data.predictions(data.tuned_on)
     reference = Reference.gather(val, texts, fitted.policy, main, split=data.tuned_on, seed=run.config.seed)
@@ -74,11 +74,11 @@ def _settings(data: RunData, rows: Mapping[str, Mapping[str, int]]) -> PolicySet
     )
 
 
-def _write_curve(path: Path, said: Predictions, policy: Policy, model: str) -> None:
-    rows = said.has[model]
-    probabilities = policy.probabilities(model, said.logits[model][rows], POOLED)
-    weights = policy.weights(model, said.labels[rows])
-    write_curve(path, threshold_curve(said.labels[rows], probabilities[:, 1], weights))
+def _write_curve(path: Path, predictions: Predictions, policy: Policy, model: str) -> None:
+    rows = predictions.has[model]
+    probabilities = policy.probabilities(model, predictions.logits[model][rows], POOLED)
+    weights = policy.weights(model, predictions.labels[rows])
+    write_curve(path, threshold_curve(predictions.labels[rows], probabilities[:, 1], weights))
 
 
 def _files(run: Context) -> list[Path]:

@@ -121,8 +121,8 @@ def fusion_of(
 
 def _files(run: Context) -> list[Path]:
     written = [path for path in run.space.fusion.glob("*") if path.name != "README.md"]
-    said = run.space.evidence(MODEL, "train")
-    return [*written, said] if said.is_file() else written
+    evidence = run.space.evidence(MODEL, "train")
+    return [*written, evidence] if evidence.is_file() else written
 
 
 STEP = Step(
