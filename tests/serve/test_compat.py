@@ -101,8 +101,8 @@ def test_perspective_refuses_as_it_did(server, changed, status, told):
     assert error["status"] == "INVALID_ARGUMENT" and error["details"][0]["errorType"]
 
 
-LONG = "word " * 600 + "at the end"
-"""More tokens than the text expert reads, fewer characters than the service does."""
+LONG = "word " * 1500 + "at the end"
+"""More windows than the text expert reads, fewer characters than the service does."""
 
 
 @pytest.mark.parametrize(

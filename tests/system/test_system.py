@@ -229,7 +229,7 @@ def test_serving_a_record_says_what_training_cached(records, records_run):
         assert decision.probability == pytest.approx(float(row["fusion_prob"]), abs=1e-4)
 
 
-LONG = "a quiet morning " + "word " * 600
+LONG = "a quiet morning " + "word " * 1500
 
 
 def test_a_person_decides_on_what_was_not_read_whole_where_the_policy_says_so(
