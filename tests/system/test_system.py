@@ -254,7 +254,7 @@ def test_a_person_decides_on_what_was_not_read_whole_where_the_policy_says_so(
 
 def test_the_rule_for_what_is_not_read_whole_is_configured(small_run, small_config, tmp_path):
     shutil.copytree(small_run, tmp_path / "small")
-    config = parse_config(small_config | {"decide": {"truncated": "review"}})
+    config = parse_config(small_config | {"decide": {"on": "val", "truncated": "review"}})
     folder = run(config, root=tmp_path, until="calibrate")
     before, after = (Policy.load(next(place.glob("policy_*.json"))) for place in (small_run, folder))
     assert (before.truncated, after.truncated) == (None, "review") and before.version != after.version
