@@ -342,7 +342,7 @@ def worst_expansions():
 def test_no_step_of_cleaning_is_given_or_leaves_more_than_is_read(monkeypatch):
     most, given = 300, []
     grown = {piece: len(clean((piece * most)[:most])) > most for piece in worst_expansions()}
-    for step in ("one_script", "as_displayed", "_few_marks"):
+    for step in ("unify_scripts", "as_displayed", "_few_marks"):
         inner = getattr(text_module, step)
         monkeypatch.setattr(text_module, step, lambda text, inner=inner: given.append(len(text)) or inner(text))
     for piece, grows in grown.items():

@@ -16,7 +16,7 @@ from bifocal.models.tabular import (
     TabularOptions,
     TabularProcessor,
     as_category,
-    as_date,
+    parse_date,
     refuse_transformer_settings,
 )
 
@@ -123,12 +123,12 @@ def test_one_category_in_several_spellings():
 
 @pytest.mark.parametrize("cell", ["2019-05-21", "2019/5/21", "2019.05.21", "2019-05-21T10:00:00Z", "2019-05-21 10:00"])
 def test_dates_are_read(cell):
-    assert as_date(cell).isoformat() == "2019-05-21"
+    assert parse_date(cell).isoformat() == "2019-05-21"
 
 
 @pytest.mark.parametrize("cell", ["2019-13-01", "21.05.2019", "2019-05", "20190521", "2019-05-21x", 2019, True, None])
 def test_what_is_no_date(cell):
-    assert as_date(cell) is None
+    assert parse_date(cell) is None
 
 
 def test_numbers_are_standardised_by_the_training_rows():

@@ -400,7 +400,7 @@ def test_a_line_between_two_classes_is_not_drawn_through_four(small_config, tmp_
 
 def test_another_rule_moves_the_policy_and_not_the_thresholds_file(small_config, begun):
     best = read_json(Workspace.of(begun / "small").thresholds)
-    rule = {"threshold": {"by": "capacity", "bound": 0.2}, "review": {"fnr": 0.3, "fpr": 0.3}}
+    rule = {"on": "val", "threshold": {"by": "capacity", "bound": 0.2}, "review": {"fnr": 0.3, "fpr": 0.3}}
     space = Workspace.of(run(small(small_config, decide=rule), root=begun))
     policy = read_json(space.policy)
     assert read_json(space.thresholds) == best
@@ -532,7 +532,7 @@ def test_how_columns_were_read_is_told_and_predict_and_score_read_by_it(tmp_path
     expert = {"encoder": "linear_tabular"}
     content = {"run": "a", "label": "rude", "source": source, "modalities": ["tabular"], "experts": {"tabular": expert}}
     diary = Diary()
-    folder = run(parse_config({**content, "bootstrap": 100}), root=tmp_path, reporter=diary)
+    folder = run(parse_config({**content, "decide": {"on": "val"}, "bootstrap": 100}), root=tmp_path, reporter=diary)
     told = "\n".join(diary.notes)
     assert re.search(
         r"column price: numbers; [12] of \d+ cells are none, taken as missing; written with a decimal comma", told

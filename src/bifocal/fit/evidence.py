@@ -44,7 +44,7 @@ def evidence_of(
 ) -> Evidence:
     """What the expert says of a split, running the encoder only where the cache does not hold its features yet.
 
-    The expert knows which rows it learned from (rule 3 of the design). There a frozen encoder's features are clean
+    The expert knows which rows it learned from. There a frozen encoder's features are clean
     and its logits are cross-fitted, so that a fusion may learn from both; a fine-tuned encoder's are marked ``seen``.
 
     Parameters

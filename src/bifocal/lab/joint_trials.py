@@ -18,7 +18,7 @@ from ..evaluate.compare import Gain
 from ..fit.tokens import make_tokens
 from .corruption import PackedInputs, Progress
 from .diagnostics import sample_rows
-from .trials import Study, Trial, TrialRow, describe, fit_trial, heard, reads_evidence
+from .trials import Study, Trial, TrialRow, describe, fit_trial, heard
 from .usable_rows import JUDGED, groups_of, labels_of
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class JointTrials:
 
 def joint_strategies() -> list[str]:
     """The fusions that read tokens."""
-    return [name for name in plugins.names("fusions") if not reads_evidence(name)]
+    return [name for name in plugins.names("fusions") if plugins.load("fusions", name).reads == "tokens"]
 
 
 def joint_material(study: Study, inputs: PackedInputs, folder: Path, *, rows: int = ROWS) -> JointMaterial:
@@ -93,7 +93,7 @@ def joint_material(study: Study, inputs: PackedInputs, folder: Path, *, rows: in
     ----------
     study : Study
         Of the rows that may be used (`usable`): in train none that an expert was trained on, so that what a fusion
-        starts from has not seen them either (rule 3 of the design).
+        starts from has not seen them either.
     folder : Path
         Where tokens lie as long as they are used.
 

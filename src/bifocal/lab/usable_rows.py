@@ -17,7 +17,7 @@ JUDGED = ("val", "test")
 
 
 def usable(evidence: Splits) -> dict[str, dict[str, Evidence]]:
-    """The annotated rows of each split; of train only those on which no expert was trained (rule 3 of the design).
+    """The annotated rows of each split; of train only those on which no expert was trained.
 
     Raises `DataError` where a split is missing, or none of its rows is left.
     """

@@ -30,8 +30,8 @@ class Alone(RefittedFusion):
     """The logits of the first expert, in an order of preference, whose part a row has.
 
     The order is that of the experts' losses (negative log-likelihood, each at its own temperature, as a policy would
-    calibrate it) on the training rows that have all parts; a rule 3 of the design sees to it that no expert was
-    trained on them. Nothing is learned but the order: seeds and val change nothing.
+    calibrate it) on the training rows that have all parts, of which no fusion is given any that an expert was trained
+    on. Nothing is learned but the order: seeds and val change nothing.
 
     Attributes
     ----------
