@@ -1,7 +1,7 @@
 """Frozen experts and fusion on real memes over five seeds, beside logistic regression on the same Evidence.
 
 Shows on `configs/smear-memes.yaml` whether the text expert holds up against a plain baseline, and whether fusion beats
-text here (it does not). Reads the folder named by BIFOCAL_DATA; writes to runs/.
+text here (with `concat` it does not). Reads the folder named by BIFOCAL_DATA; writes to runs/.
 
     python benchmarks/smear_memes.py [--seeds 5] [--runs runs]
 """
@@ -56,7 +56,7 @@ def main() -> None:
     given = parser.parse_args()
     rows = []
     for seed in range(given.seeds):
-        config = load_config(CONFIG, [f"seed={seed}", "run=smear-memes-seeds"])
+        config = load_config(CONFIG, [f"seed={seed}", "run=smear-memes-seeds", "fusion.strategy=concat"])
         space = Workspace.of(run(config, root=given.runs))
         results = read_json(space.results)
         rows.append({m: f["test"]["metrics"]["auroc"]["value"] for m, f in results["models"].items()} | results["gain"])

@@ -18,7 +18,7 @@ HOUSE = (
     "Example", "Modality", "Shard", "Expert", "Evidence", "Fusion", "Joint fusion", "Label", "Transcriber",
     "Predictions", "Policy", "Decision", "Report",
 )  # fmt: skip
-"""The words of the design."""
+"""Words that the documents must define."""
 
 
 def both(n, seed):

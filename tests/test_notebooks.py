@@ -1,8 +1,11 @@
 """The notebooks run, as `jupyter nbconvert --execute` runs them, and their files bear no output."""
 
+import ast
+import importlib
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import pytest
@@ -36,6 +39,26 @@ def executed(name, runs, monkeypatch):
             for kind, content in output.get("data", {}).items():
                 found.setdefault(kind, []).append(content)
     return found
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_it_takes_from_the_package_is_there(path):
+    """Names are looked up in seconds; `test_the_others_run` takes minutes."""
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    tree, modules = ast.parse("\n".join(cells)), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "bifocal":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                found = getattr(module, alias.name, None) or importlib.import_module(f"{node.module}.{alias.name}")
+                if isinstance(found, ModuleType):
+                    modules[alias.asname or alias.name] = found
+    used = [
+        (node.value.id, node.attr)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules
+    ]
+    assert [f"{name}.{attribute}" for name, attribute in used if not hasattr(modules[name], attribute)] == []
 
 
 def test_there_is_one_for_each_step_that_is_worth_walking_through():

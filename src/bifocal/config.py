@@ -126,7 +126,8 @@ class FusionConfig(Strict):
 
     strategy: str = "concat"
     """A file in ``models/fusions/``, or ``package.module:Class``: on logits, on features, on frozen tokens
-    (``cross_attention``), or with encoders that learn with it (``last_layers``, ``lora``)."""
+    (``cross_attention``), or with encoders that learn with it (``last_layers``, ``lora``); ``auto`` takes the one
+    that suits the rows, ``ensemble`` averages several."""
     read: dict[str, Reads] = {}
     """Modality -> ``features``, ``logits`` or ``tokens``, of those that the strategy reads; what is not named follows
     its default."""
@@ -135,7 +136,8 @@ class FusionConfig(Strict):
     holdout: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
     """Share of train, by group, that fine-tuned experts never see, so that the fusion can learn from it."""
     folds: Annotated[int, Field(ge=2)] = 5
-    """Folds of the cross-fitted logits of frozen experts."""
+    """Folds of the cross-fitted logits of frozen experts, and of the fusion where it is cross-fitted (``decide.on``,
+    ``auto``, ``ensemble``)."""
     options: Options = {}
 
 
@@ -147,7 +149,7 @@ class CostConfig(Strict):
 
 
 class ThresholdConfig(Strict):
-    """How the policy's threshold is chosen on val, for a binary label.
+    """How the policy's threshold is chosen on the rows of ``decide.on``, for a binary label.
 
     ``f1`` (of class 1), ``macro_f1`` (of both classes), ``f_beta`` (with ``beta``) and ``cost`` (with ``costs``) take
     the best. ``precision`` and ``recall`` (at least ``bound``), ``fpr`` (false-positive rate) and ``capacity`` (share
@@ -157,7 +159,7 @@ class ThresholdConfig(Strict):
     by: Literal["f1", "macro_f1", "f_beta", "precision", "recall", "fpr", "capacity", "cost"] = "f1"
     bound: Annotated[float, Field(gt=0, lt=1)] | None = None
     confidence: Annotated[float, Field(ge=0.5, lt=1)] | None = None
-    """The bound holds with this confidence over the draw of val; None = it holds on val itself."""
+    """The bound holds with this confidence over the draw of the rows it is chosen on; None = it holds on those rows."""
     beta: Annotated[float, Field(gt=0)] = 1.0
     """Recall counts ``beta`` times as much as precision."""
     costs: CostConfig = CostConfig()
@@ -209,9 +211,10 @@ class DecideConfig(Strict):
     """What calibration and thresholds rest on: ``val``, or with ``cross_fit`` the training rows beside it, each as
     models say that never saw its group; ``auto``: val alone where it has 1,000 annotated rows, 200 of each class."""
     calibration: Literal["temperature", "temperature_bias", "vector", "beta", "isotonic", "auto"] = "temperature"
-    """``auto`` takes the simplest of them that cross-validation on val finds as good as the best."""
+    """``auto`` takes the simplest of them that cross-validation on the rows of ``on`` finds as good as the best."""
     base_rate: Annotated[float, Field(gt=0, lt=1)] | dict[str, Annotated[float, Field(gt=0, lt=1)]] | None = None
-    """Share of positive posts where the run will be used (several classes: class -> share); None = as in val."""
+    """Share of positive posts where the run will be used (several classes: class -> share); None = as in
+    the rows of ``on``."""
     threshold: ThresholdConfig = ThresholdConfig()
     review: ReviewConfig | None = None
     truncated: Literal["review"] | None = None
@@ -223,7 +226,7 @@ class DecideConfig(Strict):
     def _fits_together(self) -> DecideConfig:
         if self.base_rate is not None and self.threshold.confidence and self.threshold.by in ("precision", "capacity"):
             raise ValueError(
-                f"threshold.confidence counts val rows as they come, and {self.threshold.by} at another base_rate "
+                f"threshold.confidence counts rows as they come, and {self.threshold.by} at another base_rate "
                 "weighs them: leave one of the two out, or bound recall or fpr, which no base rate moves"
             )
         return self

@@ -130,7 +130,7 @@ def test_the_record_says_what_was_kept_aside_and_what_it_ran_with(space):
 
 
 def test_the_fusion_learned_from_rows_that_no_expert_saw(space):
-    """DESIGN rule 3: the rows kept aside are unseen in the Evidence, and they are all that the fusion was given."""
+    """The rows kept aside are unseen in the Evidence, and they are all that the fusion was given."""
     from safetensors.numpy import load_file
 
     record = read_json(space.record)

@@ -112,7 +112,7 @@ def test_figures_and_tables_follow_the_kind_of_run(page_of):
 
     figures, text = drawn()
     assert figures == {"AUROC", "AUROC:", "ROC", "Reliability", "Precision,", "Confusion", "Risk", "Share", "Loss"}
-    assert "true positives" in text and "Gain over text_expert −0.012" in text and "Posts that" not in text
+    assert "true positives" in text and "Least gain, over text_expert −0.012" in text and "Posts that" not in text
     assert "model AUROC ↑ macro-F1 ↑ accuracy ↑ Brier ↓ NLL ↓ ECE, debiased ↓ text_expert 0.600 → 0.610" in text
     assert "In-sample" not in text and "compare by the gain" in text
     figures, text = drawn(multiclass=True)

@@ -99,7 +99,7 @@ def robustness(
     attacks : sequence of str, optional
         None = all that the run's modalities know, at all their severities.
     functional : Path, optional
-        A functional suite, see `functional.functional_suite`.
+        A functional suite, see `functional_suites.functional_suite`.
     allow_plugins : as `System.load`
 
     Raises

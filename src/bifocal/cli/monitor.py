@@ -31,7 +31,7 @@ def drift(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Do new posts look like those the run was tuned on; and, estimated without labels, how good is it on them."""
+    """Do new posts look like those of the run's val split; and, estimated without labels, how good is it on them."""
     from ..monitor.drift import measure_drift
     from .console import ConsoleReporter
     from .decision_tables import print_drift

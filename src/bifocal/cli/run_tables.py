@@ -64,16 +64,13 @@ def print_results(folder: Path, as_json: bool) -> None:
         console.print("in-sample: " + IN_SAMPLE[split == results["tuned_on"]])
     gain = results.get("gain")
     if gain:
-        low, high = (words.signed(gain[end]) for end in ("low", "high"))
+        metric = f"({words.METRICS[gain['metric']]}, {split})"
+        for expert, over in results.get("gains", {gain["over"]: gain}).items():
+            console.print(f"gain of {results['main']} over {expert} {metric}: {_spelled(over)}", soft_wrap=True)
+        detectable = words.number(gain["detectable"])
         console.print(
-            f"gain of {results['main']} over {gain['over']} ({words.METRICS[gain['metric']]}, {split}): "
-            f"{words.signed(gain['value'])} [{low}, {high}], smallest detectable {words.number(gain['detectable'])}",
-            soft_wrap=True,
+            f"the least of its gains {metric}: {_spelled(gain)}, smallest detectable {detectable}", soft_wrap=True
         )
-    for expert, over in results.get("gains", {}).items():
-        if expert != gain["over"]:
-            ends = ", ".join(words.signed(over[end]) for end in ("low", "high"))
-            console.print(f"  over {expert}: {words.signed(over['value'])} [{ends}]", soft_wrap=True)
     if results.get("class_shares", {}).get("differ"):  # results of an earlier version have none
         console.print(words.class_shares_differ(results["class_shares"]), soft_wrap=True)
     console.print(f"report: {space.report / 'index.html'}")
@@ -92,6 +89,12 @@ def print_results(folder: Path, as_json: bool) -> None:
             command += ["--allow-plugin", plugin.partition(":")[0]]
         console.print("try it:", soft_wrap=True)
         console.print("  " + shlex.join(command), soft_wrap=True)
+
+
+def _spelled(gain: Mapping[str, Any]) -> str:
+    """A gain and its interval."""
+    ends = ", ".join(words.signed(gain[end]) for end in ("low", "high"))
+    return f"{words.signed(gain['value'])} [{ends}]"
 
 
 def program() -> str:

@@ -1,4 +1,4 @@
-"""The maps from logits to probabilities that a val split can fit, and the choice among them.
+"""The maps from logits to probabilities that a few hundred held-out rows can fit, and the choice among them.
 
 Each is small enough to lie in a JSON file, and is applied with NumPy alone.
 """

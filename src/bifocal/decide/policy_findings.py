@@ -88,9 +88,15 @@ def few_for_bound(what: str, labels: NDArray[np.int64], rule: ThresholdConfig) -
 
 
 def threshold_findings(
-    what: str, chosen: ChosenThreshold | None, rule: ThresholdConfig, *, decides: bool = False
+    what: str,
+    chosen: ChosenThreshold | None,
+    rule: ThresholdConfig,
+    *,
+    decides: bool = False,
+    lacking: Sequence[str] = (),
 ) -> list[str]:
-    """Findings of one threshold. Raises `DataError` where the model that decides cannot keep to the bound."""
+    """Findings of one threshold. Raises `DataError` where the model that decides cannot keep to the bound; with what
+    `few_for_bound` found ``lacking``."""
     if chosen is None:
         return []
     if not chosen.met:
@@ -99,7 +105,8 @@ def threshold_findings(
             f"the nearest is {chosen.nearest:.3f}, at {chosen.threshold:.3f}"
         )
         if decides:
-            raise DataError(f"{unmet}: ask for less in `decide.threshold.bound`, or give more rows to val")
+            missing = "".join(f"; {found}" for found in lacking)
+            raise DataError(f"{unmet}: ask for less in `decide.threshold.bound`, or give more rows to tune on{missing}")
         return [f"{unmet}, which is taken"]
     if chosen.figures["flagged"] >= NEARLY_ALL:
         return [f"{what}: the threshold {chosen.threshold:.3f} flags {chosen.figures['flagged']:.0%} of posts"]

@@ -119,8 +119,8 @@ def _fit_model(model: str, rows: TuningRows, settings: PolicySettings, *, decide
     findings = uncalibrated(model, few, "the temperature is 1: scores are taken as they are")
     if calibrated.tried:
         findings.append(compared(model, calibrated))
-    findings += few_for_bound(model, scores[1], settings.rule) if decides and len(settings.classes) == 2 else []
-    findings += threshold_findings(model, chosen, settings.rule, decides=decides)
+    lacking = few_for_bound(model, scores[1], settings.rule) if decides and len(settings.classes) == 2 else []
+    findings += [*lacking, *threshold_findings(model, chosen, settings.rule, decides=decides, lacking=lacking)]
     findings += unpromised(model, pooled, settings.classes, settings.review)
     patterns, found = _fit_patterns(model, sets, promised, pooled, settings, told=bool(few))
     findings += found

@@ -48,10 +48,11 @@ class PolicySettings:
     run, label, classes, probability_key, in_sample, versions, data, tuned_on, truncated
         What `Policy` says of them.
     method : str
-        Of calibration: a name of `calibrators.METHODS`, or ``auto``, which chooses one per model; its patterns follow.
+        Of calibration: a name of `calibration_methods.METHODS`, or ``auto``, which chooses one per model; its
+        patterns follow.
     base_rate : [C], optional
         Share of each class where the policy will be used. Probabilities are adjusted to it (`adjust_prior`), and
-        thresholds chosen on rows weighted to it; None = both as in val.
+        thresholds chosen on rows weighted to it; None = both as in the rows tuned on.
     rule : ThresholdConfig
         How thresholds are chosen: by default the F1 maximum. Other rules are for binary labels.
     review : ReviewConfig, optional

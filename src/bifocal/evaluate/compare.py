@@ -88,7 +88,7 @@ def paired_gain(
     groups : [n]
         Near-duplicate group of each row.
     metric : str
-        A name of `metrics.METRICS`; the design judges by ``auroc`` (binary) or ``macro_f1`` (multiclass).
+        A name of `metrics.METRICS`; runs are judged by ``auroc`` (binary) or ``macro_f1`` (multiclass).
 
     Raises
     ------

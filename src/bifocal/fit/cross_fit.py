@@ -15,7 +15,6 @@ from typing import Self
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from torch.nn import functional
 
 from .. import plugins
 from ..config import FusionConfig
@@ -79,10 +78,6 @@ class CrossFitted:
         ids, groups = (tuple(json.loads(said[name])) for name in ("ids", "groups"))
         config = FusionConfig(**json.loads(said["config"]))
         return cls(ids, groups, tensors["labels"], tensors["fold"], list(found.values())[-1], found, config)
-
-    def losses(self) -> Tensor:
-        """Negative log-likelihood of each row, ``[n]``, in nats: for comparing strategies, row by row."""
-        return functional.cross_entropy(self.logits.double(), self.labels, reduction="none")
 
 
 def cross_fits(config: FusionConfig) -> bool:

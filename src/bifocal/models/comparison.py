@@ -54,7 +54,7 @@ def compare(
     each = {}
     for name, said in logits.items():
         z = said.double()
-        calibrated = z / fit_temperature(z.numpy(), labels.numpy(), width=None)
+        calibrated = z / fit_temperature(z.numpy(), labels.numpy())
         each[name] = functional.cross_entropy(calibrated, labels, reduction="none")
     best = min(each.values(), key=lambda losses: float(losses.mean()))
     found = []

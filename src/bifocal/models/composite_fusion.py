@@ -1,7 +1,7 @@
 """Fusions made of other fusions: which of them, and in what shares, is found by cross-fitting them all.
 
-What a strategy says of rows that it has not seen is all there is to choose by. Every strategy that can be cross-fitted
-is a candidate, by no list: one that is added is tried from then on.
+What a strategy says of rows that it has not seen is all there is to choose by. Every strategy that comes with Bifocal
+and can be cross-fitted is a candidate, by no list: one that is added is tried from then on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .. import plugins
 from ..config import Options as Given
 from ..config import Reads, Strict
 from ..data.splits import fold_of
-from ..errors import ConfigError
+from ..errors import ConfigError, nearest
 from ..example import Evidence
 from .evidence_fusion import BOTH, STATISTICS, EvidenceFusion
 from .folds import CrossFittable, FoldPredictions, FoldRows
@@ -60,7 +60,7 @@ class CompositeFusion(EvidenceFusion):
     def fit_folds(self, rows: FoldRows, *, seeds: Sequence[int], read: Mapping[str, Reads]) -> FoldPredictions:
         """As `CrossFittable` has it: every candidate is cross-fitted on the same folds."""
         found = {}
-        for name in self.options.members or self._candidates():
+        for name in self._candidates():
             member = self._member(name)
             found[name] = member.fit_folds(rows, seeds=seeds, read=readable_of(member, read))
         return self.compose(found, rows)
@@ -91,14 +91,23 @@ class CompositeFusion(EvidenceFusion):
         return self
 
     def _candidates(self) -> list[str]:
-        known = {name: plugins.load("fusions", name) for name in self.options.candidates or plugins.names("fusions")}
-        for name in self.options.candidates or ():
-            if not _can_be_member(known[name]):
-                raise ConfigError(
-                    f"fusion.options.candidates names {name}, which cannot be cross-fitted in seconds, or is made of "
-                    f"others itself; leave it out"
-                )
-        return [name for name, found in known.items() if _can_be_member(found)]
+        """What is compared: named, or all that can be. Raises `ConfigError` where one of those named cannot be."""
+        options = self.options
+        named = {"members": list(options.members), "candidates": options.candidates or []}
+        for where, names in named.items():
+            for name in names:
+                if not _can_be_member(plugins.load("fusions", name)):
+                    raise ConfigError(
+                        f"fusion.options.{where} names {name}, which cannot be cross-fitted in seconds, or is made of "
+                        f"others itself; leave it out"
+                    )
+        known = named["members"] or named["candidates"] or plugins.names("fusions")
+        found = [name for name in known if _can_be_member(plugins.load("fusions", name))]
+        if strange := [name for name in options.options if name not in found]:
+            raise ConfigError(
+                f"fusion.options.options names {strange[0]!r}, which is not compared; {nearest(strange[0], found)}"
+            )
+        return found
 
     def _member(self, name: str) -> Any:
         return plugins.load("fusions", name)(**self.options.options.get(name, {}))

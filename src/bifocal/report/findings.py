@@ -42,7 +42,7 @@ def findings(folder: str | Path) -> RunFacts:
     RunFacts
         ``verdict`` is the lab's sentence; ``slices``, ``fairness`` and ``robustness`` are as in the results; ``errors``
         are the most confident ones, texts cut to 160 characters; rows of ``confusion`` are the truth; ``tried`` holds
-        per expert the figure of each encoder on val. What the run does not have is null or empty.
+        per expert the loss of each encoder on the rows of `tried_on`. What the run does not have is null or empty.
 
     Raises
     ------

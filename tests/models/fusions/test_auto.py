@@ -27,6 +27,10 @@ def test_every_strategy_that_takes_seconds_is_a_candidate_and_none_that_is_made_
     assert not {"auto", "ensemble", "lora", "cross_attention"} & set(found)
     with pytest.raises(ConfigError, match="candidates names lora"):
         Auto(candidates=["mean", "lora"])._candidates()
+    with pytest.raises(ConfigError, match="members names cross_attention"):
+        Auto(members={"cross_attention": 3})._candidates()
+    with pytest.raises(ConfigError, match="options names 'linaer', which is not compared; did you mean 'linear'"):
+        Auto(options={"linaer": {"penalties": [1.0]}})._candidates()
 
 
 def test_where_one_expert_knows_all_it_decides_alone(evidence):

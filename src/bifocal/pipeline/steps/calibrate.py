@@ -16,7 +16,7 @@ from ...decide.policy_fit import calibration_file, fit_policy, thresholds_file
 from ...decide.thresholds import threshold_curve, write_curve
 from ...decide.tuning_rows import PolicySettings
 from ...system.system import model_versions
-from ...workspace import write_json
+from ...workspace import read_json, write_json
 from ..checks import base_rate
 from ..context import Context, Step
 
@@ -35,8 +35,8 @@ def calibrate(run: Context) -> PolicyCounts:
     predictions, more = tuning_predictions(data), wants_train(data)
     rows = tuned_on(data, predictions) if more else {}
     fitted = fit_policy(tuning_rows(data, predictions), _settings(data, rows))
-    if kept := sorted(space.policies.glob("*.json")):
-        run.reporter.note(f"{len(kept)} policies changed by hand are kept in {space.policies}, and not used")
+    if kept := [path for path in sorted(space.policies.glob("*.json")) if read_json(path).get("changes")]:
+        run.reporter.note(f"kept in {space.policies}, and not used: policies changed by hand, {len(kept)} in all")
     for finding in fitted.findings:
         run.reporter.note(finding)
     write_json(space.calibration, calibration_file(fitted.policy))
