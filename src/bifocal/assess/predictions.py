@@ -276,7 +276,7 @@ def measure_models(
     tested_on: str,
     resampling: Resampling,
 ) -> dict[str, ModelResults]:
-    """Every model, and the majority baseline, on every split (``said``: split -> `Predictions`)."""
+    """Every model, and the majority baseline, on every split (split -> `Predictions`)."""
     models: dict[str, ModelResults] = {}
     splits = [split for split in SPLITS if split in predictions]
     for model, weights in parameters.items():
@@ -351,7 +351,7 @@ class ClassShares(TypedDict):
 
 
 def measure_class_shares(predictions: Mapping[str, Predictions], label: Label) -> ClassShares:
-    """Compare the class shares of the splits (``said``: split -> `Predictions`).
+    """Compare the class shares of the splits (split -> `Predictions`).
 
     A threshold chosen where positives are more frequent than where it is used flags too much there.
     """

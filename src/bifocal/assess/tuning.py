@@ -74,13 +74,15 @@ def tuning_predictions(data: RunData) -> Predictions:
 def tuning_rows(data: RunData, predictions: Predictions) -> TuningRows:
     """The same by model and presence pattern, with val apart for what promises rest on."""
     val = data.predictions(data.tuned_on)
-    promised = _pooled(data, val)
+    promised, scores = _pooled(data, val), _pooled(data, predictions)
     if data.fused is not None:
-        promised[MODEL] |= pattern_predictions(data.fused_evidence(data.tuned_on), data.expert_names, data.fused, MODEL)
-    more = training_scores(data) if wants_train(data) else {}
+        own = pattern_predictions(data.fused_evidence(data.tuned_on), data.expert_names, data.fused, MODEL)
+        more = _blanked_scores(data) if len(predictions.ids) > len(val.ids) else {}
+        promised[MODEL] |= own
+        scores[MODEL] |= {pattern: joined(found, more.get(pattern)) for pattern, found in own.items()}
     decided = predictions.has[data.models[-1]]
     return TuningRows(
-        {m: {of: joined(scores, more.get(m, {}).get(of)) for of, scores in own.items()} for m, own in promised.items()},
+        scores,
         groups=None if data.in_sample else list(np.array(predictions.groups)[decided]),
         languages=np.array(val.languages, dtype=object)[val.has[data.models[-1]]].tolist(),
         promised=promised,
@@ -89,15 +91,25 @@ def tuning_rows(data: RunData, predictions: Predictions) -> TuningRows:
 
 def training_scores(data: RunData) -> dict[str, dict[str, Scores]]:
     """Model -> pattern -> logits and labels of `training_predictions`; of the fusion also with other parts blanked."""
-    scores, found = _pooled(data, training_predictions(data)), cross_fitted(data)
-    if found is not None:
-        evidence = data.evidence_of("train")
-        place = {row: i for i, row in enumerate(data.split("train").ids)}
-        rows = [place[row] for row in found.ids]
-        for keep in patterns(evidence):
-            there = np.all([evidence[name].present.numpy()[rows] for name in keep], axis=0)
-            logits = found.patterns[pattern_of(keep)].numpy()
-            scores[MODEL][pattern_of(keep)] = logits[there], found.labels.numpy()[there]
+    scores = _pooled(data, training_predictions(data))
+    if data.fused is not None:
+        scores[MODEL] |= _blanked_scores(data)
+    return scores
+
+
+def _blanked_scores(data: RunData) -> dict[str, Scores]:
+    """Pattern -> logits and labels of the training rows that have its parts, by a fusion that heard no other part."""
+    found = cross_fitted(data)
+    if found is None:
+        return {}
+    scores: dict[str, Scores] = {}
+    evidence = data.evidence_of("train")
+    place = {row: i for i, row in enumerate(data.split("train").ids)}
+    rows = [place[row] for row in found.ids]
+    for keep in patterns(evidence):
+        there = np.all([evidence[name].present.numpy()[rows] for name in keep], axis=0)
+        logits = found.patterns[pattern_of(keep)].numpy()
+        scores[pattern_of(keep)] = logits[there], found.labels.numpy()[there]
     return scores
 
 

@@ -17,7 +17,7 @@ from ..config import FusionConfig
 from ..contracts import EncoderTuner, EpochFusion, Fusion, ParameterCounter
 from ..errors import DataError, ModelError, RunError
 from ..example import UNLABELLED, Evidence
-from ..models.evidence_fusion import STATISTICS
+from ..models.evidence_fusion import count_parameters
 from ..workspace import atomic, file_sha256, read_json, write_json
 from .tokens import spread
 
@@ -159,11 +159,7 @@ def fusion_parameters(fusion: Fusion) -> dict[str, int]:
     """
     if isinstance(fusion, ParameterCounter):
         return fusion.parameters()
-    sizes = {name: tensor.numel() for name, tensor in fusion.state()[1].items()}
-    return {
-        "total": sum(sizes.values()),
-        "trained": sum(n for name, n in sizes.items() if not name.startswith(STATISTICS)),
-    }
+    return count_parameters(fusion.state()[1])
 
 
 def save_fusion(fusion: Fusion, config: FusionConfig, folder: Path, choice: FusionChoice | None = None) -> None:

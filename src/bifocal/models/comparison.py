@@ -51,11 +51,7 @@ def compare(
     trained : mapping
         Name -> numbers learned.
     """
-    each = {}
-    for name, said in logits.items():
-        z = said.double()
-        calibrated = z / fit_temperature(z.numpy(), labels.numpy())
-        each[name] = functional.cross_entropy(calibrated, labels, reduction="none")
+    each = {name: calibrated_losses(own, labels) for name, own in logits.items()}
     best = min(each.values(), key=lambda losses: float(losses.mean()))
     found = []
     for name, losses in each.items():
@@ -63,6 +59,12 @@ def compare(
         error = standard_error(behind, groups)
         found.append(Candidate(name, float(losses.mean()), float(behind.mean()), error, trained[name]))
     return sorted(found, key=lambda candidate: candidate.loss)
+
+
+def calibrated_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood of each row ``[n]``, of logits ``[n, C]`` at the temperature that suits these rows."""
+    z = logits.double()
+    return functional.cross_entropy(z / fit_temperature(z.numpy(), labels.numpy()), labels, reduction="none")
 
 
 def smallest_near_best(candidates: Sequence[Candidate]) -> Candidate:

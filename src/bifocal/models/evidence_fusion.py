@@ -6,7 +6,6 @@ A strategy that learns by gradient is one `LearnedFusion` with a ``head``; any o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from typing import Any, Protocol, Self, runtime_checkable
@@ -20,7 +19,7 @@ from ..config import Reads, Strict
 from ..errors import ConfigError, DataError, nearest
 from ..example import Evidence
 from .folds import FoldedHeads, FoldPredictions, FoldRows, fold_heads, fold_logits
-from .heads import Heads, Parts, Recipe, Scaling, Trained, fit_heads
+from .heads import Heads, Parts, Recipe, Scaling, Trained, fit_heads, mean_of
 
 STATISTICS = "statistics."
 """Tensors of a state dict under this prefix were counted, not learned."""
@@ -136,10 +135,8 @@ class EvidenceFusion:
         return self.weigh(*self._inputs(evidence))
 
     def parameters(self) -> dict[str, int]:
-        """``total`` and ``trained``: numbers in its state dict (of all seeds), and those of them that were learned."""
-        sizes = {name: tensor.numel() for name, tensor in self.state()[1].items()}
-        learned = sum(n for name, n in sizes.items() if not name.startswith(STATISTICS))
-        return {"total": sum(sizes.values()), "trained": learned}
+        """``total`` and ``trained``; see `count_parameters`."""
+        return count_parameters(self.state()[1])
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """``(config, tensors)``: JSON-able settings, and a flat state dict."""
@@ -383,6 +380,13 @@ class LearnedFusion(EvidenceFusion):
         self.heads = Heads(module, _under(WEIGHTS, tensors), scaling)
 
 
+def count_parameters(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """``total`` and ``trained``: numbers in a state dict (of all seeds), and those of them that were learned."""
+    sizes = {name: tensor.numel() for name, tensor in tensors.items()}
+    learned = sum(n for name, n in sizes.items() if not name.startswith(STATISTICS))
+    return {"total": sum(sizes.values()), "trained": learned}
+
+
 def scaling_tensors(scaling: Scaling) -> dict[str, Tensor]:
     """A scaling as part of a state dict: counted, not learned."""
     found = ((MEAN, scaling.mean), (SCALE, scaling.scale), (BASIS, scaling.basis))
@@ -467,11 +471,6 @@ def _columns(evidence: Evidence, what: str) -> Tensor:
 def _any(present: Mapping[str, Tensor]) -> Tensor:
     """Rows ``[n]`` that have any part."""
     return reduce(torch.logical_or, present.values())
-
-
-def mean_of(members: Tensor) -> Tensor:
-    """The log of the mean probabilities of members ``[S, ..., C]``."""
-    return members.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(members))
 
 
 def _log_shares(labels: Tensor, classes: int) -> Tensor:

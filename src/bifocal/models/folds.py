@@ -7,7 +7,6 @@ step, and of every grid point only what is best so far is kept, so that memory d
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ from ..config import Reads, Strict
 from ..errors import DataError
 from ..example import Evidence
 from .comparison import Candidate
-from .heads import Parts, Program, Recipe, Scaling, losses, prepare
+from .heads import Parts, Program, Recipe, Scaling, losses, mean_of, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +273,8 @@ class _FoldProgram:
         """The log of the mean over seeds of the probabilities, ``[G, n_k, C]``, with all parts but some blanked."""
         rows = self.heard[k]
         there = {name: p if name in keep else torch.zeros_like(p) for name, p in rows.present.items()}
-        members = self.program.logits(replace(rows, present=there), slice(k * self.seeds, (k + 1) * self.seeds))
-        return members.log_softmax(dim=-1).logsumexp(dim=1) - math.log(self.seeds)
+        seeds = slice(k * self.seeds, (k + 1) * self.seeds)
+        return mean_of(self.program.logits(replace(rows, present=there), seeds), dim=1)
 
 
 def _scalings(train: Parts, fold: Tensor, folds: int, columns: int | None) -> list[Scaling]:

@@ -7,6 +7,7 @@ out the same, up to float rounding, however many others are trained beside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -207,6 +208,11 @@ class Heads:
     def score(self, scaled: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Logits ``[M, ..., C]`` of inputs ``[..., d + 1]`` as `Scaling` gives them."""
         return vmap(partial(_score, self.module), in_dims=(0, None, None))(self.weights, scaled, present)
+
+
+def mean_of(members: Tensor, dim: int = 0) -> Tensor:
+    """The log of the mean probabilities of members, which lie along a dimension of logits ``[..., C]``."""
+    return members.log_softmax(dim=-1).logsumexp(dim=dim) - math.log(members.shape[dim])
 
 
 def losses(logits: Tensor, labels: Tensor) -> Tensor:

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ...config import Strict
-from ...decide.calibration import fit_temperature
 from ...errors import ConfigError, nearest
+from ..comparison import calibrated_losses
 from ..evidence_fusion import STATISTICS, RefittedFusion, side_by_side
 from ..heads import Parts
 
@@ -56,7 +55,7 @@ class Alone(RefittedFusion):
         losses = {}
         for name in self.known:
             rows = whole if int(whole.sum()) >= MIN_ROWS else train.present[name]
-            losses[name] = _loss(train.inputs[name][rows], train.labels[rows])
+            losses[name] = float(calibrated_losses(train.inputs[name][rows], train.labels[rows]).mean())
         for name in self.read:
             losses.setdefault(name, torch.inf)
         self.order = sorted(self.read, key=lambda name: (name != asked, losses[name]))
@@ -83,8 +82,3 @@ class Alone(RefittedFusion):
     def adopt(self, tensors: Mapping[str, Tensor]) -> None:
         names = list(self.read)
         self.order = [names[i] for i in tensors[ORDER].tolist()]
-
-
-def _loss(logits: Tensor, labels: Tensor) -> float:
-    """The mean negative log-likelihood at the temperature that suits these rows."""
-    return functional.cross_entropy(logits / fit_temperature(logits.numpy(), labels.numpy()), labels).item()

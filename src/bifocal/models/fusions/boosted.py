@@ -14,9 +14,9 @@ from torch import Tensor
 from ...config import Reads, Strict
 from ...errors import ModelError
 from ...example import Evidence
-from ..evidence_fusion import WEIGHTS, EvidenceFusion, mean_of, side_by_side
+from ..evidence_fusion import WEIGHTS, EvidenceFusion, side_by_side
 from ..folds import FoldCurves, FoldPredictions, FoldRows, fold_logits
-from ..heads import Parts
+from ..heads import Parts, mean_of
 from ..trees import Growing, Table, Trees, grow, least_rows
 
 TREES = WEIGHTS + "trees."

@@ -1,4 +1,4 @@
-"""Step `calibrate`: calibrations, thresholds and review bands, from the tuning split alone."""
+"""Step `calibrate`: calibrations and thresholds from the tuning rows, review bands from val."""
 
 from __future__ import annotations
 
