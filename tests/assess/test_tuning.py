@@ -83,6 +83,7 @@ def test_the_run_says_which_rows_tuned_what(folder, data):
     counts = tuned_on(data, tuning_predictions(data))
     steps = read_json(folder / "run.json")["steps"]
     assert steps["calibrate"]["tuned_rows"] == counts and steps["calibrate"]["rows"] == 48
+    assert steps["calibrate"]["rows_by_split"] == counts["mm_fusion"]
     assert steps["fusion"]["cross_fitted"] == len(cross_fitted(data).ids)
     policy = read_json(data.space.policy)
     assert policy["tuned_on"] == counts and set(policy["data"]) == {"val", "train"}

@@ -8,6 +8,7 @@ from bifocal.errors import RunError
 from bifocal.evaluate.curves import reliability
 from bifocal.report.findings import TEXT_LENGTH, findings
 from bifocal.report.markdown import to_markdown
+from bifocal.report.model_card import write_model_card
 from bifocal.report.words import answer, asked, limitations, number, signed
 from bifocal.workspace import Workspace, read_json, write_json
 
@@ -238,3 +239,34 @@ def test_an_empty_line_in_a_name_ends_no_sentence(fake_run):
     facts = findings(fake_run())
     facts["label"]["description"] = "So it\n\nis."
     assert "abuse_hate (“So it is”) apply?" in asked(facts)[0]
+
+
+def chosen_from(folder, **changes):
+    """The page of a run whose fusion `auto` took from two."""
+    candidates = [
+        {"name": "linear", "loss": 0.5312, "behind": 0.0, "error": 0.0, "trained": 400},
+        {"name": "alone", "loss": 0.5334, "behind": 0.0022, "error": 0.003, "trained": 0},
+    ]
+    shares = {"loss": 0.6931, "behind": 0.1597, "error": 0.01, "beaten": True}
+    choice = {"asked": "auto", "strategy": "alone", "alone": "text", "members": {}, "candidates": candidates}
+    choice |= {"class_shares": shares, **changes}
+    edit(folder / "run.json", lambda r: r["steps"].update(fusion={"seconds": 1.0, "choice": choice}))
+    return to_markdown(findings(folder)), write_model_card(folder, "mm_fusion").read_text()
+
+
+def test_a_choice_between_fusions_is_told_with_how_close_it_was(fake_run):
+    for text in chosen_from(fake_run()):
+        assert "Text alone is enough: of 2 strategies none that learns was better" in text
+        assert "linear 0.5312, alone 0.5334 (0.0022 ± 0.0030); the class shares of train alone have 0.6931." in text
+
+
+def test_where_nothing_beats_the_class_shares_no_part_is_called_enough(fake_run):
+    for text in chosen_from(fake_run(), class_shares={"loss": 0.69, "behind": 0.001, "error": 0.004, "beaten": False}):
+        assert "Nothing that was learned tells the classes apart" in text and "is enough" not in text
+
+
+def test_a_choice_of_an_earlier_version_has_no_class_shares(fake_run):
+    folder = fake_run()
+    chosen_from(folder)
+    edit(folder / "run.json", lambda r: r["steps"]["fusion"]["choice"].pop("class_shares"))
+    assert "Text alone is enough" in to_markdown(findings(folder))

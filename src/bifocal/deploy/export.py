@@ -192,12 +192,10 @@ def _copied(run: RunData, part: Path) -> dict[str, Any]:
 
 def _traced(run: RunData, engine: str, part: Path, reporter: Reporter) -> dict[str, Any]:
     """Every encoder and the fusion as ONNX."""
-    from ..models.exportable import FusionModule, exportable
+    from ..models.exportable import exportable, traced_fusion
 
     experts, versions = {}, {}
-    fused = FusionModule(run.fused) if run.fused is not None else None
-    if fused is not None:
-        fused(*fused.examples().values())  # a strategy that cannot says so, before minutes of work
+    fused = traced_fusion(run.fused) if run.fused is not None else None  # one that cannot says so before long work
     made = {name: exportable(name, encoder) for name, encoder in run.encoders.items()}
     for done, (modality, encoder) in enumerate(made.items()):
         name = run.expert_names[modality]

@@ -7,13 +7,12 @@ may be chosen by. A small val split has few such rows; cross-fitting makes every
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from .. import plugins
@@ -22,8 +21,8 @@ from ..data.splits import fold_of
 from ..decide.policy import pattern_of, patterns
 from ..errors import ConfigError
 from ..example import Evidence
-from ..models.comparison import Candidate
-from ..models.composite_fusion import readable_of
+from ..models.comparison import Candidate, calibrated_losses, standard_error
+from ..models.composite_fusion import CompositeFusion, readable_of
 from ..models.folds import CrossFittable, FoldPredictions, FoldRows
 from .evidence import read_cache, write_cache
 from .fusion import learnable
@@ -68,16 +67,26 @@ class CrossFitted:
     @classmethod
     def load(cls, path: Path, split: str) -> Self | None:
         """What `save` wrote; None where there is nothing of these shards, or it is damaged."""
-        tensors = read_cache(path, {"split": split})
-        if tensors is None:
+        kept = read_cache(path, {"split": split})
+        if kept is None:
             return None
-        with safe_open(path, "pt") as file:
-            said = file.metadata()
+        tensors, metadata = kept
         logits = {name.removeprefix("logits."): t for name, t in tensors.items() if name.startswith("logits.")}
         found = {pattern: logits[pattern] for pattern in sorted(logits, key=lambda name: (name.count("+"), name))}
-        ids, groups = (tuple(json.loads(said[name])) for name in ("ids", "groups"))
-        config = FusionConfig(**json.loads(said["config"]))
+        ids, groups = (tuple(json.loads(metadata[name])) for name in ("ids", "groups"))
+        config = FusionConfig(**json.loads(metadata["config"]))
         return cls(ids, groups, tensors["labels"], tensors["fold"], list(found.values())[-1], found, config)
+
+    def class_shares(self) -> Candidate:
+        """What has learned nothing, ``behind`` the fusion: the class shares, counted without a row's fold."""
+        losses = torch.empty(len(self.labels), dtype=torch.double)
+        for number in self.fold.unique():
+            out = self.fold == number
+            counts = torch.bincount(self.labels[~out], minlength=self.logits.shape[1]).double() + 1
+            losses[out] = -(counts / counts.sum()).log()[self.labels[out]]
+        behind = losses - calibrated_losses(self.logits, self.labels)
+        error = standard_error(behind, self.groups)
+        return Candidate("class shares", float(losses.mean()), float(behind.mean()), error, 0)
 
 
 def cross_fits(config: FusionConfig) -> bool:
@@ -86,7 +95,12 @@ def cross_fits(config: FusionConfig) -> bool:
 
 
 def cross_fit_fusion(
-    config: FusionConfig, evidence: Mapping[str, Evidence], *, seed: int, in_sample: bool = False
+    config: FusionConfig,
+    evidence: Mapping[str, Evidence],
+    *,
+    seed: int,
+    in_sample: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CrossFitted:
     """Cross-fit the configured strategy on rows that no expert was trained on, in ``config.folds`` folds of groups.
 
@@ -102,6 +116,8 @@ def cross_fit_fusion(
         Of the folds; and first of ``config.seeds`` seeds in a row.
     in_sample : bool
         As for `fit_fusion`.
+    progress : callable, optional
+        Takes how many strategies are done, and of how many, where several are compared.
 
     Raises
     ------
@@ -116,6 +132,8 @@ def cross_fit_fusion(
             f"fusion {config.strategy} cannot be cross-fitted, as it trains for minutes or with encoders: tune on val "
             "(`decide.on: val`), or take another strategy"
         )
+    if isinstance(fusion, CompositeFusion):
+        fusion.progress = progress
     annotated, labels = learnable(evidence, in_sample=in_sample)
     first = next(iter(annotated.values()))
     fold = torch.tensor(fold_of(first.groups, labels.tolist(), config.folds, seed))

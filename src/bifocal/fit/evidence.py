@@ -76,8 +76,9 @@ def evidence_of(
     seen[[] if encoder.frozen else rows] = True
     task = fingerprint(label_name, label.classes, rows, encoder.frozen, folds, seed)
     key = {**_source(encoder, split), "head": _digest({"logits": deployed}), "task": task}
-    cached = read_cache(path, key)
-    if cached is None:
+    kept = read_cache(path, key)
+    cached = {} if kept is None else kept[0]
+    if kept is None:
         features, logits = found_by_head["features"], deployed.clone()
         if encoder.frozen and rows:
             groups = [split.groups[i] for i in rows]
@@ -139,9 +140,9 @@ def features_of(
     unless not to be kept.
     """
     source = _source(encoder, split)
-    cached = read_cache(path, source)
-    if cached is not None:
-        return {name: t for name, t in cached.items() if name not in ("logits", "present", "labels", "seen")}
+    kept = read_cache(path, source)
+    if kept is not None:
+        return {name: t for name, t in kept[0].items() if name not in ("logits", "present", "labels", "seen")}
     rows = [i for i, here in enumerate(split.present[modality_name]) if here]
     encoded: dict[str, Tensor] = {}
 
@@ -161,8 +162,8 @@ def _source(encoder: Encoder, split: Split) -> dict[str, str]:
     return {"encoder": encoder.fingerprint(), "split": split.fingerprint}
 
 
-def read_cache(path: Path, key: Mapping[str, str]) -> dict[str, Tensor] | None:
-    """The tensors of a cache written under this key, or None where it is missing, of another key, or damaged."""
+def read_cache(path: Path, key: Mapping[str, str]) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """Tensors and metadata of a cache written under this key; None where it is missing, of another key, or damaged."""
     try:
         with safe_open(path, "pt") as f:
             metadata = f.metadata() or {}
@@ -172,7 +173,7 @@ def read_cache(path: Path, key: Mapping[str, str]) -> dict[str, Tensor] | None:
             tensors = {name: f.get_tensor(name).clone() for name in f.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
-    return tensors if metadata.get("sha256") == _digest(tensors) else None
+    return (tensors, metadata) if metadata.get("sha256") == _digest(tensors) else None
 
 
 def write_cache(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -30,6 +30,18 @@ WEIGHTS, CARD = "fusion_model.pt", "config.json"
 FORMAT = 1
 
 
+class ClassSharesLoss(TypedDict):
+    """The cross-fitted loss of the class shares of train, which every fusion has to beat."""
+
+    loss: float
+    behind: float
+    """By how much it exceeds the fusion's."""
+    error: float
+    """Standard error of ``behind``, rows summed by group."""
+    beaten: bool
+    """Whether ``behind`` is above 0 by more than chance (its 95% interval)."""
+
+
 class FusionChoice(TypedDict):
     """How a run came to its fusion, where its configuration left the choice to cross-fitting."""
 
@@ -43,6 +55,8 @@ class FusionChoice(TypedDict):
     """Of several that are averaged: strategy -> picks."""
     candidates: list[dict[str, float | int | str]]
     """As `bifocal.models.comparison.Candidate`, the least loss first."""
+    class_shares: NotRequired[ClassSharesLoss]
+    """Not in runs of earlier versions."""
 
 
 def fit_fusion(

@@ -7,7 +7,7 @@ and can be cross-fitted is a candidate, by no list: one that is added is tried f
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Self
 
 import torch
@@ -52,6 +52,8 @@ class CompositeFusion(EvidenceFusion):
     reads: Reads = "features"
     Options: type[Strict] = CompositeOptions
     members: dict[str, EvidenceFusion]
+    progress: Callable[[int, int], None] | None = None
+    """Takes how many strategies are cross-fitted, and of how many."""
 
     @abstractmethod
     def compose(self, found: Mapping[str, FoldPredictions], rows: FoldRows) -> FoldPredictions:
@@ -59,8 +61,10 @@ class CompositeFusion(EvidenceFusion):
 
     def fit_folds(self, rows: FoldRows, *, seeds: Sequence[int], read: Mapping[str, Reads]) -> FoldPredictions:
         """As `CrossFittable` has it: every candidate is cross-fitted on the same folds."""
-        found = {}
-        for name in self._candidates():
+        found, names = {}, self.check(read)
+        for done, name in enumerate(names):
+            if self.progress:
+                self.progress(done, len(names))
             member = self._member(name)
             found[name] = member.fit_folds(rows, seeds=seeds, read=readable_of(member, read))
         return self.compose(found, rows)
@@ -89,6 +93,19 @@ class CompositeFusion(EvidenceFusion):
             member = self._member(name)
             self.members[name] = member.fit(evidence, labels, seeds=seeds, read=readable_of(member, read), val=val)
         return self
+
+    def check(self, read: Mapping[str, Reads]) -> list[str]:
+        """The candidates. Raises `ConfigError` where one cannot be, or none reads what is asked for."""
+        names = self._candidates()
+        for part, what in read.items():
+            if not any(what in plugins.load("fusions", name).readable for name in names):
+                able = [n for n in plugins.names("fusions") if what in plugins.load("fusions", n).readable]
+                raise ConfigError(
+                    f"fusion.read.{part} = {what!r}: of the strategies that {self.strategy()} compares "
+                    f"({', '.join(names)}) none reads it; leave it out, or name one that does as fusion.strategy: "
+                    f"{', '.join(able)}"
+                )
+        return names
 
     def _candidates(self) -> list[str]:
         """What is compared: named, or all that can be. Raises `ConfigError` where one of those named cannot be."""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from ..config import Reads
@@ -66,6 +67,14 @@ def exportable(name: str, model: Encoder) -> Exportable:
     return model.exportable()
 
 
+def traced_fusion(fusion: Fusion) -> FusionModule:
+    """A fusion that can be exported, tried on two rows. Raises `ModelError` where its strategy cannot."""
+    module = FusionModule(fusion)
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        module(*module.examples().values())
+    return module
+
+
 class FusionModule(nn.Module):
     """A fusion on Evidence as a module of plain tensors.
 
@@ -89,7 +98,5 @@ class FusionModule(nn.Module):
 
     def examples(self) -> dict[str, Tensor]:
         """Inputs of two rows, ``present`` after them."""
-        import torch
-
         inputs: Mapping[str, Tensor] = {name: torch.randn(2, self.fusion.dims[name]) for name in self.names}
         return {**inputs, "present": torch.tensor([[True] * len(self.names), [True] + [False] * (len(self.names) - 1)])}

@@ -12,6 +12,7 @@ from ..errors import ConfigError, ModelError, nearest
 from ..example import Label, Taxonomy
 from ..files.columns import Columns
 from ..fit.candidates import candidates
+from ..models.composite_fusion import CompositeFusion
 
 if TYPE_CHECKING:
     from ..contracts import Modality, Source
@@ -66,7 +67,9 @@ def check_plugins(config: RunConfig, modalities: Mapping[str, Modality]) -> dict
 
     Raises `ConfigError` and `UnknownPlugin`.
     """
-    plugins.load("fusions", config.fusion.strategy)(**config.fusion.options)
+    fusion = plugins.load("fusions", config.fusion.strategy)(**config.fusion.options)
+    if isinstance(fusion, CompositeFusion):
+        fusion.check(config.fusion.read)
     check_attacks(config.robustness, modalities)
     return {name: candidates(config.expert(name), name, modality) for name, modality in modalities.items()}
 

@@ -196,6 +196,7 @@ def _fusion(facts: RunFacts, model: str, card: Mapping[str, Any]) -> list[str]:
         f"{_label(facts['label'])}. Strategy: {plain(card['strategy'])} (reads {plain(read)}); "
         f"{card['parameters']['total']:,} parameters.{members} A part may be absent.",
         "",
+        *([plain(" ".join(chosen)), ""] if (chosen := words.chosen(facts)) else []),
         *_with_bifocal(facts),
         f"It is no model by itself: it reads the {what} of exactly these experts. Its weights open without Bifocal:",
         "",

@@ -94,6 +94,11 @@ def answer(facts: RunFacts) -> list[str]:
     return _sentences("answer", facts)
 
 
+def chosen(facts: RunFacts) -> list[str]:
+    """How the fusion's strategy was chosen, from what, and by how much; empty where it was named."""
+    return _sentences("chosen", facts)
+
+
 def about_the_data(facts: RunFacts) -> list[str]:
     """Where the rows came from, and what became of those that are not among the figures."""
     return _sentences("about_the_data", facts)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ... import plugins
 from ...config import Reads
+from ...errors import ConfigError
 from ..comparison import compare, smallest_near_best
 from ..composite_fusion import CompositeFusion, readable_of
 from ..folds import FoldPredictions, FoldRows
@@ -27,6 +28,14 @@ class Auto(CompositeFusion):
 
     What is deployed is the strategy itself: its name, options and files are those of a run that had named it.
     """
+
+    def check(self, read: Mapping[str, Reads]) -> list[str]:
+        if self.options.members:
+            raise ConfigError(
+                "fusion.options.members counts the picks of an ensemble, and auto takes one strategy: name those to "
+                "choose from under fusion.options.candidates, or ask for fusion.strategy: ensemble"
+            )
+        return super().check(read)
 
     def fit_folds(self, rows: FoldRows, *, seeds: Sequence[int], read: Mapping[str, Reads]) -> FoldPredictions:
         found = super().fit_folds(rows, seeds=seeds[:COMPARED_SEEDS], read=read)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..comparison import compare
 from ..composite_fusion import CompositeFusion, CompositeOptions, mean_of_picks
 from ..folds import FoldPredictions, FoldRows
 
@@ -36,7 +37,10 @@ class Ensemble(CompositeFusion):
             members=chosen, options={name: found[name].settings.model_dump(mode="json") for name in chosen}
         )
         trained = sum(found[name].trained for name in chosen)
-        return FoldPredictions(logits, settings, trained)
+        groups = next(iter(rows.evidence.values())).groups
+        each = {name: f.logits[-1] for name, f in found.items()}
+        candidates = compare(each, rows.labels, groups, {name: f.trained for name, f in found.items()})
+        return FoldPredictions(logits, settings, trained, candidates=tuple(candidates))
 
 
 def greedy_picks(members: Tensor, labels: Tensor, picks: int = PICKS) -> list[int]:

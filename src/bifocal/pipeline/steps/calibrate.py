@@ -24,7 +24,10 @@ from ..context import Context, Step
 class PolicyCounts(TypedDict):
     tuned_on: str
     rows: int
+    """Of the split ``tuned_on`` alone."""
     findings: list[str]
+    rows_by_split: NotRequired[Mapping[str, int]]
+    """Of the model that decides, as in ``tuned_rows``."""
     tuned_rows: NotRequired[Mapping[str, Mapping[str, int]]]
     """Model -> split -> annotated rows behind its calibration and threshold, where those are not of val alone."""
 
@@ -34,6 +37,8 @@ def calibrate(run: Context) -> PolicyCounts:
     data, space = run.data, run.space
     predictions, more = tuning_predictions(data), wants_train(data)
     rows = tuned_on(data, predictions) if more else {}
+    if more:
+        run.reporter.note(f"temperature and thresholds rest on {told_rows(rows)}")
     fitted = fit_policy(tuning_rows(data, predictions), _settings(data, rows))
     if kept := [path for path in sorted(space.policies.glob("*.json")) if read_json(path).get("changes")]:
         run.reporter.note(f"kept in {space.policies}, and not used: policies changed by hand, {len(kept)} in all")
@@ -49,7 +54,16 @@ def calibrate(run: Context) -> PolicyCounts:
     reference = Reference.gather(val, texts, fitted.policy, main, split=data.tuned_on, seed=run.config.seed)
     reference.save(space.reference)
     found: PolicyCounts = {"tuned_on": data.tuned_on, "rows": len(val.ids), "findings": fitted.findings}
-    return {**found, "tuned_rows": rows} if rows else found
+    return {**found, "rows_by_split": rows[main], "tuned_rows": rows} if rows else found
+
+
+def told_rows(rows: Mapping[str, Mapping[str, int]]) -> str:
+    """Which rows tuned what; models of the same rows share a word."""
+    models: dict[str, list[str]] = {}
+    for model, counts in rows.items():
+        of = [f"{n:,} {'cross-fitted ' if split == 'train' else ''}rows of {split}" for split, n in counts.items()]
+        models.setdefault(" and ".join(of), []).append(model)
+    return "; ".join(f"{told} ({', '.join(names)})" for told, names in models.items())
 
 
 def _settings(data: RunData, rows: Mapping[str, Mapping[str, int]]) -> PolicySettings:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ... import plugins
 from ...assess.run_data import RunData
 from ...assess.tuning import wants_train
 from ...config import FusionConfig
 from ...contracts import DecidesAlone
-from ...errors import DataError
+from ...errors import DataError, ModelError
 from ...fit.cross_fit import CrossFitted, cross_fit_fusion, cross_fits
-from ...fit.fusion import MODEL, FusionChoice, fit_fusion, save_fusion
+from ...fit.fusion import MODEL, ClassSharesLoss, FusionChoice, fit_fusion, save_fusion
 from ...models.composite_fusion import CompositeFusion
+from ...models.exportable import traced_fusion
 from ..context import Context, Step
 
 if TYPE_CHECKING:
@@ -40,14 +42,16 @@ def train_fusion(run: Context) -> Mapping[str, object]:
         run.space.evidence(MODEL, "train").unlink(missing_ok=True)
     if fusion.reads == "tokens" and asked.seeds > 1 and "seeds" in asked.model_fields_set:
         run.reporter.note(f"{asked.strategy} trains one model: of fusion.seeds = {asked.seeds} the first is taken")
-    choice = _choice(asked, found, fusion) if found is not None and _chooses(run) else None
+    shares = _class_shares(found) if found is not None else None
+    choice = _choice(asked, found, fusion, shares) if found is not None and shares and _chooses(run) else None
     save_fusion(fusion, found.config if found else asked, run.space.fusion, choice)
-    for line in told_choice(choice) if choice else ():
+    lines = told_choice(choice) if choice else [] if shares is None or shares["beaten"] else [told_nothing(shares)]
+    for line in (*lines, *_told_reading(asked, choice), *_told_export(fusion)):
         run.reporter.note(line)
     rows = {"rows": len(next(iter(data.fusion_rows.values())))}
     if found is None:
         return rows
-    told = {**rows, "cross_fitted": len(found.ids), "options": found.config.options}
+    told = {**rows, "cross_fitted": len(found.ids), "options": found.config.options, "class_shares": shares}
     return {**told, "choice": choice} if choice else told
 
 
@@ -66,7 +70,13 @@ def _cross_fitted(run: Context, asked: FusionConfig) -> CrossFitted | None:
         )
         return None
     try:
-        return cross_fit_fusion(asked, run.data.fusion_rows, seed=run.config.seed, in_sample=run.data.in_sample)
+        return cross_fit_fusion(
+            asked,
+            run.data.fusion_rows,
+            seed=run.config.seed,
+            in_sample=run.data.in_sample,
+            progress=run.reporter.progress,
+        )
     except DataError as error:
         if run.config.decide.on == "cross_fit" or _chooses(run):
             raise
@@ -74,7 +84,14 @@ def _cross_fitted(run: Context, asked: FusionConfig) -> CrossFitted | None:
         return None
 
 
-def _choice(asked: FusionConfig, found: CrossFitted, fusion: Fusion) -> FusionChoice:
+def _class_shares(found: CrossFitted) -> ClassSharesLoss:
+    """Two standard errors: the fusion may be the best of many, and has a temperature that suits these rows."""
+    shares = found.class_shares()
+    beaten = shares.behind > 1.96 * shares.error
+    return {"loss": shares.loss, "behind": shares.behind, "error": shares.error, "beaten": beaten}
+
+
+def _choice(asked: FusionConfig, found: CrossFitted, fusion: Fusion, shares: ClassSharesLoss) -> FusionChoice:
     """What was compared, and what came of it."""
     return {
         "asked": asked.strategy,
@@ -82,6 +99,7 @@ def _choice(asked: FusionConfig, found: CrossFitted, fusion: Fusion) -> FusionCh
         "alone": fusion.decides_alone if isinstance(fusion, DecidesAlone) else None,
         "members": found.config.options["members"] if found.config.strategy == asked.strategy else {},
         "candidates": [asdict(candidate) for candidate in found.candidates],
+        "class_shares": shares,
     }
 
 
@@ -92,12 +110,47 @@ def told_choice(choice: FusionChoice) -> list[str]:
         f"{c['trained']:,} numbers learned"
         for c in choice["candidates"]
     ]
+    shares = choice["class_shares"]
+    lines.append(
+        f"class shares of train: cross-fitted loss {shares['loss']:.4f}, {shares['behind']:.4f} +- "
+        f"{shares['error']:.4f} behind {choice['strategy']}"
+    )
     if choice["members"]:
         picks = sum(choice["members"].values())
-        shares = ", ".join(f"{name} {count} of {picks}" for name, count in choice["members"].items())
-        return [*lines, f"{choice['strategy']}: {shares}"]
-    taken = f"{choice['strategy']} is taken: it learned fewest numbers of those within one standard error of the best"
-    return [*lines, f"{choice['alone']} alone is enough" if choice["alone"] else taken]
+        told = ", ".join(f"{name} {count} of {picks}" for name, count in choice["members"].items())
+        lines.append(f"{choice['strategy']}: {told}")
+    elif shares["beaten"] and choice["alone"]:
+        lines.append(f"{choice['alone']} alone is enough")
+    else:
+        lines.append(
+            f"{choice['strategy']} is taken: it learned fewest numbers of those within one standard error of the best"
+        )
+    return lines if shares["beaten"] else [*lines, told_nothing(shares)]
+
+
+def told_nothing(shares: ClassSharesLoss) -> str:
+    """That the fusion is no better than what has learned nothing."""
+    return (
+        "nothing that was learned tells the classes apart: on cross-fitted rows of train the fusion's loss is not "
+        f"below that of the class shares by more than chance ({shares['behind']:.4f} +- {shares['error']:.4f}); more "
+        "rows, other encoders or clearer labels are needed"
+    )
+
+
+def _told_reading(asked: FusionConfig, choice: FusionChoice | None) -> Iterator[str]:
+    """Which candidates cannot read what was asked for, and read what they do by default."""
+    names = [str(candidate["name"]) for candidate in choice["candidates"]] if choice else []
+    for part, what in asked.read.items():
+        if lacking := [name for name in names if what not in plugins.load("fusions", name).readable]:
+            yield f"fusion.read.{part} = {what}: not read by {', '.join(lacking)}, which read what they do by default"
+
+
+def _told_export(fusion: Fusion) -> Iterator[str]:
+    """Why a fusion cannot be exported to ONNX, which is better known now than after the run."""
+    try:
+        traced_fusion(fusion)
+    except ModelError as error:
+        yield f"not for the onnx engines: {error}"
 
 
 def fusion_of(
