@@ -306,7 +306,7 @@ class ImbalanceRule(Strict):
     """When a fusion whose training was weak in one modality is called adapting, collapsing or over-relying."""
 
     margin: Annotated[float, Field(ge=0)] = 0.01
-    """Adapts: the lower end of (fusion - expert) is not below minus this; the verdict's margin by default."""
+    """Adapts: the lower end of (fusion - expert) is not below minus this."""
     collapse: Annotated[float, Field(ge=0)] = 0.0
     """Collapses: the upper end of (fusion - expert) is below minus this."""
     excess: Annotated[float, Field(ge=0)] = 0.01
@@ -320,6 +320,8 @@ class LabConfig(Strict):
     """What `bifocal lab` does with the run's Evidence, and what it says of the set."""
 
     about: AboutConfig = AboutConfig()
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Of AUROC or macro-F1: a gain that is surely smaller is not worth a second encoder."""
     options: Options = {
         "learning_rates": [1e-3, 3e-3],
         "weight_decays": [0.01, 1.0],

@@ -8,6 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from bifocal import plugins
 from bifocal.cli.app import app
 from bifocal.config import FusionConfig, parse_config
 from bifocal.errors import ConfigError, DataError
@@ -16,7 +17,7 @@ from bifocal.evaluate.metrics import headline_metric
 from bifocal.example import BINARY, Evidence, Label
 from bifocal.lab.experiment import experiment
 from bifocal.lab.study import lab
-from bifocal.lab.trials import ExpertFacts, Study
+from bifocal.lab.trials import ExpertFacts, Study, reads_evidence
 from bifocal.models.linear import cross_fit, fit_linear
 from bifocal.sources.synthetic import STRUCTURES
 from bifocal.workspace import read_json, write_json
@@ -129,6 +130,26 @@ def test_b_is_the_best_of_its_modality_and_f_the_best_fusion_on_val(results):
     assert results["xor"]["best_fusion"] == "concat"  # late fusions know nothing of it
 
 
+def test_the_gain_is_the_least_of_those_over_each_modality(results):
+    for found in results.values():
+        gains, least = found["gains"], found["gain"]
+        assert set(gains) == set(EXPERTS) and least["value"] == min(gain["value"] for gain in gains.values())
+        assert least["over"] == min(gains, key=lambda name: gains[name]["value"])
+        assert least["low"] == min(gain["low"] for gain in gains.values())
+        assert min(gain["high"] for gain in gains.values()) <= least["high"]  # at 1 - 0.025 / 2
+        rows = {row["model"]: row["test"]["auroc"]["value"] for row in (*found["baselines"], *found["fusions"])}
+        for name, gain in gains.items():
+            theirs = rows[found["best_of_modality"][name]]
+            assert gain["value"] == pytest.approx(rows[found["best_fusion"]] - theirs)
+        assert f"over {found['best_of_modality'][least['over']]} (" in found["verdict"]["sentence"]
+    assert results["unique_text"]["gains"]["image"]["low"] > 0.4  # and worth nothing, for the text alone does as well
+
+
+def test_what_is_made_of_other_fusions_is_not_f():
+    single = [name for name in plugins.names("fusions") if reads_evidence(name)]
+    assert {"concat", "alone", "linear"} <= set(single) and not {"auto", "ensemble"} & set(single)
+
+
 def test_a_line_tells_figures_cost_and_spread(results):
     rows = {row["model"]: row for row in (*results["and"]["baselines"], *results["and"]["fusions"])}
     head = (2 * (5 + 1) * 16 + 16) + (16 * 2 + 2)  # of one seed
@@ -150,6 +171,7 @@ def test_the_price_the_risk_and_the_tie(results):
     assert results["xor"]["smallest_tie"] == "concat"
     assert results["redundant"]["price"]["per_point"]["parameters"] is None  # there is no gain to pay for
     assert found["change"]["nll"]["high"] < 0
+    assert results["redundant"]["risk"]["over_rest"]["text"]["low"] > -0.01  # the picture's own model does no better
 
 
 def test_nothing_in_it_is_nan(results):
@@ -246,6 +268,7 @@ def finished(small_run, small_config, tmp_path_factory):
     root = tmp_path_factory.mktemp("lab")
     shutil.copytree(small_run, root / "small")
     settings = {
+        "margin": 0.02,
         "rows": 20,
         "probes": ["cue_text"],
         "about": {"title": "A small one", "contributes": {"text": "Words."}},
@@ -266,7 +289,8 @@ def test_the_lab_of_a_run_takes_what_is_finished(finished, small_run):
         "text_expert", "text: MLP head", "text: tfidf_text", "vision_expert", "image: MLP head",
     ]  # fmt: skip
     assert {f["model"] for f in found["fusions"]} >= {"concat", "mean", "stacking"}
-    assert found["verdict"]["word"] in ("worth it", "not worth it", "undecided")
+    assert found["verdict"]["word"] in ("worth it", "gain shown", "not worth it", "undecided")
+    assert found["margin"] == found["config"]["lab"]["margin"] == 0.02
 
 
 def test_a_set_is_told_about_with_its_pipelines_and_probes(finished):
@@ -305,6 +329,10 @@ def test_the_command_prints_the_verdict(results, small_config, tmp_path, monkeyp
     file = tmp_path / "c.yaml"
     file.write_text(json.dumps(small_config))
     shown = CliRunner().invoke(app, ["lab", str(file), "--runs", str(tmp_path), "-q"]).output
+    for name in ("text", "image"):
+        gain = results["and"]["gains"][name]
+        assert f"over {results['and']['best_of_modality'][name]} (AUROC, test): {gain['value']:+.3f} [" in shown
+    assert f"the least of its gains (AUROC, test): {results['and']['gain']['value']:+.3f} [" in shown
     assert "worth it, additive: " in shown and "smallest fusion that ties on val: mean" in shown
     assert "concat" in shown and "text: MLP head" in shown and "n/a" not in shown
     machine = CliRunner().invoke(app, ["lab", str(file), "--json"]).output

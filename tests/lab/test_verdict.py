@@ -1,12 +1,14 @@
 """The rule clause by clause, in its order, and on the borders of its intervals."""
 
 from dataclasses import asdict
-from math import nan
+from math import ceil, nan
 
+import numpy as np
 import pytest
 
+from bifocal.evaluate.compare import Gains
 from bifocal.evaluate.intervals import Interval
-from bifocal.lab.verdict import MARGIN, Verdict, interval_of, judge, rows_needed, sentence
+from bifocal.lab.verdict import MARGIN, Verdict, interval_of, judge, least_gain, rows_needed, sentence
 
 HIGH = Interval(0.05, 0.03, 0.07)
 NONE = Interval(0.0, -0.002, 0.002)
@@ -37,7 +39,45 @@ def test_rows_too_few_to_show_a_difference_do_not_show_that_there_is_none(n, wor
 
 
 def test_a_gain_at_the_margin_is_not_below_it():
-    assert judged(gain=(0.008, 0.006, MARGIN)).word == "worth it"
+    assert judged(gain=(0.008, 0.006, MARGIN)).word == "gain shown"
+    assert judged(gain=(0.02, MARGIN, 0.03)).word == "worth it"
+
+
+def test_a_gain_that_is_real_and_may_be_under_the_margin_is_shown_with_the_rows_that_would_tell():
+    verdict = judged(gain=(0.02, 0.004, 0.036))
+    assert (verdict.word, verdict.kind) == ("gain shown", None)
+    # Half an interval of 0.016 is to leave 0.01 with 80% power: 2.8 instead of 1.96 standard errors.
+    assert verdict.more_rows == pytest.approx(1000 * ((1.6 * 2.8 / 1.96) ** 2 - 1), rel=1e-3)
+    assert "whether the gain reaches the margin of 0.01 is open" in verdict.reason
+    assert f"{verdict.more_rows:,} more test rows would decide it with 80% power" in verdict.reason
+    under = judged(gain=(0.006, 0.001, 0.011))
+    assert (under.word, under.more_rows) == (
+        "gain shown",
+        pytest.approx(1000 * ((1.25 * 2.8 / 1.96) ** 2 - 1), rel=1e-3),
+    )
+    at = judged(gain=(MARGIN, 0.001, 0.02))
+    assert at.more_rows is None and "no number of rows" in at.reason
+    assert judged(gain=(0.02, 0.004, 0.036), control=(0.02, 0.0, 0.04)).word == "undecided"
+
+
+def test_the_margin_is_configured():
+    gain = Interval(0.02, 0.015, 0.025)
+    words = {margin: judge(gain, HIGH, NONE, n=1000, margin=margin).word for margin in (0.01, 0.02, 0.03)}
+    assert words == {0.01: "worth it", 0.02: "gain shown", 0.03: "not worth it"}
+
+
+def test_the_least_gain_is_unknown_where_it_rests_on_models_that_never_differ_on_few_rows():
+    def least(n, **others):
+        each = {name: {"value": v, "low": low, "high": high, "n": n} for name, (v, low, high) in others.items()}
+        over = min(each, key=lambda name: each[name]["value"])
+        ends = {end: min(gain[end] for gain in each.values()) for end in ("low", "high")}
+        return least_gain(Gains(each, over, {**each[over], **ends}))
+
+    gain = (0.1, 0.05, 0.15)
+    assert least(300, text=gain, image=(0.5, 0.5, 0.5)) == gain  # the other says nothing of either end
+    assert least(301, text=gain, image=(0.0, 0.0, 0.0)) == (0, 0, 0)
+    few = least(300, text=(0.01, -0.02, 0.04), image=(0.0, 0.0, 0.0))
+    assert few.low == -0.02 and few.high != few.high
 
 
 def test_what_its_own_architecture_does_without_the_others_is_no_gain():
@@ -67,28 +107,29 @@ def test_worth_it_has_a_kind(additive, kind):
 @pytest.mark.parametrize(("gain", "control"), [(OPEN, HIGH), (HIGH, OPEN), (OPEN, OPEN)])
 def test_anything_else_is_undecided_and_says_how_many_rows_would_decide(gain, control):
     verdict = judged(gain=gain, control=control)
-    # Half an interval of 0.03 has to shrink below 0.02: (3/2)² of the 1,000 rows.
-    assert (verdict.word, verdict.kind, verdict.more_rows) == ("undecided", None, 1250)
-    assert "1,250 more test rows" in verdict.reason
+    # Half an interval of 0.03 has to shrink below 0.02, at 2.8 standard errors for 1.96: (3/2 x 2.8/1.96)² of the rows.
+    assert (verdict.word, verdict.kind, verdict.more_rows) == ("undecided", None, 3593)
+    assert "3,593 more test rows would decide it with 80% power" in verdict.reason
 
 
 def test_the_nearest_clause_decides_how_many_rows():
     sure = Interval(0.05, 0.04, 0.06)
-    assert rows_needed(Interval(0.0, -0.02, 0.02), sure, 100) == 300  # below the margin: 0.02 -> 0.01
-    assert rows_needed(Interval(0.004, -0.008, 0.016), sure, 100) == 300  # 0.012 -> 0.006 beats 0.012 -> 0.004
-    assert rows_needed(HIGH, Interval(-0.01, -0.03, 0.01), 100) == 300  # the control's end at or below 0
+    twice = ceil(100 * (4 * (2.8 / 1.96) ** 2 - 1))
+    assert rows_needed(Interval(0.0, -0.02, 0.02), sure, 100) == twice  # below the margin: 0.02 -> 0.01
+    assert rows_needed(Interval(0.004, -0.008, 0.016), sure, 100) == twice  # 0.012 -> 0.006 beats 0.012 -> 0.004
+    assert rows_needed(HIGH, Interval(-0.01, -0.03, 0.01), 100) == twice  # the control's end at or below 0
 
 
-def test_what_the_rows_needed_promise_comes_true():
-    gain, control, n = Interval(0.006, -0.004, 0.02), Interval(0.03, -0.01, 0.06), 500
-    scale = (n / (n + rows_needed(gain, control, n))) ** 0.5
-
-    def shrunk(i, scale=scale):
-        return Interval(i.value, i.value + scale * (i.low - i.value), i.value + scale * (i.high - i.value))
-
-    assert judged(gain, control).word == "undecided"
-    assert judged(shrunk(gain, scale * 1.01), shrunk(control, scale * 1.01)).word == "undecided"
-    assert judged(shrunk(gain, scale * 0.99), shrunk(control, scale * 0.99)).word != "undecided"
+@pytest.mark.parametrize("value", [0.0, 0.03])
+def test_what_the_rows_needed_promise_comes_true(value):
+    """Of samples as large as that, drawn around the same figure, 80% leave the verdict open no more."""
+    half, n = 0.04, 500
+    assert judged((value, value - half, value + half), n=n).word == "undecided"
+    more = rows_needed(Interval(value, value - half, value + half), HIGH, n)
+    half *= (n / (n + more)) ** 0.5
+    drawn = np.random.default_rng(0).normal(value, half / 1.96, size=2000)
+    decided = np.mean([judged((v, v - half, v + half)).word != "undecided" for v in drawn])
+    assert decided == pytest.approx(0.8, abs=0.03)
 
 
 def test_where_no_number_of_rows_would_do():

@@ -12,7 +12,7 @@ import numpy as np
 from ..contracts import SeedEnsemble
 from ..decide.calibration import softmax
 from ..decide.policy import Policy, pattern_of, patterns
-from ..evaluate.compare import Gain, Resampling, gains_over_each, measure_change
+from ..evaluate.compare import Gain, Resampling, measure_change
 from ..evaluate.curves import precision_recall, reliability, reliability_target, risk_coverage, roc, threshold_counts
 from ..evaluate.differences import class_shares_p_value
 from ..evaluate.error_table import write_errors
@@ -319,23 +319,16 @@ def gains_over_experts(
 
     A row on which an expert has no opinion counts with train's class shares: that is what it would say.
     """
-    experts, metric = [model for model in tuned.logits if model != fusion], resampling.metric
+    experts, metric = [model for model in tuned.logits if model != fusion], METRICS[resampling.metric]
 
     def probabilities(predictions: Predictions, model: str) -> np.ndarray:
         return np.where(
             predictions.has[model][:, None], calibrated(predictions, policy, model, adjusted=False)[0], shares
         )
 
-    found = gains_over_each(
-        tested.labels,
-        {model: probabilities(tested, model) for model in experts},
-        probabilities(tested, fusion),
-        tested.groups,
-        metric=metric,
-        resamples=resampling.resamples,
-        seed=resampling.seed,
-    )
-    scores = {model: METRICS[metric](tuned.labels, probabilities(tuned, model), None) for model in experts}
+    others = {model: probabilities(tested, model) for model in experts}
+    found = resampling.gains(tested.labels, others, probabilities(tested, fusion), tested.groups)
+    scores = {model: metric(tuned.labels, probabilities(tuned, model), None) for model in experts}
     return {"over": found.over, "chosen_on": scores, **found.least}, found.each
 
 

@@ -244,10 +244,15 @@ def print_lab(folder: Path, as_json: bool) -> None:
     head = ["model", "val", "test", "95% interval", "± seeds", "trained", "seconds"]
     console.print(drawn(Table(head, rows, title=title)))
     console.print("* chosen on val", style="dim")
+    on = f"({metric}, test)"
+    for modality, over in results.each_gain.items():
+        other = results.best_of_modality[modality]
+        console.print(f"gain of {results.best_fusion} over {other} {on}: {_spelled(over.model_dump())}", soft_wrap=True)
+    detectable = f"smallest detectable {words.number(results.gain.detectable)}"
+    console.print(f"the least of its gains {on}: {_spelled(results.gain.model_dump())}, {detectable}", soft_wrap=True)
     console.print(results.verdict.sentence, style="bold", soft_wrap=True)
     change = f"{words.signed(lost.value)} {words.interval(lost.model_dump())}"
     console.print(f"without {results.most_missed}, which the fusion misses most: {change}")
-    console.print(f"smallest gain detectable (80% power): {words.number(results.gain.detectable)}")
     shares = results.dominance[results.metric].shapley
     console.print(f"Shapley shares of {metric}: {', '.join(f'{m} {words.signed(s.value)}' for m, s in shares.items())}")
     if results.verdict.kind == "additive":

@@ -65,6 +65,14 @@ class Resampling:
             seed=self.seed,
         )
 
+    def gains(
+        self, labels: ArrayLike, others: Mapping[str, ArrayLike], probabilities: ArrayLike, groups: Sequence[Any]
+    ) -> Gains:
+        """`gains_over_each` of one model over each of the others."""
+        return gains_over_each(
+            labels, others, probabilities, groups, metric=self.metric, resamples=self.resamples, seed=self.seed
+        )
+
 
 def paired_gain(
     labels: ArrayLike,

@@ -25,7 +25,7 @@ from .trials import (
     smallest_tie,
 )
 from .usable_rows import groups_of, labels_of
-from .verdict import MARGIN, VerdictResult, interval_of, judge, sentence
+from .verdict import VerdictResult, interval_of, judge, least_gain, sentence
 
 if TYPE_CHECKING:
     from ..contracts import Fusion
@@ -43,11 +43,11 @@ class PipelineComparison:
     study : Study
     baselines, fusions : list of Trial
     alone : dict
-        Modality -> the best of its baselines on val.
+        Modality -> B: the best of its baselines on val.
     over, fused : Trial
-        B and F: the best baseline and the best fusion on val.
+        The strongest of those, and F: the best fusion on val.
     control : Trial
-        F's architecture trained and tested with every modality but B's blanked.
+        F's architecture trained and tested with every modality but that of ``over`` blanked.
     """
 
     study: Study
@@ -91,8 +91,15 @@ def fit_pipelines(
     return PipelineComparison(study, baselines, fusions, alone, over, fused, control)
 
 
+class LeastGain(Gain):
+    """The least of the gains over the modalities (`bifocal.evaluate.compare.Gains`)."""
+
+    over: str
+    """The modality."""
+
+
 class ComparisonResults(TypedDict):
-    """The three paired comparisons on test, the verdict, and the table of all models."""
+    """The paired comparisons on test, the verdict, and the table of all models."""
 
     margin: float
     baselines: list[TrialRow]
@@ -104,18 +111,21 @@ class ComparisonResults(TypedDict):
     """Modality -> gain of the best baseline over the best of this one."""
     best_fusion: str
     smallest_tie: str
-    gain: Gain
+    gains: dict[str, Gain]
+    """Modality -> gain over the best of its models."""
+    gain: LeastGain
     over_control: Gain
     over_additive: Gain
     change: dict[str, Gain]
+    """Of other metrics, over the model of the least gain, as ``price``."""
     verdict: VerdictResult
     price: Price
 
 
 def compare(comparison: PipelineComparison) -> ComparisonResults:
-    """Hold F against B, the control and its additive part on test, and judge."""
+    """Hold F against the best model of each modality, the control and its additive part on test, and judge."""
     over, fused, study, resampling = comparison.over, comparison.fused, comparison.study, comparison.study.resampling
-    evidence = study.evidence
+    evidence, margin, alone = study.evidence, study.margin, comparison.alone
     labels = {split: labels_of(evidence, split) for split in evidence}
     groups = groups_of(evidence, "test")
 
@@ -125,33 +135,35 @@ def compare(comparison: PipelineComparison) -> ComparisonResults:
     def table(trials: Sequence[Trial]) -> list[TrialRow]:
         return [describe(t, labels, groups, resampling) for t in trials]
 
-    gained, over_control = gain(over), gain(comparison.control)
-    over_additive = _over_additive(comparison)
-    verdict = judge(*map(interval_of, (gained, over_control, over_additive)), n=gained["n"])
-    told = sentence(verdict, fusion=fused.name, over=over.name, metric=resampling.metric, n=gained["n"])
+    theirs = {m: t.probabilities("test") for m, t in alone.items()}
+    gains = resampling.gains(labels["test"], theirs, fused.probabilities("test"), groups)
+    least, over_control, over_additive = alone[gains.over], gain(comparison.control), _over_additive(comparison)
+    beside, n = map(interval_of, (over_control, over_additive)), gains.least["n"]
+    verdict = judge(least_gain(gains, margin), *beside, n=n, margin=margin)
+    told = sentence(verdict, fusion=fused.name, over=least.name, metric=resampling.metric, n=n)
+    on_val = labels["val"], groups_of(evidence, "val")
     return {
-        "margin": MARGIN,
+        "margin": margin,
         "baselines": table(comparison.baselines),
         "fusions": table(comparison.fusions),
         "control": table([comparison.control])[0],
         "best_baseline": over.name,
-        "best_of_modality": {m: t.name for m, t in comparison.alone.items()},
-        "over_others": {m: gain(t, over) for m, t in comparison.alone.items() if t is not over},
+        "best_of_modality": {m: t.name for m, t in alone.items()},
+        "over_others": {m: gain(t, over) for m, t in alone.items() if t is not over},
         "best_fusion": fused.name,
-        "smallest_tie": smallest_tie(
-            fused, comparison.fusions, labels["val"], groups_of(evidence, "val"), resampling
-        ).name,
-        "gain": gained,
+        "smallest_tie": smallest_tie(fused, comparison.fusions, *on_val, resampling, margin).name,
+        "gains": gains.each,
+        "gain": {"over": gains.over, **gains.least},
         "over_control": over_control,
         "over_additive": over_additive,
-        "change": {name: gain(over, by=replace(resampling, metric=name)) for name in CHANGES},
+        "change": {name: gain(least, by=replace(resampling, metric=name)) for name in CHANGES},
         "verdict": verdict.to_dict(told),
-        "price": price(fused, over, gained["value"]),
+        "price": price(fused, least, gains.least["value"]),
     }
 
 
 def _over_additive(comparison: PipelineComparison) -> Gain:
-    """m(F) - m(EMAP(F)) on the same rows, `ROWS` of them at most; B's modality against all others."""
+    """m(F) - m(EMAP(F)) on the same rows, `ROWS` of them at most; that of the strongest B against all others."""
     fused, evidence, resampling = comparison.fused, comparison.study.evidence, comparison.study.resampling
     test, groups = evidence["test"], groups_of(evidence, "test")
     rows = sample_rows(groups, ROWS, resampling.seed)

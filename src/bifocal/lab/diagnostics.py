@@ -19,7 +19,7 @@ from ..evaluate.compare import Gain
 from ..evaluate.intervals import Figure
 from ..example import Evidence
 from ..models.evidence_fusion import Pairs
-from .trials import Study, Trial
+from .trials import Study, Trial, best
 from .usable_rows import groups_of, labels_of
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ class Risk(TypedDict):
 
     worst: str
     drops: dict[str, Gain]
+    over_rest: dict[str, Gain]
+    """The fusion without a modality over the best model on val of one of the others."""
 
 
 class Pid(Information):
@@ -122,15 +124,18 @@ class Diagnosis(TypedDict):
     confounders: dict[str, Confounders | None]
 
 
-def absence(study: Study, probabilities: Mapping[frozenset[str], np.ndarray]) -> Risk:
+def absence(study: Study, probabilities: Mapping[frozenset[str], np.ndarray], alone: Mapping[str, Trial]) -> Risk:
     """What is lost when a modality is absent from every test row, of probabilities with only these parts."""
-    labels, groups = labels_of(study.evidence, "test"), groups_of(study.evidence, "test")
+    labels, on_val = (labels_of(study.evidence, split) for split in ("test", "val"))
+    groups, resampling = groups_of(study.evidence, "test"), study.resampling
     everything = max(probabilities, key=len)
-    drops = {
-        m: study.resampling.gain(labels, probabilities[everything], probabilities[everything - {m}], groups)
-        for m in everything
-    }
-    return {"worst": min(sorted(drops), key=lambda m: drops[m]["value"]), "drops": dict(sorted(drops.items()))}
+    drops, over_rest = {}, {}
+    for m in sorted(everything):
+        left = probabilities[everything - {m}]
+        rest = best([alone[other] for other in alone if other != m], on_val, resampling.metric)
+        drops[m] = resampling.gain(labels, probabilities[everything], left, groups)
+        over_rest[m] = resampling.gain(labels, rest.probabilities("test"), left, groups)
+    return {"worst": min(drops, key=lambda m: drops[m]["value"]), "drops": drops, "over_rest": over_rest}
 
 
 def values_of(e: Evidence) -> list[int | None]:
@@ -174,7 +179,7 @@ def diagnose_fusion(study: Study, fused: Trial, alone: Mapping[str, Trial]) -> t
     pid, undefined = _pid(study, fused, alone)
     confounders, unpaired = _confounders(study, probabilities[frozenset(test)].argmax(axis=1))
     found: Diagnosis = {
-        "risk": absence(study, probabilities),
+        "risk": absence(study, probabilities, alone),
         # Accuracy is what the known answers are in; where most rows are of one class it hardly moves.
         "dominance": {m: _dominance(study, probabilities, m) for m in ("accuracy", study.resampling.metric)},
         "perceptual": perceptual,

@@ -26,6 +26,7 @@ from .results_schema import (
     Imbalance,
     Information,
     Joint,
+    LeastGain,
     Part,
     Price,
     Stability,
@@ -53,7 +54,7 @@ class LabResults(Part):
     best_of_modality: dict[str, str]
     best_fusion: str
     smallest_tie: str
-    gain: Counted
+    gain: LeastGain
     over_control: Counted
     over_additive: Counted
     verdict: Verdict
@@ -72,7 +73,11 @@ class LabResults(Part):
     modality_dropout: float = Field(default=0, validation_alias=AliasPath("settings", "modality_dropout"))
     seconds_lab: dict[str, float | None] = Field(default={})
     experts: dict[str, Expert] = Field(default={})
+    gains: dict[str, Counted] = Field(default={})
+    """Modality -> gain over its best model; see `each_gain`."""
     over_others: dict[str, Counted] = Field(default={})
+    over_rest: dict[str, Counted] = Field(default={}, validation_alias=AliasPath("risk", "over_rest"))
+    """F without each modality over the best model of the others."""
     change: dict[str, Figure] = Field(default={})
     perceptual: dict[str, Figure | None] = Field(default={})
     confounders: dict[str, Counted | None] = Field(default={})
@@ -101,6 +106,28 @@ class LabResults(Part):
     def as_expected(self) -> bool | None:
         """Whether the verdict is the known answer; None where none is known."""
         return None if self.about.expected is None else self.about.expected == self.verdict.full
+
+    @property
+    def earlier_rule(self) -> bool:
+        """Whether the verdict goes by the gain over one model alone, the best on val, as earlier versions had it."""
+        return not self.gains
+
+    @property
+    def over(self) -> str:
+        """The model that F gains least over, which the verdict goes by."""
+        return self.best_of_modality[self.gain.over] if self.gain.over else self.best_baseline
+
+    @property
+    def each_gain(self) -> dict[str, Counted]:
+        """Modality -> gain of F over its best model. By the earlier rule only that of the verdict has an interval."""
+        if self.gains:
+            return self.gains
+        found, reached = {}, self.tested(self.best_fusion).value
+        for modality, name in self.best_of_modality.items():
+            theirs = self.tested(name).value
+            value = None if reached is None or theirs is None else reached - theirs
+            found[modality] = self.gain if name == self.best_baseline else Counted(value=value, n=self.gain.n)
+        return found
 
     def model(self, name: str) -> Trial:
         """A baseline or fusion by its name."""

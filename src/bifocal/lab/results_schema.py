@@ -40,6 +40,12 @@ class Counted(Figure):
     detectable: float | None = None
 
 
+class LeastGain(Counted):
+    """The least of the gains over the modalities; ``over`` which of them, unknown in results of an earlier version."""
+
+    over: str | None = None
+
+
 class Disturbed(Figure):
     """A figure under a disturbance, which is one of ``rate``, ``deviations`` or ``severity``, and its change."""
 
@@ -104,12 +110,12 @@ class Verdict(Part):
 
     @property
     def full(self) -> str:
-        """``worth it, interacting``, ``not worth it``, ``undecided``."""
+        """``worth it, interacting``, ``gain shown``, ``not worth it``, ``undecided``."""
         return self.word if self.kind is None else f"{self.word}, {self.kind}"
 
 
 class Price(Part):
-    """What F costs more than B, and that per point (0.01) of gain."""
+    """What F costs more than the model of its least gain, and that per point (0.01) of gain."""
 
     parameters: int
     seconds: float | None = None

@@ -127,7 +127,7 @@ def _examine(data: RunData, probed: Mapping[str, Label], folder: Path, reporter:
     with clock("baselines"):
         rivals = [_rivals(data, name, evidence, folder) for name in data.modalities]
     fusion = config.fusion.model_copy(update={"options": {**config.lab.options, **config.fusion.options}})
-    study = Study(usable(evidence), fusion, experts, resampling)
+    study = Study(usable(evidence), fusion, experts, resampling, config.lab.margin)
     rule = config.lab.imbalance if config.lab.weaken else None
     others = [trial for trials, _ in rivals for trial in trials]
     comparison, results = experiment(study, data.label, others, rule=rule, clock=clock)

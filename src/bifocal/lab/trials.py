@@ -54,12 +54,15 @@ class Study:
         By modality.
     resampling : Resampling
         The metric that models are chosen and compared by, and the seed of everything.
+    margin : float
+        Of the metric: what a gain must reach to be worth it.
     """
 
     evidence: Splits
     config: FusionConfig
     experts: Mapping[str, ExpertFacts]
     resampling: Resampling
+    margin: float = MARGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +254,12 @@ def best(trials: Sequence[Trial], labels: np.ndarray, metric: str) -> Trial:
 
 
 def smallest_tie(
-    f: Trial, fusions: Sequence[Trial], labels: np.ndarray, groups: Sequence[str], resampling: Resampling
+    f: Trial,
+    fusions: Sequence[Trial],
+    labels: np.ndarray,
+    groups: Sequence[str],
+    resampling: Resampling,
+    margin: float = MARGIN,
 ) -> Trial:
     """The fusion with the fewest parameters of its own that does as well as F on val, by the margin of the verdict.
 
@@ -259,7 +267,7 @@ def smallest_tie(
     """
     for t in sorted(fusions, key=lambda t: t.parameters["own"]):
         lead = resampling.gain(labels, t.probabilities("val"), f.probabilities("val"), groups)
-        if t is f or lead["high"] < MARGIN:
+        if t is f or lead["high"] < margin:
             return t
     return f
 
@@ -299,7 +307,7 @@ class TrialRow(TypedDict):
 
 
 class Price(TypedDict):
-    """What F costs beyond B: parameters in all, seconds to fit, and both per point (0.01) of gain.
+    """What F costs beyond the model of its least gain: parameters in all, seconds to fit, both per point (0.01) of it.
 
     A part is None where it is not known (the seconds of an expert lie in its run), or where there is no gain.
     """
@@ -330,7 +338,7 @@ def describe(t: Trial, labels: Mapping[str, np.ndarray], groups: Sequence[str], 
 
 
 def price(f: Trial, b: Trial, gain: float) -> Price:
-    """What F costs beyond B."""
+    """What F costs beyond B, of which its gain is the least."""
     parameters = f.parameters["total"] - b.parameters["total"]
     seconds = None if f.seconds is None or b.seconds is None else f.seconds - b.seconds
     points = gain * 100

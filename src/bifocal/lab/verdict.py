@@ -1,17 +1,22 @@
-"""The verdict rule, written before any number was seen: is a fusion worth it over the best single modality, and why?"""
+"""The verdict rule, written before any number was seen: is a fusion worth it over each modality alone, and why?"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, isfinite, nan
+from statistics import NormalDist
 from typing import Literal, TypedDict
 
+from ..config import LabConfig
+from ..evaluate.compare import POWER_FACTOR, Gains
 from ..evaluate.intervals import Figure, Interval
 
-MARGIN = 0.01
-"""Of AUROC or macro-F1: a gain that is surely smaller is not worth a second encoder."""
+MARGIN = LabConfig().margin
+"""That of a study which sets none."""
+HALF = NormalDist().inv_cdf(0.975)
+"""Standard errors from a value to the end of its 95% interval."""
 
-Word = Literal["worth it", "not worth it", "undecided"]
+Word = Literal["worth it", "gain shown", "not worth it", "undecided"]
 Kind = Literal["interacting", "additive", "kind unknown"]
 
 
@@ -31,14 +36,15 @@ class Verdict:
 
     Attributes
     ----------
-    word : "worth it", "not worth it" or "undecided"
+    word : "worth it", "gain shown", "not worth it" or "undecided"
     kind : "interacting", "additive", "kind unknown" or None
         What a fusion that is worth it lives on; None for the other verdicts.
     reason : str
         Which clause matched, with its numbers.
     more_rows : int or None
-        Undecided: test rows that would have to be added for a verdict, if the figures stay where they are. None where
-        the verdict stands, or where no number of rows would do.
+        Undecided: test rows that would have to be added for a verdict with 80% power, if the figures stay where they
+        are; of a gain shown, for whether it reaches the margin. None where nothing is open, or where no number of rows
+        would do.
     """
 
     word: Word
@@ -51,30 +57,34 @@ class Verdict:
         return {"word": word, "kind": kind, "reason": reason, "more_rows": more, "sentence": told}
 
 
-def judge(gain: Interval, over_control: Interval, over_additive: Interval, *, n: int) -> Verdict:
+def judge(
+    gain: Interval, over_control: Interval, over_additive: Interval, *, n: int, margin: float = MARGIN
+) -> Verdict:
     """Apply the rule; the first clause that matches wins.
 
-    - ``not worth it``: gain's interval ends below `MARGIN`, or that of the gain over the control at or below 0;
-    - ``worth it``: both intervals lie above 0; ``interacting`` where that over the additive part lies above 0 too,
-      ``additive`` where it lies inside ±`MARGIN`, else ``kind unknown``;
+    - ``not worth it``: gain's interval ends below the margin, or that of the gain over the control at or below 0;
+    - ``worth it``: both intervals lie above 0, and gain's lower end reaches the margin; ``interacting`` where the gain
+      over the additive part lies above 0 too, ``additive`` where it lies inside ± the margin, else ``kind unknown``;
+    - ``gain shown``: both lie above 0, and gain's lower end is below the margin;
     - ``undecided``: anything else, also where an interval is not known.
 
     Parameters
     ----------
     gain : Interval
-        m(F) - m(B): the fusion over the best single-modality model, both chosen on val, on test.
+        The least of m(F) - m(B) over the modalities, all chosen on val, on test (`least_gain`).
     over_control : Interval
-        m(F) - m(Control): over its own architecture trained and tested with every modality but B's blanked.
+        m(F) - m(Control): over its own architecture trained and tested with every modality but one blanked, that of
+        the strongest B on val.
     over_additive : Interval
         m(F) - m(EMAP(F)): over its additive projection.
     n : int
         Test rows behind gain. An interval without width, of rows on which two models never differed, is unknown where
-        these could differ on as many more as the margin: under 300 rows (`_known`).
+        these could differ on as many more as the margin: under 300 rows for 0.01 (`_too_few`).
     """
-    gain, over_control, over_additive = (_known(found, n) for found in (gain, over_control, over_additive))
-    if gain.high < MARGIN:
+    gain, over_control, over_additive = (_known(found, n, margin) for found in (gain, over_control, over_additive))
+    if gain.high < margin:
         small = " (above 0, but under the margin)" if gain.low > 0 else ""
-        return Verdict("not worth it", None, f"the gain {spell(gain)} ends below the margin of {MARGIN:g}{small}", None)
+        return Verdict("not worth it", None, f"the gain {spell(gain)} ends below the margin of {margin:g}{small}", None)
     if over_control.high <= 0:
         return Verdict(
             "not worth it",
@@ -83,64 +93,90 @@ def judge(gain: Interval, over_control: Interval, over_additive: Interval, *, n:
             f"it is {spell(over_control)}",
             None,
         )
+    gained = f"the gain {spell(gain)}"
+    beside = f"that over the same architecture with the other modalities blanked {spell(over_control)}"
     if gain.low > 0 and over_control.low > 0:
-        kind, why = _kind(over_additive)
-        reason = (
-            f"the gain {spell(gain)} and that over the same architecture with the other modalities blanked "
-            f"{spell(over_control)} lie above 0; {why}"
-        )
-        return Verdict("worth it", kind, reason, None)
-    more = rows_needed(gain, over_control, n)
-    if not all(map(isfinite, (*gain, *over_control))):
-        outlook = "an interval is not known, so that nothing can be said"
-    elif more is None:
-        outlook = "no number of rows would decide it at these figures"
-    else:
-        outlook = f"about {more:,} more test rows would decide it at these figures"
-    reason = (
-        f"neither the gain {spell(gain)} nor that over the same architecture with the other modalities blanked "
-        f"{spell(over_control)} settles it; {outlook}"
-    )
-    return Verdict("undecided", None, reason, more)
+        shown = f"{gained} and {beside} lie above 0"
+        if gain.low >= margin:
+            kind, why = _kind(over_additive, margin)
+            return Verdict("worth it", kind, f"{shown}, the gain at the margin of {margin:g} or more; {why}", None)
+        more = _more(n, _margin_factor(gain, margin))
+        reason = f"{shown}; whether the gain reaches the margin of {margin:g} is open: {_outlook(more)}"
+        return Verdict("gain shown", None, reason, more)
+    more = rows_needed(gain, over_control, n, margin)
+    known = all(map(isfinite, (*gain, *over_control)))
+    outlook = _outlook(more) if known else "an interval is not known, so that nothing can be said"
+    return Verdict("undecided", None, f"neither {gained} nor {beside} settles it; {outlook}", more)
 
 
-def _known(found: Interval, n: int) -> Interval:
-    """The interval, or one with unknown ends where all resamples agree on rows that are too few for it to mean that.
+def least_gain(gains: Gains, margin: float = MARGIN) -> Interval:
+    """The least gain over several models; an end is unknown where it is that of a model from which F never differed on
+    rows too few for it to mean that."""
+    least = interval_of(gains.least)
+    flat = {g["value"] for g in gains.each.values() if g["low"] == g["high"] and _too_few(g["n"], margin)}
+    low, high = (nan if end in flat else end for end in (least.low, least.high))
+    return Interval(least.value, low, high)
+
+
+def _too_few(n: int, margin: float) -> bool:
+    """Whether rows that show no difference may hide one of the margin.
 
     What was not seen in n rows happens in fewer than 3 / n of them, at 95% (the rule of three; Hanley and Lippman-Hand
     1983, JAMA 249).
     """
-    return Interval(found.value, nan, nan) if found.low == found.high and n * MARGIN <= 3 else found
+    return n * margin <= 3
 
 
-def _kind(over_additive: Interval) -> tuple[Kind, str]:
+def _known(found: Interval, n: int, margin: float) -> Interval:
+    """The interval, or one with unknown ends where all resamples agree on too few rows."""
+    return Interval(found.value, nan, nan) if found.low == found.high and _too_few(n, margin) else found
+
+
+def _kind(over_additive: Interval, margin: float) -> tuple[Kind, str]:
     found = f"over its own additive part it gains {spell(over_additive)}"
     if over_additive.low > 0:
         return "interacting", f"{found}: the modalities interact"
-    if over_additive.low > -MARGIN and over_additive.high < MARGIN:
+    if over_additive.low > -margin and over_additive.high < margin:
         return "additive", f"{found}, inside the margin: an additive score does as well, so take the smallest that ties"
     return "kind unknown", f"{found}: too unsure to say whether the modalities interact"
 
 
-def rows_needed(gain: Interval, over_control: Interval, n: int) -> int | None:
-    """Test rows to be added for a verdict: the ends of an interval near its value as 1 / sqrt(rows).
+def _outlook(more: int | None) -> str:
+    if more is None:
+        return "no number of rows would decide it at these figures"
+    return f"about {more:,} more test rows would decide it with 80% power at these figures"
 
-    Takes the figures as they are for the truth; a rough number for planning. None where no number would do.
+
+def rows_needed(gain: Interval, over_control: Interval, n: int, margin: float = MARGIN) -> int | None:
+    """Test rows to be added until another verdict than ``undecided`` has 80% power; None where no number would do.
+
+    The ends of an interval near its value as 1 / sqrt(rows). Takes the figures as they are for the truth, and the upper
+    end of the gain, which lies further out for several modalities, as that of one: a rough number for planning.
     """
     if not all(map(isfinite, (*gain, *over_control))):
         return None
-    small = _factor(gain.high - gain.value, MARGIN - gain.value)
+    small = _factor(gain.high - gain.value, margin - gain.value)
     idle = _factor(over_control.high - over_control.value, -over_control.value)
     clear = max(
         _factor(i.value - i.low, i.value) for i in (gain, over_control)
     )  # both must lie above 0, with the same rows
-    factor = min(small, idle, clear)
+    return _more(n, min(small, idle, clear))
+
+
+def _margin_factor(gain: Interval, margin: float) -> float:
+    """By how much the rows must multiply to tell with 80% power on which side of the margin a gain is."""
+    above, below = gain.value - gain.low, gain.high - gain.value
+    return min(_factor(above, gain.value - margin), _factor(below, margin - gain.value))
+
+
+def _more(n: int, factor: float) -> int | None:
     return max(1, ceil(n * (factor - 1))) if isfinite(factor) else None
 
 
 def _factor(half: float, room: float) -> float:
-    """By how much the rows must multiply for half an interval to fit into ``room``; infinite where there is none."""
-    return (half / room) ** 2 if room > 0 else float("inf")
+    """By how much the rows must multiply for 80% power to leave ``room``, of half a 95% interval; infinite where there
+    is no room."""
+    return (POWER_FACTOR / HALF * half / room) ** 2 if room > 0 else float("inf")
 
 
 def sentence(verdict: Verdict, *, fusion: str, over: str, metric: str, n: int) -> str:
