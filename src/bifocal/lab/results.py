@@ -113,6 +113,12 @@ class LabResults(Part):
         return not self.gains
 
     @property
+    def short_of_margin(self) -> bool:
+        """Whether it is called worth it although the gain's lower end is below the margin, as the earlier rule did."""
+        low = self.gain.low
+        return self.verdict.word == "worth it" and low is not None and low < self.margin
+
+    @property
     def over(self) -> str:
         """The model that F gains least over, which the verdict goes by."""
         return self.best_of_modality[self.gain.over] if self.gain.over else self.best_baseline

@@ -93,6 +93,7 @@ class Trial(Part):
     reads: list[str] = []
     parameters: Parameters = Parameters()
     seconds: float | None = None
+    seeds: int = Field(default=1, validation_alias=AliasPath("seeds", "n"))
     spread: float | None = Field(default=None, validation_alias=AliasPath("seeds", "test", "std"))
     """Standard deviation over seeds of the set's metric on test."""
     val: dict[str, float | None] = {}

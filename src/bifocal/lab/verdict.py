@@ -79,7 +79,7 @@ def judge(
         m(F) - m(EMAP(F)): over its additive projection.
     n : int
         Test rows behind gain. An interval without width, of rows on which two models never differed, is unknown where
-        these could differ on as many more as the margin: under 300 rows for 0.01 (`_too_few`).
+        these could differ on as many more as the margin: under 300 rows for 0.01 (`too_few`).
     """
     gain, over_control, over_additive = (_known(found, n, margin) for found in (gain, over_control, over_additive))
     if gain.high < margin:
@@ -113,12 +113,12 @@ def least_gain(gains: Gains, margin: float = MARGIN) -> Interval:
     """The least gain over several models; an end is unknown where it is that of a model from which F never differed on
     rows too few for it to mean that."""
     least = interval_of(gains.least)
-    flat = {g["value"] for g in gains.each.values() if g["low"] == g["high"] and _too_few(g["n"], margin)}
+    flat = {g["value"] for g in gains.each.values() if g["low"] == g["high"] and too_few(g["n"], margin)}
     low, high = (nan if end in flat else end for end in (least.low, least.high))
     return Interval(least.value, low, high)
 
 
-def _too_few(n: int, margin: float) -> bool:
+def too_few(n: int, margin: float) -> bool:
     """Whether rows that show no difference may hide one of the margin.
 
     What was not seen in n rows happens in fewer than 3 / n of them, at 95% (the rule of three; Hanley and Lippman-Hand
@@ -129,7 +129,7 @@ def _too_few(n: int, margin: float) -> bool:
 
 def _known(found: Interval, n: int, margin: float) -> Interval:
     """The interval, or one with unknown ends where all resamples agree on too few rows."""
-    return Interval(found.value, nan, nan) if found.low == found.high and _too_few(n, margin) else found
+    return Interval(found.value, nan, nan) if found.low == found.high and too_few(n, margin) else found
 
 
 def _kind(over_additive: Interval, margin: float) -> tuple[Kind, str]:

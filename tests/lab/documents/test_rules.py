@@ -9,6 +9,7 @@ import pytest
 from bifocal.lab.documents import rules
 from bifocal.lab.documents.postmortem import postmortem
 from bifocal.lab.results import LabResults
+from bifocal.lab.results_schema import Figure
 
 EXAMPLE = json.loads((Path(__file__).parent / "lab_results.json").read_text(encoding="utf-8"))
 
@@ -47,34 +48,77 @@ def test_without_a_paired_lead_intervals_must_lie_apart(found):
     assert lead(found) == "behind"
 
 
-def test_a_fusion_is_robust_graceful_or_fragile(found):
-    left = next(v for v in found["dominance"]["auroc"]["values"] if v["modalities"] == ["image"])
-    alone = figure_of(found, found["best_of_modality"]["image"])["value"]
-
-    def word():
-        return next(a.word for a in rules.absences(LabResults(**found)) if a.modality == "text")
-
-    left["value"] = alone - 0.009
-    assert word() == "graceful"
-    left["value"] = alone - 0.011
-    assert word() == "fragile" and rules.robustness(LabResults(**found)) == "fragile"
-    found["risk"]["drops"]["text"]["value"] = -0.009
-    assert word() == "robust"
-    left["value"] = None
-    assert word() == "unknown"
+def test_p_values_are_those_of_the_interval():
+    at = Figure(value=0.03, low=0.01, high=0.06)
+    assert rules.p_above(at, 0.01) == pytest.approx(0.05) and rules.p_below(at, 0.06) == pytest.approx(0.05)
+    assert rules.p_above(at) < 0.05 < rules.p_above(at, 0.02) < rules.p_above(at, 0.05) == 1 == rules.p_below(at)
+    flat = Figure(value=0.0, low=0.0, high=0.0)
+    assert (rules.p_above(flat, -0.01), rules.p_above(flat), rules.p_above(Figure(value=1.0))) == (0, 1, 1)
 
 
-def test_less_stable_is_a_wide_spread_or_more_divergences(found):
-    assert rules.steadiness(LabResults(**found)).unsteady == []
+def test_several_differences_must_each_show_more_than_one():
+    just = Figure(value=0.02, low=0.001, high=0.04)
+    assert rules.signs([just]) == [1]
+    assert rules.signs([just, just, Figure(value=-0.5, low=-0.6, high=-0.4), None]) == [0, 0, -1, None]
+
+
+def test_a_fusion_is_robust_graceful_or_fragile_by_its_intervals(found):
+    def word(change, over_rest):
+        found["risk"]["drops"]["text"] |= dict(zip(("value", "low", "high"), change, strict=True))
+        rest = dict(zip(("value", "low", "high"), over_rest, strict=True))
+        found["risk"]["over_rest"] = {"text": rest, "image": {"value": 0.0, "low": -0.001, "high": 0.001}}
+        return {a.modality: a.word for a in rules.absences(LabResults(**found))}["text"]
+
+    lost, level = (-0.2, -0.23, -0.17), (0.0, -0.002, 0.002)
+    assert word(lost, level) == "graceful" and rules.robustness(LabResults(**found)) == "graceful"
+    assert word((-0.005, -0.006, -0.004), level) == "robust"
+    assert word(lost, (-0.05, -0.06, -0.04)) == "fragile" and rules.robustness(LabResults(**found)) == "fragile"
+    # The values alone would say graceful, and robust.
+    assert word(lost, (0.0, -0.03, 0.03)) == "not shown" and rules.robustness(LabResults(**found)) == "not shown"
+    assert word((0.0, -0.03, 0.03), (0.0, -0.03, 0.03)) == "not shown"
+    # By itself the interval ends above the margin; of six comparisons it does not.
+    assert word(lost, (0.0, -0.0099, 0.0099)) == "not shown"
+    assert word((None, None, None), (None, None, None)) == "not shown"
+
+
+def test_models_that_never_differ_on_few_rows_show_nothing(found):
+    for figure in found["risk"]["drops"].values():
+        figure |= {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert found["rows"]["test"] == 300 and rules.robustness(LabResults(**found)) == "not shown"
+    found["rows"]["test"] = 301
+    assert rules.robustness(LabResults(**found)) == "robust"
+
+
+def test_without_a_paired_interval_of_what_is_left_it_is_made_of_two(found):
+    left = found["ablation"]["modalities"]["text"]["removed"]["absent"]
+    left |= {"value": 0.6, "low": 0.55, "high": 0.65}
+    fragile = next(a for a in rules.absences(LabResults(**found)) if a.modality == "text")
+    alone = figure_of(found, found["best_of_modality"]["image"])
+    assert fragile.word == "fragile" and fragile.over_alone.value == pytest.approx(0.6 - alone["value"])
+    assert fragile.over_alone.high < 0.65 - alone["low"]  # narrower than the ends apart
+    del found["ablation"]
+    assert {a.word for a in rules.absences(LabResults(**found))} == {"not shown"}
+
+
+def test_less_stable_is_a_wide_spread_or_more_divergences_than_chance_makes(found):
+    def unsteady():
+        return rules.steadiness(LabResults(**found)).unsteady
+
+    assert unsteady() == []
     row = next(r for r in found["fusions"] if r["model"] == "concat")
     widest = max(rules.steadiness(LabResults(**found)).heads)
-    row["seeds"]["test"]["std"] = max(2 * widest, 0.005) + 0.001
-    assert rules.steadiness(LabResults(**found)).unsteady == ["concat"]
+    row["seeds"]["test"]["std"] = max(10 * widest, 0.005)
+    assert unsteady() == []  # two seeds tell nothing
+    for trial in (*found["baselines"], *found["fusions"]):
+        trial["seeds"]["n"] = 5
+    assert unsteady() == ["concat"]
+    row["seeds"]["test"]["std"] = max(2.5 * widest, 0.005)
+    assert unsteady() == []
     row["seeds"]["test"]["std"] = 0.0
-    found["stability"]["models"]["concat"]["diverged"] = 1  # of 12: what a grid is for
-    assert rules.steadiness(LabResults(**found)).unsteady == []
-    found["stability"]["models"]["concat"]["diverged"] = 2
-    assert rules.steadiness(LabResults(**found)).unsteady == ["concat"]
+    found["stability"]["models"]["concat"]["diverged"] = 3  # of 12, none of 24 heads: one in ten times by chance
+    assert unsteady() == []
+    found["stability"]["models"]["concat"]["diverged"] = 7
+    assert unsteady() == ["concat"]
 
 
 def test_new_information_is_that_of_the_weaker_modality_or_synergy(found):

@@ -45,6 +45,30 @@ def test_the_figures_are_those_of_the_results():
     assert "The known answer is *worth it, additive*: met." in text
 
 
+def test_every_gain_is_told_and_the_least_of_them_judged():
+    gains = {
+        "text": {"value": 0.2, "low": 0.144, "high": 0.2694},
+        "image": {"value": 0.02, "low": 0.004, "high": 0.036},
+    }
+    least = {**EXAMPLE["and"]["gain"], **gains["image"], "high": 0.038, "over": "image"}
+    verdict = {"word": "gain shown", "kind": None, "reason": "both lie above 0", "more_rows": 600, "sentence": ""}
+    text = written("and", gains=gains, gain=least, verdict=verdict)
+    assert "**Gain shown.** `mean` over `vision_expert` (AUROC, 300 test rows): both lie above 0." in text
+    assert "| `text: MLP head`, text alone | +0.200 [+0.144, +0.269] |" in text
+    assert "| `vision_expert`, image alone | +0.020 [+0.004, +0.036] |" in text
+    assert "| every modality alone: the least of these | +0.020 [+0.004, +0.038] |" in text
+    assert "more than `vision_expert`" in text and "earlier rule" not in text
+
+
+def test_a_verdict_of_the_earlier_rule_is_told_to_be_one():
+    text = written("and")
+    assert "This is the verdict of an earlier rule, by the gain over `text: MLP head` alone" in text
+    assert "| `vision_expert`, image alone | +0.179 |" in text and "the least of these" not in text
+    assert "would not be *worth it*" not in text
+    short = written("and", gain={**EXAMPLE["and"]["gain"], "low": 0.004})
+    assert "it would not be *worth it*: the lower end of that gain is below the margin of 0.01" in short
+
+
 def test_a_part_that_was_not_run_is_named_with_its_reason():
     text = written("colours")
     assert "- Not run for this set: joint training (encoders of this run keep no tokens)." in text

@@ -210,15 +210,15 @@ def _counts(value: float, _: float) -> str:
 
 
 def gains(sets: Sequence[LabResults]) -> str:
-    """The gain of F over B on every set with its interval, zero and the margin marked."""
+    """The gain of F on every set with its interval, zero and the margin marked."""
     margin = sets[0].margin
     with drawing(height=0.9 + 0.42 * len(sets)) as figure:
         axes = figure.subplots()
         axes.axvspan(0, margin, color=PALETTE["grid"], linewidth=0)
         axes.axvline(0, color=PALETTE["muted"], linewidth=1)
         for y, results in enumerate(sets):
-            gain, worth = results.gain, results.verdict.word == "worth it"
-            colour = PALETTE["blue"] if worth else PALETTE["muted"]
+            gain = results.gain
+            colour = PALETTE[{"worth it": "blue", "gain shown": "green"}.get(results.verdict.word, "muted")]
             if gain.value is None:
                 continue
             if gain.low is not None and gain.high is not None:
@@ -226,7 +226,7 @@ def gains(sets: Sequence[LabResults]) -> str:
             axes.plot([gain.value], [y], marker="o", markersize=6.5, color=colour)
             text = f"{gain.value:+.3f}".replace("-", "−")
             axes.annotate(text, (gain.value, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8.5)
-        axes.set(xlabel="gain of the best fusion over the best single modality", yticks=range(len(sets)))
+        axes.set(xlabel="gain of the best fusion over a modality alone", yticks=range(len(sets)))
         axes.set_ylim(len(sets) - 0.5, -0.75)
         axes.locator_params(axis="x", nbins=6)
         axes.set_yticklabels([s.name for s in sets], color=PALETTE["ink"])

@@ -10,11 +10,14 @@ from statistics import median
 from ..results import LabResults
 from ..results_schema import Growth
 from . import rules
-from .words import listing, part_of, render
+from .words import listing, part_of, range_of, render
 
 KNOWN = ("set whose right verdict is known beforehand", "sets whose right verdict is known beforehand")
 OPEN = ("set whose answer was open", "sets whose answer was open")
-CAPTION = "Gain of F over B on test with its 95% interval; blue is worth it, the grey band is the margin"
+CAPTION = (
+    "The gain of F that the verdict goes by, on test, with its 95% interval; blue is worth it, green a gain shown, the "
+    "grey band the margin"
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def postmortem(sets: Sequence[LabResults], folder: str) -> str:
         "postmortem.md.j2",
         sets=sets,
         n=len(sets),
+        margin=range_of(s.margin for s in sets),
         folder=folder,
         caption=CAPTION,
         KNOWN=KNOWN,
@@ -93,8 +97,9 @@ def postmortem(sets: Sequence[LabResults], folder: str) -> str:
         rivals=_rivals(sets),
         standings=rules.standings(sets),
         trials=[(s, trial) for s in sets for trial in s.joint.trials],
+        trial_signs=[sign for s in sets for sign in rules.signs(trial.gain for trial in s.joint.trials)],
         remedies=_remedies(sets),
-        robust={word: words[word] for word in (*rules.SEVERITY, "unknown") if words[word]},
+        robust={word: words[word] for word in rules.SEVERITY if words[word]},
         lost=min(lost, key=lambda pair: pair[1].change.value or 0.0, default=None),
         steady=steady,
         unsteady=_counted(name for _, t in steady if t.heads for name in t.unsteady),
@@ -130,8 +135,8 @@ def _rivals(sets: Sequence[LabResults]) -> list[Rival]:
 def _remedies(sets: Sequence[LabResults]) -> list[RemedyCount]:
     signs: dict[str, list[int | None]] = {}
     for s in sets:
-        for remedy in rules.remedies(s):
-            signs.setdefault(remedy.name, []).append(remedy.gain.sign if remedy.gain else None)
+        for remedy, sign in rules.judged_remedies(s):
+            signs.setdefault(remedy.name, []).append(sign)
     return [RemedyCount(name, len(of), of.count(1), of.count(-1)) for name, of in signs.items()]
 
 

@@ -1,18 +1,17 @@
-"""The rules by which the lab's documents choose their words: figures in, a word out."""
+"""The rules by which the lab's documents choose their words: figures with their intervals in, a word out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from statistics import fmean, median
+from statistics import NormalDist, fmean, median
 from typing import NamedTuple
 
+from ...evaluate.differences import Rate, difference, holm
+from ...evaluate.intervals import Interval
 from ..results import LabResults
 from ..results_schema import Dominance, Figure
-from ..verdict import MARGIN
+from ..verdict import HALF, MARGIN, too_few
 
-UNSTEADY = 2.0
-"""Times the widest seed spread of the set's unimodal heads. With five seeds chance alone gives a ratio above 2.5 once
-in twenty, so a single set proves little: the sentence counts them over all sets."""
 NOTICEABLE = MARGIN / 2
 """A seed spread below this moves no verdict, whatever its ratio."""
 DIVERGED = 0.1
@@ -20,7 +19,37 @@ DIVERGED = 0.1
 too high for one architecture is no more than what a grid is for."""
 NEW_BITS = 0.01
 """Of information that the best modality alone does not hold: less than a hundredth of a bit is called none."""
-SEVERITY = ("robust", "graceful", "fragile")
+LEVEL = 0.05
+"""Of a family of comparisons by Holm: with this chance at most, one word or more of it is wrong."""
+NOT_SHOWN = "not shown"
+SEVERITY = ("robust", "graceful", NOT_SHOWN, "fragile")
+
+
+def p_above(figure: Figure, bound: float = 0.0) -> float:
+    """Two-sided p-value of a figure being ``bound``, small where it lies above; 1 where that is not known.
+
+    By the half of its 95% interval that faces the bound (Altman and Bland 2011, BMJ 343:d2304): it is 0.05 where the
+    interval ends there.
+    """
+    if figure.value is None or figure.low is None or figure.value <= bound:
+        return 1.0
+    half = figure.value - figure.low
+    return 2 * NormalDist().cdf(-HALF * (figure.value - bound) / half) if half > 0 else 0.0
+
+
+def p_below(figure: Figure, bound: float = 0.0) -> float:
+    """As `p_above`, where the figure lies below."""
+    value, high = figure.value, figure.high
+    return p_above(Figure(value=None if value is None else -value, low=None if high is None else -high), -bound)
+
+
+def signs(figures: Iterable[Figure | None]) -> list[int | None]:
+    """What differences of one family show after Holm's correction: 1 above 0, -1 below, 0 neither; None: unknown."""
+    known = [figure or Figure() for figure in figures]
+    found = holm({str(i): min(p_above(figure), p_below(figure)) for i, figure in enumerate(known)})
+    return [
+        None if figure.sign is None else figure.sign if found[str(i)] <= LEVEL else 0 for i, figure in enumerate(known)
+    ]
 
 
 def stronger(results: LabResults) -> str:
@@ -39,7 +68,7 @@ def lead(results: LabResults, other: str) -> str:
     low, high = (paired.low, paired.high) if paired else (_minus(ours.low, theirs.high), _minus(ours.high, theirs.low))
     if low is None or high is None:
         return "unknown"
-    if low > MARGIN:
+    if low > results.margin:
         return "clearly dominant"
     if low > 0:
         return "ahead"
@@ -51,25 +80,54 @@ def _minus(a: float | None, b: float | None) -> float | None:
 
 
 class Absence(NamedTuple):
-    """What becomes of a fusion without a modality: its paired change, what is left, and the best model of the rest."""
+    """What becomes of a fusion without a modality: its paired change, what is left, and the best model on val of the
+    rest, with what is left over it."""
 
     modality: str
     change: Figure
     left: float | None
     alone: float | None
+    over_alone: Figure
     word: str
 
 
 def absences(results: LabResults) -> list[Absence]:
-    """One per modality; ``robust``, ``graceful`` or ``fragile``, or ``unknown``."""
-    names, values = results.modalities, left_by(results.dominance[results.metric])
-    found = []
+    """One per modality; ``robust``, ``graceful``, ``fragile``, the first that its interval shows, or `NOT_SHOWN`.
+
+    All these comparisons of a set are one family (Holm).
+    """
+    names, values, margin = results.modalities, left_by(results.dominance[results.metric]), results.margin
+    found, claims = {}, dict[str, float]()
     for name in names:
-        others = [results.tested(results.best_of_modality[other]).value for other in names if other != name]
-        alone = max((value for value in others if value is not None), default=None)
-        left, change = values.get(frozenset(names) - {name}), results.without[name]
-        found.append(Absence(name, change, left, alone, _absence(change.value, left, alone)))
-    return found
+        others = [results.model(results.best_of_modality[other]) for other in names if other != name]
+        rest = max(others, key=lambda trial: -1.0 if (val := trial.val.get(results.metric)) is None else val)
+        alone, over = rest.test[results.metric], _over_rest(results, name, rest.test[results.metric])
+        found[name] = (results.without[name], values.get(frozenset(names) - {name}), alone.value, over)
+        loss, kept = (_telling(figure, results) for figure in (results.without[name], over))
+        claims |= {f"robust {name}": p_above(loss, -margin), f"graceful {name}": p_above(kept, -margin)}
+        claims[f"fragile {name}"] = p_below(kept, -margin)
+    shown = {claim for claim, p in holm(claims).items() if p <= LEVEL}
+    words = {name: next((w for w in SEVERITY if f"{w} {name}" in shown), NOT_SHOWN) for name in names}
+    return [Absence(name, *figures, words[name]) for name, figures in found.items()]
+
+
+def _over_rest(results: LabResults, name: str, alone: Figure) -> Figure:
+    """F without a modality over the best model of the rest: the paired gain, or in results of an earlier version the
+    difference of two intervals as of two sets of rows, which is wider where both models find the same rows hard."""
+    ablated = results.ablation.modalities.get(name) if results.ablation else None
+    if name in results.over_rest or ablated is None:
+        return results.over_rest.get(name, Figure())
+    ends = []
+    for figure in (ablated.removed["absent"], alone):
+        if figure.value is None or figure.low is None or figure.high is None:
+            return Figure()
+        ends.append(Interval(figure.value, figure.low, figure.high))
+    return Figure(**difference(*ends)._asdict())
+
+
+def _telling(figure: Figure, results: LabResults) -> Figure:
+    """The figure, or nothing where it has no width because the rows are too few to show a difference."""
+    return Figure() if figure.low == figure.high and too_few(results.rows["test"], results.margin) else figure
 
 
 def left_by(dominance: Dominance) -> dict[frozenset[str], float | None]:
@@ -77,18 +135,9 @@ def left_by(dominance: Dominance) -> dict[frozenset[str], float | None]:
     return {coalition.modalities: coalition.value for coalition in dominance.values}
 
 
-def _absence(change: float | None, left: float | None, alone: float | None) -> str:
-    if change is None or left is None or alone is None:
-        return "unknown"
-    if change > -MARGIN:
-        return "robust"
-    return "graceful" if left >= alone - MARGIN else "fragile"
-
-
 def robustness(results: LabResults) -> str:
     """The worst word of `absences`."""
-    words = [absence.word for absence in absences(results)]
-    return "unknown" if "unknown" in words else max(words, key=SEVERITY.index)
+    return max((absence.word for absence in absences(results)), key=SEVERITY.index)
 
 
 class Steadiness(NamedTuple):
@@ -115,14 +164,34 @@ def steadiness(results: LabResults) -> Steadiness:
             diverged[kind] = (sum(t.diverged for t in of), sum(t.models for t in of))
         every = [t.gap for t in results.stability.models.values() if t.kind == kind and t.gap is not None]
         gaps[kind] = every
-    usual = diverged["head"][0] / diverged["head"][1] if "head" in diverged else 1.0
-    widest = max(UNSTEADY * max(heads), NOTICEABLE) if heads else float("inf")
-    unsteady = [
-        name
-        for name, spread in fusions.items()
-        if spread > widest or (name in trained and trained[name].diverged / trained[name].models > usual + DIVERGED)
-    ]
+    claims = dict[str, float]()
+    for name in fusions:
+        claims[f"spread {name}"] = _wider(results, name)
+        lost = (trained[name].diverged, trained[name].models) if name in trained else (0, 0)
+        claims[f"diverged {name}"] = _more_often(lost, diverged.get("head", (0, 0)))
+    shown = {claim for claim, p in holm(claims).items() if p <= LEVEL}
+    unsteady = [name for name in fusions if {f"spread {name}", f"diverged {name}"} & shown]
     return Steadiness(heads, fusions, unsteady, diverged, gaps)
+
+
+def _wider(results: LabResults, name: str) -> float:
+    """Two-sided p-value of a spread over seeds as the widest of the heads', by the F test of two variances."""
+    from scipy.stats import f
+
+    heads = [trial for trial in results.baselines if trial.kind == "head" and trial.spread is not None]
+    widest, fusion = max(heads, key=lambda trial: trial.spread or 0.0, default=None), results.model(name)
+    if widest is None or widest.spread is None or not (fusion.spread or 0) > max(widest.spread, NOTICEABLE):
+        return 1.0
+    ratio = ((fusion.spread or 0) / widest.spread) ** 2 if widest.spread else float("inf")
+    return 2 * float(f.sf(ratio, fusion.seeds - 1, widest.seeds - 1))
+
+
+def _more_often(lost: tuple[int, int], usual: tuple[int, int]) -> float:
+    """P-value of trainings (some, of all) that diverge as often as usual; 1 unless they do so `DIVERGED` more often."""
+    if not lost[1] or not usual[1] or lost[0] / lost[1] <= usual[0] / usual[1] + DIVERGED:
+        return 1.0
+    first, second = (Rate(some, every, every, 1.0) for some, every in (lost, usual))
+    return first.p_value(second)
 
 
 class Remedy(NamedTuple):
@@ -144,6 +213,12 @@ def remedies(results: LabResults) -> list[Remedy]:
             gains = {"all parts": tried.gain, **gone}
             found += [Remedy(tried.name, joint.strategy, condition, gain) for condition, gain in gains.items()]
     return found
+
+
+def judged_remedies(results: LabResults) -> list[tuple[Remedy, int | None]]:
+    """Each with what its gain shows, all of a set as one family (`signs`)."""
+    tried = remedies(results)
+    return list(zip(tried, signs(remedy.gain for remedy in tried), strict=True))
 
 
 class Standing(NamedTuple):
@@ -171,7 +246,7 @@ def standings(sets: Sequence[LabResults]) -> list[Standing]:
         ]
         own = median(s.model(name).parameters.own for s in sets)
         chosen, wins = sum(s.best_fusion == name for s in sets), sum(b == 0 for b in behind)
-        ties = sum(b <= MARGIN for b in behind)
+        ties = sum(b <= s.margin for b, s in zip(behind, sets, strict=True))
         rows.append(Standing(name, chosen, wins, ties, fmean(ranks), fmean(behind), max(behind), own))
     return sorted(rows, key=lambda r: (-r.ties, r.rank, r.own))
 

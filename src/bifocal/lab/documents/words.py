@@ -12,7 +12,6 @@ from ...report.markdown import plain
 from ...report.templates import environment
 from ...report.words import METRICS, signed
 from ..results_schema import Figure, Price
-from ..verdict import MARGIN
 from . import rules
 
 UNKNOWN = "n/a"
@@ -25,7 +24,7 @@ def render(template: str, /, **facts: Any) -> str:
     """A document: Markdown from a template beside this file; runs of empty lines become one."""
     env = environment(Path(__file__).parent, escape=False)
     env.filters |= FUNCTIONS
-    env.globals |= {**FUNCTIONS, "rules": rules, "METRICS": METRICS, "NOTE": NOTE, "MARGIN": MARGIN, "UNKNOWN": UNKNOWN}
+    env.globals |= {**FUNCTIONS, "rules": rules, "METRICS": METRICS, "NOTE": NOTE, "UNKNOWN": UNKNOWN}
     text = env.get_template(template).render(facts)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
