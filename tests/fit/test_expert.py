@@ -16,9 +16,10 @@ from bifocal.example import Example, Label, Taxonomy
 from bifocal.fit import evidence as evidence_room
 from bifocal.fit.candidates import candidates
 from bifocal.fit.evidence import evidence_of
-from bifocal.fit.expert import ExpertData, ExpertFiles, fit_expert, load_expert
+from bifocal.fit.expert import FINISHED, ExpertData, ExpertFiles, fit_expert, load_expert
 from bifocal.modalities.text import Text, compose
 from bifocal.models.encoders.hf_text import HfText
+from bifocal.workspace import read_json, write_json
 
 LABEL = Label((0, 1))
 TAXONOMY = Taxonomy({"kind": LABEL})
@@ -278,6 +279,19 @@ def test_of_two_encoders_the_one_of_less_cross_fitted_loss_is_kept_and_ran_once(
     assert fitted.encoder.examples_encoded == SIZES["train"] + SIZES["val"] - 2  # one row of each lacks the part
     again = fit(splits, tmp_path, config(encoder="auto", options=options))  # stopped before the run noted it
     assert (again.tried, again.tried_on) == (fitted.tried, "train") and again.history == fitted.history
+
+
+def test_a_note_of_an_earlier_version_is_taken_up_unless_it_chose_otherwise(splits, tmp_path):
+    chosen = config(encoder="tfidf_text", options={"components": 8})
+    fitted = fit(splits, tmp_path, chosen)
+    (note,) = tmp_path.rglob(FINISHED)
+    found = read_json(note)
+    found.pop("tried_on")
+    write_json(note, found)
+    again = fit(splits, tmp_path, chosen)
+    assert again.tried_on == "val" and again.seconds == fitted.seconds
+    write_json(note, {**found, "tried": {"tfidf_text": 0.9, "hf_text": 0.8}})
+    assert fit(splits, tmp_path, chosen).seconds != fitted.seconds
 
 
 def test_without_a_val_split_the_first_encoder_is_taken_untried(splits, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from bifocal.models.trees import FLOOR, Trees, grow, least_rows, logits_of
+from bifocal.models.trees import FLOOR, Growing, Trees, grow, least_rows, logits_of
 
 
 def table(n=300, classes=2, seed=0):
@@ -33,6 +33,14 @@ def test_val_ends_the_training():
     x, _ = table()
     noise = np.random.default_rng(1).integers(0, 2, 300)
     assert Trees(grow((x, noise), table(seed=2), classes=2, **SETTINGS), 2).rounds < 40
+
+
+def test_few_rows_are_grown_without_a_word(capfd):
+    few = table(n=8)
+    growing = Growing(few, few, classes=2, settings={"max_bin": 63})
+    growing.grow()
+    Trees(growing.text(1), 2)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_threads_change_nothing():

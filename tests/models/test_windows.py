@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from bifocal.modalities.text import compose, without_tags
-from bifocal.models.windows import LEAST, Windows, fit_offsets, is_highest, join_windows, split_text
+from bifocal.models.windows import LEAST, Splitter, Windows, fit_offsets, is_highest, join_windows
 
 MOST_TOKENS = 64
 
@@ -35,7 +35,7 @@ TOKENIZER = tokenizer()
 
 
 def split(value, most=8) -> Windows:
-    return split_text(value, TOKENIZER.encode(value), MOST_TOKENS - 2, most)
+    return Splitter(TOKENIZER.encode_batch, MOST_TOKENS - 2, most).split(value)
 
 
 def words(n, name="w"):
@@ -78,6 +78,37 @@ def test_cuts_fall_between_words_or_between_signs_or_else_within():
     assert all(len(TOKENIZER.encode(text).ids) <= MOST_TOKENS for text in found.texts)
     plain = split(words(100))
     assert plain.whole and all(word in words(100).split() for text in plain.texts for word in text.split())
+
+
+def word_pieces():
+    """Signs that stand alone, and pairs of them: a word that is cut apart is read in other pairs."""
+    signs = "abcdefghij./"
+    vocabulary = ["[UNK]", "[CLS]", "[SEP]", *signs]
+    vocabulary += [f"##{piece}" for piece in (*signs, *(a + b for a in signs for b in signs))]
+    made = Tokenizer(
+        models.WordPiece({p: i for i, p in enumerate(vocabulary)}, unk_token="[UNK]", max_input_chars_per_word=10_000)
+    )
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.post_processor = TOKENIZER.post_processor
+    made.enable_truncation(MOST_TOKENS)
+    return made
+
+
+def test_windows_whose_cut_words_need_more_tokens_still_hold_every_sign():
+    made, rng = word_pieces(), np.random.default_rng(0)
+    values = ["".join(rng.choice(list("abcdefghij./"), 200 + 10 * i)) for i in range(20)]
+    splitter = Splitter(made.encode_batch, MOST_TOKENS - 2, 8)
+    encodings, counts = splitter.read(values)
+    assert sum(counts) == len(encodings) and not any(encoding.overflowing for encoding in encodings)
+    for value, count in zip(values, counts, strict=True):
+        found = splitter.split(value)
+        assert found.whole and count == len(found.texts) > 1
+        held = {i for start, end in found.places for i in range(start, end)}
+        assert held == set(range(len(value))) and all(
+            value[a:b] == t for (a, b), t in zip(found.places, found.texts, strict=True)
+        )
+    without_end = Splitter(made.encode_batch, MOST_TOKENS - 2, 2).split(values[-1])
+    assert not without_end.whole
 
 
 def test_only_a_label_with_a_positive_class_has_a_highest_window():

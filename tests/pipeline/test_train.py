@@ -231,7 +231,9 @@ def test_evaluating_anew_never_makes_a_finished_run_anew(small_config, small_run
 def test_settings_are_compared_with_those_of_the_run_as_its_lock_finds_it(small_config, small_run, tmp_path):
     context = Context.of(small(small_config, limit=12), Workspace(tmp_path / "small", "small"), Reporter())
     shutil.copytree(small_run, tmp_path / "small")  # as another process made it meanwhile
-    with pytest.raises(ConfigError, match="was made otherwise"):
+    with pytest.raises(
+        ConfigError, match="was made otherwise.*under another name, `bifocal run CONFIG --set run=small-2`"
+    ):
         train.execute(context, "calibrate", None)
     with context.space.lock(), pytest.raises(RunError, match="is in use"):
         run(context.config, root=tmp_path, start="calibrate")

@@ -309,7 +309,7 @@ class MainGain(Gain):
 
     over: str
     chosen_on: dict[str, float]
-    """What each expert reaches on the tuning split."""
+    """What each expert reaches on val (in-sample: train); nothing is chosen by it, as ``over`` has the least gain."""
 
 
 def gains_over_experts(

@@ -83,12 +83,21 @@ def print_results(folder: Path, as_json: bool) -> None:
             told = str(folder / told) if name in known and known[name].is_file else told
             command += [f"--{name}", told] if name in known else ["--part", f"{name}={told}"]
     if len(command) > 3:
-        config = read_json(space.record)["config"]
-        loaded = [config.get(name) for name in ("modalities", "transcribe", "experts", "fusion")]
-        for plugin in sorted(outside_names(loaded)):
+        for plugin in sorted(_plugins_of(space)):
             command += ["--allow-plugin", plugin.partition(":")[0]]
         console.print("try it:", soft_wrap=True)
         console.print("  " + shlex.join(command), soft_wrap=True)
+
+
+def _plugins_of(space: Workspace) -> frozenset[str]:
+    """The outside plug-ins that a run's models are made of: what was only tried, or not used, need not be allowed."""
+    from ..fit.fusion import CARD as FUSION
+    from ..models.saved import CARD as EXPERT
+
+    config = read_json(space.record)["config"]
+    cards = [read_json(path) for path in (*space.models.glob(f"*/{EXPERT}"), space.fusion / FUSION) if path.is_file()]
+    made_of = [[c.get("encoder"), c.get("strategy"), c.get("state", {}).get("members")] for c in cards]
+    return outside_names([config.get("modalities"), config.get("transcribe"), *made_of])
 
 
 def _spelled(gain: Mapping[str, Any]) -> str:

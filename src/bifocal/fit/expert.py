@@ -288,11 +288,14 @@ def _finished(files: ExpertFiles, key: str, encoders: Collection[str]) -> Fitted
     found = read_json(note)
     if found["key"] != key or found["card"] != file_sha256(files.folder / CARD):
         return None
+    if found["tried"] and "tried_on" not in found:  # an earlier version, which chose among encoders by another figure
+        return None
     try:
         encoder = load_expert(files.folder, encoders)
     except ModelError:  # altered since: train it again
         return None
-    return FittedExpert(encoder, found["history"], found["counts"], found["tried"], found["tried_on"], found["seconds"])
+    history, counts, tried = (found[name] for name in ("history", "counts", "tried"))
+    return FittedExpert(encoder, history, counts, tried, found.get("tried_on", "val"), found["seconds"])
 
 
 def load_expert(folder: Path, allow_plugins: Collection[str] | None = None) -> Encoder:

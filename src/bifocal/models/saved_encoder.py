@@ -34,15 +34,20 @@ class FasterForInference(Protocol):
 
 
 @runtime_checkable
-class WindowedEncoder(Protocol):
+class WindowReader(Protocol):
+    """An encoder that does not read all of a value that is too long."""
+
+    def windows(self, value: Any) -> Windows:
+        """The windows that are read of a value, and whether they hold all of it."""
+
+
+@runtime_checkable
+class WindowedEncoder(WindowReader, Protocol):
     """An encoder that reads values that are too long for one pass in several."""
 
     most_windows: int
     window_offsets: list[float]
     """Of `bifocal.models.windows.join_windows`; saved with it."""
-
-    def windows(self, value: Any) -> Windows:
-        """The windows that are read of a value, and whether they hold all of it."""
 
 
 class SavedEncoder:

@@ -87,7 +87,8 @@ class Growing:
         with extras_named():
             import lightgbm
 
-        data = lightgbm.Dataset(train[0], label=list(train[1]), weight=weights)
+        # Else it warns of columns that a few rows cannot split, before it has read the booster's settings.
+        data = lightgbm.Dataset(train[0], list(train[1]), weight=weights, params={"verbosity": -1})
         self.booster = lightgbm.Booster(_settings(classes, settings), data)
         self.booster.add_valid(data.create_valid(held_out[0], label=list(held_out[1])), "held out")
 

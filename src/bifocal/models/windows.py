@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ LEAST_ROWS = 20
 """Texts of either class, at least, that an offset is fitted on."""
 LEAST_ROOM = 8
 """Tokens of words that a window holds beside the tags, at least; a text whose tags leave fewer is cut, not split."""
+INPUTS = {"input_ids": "ids", "token_type_ids": "type_ids", "attention_mask": "attention_mask"}
+"""Inputs of an encoder by transformers' names -> what an encoding calls them."""
 _APART = re.compile(rf"\s|[{ALONE}]")
 
 
@@ -53,24 +55,61 @@ def one_window(value: str, *, whole: bool) -> Windows:
     return Windows((value,), ((0, len(value)),), whole)
 
 
-def split_text(value: str, encoding: Encoding, room: int, most: int) -> Windows:
-    """Cut a text into overlapping windows that each fit into an encoder.
+@dataclass(frozen=True, slots=True)
+class Splitter:
+    """Cuts texts into windows for one encoder.
 
-    Cuts fall between words, where there are any: a script without spaces is cut between signs, a word that is longer
-    than half a window within. All windows but the only one are full; the last ends where the text does.
-
-    Parameters
+    Attributes
     ----------
-    value : str
-    encoding : Encoding
-        Of the value, truncated to what the encoder reads; its ``overflowing`` holds the rest.
+    encode : callable
+        Texts -> their encodings, truncated to what the encoder reads; ``overflowing`` holds the rest.
     room : int
         Tokens that the encoder reads, special ones not counted.
     most : int
         Windows, at most; what is beyond the last one is not read.
     """
-    if not encoding.overflowing:
-        return one_window(value, whole=True)
+
+    encode: Callable[[Sequence[str]], Sequence[Encoding]]
+    room: int
+    most: int
+
+    def read(self, values: Sequence[str]) -> tuple[list[Encoding], list[int]]:
+        """The encodings of every window of these texts, and how many windows each has."""
+        found = [self._split(*pair)[1] for pair in zip(values, self.encode(values), strict=True)]
+        return [encoding for windows in found for encoding in windows], [len(windows) for windows in found]
+
+    def split(self, value: str) -> Windows:
+        """The windows that are read of a text."""
+        return self._split(value, self.encode([value])[0])[0]
+
+    def _split(self, value: str, encoding: Encoding) -> tuple[Windows, Sequence[Encoding]]:
+        """A word that a cut falls into may need more tokens than it had in the whole: then all windows get shorter."""
+        fits = not encoding.overflowing
+        if fits or self.most == 1:
+            return one_window(value, whole=fits), [encoding]
+        room, tried = self.room, 0
+        while True:
+            windows = _split_text(value, encoding, room, self.most)
+            if len(windows.texts) == 1:
+                return windows, [encoding]
+            encodings = self.encode(windows.texts)
+            if not (beyond := max(sum(map(_words, e.overflowing)) for e in encodings)):
+                return windows, encodings
+            tried += 1
+            room -= max(beyond, tried)
+
+
+def _words(encoding: Encoding) -> int:
+    """Tokens that stand for something in the text."""
+    return len(encoding.ids) - sum(encoding.special_tokens_mask)
+
+
+def _split_text(value: str, encoding: Encoding, room: int, most: int) -> Windows:
+    """Cut a text that is too long into overlapping windows.
+
+    Cuts fall between words, where there are any: a script without spaces is cut between signs, a word that is longer
+    than half a window within. All windows but the only one are full; the last ends where the text does.
+    """
     tags = list(tags_of(value).finditer(value))
     spans = _spans(encoding)
     inside = np.zeros(len(value) + 1, dtype=bool)
@@ -78,7 +117,7 @@ def split_text(value: str, encoding: Encoding, room: int, most: int) -> Windows:
         inside[tag.start() : tag.end()] = True
     words = [span for span in spans if not inside[span[0] : span[1]].any()]
     room -= len(spans) - len(words)
-    if most == 1 or room < LEAST_ROOM or len(words) <= room:
+    if room < LEAST_ROOM or len(words) <= room:
         return one_window(value, whole=False)
     room = min(room, max(LEAST, math.ceil(len(words) / (1 + (most - 1) * (1 - 1 / OVERLAP)))))
     cuts = [i == 0 or bool(_APART.search(value[words[i - 1][1] : words[i][0] + 1])) for i in range(len(words))]

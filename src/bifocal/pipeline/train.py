@@ -200,8 +200,9 @@ def _check_earlier_steps(run: Context, asked: Mapping[str, str], start: str) -> 
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise ConfigError(
             f"{run.space.folder} was made otherwise ({shown or 'the source, a model or Bifocal has changed'}{more}): "
-            f"{', '.join(redone)} would be done anew, and all that rests on it. Give the settings it was made with, "
-            "name another run (--set run=…), or make it anew by `bifocal run`"
+            f"{', '.join(redone)} would be done anew, and all that rests on it. Give the settings it was made with; or "
+            f"keep it and run again under another name, `bifocal run CONFIG --set run={run.config.run}-2` with these "
+            f"settings; or let `bifocal run CONFIG` with them do {', '.join(redone)} anew in this folder"
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ModelError
-from ..models.windows import Windows, split_text
+from ..models.windows import INPUTS, Splitter, Windows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,23 +46,17 @@ class Tokens:
 
         self.tokenizer = Tokenizer.from_str(settings["tokenizer"])
         self.tokenizer.enable_truncation(settings["max_length"])
-        self.room = settings["max_length"] - self.tokenizer.num_special_tokens_to_add(False)
-        self.most: int = settings.get("windows", 1)
+        room = settings["max_length"] - self.tokenizer.num_special_tokens_to_add(False)
+        self.splitter = Splitter(
+            lambda texts: self.tokenizer.encode_batch(list(texts)), room, settings.get("windows", 1)
+        )
         self.highest: bool = settings.get("highest", False)
         self.offsets: Sequence[float] = settings.get("offsets", ())
         self.names: list[str] = settings["inputs"]
         self.padding: Mapping[str, int] = settings["padding"]
 
     def read(self, values: Sequence[str]) -> tuple[list[int], Iterator[Batch]]:
-        encodings: list[Any] = []
-        counts = [1] * len(values)
-        for i, encoding in enumerate(self.tokenizer.encode_batch(list(values))):
-            if self.most == 1 or not encoding.overflowing:
-                encodings.append(encoding)
-                continue
-            texts = split_text(values[i], encoding, self.room, self.most).texts
-            encodings += self.tokenizer.encode_batch(list(texts))
-            counts[i] = len(texts)
+        encodings, counts = self.splitter.read(values)
         return counts, self._batches(encodings)
 
     def _batches(self, encodings: Sequence[Any]) -> Iterator[Batch]:
@@ -72,14 +66,13 @@ class Tokens:
             yield rows, {name: self._padded(name, [encodings[i] for i in rows]) for name in self.names}
 
     def windows(self, value: str) -> Windows:
-        return split_text(value, self.tokenizer.encode(value), self.room, self.most)
+        return self.splitter.split(value)
 
     def _padded(self, name: str, encodings: Sequence[Any]) -> NDArray[np.int64]:
-        columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
         longest = max(len(e.ids) for e in encodings)
         table = np.full((len(encodings), longest), self.padding.get(name, 0), dtype=np.int64)
         for row, encoding in enumerate(encodings):
-            ids = getattr(encoding, columns[name])
+            ids = getattr(encoding, INPUTS[name])
             table[row, : len(ids)] = ids
         return table
 

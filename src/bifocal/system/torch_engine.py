@@ -14,7 +14,7 @@ from ..example import UNLABELLED, Evidence
 from ..fit.expert import load_expert
 from ..fit.fusion import MODEL, load_fusion
 from ..fit.tokens import spread
-from ..models.saved_encoder import FasterForInference, WindowedEncoder
+from ..models.saved_encoder import FasterForInference, WindowReader
 from ..workspace import Workspace
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class TorchEngine:
 
     def windows(self, modality: str, value: Any) -> Windows | None:
         expert = self.experts[modality]
-        if not isinstance(expert, WindowedEncoder):
+        if not isinstance(expert, WindowReader):
             return None
         found = expert.windows(value)
         tuned = isinstance(self.fusion, EncoderTuner)  # its own encoders read the first window alone

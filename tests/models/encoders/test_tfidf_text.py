@@ -16,6 +16,7 @@ from bifocal.errors import ConfigError, ModelError
 from bifocal.example import Rows
 from bifocal.modalities.text import compose
 from bifocal.models.encoders.tfidf_text import TfidfText
+from bifocal.models.saved_encoder import WindowedEncoder, WindowReader
 
 NOUNS = ("bridge", "river", "meadow", "tower", "garden", "market", "harbour", "valley", "forest", "quarry")
 TONES = (("lovely", "gracious", "splendid"), ("wretched", "dreadful", "hideous"))
@@ -181,6 +182,9 @@ def test_a_long_text_is_read_by_its_heaviest_terms():
     whole = encoder.terms([TRAIN[0].replace("[", "").replace("]", "")]).data
     assert encoded["weights"][1].min() >= np.sort(whole)[-25]
     assert int(encoded["terms"].max()) < len(encoder.terms)
+    assert isinstance(encoder, WindowReader) and not isinstance(encoder, WindowedEncoder)
+    assert not encoder.windows(" ".join(TRAIN)).whole and encoder.windows("").whole
+    assert create().windows(TRAIN[0]).whole and create().windows(TRAIN[0]).texts == (TRAIN[0],)
 
 
 def test_no_more_terms_are_cached_than_a_training_text_has():

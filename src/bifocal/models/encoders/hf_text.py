@@ -17,7 +17,6 @@ from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BatchEncoding,
     DebertaV2Config,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -30,7 +29,7 @@ from ..exportable import Exportable
 from ..hf import HfTokenEncoder, Traced, keep_tokens
 from ..saved_encoder import OnBatch
 from ..window_rows import with_windows
-from ..windows import OVERLAP, Windows, is_highest, join_windows, split_text
+from ..windows import INPUTS, OVERLAP, Splitter, Windows, is_highest, join_windows
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -149,34 +148,24 @@ class HfText(HfTokenEncoder):
 
     # Windows of long texts ------------------------------------------------------------------------
 
-    def _encoded(self, values: Sequence[str]) -> BatchEncoding:
+    def _encoded(self, values: Sequence[str]) -> Sequence[Encoding]:
         # Truncation is a state of the tokenizer, which other threads use too: all calls ask for the same.
-        return self.processor(list(values), truncation=True, max_length=self.options.max_length)
+        return self.processor(list(values), truncation=True, max_length=self.options.max_length).encodings or []
 
-    def _tokens(self, values: Sequence[str]) -> Columns:
-        return dict(self._encoded(values))
-
-    def _split(self, value: str, encoding: Encoding) -> Windows:
+    @property
+    def _splitter(self) -> Splitter:
         room = self.options.max_length - self.processor.num_special_tokens_to_add()
-        return split_text(value, encoding, room, self.most_windows)
+        return Splitter(self._encoded, room, self.most_windows)
 
     def windows(self, value: str) -> Windows:
         """The windows that are read of a text."""
-        return self._split(value, self._encoded([value]).encodings[0])
+        return self._splitter.split(value)
 
     def _windowed_tokens(self, values: Sequence[str]) -> tuple[Columns, list[int]]:
-        """The tokens of every window of these texts, and how many windows each has; one window is tokenised once."""
-        texts = list(values)
-        found = self._encoded(texts)
-        encodings = found.encodings or []
-        tokens, counts = dict(found), [1] * len(texts)
-        for i in reversed(range(len(texts)) if self.most_windows > 1 else ()):
-            if encodings[i].overflowing:
-                windows = self._tokens(self._split(texts[i], encodings[i]).texts)
-                counts[i] = len(windows["input_ids"])
-                for name, column in tokens.items():
-                    column[i : i + 1] = windows[name]
-        return tokens, counts
+        """The tokens of every window of these texts, and how many windows each has."""
+        encodings, counts = self._splitter.read(values)
+        names = [name for name in INPUTS if name == "input_ids" or name in self.processor.model_input_names]
+        return {name: [getattr(encoding, INPUTS[name]) for encoding in encodings] for name in names}, counts
 
     def _first_windows(self, values: Sequence[str]) -> Columns:
         tokens, counts = self._windowed_tokens(values)

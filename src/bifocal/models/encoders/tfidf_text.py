@@ -21,6 +21,7 @@ from ..linear import LinearHead
 from ..saved_encoder import LinearEncoder
 from ..tabular import refuse_transformer_settings
 from ..tfidf import TermOptions, Terms, from_heaviest, top_terms
+from ..windows import Windows, one_window
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -44,7 +45,8 @@ class Options(TermOptions):
     components: PositiveInt = 256
     """Width of the features."""
     terms_kept: PositiveInt = 512
-    """Terms of a text that the head reads, the heaviest ones; no more than the longest training text has."""
+    """Terms of a text that the head reads, the heaviest ones; no more than the longest training text has. A Decision on
+    a text of more says that it is ``truncated``."""
 
 
 class TfidfText(LinearEncoder):
@@ -137,6 +139,10 @@ class TfidfText(LinearEncoder):
 
     def check(self, value: str) -> None:
         """Every text can be read; one without a known term gets the head's prior."""
+
+    def windows(self, value: str) -> Windows:
+        """The text, whole where the head reads all of its known terms."""
+        return one_window(value, whole=self.inputs([value]).nnz <= self.width)
 
     # Encode ---------------------------------------------------------------------------------------
 
