@@ -15,6 +15,7 @@ from bifocal.decide.thresholds import (
     choose_threshold,
     class_thresholds,
     expected_figures,
+    figure_of,
     threshold_curve,
     write_curve,
 )
@@ -215,7 +216,11 @@ def expected_share(rule, redraws, n=400, size=1.0, splits=500):
         y, p = drawn(n, seed)
         intervals = expected_figures(y, p, range(n), rule, size=size, splits=splits)
         next_y, next_p = drawn(round(n * size), 50_000 + seed)
-        found = realised(next_y, next_p, choose_threshold(y, p, rule).threshold)
+        threshold = choose_threshold(y, p, rule).threshold
+        found = {
+            **realised(next_y, next_p, threshold),
+            "macro_f1": macro_f1(next_y, next_p, predictions=next_p >= threshold),
+        }
         for name, (_, low, high) in intervals.items():
             inside.setdefault(name, []).append(low <= found[name] <= high)
     return {name: np.mean(hits) for name, hits in inside.items()}
@@ -228,6 +233,32 @@ def test_what_was_never_wrong_may_yet_be():
         for name in ("precision", "recall", "f1"):
             assert 0.9 < found[name].low < 0.98 and found[name].high == 1
         assert found["fpr"].low == 0 and 0.02 < found["fpr"].high < 0.1
+    assert 0.9 < expected_figures(y, p, range(90), ThresholdConfig(by="macro_f1"))["macro_f1"].low < 0.98
+
+
+@pytest.mark.parametrize(
+    ("rule", "figure"),
+    [
+        ({"by": "macro_f1"}, lambda y, flags: sk.f1_score(y, flags, average="macro")),
+        ({"by": "f_beta", "beta": 2}, lambda y, flags: sk.fbeta_score(y, flags, beta=2)),
+        ({"by": "cost", "costs": {"false_negative": 5}}, lambda y, f: (np.sum(f > y) + 5 * np.sum(f < y)) / len(y)),
+    ],
+)
+def test_what_a_rule_is_about_is_among_its_figures_and_expected(rule, figure):
+    rule, (y, p) = ThresholdConfig(**rule), drawn(400, 0)
+    chosen = choose_threshold(y, p, rule)
+    assert figure_of(rule) == rule.by
+    assert chosen.figures[rule.by] == pytest.approx(figure(y, (p >= chosen.threshold).astype(int)))
+    expected = expected_figures(y, p, range(400), rule, splits=100)[rule.by]
+    assert expected.low < expected.value < expected.high
+    worse = expected.value > chosen.figures["cost"] if rule.by == "cost" else expected.value < chosen.figures[rule.by]
+    assert worse, "less is expected than what it was chosen for there"
+    plain = expected_figures(y, p, range(400), ThresholdConfig(), splits=20)
+    assert list(plain) == ["precision", "recall", "f1", "fpr", "flagged"]
+
+
+def test_the_figure_of_a_capacity_is_the_share_flagged():
+    assert figure_of(ThresholdConfig(by="capacity", bound=0.1)) == "flagged"
 
 
 def slack(redraws, level=0.9):
@@ -252,7 +283,13 @@ def test_the_next_rows_lie_in_the_prediction_interval():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "rule", [ThresholdConfig(), *(ThresholdConfig(by=by, bound=bound) for by, bound in BOUNDED)], ids=lambda r: r.by
+    "rule",
+    [
+        ThresholdConfig(),
+        ThresholdConfig(by="macro_f1"),
+        *(ThresholdConfig(by=by, bound=bound) for by, bound in BOUNDED),
+    ],
+    ids=lambda r: r.by,
 )
 def test_the_next_rows_lie_in_the_prediction_interval_in_500_redraws(rule):
     shares = expected_share(rule, 500)

@@ -126,6 +126,39 @@ def test_the_rule_of_the_threshold_and_what_to_expect_of_it_are_told(fake_run):
     assert decision.endswith("precision of 0.81 to 0.94 and recall of 0.40 to 0.60 are expected (90% intervals).")
 
 
+def test_the_figure_that_was_asked_for_stands_beside_the_one_expected(fake_run):
+    facts = findings(fake_run())
+    asked = {"of": "threshold", "figure": "fpr", "at_least": None, "at_most": 0.02, "expected": None}
+    found = {**asked, "value": 0.031, "low": 0.018, "high": 0.047}
+    facts["rule_figures"] = [found]
+    told = "false-positive rate on test 0.031 [0.018, 0.047], asked at most 0.02"
+    assert f"The figure that its threshold was chosen for: {told}." in answer(facts)[2]
+    found["expected"] = {"value": 0.022, "low": 0.011, "high": 0.036}
+    assert f"{told}, expected 0.022 [0.011, 0.036] (90% interval)." in answer(facts)[2]
+    facts["actions"] = {action: {"negative": 5, "positive": 5, "none": 0} for action in ("allow", "review", "block")}
+    facts["rule_figures"] = [{**found, "of": "review", "figure": "fnr", "at_most": 0.1, "expected": None}]
+    told = "Share of positive posts allowed without a person on test 0.031 [0.018, 0.047], asked at most 0.1."
+    assert answer(facts)[2].endswith(told)
+
+
+def test_of_a_threshold_by_hand_nothing_is_expected_but_where_a_rule_found_it(fake_run):
+    folder = fake_run()
+    change = {"model": "mm_fusion", "pattern": "pooled", "before": 0.45, "after": 0.6}
+
+    def by_hand(*changes):
+        def change_policy(policy):
+            policy |= {"changes": changes, "expected": {"f1": {"value": 0.6, "low": 0.5, "high": 0.7}}}
+
+        edit(Workspace.of(folder).policy, change_policy)
+        return findings(folder)
+
+    facts = by_hand(change, {**change, "pattern": "text", "rule": {"by": "recall", "bound": 0.9}})
+    assert facts["marks"]["rule"] is None and facts["marks"]["expected"] == {}
+    assert "threshold of 0.45, set by hand (posts" in answer(facts)[2]
+    facts = by_hand(change, {**change, "rule": {"by": "fpr", "bound": 0.02}}, {**change, "review": {"fnr": 0.1}})
+    assert facts["marks"]["rule"] == "false-positive rate at most 0.02" and facts["marks"]["expected"]
+
+
 def test_the_review_band_tells_whom_it_asks(fake_run):
     facts = findings(fake_run())
     facts["actions"] = {

@@ -52,6 +52,9 @@ def print_results(folder: Path, as_json: bool) -> None:
         if "confusion" in figures[split]:
             counts = " ".join(f"{kind.upper()} {n}" for kind, n in figures[split]["confusion"].items())
             console.print(f"{model} at {figures['threshold']:.2f}: {counts}", soft_wrap=True)
+    for found in results.get("rule_figures", []):
+        what = "" if found["of"] == "threshold" else "share of "
+        console.print(f"{results['main']}: {what}{words.rule_figure(found, split)}", soft_wrap=True)
     if actions := results.get("actions"):
         if "size" in actions:
             counts = (

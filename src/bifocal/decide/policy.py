@@ -105,17 +105,21 @@ class Expected(Strict):
 
 
 class Change(Strict):
-    """A threshold set by hand: what it was and became, who did it and why."""
+    """A threshold, or the review bands, set by hand: what it was and became, who did it and why."""
 
     date: str
     by: Annotated[str, Field(min_length=1)]
     why: Annotated[str, Field(min_length=1)]
     model: str
     pattern: str
-    before: float
-    after: float
+    before: float | None
+    after: float | None
     version: str
     """Of the policy that was changed."""
+    rule: ThresholdConfig | None = None
+    """What it was found by, on the rows that the policy was tuned on; None = it was given."""
+    review: ReviewConfig | None = None
+    """What all review bands were fitted to; None = a threshold was set."""
 
 
 class Policy(Strict):
@@ -174,6 +178,11 @@ class Policy(Strict):
         """The threshold of a class on calibrated probabilities; None = the likeliest. Raises `RunError`: no model."""
         fit = self._of(model, pattern)
         return fit.threshold if fit.class_thresholds is None else fit.class_thresholds[label]
+
+    def rule_of(self, model: str, pattern: str = POOLED) -> ThresholdConfig | None:
+        """What a threshold was chosen by; None = it was given by hand."""
+        set_by_hand = [c for c in self.changes if (c.model, c.pattern) == (model, pattern) and c.review is None]
+        return set_by_hand[-1].rule if set_by_hand else self.rule
 
     def band(self, model: str, pattern: str) -> Band | None:
         """The review band; None = actions follow labels. Raises `RunError` on an unknown model."""
@@ -345,6 +354,12 @@ def at_base_rate(
 ) -> NDArray[np.float64]:
     """Probabilities of a fit, whose rows had ``shares`` of the classes, at a base rate; None = as they are."""
     return p if shares is None or base_rate is None else adjust_prior(p, shares, base_rate)
+
+
+def class_shares(labels: NDArray[np.int64], classes: int) -> tuple[float, ...]:
+    """Of each class, by Jeffreys' prior: a class without rows is rare, not impossible."""
+    counts = np.bincount(labels, minlength=classes) + 0.5
+    return tuple((counts / counts.sum()).tolist())
 
 
 def row_weights(

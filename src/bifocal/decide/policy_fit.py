@@ -11,7 +11,18 @@ from ..config import ReviewConfig
 from ..example import UNLABELLED
 from .calibration_methods import Calibration, few_rows, fit_calibration
 from .conformal import alarm_threshold, risk_threshold
-from .policy import POOLED, Band, Expected, ModelPolicy, PatternPolicy, Policy, at_base_rate, now, row_weights
+from .policy import (
+    POOLED,
+    Band,
+    Expected,
+    ModelPolicy,
+    PatternPolicy,
+    Policy,
+    at_base_rate,
+    class_shares,
+    now,
+    row_weights,
+)
 from .policy_findings import compared, few_for_bound, threshold_findings, uncalibrated, unpromised, unpromised_band
 from .thresholds import ChosenThreshold, best_f1_threshold, choose_threshold, class_thresholds, expected_figures
 from .tuning_rows import PolicySettings, TuningRows
@@ -185,7 +196,7 @@ def _fit(
     base_rate, rule, review = settings.base_rate, settings.rule, settings.review
     logits, labels = scores
     classes = logits.shape[1]
-    binary, shares = classes == 2, None if base_rate is None else _shares(labels, classes)
+    binary, shares = classes == 2, None if base_rate is None else class_shares(labels, classes)
     best = threshold = 0.5 if binary else None
     chosen = band = lines = least = None
     probabilities = at_base_rate(calibration(logits), shares, base_rate)
@@ -210,12 +221,6 @@ def _fit(
         n=len(labels),
     )
     return fit, best, chosen
-
-
-def _shares(labels: NDArray[np.int64], classes: int) -> tuple[float, ...]:
-    """Of each class, by Jeffreys' prior: a class without rows is rare, not impossible."""
-    counts = np.bincount(labels, minlength=classes) + 0.5
-    return tuple((counts / counts.sum()).tolist())
 
 
 def _band(labels: NDArray[np.int64], p: NDArray[np.float64], threshold: float, review: ReviewConfig) -> Band:

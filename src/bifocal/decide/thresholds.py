@@ -115,8 +115,7 @@ def best_macro_f1_threshold(labels: ArrayLike, probabilities: ArrayLike, weights
     """
     y, p = _binary(labels, probabilities)
     w = _counted(weights, y)
-    flags = p >= np.array(GRID)[:, None]
-    found = _both_f1(_Counts(flags @ w, flags @ (w * y), float(w @ y), float(w.sum()))).tolist()
+    found = _both_f1(Counts.of(p >= np.array(GRID)[:, None], y, w)).tolist()
     return max(zip(found, GRID, strict=True), key=lambda pair: (pair[0], -round(abs(pair[1] - 0.5), 2), -pair[1]))[1]
 
 
@@ -144,7 +143,7 @@ class ChosenThreshold(NamedTuple):
     met: bool
     """Whether it keeps to the rule's bound there, with the confidence asked for; True for rules without one."""
     figures: dict[str, float]
-    """A row of `threshold_curve`, but ``flagged`` is a share."""
+    """A row of `threshold_curve`, but ``flagged`` is a share; and the figure that the rule is about (`figure_of`)."""
     nearest: float
     """The bound that could be kept to at this threshold; nan for rules without one."""
 
@@ -241,9 +240,8 @@ def choose_threshold(
             nearest = float(_kept(counts, rule)[at])
             met = nearest >= rule.bound if rule.by in LEAST else nearest <= rule.bound
     flags = p >= threshold
-    return ChosenThreshold(
-        threshold, met, {**_at(threshold, y, flags, w), "flagged": float(w[flags].sum() / w.sum())}, nearest
-    )
+    counts = Counts.of(flags, y, w)
+    return ChosenThreshold(threshold, met, {**_at(threshold, y, flags, w), **counts.figures(0, rule)}, nearest)
 
 
 def expected_figures(
@@ -296,7 +294,7 @@ def expected_figures(
             continue
         here, next_one = ranked.counts(lesson * w), ranked.counts(test * w)
         at = ranked.choose(here if rule.confidence is None else ranked.counts(lesson), rule)
-        before, after = here.figures(at), next_one.figures(at)
+        before, after = here.figures(at, rule), next_one.figures(at, rule)
         for name in before:
             differences.setdefault(name, []).append(after[name] - before[name])
     chosen = choose_threshold(y, p, rule, w)
@@ -312,7 +310,8 @@ def expected_figures(
         low, high = figures[name] + scale * np.percentile(found, ends)
         if name in rare:
             low, high = min(low, rare[name][0]), max(high, rare[name][1])
-        result[name] = Interval(*(float(np.clip(end, 0, 1)) for end in (middle, low, high)))
+        most = None if name == "cost" else 1
+        result[name] = Interval(*(float(np.clip(end, 0, most)) for end in (middle, low, high)))
     return result
 
 
@@ -320,15 +319,17 @@ def _rare(y: NDArray[np.int64], flags: NDArray[np.bool_], size: float, level: fl
     """Prediction intervals of the figures that few rows speak for or against, by Jeffreys' prior.
 
     Of rows that are all right, every half is, and their differences show no chance at all. F1 is the share h of hits
-    among all rows that are flagged or positive, as 2 h / (1 + h).
+    among all rows that are flagged or positive, as 2 h / (1 + h); macro-F1 that of both classes, half each.
     """
     from scipy.stats import betabinom
 
     n, positives, flagged, hits = len(y), int(y.sum()), int(flags.sum()), int(y[flags].sum())
+    right = n - flagged - positives + hits
     shares = {
         "precision": (hits, flagged),
         "recall": (hits, positives),
-        "f1": (hits, flagged + positives - hits),
+        "f1": (hits, n - right),
+        "f1 of 0": (right, n - hits),
         "fpr": (flagged - hits, n - positives),
         "flagged": (flagged, n),
     }
@@ -338,23 +339,35 @@ def _rare(y: NDArray[np.int64], flags: NDArray[np.bool_], size: float, level: fl
             rows = max(1, round(whole * size))
             law = betabinom(rows, part + 0.5, whole - part + 0.5)
             low, high = (float(law.ppf(end)) / rows for end in ((1 - level) / 2, (1 + level) / 2))
-            found[name] = (2 * low / (1 + low), 2 * high / (1 + high)) if name == "f1" else (low, high)
+            found[name] = (2 * low / (1 + low), 2 * high / (1 + high)) if name.startswith("f1") else (low, high)
+    other = found.pop("f1 of 0", None)
+    if other and "f1" in found:
+        found["macro_f1"] = (found["f1"][0] + other[0]) / 2, (found["f1"][1] + other[1]) / 2
     return found
 
 
-class _Counts(NamedTuple):
-    """Per threshold ``[k]``: rows flagged, and positives among them; and all positives and rows there are."""
+class Counts(NamedTuple):
+    """Per threshold, or resample, ``[k]``: rows flagged, positives among them, all positives, and all rows."""
 
     flagged: Floats
     hits: Floats
-    positives: float
-    rows: float
+    positives: Floats | float
+    rows: Floats | float
 
-    def figures(self, at: int) -> dict[str, float]:
-        """By name, at one threshold; 0 where there is nothing to go by."""
+    @classmethod
+    def of(cls, flags: NDArray[np.bool_], y: NDArray[np.int64], w: Floats) -> Counts:
+        """Of flags ``[..., n]`` on rows of labels and weights ``[n]``."""
+        flags = np.atleast_2d(flags)
+        return cls(flags @ w, flags @ (w * y), float(w @ y), float(w.sum()))
+
+    def figures(self, at: int, rule: ThresholdConfig) -> dict[str, float]:
+        """By name, at one threshold, that of the rule among them; 0 where there is nothing to go by."""
         flagged, hits = float(self.flagged[at]), float(self.hits[at])
-        found = _rates(hits, flagged, self.positives, self.rows)
-        return {**found, "flagged": flagged / self.rows}
+        positives, rows = float(self.positives), float(self.rows)
+        found = {**_rates(hits, flagged, positives, rows), "flagged": flagged / rows}
+        if figure_of(rule) not in found:
+            found[figure_of(rule)] = float(rule_figure(self, rule)[at])
+        return found
 
 
 def _share(part: Floats, whole: Floats | float) -> Floats:
@@ -369,16 +382,16 @@ class _Ranked(Ranking):
         super().__init__(p, most)
         self.y = y.astype(np.float64)
 
-    def counts(self, weights: Floats) -> _Counts:
+    def counts(self, weights: Floats) -> Counts:
         """Of weights ``[n]`` in the order of the rows."""
         flagged, hits = self.cumulative(weights), self.cumulative(weights * self.y)
-        return _Counts(flagged, hits, float(hits[-1]), float(flagged[-1]))
+        return Counts(flagged, hits, float(hits[-1]), float(flagged[-1]))
 
-    def choose(self, counts: _Counts, rule: ThresholdConfig) -> int:
+    def choose(self, counts: Counts, rule: ThresholdConfig) -> int:
         """The index of the candidate that the rule takes."""
         if rule.by in ON_GRID:  # what the grid comes down to; a threshold that flags nothing is as good as the first
             places = (np.searchsorted(-self.thresholds, -np.array(GRID), side="right") - 1).clip(0)
-            found = (_positive_f1 if rule.by == "f1" else _both_f1)(counts)[places]
+            found = rule_figure(counts, rule)[places]
             return int(places[(found - 1e-9 * np.abs(np.array(GRID) - 0.5)).argmax()])
         if rule.bound is None:
             return int(_gain(counts, rule).argmax())
@@ -390,19 +403,33 @@ class _Ranked(Ranking):
         return int(met[0] if rule.by == "recall" else met[-1])
 
 
-def _positive_f1(counts: _Counts) -> Floats:
+def _positive_f1(counts: Counts) -> Floats:
     """F1 of class 1, ``[k]``."""
     return _share(2 * counts.hits, counts.flagged + counts.positives)
 
 
-def _both_f1(counts: _Counts) -> Floats:
+def _both_f1(counts: Counts) -> Floats:
     """The mean of both classes' F1, ``[k]``."""
     passed, negatives = counts.rows - counts.flagged, counts.rows - counts.positives
     right = passed - (counts.positives - counts.hits)
     return (_positive_f1(counts) + _share(2 * right, passed + negatives)) / 2
 
 
-def _gain(counts: _Counts, rule: ThresholdConfig) -> Floats:
+def figure_of(rule: ThresholdConfig) -> str:
+    """The name of the figure that a rule makes best or keeps within a bound: what its threshold is to be judged by."""
+    return "flagged" if rule.by == "capacity" else rule.by
+
+
+def rule_figure(counts: Counts, rule: ThresholdConfig) -> Floats:
+    """That figure, ``[k]``; of costs the mean of a row. 0 where there is nothing to go by."""
+    if rule.bound is not None:
+        return _share(*_bounded(counts, rule))
+    if rule.by in ON_GRID:
+        return (_positive_f1 if rule.by == "f1" else _both_f1)(counts)
+    return _gain(counts, rule) if rule.by == "f_beta" else -_gain(counts, rule) / counts.rows
+
+
+def _gain(counts: Counts, rule: ThresholdConfig) -> Floats:
     """What a rule without a bound makes as large as it can, ``[k]``."""
     if rule.by == "f_beta":
         square = rule.beta**2
@@ -411,15 +438,20 @@ def _gain(counts: _Counts, rule: ThresholdConfig) -> Floats:
     return -(wrong + rule.costs.false_negative * (counts.positives - counts.hits))
 
 
-def _kept(counts: _Counts, rule: ThresholdConfig) -> Floats:
-    """The bound that each threshold keeps to, ``[k]``: its figure, or the end of the figure's interval."""
+def _bounded(counts: Counts, rule: ThresholdConfig) -> tuple[Floats, Floats | float]:
+    """The rows that a bounded rule counts, and those that they are a share of, ``[k]``."""
     shares: dict[str, tuple[Floats, Floats | float]] = {
         "precision": (counts.hits, counts.flagged),
         "recall": (counts.hits, counts.positives),
         "fpr": (counts.flagged - counts.hits, counts.rows - counts.positives),
         "capacity": (counts.flagged, counts.rows),
     }
-    part, whole = shares[rule.by]
+    return shares[rule.by]
+
+
+def _kept(counts: Counts, rule: ThresholdConfig) -> Floats:
+    """The bound that each threshold keeps to, ``[k]``: its figure, or the end of the figure's interval."""
+    part, whole = _bounded(counts, rule)
     if rule.confidence is None:
         return _share(part, whole)
 

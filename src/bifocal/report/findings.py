@@ -13,6 +13,7 @@ from typing import Any
 from ..assess.predictions import MAJORITY
 from ..config import ThresholdConfig, part_name
 from ..decide.calibration_methods import formula
+from ..decide.policy import POOLED
 from ..decide.thresholds import described
 from ..errors import RunError
 from ..evaluate.metrics import headline_metric
@@ -62,7 +63,7 @@ def findings(folder: str | Path) -> RunFacts:
     splits = {s: {k: baseline[s][k] for k in ("n", "positives")} for s in SPLITS if s in baseline}
     metric = headline_metric(len(label.classes))
     main_facts = models[main]
-    steps = record["steps"]
+    steps, rule = record["steps"], _rule(policy, main)
     return {
         "run": results["run"],
         "label": {
@@ -78,6 +79,7 @@ def findings(folder: str | Path) -> RunFacts:
         "gains": results.get("gains", {}),
         "class_shares": results.get("class_shares", {"shares": {}, "p": 1.0, "differ": False}),
         "verdict": _verdict(space.lab_results),
+        "rule_figures": results.get("rule_figures", []),
         "actions": results.get("actions"),
         "robustness": read_json(space.robustness) if space.robustness.is_file() else None,
         "slices": results.get("slices"),
@@ -85,9 +87,9 @@ def findings(folder: str | Path) -> RunFacts:
         "marks": {
             "in_sample": results["in_sample"],
             "approximate": policy["approximate"],
-            "rule": described(ThresholdConfig(**policy.get("rule", {}))),
+            "rule": None if rule is None else described(ThresholdConfig(**rule)),
             "base_rate": policy.get("base_rate"),
-            "expected": policy.get("expected", {}),
+            "expected": {} if rule is None else policy.get("expected", {}),
             "tuned_on": tuned,
             "tuned_rows": splits[tuned]["n"],
             "tuned_rarest": min(class_counts(splits[tuned])),
@@ -107,6 +109,14 @@ def findings(folder: str | Path) -> RunFacts:
         "choice": steps.get("fusion", {}).get("choice"),
         "made": _made(record),
     }
+
+
+def _rule(policy: Mapping[str, Any], model: str) -> dict[str, Any] | None:
+    """What the model's pooled threshold was chosen by, as `Policy.rule_of`; None = given by hand."""
+    set_by_hand = [c for c in policy.get("changes", []) if (c["model"], c["pattern"]) == (model, POOLED)]
+    set_by_hand = [c for c in set_by_hand if not c.get("review")]
+    found: dict[str, Any] | None = set_by_hand[-1].get("rule") if set_by_hand else policy.get("rule", {})
+    return found
 
 
 def _headline(main: str, metric: str, split: str, model_facts: ModelFacts) -> Headline:

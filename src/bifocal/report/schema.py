@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from ..assess.predictions import ClassShares, Explorer, MainGain, Reliability, SetActions
+from ..assess.rule_figures import RuleFigure
 from ..evaluate.compare import Gain
 from ..evaluate.intervals import MeasuredRows, OptionalFigure
 from ..fit.fusion import FusionChoice
@@ -32,7 +33,8 @@ class Caveats(TypedDict):
 
     in_sample: bool
     approximate: bool
-    rule: str
+    rule: str | None
+    """None: the threshold was given by hand."""
     base_rate: list[float] | None
     expected: dict[str, Any]
     tuned_on: str
@@ -123,6 +125,7 @@ class RunFacts(ErrorFacts, CurveFacts):
     """Expert -> the gain of the model that decides over it."""
     class_shares: ClassShares
     verdict: str | None
+    rule_figures: list[RuleFigure]
     actions: dict[str, dict[str, int]] | SetActions | None
     robustness: dict[str, Any] | None
     slices: dict[str, Any] | None

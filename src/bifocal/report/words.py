@@ -11,8 +11,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..decide.calibration_methods import LEAST_ROWS
+from ..evaluate.intervals import Figure
 from .findings import ECE_ROWS
-from .schema import RunFacts
+from .schema import RuleFigure, RunFacts
 from .templates import environment
 
 if TYPE_CHECKING:
@@ -34,7 +35,18 @@ LEADING = ("auroc", "macro_f1", "accuracy", "brier", "nll", "ece_top_label_debia
 """The metrics of the first table; NLL and Brier lead among those of calibration."""
 LOWER_IS_BETTER = frozenset(METRICS) - {"auroc", "macro_f1", "accuracy", "auprc"}
 ERROR_TYPES = {"FP": "False positives", "FN": "False negatives", "wrong": "Taken for another class"}
-FIGURES = {**METRICS, "fpr": "false-positive rate", "fnr": "false-negative rate"}
+FIGURES = {
+    **METRICS,
+    "fpr": "false-positive rate",
+    "fnr": "false-negative rate",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "f_beta": "F-beta",
+    "flagged": "share of posts flagged",
+    "cost": "cost of a post",
+}
+REVIEWED = {"fnr": "positive posts allowed without a person", "fpr": "negative posts blocked without a person"}
 NONE_WORSE = "None that could be compared is worse than the rest."
 
 
@@ -53,7 +65,7 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else number(p)
 
 
-def interval(found: Mapping[str, float | None]) -> str:
+def interval(found: Mapping[str, float | None] | Figure) -> str:
     """The ends of a 95% interval in brackets; empty where there is none."""
     low, high = found["low"], found["high"]
     return "" if low is None or high is None else f"[{number(low)}, {number(high)}]"
@@ -82,6 +94,18 @@ def class_shares_differ(found: Mapping[str, Any]) -> str:
     ]
     at_least = p_value(found["p"]) if found["p"] < 0.001 else f"= {p_value(found['p'])}"
     return f"The class shares of the splits differ by more than chance (p {at_least}): {', '.join(told)}."
+
+
+def rule_figure(found: RuleFigure, split: str) -> str:
+    """What a rule comes to, beside what was asked and expected: ``false-positive rate on test 0.031 [0.018, 0.047],
+    asked at most 0.02, expected 0.022 [0.011, 0.036]``."""
+    name = (FIGURES if found["of"] == "threshold" else REVIEWED)[found["figure"]]
+    told = f"{name} on {split} {number(found['value'])} {interval(found)}".rstrip()
+    for side in ("at_least", "at_most"):
+        if found[side] is not None:
+            told += f", asked {side.replace('_', ' ')} {found[side]:g}"
+    expected = found["expected"]
+    return told if expected is None else f"{told}, expected {number(expected['value'])} {interval(expected)}"
 
 
 def asked(facts: RunFacts) -> list[str]:
@@ -150,6 +174,7 @@ def _sentence_template() -> Template:
         "METRICS": METRICS,
         "FIGURES": FIGURES,
         "class_shares_differ": class_shares_differ,
+        "rule_figure": rule_figure,
         "LEAST_ROWS": LEAST_ROWS,
         "ECE_ROWS": ECE_ROWS,
     }

@@ -22,6 +22,7 @@ from ...assess.predictions import (
     seed_spread,
     write_error_table,
 )
+from ...assess.rule_figures import RuleFigure, measure_rule
 from ...assess.run_data import RunData
 from ...assess.slices import EvaluatedRows, MeasuredParts, measure_parts
 from ...assess.tuning import tuning_predictions
@@ -47,6 +48,8 @@ class Results(TypedDict):
     ece: dict[str, int | str]
     class_shares: ClassShares
     models: dict[str, ModelResults]
+    rule_figures: list[RuleFigure]
+    """Of the model that decides."""
     actions: NotRequired[dict[str, dict[str, int]] | SetActions]
     gain: NotRequired[MainGain]
     gains: NotRequired[dict[str, Gain]]
@@ -91,6 +94,7 @@ def _measured(data: RunData, policy: Policy, said: Mapping[str, Predictions]) ->
         "ece": ECE,
         "class_shares": measure_class_shares(said, label),
         "models": models,
+        "rule_figures": measure_rule(tested, policy, data.models[-1], resampling),
     }
     if policy.review is not None:
         results["actions"] = measure_actions(tested, policy, data.models[-1])
