@@ -61,8 +61,8 @@ def exportable(name: str, model: Encoder) -> Exportable:
     """What an expert hands over. Raises `ModelError` where its encoder does not know how."""
     if not isinstance(model, ExportableEncoder):
         raise ModelError(
-            f"the {name} expert ({type(model).__name__}) cannot be exported: hf_text and hf_image can; "
-            "serve the run itself, or train that expert with one of these"
+            f"the {name} expert ({type(model).__name__}) cannot be exported to ONNX: hf_text and hf_image can; "
+            "export for the engine torch, serve the run itself, or train that expert with one of these"
         )
     return model.exportable()
 
@@ -85,7 +85,10 @@ class FusionModule(nn.Module):
     def __init__(self, fusion: Fusion):
         super().__init__()
         if not isinstance(fusion, TracedFusion):
-            raise ModelError(f"fusion {type(fusion).__name__} cannot be exported: serve the run itself")
+            raise ModelError(
+                f"fusion {type(fusion).__name__} cannot be exported to ONNX: export for the engine torch, or serve the "
+                "run itself"
+            )
         self.fusion: TracedFusion = fusion
         self.names = list(fusion.read)
 

@@ -75,7 +75,8 @@ class Splitter:
 
     def read(self, values: Sequence[str]) -> tuple[list[Encoding], list[int]]:
         """The encodings of every window of these texts, and how many windows each has."""
-        found = [self._split(*pair)[1] for pair in zip(values, self.encode(values), strict=True)]
+        texts = list(values)  # each is read once
+        found = [self._split(*pair)[1] for pair in zip(texts, self.encode(texts), strict=True)]
         return [encoding for windows in found for encoding in windows], [len(windows) for windows in found]
 
     def split(self, value: str) -> Windows:

@@ -94,7 +94,7 @@ def test_where_nothing_beats_the_class_shares_it_is_said(tmp_path, strategy):
 def test_a_fusion_that_cannot_be_exported_says_so_at_once(tmp_path):
     context = begun(tmp_path, options={"candidates": ["boosted"], "options": {"boosted": {"rounds": 5}}})
     learned(context, 1.5)
-    assert "not for the onnx engines: fusion boosted cannot be exported" in context.reporter.notes[-1]
+    assert "fusion boosted cannot be exported to ONNX" in context.reporter.notes[-1]
 
 
 def test_what_only_some_candidates_read_is_told_and_what_none_reads_is_refused(tmp_path):

@@ -138,7 +138,10 @@ class Boosted(EvidenceFusion):
 
     def traced(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Trees are no tensor operations. Raises `ModelError`."""
-        raise ModelError("fusion boosted cannot be exported: its trees run in LightGBM; serve the run itself")
+        raise ModelError(
+            "fusion boosted cannot be exported to ONNX, as its trees run in LightGBM: export for the engine torch, or "
+            "serve the run itself"
+        )
 
     def member_logits(self, evidence: Mapping[str, Evidence]) -> Tensor:
         """Logits of the single seeds ``[S, n, C]``: the spread over seeds."""

@@ -150,7 +150,7 @@ def _told_export(fusion: Fusion) -> Iterator[str]:
     try:
         traced_fusion(fusion)
     except ModelError as error:
-        yield f"not for the onnx engines: {error}"
+        yield str(error)
 
 
 def fusion_of(
