@@ -61,7 +61,7 @@ def compared(splits, strategy="concat"):
         "text": fit_head_trial(study(splits), "text"),
         "image": heard("vision_expert", "expert", "image", splits),
     }
-    return PipelineComparison(study(splits, strategy), [], [], alone, alone["text"], fused, fused)
+    return PipelineComparison(study(splits, strategy), [], [], alone, alone["text"], fused, fused, fused)
 
 
 UNIQUE = generated()

@@ -150,6 +150,16 @@ def test_what_is_made_of_other_fusions_is_not_f():
     assert {"concat", "alone", "linear"} <= set(single) and not {"auto", "ensemble"} & set(single)
 
 
+def test_the_ensemble_stands_beside(results):
+    for found in results.values():
+        beside, fusions = found["ensemble"], {row["model"]: row for row in found["fusions"]}
+        assert beside["model"] == "ensemble" not in fusions and beside["model"] != found["best_fusion"]
+        assert beside["val"]["nll"] <= min(row["val"]["nll"] for row in fusions.values()) + 1e-3
+        assert beside["parameters"]["own"] <= sum(row["parameters"]["own"] for row in fusions.values())
+    only = results["xor"]["ensemble"]["parameters"]  # `mean` knows nothing of it
+    assert only == next(row["parameters"] for row in results["xor"]["fusions"] if row["model"] == "concat")
+
+
 def test_a_line_tells_figures_cost_and_spread(results):
     rows = {row["model"]: row for row in (*results["and"]["baselines"], *results["and"]["fusions"])}
     head = (2 * (5 + 1) * 16 + 16) + (16 * 2 + 2)  # of one seed

@@ -250,7 +250,7 @@ def print_lab(folder: Path, as_json: bool) -> None:
             trial.parameters.trained or 0,
             "" if trial.seconds is None else f"{trial.seconds:.1f}",
         ]
-        for trial in (*results.baselines, *results.fusions)
+        for trial in (*results.baselines, *results.fusions, *filter(None, [results.ensemble]))
     ]
     title = f"{results.run}: {results.label}, {metric} on {results.rows['test']:,} test rows"
     head = ["model", "val", "test", "95% interval", "± seeds", "trained", "seconds"]

@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
+import torch
 
 from ..decide.calibration import softmax
 from ..evaluate.compare import Gain, Resampling
+from ..models.composite_fusion import mean_of_picks
+from ..models.fusions.ensemble import greedy_picks
 from .diagnostics import ROWS, additive_part, sample_rows
 from .trials import (
     Price,
@@ -23,8 +26,9 @@ from .trials import (
     hear_expert,
     price,
     smallest_tie,
+    trial,
 )
-from .usable_rows import groups_of, labels_of
+from .usable_rows import JUDGED, groups_of, labels_of
 from .verdict import VerdictResult, interval_of, judge, least_gain, sentence
 
 if TYPE_CHECKING:
@@ -48,6 +52,8 @@ class PipelineComparison:
         The strongest of those, and F: the best fusion on val.
     control : Trial
         F's architecture trained and tested with every modality but that of ``over`` blanked.
+    ensemble : Trial
+        The mean of several fusions, as description: F, control and additive part are of one.
     """
 
     study: Study
@@ -57,6 +63,7 @@ class PipelineComparison:
     over: Trial
     fused: Trial
     control: Trial
+    ensemble: Trial
 
     @property
     def fusion(self) -> Fusion:
@@ -88,7 +95,21 @@ def fit_pipelines(
     over, fused = best(baselines, labels, metric), best(fusions, labels, metric)
     kept = over.reads[0]
     control = fit_trial(study, f"{fused.name}, {kept} only", "control", fused.name, keep=kept)
-    return PipelineComparison(study, baselines, fusions, alone, over, fused, control)
+    return PipelineComparison(study, baselines, fusions, alone, over, fused, control, mean_of(study, fusions))
+
+
+def mean_of(study: Study, fusions: Sequence[Trial]) -> Trial:
+    """The mean of those fusions' calibrated probabilities that are picked greedily on val, as `Ensemble` picks them."""
+    labels, experts = labels_of(study.evidence, "val"), [expert.parameters for expert in study.experts.values()]
+    said = {s: torch.from_numpy(np.stack([t.logits[s] / t.temperature for t in fusions])) for s in JUDGED}
+    picks = greedy_picks(said["val"], torch.from_numpy(labels))
+    chosen = [t for t, count in zip(fusions, picks, strict=True) if count]
+    below = {kind: sum(p[kind] for p in experts) for kind in ("total", "trained")} | {"own": 0}
+    parameters = {kind: n + sum(t.parameters[kind] - n for t in chosen) for kind, n in below.items()}
+    logits = {s: mean_of_picks(z, picks).numpy() for s, z in said.items()}
+    seconds = sum(t.seconds or 0.0 for t in chosen)
+    reads = list(study.evidence["train"])
+    return trial("ensemble", "fusion", reads, logits, labels, parameters=parameters, seconds=seconds)
 
 
 class LeastGain(Gain):
@@ -105,6 +126,7 @@ class ComparisonResults(TypedDict):
     baselines: list[TrialRow]
     fusions: list[TrialRow]
     control: TrialRow
+    ensemble: TrialRow
     best_baseline: str
     best_of_modality: dict[str, str]
     over_others: dict[str, Gain]
@@ -146,7 +168,8 @@ def compare(comparison: PipelineComparison) -> ComparisonResults:
         "margin": margin,
         "baselines": table(comparison.baselines),
         "fusions": table(comparison.fusions),
-        "control": table([comparison.control])[0],
+        "control": describe(comparison.control, labels, groups, resampling),
+        "ensemble": describe(comparison.ensemble, labels, groups, resampling),
         "best_baseline": over.name,
         "best_of_modality": {m: t.name for m, t in alone.items()},
         "over_others": {m: gain(t, over) for m, t in alone.items() if t is not over},

@@ -50,6 +50,8 @@ class LabResults(Part):
     classes: dict[str, dict[str, int]]
     baselines: list[Trial]
     fusions: list[Trial]
+    ensemble: Trial | None = None
+    """The mean of several fusions, beside them."""
     best_baseline: str
     best_of_modality: dict[str, str]
     best_fusion: str

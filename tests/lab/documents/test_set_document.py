@@ -83,6 +83,12 @@ def test_fusions_stand_in_the_order_of_val():
     assert values == sorted(values, reverse=True)
 
 
+def test_the_ensemble_stands_below_the_fusions():
+    lines = written("xor", ensemble={**EXAMPLE["xor"]["fusions"][0], "model": "ensemble"}).splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("| ensemble |"))
+    assert lines[place + 1] == "" and "The last line stands beside them" in "".join(lines[place + 1 : place + 6])
+
+
 def test_a_missed_answer_is_told():
     about = {**EXAMPLE["and"]["about"], "expected": "not worth it"}
     assert "The known answer is *not worth it*: not met." in written("and", about=about)
