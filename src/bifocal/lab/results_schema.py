@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, model_validator
 
+from ..config import ImbalanceRule
+
 
 class Part(BaseModel):
     """A part of the results: null means not measured, as if the key were missing."""
@@ -180,11 +182,14 @@ class Corruption(Part):
 
 
 class WeakenedFit(Part):
-    """A fusion trained with a modality weakened to a level, and what became of it; no outcome at the first level."""
+    """A fusion trained with a modality weakened to a level: the figures of `bifocal.diagnose.imbalance.outcome_of`."""
 
     level: float
     intact: Figure
-    outcome: str | None = None
+    gain: Figure = Figure()
+    excess: Figure = Figure()
+    left: Figure = Figure()
+    moved: Figure | None = None
 
 
 class Weakened(Part):
@@ -195,6 +200,8 @@ class Weakened(Part):
     intact: Figure = Field(default=Figure(), validation_alias=AliasPath("expert", "intact"))
     """That of the model beside it."""
     levels: list[WeakenedFit] = []
+    """The first is not weakened."""
+    rule: ImbalanceRule = ImbalanceRule()
     findings: list[str] = []
 
 

@@ -9,7 +9,6 @@ import pytest
 from bifocal.lab.documents import rules
 from bifocal.lab.documents.postmortem import postmortem
 from bifocal.lab.results import LabResults
-from bifocal.lab.results_schema import Figure
 
 EXAMPLE = json.loads((Path(__file__).parent / "lab_results.json").read_text(encoding="utf-8"))
 
@@ -46,20 +45,6 @@ def test_without_a_paired_lead_intervals_must_lie_apart(found):
     assert lead(found) == "ahead"
     ours.update(low=0.70, high=0.75)
     assert lead(found) == "behind"
-
-
-def test_p_values_are_those_of_the_interval():
-    at = Figure(value=0.03, low=0.01, high=0.06)
-    assert rules.p_above(at, 0.01) == pytest.approx(0.05) and rules.p_below(at, 0.06) == pytest.approx(0.05)
-    assert rules.p_above(at) < 0.05 < rules.p_above(at, 0.02) < rules.p_above(at, 0.05) == 1 == rules.p_below(at)
-    flat = Figure(value=0.0, low=0.0, high=0.0)
-    assert (rules.p_above(flat, -0.01), rules.p_above(flat), rules.p_above(Figure(value=1.0))) == (0, 1, 1)
-
-
-def test_several_differences_must_each_show_more_than_one():
-    just = Figure(value=0.02, low=0.001, high=0.04)
-    assert rules.signs([just]) == [1]
-    assert rules.signs([just, just, Figure(value=-0.5, low=-0.6, high=-0.4), None]) == [0, 0, -1, None]
 
 
 def test_a_fusion_is_robust_graceful_or_fragile_by_its_intervals(found):
@@ -137,6 +122,31 @@ def test_standings_rank_ties_before_rank():
     assert first.ties == 2 and last.strategy == "mean" and last.ties == 1 and last.worst > 0.3
     assert {r.strategy for r in ranked} == {"mean", "concat", "attention"}
     assert rules.standings([]) == []
+
+
+def test_an_outcome_is_what_the_fits_of_a_set_together_show(found):
+    fit = found["imbalance"]["starved"]["text"]["levels"][1]
+    others = [
+        level
+        for way in ("starved", "corrupted")
+        for part in found["imbalance"][way].values()
+        for level in part["levels"][1:]
+    ]
+    for level in others:
+        level |= {name: {"value": 0.0, "low": -0.3, "high": 0.3} for name in ("gain", "excess", "left", "moved")}
+
+    def word(**figures):
+        fit.update({n: dict(zip(("value", "low", "high"), f, strict=True)) for n, f in figures.items()})
+        return rules.outcomes_of(LabResults(**found))["starved", "text", fit["level"]]
+
+    assert word() == "none"
+    assert word(gain=(0.05, 0.04, 0.06), moved=(0.3, 0.28, 0.32)) == "adapts"
+    assert word(moved=(0.06, 0.051, 0.07)) == "none"  # by itself above 0.05
+    assert word(moved=(0.3, 0.28, 0.32), excess=(0.1, 0.09, 0.11)) == "over-relies"
+    assert word(left=(0.05, 0.04, 0.06)) == "adapts"
+    assert word(gain=(-0.05, -0.06, -0.04)) == "collapses"
+    counts = rules.outcomes([LabResults(**found)])
+    assert counts == {"adapts": 0, "collapses": 1, "over-relies": 0, "none": len(others) - 1}
 
 
 def test_every_word_is_explained():

@@ -10,6 +10,7 @@ from statistics import median
 from ..results import LabResults
 from ..results_schema import Growth
 from . import rules
+from .significance import signs
 from .words import listing, part_of, range_of, render
 
 KNOWN = ("set whose right verdict is known beforehand", "sets whose right verdict is known beforehand")
@@ -97,7 +98,7 @@ def postmortem(sets: Sequence[LabResults], folder: str) -> str:
         rivals=_rivals(sets),
         standings=rules.standings(sets),
         trials=[(s, trial) for s in sets for trial in s.joint.trials],
-        trial_signs=[sign for s in sets for sign in rules.signs(trial.gain for trial in s.joint.trials)],
+        trial_signs=[sign for s in sets for sign in signs(trial.gain for trial in s.joint.trials)],
         remedies=_remedies(sets),
         robust={word: words[word] for word in rules.SEVERITY if words[word]},
         lost=min(lost, key=lambda pair: pair[1].change.value or 0.0, default=None),
@@ -133,11 +134,11 @@ def _rivals(sets: Sequence[LabResults]) -> list[Rival]:
 
 
 def _remedies(sets: Sequence[LabResults]) -> list[RemedyCount]:
-    signs: dict[str, list[int | None]] = {}
+    found: dict[str, list[int | None]] = {}
     for s in sets:
         for remedy, sign in rules.judged_remedies(s):
-            signs.setdefault(remedy.name, []).append(sign)
-    return [RemedyCount(name, len(of), of.count(1), of.count(-1)) for name, of in signs.items()]
+            found.setdefault(remedy.name, []).append(sign)
+    return [RemedyCount(name, len(of), of.count(1), of.count(-1)) for name, of in found.items()]
 
 
 def _counted(names: Iterable[str]) -> dict[str, int]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from statistics import NormalDist, fmean, median
+from statistics import fmean, median
 from typing import NamedTuple
 
-from ...evaluate.differences import Rate, difference, holm
+from ...config import ImbalanceRule
+from ...evaluate.differences import Rate, difference
 from ...evaluate.intervals import Interval
 from ..results import LabResults
-from ..results_schema import Dominance, Figure
-from ..verdict import HALF, MARGIN, too_few
+from ..results_schema import Dominance, Figure, WeakenedFit
+from ..verdict import MARGIN, too_few
+from .significance import p_above, p_below, shown, signs
 
 NOTICEABLE = MARGIN / 2
 """A seed spread below this moves no verdict, whatever its ratio."""
@@ -19,37 +21,8 @@ DIVERGED = 0.1
 too high for one architecture is no more than what a grid is for."""
 NEW_BITS = 0.01
 """Of information that the best modality alone does not hold: less than a hundredth of a bit is called none."""
-LEVEL = 0.05
-"""Of a family of comparisons by Holm: with this chance at most, one word or more of it is wrong."""
 NOT_SHOWN = "not shown"
 SEVERITY = ("robust", "graceful", NOT_SHOWN, "fragile")
-
-
-def p_above(figure: Figure, bound: float = 0.0) -> float:
-    """Two-sided p-value of a figure being ``bound``, small where it lies above; 1 where that is not known.
-
-    By the half of its 95% interval that faces the bound (Altman and Bland 2011, BMJ 343:d2304): it is 0.05 where the
-    interval ends there.
-    """
-    if figure.value is None or figure.low is None or figure.value <= bound:
-        return 1.0
-    half = figure.value - figure.low
-    return 2 * NormalDist().cdf(-HALF * (figure.value - bound) / half) if half > 0 else 0.0
-
-
-def p_below(figure: Figure, bound: float = 0.0) -> float:
-    """As `p_above`, where the figure lies below."""
-    value, high = figure.value, figure.high
-    return p_above(Figure(value=None if value is None else -value, low=None if high is None else -high), -bound)
-
-
-def signs(figures: Iterable[Figure | None]) -> list[int | None]:
-    """What differences of one family show after Holm's correction: 1 above 0, -1 below, 0 neither; None: unknown."""
-    known = [figure or Figure() for figure in figures]
-    found = holm({str(i): min(p_above(figure), p_below(figure)) for i, figure in enumerate(known)})
-    return [
-        None if figure.sign is None else figure.sign if found[str(i)] <= LEVEL else 0 for i, figure in enumerate(known)
-    ]
 
 
 def stronger(results: LabResults) -> str:
@@ -106,8 +79,8 @@ def absences(results: LabResults) -> list[Absence]:
         loss, kept = (_telling(figure, results) for figure in (results.without[name], over))
         claims |= {f"robust {name}": p_above(loss, -margin), f"graceful {name}": p_above(kept, -margin)}
         claims[f"fragile {name}"] = p_below(kept, -margin)
-    shown = {claim for claim, p in holm(claims).items() if p <= LEVEL}
-    words = {name: next((w for w in SEVERITY if f"{w} {name}" in shown), NOT_SHOWN) for name in names}
+    proven = shown(claims)
+    words = {name: next((w for w in SEVERITY if f"{w} {name}" in proven), NOT_SHOWN) for name in names}
     return [Absence(name, *figures, words[name]) for name, figures in found.items()]
 
 
@@ -169,8 +142,8 @@ def steadiness(results: LabResults) -> Steadiness:
         claims[f"spread {name}"] = _wider(results, name)
         lost = (trained[name].diverged, trained[name].models) if name in trained else (0, 0)
         claims[f"diverged {name}"] = _more_often(lost, diverged.get("head", (0, 0)))
-    shown = {claim for claim, p in holm(claims).items() if p <= LEVEL}
-    unsteady = [name for name in fusions if {f"spread {name}", f"diverged {name}"} & shown]
+    proven = shown(claims)
+    unsteady = [name for name in fusions if {f"spread {name}", f"diverged {name}"} & proven]
     return Steadiness(heads, fusions, unsteady, diverged, gaps)
 
 
@@ -271,14 +244,40 @@ def news(results: LabResults) -> News | None:
     return News(unique, pid.synergy, "new" if max(known) > NEW_BITS else "none")
 
 
+OUTCOMES = ("collapses", "over-relies", "adapts")
+
+
+def outcomes_of(results: LabResults) -> dict[tuple[str, str, float], str]:
+    """Way, modality and level -> what became of a fusion trained so: the first of `OUTCOMES` shown, or ``none``.
+
+    As `bifocal.diagnose.imbalance.outcome_of` by the thresholds stored with the results, all fits of a set being one
+    family (Holm).
+    """
+    fits, claims = {}, dict[str, float]()
+    for way, parts in results.imbalance.ways.items():
+        for name, part in parts.items():
+            for fit in part.levels[1:]:  # the first is not weakened
+                fits[way, name, fit.level] = fit
+                p_values = _outcome_p_values(fit, part.rule)
+                claims |= {f"{word} {way} {name} {fit.level}": p for word, p in zip(OUTCOMES, p_values, strict=True)}
+    proven = shown(claims)
+    return {
+        key: next((word for word in OUTCOMES if f"{word} {key[0]} {key[1]} {key[2]}" in proven), "none") for key in fits
+    }
+
+
+def _outcome_p_values(fit: WeakenedFit, rule: ImbalanceRule) -> tuple[float, float, float]:
+    """Of each of `OUTCOMES`; a claim of two parts has the larger of theirs."""
+    leads = fit.left.low is not None and fit.left.low > 0
+    follows = p_above(fit.moved, rule.moved) if fit.moved else 0.0  # a fusion without weights is judged by its score
+    return (
+        p_below(fit.gain, -rule.collapse),
+        1.0 if leads or fit.left.low is None else p_above(fit.excess, rule.excess),
+        max(p_above(fit.gain, -rule.margin), follows),
+    )
+
+
 def outcomes(sets: Iterable[LabResults]) -> dict[str, int]:
     """How many fits with a modality weakened in training came to each outcome; empty where there are none."""
-    every = [
-        fit.outcome
-        for results in sets
-        for parts in results.imbalance.ways.values()
-        for part in parts.values()
-        for fit in part.levels
-        if fit.outcome
-    ]
+    every = [word for results in sets for word in outcomes_of(results).values()]
     return {word: every.count(word) for word in ("adapts", "collapses", "over-relies", "none")} if every else {}

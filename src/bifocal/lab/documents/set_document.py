@@ -10,6 +10,7 @@ from ...report.words import METRICS
 from ..results import LabResults
 from ..results_schema import Disturbed, Training, Trial, Weakened, WeakenedFit
 from . import rules
+from .significance import signs
 from .words import number, render
 
 DOCUMENT = "README.md"
@@ -98,6 +99,7 @@ def set_document(results: LabResults, index: str, figures: Collection[str]) -> s
         leads=LEADS,
         changed=CHANGED,
         remedied=REMEDIED,
+        signs=signs,
         seconds_of=lambda trial: seconds_of(results, trial),
         corrupted=list(corrupted(results)),
         weakened=[weakened(results, way) for way in results.imbalance.ways],
@@ -134,17 +136,17 @@ def weakened(results: LabResults, way: str) -> WeakenedTable:
     """What fusions make of a modality that was weakened in one way."""
     parts = results.imbalance.ways[way]
     levels = list(dict.fromkeys(fit.level for part in parts.values() for fit in part.levels))
-    rows = []
+    rows, became = [], rules.outcomes_of(results)
     for name, part in parts.items():
-        cells = {fit.level: _outcome(fit) for fit in part.levels}
+        cells = {fit.level: _outcome(fit, became.get((way, name, fit.level))) for fit in part.levels}
         rows.append((name, part, [cells.get(level, "") for level in levels]))
     spell = {"starved": "{:.0%}", "corrupted": "{:g} SD", "truncated": "{:g}"}[way].format
     return WeakenedTable(f"{way.capitalize()}: {WAYS[way]}", [spell(level) for level in levels], rows)
 
 
-def _outcome(fit: WeakenedFit) -> str:
+def _outcome(fit: WeakenedFit, word: str | None) -> str:
     value = number(fit.intact.value)
-    return value if fit.outcome is None else f"{value} {'–' if fit.outcome == 'none' else fit.outcome}"
+    return value if word is None else f"{value} {'–' if word == 'none' else word}"
 
 
 def grid_settings(results: LabResults) -> list[str]:
