@@ -99,7 +99,9 @@ def judge(
         shown = f"{gained} and {beside} lie above 0"
         if gain.low >= margin:
             kind, why = _kind(over_additive, margin)
-            return Verdict("worth it", kind, f"{shown}, the gain at the margin of {margin:g} or more; {why}", None)
+            return Verdict(
+                "worth it", kind, f"{shown}, and the gain's lower end reaches the margin of {margin:g}; {why}", None
+            )
         more = _more(n, _margin_factor(gain, margin))
         reason = f"{shown}; whether the gain reaches the margin of {margin:g} is open: {_outlook(more)}"
         return Verdict("gain shown", None, reason, more)
