@@ -6,8 +6,9 @@ AutoGluon brings its own torch and pandas, so it gets an environment of its own:
     python benchmarks/autogluon.py runs/airbnb /tmp/autogluon/bin/python [--write lab/airbnb]
 
 Both learn from the rows of train; AutoGluon is given val as its tuning data, as the run had it for its choices. Its
-models are its own LightGBM presets. With --write the figure is kept beside the set's results, and `bifocal lab --write`
-tells of it.
+models are its own LightGBM presets. What it says of the rows of test is kept in the run's folder, and the run's fusion
+is measured beside it on the same resamples of groups; while that file is there, and test is the same, AutoGluon is not
+fitted again. With --write the figure is kept beside the set's results, and `bifocal lab --write` tells of it.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ import json
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bifocal.assess.run_data import RunData
-from bifocal.config import parse_config
+from bifocal.decide.calibration import softmax
+from bifocal.evaluate.compare import paired_gain
 from bifocal.evaluate.intervals import Figure, measure
 from bifocal.lab.results import AUTOGLUON
 from bifocal.modalities.text import TAG
-from bifocal.workspace import Workspace, read_json, write_json
+from bifocal.workspace import read_json, write_json
 
 LABEL = "label"
 MODELS = {"GBM": [{}, {"extra_trees": True, "ag_args": {"name_suffix": "XT"}}]}
@@ -47,29 +50,49 @@ print(json.dumps({"version": version("autogluon.tabular"), "seconds": seconds, "
 
 
 def main(run: Path, python: str, limit: int, write: Path | None) -> None:
-    config = parse_config(read_json(run / "run.json")["config"])
-    work = RunData.configured(config, Workspace(run, config.run))
+    data = RunData.of(run)
+    config, test, kept = data.config, data.split("test"), run / AUTOGLUON
+    found = read_json(kept) if kept.is_file() else {}
+    if found.get("ids") != list(test.ids):
+        found = {**fit(data, python, limit), "ids": list(test.ids)}
+        write_json(kept, found)
+    p, labels = np.array(found.pop("probabilities")), np.array(test.classes(config.label, data.label))
+    theirs, how = np.stack([1 - p, p], axis=1), {"resamples": config.bootstrap, "seed": config.seed}
+    auroc = measure(labels, theirs, test.groups, **how)["metrics"]["auroc"]
+    print(f"{config.run}: AutoGluon {found['version']}, {found['best']}, {found['seconds']:.0f} s: test {_told(auroc)}")
+    model = data.models[-1]
+    ours = softmax(data.predictions("test").logits[model])
+    own = measure(labels, ours, test.groups, **how)["metrics"]["auroc"]
+    steps = data.record["steps"]
+    took = {name: steps[name]["seconds"] for name in ("experts", "evidence", "fusion", "calibrate")}
+    told = ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items())
+    strategy = data.config.fusion.strategy
+    print(f"{config.run}: {model}, {strategy}, {sum(took.values()):.0f} s ({told}): test {_told(own)}")
+    gain = paired_gain(labels, theirs, ours, test.groups, metric="auroc", **how)
+    print(f"{config.run}: ours less AutoGluon's, paired: {_told(gain)}")
+    if (results := run / "lab" / "results.json").is_file():
+        lab = json.loads(results.read_text())
+        best = next(m for m in lab["fusions"] if m["model"] == lab["best_fusion"])
+        print(f"{config.run}: {best['model']} of the lab: test {_told(best['test']['auroc'])}")
+    if write:
+        write_json(
+            write / AUTOGLUON, {**{name: found[name] for name in ("version", "seconds", "best")}, "auroc": auroc}
+        )
+
+
+def fit(data: RunData, python: str, limit: int) -> dict[str, Any]:
+    """Version, seconds, best model and the probabilities of the rows of test."""
     with tempfile.TemporaryDirectory() as folder:
-        for split, packed in work.packed.items():
+        for split, packed in data.packed.items():
             texts, records = packed.values("text"), packed.values("tabular")
             with open(Path(folder) / f"{split}.jsonl", "w", encoding="utf-8") as f:
-                for i, label in enumerate(packed.classes(config.label, work.label)):
+                for i, label in enumerate(packed.classes(data.config.label, data.label)):
                     row = {"text": TAG.sub(" ", texts[i]).strip(), **records[i], LABEL: label}
                     f.write(json.dumps(row) + "\n")
         command = [python, "-c", FIT, folder, str(limit), json.dumps(MODELS)]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = json.loads(told.splitlines()[-1])
-    p, test = np.array(found.pop("probabilities")), work.packed["test"]
-    labels = np.array(test.classes(config.label, work.label))
-    how = {"resamples": config.bootstrap, "seed": config.seed}
-    auroc = measure(labels, np.stack([1 - p, p], axis=1), test.groups, **how)["metrics"]["auroc"]
-    print(f"{config.run}: AutoGluon {found['version']}, {found['best']}, {found['seconds']:.0f} s: test {_told(auroc)}")
-    if (results := run / "lab" / "results.json").is_file():
-        lab = json.loads(results.read_text())
-        best = next(m for m in lab["fusions"] if m["model"] == lab["best_fusion"])
-        print(f"{config.run}: {best['model']}: test {_told(best['test']['auroc'])}")
-    if write:
-        write_json(write / AUTOGLUON, {**found, "auroc": auroc})
+    found: dict[str, Any] = json.loads(told.splitlines()[-1])
+    return found
 
 
 def _told(figure: Figure) -> str:
