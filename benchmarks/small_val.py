@@ -57,7 +57,7 @@ from bifocal.fit.fusion import MODEL, fit_fusion
 from bifocal.models.composite_fusion import CompositeFusion
 from bifocal.models.folds import CrossFittable, FoldPredictions, FoldRows
 from bifocal.models.heads import Recipe
-from bifocal.models.window_rows import by_head, by_held_out_heads, fit_head
+from bifocal.models.window_rows import by_head, by_held_out_heads, fit_head, take_rows
 from bifocal.pipeline.train import run
 from bifocal.workspace import Workspace
 
@@ -95,7 +95,7 @@ class Pool:
     values : mapping
         Modality -> values ``[n]``, of encoders that are made of the training rows.
     encoders, encoded : mapping
-        Modality -> pretrained encoder, whose head is fitted anew for each draw, and its features ``[n, d]``.
+        Modality -> pretrained encoder, whose head is fitted anew for each draw, and what it gave ``[n, d]`` by column.
     """
 
     config: RunConfig
@@ -106,7 +106,7 @@ class Pool:
     present: Mapping[str, np.ndarray]
     values: Mapping[str, Sequence[Any]]
     encoders: Mapping[str, Any]
-    encoded: Mapping[str, Tensor]
+    encoded: Mapping[str, Mapping[str, Tensor]]
 
     @classmethod
     def of(cls, name: str, cache: Path) -> Pool:
@@ -129,7 +129,7 @@ class Pool:
             paths = {name: space.folder / "pool" / f"{modality}.{name}.safetensors" for name in data.packed}
             found = [features_of(encoders[modality], data.packed[name], modality, path) for name, path in paths.items()]
             # No text of these is longer than a window.
-            encoded[modality] = torch.cat([part["features"] for part in found])
+            encoded[modality] = {column: torch.cat([part[column] for part in found]) for column in found[0]}
         return cls(
             config,
             tuple(data.label.classes),
@@ -200,7 +200,7 @@ def _evidence(pool: Pool, modality: str, train: np.ndarray, others: np.ndarray) 
     usable = {"train": train[there["train"]], "others": others[there["others"]]}
     if modality in pool.encoded:
         encoder = pool.encoders[modality]
-        encoded = {name: {"features": pool.encoded[modality][rows]} for name, rows in usable.items()}
+        encoded = {name: take_rows(pool.encoded[modality], rows.tolist()) for name, rows in usable.items()}
     else:
         values = pool.values[modality]
         encoder = _encoder(pool.config, modality, pool.classes, [values[i] for i in usable["train"]])
