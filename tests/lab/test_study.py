@@ -195,7 +195,7 @@ def test_rows_without_pairs_are_a_finding(results):
 
 def timeless(found):
     found.pop("seconds_lab")
-    for row in (*found["baselines"], *found["fusions"], found["control"]):
+    for row in (*found["baselines"], *found["fusions"], found["control"], found["ensemble"]):
         row.pop("seconds")
     found["price"].pop("seconds"), found["price"].pop("per_point")
     return found
