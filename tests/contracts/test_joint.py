@@ -14,7 +14,7 @@ from bifocal.contracts import EncoderTuner, EpochFusion, Fusion
 from bifocal.errors import ConfigError, DataError, ModelError
 from bifocal.example import Evidence
 from bifocal.fit.fusion import fit_fusion, load_fusion, save_fusion, with_tokens
-from bifocal.fit.tokens import spread
+from bifocal.fit.token_cache import spread
 from bifocal.models.joint_tokens import Backbone
 
 NAMES = [name for name in plugins.names("fusions") if plugins.load("fusions", name).reads == "tokens"]

@@ -21,7 +21,7 @@ from ..diagnose.robustness import ComparedDecisions, Outcomes, compare_decisions
 from ..diagnose.scored_rows import FEW
 from ..errors import ConfigError, nearest
 from ..fit.evidence import Evidence, features_of
-from ..fit.tokens import spread
+from ..fit.token_cache import spread
 from ..modalities import PICTURE, TEXT
 from ..modalities.image import with_word_boxes
 from ..models.window_rows import by_head

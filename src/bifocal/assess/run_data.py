@@ -21,7 +21,7 @@ from ..fit.candidates import candidates
 from ..fit.evidence import Progress, evidence_of
 from ..fit.expert import load_expert
 from ..fit.fusion import CARD, MODEL, fusion_parameters, load_fusion
-from ..fit.tokens import make_tokens, token_path
+from ..fit.token_cache import make_tokens, token_path
 from ..modalities import TEXT, build_modalities
 from ..models.saved_encoder import WindowedEncoder
 from ..sources import build_source, taxonomy_of

@@ -16,7 +16,7 @@ from ..contracts import TokenEncoder
 from ..example import Evidence, Label
 from ..models.window_rows import by_head, by_held_out_heads, put_rows, take_rows
 from ..workspace import atomic, fingerprint
-from .tokens import make_tokens, token_path
+from .token_cache import make_tokens, token_path
 
 if TYPE_CHECKING:
     from ..contracts import Encoder
@@ -58,7 +58,7 @@ def evidence_of(
     keep : bool
         Write what the cache does not hold yet; without, a reader of a finished run changes nothing in it.
     tokens : bool
-        Bring the tokens too, where the encoder has any: cached beside, see `bifocal.fit.tokens`.
+        Bring the tokens too, where the encoder has any: cached beside, see `bifocal.fit.token_cache`.
 
     Returns
     -------

@@ -19,7 +19,7 @@ from ..errors import DataError, ModelError, RunError
 from ..example import UNLABELLED, Evidence
 from ..models.evidence_fusion import count_parameters
 from ..workspace import atomic, file_sha256, read_json, write_json
-from .tokens import spread
+from .token_cache import spread
 
 if TYPE_CHECKING:
     from ..contracts import Encoder

@@ -15,7 +15,7 @@ from ..contracts import EncoderTuner, EpochFusion, TokenEncoder
 from ..decide.calibration import softmax
 from ..errors import ConfigError, DataError
 from ..evaluate.compare import Gain
-from ..fit.tokens import make_tokens
+from ..fit.token_cache import make_tokens
 from .corruption import PackedInputs, Progress
 from .diagnostics import sample_rows
 from .trials import Study, Trial, TrialRow, describe, fit_trial, heard

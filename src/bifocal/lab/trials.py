@@ -17,7 +17,7 @@ from ..evaluate.compare import Resampling
 from ..evaluate.intervals import Figure, measure
 from ..evaluate.metrics import METRICS
 from ..fit.fusion import fit_fusion, fusion_parameters, with_tokens
-from ..fit.tokens import AT_ONCE
+from ..fit.token_cache import AT_ONCE
 from ..models.composite_fusion import CompositeFusion
 from .usable_rows import JUDGED, Splits, labels_of, log_prior
 from .verdict import MARGIN

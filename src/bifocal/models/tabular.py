@@ -19,7 +19,7 @@ from ..config import ExpertConfig, Strict
 from ..errors import ConfigError, DataError, ModelError, nearest
 from ..modalities.tabular import Cell, Record, as_number
 from ..workspace import read_json, write_json
-from .columns import CellCounts, ColumnSummary, Kind, Mark, described, parse_boolean, parse_date, parse_number
+from .column_types import CellCounts, ColumnSummary, Kind, Mark, described, parse_boolean, parse_date, parse_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -22,7 +22,7 @@ from ..errors import ConfigError
 from ..example import LABELS, SPLITS, Example, Taxonomy
 from ..modalities import TEXT, every_modality
 from ..modalities.text import clean
-from ..models.columns import CellCounts, described
+from ..models.column_types import CellCounts, described
 from ..models.tabular import TabularOptions, summary_of
 from ..sources import build_source, taxonomy_of
 from ..workspace import read_jsonl

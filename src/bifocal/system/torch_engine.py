@@ -13,7 +13,7 @@ from ..errors import RunError
 from ..example import UNLABELLED, Evidence
 from ..fit.expert import load_expert
 from ..fit.fusion import MODEL, load_fusion
-from ..fit.tokens import spread
+from ..fit.token_cache import spread
 from ..models.saved_encoder import FasterForInference, WindowReader
 from ..workspace import Workspace
 

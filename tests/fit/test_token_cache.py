@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from bifocal.fit.tokens import read_tokens, written_tokens
+from bifocal.fit.token_cache import read_tokens, written_tokens
 
 KEY = {"encoder": "a", "split": "b"}
 ROWS = [0, 2, 3]

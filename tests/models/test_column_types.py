@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from bifocal.models.columns import CellCounts, Form, described, parse_boolean, parse_date, parse_number
+from bifocal.models.column_types import CellCounts, Form, described, parse_boolean, parse_date, parse_number
 
 CHANCE = random.Random(0)
 AMOUNTS = [CHANCE.uniform(1, 50_000) for _ in range(200)]
