@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 import bifocal
 from bifocal.assess.drift_reference import Reference
 from bifocal.cli.app import app
-from bifocal.config import parse_config
+from bifocal.config import ReviewConfig, ThresholdConfig, parse_config
 from bifocal.contracts import Reporter
 from bifocal.decide.policy import Policy
-from bifocal.deploy.policies import compare, set_threshold
-from bifocal.errors import RunError
+from bifocal.deploy.policies import compare, set_review, set_threshold
+from bifocal.errors import DataError, RunError
 from bifocal.pipeline.train import run
 from bifocal.workspace import Workspace, read_json
 
@@ -99,3 +99,81 @@ def test_the_reference_of_drift_is_decided_by_the_policy_as_it_is_now(space):
     set_threshold(space.folder, None, 0.999, by="Ada", why="complaints")
     assert before.with_policy(Policy.load(space.policy)).predicted == [0] * len(before.scores)
     assert sum(before.predicted) > 0
+
+
+def test_a_bound_finds_the_threshold_as_the_run_does(space, small_config):
+    rule = ThresholdConfig(by="fpr", bound=0.2)
+    told = set_threshold(space.folder, None, rule, by="Ada", why="complaints")
+    found = Policy.load(space.policy)
+    assert found.changes[0].rule == rule and told["rule"] == "false-positive rate at most 0.2"
+    assert told["reached"]["fpr"] <= 0.2 and told["expected"] == {"fpr": found.expected["fpr"].value}
+
+    config = parse_config({**small_config, "decide": {**small_config["decide"], "threshold": rule.model_dump()}})
+    run(config, root=space.folder.parent, start="calibrate")
+    fitted = Policy.load(space.policy)
+    assert fitted.threshold("mm_fusion", "pooled") == found.threshold("mm_fusion", "pooled") == told["after"]
+    assert fitted.expected == found.expected
+    (figure,) = read_json(space.results)["rule_figures"]
+    assert (figure["figure"], figure["at_most"]) == ("fpr", 0.2) and figure["low"] <= figure["value"] <= figure["high"]
+
+
+def test_a_bound_that_lacks_rows_says_how_many_and_nothing_is_changed(space):
+    before = Policy.load(space.policy)
+    impossible = ThresholdConfig(by="precision", bound=0.999, confidence=0.9)
+    with pytest.raises(DataError, match=r"takes [\d,]+ positive rows, found [\d,]+: [\d,]+ are missing"):
+        set_threshold(space.folder, None, impossible, by="Ada", why="complaints")
+    assert Policy.load(space.policy) == before
+    told = set_threshold(space.folder, None, ThresholdConfig(by="fpr", bound=0.0001), by="Ada", why="complaints")
+    assert "negative rows, found" in told["findings"][0]
+
+
+def test_review_bands_are_fitted_anew_and_thresholds_stay(space, small_config):
+    before = Policy.load(space.policy)
+    review = ReviewConfig(fnr=0.2, fpr=0.1)
+    told = set_review(space.folder, review, by="Ada", why="a new team")
+    after = Policy.load(space.policy)
+    assert after.review == review and after.changes[0].review == review and told["others"] == {}
+    assert after.threshold("mm_fusion", "pooled") == before.threshold("mm_fusion", "pooled")
+    assert after.rule_of("mm_fusion") == before.rule and after.expected == before.expected
+
+    run(parse_config(small_config), root=space.folder.parent)  # measures, and fits nothing
+    assert Policy.load(space.policy) == after
+    results = read_json(space.results)
+    assert [(found["of"], found["figure"]) for found in results["rule_figures"]][1:] == [
+        ("review", "fnr"),
+        ("review", "fpr"),
+    ]
+    assert results["actions"]["review"]
+    config = parse_config({**small_config, "decide": {**small_config["decide"], "review": {"fnr": 0.2, "fpr": 0.1}}})
+    run(config, root=space.folder.parent, start="calibrate")
+    assert Policy.load(space.policy).models == after.models
+    with pytest.raises(RunError, match="its review is by fnr, fpr or both"):
+        set_review(space.folder, ReviewConfig(alpha=0.1), by="Ada", why="a new team")
+
+
+def test_a_bundle_keeps_no_rows_to_find_anything_on(small_bundle, tmp_path):
+    shutil.copytree(small_bundle, tmp_path / "bundle")
+    with pytest.raises(RunError, match="keeps no rows"):
+        set_threshold(tmp_path / "bundle", None, ThresholdConfig(by="fpr", bound=0.2), by="Ada", why="complaints")
+    with pytest.raises(RunError, match="keeps no rows"):
+        set_review(tmp_path / "bundle", ReviewConfig(fnr=0.2), by="Ada", why="complaints")
+
+
+def test_bounds_and_rates_from_the_command_line(space):
+    def call(*options):
+        return CliRunner().invoke(
+            app, ["policy", "set", str(space.folder), "--by", "Ada", "--why", "complaints", *options]
+        )
+
+    assert "false-positive rate at most 0.2" in call("--fpr", "0.2").output
+    assert "recall at least 0.5" in call("--recall", "0.5").output
+    assert "fnr: 0.2, fpr: 0.1" in call("--review", "fnr=0.2,fpr=0.1").output
+    for options, refused in {
+        (): "found none",
+        ("--fpr", "0.1", "--recall", "0.5"): "found --fpr and --recall",
+        ("--precision", "90"): "--precision: bound",
+        ("--review", "frn=0.1"): "--review: ",
+        ("--review", "fnr=0.1", "--model", "mm_fusion"): "leave out --model",
+    }.items():
+        done = call(*options)
+        assert done.exit_code and refused in str(done.exception), options

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from ..errors import ConfigError
 from .options import AllowPlugin, Json, RunOrBundle
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Settings = TypeVar("Settings", bound="BaseModel")
+
 
 policy_app = typer.Typer(help="Compare policies, and set a threshold by hand.", no_args_is_help=True)
 
@@ -30,9 +38,16 @@ def policy_diff(
 @policy_app.command("set")
 def policy_set(
     run_folder: RunOrBundle,
-    threshold: Annotated[float, typer.Option(help="The new threshold, on calibrated probabilities.")],
     by: Annotated[str, typer.Option(help="Who sets it.")],
     why: Annotated[str, typer.Option(help="The reason, for those who come after.")],
+    threshold: Annotated[float | None, typer.Option(help="The new threshold, on calibrated probabilities.")] = None,
+    fpr: Annotated[float | None, typer.Option(help="Find it: this false-positive rate at most.")] = None,
+    precision: Annotated[float | None, typer.Option(help="Find it: this precision at least.")] = None,
+    recall: Annotated[float | None, typer.Option(help="Find it: this recall at least.")] = None,
+    review: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=RATE,…", help="Fit the review bands anew: fnr=0.1,fpr=0.02; several classes alpha."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The model that decides, unless another is named.")] = None,
     pattern: Annotated[
         str, typer.Option(help="Posts that bring these parts only, such as text; pooled = all that have no own one.")
@@ -42,11 +57,41 @@ def policy_set(
 ) -> None:
     """Set a threshold by hand; the policy records who and why, and the old one is kept under policies/.
 
-    A bundle has a policy of its own: that of its run does not reach it.
+    It is given, or found by a bound on the rows that the run was tuned on; the review bands can be fitted anew there,
+    too. A bundle has a policy of its own: that of its run does not reach it.
     """
-    from ..deploy.policies import set_threshold
+    from ..config import ReviewConfig, ThresholdConfig
+    from ..deploy.policies import set_review, set_threshold
     from .decision_tables import print_policy_set
 
     allowed = allow_plugin or ()
-    found = set_threshold(run_folder, model, threshold, pattern=pattern, by=by, why=why, allow_plugins=allowed)
-    print_policy_set(run_folder, found, as_json)
+    rules = {"fpr": fpr, "precision": precision, "recall": recall}
+    given = [name for name, value in {"threshold": threshold, **rules, "review": review}.items() if value is not None]
+    if len(given) != 1:
+        found = " and ".join(f"--{name}" for name in given) or "none"
+        raise ConfigError(f"give one of --threshold, --fpr, --precision, --recall and --review, found {found}")
+    if review is not None:
+        if model is not None or pattern != "pooled":
+            raise ConfigError("review bands are fitted for all models and posts: leave out --model and --pattern")
+        rates = dict(part.strip().partition("=")[::2] for part in review.split(","))
+        band = _checked(ReviewConfig, rates, "--review")
+        change = set_review(run_folder, band, by=by, why=why, allow_plugins=allowed)
+    else:
+        asked: float | ThresholdConfig
+        if threshold is not None:
+            asked = threshold
+        else:
+            asked = _checked(ThresholdConfig, {"by": given[0], "bound": rules[given[0]]}, f"--{given[0]}")
+        change = set_threshold(run_folder, model, asked, pattern=pattern, by=by, why=why, allow_plugins=allowed)
+    print_policy_set(run_folder, change, as_json)
+
+
+def _checked(model: type[Settings], content: Mapping[str, object], option: str) -> Settings:
+    from pydantic import ValidationError
+
+    from ..config import explain
+
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{option}: {explain(error, model)}") from None

@@ -289,21 +289,10 @@ class Policy(Strict):
             )
         return policy
 
-    def with_threshold(self, model: str, threshold: float, *, pattern: str = POOLED, by: str, why: str) -> Self:
-        """The policy with one threshold set by hand, and the record of it.
+    def own_fit(self, model: str, pattern: str) -> Fit:
+        """What was fitted to a pattern that has a threshold of its own, or to `POOLED`: all others.
 
-        Parameters
-        ----------
-        pattern : str
-            A pattern that has a threshold of its own, or `POOLED`: all others.
-        by, why : str
-            A person, and the reason.
-
-        Raises
-        ------
-        RunError
-            Where there is no such model or pattern, it has no threshold (several classes), the threshold is outside
-            0..1, or a name or reason is missing.
+        Raises `RunError` where there is no such model or pattern, or it has no threshold (several classes).
         """
         fit = self._of(model, POOLED)
         own = self.models[model].patterns
@@ -316,25 +305,56 @@ class Policy(Strict):
             fit = own[pattern]
         if fit.threshold is None:
             raise RunError(f"{model} names the likeliest of {len(self.classes)} classes: there is no threshold to set")
+        return fit
+
+    def with_threshold(
+        self,
+        model: str,
+        threshold: float,
+        *,
+        pattern: str = POOLED,
+        by: str,
+        why: str,
+        rule: ThresholdConfig | None = None,
+    ) -> Self:
+        """The policy with one threshold set by hand, and the record of it.
+
+        Parameters
+        ----------
+        pattern : str
+            A pattern that has a threshold of its own, or `POOLED`: all others.
+        by, why : str
+            A person, and the reason.
+        rule : ThresholdConfig, optional
+            What the threshold was found by.
+
+        Raises
+        ------
+        RunError
+            As `own_fit`; where the threshold is outside 0..1, or a name or reason is missing.
+        """
+        fit = self.own_fit(model, pattern)
         if not 0 <= threshold <= 1:
             raise RunError(f"a threshold is a probability of 0 to 1, found {threshold:g}")
-        if not by.strip() or not why.strip():
-            raise RunError("say who sets the threshold, and why")
-        change = Change(
-            date=now(),
-            by=by,
-            why=why,
-            model=model,
-            pattern=pattern,
-            before=fit.threshold,
-            after=float(threshold),
-            version=self.version,
-        )
-        changed = fit.model_copy(update={"threshold": float(threshold)})
+        after = float(threshold)
+        change = self.change(by, why, model=model, pattern=pattern, before=fit.threshold, after=after)
+        changed = fit.model_copy(update={"threshold": after})
         if pattern != POOLED:
+            own = self.models[model].patterns
             changed = self.models[model].model_copy(update={"patterns": {**own, pattern: changed}})
         models = {**self.models, model: changed}
-        return self.model_copy(update={"models": models, "changes": (*self.changes, change)})
+        changes = (*self.changes, change.model_copy(update={"rule": rule}))
+        return self.model_copy(update={"models": models, "changes": changes})
+
+    def change(
+        self, by: str, why: str, *, model: str, pattern: str = POOLED, before: float | None, after: float | None
+    ) -> Change:
+        """The record of a change of this policy. Raises `RunError` where a name or reason is missing."""
+        if not by.strip() or not why.strip():
+            raise RunError("say who sets the threshold, and why")
+        return Change(
+            date=now(), by=by, why=why, model=model, pattern=pattern, before=before, after=after, version=self.version
+        )
 
 
 def _sure(band: Band, p: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.bool_]:

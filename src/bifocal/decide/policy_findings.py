@@ -10,8 +10,8 @@ from ..config import ReviewConfig, ThresholdConfig
 from ..errors import DataError
 from .calibration_methods import LEAST_ROWS, Calibrated
 from .conformal import least_rows
-from .policy import Band, PatternPolicy
-from .thresholds import ChosenThreshold, described
+from .policy import Band, Fit
+from .thresholds import LEAST, LOOKS, ChosenThreshold, described
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,7 @@ def compared(model: str, chosen: Calibrated) -> str:
     return f"{model} is calibrated by {chosen.calibration.method}; cross-validated NLL: {figures}"
 
 
-def unpromised(what: str, fit: PatternPolicy, classes: Sequence[int | str], review: ReviewConfig | None) -> list[str]:
+def unpromised(what: str, fit: Fit, classes: Sequence[int | str], review: ReviewConfig | None) -> list[str]:
     """Where the rows are too few for a promise."""
     if review is None:
         return []
@@ -70,14 +70,21 @@ def few_for_bound(what: str, labels: NDArray[np.int64], rule: ThresholdConfig) -
     """Where there are fewer rows than a bound needs to say anything of them: how many are missing.
 
     One error among n rows is a rate of 1/n; with ``confidence`` c, n rows without an error show that it is at most
-    ``1 - (1 - c) ** (1 / n)`` (Clopper and Pearson 1934). What a bound on precision needs depends on the threshold.
+    ``1 - (1 - c) ** (1 / n)`` (Clopper and Pearson 1934). Precision is of flagged rows, how many depends on the
+    threshold, and positives are at most all of them, or all but that one error: so many are the least. A confident one
+    is looked for in `LOOKS` places.
     """
-    classes = {"fpr": ("negative", 0), "recall": ("positive", 1), "capacity": ("tuning", None)}
-    if rule.bound is None or rule.by not in classes:
+    classes = {
+        "fpr": ("negative", 0), "recall": ("positive", 1), "precision": ("positive", 1), "capacity": ("tuning", None),
+    }  # fmt: skip
+    if rule.bound is None:
         return []
     name, label = classes[rule.by]
-    rate = 1 - rule.bound if rule.by == "recall" else rule.bound
-    needed = math.log(1 - rule.confidence) / math.log(1 - rate) if rule.confidence else 1 / rate
+    rate = 1 - rule.bound if rule.by in LEAST else rule.bound
+    looks = LOOKS if rule.by == "precision" else 1
+    needed = 1 / rate - (rule.by == "precision")
+    if rule.confidence:
+        needed = math.log((1 - rule.confidence) / looks) / math.log(1 - rate)
     found, least = int((labels == label).sum()) if label is not None else len(labels), math.ceil(needed - 1e-9)
     if found >= least:
         return []

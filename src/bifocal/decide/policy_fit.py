@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..config import ReviewConfig
+from ..config import ReviewConfig, ThresholdConfig
 from ..example import UNLABELLED
 from .calibration_methods import Calibration, few_rows, fit_calibration
 from .conformal import alarm_threshold, risk_threshold
@@ -15,6 +15,7 @@ from .policy import (
     POOLED,
     Band,
     Expected,
+    Fit,
     ModelPolicy,
     PatternPolicy,
     Policy,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from .tuning_rows import Scores
 
     Rows = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+FitT = TypeVar("FitT", bound=Fit)
 
 MIN_PATTERN_ROWS = 200
 """A pattern with fewer labelled rows falls back to the pooled calibration and threshold."""
@@ -75,7 +78,9 @@ def fit_policy(rows: TuningRows, settings: PolicySettings) -> Fitted:
         models=models,
         base_rate=None if settings.base_rate is None else tuple(settings.base_rate),
         rule=settings.rule,
-        expected=_expected(rows.scores[main][POOLED], models[main], rows.groups, settings),
+        expected=_expected(
+            rows.scores[main][POOLED], models[main], rows.groups, settings.rule, settings.base_rate, settings.seed
+        ),
         review=settings.review,
         truncated=settings.truncated,
         unread=settings.unread,
@@ -198,29 +203,85 @@ def _fit(
     classes = logits.shape[1]
     binary, shares = classes == 2, None if base_rate is None else class_shares(labels, classes)
     best = threshold = 0.5 if binary else None
-    chosen = band = lines = least = None
+    chosen = lines = None
     probabilities = at_base_rate(calibration(logits), shares, base_rate)
-    sure, truth = at_base_rate(calibration(promised[0]), shares, base_rate), promised[1]
     weights = row_weights(labels, shares, base_rate)
     if binary and len(labels):
         best = best_f1_threshold(labels, probabilities, weights)
         chosen = choose_threshold(labels, probabilities, rule, weights)
         threshold = chosen.threshold
-        band = _band(truth, sure[:, 1], threshold, review) if review else None
     if not binary and rule.per_class:
         lines = tuple(class_thresholds(labels, probabilities, weights)) if len(labels) else (0.5,) * classes
-    if not binary and review is not None and review.alpha is not None:
-        least = tuple(risk_threshold(sure[truth == c, c], review.alpha) for c in range(classes))
     fit = PatternPolicy(
-        calibration=calibration,
-        shares=shares,
-        threshold=threshold,
-        class_thresholds=lines,
-        band=band,
-        least=least,
-        n=len(labels),
+        calibration=calibration, shares=shares, threshold=threshold, class_thresholds=lines, n=len(labels)
     )
+    if review is not None and (len(labels) or not binary):
+        fit = _reviewed(fit, promised, base_rate, review)
     return fit, best, chosen
+
+
+def _reviewed(fit: FitT, promised: Rows, base_rate: Sequence[float] | None, review: ReviewConfig) -> FitT:
+    """The fit with the review band, or prediction sets, that its rows allow."""
+    sure, truth = fit.probabilities(promised[0], base_rate), promised[1]
+    if fit.threshold is not None:
+        return fit.model_copy(update={"band": _band(truth, sure[:, 1], fit.threshold, review)})
+    if review.alpha is None:
+        return fit
+    least = tuple(risk_threshold(sure[truth == c, c], review.alpha) for c in range(sure.shape[1]))
+    return fit.model_copy(update={"least": least})
+
+
+def find_threshold(
+    policy: Policy, rows: TuningRows, rule: ThresholdConfig, *, model: str, pattern: str = POOLED, seed: int = 0
+) -> tuple[ChosenThreshold, dict[str, Expected], list[str]]:
+    """What `fit_policy` would choose by another rule, at the calibration that the policy has.
+
+    Returns
+    -------
+    tuple
+        The threshold; what is expected of it, where it is the pooled one of the model that decides; and findings.
+
+    Raises
+    ------
+    RunError
+        As `Policy.own_fit`.
+    DataError
+        Where the bound cannot be kept to, with how many rows are missing; as `choose_threshold`.
+    """
+    fit, scores = policy.own_fit(model, pattern), rows.scores[model][pattern]
+    logits, labels = _annotated(scores)
+    name = model if pattern == POOLED else f"{model} on {pattern}"
+    lacking = few_for_bound(name, labels, rule)
+    weights = row_weights(labels, fit.shares, policy.base_rate)
+    chosen = choose_threshold(labels, fit.probabilities(logits, policy.base_rate), rule, weights)
+    findings = [*lacking, *threshold_findings(name, chosen, rule, decides=True, lacking=lacking)]
+    decides = model == list(rows.scores)[-1] and pattern == POOLED
+    expected = _expected(scores, fit, rows.groups, rule, policy.base_rate, seed) if decides else {}
+    return chosen, expected, findings
+
+
+def with_review(policy: Policy, rows: TuningRows, review: ReviewConfig) -> tuple[Policy, list[str]]:
+    """The policy with other review bands (several classes: prediction sets), fitted as `fit_policy` does; findings.
+
+    Thresholds stay; the change is not recorded.
+    """
+    promised, findings = rows.promised or rows.scores, list[str]()
+    main, models = list(rows.scores)[-1], {}
+    for model, fit in policy.models.items():
+        patterns = {
+            pattern: _reviewed(own, _annotated(promised[model][pattern]), policy.base_rate, review)
+            for pattern, own in fit.patterns.items()
+        }
+        pooled = _reviewed(fit, _annotated(promised[model][POOLED]), policy.base_rate, review)
+        findings += unpromised(model, pooled, policy.classes, review)
+        for pattern, own in patterns.items():
+            findings += unpromised(f"{model} on {pattern}", own, policy.classes, review)
+        bands: dict[str, Band] = {}
+        if review.per_language and model == main and rows.languages is not None:
+            bands, few = _language_bands(promised[model][POOLED], rows.languages, pooled, policy.base_rate, review)
+            findings += [f"{model}: {finding}" for finding in few]
+        models[model] = pooled.model_copy(update={"patterns": patterns, "languages": bands})
+    return policy.model_copy(update={"models": models, "review": review}), findings
 
 
 def _band(labels: NDArray[np.int64], p: NDArray[np.float64], threshold: float, review: ReviewConfig) -> Band:
@@ -236,7 +297,7 @@ def _band(labels: NDArray[np.int64], p: NDArray[np.float64], threshold: float, r
 def _language_bands(
     scores: Scores,
     languages: Sequence[str],
-    fit: PatternPolicy,
+    fit: Fit,
     base_rate: Sequence[float] | None,
     review: ReviewConfig,
 ) -> tuple[dict[str, Band], list[str]]:
@@ -254,7 +315,12 @@ def _language_bands(
 
 
 def _expected(
-    scores: Scores, fit: ModelPolicy, groups: Sequence[Any] | None, settings: PolicySettings
+    scores: Scores,
+    fit: Fit,
+    groups: Sequence[Any] | None,
+    rule: ThresholdConfig,
+    base_rate: Sequence[float] | None,
+    seed: int,
 ) -> dict[str, Expected]:
     known = _known(groups, scores)
     if known is None or fit.threshold is None:
@@ -262,9 +328,9 @@ def _expected(
     logits, labels = _annotated(scores)
     if len(np.unique(labels)) < 2:
         return {}
-    probabilities = fit.probabilities(logits, settings.base_rate)
-    weights = row_weights(labels, fit.shares, settings.base_rate)
-    figures = expected_figures(labels, probabilities, known, settings.rule, weights=weights, seed=settings.seed)
+    probabilities = fit.probabilities(logits, base_rate)
+    weights = row_weights(labels, fit.shares, base_rate)
+    figures = expected_figures(labels, probabilities, known, rule, weights=weights, seed=seed)
     return {name: Expected(**interval._asdict()) for name, interval in figures.items()}
 
 

@@ -151,7 +151,8 @@ def _carry(folder: Path, part: Path, policy: Policy, reporter: Reporter) -> None
         return
     shutil.copytree(folder / POLICIES, part / POLICIES)
     with suppress(RunError):  # a damaged one, or a model that this run has not
-        for change in {(c.model, c.pattern): c for c in Policy.load(folder / POLICY).changes}.values():
+        changes = [c for c in Policy.load(folder / POLICY).changes if c.review is None]
+        for change in {(c.model, c.pattern): c for c in changes}.values():
             if (now_it_is := policy.threshold(change.model, change.pattern)) != change.after:
                 reporter.note(
                     f"the threshold {change.after:g} of {change.model} ({change.pattern}), set by {change.by} in the "

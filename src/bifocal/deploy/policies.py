@@ -13,8 +13,11 @@ import numpy as np
 from .. import plugins
 from ..assess.predictions import actions, calibrated
 from ..assess.run_data import RunData
-from ..config import differing_settings, recorded_config
+from ..assess.tuning import tuning_predictions, tuning_rows
+from ..config import ReviewConfig, ThresholdConfig, differing_settings, recorded_config
 from ..decide.policy import POOLED, Policy
+from ..decide.policy_fit import find_threshold, with_review
+from ..decide.thresholds import described, figure_of
 from ..errors import BifocalError, RunError, nearest
 from ..modalities import TEXT
 from ..modalities.text import without_tags
@@ -35,7 +38,7 @@ SHOWN = 120
 def set_threshold(
     folder: str | Path,
     model: str | None,
-    threshold: float,
+    threshold: float | ThresholdConfig,
     *,
     pattern: str = POOLED,
     by: str,
@@ -54,7 +57,9 @@ def set_threshold(
         Of the run, or of the bundle.
     model : str or None
         None = the model that decides.
-    threshold, pattern, by, why : as `Policy.with_threshold`
+    threshold : float or ThresholdConfig
+        A rule finds it on the rows that the run's policy was tuned on, as the run itself does (`find_threshold`).
+    pattern, by, why : as `Policy.with_threshold`
     allow_plugins : as `System.load`
 
     Returns
@@ -62,25 +67,89 @@ def set_threshold(
     dict
         The change, as the policy records it; ``policy``: the new version; ``others``: pattern -> threshold, of those of
         the model that stay; ``bundles``: of the run's bundles those that decide otherwise -> the command that mends it.
+        With a rule ``reached``: its figure on the tuning rows; ``expected``: that on the next ones, of the model that
+        decides; ``findings``: what is to be known of it.
 
     Raises
     ------
     RunError
         As `load_policy`, `change_policy` and `Policy.with_threshold`; where the run is not finished, or another process
-        holds it.
+        holds it; where a rule is to find it in a bundle, which keeps no rows.
+    DataError
+        Where the rule's bound cannot be kept to, with how many rows are missing.
     """
     folder = run_or_bundle(Path(folder))
+    told: dict[str, Any] = {}
 
     def changed(policy: Policy) -> Policy:
-        return policy.with_threshold(model or list(policy.models)[-1], threshold, pattern=pattern, by=by, why=why)
+        named = model or list(policy.models)[-1]
+        if not isinstance(threshold, ThresholdConfig):
+            return policy.with_threshold(named, threshold, pattern=pattern, by=by, why=why)
+        data, figure = _tuned(folder, allow_plugins), figure_of(threshold)
+        rows = tuning_rows(data, tuning_predictions(data))
+        seed = data.config.seed
+        chosen, expected, findings = find_threshold(policy, rows, threshold, model=named, pattern=pattern, seed=seed)
+        after = policy.with_threshold(named, chosen.threshold, pattern=pattern, by=by, why=why, rule=threshold)
+        told["reached"], told["findings"] = {figure: chosen.figures[figure]}, findings
+        if expected:
+            told["expected"] = {figure: expected[figure].value}
+            after = after.model_copy(update={"expected": expected})
+        return after
 
+    return {**_changed(folder, changed, allow_plugins), **told}
+
+
+def set_review(
+    folder: str | Path, review: ReviewConfig, *, by: str, why: str, allow_plugins: Collection[str] = ()
+) -> dict[str, Any]:
+    """Fit all review bands of a run's policy, or prediction sets, to other rates; thresholds stay.
+
+    On the rows of val, as the run itself does (`with_review`). Record is kept as by `set_threshold`, which says what
+    is given and raised.
+
+    Raises
+    ------
+    RunError
+        Also where the rates are for a label of another kind.
+    """
+    folder, found = run_or_bundle(Path(folder)), list[str]()
+
+    def changed(policy: Policy) -> Policy:
+        if (review.alpha is None) != (len(policy.classes) == 2):
+            right = "fnr, fpr or both" if len(policy.classes) == 2 else "alpha"
+            raise RunError(f"{policy.label} has {len(policy.classes)} classes: its review is by {right}")
+        data = _tuned(folder, allow_plugins)
+        after, findings = with_review(policy, tuning_rows(data, tuning_predictions(data)), review)
+        found.extend(findings)
+        main = list(policy.models)[-1]
+        threshold = policy.models[main].threshold
+        change = policy.change(by, why, model=main, before=threshold, after=threshold)
+        changes = (*policy.changes, change.model_copy(update={"review": review}))
+        return after.model_copy(update={"changes": changes})
+
+    return {**_changed(folder, changed, allow_plugins), "findings": found}
+
+
+def _tuned(folder: Path, allow_plugins: Collection[str]) -> RunData:
+    if is_bundle(folder):
+        raise RunError(
+            f"the bundle {folder} keeps no rows to find a threshold or band on: set it on its run, which says how the "
+            "bundle follows"
+        )
+    return RunData.of(folder, allow_plugins)
+
+
+def _changed(folder: Path, changed: Callable[[Policy], Policy], allow_plugins: Collection[str]) -> dict[str, Any]:
+    """Change the policy of a run or a bundle, and say what the change reaches."""
     with plugins.restrict(folder, allow_plugins):
         after = change_policy(folder, changed) if is_bundle(folder) else _change_run(Workspace.of(folder), changed)
     change = after.changes[-1]
+    thresholds = {} if change.review is not None else _thresholds(after)
     return {
-        **change.model_dump(mode="json"),
+        **change.model_dump(mode="json", exclude_none=True),
+        **({"rule": described(change.rule)} if change.rule is not None else {}),
         "policy": after.version,
-        "others": {name: t for (of, name), t in _thresholds(after).items() if of == change.model and name != pattern},
+        "others": {name: t for (of, name), t in thresholds.items() if of == change.model and name != change.pattern},
         "bundles": {} if is_bundle(folder) else _otherwise(folder, after),
     }
 
@@ -121,12 +190,12 @@ def _otherwise(run_folder: Path, policy: Policy) -> dict[str, str]:
         except BifocalError:  # it cannot be loaded either
             engine = folder.name
         differ = {name for name in ours if ours[name] != theirs.get(name)}
-        if differ == {(change.model, change.pattern)}:
+        if differ == {(change.model, change.pattern)} and change.review is None:
             arguments = {"threshold": change.after, "model": change.model, "pattern": change.pattern}
             arguments |= {"by": change.by, "why": change.why}
             options = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
             found[str(folder)] = shlex.join(["bifocal", "policy", "set", str(folder), *options])
-        elif differ:  # more than this one: it was exported before others were set, or of an earlier fit
+        elif differ or change.review is not None:  # exported before others were set, of an earlier fit, or its bands
             place = [] if folder == bundle_of(run_folder, engine) else ["--output", str(folder)]
             found[str(folder)] = shlex.join(["bifocal", "export", str(run_folder), "--engine", engine, *place])
     return found
