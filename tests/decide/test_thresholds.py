@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 from bifocal.config import ThresholdConfig
 from bifocal.decide.thresholds import (
     GRID,
+    SMOOTHED,
     best_f1_threshold,
     best_macro_f1_threshold,
     choose_threshold,
@@ -154,7 +155,7 @@ def test_what_each_rule_takes():
     assert by("cost", costs={"false_negative": 10}) == 0.3
     assert by("cost", costs={"false_positive": 10}) == 0.5
     assert by("f1") == best_f1_threshold(y, p)
-    assert by("macro_f1") == best_macro_f1_threshold(y, p)
+    assert by("macro_f1") == best_macro_f1_threshold(y, p, smoothed=True)
 
 
 def test_macro_f1_is_scikit_learns_and_looks_at_both_classes():
@@ -168,6 +169,20 @@ def test_macro_f1_is_scikit_learns_and_looks_at_both_classes():
     assert best_macro_f1_threshold([0, 1], [0.1, 0.9]) == 0.5
     twice = best_macro_f1_threshold(y, p, np.where(y == 1, 1.0, 4.0))
     assert twice >= threshold  # with more negatives to lose, fewer are flagged
+
+
+def test_of_few_rows_macro_f1_is_made_best_as_it_is_expected_and_of_many_as_it_is():
+    judge = drawn(20_000, 1000)
+    rule, reached = ThresholdConfig(by="macro_f1"), []
+    for seed in range(40):
+        y, p = drawn(60, seed)
+        found = choose_threshold(y, p, rule).threshold, best_macro_f1_threshold(y, p)
+        reached.append([macro_f1(*judge, predictions=judge[1] >= threshold) for threshold in found])
+    expected, plain = np.mean(reached, axis=0)
+    assert expected > plain + 0.005
+    for n, smoothed in ((SMOOTHED - 1, True), (SMOOTHED, False)):
+        y, p = drawn(n, 2)
+        assert choose_threshold(y, p, rule).threshold == best_macro_f1_threshold(y, p, smoothed=smoothed)
 
 
 def test_what_cannot_be_kept_to_comes_with_the_nearest_that_can():

@@ -15,6 +15,7 @@ from ..evaluate.intervals import Interval
 from ..evaluate.metrics import checked
 from ..evaluate.ranking import Ranking
 from ..workspace import atomic
+from .smoothing import expected_positives
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -35,6 +36,9 @@ FEW = 10
 """Under so many rows for or against a figure, halves show too little of its chance."""
 SWEEPS = 10
 """Over the classes, at most; two or three are enough."""
+SMOOTHED = 500
+"""Under so many rows macro-F1 is made best as it is expected, not as these rows happen to have it. From there on a
+regression that does not fit may cost what the chance of single rows does (docs/decisions.md has the figures)."""
 CANDIDATES = 500
 """Thresholds at most of a half: bounds the time of intervals on large splits."""
 
@@ -108,14 +112,17 @@ def best_f1_threshold(labels: ArrayLike, probabilities: ArrayLike, weights: Arra
     return best["threshold"]
 
 
-def best_macro_f1_threshold(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> float:
+def best_macro_f1_threshold(
+    labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None, *, smoothed: bool = False
+) -> float:
     """The threshold of `GRID` with the highest mean of both classes' F1; of equals the nearest to 0.5, then the lower.
 
-    Input and errors as `threshold_curve`.
+    ``smoothed``: of the F1 that `expected_positives` expects. Input and errors as `threshold_curve`.
     """
     y, p = _binary(labels, probabilities)
     w = _counted(weights, y)
-    found = _both_f1(Counts.of(p >= np.array(GRID)[:, None], y, w)).tolist()
+    positives = expected_positives(p, w * y, w) if smoothed else w * y
+    found = _both_f1(Counts.of(p >= np.array(GRID)[:, None], positives, w)).tolist()
     return max(zip(found, GRID, strict=True), key=lambda pair: (pair[0], -round(abs(pair[1] - 0.5), 2), -pair[1]))[1]
 
 
@@ -205,7 +212,8 @@ def choose_threshold(
     needs no correction (fixed sequence testing: Angelopoulos et al. 2021, arXiv:2110.01052, section 4.2); precision is
     looked at in `LOOKS` places, and the risk is divided by them (Bonferroni).
 
-    Where no threshold keeps to the bound, the one that comes nearest is given, and ``met`` is False.
+    Where no threshold keeps to the bound, the one that comes nearest is given, and ``met`` is False. Of under
+    `SMOOTHED` rows ``macro_f1`` takes the best that is expected (`expected_positives`).
 
     Parameters
     ----------
@@ -229,7 +237,10 @@ def choose_threshold(
     w = _counted(weights, y)
     met, nearest = True, float("nan")
     if rule.by in ON_GRID:
-        threshold = (best_f1_threshold if rule.by == "f1" else best_macro_f1_threshold)(y, p, w)
+        smoothed = _is_smoothed(rule, len(y))
+        threshold = (
+            best_f1_threshold(y, p, w) if rule.by == "f1" else best_macro_f1_threshold(y, p, w, smoothed=smoothed)
+        )
     else:
         ranked = _Ranked(y, p)
         # Within a class all weights are equal, and its own rows are what a confident figure of it counts.
@@ -240,7 +251,7 @@ def choose_threshold(
             nearest = float(_kept(counts, rule)[at])
             met = nearest >= rule.bound if rule.by in LEAST else nearest <= rule.bound
     flags = p >= threshold
-    counts = Counts.of(flags, y, w)
+    counts = Counts.of(flags, w * y, w)
     return ChosenThreshold(threshold, met, {**_at(threshold, y, flags, w), **counts.figures(0, rule)}, nearest)
 
 
@@ -284,6 +295,7 @@ def expected_figures(
     y, p = _binary(labels, probabilities)
     w = _counted(weights, y)
     ranked = _Ranked(y, p, most=CANDIDATES)
+    smoothed = _is_smoothed(rule, len(y))  # of halves as of the whole
     differences: dict[str, list[float]] = {}
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -293,7 +305,8 @@ def expected_figures(
         if not (0 < lesson @ y < lesson.sum() and 0 < test @ y < test.sum()):
             continue
         here, next_one = ranked.counts(lesson * w), ranked.counts(test * w)
-        at = ranked.choose(here if rule.confidence is None else ranked.counts(lesson), rule)
+        chosen_by = ranked.smoothed(here) if smoothed else here
+        at = ranked.choose(chosen_by if rule.confidence is None else ranked.counts(lesson), rule)
         before, after = here.figures(at, rule), next_one.figures(at, rule)
         for name in before:
             differences.setdefault(name, []).append(after[name] - before[name])
@@ -355,10 +368,10 @@ class Counts(NamedTuple):
     rows: Floats | float
 
     @classmethod
-    def of(cls, flags: NDArray[np.bool_], y: NDArray[np.int64], w: Floats) -> Counts:
-        """Of flags ``[..., n]`` on rows of labels and weights ``[n]``."""
+    def of(cls, flags: NDArray[np.bool_], positives: Floats, rows: Floats) -> Counts:
+        """Of flags ``[..., n]`` on rows ``[n]`` that count for so many positives and rows."""
         flags = np.atleast_2d(flags)
-        return cls(flags @ w, flags @ (w * y), float(w @ y), float(w.sum()))
+        return cls(flags @ rows, flags @ positives, float(positives.sum()), float(rows.sum()))
 
     def figures(self, at: int, rule: ThresholdConfig) -> dict[str, float]:
         """By name, at one threshold, that of the rule among them; 0 where there is nothing to go by."""
@@ -387,6 +400,12 @@ class _Ranked(Ranking):
         flagged, hits = self.cumulative(weights), self.cumulative(weights * self.y)
         return Counts(flagged, hits, float(hits[-1]), float(flagged[-1]))
 
+    def smoothed(self, counts: Counts) -> Counts:
+        """The same with the positives that `expected_positives` expects."""
+        rows, positives = (np.diff(part, prepend=0) for part in (counts.flagged, counts.hits))
+        hits = expected_positives(self.thresholds, positives, rows).cumsum()
+        return counts._replace(hits=hits, positives=float(hits[-1]))
+
     def choose(self, counts: Counts, rule: ThresholdConfig) -> int:
         """The index of the candidate that the rule takes."""
         if rule.by in ON_GRID:  # what the grid comes down to; a threshold that flags nothing is as good as the first
@@ -413,6 +432,10 @@ def _both_f1(counts: Counts) -> Floats:
     passed, negatives = counts.rows - counts.flagged, counts.rows - counts.positives
     right = passed - (counts.positives - counts.hits)
     return (_positive_f1(counts) + _share(2 * right, passed + negatives)) / 2
+
+
+def _is_smoothed(rule: ThresholdConfig, n: int) -> bool:
+    return rule.by == "macro_f1" and n < SMOOTHED
 
 
 def figure_of(rule: ThresholdConfig) -> str:
