@@ -31,7 +31,8 @@ class CompositeOptions(Strict):
     """What ``fusion.options`` may hold."""
 
     candidates: Annotated[list[str], Field(min_length=1)] | None = None
-    """Strategies to choose from; None = all that come with Bifocal and can be cross-fitted in seconds."""
+    """Strategies to choose from; None = all that come with Bifocal and can be cross-fitted in seconds on inputs of
+    this width (`CompositeFusion.left_out`)."""
     options: Given = Field(default_factory=dict)
     """Strategy -> its own options."""
     members: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
@@ -61,7 +62,8 @@ class CompositeFusion(EvidenceFusion):
 
     def fit_folds(self, rows: FoldRows, *, seeds: Sequence[int], read: Mapping[str, Reads]) -> FoldPredictions:
         """As `CrossFittable` has it: every candidate is cross-fitted on the same folds."""
-        found, names = {}, self.check(read)
+        left_out = self.left_out(rows.evidence, read)
+        found, names = {}, [name for name in self.check(read) if name not in left_out]
         for done, name in enumerate(names):
             if self.progress:
                 self.progress(done, len(names))
@@ -106,6 +108,19 @@ class CompositeFusion(EvidenceFusion):
                     f"{', '.join(able)}"
                 )
         return names
+
+    def left_out(self, evidence: Mapping[str, Evidence], read: Mapping[str, Reads]) -> list[str]:
+        """Strategies that nobody named and that would take long on inputs as wide as these."""
+        if self.options.members or self.options.candidates:
+            return []
+        found = []
+        for name in self._candidates():
+            member = self._member(name)
+            reads = {modality: readable_of(member, read).get(modality, member.reads) for modality in evidence}
+            columns = sum(getattr(e, reads[modality]).shape[1] for modality, e in evidence.items())
+            if member.most_columns is not None and columns > member.most_columns:
+                found.append(name)
+        return found
 
     def _candidates(self) -> list[str]:
         """What is compared: named, or all that can be. Raises `ConfigError` where one of those named cannot be."""

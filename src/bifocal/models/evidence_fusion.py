@@ -51,6 +51,8 @@ class EvidenceFusion:
     readable: tuple[Reads, ...] = ("features", "logits")
     """What the configuration may choose from."""
     Options: type[Strict] = Strict
+    most_columns: int | None = None
+    """Inputs side by side beyond which a choice between strategies does not try this one unless it is named."""
 
     def __init__(self, **options: Any):
         self.options: Any = plugins.options("fusion", self.strategy(), options, self.Options)
@@ -174,7 +176,7 @@ class EvidenceFusion:
                 f"a fusion learns to tell at least two classes apart; its {len(rows)} rows with a part show "
                 f"{int((counts > 0).sum())}: give more rows, or check how the label is mapped"
             )
-        self.prior = _log_shares(labels[rows], self.classes)
+        self.prior = log_shares(labels[rows], self.classes)
         return rows
 
     def _train_parts(self, evidence: Mapping[str, Evidence], labels: Tensor, read: Mapping[str, Reads] | None) -> Parts:
@@ -299,12 +301,14 @@ class LearnedFusion(EvidenceFusion):
             rows.others(number)
         train = self._train_parts(rows.evidence, rows.labels, read)
         usable = self._usable(rows.evidence, rows.labels)
+        fold = rows.fold[usable]
+        scalings = rows.scalings(train, fold, self.read, self.options.columns)
         found = [
             fold_heads(
                 partial(self._build, width=width),
                 train,
-                rows.fold[usable],
-                folds=rows.folds,
+                fold,
+                scalings,
                 seeds=seeds,
                 recipe=self.options,
                 patterns=rows.patterns,
@@ -313,12 +317,11 @@ class LearnedFusion(EvidenceFusion):
         ]
         heads = FoldedHeads.of_widths(found)
         logits = self.prior.repeat(len(rows.patterns), len(rows.labels), 1)
-        logits[:, usable] = heads.predictions(rows.fold[usable])
-        point, epochs = heads.chosen
-        width, (rate, decay) = [(w, point) for w in self.options.widths for point in self.options.grid()][point]
-        chosen = {"widths": (width,), "learning_rates": (rate,), "weight_decays": (decay,), "epochs": epochs}
-        trained = sum(w.numel() for w in self._build(Scaling.of(train, self.options.columns), width).parameters())
-        return FoldPredictions(logits, self.options.model_copy(update=chosen), trained)
+        logits[:, usable] = heads.predictions(fold)
+        chosen, epochs = heads.chosen
+        width, (rate, decay) = [(w, point) for w in self.options.widths for point in self.options.grid()][chosen]
+        settings = {"widths": (width,), "learning_rates": (rate,), "weight_decays": (decay,), "epochs": epochs}
+        return FoldPredictions(logits, self.options.model_copy(update=settings), heads.trained[chosen])
 
     def _build(self, scaling: Scaling, width: int) -> nn.Module:
         return self.head({name: scaling.width(name) for name in self.dims}, self.classes, width)
@@ -473,7 +476,7 @@ def _any(present: Mapping[str, Tensor]) -> Tensor:
     return reduce(torch.logical_or, present.values())
 
 
-def _log_shares(labels: Tensor, classes: int) -> Tensor:
+def log_shares(labels: Tensor, classes: int) -> Tensor:
     """The log of the class shares ``[C]``; a class without rows is rare, not impossible."""
     counts = torch.bincount(labels, minlength=classes) + 1
     return (counts / counts.sum()).log()

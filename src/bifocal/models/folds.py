@@ -8,9 +8,9 @@ step, and of every grid point only what is best so far is kept, so that memory d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,7 @@ class FoldRows:
     labels: Tensor
     fold: Tensor
     patterns: Sequence[Sequence[str]]
+    _scalings: dict[Any, list[Scaling]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def folds(self) -> int:
@@ -82,6 +83,32 @@ class FoldRows:
                 "cross-fitting needs each class in at least two groups; give more rows, or tune on val"
             )
         return rows
+
+    def scalings(self, train: Parts, fold: Tensor, read: Mapping[str, Reads], columns: int | None) -> list[Scaling]:
+        """Of each fold, fitted on the others; all have as few components as the least, or none.
+
+        Strategies that read the same share them: components of wide features cost more than a small head's training.
+
+        Parameters
+        ----------
+        train : Parts
+            What a strategy reads of all rows with a part.
+        fold : Tensor
+            Their folds.
+        read : mapping
+            Modality -> what of its Evidence ``train`` holds.
+        columns : int, optional
+            As `Recipe` has them.
+        """
+        key = (tuple(read.items()), columns)
+        if key not in self._scalings:
+            found = [Scaling.of(train.take((fold != k).nonzero().flatten()), columns) for k in range(self.folds)]
+            reduced = set.intersection(*(set(s.basis) for s in found))
+            widths = {name: min(s.basis[name].shape[1] for s in found) for name in found[0].basis if name in reduced}
+            self._scalings[key] = [
+                replace(s, basis={name: s.basis[name][:, :width] for name, width in widths.items()}) for s in found
+            ]
+        return self._scalings[key]
 
     def without_fold(self, number: int) -> tuple[dict[str, Evidence], Tensor]:
         """Evidence and labels of all `others`."""
@@ -161,11 +188,14 @@ class FoldedHeads:
         As `FoldCurves` has them, by grid point.
     logits : Tensor, [G, P, n, C]
         Of every grid point at the epoch that the other folds found best; of rows without any part they mean nothing.
+    trained : tuple of int, [G]
+        Numbers that one model learns.
     """
 
     best: Tensor
     epochs: Tensor
     logits: Tensor
+    trained: tuple[int, ...]
 
     @classmethod
     def of_widths(cls, found: Sequence[FoldedHeads]) -> FoldedHeads:
@@ -174,6 +204,7 @@ class FoldedHeads:
             torch.cat([heads.best for heads in found], dim=1),
             torch.cat([heads.epochs for heads in found], dim=1),
             torch.cat([heads.logits for heads in found]),
+            tuple(count for heads in found for count in heads.trained),
         )
 
     def predictions(self, fold: Tensor) -> Tensor:
@@ -192,8 +223,8 @@ def fold_heads(
     build: Callable[[Scaling], nn.Module],
     train: Parts,
     fold: Tensor,
+    scalings: Sequence[Scaling],
     *,
-    folds: int,
     seeds: Sequence[int],
     recipe: Recipe,
     patterns: Sequence[Sequence[str]],
@@ -210,15 +241,15 @@ def fold_heads(
     train : Parts
         Rows ``[n]`` of all folds.
     fold : Tensor, [n]
-    folds : int
-        K.
+    scalings : sequence of Scaling, [K]
+        As `FoldRows.scalings` gives them.
     seeds : sequence of int
     recipe : Recipe
-        All but ``widths``, which ``build`` knows.
+        All but ``widths`` and ``columns``, which ``build`` and ``scalings`` know.
     patterns : sequence of modality names
         As `FoldRows` has them.
     """
-    program = _FoldProgram(build, train, fold, folds, seeds, recipe)
+    program = _FoldProgram(build, train, fold, scalings, seeds, recipe)
     grid, held = recipe.grid(), program.held
     curves, logits = FoldCurves([len(rows) for rows in held], len(grid), recipe.patience), None
     for epoch in range(1, recipe.epochs + 1):
@@ -234,7 +265,8 @@ def fold_heads(
         if curves.done:
             break
     assert logits is not None  # there is one epoch at least
-    return FoldedHeads(curves.best, curves.epochs, logits)
+    trained = sum(w.numel() for w in program.module.parameters())
+    return FoldedHeads(curves.best, curves.epochs, logits, (trained,) * len(grid))
 
 
 class _FoldProgram:
@@ -245,12 +277,11 @@ class _FoldProgram:
         build: Callable[[Scaling], nn.Module],
         train: Parts,
         fold: Tensor,
-        folds: int,
+        scalings: Sequence[Scaling],
         seeds: Sequence[int],
         recipe: Recipe,
     ):
-        n, self.seeds = len(train), len(seeds)
-        scalings = _scalings(train, fold, folds, recipe.columns)
+        n, self.seeds, folds = len(train), len(seeds), len(scalings)
         self.rows = _stacked(train, fold, scalings)
         self.held = [(fold == k).nonzero().flatten() for k in range(folds)]
         self.heard = [self.rows.take(k * n + rows) for k, rows in enumerate(self.held)]
@@ -263,6 +294,7 @@ class _FoldProgram:
             recipe,
             [rows for rows in learned for _ in seeds],
         )
+        self.module = self.program.module
 
     def epoch(self) -> list[Tensor]:
         """Train for one, and say of each fold what its members now think of it, ``[G, n_k, C]``."""
@@ -275,14 +307,6 @@ class _FoldProgram:
         there = {name: p if name in keep else torch.zeros_like(p) for name, p in rows.present.items()}
         seeds = slice(k * self.seeds, (k + 1) * self.seeds)
         return mean_of(self.program.logits(replace(rows, present=there), seeds), dim=1)
-
-
-def _scalings(train: Parts, fold: Tensor, folds: int, columns: int | None) -> list[Scaling]:
-    """Of each fold, fitted on the others; all have as few components as the least, or none."""
-    found = [Scaling.of(train.take((fold != k).nonzero().flatten()), columns) for k in range(folds)]
-    reduced = set.intersection(*(set(s.basis) for s in found))
-    widths = {name: min(s.basis[name].shape[1] for s in found) for name in found[0].basis if name in reduced}
-    return [replace(s, basis={name: s.basis[name][:, :width] for name, width in widths.items()}) for s in found]
 
 
 def _stacked(train: Parts, fold: Tensor, scalings: Sequence[Scaling]) -> Parts:

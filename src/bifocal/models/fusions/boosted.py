@@ -55,12 +55,14 @@ class Boosted(EvidenceFusion):
 
     reads = "features"
     Options = Options
+    # 3,500 rows of 1,664 columns, cross-fitted: half of the time of all strategies, and no better than the others.
+    most_columns = 512
 
     def learn(self, train: Parts, val: Parts | None, seeds: Sequence[int]) -> None:
         held_out = (_table(val.inputs, val.present), val.labels.tolist()) if val else None
         self.trees = []
         for seed in seeds:
-            table, weights = self._lesson(train, seed)
+            table, weights = self._weighted_table(train, seed)
             text = grow(
                 table,
                 held_out,
@@ -97,12 +99,12 @@ class Boosted(EvidenceFusion):
         return FoldPredictions(fold_logits(members, rows), settings, trained)
 
     def _growing(self, train: Parts, held_out: Parts, seed: int) -> Growing:
-        table, weights = self._lesson(train, seed)
+        table, weights = self._weighted_table(train, seed)
         heard = _table(held_out.inputs, held_out.present), held_out.labels.tolist()
         return Growing(table, heard, classes=self.classes, weights=weights, settings=self._settings(train, seed))
 
-    def _lesson(self, train: Parts, seed: int) -> tuple[Table, list[float]]:
-        """The table that a seed learns from, and the weights of its rows."""
+    def _weighted_table(self, train: Parts, seed: int) -> tuple[Table, list[float]]:
+        """The table that a seed learns from, copies without a part included, and the weights of its rows."""
         rows, present, weights = self._copied(train.present, seed)
         table = _table({name: x[rows] for name, x in train.inputs.items()}, present)
         return (table, train.labels[rows].tolist()), weights

@@ -50,7 +50,7 @@ class Linear(EvidenceFusion):
     Options = Options
 
     def learn(self, train: Parts, val: Parts | None, seeds: Sequence[int]) -> None:
-        (columns, labels), rows = self._lesson(train, seeds[0])
+        (columns, labels), rows = self._augmented(train, Scaling.of(train, self.options.columns), seeds[0])
         groups = [train.groups[i] for i in rows.tolist()]
         self.linear = fit_linear(
             columns,
@@ -64,28 +64,31 @@ class Linear(EvidenceFusion):
     def fit_folds(self, rows: FoldRows, *, seeds: Sequence[int], read: Mapping[str, Reads]) -> FoldPredictions:
         """As `CrossFittable` has it: a row's penalty is the best of the folds that it is not in."""
         members, paths, sums = [], [], []
-        for number in range(rows.folds):
+        train = self._train_parts(rows.evidence, rows.labels, read)
+        usable = self._usable(rows.evidence, rows.labels)
+        scalings = rows.scalings(train, rows.fold[usable], self.read, self.options.columns)
+        for number, scaling in enumerate(scalings):
             member = type(self)(**self.options.model_dump())
-            lesson, _ = member._lesson(member._train_parts(*rows.without_fold(number), read), seeds[0])
+            table, _ = member._augmented(member._train_parts(*rows.without_fold(number), read), scaling, seeds[0])
             held = (rows.fold == number).nonzero().flatten()
             inputs, present = member._inputs({name: e.take(held.tolist()) for name, e in rows.evidence.items()})
-            heard = member._side_by_side(inputs, present), rows.labels[held]
+            held_out = member._side_by_side(inputs, present), rows.labels[held]
             # The whole path: where it might end early is for the fold's own labels to say.
-            heads, losses = held_out_path(lesson, heard, member.classes, self.options.penalties, overfitted=math.inf)
+            heads, losses = held_out_path(table, held_out, member.classes, self.options.penalties, overfitted=math.inf)
             members.append(member)
             paths.append(heads)
             sums.append(losses)
-        table = torch.tensor(sums, dtype=torch.double)
-        total = table.sum(dim=0)
-        for member, heads, own in zip(members, paths, table, strict=True):
+        fold_losses = torch.tensor(sums, dtype=torch.double)
+        total = fold_losses.sum(dim=0)
+        for member, heads, own in zip(members, paths, fold_losses, strict=True):
             member.linear = heads[int((total - own).argmin())]
         penalty = paths[0][int(total.argmin())].penalty
         settings = self.options.model_copy(update={"penalties": (penalty,)})
         return FoldPredictions(fold_logits(members, rows), settings, members[-1].parameters()["trained"])
 
-    def _lesson(self, train: Parts, seed: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """Scaling is fitted; columns ``[r, d]`` and labels ``[r]`` to learn from, and the rows that they are of."""
-        self.scaling = Scaling.of(train, self.options.columns)
+    def _augmented(self, train: Parts, scaling: Scaling, seed: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Columns ``[r, d]`` and labels ``[r]`` to learn from, copies without a part included, and whose rows."""
+        self.scaling = scaling
         rows, present = self._copied(train.present, seed)
         columns = self._side_by_side({name: x[rows] for name, x in train.inputs.items()}, present)
         return (columns, train.labels[rows]), rows

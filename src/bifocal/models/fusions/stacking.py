@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ..evidence_fusion import STATISTICS, WEIGHTS, RefittedFusion, centred, shares_by_length, side_by_side
+from ..evidence_fusion import STATISTICS, WEIGHTS, RefittedFusion, centred, log_shares, shares_by_length, side_by_side
 from ..heads import Parts
 from ..linear import LinearHead, fit_linear
 
@@ -25,8 +25,9 @@ class Stacking(RefittedFusion):
 
     What an expert's word is worth depends on who else speaks: the weights for the text alone are not those for text
     and picture with the picture at zero. Each set is fitted on all training rows that have its parts, their other
-    parts left out, so that an absent part is no surprise at serving even where training had none. A set with too few
-    rows falls back to the largest set within it that has weights, of equals to the one that learned from more rows.
+    parts left out, so that an absent part is no surprise at serving even where training had none. An expert that the
+    weights would contradict is left out of its set (`_fit_agreeing`). A set with too few rows falls back to the
+    largest set within it that has weights, of equals to the one that learned from more rows.
 
     Convex, its penalty chosen across groups of train: seeds and val change nothing.
     """
@@ -43,8 +44,8 @@ class Stacking(RefittedFusion):
             labels, groups = train.labels[rows], [train.groups[i] for i in rows.tolist()]
             enough = sum(pattern) == 1 or (any(pattern) and len(rows) >= MIN_ROWS)
             if enough and len(labels.unique()) > 1:
-                columns = torch.cat(_centred_logits(train.inputs, pattern), dim=1)[rows]
-                self.heads[pattern] = fit_linear(columns, labels, groups, classes=self.classes)
+                columns = [x[rows] for x in _centred_logits(train.inputs, pattern)]
+                self.heads[pattern] = _fit_agreeing(columns, labels, groups, self.classes)
                 self.rows[pattern] = len(rows)
 
     def combine(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
@@ -98,6 +99,30 @@ class Stacking(RefittedFusion):
             if f"{name}.weight" in tensors:
                 self.heads[pattern] = LinearHead(tensors[f"{name}.weight"], tensors[f"{name}.bias"], float("nan"))
                 self.rows[pattern] = int(tensors[name.replace(WEIGHTS, ROWS)])
+
+
+def _fit_agreeing(columns: Sequence[Tensor], labels: Tensor, groups: Sequence[str], classes: int) -> LinearHead:
+    """Weights for experts with centred logits ``[n, C]`` each; those that they would contradict get none.
+
+    Cross-fitted logits lean against the labels a little: a fold with more positives leaves fewer to those who judge it.
+    Where an expert knows nothing, free weights turn that lean round, and rows held out look predictable (labels that
+    are permuted: AUROC 0.535). Breiman 1996 (Machine Learning 24, Stacked regressions) therefore forbids negative
+    weights. Here an expert's weights are a matrix; negative is one with a negative trace, which on the whole takes
+    from a class what the expert gives it. The worst of such experts goes, and the others are fitted again.
+    """
+    kept = list(range(len(columns)))
+    weight = torch.zeros(classes, classes * len(columns))
+    while kept:
+        head = fit_linear(torch.cat([columns[i] for i in kept], dim=1), labels, groups, classes=classes)
+        blocks = head.weight.split(classes, dim=1)
+        # The logits of an expert, and those of the head, count up to a constant.
+        agreement = [float(block.trace() - block.sum() / classes) for block in blocks]
+        if min(agreement) >= 0:
+            for i, block in zip(kept, blocks, strict=True):
+                weight[:, i * classes : (i + 1) * classes] = block
+            return LinearHead(weight, head.bias, head.penalty)
+        del kept[agreement.index(min(agreement))]
+    return LinearHead(weight, log_shares(labels, classes), float("nan"))
 
 
 def _read(pattern: Pattern) -> list[int]:
