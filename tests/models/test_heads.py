@@ -200,6 +200,18 @@ def test_wide_inputs_are_reduced_to_principal_components_that_keep_their_varianc
     torch.testing.assert_close(reduced @ back, standard.double(), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("n", [30, 300])
+def test_components_are_those_of_scikit_learn(n):
+    from sklearn.decomposition import PCA
+
+    x = torch.randn(n, 60, dtype=torch.double, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 61)
+    scaling = Scaling.of(Parts({"a": x.float()}, {"a": torch.ones(n) > 0}, torch.zeros(n).long()), columns=4)
+    standard = ((x.float() - scaling.mean["a"]) / scaling.scale["a"]).double()
+    found = PCA(4, svd_solver="full").fit(standard.numpy())
+    axes = torch.from_numpy(found.components_.T / found.explained_variance_.mean() ** 0.5)
+    torch.testing.assert_close(scaling.basis["a"].double(), axes, atol=1e-4, rtol=1e-4)
+
+
 def test_by_default_a_part_is_as_wide_as_its_rows_bear():
     assert [bearable_columns(rows) for rows in (50, 300, 4096, 12800)] == [64, 64, 64, 200]
     rows = Parts({"a": torch.randn(300, 100), "b": torch.randn(300, 64)}, {}, torch.zeros(300).long())
@@ -209,9 +221,9 @@ def test_by_default_a_part_is_as_wide_as_its_rows_bear():
     assert Scaling.of(rows, Recipe(columns=0).columns).basis == {}
 
 
-def test_a_part_with_fewer_rows_than_columns_is_reduced_to_its_rows():
+def test_a_part_with_fewer_rows_than_columns_is_reduced_to_what_they_span():
     rows = Parts({"a": torch.randn(5, 40)}, {"a": torch.ones(5) > 0}, torch.zeros(5).long())
-    assert Scaling.of(rows, columns=10).width("a") == 6
+    assert Scaling.of(rows, columns=10).width("a") == 4 + 1  # five points span four axes; one column is the flag
     nothing = Parts({"a": torch.randn(5, 40)}, {"a": torch.zeros(5) > 0}, torch.zeros(5).long())
     scaling = Scaling.of(nothing, columns=10)
     assert bool(scaling.basis["a"].isfinite().all())
