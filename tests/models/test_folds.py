@@ -119,7 +119,8 @@ def test_the_program_of_all_folds_gives_the_numbers_of_each_fold_alone():
         return Head({m: scaling.width(m) for m in train.inputs})
 
     keep = [("text",), ("image", "text")]
-    heads = fold_heads(build, train, fold, folds=3, seeds=[3, 4], recipe=recipe, patterns=keep)
+    scalings = FoldRows(found, labels, fold, keep).scalings(train, fold, {}, recipe.columns)
+    heads = fold_heads(build, train, fold, scalings, seeds=[3, 4], recipe=recipe, patterns=keep)
     for k in range(3):
         some = train.take((fold != k).nonzero().flatten())
         out = train.take((fold == k).nonzero().flatten())
@@ -142,9 +143,10 @@ def test_each_row_gets_the_grid_point_that_the_other_folds_chose():
     )
     fold = torch.arange(90) % 3
     recipe = Recipe(epochs=4, patience=4, learning_rates=(1e-2, 3e-3, 1e-4), weight_decays=(0.1,))
+    scalings = FoldRows(found, train.labels, fold, [("text", "image")]).scalings(train, fold, {}, recipe.columns)
     heads = fold_heads(
         lambda scaling: Head({m: scaling.width(m) for m in train.inputs}),
-        train, fold, folds=3, seeds=[0], recipe=recipe, patterns=[("text", "image")],
+        train, fold, scalings, seeds=[0], recipe=recipe, patterns=[("text", "image")],
     )  # fmt: skip
     said = heads.predictions(fold)
     for k in range(3):

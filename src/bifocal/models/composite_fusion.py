@@ -1,13 +1,14 @@
 """Fusions made of other fusions: which of them, and in what shares, is found by cross-fitting them all.
 
-What a strategy says of rows that it has not seen is all there is to choose by. Every strategy that comes with Bifocal
-and can be cross-fitted is a candidate, by no list: one that is added is tried from then on.
+A strategy's predictions of rows that it has not seen are all there is to choose by. Every strategy that comes with
+Bifocal and can be cross-fitted is a candidate, by no list: one that is added is tried from then on.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Self
 
 import torch
@@ -20,11 +21,22 @@ from ..config import Reads, Strict
 from ..data.splits import fold_of
 from ..errors import ConfigError, nearest
 from ..example import Evidence
+from .comparison import Candidate, compare
 from .evidence_fusion import BOTH, STATISTICS, EvidenceFusion
 from .folds import CrossFittable, FoldPredictions, FoldRows
+from .heads import Recipe
 
+COMPARED_SEEDS = 1
+"""Models of each strategy where strategies are compared; those picked are then fitted with all seeds."""
+NARROW = {"learning_rates": [1e-3, 3e-3], "weight_decays": [0.01]}
+"""The grid of every head that is trained by gradient, where its own options do not say otherwise: a third of the six
+points, and of the time."""
 FOLDS = 5
 """Of a composite that is fitted by itself, without `bifocal.fit.cross_fit`."""
+
+
+Picks = dict[str, int]
+"""Strategy -> how often it counts."""
 
 
 class CompositeOptions(Strict):
@@ -42,7 +54,7 @@ class CompositeOptions(Strict):
 class CompositeFusion(EvidenceFusion):
     """The mean of the members' probabilities, each counted as often as it was picked.
 
-    A strategy fills in `compose`. Members read what they read by default, or what ``read`` asks for where they can.
+    A strategy fills in `pick`. Members read what they read by default, or what ``read`` asks for where they can.
 
     Attributes
     ----------
@@ -57,19 +69,48 @@ class CompositeFusion(EvidenceFusion):
     """Takes how many strategies are cross-fitted, and of how many."""
 
     @abstractmethod
-    def compose(self, found: Mapping[str, FoldPredictions], rows: FoldRows) -> FoldPredictions:
-        """What the composite says of rows it has not seen, and of which strategy, or which members, it is made."""
+    def pick(
+        self, found: Mapping[str, FoldPredictions], candidates: Sequence[Candidate], rows: FoldRows
+    ) -> list[Picks]:
+        """For each fold, and last for the model to deploy: strategy -> how often it counts."""
+
+    def settle(self, picks: Picks, found: Mapping[str, FoldPredictions]) -> FoldPredictions:
+        """The settings of the model to deploy; its logits are left to `fit_folds`."""
+        options = {name: found[name].settings.model_dump(mode="json") for name in picks}
+        settings = self.options.model_copy(update={"members": picks, "options": options})
+        return replace(next(iter(found.values())), settings=settings, trained=sum(found[n].trained for n in picks))
 
     def fit_folds(self, rows: FoldRows, *, seeds: Sequence[int], read: Mapping[str, Reads]) -> FoldPredictions:
-        """As `CrossFittable` has it: every candidate is cross-fitted on the same folds."""
+        """As `CrossFittable` has it: every candidate is cross-fitted on the same folds.
+
+        They are compared by one seed each. Those that were picked are then cross-fitted with all seeds, as what tunes
+        a temperature has to be as sure as what is deployed.
+        """
         left_out = self.left_out(rows.evidence, read)
-        found, names = {}, [name for name in self.check(read) if name not in left_out]
+        names = [name for name in self.check(read) if name not in left_out]
+        found = self._cross_fit(names, rows, seeds[:COMPARED_SEEDS], read)
+        trained = {name: one.trained for name, one in found.items()}
+        groups = next(iter(rows.evidence.values())).groups
+        candidates = compare({name: one.logits[-1] for name, one in found.items()}, rows.labels, groups, trained)
+        picks = self.pick(found, candidates, rows)
+        if len(seeds) > COMPARED_SEEDS:
+            found = self._cross_fit([name for name in names if any(name in p for p in picks)], rows, seeds, read)
+        logits = torch.empty_like(next(iter(found.values())).logits)
+        for number, own in enumerate(picks[:-1]):
+            held = rows.fold == number
+            logits[:, held] = mean_of_picks(torch.stack([found[n].logits[:, held] for n in own]), list(own.values()))
+        return replace(self.settle(picks[-1], found), logits=logits, candidates=tuple(candidates))
+
+    def _cross_fit(
+        self, names: Sequence[str], rows: FoldRows, seeds: Sequence[int], read: Mapping[str, Reads]
+    ) -> dict[str, FoldPredictions]:
+        found = {}
         for done, name in enumerate(names):
             if self.progress:
                 self.progress(done, len(names))
             member = self._member(name)
             found[name] = member.fit_folds(rows, seeds=seeds, read=readable_of(member, read))
-        return self.compose(found, rows)
+        return found
 
     def fit(
         self,
@@ -142,7 +183,8 @@ class CompositeFusion(EvidenceFusion):
         return found
 
     def _member(self, name: str) -> Any:
-        return plugins.load("fusions", name)(**self.options.options.get(name, {}))
+        kind, own = plugins.load("fusions", name), self.options.options.get(name, {})
+        return kind(**({**NARROW, **own} if issubclass(kind.Options, Recipe) else own))
 
     # ------------------------------------------------------------------ decide
 
@@ -152,8 +194,8 @@ class CompositeFusion(EvidenceFusion):
 
     def traced(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Raises `ModelError` where a member has no such form."""
-        said = self._mean(m.traced(self._own(m, inputs), present) for m in self.members.values())
-        return self._or_prior(said, present)
+        logits = self._mean(m.traced(self._own(m, inputs), present) for m in self.members.values())
+        return self._or_prior(logits, present)
 
     def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The mean of the weights of those members that have any."""
@@ -170,8 +212,8 @@ class CompositeFusion(EvidenceFusion):
         parts = {name: x.tensor_split([x.shape[-1] - self.classes], dim=-1) for name, x in inputs.items()}
         return {name: parts[name][what == "logits"] for name, what in member.read.items()}
 
-    def _mean(self, said: Iterable[Tensor]) -> Tensor:
-        return mean_of_picks(torch.stack(list(said)), list(self.options.members.values()))
+    def _mean(self, logits: Iterable[Tensor]) -> Tensor:
+        return mean_of_picks(torch.stack(list(logits)), list(self.options.members.values()))
 
     # ------------------------------------------------------------------ keep
 
@@ -206,7 +248,7 @@ def mean_of_picks(members: Tensor, picks: Sequence[int]) -> Tensor:
 
 
 def _members_of(found: FoldPredictions) -> dict[str, Any]:
-    """The options ``members`` and ``options`` of what `CompositeFusion.compose` gave."""
+    """The options ``members`` and ``options`` of what `CompositeFusion.fit_folds` gave."""
     settings = found.settings.model_dump()
     if found.strategy is None:
         return {"members": settings["members"], "options": settings["options"]}

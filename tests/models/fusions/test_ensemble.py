@@ -1,6 +1,7 @@
 """An ensemble: picked by rows that its members have not seen, saved and exported as one."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,8 +48,27 @@ def test_an_ensemble_says_of_a_fold_what_the_others_chose(evidence):
     members = {
         n: plugins.load("fusions", n)().fit_folds(rows, seeds=[0], read={}) for n in ("stacking", "linear", "mean")
     }
-    again = kind.compose(members, flipped)  # its labels alone are others: the fold itself is not looked at
-    assert torch.equal(again.logits[:, rows.fold == 0], kind.compose(members, rows).logits[:, rows.fold == 0])
+    # Its labels alone are others: for its own picks the fold is not looked at, for those of the others it is.
+    before, after = kind.pick(members, (), rows), kind.pick(members, (), flipped)
+    assert before[0] == after[0] and before[1:] != after[1:]
+
+
+def test_what_was_picked_is_predicted_with_all_seeds(evidence):
+    rows, kind = rows_of(evidence("xor")), Ensemble(candidates=["hadamard", "mean"], options={"hadamard": FAST})
+    found = kind.fit_folds(rows, seeds=[0, 1, 2], read={})
+    assert list(found.settings.members) == ["hadamard"]
+    assert {candidate.name for candidate in found.candidates} == {"hadamard", "mean"}
+    alone = plugins.load("fusions", "hadamard")(**FAST).fit_folds(rows, seeds=[0, 1, 2], read={})
+    torch.testing.assert_close(found.logits.softmax(-1), alone.logits.softmax(-1), atol=1e-5, rtol=1e-5)
+
+
+def test_wide_inputs_are_not_for_trees_unless_they_are_named(evidence):
+    rows = evidence("and")
+    wide = {m: replace(e, features=torch.cat([e.features] * 60, dim=1)) for m, e in rows.items()}
+    assert sum(e.features.shape[1] for e in wide.values()) > 512
+    assert Auto().left_out(rows, {}) == [] and Auto().left_out(wide, {}) == ["boosted"]
+    assert Auto(candidates=["boosted", "mean"]).left_out(wide, {}) == []
+    assert Auto().left_out(wide, dict.fromkeys(wide, "logits")) == []
 
 
 @pytest.mark.parametrize("kind", [Auto, Ensemble])

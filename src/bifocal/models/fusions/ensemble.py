@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ..comparison import compare
-from ..composite_fusion import CompositeFusion, CompositeOptions, mean_of_picks
+from ..comparison import Candidate
+from ..composite_fusion import CompositeFusion, Picks
 from ..folds import FoldPredictions, FoldRows
 
 PICKS = 20
@@ -19,28 +19,19 @@ class Ensemble(CompositeFusion):
     """Greedy selection with replacement (Caruana, Niculescu-Mizil, Crew & Ksikes 2004, ICML).
 
     From nothing, the strategy is added again and again whose probabilities bring the mean's cross-fitted negative
-    log-likelihood lowest; the picks up to the best mean are kept. One that only repeats the others gets none. What it
-    says of rows it has not seen is nested: for the rows of a fold the picks are chosen by the other folds.
+    log-likelihood lowest; the picks up to the best mean are kept. One that only repeats the others gets none. Its own
+    predictions are nested: for the rows of a fold the picks are chosen by the other folds.
     """
 
-    def compose(self, found: Mapping[str, FoldPredictions], rows: FoldRows) -> FoldPredictions:
-        members = torch.stack([f.logits for f in found.values()])
-        fixed = list(self.options.members.values())
-        logits = torch.empty_like(members[0])
-        for number in range(rows.folds):
-            out = rows.fold == number
-            picks = fixed or greedy_picks(members[:, -1, ~out], rows.labels[~out])
-            logits[:, out] = mean_of_picks(members[:, :, out], picks)
-        picks = fixed or greedy_picks(members[:, -1], rows.labels)
-        chosen = {name: count for name, count in zip(found, picks, strict=True) if count}
-        settings = CompositeOptions(
-            members=chosen, options={name: found[name].settings.model_dump(mode="json") for name in chosen}
-        )
-        trained = sum(found[name].trained for name in chosen)
-        groups = next(iter(rows.evidence.values())).groups
-        each = {name: f.logits[-1] for name, f in found.items()}
-        candidates = compare(each, rows.labels, groups, {name: f.trained for name, f in found.items()})
-        return FoldPredictions(logits, settings, trained, candidates=tuple(candidates))
+    def pick(
+        self, found: Mapping[str, FoldPredictions], candidates: Sequence[Candidate], rows: FoldRows
+    ) -> list[Picks]:
+        if self.options.members:
+            return [self.options.members] * (rows.folds + 1)
+        members = torch.stack([one.logits[-1] for one in found.values()])
+        learned = [rows.fold != number for number in range(rows.folds)] + [rows.fold >= 0]
+        counts = [greedy_picks(members[:, kept], rows.labels[kept]) for kept in learned]
+        return [{name: count for name, count in zip(found, own, strict=True) if count} for own in counts]
 
 
 def greedy_picks(members: Tensor, labels: Tensor, picks: int = PICKS) -> list[int]:

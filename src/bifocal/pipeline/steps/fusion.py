@@ -64,6 +64,12 @@ def _cross_fitted(run: Context, asked: FusionConfig) -> CrossFitted | None:
     """None where val alone is tuned on: it is large, the strategy cannot be cross-fitted, or the rows are too few."""
     if not wants_train(run.data) and not _chooses(run):
         return None
+    if isinstance(strategy := run.data.strategy(**asked.options), CompositeFusion):
+        for name in strategy.left_out(run.data.fusion_rows, asked.read):
+            run.reporter.note(
+                f"{name} is not compared, as it would take long on inputs this wide: name it under "
+                "fusion.options.candidates to try it"
+            )
     if not cross_fits(asked):
         run.reporter.note(
             f"{asked.strategy} is not cross-fitted: its calibration and threshold are fitted on val alone"
