@@ -88,13 +88,23 @@ class CompositeFusion(EvidenceFusion):
         """
         left_out = self.left_out(rows.evidence, read)
         names = [name for name in self.check(read) if name not in left_out]
-        found = self._cross_fit(names, rows, seeds[:COMPARED_SEEDS], read)
+        return self.compose(self._cross_fit(names, rows, seeds[:COMPARED_SEEDS], read), rows, seeds=seeds, read=read)
+
+    def compose(
+        self,
+        found: Mapping[str, FoldPredictions],
+        rows: FoldRows,
+        *,
+        seeds: Sequence[int],
+        read: Mapping[str, Reads],
+    ) -> FoldPredictions:
+        """What it makes of candidates that were cross-fitted with the first of the seeds."""
         trained = {name: one.trained for name, one in found.items()}
         groups = next(iter(rows.evidence.values())).groups
         candidates = compare({name: one.logits[-1] for name, one in found.items()}, rows.labels, groups, trained)
         picks = self.pick(found, candidates, rows)
         if len(seeds) > COMPARED_SEEDS:
-            found = self._cross_fit([name for name in names if any(name in p for p in picks)], rows, seeds, read)
+            found = self._cross_fit([name for name in found if any(name in p for p in picks)], rows, seeds, read)
         logits = torch.empty_like(next(iter(found.values())).logits)
         for number, own in enumerate(picks[:-1]):
             held = rows.fold == number
