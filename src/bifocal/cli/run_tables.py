@@ -260,7 +260,7 @@ def print_lab(folder: Path, as_json: bool) -> None:
     for modality, over in results.each_gain.items():
         other = results.best_of_modality[modality]
         console.print(f"gain of {results.best_fusion} over {other} {on}: {_spelled(over.model_dump())}", soft_wrap=True)
-    detectable = f"smallest detectable {words.number(results.gain.detectable)}"
+    detectable = f"smallest detectable over {results.over} {words.number(results.detectable)}"
     console.print(f"the least of its gains {on}: {_spelled(results.gain.model_dump())}, {detectable}", soft_wrap=True)
     console.print(results.verdict.sentence, style="bold", soft_wrap=True)
     change = f"{words.signed(lost.value)} {words.interval(lost.model_dump())}"
@@ -268,7 +268,7 @@ def print_lab(folder: Path, as_json: bool) -> None:
     shares = results.dominance[results.metric].shapley
     console.print(f"Shapley shares of {metric}: {', '.join(f'{m} {words.signed(s.value)}' for m, s in shares.items())}")
     if results.verdict.kind == "additive":
-        console.print(f"smallest fusion that ties on val: {results.smallest_tie}")
+        console.print(f"smallest fusion that ties on val: {results.tie.model}")
     for finding in results.findings:
         console.print(f"finding: {finding}", soft_wrap=True)
     console.print(f"all of it: {path}", soft_wrap=True)

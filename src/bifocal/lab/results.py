@@ -126,6 +126,11 @@ class LabResults(Part):
         return self.best_of_modality[self.gain.over] if self.gain.over else self.best_baseline
 
     @property
+    def detectable(self) -> float | None:
+        """The smallest gain over that model which these rows would have shown with 80% power."""
+        return self.gains.get(self.gain.over or "", self.gain).detectable
+
+    @property
     def each_gain(self) -> dict[str, Counted]:
         """Modality -> gain of F over its best model. By the earlier rule only that of the verdict has an interval."""
         if self.gains:
@@ -136,6 +141,12 @@ class LabResults(Part):
             value = None if reached is None or theirs is None else reached - theirs
             found[modality] = self.gain if name == self.best_baseline else Counted(value=value, n=self.gain.n)
         return found
+
+    @property
+    def tie(self) -> Trial:
+        """The smallest fusion that ties with F on val: F itself where that has no fewer parameters of its own."""
+        found, f = self.model(self.smallest_tie), self.model(self.best_fusion)
+        return found if found.parameters.own < f.parameters.own else f
 
     def model(self, name: str) -> Trial:
         """A baseline or fusion by its name."""

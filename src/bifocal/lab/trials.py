@@ -265,7 +265,7 @@ def smallest_tie(
 
     It ties where the upper end of the interval of F's lead is below the margin; F itself always does.
     """
-    for t in sorted(fusions, key=lambda t: t.parameters["own"]):
+    for t in sorted(fusions, key=lambda t: (t.parameters["own"], t is not f)):
         lead = resampling.gain(labels, t.probabilities("val"), f.probabilities("val"), groups)
         if t is f or lead["high"] < margin:
             return t

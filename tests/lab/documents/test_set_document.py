@@ -48,7 +48,7 @@ def test_the_figures_are_those_of_the_results():
 def test_every_gain_is_told_and_the_least_of_them_judged():
     gains = {
         "text": {"value": 0.2, "low": 0.144, "high": 0.2694},
-        "image": {"value": 0.02, "low": 0.004, "high": 0.036},
+        "image": {"value": 0.02, "low": 0.004, "high": 0.036, "detectable": 0.023},
     }
     least = {**EXAMPLE["and"]["gain"], **gains["image"], "high": 0.038, "over": "image"}
     verdict = {"word": "gain shown", "kind": None, "reason": "both lie above 0", "more_rows": 600, "sentence": ""}
@@ -57,6 +57,7 @@ def test_every_gain_is_told_and_the_least_of_them_judged():
     assert "| `text: MLP head`, text alone | +0.200 [+0.144, +0.269] |" in text
     assert "| `vision_expert`, image alone | +0.020 [+0.004, +0.036] |" in text
     assert "| every modality alone: the least of these | +0.020 [+0.004, +0.038] |" in text
+    assert "A gain of 0.023 or more over `vision_expert` had an 80% chance" in text  # that over text has another
     assert "more than `vision_expert`" in text and "earlier rule" not in text
 
 
@@ -81,6 +82,12 @@ def test_fusions_stand_in_the_order_of_val():
     rows = text[text.index("## Fusions") :].splitlines()[4 : 4 + len(EXAMPLE["xor"]["fusions"])]
     values = [float(row.split("|")[2]) for row in rows]
     assert values == sorted(values, reverse=True)
+
+
+def test_a_tie_that_is_no_smaller_is_none():
+    least = next(row for row in EXAMPLE["and"]["fusions"] if row["model"] == "mean")
+    fusions = [*EXAMPLE["and"]["fusions"], {**least, "model": "alone"}]
+    assert "No smaller fusion ties" in written("and", fusions=fusions, smallest_tie="alone")
 
 
 def test_the_ensemble_stands_below_the_fusions():

@@ -106,7 +106,7 @@ def postmortem(sets: Sequence[LabResults], folder: str) -> str:
         unsteady=_counted(name for _, t in steady if t.heads for name in t.unsteady),
         compared=_counted(name for _, t in steady if t.heads for name in t.fusions),
         growths=_growths(sets),
-        smaller=[s for s in sets if s.smallest_tie != s.best_fusion],
+        smaller=[s for s in sets if s.tie.model != s.best_fusion],
         condition=_condition(sets),
         worth=worth,
         kinds=Counter(s.verdict.kind or "kind unknown" for s in worth),

@@ -93,7 +93,7 @@ def set_document(results: LabResults, index: str, figures: Collection[str]) -> s
         metric=METRICS[results.metric],
         B=results.model(results.best_baseline),
         F=results.model(results.best_fusion),
-        tie=results.model(results.smallest_tie),
+        tie=results.tie,
         fusions=sorted(results.fusions, key=lambda trial: -_or(trial.val.get(results.metric), -1)),
         stronger=rules.stronger(results),
         leads=LEADS,
