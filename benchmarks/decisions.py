@@ -41,11 +41,12 @@ TARGETS = ("none", "none", "none", "none", "neighbours", "drivers", "visitors", 
 HEAD = ("id", "words", "reports", "age", "hour", "thread", "part", "label", "region", "channel", "weekday", "speaks_of")
 PARTS = {
     "1 calibration": [("decide.policy_fit", "fit_calibration")],
-    "2 thresholds": [("decide.policy_fit", "choose_threshold"), ("decide.fitting", "expected_figures")],
+    "2 thresholds": [("decide.policy_fit", "choose_threshold"), ("decide.policy_fit", "expected_figures")],
     "3 review band": [("decide.policy_fit", "_band"), ("pipeline.steps.evaluate", "measure_actions")],
     "  figures and intervals": [
         ("pipeline.steps.evaluate", "measure_models"),
         ("pipeline.steps.evaluate", "gains_over_experts"),
+        ("pipeline.steps.evaluate", "measure_rule"),
     ],
     "4 slices, fairness": [("pipeline.steps.evaluate", "measure_parts")],
     "9 curves": [("pipeline.steps.evaluate", "draw_curves")],
