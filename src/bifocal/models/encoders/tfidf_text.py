@@ -35,6 +35,9 @@ FOLDS = 3
 LEAST_STRENGTH = 0.03
 """Singular value of a component, as a share of the largest: a fusion standardises features, which makes of weaker ones,
 that few texts have too many of, nothing but loud noise."""
+LIGHT = 0.2
+"""Share of the squared weights of a text up to which terms that are not read do not matter: of 1,500 reviews of dresses
+none has more (69% have unread terms), of reviews joined by four 97% have."""
 SAMPLE = 10_000
 """Training texts that the components are learned from, at most: more of them change little and cost time and memory."""
 
@@ -45,8 +48,8 @@ class Options(TermOptions):
     components: PositiveInt = 256
     """Width of the features."""
     terms_kept: PositiveInt = 512
-    """Terms of a text that the head reads, the heaviest ones; no more than the longest training text has. A Decision on
-    a text of more says that it is ``truncated``."""
+    """Terms of a text that the head reads, the heaviest ones; no more than the longest training text has. Where the
+    others weigh more than `LIGHT`, a Decision says that the text is ``truncated``."""
 
 
 class TfidfText(LinearEncoder):
@@ -141,8 +144,9 @@ class TfidfText(LinearEncoder):
         """Every text can be read; one without a known term gets the head's prior."""
 
     def windows(self, value: str) -> Windows:
-        """The text, whole where the head reads all of its known terms."""
-        return one_window(value, whole=self.inputs([value]).nnz <= self.width)
+        """The text, whole where the known terms that the head does not read are light."""
+        weights = np.sort(np.square(self.inputs([value]).data))
+        return one_window(value, whole=bool(weights[: -self.width].sum() <= LIGHT * weights.sum()))
 
     # Encode ---------------------------------------------------------------------------------------
 
