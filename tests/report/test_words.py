@@ -295,7 +295,7 @@ def test_a_choice_between_fusions_is_told_with_how_close_it_was(fake_run):
 
 def test_where_nothing_beats_the_class_shares_no_part_is_called_enough(fake_run):
     for text in chosen_from(fake_run(), class_shares={"loss": 0.69, "behind": 0.001, "error": 0.004, "beaten": False}):
-        assert "Nothing that was learned tells the classes apart" in text and "is enough" not in text
+        assert "The fusion is not shown to tell the classes apart" in text and "is enough" not in text
 
 
 def test_a_choice_of_an_earlier_version_has_no_class_shares(fake_run):

@@ -88,7 +88,8 @@ class CompositeFusion(EvidenceFusion):
         """
         left_out = self.left_out(rows.evidence, read)
         names = [name for name in self.check(read) if name not in left_out]
-        return self.compose(self._cross_fit(names, rows, seeds[:COMPARED_SEEDS], read), rows, seeds=seeds, read=read)
+        first = seeds if self.options.members else seeds[:COMPARED_SEEDS]
+        return self.compose(self._cross_fit(names, rows, first, read), rows, seeds=seeds, read=read)
 
     def compose(
         self,
@@ -98,12 +99,12 @@ class CompositeFusion(EvidenceFusion):
         seeds: Sequence[int],
         read: Mapping[str, Reads],
     ) -> FoldPredictions:
-        """What it makes of candidates that were cross-fitted with the first of the seeds."""
+        """What it makes of candidates that were cross-fitted with the first of the seeds, or of given members."""
         trained = {name: one.trained for name, one in found.items()}
         groups = next(iter(rows.evidence.values())).groups
         candidates = compare({name: one.logits[-1] for name, one in found.items()}, rows.labels, groups, trained)
         picks = self.pick(found, candidates, rows)
-        if len(seeds) > COMPARED_SEEDS:
+        if len(seeds) > COMPARED_SEEDS and not self.options.members:
             found = self._cross_fit([name for name in found if any(name in p for p in picks)], rows, seeds, read)
         logits = torch.empty_like(next(iter(found.values())).logits)
         for number, own in enumerate(picks[:-1]):

@@ -316,7 +316,9 @@ class LearnedFusion(EvidenceFusion):
             for width in self.options.widths
         ]
         heads = FoldedHeads.of_widths(found)
-        logits = self.prior.repeat(len(rows.patterns), len(rows.labels), 1)
+        logits = torch.empty(len(rows.patterns), len(rows.labels), self.classes)
+        for number in range(rows.folds):  # a row without a part has the class shares of the other folds
+            logits[:, rows.fold == number] = log_shares(rows.labels[usable[fold != number]], self.classes)
         logits[:, usable] = heads.predictions(fold)
         chosen, epochs = heads.chosen
         width, (rate, decay) = [(w, point) for w in self.options.widths for point in self.options.grid()][chosen]

@@ -70,8 +70,13 @@ def exportable(name: str, model: Encoder) -> Exportable:
 def traced_fusion(fusion: Fusion) -> FusionModule:
     """A fusion that can be exported, tried on two rows. Raises `ModelError` where its strategy cannot."""
     module = FusionModule(fusion)
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        module(*module.examples().values())
+    try:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            module(*module.examples().values())
+    except ModelError:
+        raise
+    except Exception as error:  # of a strategy from outside: it trains and decides all the same
+        raise ModelError(f"fusion {type(fusion).__name__} cannot be exported to ONNX: {error!r}") from error
     return module
 
 

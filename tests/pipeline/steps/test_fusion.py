@@ -10,8 +10,9 @@ from bifocal.config import parse_config
 from bifocal.contracts import Reporter
 from bifocal.errors import ConfigError
 from bifocal.example import Evidence
+from bifocal.models.evidence_fusion import EvidenceFusion
 from bifocal.pipeline.context import Context
-from bifocal.pipeline.steps.fusion import train_fusion
+from bifocal.pipeline.steps.fusion import _told_export, train_fusion
 from bifocal.workspace import Workspace, read_json
 
 N = 240
@@ -87,7 +88,7 @@ def test_where_nothing_beats_the_class_shares_it_is_said(tmp_path, strategy):
     found = learned(context, 0.0)
     notes = "\n".join(context.reporter.notes)
     assert not found["class_shares"]["beaten"]
-    assert "nothing that was learned tells the classes apart" in notes and "alone is enough" not in notes
+    assert "the fusion is not shown to tell the classes apart" in notes and "alone is enough" not in notes
     assert [c["name"] for c in found["choice"]["candidates"]] if strategy != "mean" else "choice" not in found
 
 
@@ -95,6 +96,18 @@ def test_a_fusion_that_cannot_be_exported_says_so_at_once(tmp_path):
     context = begun(tmp_path, options={"candidates": ["boosted"], "options": {"boosted": {"rounds": 5}}})
     learned(context, 1.5)
     assert "fusion boosted cannot be exported to ONNX" in context.reporter.notes[-1]
+
+
+def test_a_strategy_that_fails_at_being_traced_costs_no_run():
+    class Untraceable(EvidenceFusion):
+        names, read, known, dims = ["a"], {"a": "logits"}, ["a"], {"a": 2}
+
+        def traced(self, inputs, present):
+            raise NotImplementedError("no tensors")
+
+    fusion = Untraceable.__new__(Untraceable)
+    (note,) = _told_export(fusion)
+    assert "cannot be exported to ONNX" in note and "no tensors" in note
 
 
 def test_what_only_some_candidates_read_is_told_and_what_none_reads_is_refused(tmp_path):

@@ -67,7 +67,7 @@ class Stacking(RefittedFusion):
         return self._or_prior(logits, present)
 
     def weigh(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Each modality's share of the length of all contributions to the logits."""
+        """Each modality's share of the length of all contributions to the logits; equal where no expert is heard."""
         names = list(self.read)
         shares = {name: torch.zeros(len(there)) for name, there in present.items()}
         for rows, pattern in self._assign(present):

@@ -61,7 +61,8 @@ def told_rows(rows: Mapping[str, Mapping[str, int]]) -> str:
     """Which rows tuned what; models of the same rows share a word."""
     models: dict[str, list[str]] = {}
     for model, counts in rows.items():
-        of = [f"{n:,} {'cross-fitted ' if split == 'train' else ''}rows of {split}" for split, n in counts.items()]
+        unseen = {"train": ", each predicted by a model that had not seen it"}
+        of = [f"{n:,} rows of {split}{unseen.get(split, '')}" for split, n in counts.items()]
         models.setdefault(" and ".join(of), []).append(model)
     return "; ".join(f"{told} ({', '.join(names)})" for told, names in models.items())
 

@@ -135,11 +135,11 @@ def told_choice(choice: FusionChoice) -> list[str]:
 
 
 def told_nothing(shares: ClassSharesLoss) -> str:
-    """That the fusion is no better than what has learned nothing."""
+    """That the fusion is not shown to be better than what has learned nothing."""
     return (
-        "nothing that was learned tells the classes apart: on cross-fitted rows of train the fusion's loss is not "
-        f"below that of the class shares by more than chance ({shares['behind']:.4f} +- {shares['error']:.4f}); more "
-        "rows, other encoders or clearer labels are needed"
+        "the fusion is not shown to tell the classes apart: on cross-fitted rows of train its loss is not below that "
+        f"of the class shares by more than chance ({shares['behind']:.4f} +- {shares['error']:.4f}); an expert alone "
+        "may, else more rows, other encoders or clearer labels are needed"
     )
 
 
