@@ -7,8 +7,9 @@ AutoGluon brings its own torch and pandas, so it gets an environment of its own:
 
 Both learn from the rows of train; AutoGluon is given val as its tuning data, as the run had it for its choices. Its
 models are its own LightGBM presets. What it says of the rows of test is kept in the run's folder, and the run's fusion
-is measured beside it on the same resamples of groups; while that file is there, and test is the same, AutoGluon is not
-fitted again. With --write the figure is kept beside the set's results, and `bifocal lab --write` tells of it.
+is measured beside it on the same resamples of groups; while that file is there, and the ids of test and --seconds are
+the same, AutoGluon is not fitted again: remove it after other changes. With --write the figure is kept beside the set's
+results, and `bifocal lab --write` tells of it.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from bifocal.assess.predictions import calibrated
 from bifocal.assess.run_data import RunData
-from bifocal.decide.calibration import softmax
 from bifocal.evaluate.compare import paired_gain
 from bifocal.evaluate.intervals import Figure, measure
 from bifocal.lab.results import AUTOGLUON
@@ -53,15 +54,18 @@ def main(run: Path, python: str, limit: int, write: Path | None) -> None:
     data = RunData.of(run)
     config, test, kept = data.config, data.split("test"), run / AUTOGLUON
     found = read_json(kept) if kept.is_file() else {}
-    if found.get("ids") != list(test.ids):
-        found = {**fit(data, python, limit), "ids": list(test.ids)}
+    key = {"ids": list(test.ids), "limit": limit}
+    if {name: found.get(name) for name in key} == key:
+        print(f"{config.run}: AutoGluon's predictions are kept from earlier, {found['seconds']:.0f} s then: {kept}")
+    else:
+        found = {**fit(data, python, limit), **key}
         write_json(kept, found)
     p, labels = np.array(found.pop("probabilities")), np.array(test.classes(config.label, data.label))
     theirs, how = np.stack([1 - p, p], axis=1), {"resamples": config.bootstrap, "seed": config.seed}
     auroc = measure(labels, theirs, test.groups, **how)["metrics"]["auroc"]
     print(f"{config.run}: AutoGluon {found['version']}, {found['best']}, {found['seconds']:.0f} s: test {_told(auroc)}")
     model = data.models[-1]
-    ours = softmax(data.predictions("test").logits[model])
+    ours = calibrated(data.predictions("test"), data.policy(), model, adjusted=False)[0]
     own = measure(labels, ours, test.groups, **how)["metrics"]["auroc"]
     steps = data.record["steps"]
     took = {name: steps[name]["seconds"] for name in ("experts", "evidence", "fusion", "calibrate")}

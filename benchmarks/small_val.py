@@ -322,7 +322,10 @@ class _Judged:
 
 
 def gain(rows: Sequence[_Judged]) -> float:
-    """The least gain of a fusion over an expert, in AUROC."""
+    """The least gain of a fusion over an expert, in AUROC.
+
+    A row without an expert's part counts with even odds here; `gains_over_experts` takes train's class shares.
+    """
     labels = np.concatenate([r.labels for r in rows])
     own = auroc(labels, softmax(np.concatenate([r.logits for r in rows])))
     experts = [np.concatenate([r.evidence[m].logits.numpy() for r in rows]) for m in rows[0].evidence]
@@ -366,9 +369,10 @@ def measure(asked: argparse.Namespace) -> None:
     context = multiprocessing.get_context("fork")  # the pools are shared
     lock, running = context.Lock(), list[Any]()
     while tasks or running:
-        if failed := [process for process in running if process.exitcode]:
+        ended = [process for process in running if not process.is_alive()]
+        if failed := [process for process in ended if process.exitcode]:
             raise SystemExit(f"{len(failed)} failed; what is done is in {asked.out}")
-        running = [process for process in running if process.is_alive()]
+        running = [process for process in running if process not in ended]
         if tasks and len(running) < asked.jobs:
             running.append(context.Process(target=measure_draw, args=(pools, asked.out, lock, tasks.pop(0))))
             running[-1].start()
@@ -399,11 +403,14 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--strategies", nargs="+", help="default: all that can be cross-fitted")
     parser.add_argument("--summary", action="store_true", help="tell what --out holds, and measure nothing")
+    parser.add_argument(
+        "--tables", action="store_true", help="with --summary: a table of strategies for each set and size"
+    )
     asked = parser.parse_args()
     if not asked.summary:
         measure(asked)
         return
-    summarise(read(asked.out))
+    summarise(read(asked.out), tables=asked.tables)
 
 
 if __name__ == "__main__":
