@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
-from bifocal.lab.documents.figures import draw, gains, standalone
+from bifocal.lab.documents.figures import PALETTE, draw, gains, standalone
 from bifocal.lab.results import LabResults
 
 EXAMPLE = json.loads((Path(__file__).parent / "lab_results.json").read_text(encoding="utf-8"))
@@ -48,6 +48,14 @@ def test_gains_leave_out_what_is_not_known():
     sets = [LabResults(**EXAMPLE[name], name=name) for name in ("and", "three")]
     shown = texts(gains(sets))
     assert f"{EXAMPLE['and']['gain']['value']:+.3f}" in shown and "three" in shown and len(sets) == 2
+
+
+def test_the_band_of_gains_is_each_set_s_margin():
+    def bands(*margins):
+        sets = [LabResults(**{**EXAMPLE["and"], "margin": margin}, name=f"set {margin}") for margin in margins]
+        return gains(sets).count(f"fill: {PALETTE['grid']}")
+
+    assert bands(0.01, 0.01) == 1 and bands(0.01, 0.02) == 2
 
 
 def test_values_that_are_not_known_are_no_error():

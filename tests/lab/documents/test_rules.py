@@ -97,6 +97,9 @@ def test_less_stable_is_a_wide_spread_or_more_divergences_than_chance_makes(foun
     for trial in (*found["baselines"], *found["fusions"]):
         trial["seeds"]["n"] = 5
     assert unsteady() == ["concat"]
+    found["margin"] = 3 * row["seeds"]["test"]["std"]  # the set's own margin: half of it is more than that spread
+    assert unsteady() == []
+    found["margin"] = 0.01
     row["seeds"]["test"]["std"] = max(2.5 * widest, 0.005)
     assert unsteady() == []
     row["seeds"]["test"]["std"] = 0.0

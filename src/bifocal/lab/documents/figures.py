@@ -211,12 +211,15 @@ def _counts(value: float, _: float) -> str:
 
 def gains(sets: Sequence[LabResults]) -> str:
     """The gain of F on every set with its interval, zero and the margin marked."""
-    margin = sets[0].margin
+    margins = {results.margin for results in sets}
     with drawing(height=0.9 + 0.42 * len(sets)) as figure:
         axes = figure.subplots()
-        axes.axvspan(0, margin, color=PALETTE["grid"], linewidth=0)
+        if len(margins) == 1:
+            axes.axvspan(0, *margins, color=PALETTE["grid"], linewidth=0)
         axes.axvline(0, color=PALETTE["muted"], linewidth=1)
         for y, results in enumerate(sets):
+            if len(margins) > 1:
+                axes.fill_betweenx([y - 0.5, y + 0.5], 0, results.margin, color=PALETTE["grid"], linewidth=0)
             gain = results.gain
             colour = PALETTE[{"worth it": "blue", "gain shown": "green"}.get(results.verdict.word, "muted")]
             if gain.value is None:

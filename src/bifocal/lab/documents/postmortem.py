@@ -84,6 +84,7 @@ def postmortem(sets: Sequence[LabResults], folder: str) -> str:
         sets=sets,
         n=len(sets),
         margin=range_of(s.margin for s in sets),
+        noticeable=range_of(s.margin / 2 for s in sets),
         folder=folder,
         caption=CAPTION,
         KNOWN=KNOWN,

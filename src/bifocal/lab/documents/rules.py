@@ -11,11 +11,9 @@ from ...evaluate.differences import Rate, difference
 from ...evaluate.intervals import Interval
 from ..results import LabResults
 from ..results_schema import Dominance, Figure, WeakenedFit
-from ..verdict import MARGIN, too_few
+from ..verdict import too_few
 from .significance import p_above, p_below, shown, signs
 
-NOTICEABLE = MARGIN / 2
-"""A seed spread below this moves no verdict, whatever its ratio."""
 DIVERGED = 0.1
 """More of all trainings (seeds x grid points) that diverge than among the heads. One learning rate of a grid that is
 too high for one architecture is no more than what a grid is for."""
@@ -148,12 +146,15 @@ def steadiness(results: LabResults) -> Steadiness:
 
 
 def _wider(results: LabResults, name: str) -> float:
-    """Two-sided p-value of a spread over seeds as the widest of the heads', by the F test of two variances."""
+    """Two-sided p-value of a spread over seeds as the widest of the heads', by the F test of two variances.
+
+    1 for a spread below half the margin, which moves no verdict, whatever its ratio.
+    """
     from scipy.stats import f
 
     heads = [trial for trial in results.baselines if trial.kind == "head" and trial.spread is not None]
     widest, fusion = max(heads, key=lambda trial: trial.spread or 0.0, default=None), results.model(name)
-    if widest is None or widest.spread is None or not (fusion.spread or 0) > max(widest.spread, NOTICEABLE):
+    if widest is None or widest.spread is None or not (fusion.spread or 0) > max(widest.spread, results.margin / 2):
         return 1.0
     ratio = ((fusion.spread or 0) / widest.spread) ** 2 if widest.spread else float("inf")
     return 2 * float(f.sf(ratio, fusion.seeds - 1, widest.seeds - 1))
