@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from bifocal.config import ReviewConfig
 from bifocal.decide.calibration_methods import Temperature
-from bifocal.decide.policy import ModelPolicy, PatternPolicy, Policy
+from bifocal.decide.policy import Band, ModelPolicy, PatternPolicy, Policy
 from bifocal.errors import RunError
 
 
@@ -60,6 +61,21 @@ def test_a_threshold_set_by_hand_is_recorded(tmp_path, pattern, before):
     assert Policy.load(tmp_path / "p.json") == two
     three = two.with_threshold("mm_fusion", 0.5, pattern=pattern, by="Bo", why="too much review")
     assert [c.by for c in three.changes] == ["Ada", "Bo"]
+
+
+@pytest.mark.parametrize("pattern", ["pooled", "text"])
+def test_a_side_of_the_band_without_a_rate_follows_the_threshold(pattern):
+    band = Band(allow_below=0.4, block_from=0.9, positives=50, negatives=50)
+    own = PatternPolicy(calibration=Temperature(), threshold=0.4, n=250, band=band)
+    model = ModelPolicy(**own.model_dump(exclude={"n"}), languages={"de": band}, patterns={"text": own})
+    one = policy(models={"m": model}, review=ReviewConfig(fpr=0.05))
+    two = one.with_threshold("m", 0.8, pattern=pattern, by="Ada", why="trial")
+    moved = band.model_copy(update={"allow_below": 0.8})
+    other = "pooled" if pattern == "text" else "text"
+    assert (two.band("m", pattern), two.band("m", other)) == (moved, band)
+    assert two.models["m"].languages == {"de": moved if pattern == "pooled" else band}
+    both = one.model_copy(update={"review": ReviewConfig(fnr=0.1, fpr=0.05)})
+    assert both.with_threshold("m", 0.8, pattern=pattern, by="Ada", why="trial").band("m", pattern) == band
 
 
 @pytest.mark.parametrize(

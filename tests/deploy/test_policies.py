@@ -151,6 +151,22 @@ def test_review_bands_are_fitted_anew_and_thresholds_stay(space, small_config):
         set_review(space.folder, ReviewConfig(alpha=0.1), by="Ada", why="a new team")
 
 
+def test_a_bundle_exported_before_the_bands_were_fitted_is_to_be_exported_again(space, small_bundle):
+    shutil.copytree(small_bundle, space.folder / "bundles" / "onnx")
+    for _ in range(2):
+        set_review(space.folder, ReviewConfig(fnr=0.2, fpr=0.1), by="Ada", why="a new team")
+    (mends,) = set_threshold(space.folder, None, 0.7, by="Ada", why="complaints")["bundles"].values()
+    assert mends == f"bifocal export {space.folder} --engine onnx"
+
+
+def test_bands_within_languages_stay_unless_it_is_said(space):
+    set_review(space.folder, ReviewConfig(fnr=0.2, per_language=True), by="Ada", why="a new team")
+    told = set_review(space.folder, ReviewConfig(fnr=0.3), by="Ada", why="a smaller team")
+    assert told["review"]["per_language"] and Policy.load(space.policy).review.per_language
+    set_review(space.folder, ReviewConfig(fnr=0.3, per_language=False), by="Ada", why="one team")
+    assert not Policy.load(space.policy).review.per_language
+
+
 def test_a_bundle_keeps_no_rows_to_find_anything_on(small_bundle, tmp_path):
     shutil.copytree(small_bundle, tmp_path / "bundle")
     with pytest.raises(RunError, match="keeps no rows"):
@@ -173,6 +189,7 @@ def test_bounds_and_rates_from_the_command_line(space):
         ("--fpr", "0.1", "--recall", "0.5"): "found --fpr and --recall",
         ("--precision", "90"): "--precision: bound",
         ("--review", "frn=0.1"): "--review: ",
+        ("--review", "fnr=0.1, fnr=0.3"): "--review takes each name once",
         ("--review", "fnr=0.1", "--model", "mm_fusion"): "leave out --model",
     }.items():
         done = call(*options)

@@ -73,7 +73,10 @@ def policy_set(
     if review is not None:
         if model is not None or pattern != "pooled":
             raise ConfigError("review bands are fitted for all models and posts: leave out --model and --pattern")
-        rates = dict(part.strip().partition("=")[::2] for part in review.split(","))
+        parts = [part.strip().partition("=")[::2] for part in review.split(",")]
+        rates = dict(parts)
+        if len(rates) < len(parts):
+            raise ConfigError(f"--review takes each name once, found {review}")
         band = _checked(ReviewConfig, rates, "--review")
         change = set_review(run_folder, band, by=by, why=why, allow_plugins=allowed)
     else:

@@ -319,6 +319,8 @@ class Policy(Strict):
     ) -> Self:
         """The policy with one threshold set by hand, and the record of it.
 
+        A side of a review band that no rate is given for follows the threshold, here as in `fit_policy`.
+
         Parameters
         ----------
         pattern : str
@@ -338,13 +340,23 @@ class Policy(Strict):
             raise RunError(f"a threshold is a probability of 0 to 1, found {threshold:g}")
         after = float(threshold)
         change = self.change(by, why, model=model, pattern=pattern, before=fit.threshold, after=after)
-        changed = fit.model_copy(update={"threshold": after})
+        changed = fit.model_copy(update={"threshold": after, "band": self._moved(fit.band, after)})
         if pattern != POOLED:
             own = self.models[model].patterns
             changed = self.models[model].model_copy(update={"patterns": {**own, pattern: changed}})
+        elif bands := self.models[model].languages:
+            moved = {language: self._moved(band, after) for language, band in bands.items()}
+            changed = changed.model_copy(update={"languages": moved})
         models = {**self.models, model: changed}
         changes = (*self.changes, change.model_copy(update={"rule": rule}))
         return self.model_copy(update={"models": models, "changes": changes})
+
+    def _moved(self, band: Band | None, threshold: float) -> Band | None:
+        """A review band at another threshold, which is the limit of a side without a rate."""
+        if band is None or self.review is None:
+            return band
+        sides = {"allow_below": self.review.fnr, "block_from": self.review.fpr}
+        return band.model_copy(update={side: threshold for side, rate in sides.items() if rate is None})
 
     def change(
         self, by: str, why: str, *, model: str, pattern: str = POOLED, before: float | None, after: float | None

@@ -15,7 +15,7 @@ from ..assess.predictions import actions, calibrated
 from ..assess.run_data import RunData
 from ..assess.tuning import tuning_predictions, tuning_rows
 from ..config import ReviewConfig, ThresholdConfig, differing_settings, recorded_config
-from ..decide.policy import POOLED, Policy
+from ..decide.policy import POOLED, Change, Policy
 from ..decide.policy_fit import find_threshold, with_review
 from ..decide.thresholds import described, figure_of
 from ..errors import BifocalError, RunError, nearest
@@ -104,8 +104,8 @@ def set_review(
 ) -> dict[str, Any]:
     """Fit all review bands of a run's policy, or prediction sets, to other rates; thresholds stay.
 
-    On the rows of val, as the run itself does (`with_review`). Record is kept as by `set_threshold`, which says what
-    is given and raised.
+    On the rows of val, as the run itself does (`with_review`); within languages, too, where the policy does so and
+    ``per_language`` is not given. Record is kept as by `set_threshold`, which says what is given and raised.
 
     Raises
     ------
@@ -118,13 +118,16 @@ def set_review(
         if (review.alpha is None) != (len(policy.classes) == 2):
             right = "fnr, fpr or both" if len(policy.classes) == 2 else "alpha"
             raise RunError(f"{policy.label} has {len(policy.classes)} classes: its review is by {right}")
+        asked = review
+        if policy.review is not None and "per_language" not in review.model_fields_set:
+            asked = review.model_copy(update={"per_language": policy.review.per_language})
         data = _tuned(folder, allow_plugins)
-        after, findings = with_review(policy, tuning_rows(data, tuning_predictions(data)), review)
+        after, findings = with_review(policy, tuning_rows(data, tuning_predictions(data)), asked)
         found.extend(findings)
         main = list(policy.models)[-1]
         threshold = policy.models[main].threshold
         change = policy.change(by, why, model=main, before=threshold, after=threshold)
-        changes = (*policy.changes, change.model_copy(update={"review": review}))
+        changes = (*policy.changes, change.model_copy(update={"review": asked}))
         return after.model_copy(update={"changes": changes})
 
     return {**_changed(folder, changed, allow_plugins), "findings": found}
@@ -179,23 +182,30 @@ def _thresholds(policy: Policy) -> dict[tuple[str, str], float | None]:
     }
 
 
+def _reviews(policy: Policy) -> tuple[ReviewConfig | None, list[Change]]:
+    """What the review bands are fitted to, and by which changes."""
+    return policy.review, [change for change in policy.changes if change.review is not None]
+
+
 def _otherwise(run_folder: Path, policy: Policy) -> dict[str, str]:
-    """Bundles of a run with thresholds that are not the run's -> the command that brings each up to it."""
+    """Bundles of a run with thresholds or bands that are not the run's -> the command that brings each up to it."""
     change, found = policy.changes[-1], {}
     for folder in sorted(path for path in (run_folder / "bundles").glob("*") if is_bundle(path)):
-        ours, theirs = _thresholds(policy), {}
+        ours, theirs, reviews = _thresholds(policy), {}, None
         try:
-            theirs = _thresholds(policy_of(folder))
+            own = policy_of(folder)
+            theirs, reviews = _thresholds(own), _reviews(own)
             engine = read_json(folder / CARD)["engine"]
         except BifocalError:  # it cannot be loaded either
             engine = folder.name
         differ = {name for name in ours if ours[name] != theirs.get(name)}
-        if differ == {(change.model, change.pattern)} and change.review is None:
+        refitted = reviews != _reviews(policy)
+        if differ == {(change.model, change.pattern)} and not refitted:
             arguments = {"threshold": change.after, "model": change.model, "pattern": change.pattern}
             arguments |= {"by": change.by, "why": change.why}
             options = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
             found[str(folder)] = shlex.join(["bifocal", "policy", "set", str(folder), *options])
-        elif differ or change.review is not None:  # exported before others were set, of an earlier fit, or its bands
+        elif differ or refitted:  # exported before others were set, of an earlier fit, or its bands
             place = [] if folder == bundle_of(run_folder, engine) else ["--output", str(folder)]
             found[str(folder)] = shlex.join(["bifocal", "export", str(run_folder), "--engine", engine, *place])
     return found
