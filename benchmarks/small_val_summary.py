@@ -192,7 +192,7 @@ def compare_choices(rows: Sequence[Row], allowed: float = 0.005) -> None:
     """`auto` and `ensemble` beside the single strategy with the best mean, on the draws that all have."""
     print("\nauto and ensemble less the best single strategy of a set and size, AUROC; and NLL, cross-fitted")
     found: dict[str, list[str]] = {"auto": [], "ensemble": []}
-    count = 0
+    count = known = 0
     for (name, size), own in by(rows, "set", "size").items():
         each = {s: {cell["draw"]: cell for cell in cells} for (s,), cells in by(own, "strategy").items()}
         if not set(CHOOSING) <= set(each):
@@ -218,6 +218,7 @@ def compare_choices(rows: Sequence[Row], allowed: float = 0.005) -> None:
         )
         if gains["auto"].mean() < -allowed:
             found["auto"].append(f"{line}: {told(interval(gains['auto']))}")
+        known += len(draws) > 1
         if interval(gains["ensemble"])[2] < 0 or interval(lost)[1] > 0:
             found["ensemble"].append(f"{line}: AUROC {told(interval(gains['ensemble']))}, NLL {told(interval(lost))}")
     if not count:
@@ -227,9 +228,9 @@ def compare_choices(rows: Sequence[Row], allowed: float = 0.005) -> None:
         f"auto within {allowed} AUROC of the best: not in {len(found['auto'])} of {count}" + _listed(found["auto"]),
     )
     verdict(
-        not found["ensemble"],
+        not found["ensemble"] if known else None,
         f"ensemble no worse than the best (no interval of AUROC or NLL wholly on the worse side): worse in "
-        f"{len(found['ensemble'])} of {count}" + _listed(found["ensemble"]),
+        f"{len(found['ensemble'])} of {known} with an interval" + _listed(found["ensemble"]),
     )
 
 
@@ -241,8 +242,9 @@ def compare_gains(rows: Sequence[Row]) -> None:
             print(f"  {size:5} {decision:12} {mean(cells, absolute):.4f} | {mean(cells, signed):+.4f}")
 
 
-def verdict(holds: bool, what: str) -> None:
-    print(f"{'HOLDS' if holds else 'DOES NOT HOLD'}: {what}")
+def verdict(holds: bool | None, what: str) -> None:
+    """None: there is no interval yet to judge by."""
+    print(f"{'NOT KNOWN' if holds is None else 'HOLDS' if holds else 'DOES NOT HOLD'}: {what}")
 
 
 def _listed(lines: Sequence[str]) -> str:
