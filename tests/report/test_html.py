@@ -156,6 +156,14 @@ def test_a_run_without_errors_says_so(fake_run):
     assert "None on test." in Page(to_html(facts, {})).text
 
 
+def test_a_threshold_that_was_set_by_hand_is_told_so(fake_run):
+    facts = findings(fake_run())
+    assert "chosen on val by the best F1; counts on test" in Page(to_html(facts, {})).text
+    facts["marks"]["rule"] = None
+    assert "chosen on val; that of mm_fusion set by hand; counts on test" in Page(to_html(facts, {})).text
+    assert "mm_fusion on val (60 rows); its threshold was set by hand: the" in draw_figures(facts)["curve"].caption
+
+
 def test_undefined_figures_do_not_break_the_page(fake_run):
     facts = findings(fake_run())
     nothing = {"value": None, "low": None, "high": None}

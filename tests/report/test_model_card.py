@@ -5,7 +5,7 @@ import yaml
 
 from bifocal.errors import RunError
 from bifocal.report.model_card import write_model_card
-from bifocal.workspace import Workspace
+from bifocal.workspace import Workspace, read_json, write_json
 
 
 def card(folder, model):
@@ -65,6 +65,16 @@ def test_the_fusion_is_not_passed_off_as_a_transformers_model(fake_run):
     assert "from_pretrained" not in body
     assert "Over 5 seeds the AUROC" in body
     assert "Posts that bring only text have values of their own" in body
+
+
+def test_a_threshold_that_was_set_by_hand_is_not_said_to_be_chosen(fake_run):
+    folder = fake_run()
+    path = Workspace.of(folder).policy
+    by_hand = {"model": "mm_fusion", "pattern": "pooled", "before": 0.3, "after": 0.45}
+    write_json(path, {**read_json(path), "changes": [by_hand]})
+    told = "The threshold was set by hand, the calibration chosen on val (60 rows)."
+    assert told in card(folder, "mm_fusion")[1]
+    assert "Both were chosen on val (60 rows)." in card(folder, "text_expert")[1]
 
 
 def test_in_sample_figures_stay_out_of_the_front_matter(fake_run):

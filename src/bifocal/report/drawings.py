@@ -112,9 +112,10 @@ def _curve(facts: RunFacts) -> Figure | None:
     main = facts["headline"]["model"]
     if not facts["curve"]:
         return None
+    threshold = ", where its threshold was chosen" if facts["marks"]["rule"] else "; its threshold was set by hand"
     return Figure(
         draw.threshold_curves(facts["curve"], facts["models"][main]["threshold"]),
-        f"{main} on {words.tuned_rows(facts)}, where its threshold was chosen: the upright line marks it.",
+        f"{main} on {words.tuned_rows(facts)}{threshold}: the upright line marks it.",
         facts["curve"],
     )
 

@@ -216,7 +216,8 @@ def _decides(facts: RunFacts, model: str) -> list[str]:
         rule, chosen = f"the class that {wins} is named", "It was chosen"
     else:
         rule = f"the label applies where the probability of class 1 is {model_facts['threshold']:.2f} or more"
-        chosen = "Both were chosen"
+        by_hand = model == facts["headline"]["model"] and facts["marks"]["rule"] is None
+        chosen = "The threshold was set by hand, the calibration chosen" if by_hand else "Both were chosen"
     lines = f"Calibrated probabilities are `{model_facts['formula']}`; {rule}. {chosen} on {words.tuned_rows(facts)}."
     if model_facts["patterns"]:
         lines += (
