@@ -9,7 +9,7 @@ from tests.assess.test_predictions import opinions, plain
 
 from bifocal.assess.rule_figures import measure_rule
 from bifocal.config import ReviewConfig, ThresholdConfig
-from bifocal.decide.policy import Band, Change, Expected
+from bifocal.decide.policy import Band, Change, Expected, PatternPolicy
 from bifocal.evaluate.compare import Resampling
 
 RESAMPLING = Resampling("auroc", 200, 0)
@@ -94,3 +94,29 @@ def test_where_nothing_can_be_counted_there_is_no_figure(rows):
     silent = opinions(y, text=p, has={"text": np.zeros(len(y))})
     assert measure_rule(silent, plain("text"), "text", RESAMPLING) == []
     assert measured(rows, classes=(0, 1, 2)) == []
+
+
+def test_where_patterns_have_other_rules_only_the_rows_of_the_pooled_threshold_are_measured(rows):
+    y, p = rows
+    pooled, rule = plain("text").models["text"], ThresholdConfig(by="fpr", bound=0.2)
+    own = PatternPolicy(calibration=pooled.calibration, threshold=0.95, n=200)
+    change = Change(date="", by="Ada", why="so", model="text", pattern="text", before=0.5, after=0.95, version="")
+    found_by = change.model_copy(update={"pattern": "pooled", "rule": rule})
+
+    def figures(*changes, patterns=("text",)):
+        model = pooled.model_copy(update={"patterns": dict.fromkeys(patterns, own)})
+        expected = {name: Expected(value=0.5, low=0.4, high=0.6) for name in ("f1", "fpr")}
+        policy = plain("text").model_copy(update={"models": {"text": model}, "changes": changes, "expected": expected})
+        return measure_rule(opinions(y, patterns=["text", "image+text"] * 200, text=p), policy, "text", RESAMPLING)
+
+    (one_rule,) = figures()
+    assert "rows" not in one_rule and one_rule["expected"]
+    assert one_rule["value"] == pytest.approx(sk.f1_score(y, p >= np.tile([0.95, 0.5], 200)))
+    for changes, figure in (
+        ((change,), sk.f1_score(y[1::2], p[1::2] >= 0.5)),
+        ((found_by,), (p[1::2] >= 0.5)[y[1::2] == 0].mean()),
+    ):
+        (found,) = figures(*changes)
+        assert found["value"] == pytest.approx(figure) and (found["rows"], found["expected"]) == (200, None)
+        assert found["low"] < found["value"] < found["high"]
+    assert figures(found_by, patterns=("text", "image+text")) == []  # the pooled threshold decides no row

@@ -134,7 +134,10 @@ def test_the_figure_that_was_asked_for_stands_beside_the_one_expected(fake_run):
     told = "false-positive rate on test 0.031 [0.018, 0.047], asked at most 0.02"
     assert f"The figure that its threshold was chosen for: {told}." in answer(facts)[2]
     found["expected"] = {"value": 0.022, "low": 0.011, "high": 0.036}
-    assert f"{told}, expected 0.022 [0.011, 0.036] (90% interval)." in answer(facts)[2]
+    assert f"{told}, expected 0.022 [90%: 0.011, 0.036]." in answer(facts)[2]
+    found["rows"] = 1200
+    assert "on test (1,200 posts without a threshold of their own) 0.031 [0.018" in answer(facts)[2]
+    del found["rows"]
     facts["actions"] = {action: {"negative": 5, "positive": 5, "none": 0} for action in ("allow", "review", "block")}
     facts["rule_figures"] = [{**found, "of": "review", "figure": "fnr", "at_most": 0.1, "expected": None}]
     told = "Share of positive posts allowed without a person on test 0.031 [0.018, 0.047], asked at most 0.1."
@@ -155,8 +158,12 @@ def test_of_a_threshold_by_hand_nothing_is_expected_but_where_a_rule_found_it(fa
     facts = by_hand(change, {**change, "pattern": "text", "rule": {"by": "recall", "bound": 0.9}})
     assert facts["marks"]["rule"] is None and facts["marks"]["expected"] == {}
     assert "threshold of 0.45, set by hand (posts" in answer(facts)[2]
-    facts = by_hand(change, {**change, "rule": {"by": "fpr", "bound": 0.02}}, {**change, "review": {"fnr": 0.1}})
+    by_rule = {**change, "rule": {"by": "fpr", "bound": 0.02}}
+    facts = by_hand(change, by_rule, {**change, "review": {"fnr": 0.1}}, {**by_rule, "pattern": "text"})
     assert facts["marks"]["rule"] == "false-positive rate at most 0.02" and facts["marks"]["expected"]
+    for others in ((), ({**change, "pattern": "text"},)):  # posts of text alone are decided by another rule, by hand
+        facts = by_hand(by_rule, *others)
+        assert facts["marks"]["rule"] == "false-positive rate at most 0.02" and facts["marks"]["expected"] == {}
 
 
 def test_the_review_band_tells_whom_it_asks(fake_run):

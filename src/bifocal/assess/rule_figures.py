@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, NotRequired
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class RuleFigure(Figure):
     """The bound that was asked for; both None where the rule takes the best."""
     expected: Figure | None
     """A prediction interval of 90%, from the rows that the threshold was chosen on."""
+    rows: NotRequired[int]
+    """Tested rows that the pooled threshold decides, where others have one by another rule; absent = it is of all."""
 
 
 class _Question(NamedTuple):
@@ -51,33 +53,45 @@ class _Question(NamedTuple):
 def measure_rule(tested: Predictions, policy: Policy, model: str, resampling: Resampling) -> list[RuleFigure]:
     """What the rule of a model's pooled threshold, and the review band, come to; at the base rate of the policy.
 
-    Nothing is asked of a threshold that was set by hand, nor of several classes. Intervals are of 95%, groups
-    resampled; of shares at least Jeffreys'.
+    Where a presence pattern has a threshold that was chosen by another rule, or set by hand, the pooled one is measured
+    on the rows that it decides, and nothing is expected. Nothing is asked of a threshold that was set by hand, nor of
+    several classes. Intervals are of 95%, groups resampled; of shares at least Jeffreys'.
     """
-    rows = tested.has[model] & (tested.labels != UNLABELLED)
-    if len(policy.classes) != 2 or not rows.any():
+    known = tested.has[model] & (tested.labels != UNLABELLED)
+    if len(policy.classes) != 2 or not known.any():
         return []
-    y, codes = tested.labels[rows], np.unique(np.array(tested.groups)[rows], return_inverse=True)[1]
-    questions: list[tuple[RuleFigure, _Question]] = []
-    rule = policy.rule_of(model)
-    if rule is not None:
-        flags = calibrated(tested, policy, model)[1][rows] == 1
+    rule, own = policy.rule_of(model), policy.models[model].patterns
+    one_rule = all(policy.rule_of(model, pattern) == rule for pattern in own)
+    rows = known if one_rule else known & ~np.isin(tested.patterns, list(own))
+    found: list[RuleFigure] = []
+    if rule is not None and rows.any():
+        y, flags = tested.labels[rows], calibrated(tested, policy, model)[1][rows] == 1
         weights = row_weights(y, class_shares(y, 2), policy.base_rate)
-        expected = policy.expected.get(figure_of(rule))
+        expected = policy.expected.get(figure_of(rule)) if one_rule else None
         told = _told("threshold", figure_of(rule), rule.bound, least=rule.by in LEAST)
         told["expected"] = None if expected is None else Interval(expected.value, expected.low, expected.high).figure()
-        questions.append((told, _of_rule(rule, y, flags, np.ones(len(y)) if weights is None else weights)))
+        if not one_rule:
+            told["rows"] = len(y)
+        question = _of_rule(rule, y, flags, np.ones(len(y)) if weights is None else weights)
+        found += _measured([(told, question)], _groups(tested, rows), resampling)
     if policy.review is not None and policy.band(model, POOLED) is not None:
-        done = actions(tested, policy, model)[rows]
+        y, done = tested.labels[known], actions(tested, policy, model)[known]
         asked = (
             ("fnr", policy.review.fnr, done == "allow", y == 1),
             ("fpr", policy.review.fpr, done == "block", y == 0),
         )
-        for name, bound, event, among in asked:
-            if bound is not None:
-                questions.append((_told("review", name, bound), _share(event, among, np.ones(len(y)))))
-    found = _measured([question for _, question in questions], codes, resampling)
-    return [{**told, **interval.figure()} for (told, _), interval in zip(questions, found, strict=True)]
+        questions = [
+            (_told("review", name, bound), _share(event, among, np.ones(len(y))))
+            for name, bound, event, among in asked
+            if bound is not None
+        ]
+        found += _measured(questions, _groups(tested, known), resampling)
+    return found
+
+
+def _groups(tested: Predictions, rows: Rows) -> NDArray[np.intp]:
+    """The groups of the rows, numbered."""
+    return np.unique(np.array(tested.groups)[rows], return_inverse=True)[1]
 
 
 def _told(of: Literal["threshold", "review"], figure: str, bound: float | None, *, least: bool = False) -> RuleFigure:
@@ -109,19 +123,22 @@ def _share(event: Rows, among: Rows, weights: Floats) -> _Question:
     return _Question(columns, share, (event, among) if alike else None)
 
 
-def _measured(questions: list[_Question], codes: NDArray[np.intp], resampling: Resampling) -> Iterator[Interval]:
-    """Each figure and its interval; ``codes [n]`` number the groups of the rows."""
+def _measured(
+    asked_for: list[tuple[RuleFigure, _Question]], codes: NDArray[np.intp], resampling: Resampling
+) -> Iterator[RuleFigure]:
+    """Each figure with its interval; ``codes [n]`` number the groups of the rows."""
+    questions = [question for _, question in asked_for]
     sums = [np.stack([np.bincount(codes, column) for column in asked.columns.T]) for asked in questions]
 
     def figures(weights: Floats) -> dict[int, Floats]:
         return {i: asked.figure(sums[i] @ weights.T) for i, asked in enumerate(questions)}
 
     found = over_resamples(figures, range(int(codes.max()) + 1), resampling.resamples, resampling.seed)
-    for i, asked in enumerate(questions):
+    for i, (told, asked) in enumerate(asked_for):
         interval = percentile_interval(float(found[i][0]), found[i][1:])
         if asked.share is not None and asked.share[1].any():
             event, among = asked.share
             _, low, high = rate(event[among], codes[among]).interval()
             low, high = float(np.fmin(interval.low, low)), float(np.fmax(interval.high, high))
             interval = Interval(interval.value, low, high)
-        yield interval
+        yield {**told, **interval.figure()}

@@ -64,6 +64,7 @@ def findings(folder: str | Path) -> RunFacts:
     metric = headline_metric(len(label.classes))
     main_facts = models[main]
     steps, rule = record["steps"], _rule(policy, main)
+    one_rule = all(_rule(policy, main, pattern) == rule for pattern in policy["models"][main].get("patterns", {}))
     return {
         "run": results["run"],
         "label": {
@@ -89,7 +90,7 @@ def findings(folder: str | Path) -> RunFacts:
             "approximate": policy["approximate"],
             "rule": None if rule is None else described(ThresholdConfig(**rule)),
             "base_rate": policy.get("base_rate"),
-            "expected": {} if rule is None else policy.get("expected", {}),
+            "expected": policy.get("expected", {}) if rule is not None and one_rule else {},
             "tuned_on": tuned,
             "tuned_rows": splits[tuned]["n"],
             "tuned_rarest": min(class_counts(splits[tuned])),
@@ -111,9 +112,9 @@ def findings(folder: str | Path) -> RunFacts:
     }
 
 
-def _rule(policy: Mapping[str, Any], model: str) -> dict[str, Any] | None:
-    """What the model's pooled threshold was chosen by, as `Policy.rule_of`; None = given by hand."""
-    set_by_hand = [c for c in policy.get("changes", []) if (c["model"], c["pattern"]) == (model, POOLED)]
+def _rule(policy: Mapping[str, Any], model: str, pattern: str = POOLED) -> dict[str, Any] | None:
+    """What a threshold of the model was chosen by, as `Policy.rule_of`; None = given by hand."""
+    set_by_hand = [c for c in policy.get("changes", []) if (c["model"], c["pattern"]) == (model, pattern)]
     set_by_hand = [c for c in set_by_hand if not c.get("review")]
     found: dict[str, Any] | None = set_by_hand[-1].get("rule") if set_by_hand else policy.get("rule", {})
     return found

@@ -98,14 +98,18 @@ def class_shares_differ(found: Mapping[str, Any]) -> str:
 
 def rule_figure(found: RuleFigure, split: str) -> str:
     """What a rule comes to, beside what was asked and expected: ``false-positive rate on test 0.031 [0.018, 0.047],
-    asked at most 0.02, expected 0.022 [0.011, 0.036]``."""
+    asked at most 0.02, expected 0.022 [90%: 0.011, 0.036]``; the first interval is of 95%."""
     name = (FIGURES if found["of"] == "threshold" else REVIEWED)[found["figure"]]
-    told = f"{name} on {split} {number(found['value'])} {interval(found)}".rstrip()
+    of = f" ({found['rows']:,} posts without a threshold of their own)" if "rows" in found else ""
+    told = f"{name} on {split}{of} {number(found['value'])} {interval(found)}".rstrip()
     for side in ("at_least", "at_most"):
         if found[side] is not None:
             told += f", asked {side.replace('_', ' ')} {found[side]:g}"
     expected = found["expected"]
-    return told if expected is None else f"{told}, expected {number(expected['value'])} {interval(expected)}"
+    if expected is None:
+        return told
+    between = interval(expected).replace("[", "[90%: ")
+    return f"{told}, expected {number(expected['value'])} {between}".rstrip()
 
 
 def asked(facts: RunFacts) -> list[str]:
