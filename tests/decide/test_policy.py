@@ -85,8 +85,8 @@ def test_a_side_of_the_band_without_a_rate_follows_the_threshold(pattern):
         ({"pattern": "txt"}, "did you mean 'text'"),
         ({"threshold": 1.2}, "a probability of 0 to 1, found 1.2"),
         ({"threshold": float("nan")}, "a probability of 0 to 1"),
-        ({"why": " "}, "say who sets the threshold, and why"),
-        ({"by": ""}, "say who sets the threshold, and why"),
+        ({"why": " "}, "say who changes the policy, and why"),
+        ({"by": ""}, "say who changes the policy, and why"),
     ],
 )
 def test_what_cannot_be_set_is_refused(asked, message):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from bifocal.config import ThresholdConfig
-from bifocal.decide.policy_findings import few_for_bound
+from bifocal.decide.policy_findings import few_for_bound, threshold_findings
+from bifocal.decide.thresholds import choose_threshold
+from bifocal.errors import DataError
 
 LABELS = np.array([0] * 30 + [1] * 20)
 
@@ -25,6 +27,22 @@ LABELS = np.array([0] * 30 + [1] * 20)
 def test_it_says_how_many_rows_are_missing(rule, says):
     (finding,) = few_for_bound("mm_fusion", LABELS, ThresholdConfig(**rule))
     assert finding.startswith("mm_fusion: ") and says in finding
+
+
+def test_a_confident_precision_that_is_kept_to_lacks_no_rows():
+    """Among few ranks there are fewer places to look in, and so less to divide the risk by."""
+    rule, labels = ThresholdConfig(by="precision", bound=0.9, confidence=0.9), np.array([0] * 40 + [1] * 45)
+    chosen = choose_threshold(labels, np.repeat([0.1, 0.9], [40, 45]), rule)
+    assert chosen.met and few_for_bound("m", labels, rule, met=chosen.met) == []
+    assert few_for_bound("m", labels, rule)
+
+
+@pytest.mark.parametrize(("by_hand", "told"), [(True, "ask for less, or"), (False, "less in `decide.threshold.bound`")])
+def test_a_bound_that_is_not_kept_to_is_to_be_lowered_where_it_was_asked(by_hand, told):
+    rule, labels = ThresholdConfig(by="fpr", bound=0.01), np.arange(100) % 2
+    chosen = choose_threshold(labels, np.full(100, 0.5), rule)
+    with pytest.raises(DataError, match=told):
+        threshold_findings("m", chosen, rule, decides=True, by_hand=by_hand)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from bifocal.assess.drift_reference import Reference
 from bifocal.cli.app import app
 from bifocal.config import ReviewConfig, ThresholdConfig, parse_config
 from bifocal.contracts import Reporter
-from bifocal.decide.policy import Policy
+from bifocal.decide.policy import PatternPolicy, Policy
 from bifocal.deploy.policies import compare, set_review, set_threshold
 from bifocal.errors import DataError, RunError
 from bifocal.pipeline.train import run
@@ -127,6 +127,34 @@ def test_a_bound_that_lacks_rows_says_how_many_and_nothing_is_changed(space):
     assert "negative rows, found" in told["findings"][0]
 
 
+def test_the_confidence_is_that_of_the_runs_rule_where_it_bounds_the_same_figure(space):
+    rule = ThresholdConfig(by="fpr", bound=0.3, confidence=0.9)
+    Policy.load(space.policy).model_copy(update={"rule": rule}).save(space.policy)
+    same, other = ThresholdConfig(by="fpr", bound=0.2), ThresholdConfig(by="recall", bound=0.5)
+    told = set_threshold(space.folder, None, same, by="Ada", why="complaints")
+    assert told["rule"] == "false-positive rate at most 0.2, with confidence 0.9"
+    assert set_threshold(space.folder, None, other, by="Ada", why="complaints")["rule"] == "recall at least 0.5"
+
+
+def test_a_pooled_threshold_that_decides_no_post_is_told_of(space):
+    policy = Policy.load(space.policy)
+    fit = policy.models["mm_fusion"]
+    own = PatternPolicy(calibration=fit.calibration, threshold=0.5, n=200)
+    patterns = dict.fromkeys(("image", "text", "image+text"), own)
+    for kept, told in ((patterns, True), ({"image": own}, False)):
+        models = {**policy.models, "mm_fusion": fit.model_copy(update={"patterns": kept})}
+        policy.model_copy(update={"models": models}).save(space.policy)
+        found = set_threshold(space.folder, None, ThresholdConfig(by="fpr", bound=0.2), by="Ada", why="complaints")
+        assert told == any("is decided by it: name --pattern" in finding for finding in found["findings"])
+
+
+def test_who_and_why_are_asked_for_before_anything_is_fitted(tmp_path):
+    with pytest.raises(RunError, match="say who changes the policy"):
+        set_review(tmp_path / "none", ReviewConfig(fnr=0.2), by=" ", why="a new team")
+    with pytest.raises(RunError, match="say who changes the policy"):
+        set_threshold(tmp_path / "none", None, ThresholdConfig(by="fpr", bound=0.2), by="Ada", why="")
+
+
 def test_review_bands_are_fitted_anew_and_thresholds_stay(space, small_config):
     before = Policy.load(space.policy)
     review = ReviewConfig(fnr=0.2, fpr=0.1)
@@ -183,7 +211,8 @@ def test_bounds_and_rates_from_the_command_line(space):
 
     assert "false-positive rate at most 0.2" in call("--fpr", "0.2").output
     assert "recall at least 0.5" in call("--recall", "0.5").output
-    assert "fnr: 0.2, fpr: 0.1" in call("--review", "fnr=0.2,fpr=0.1").output
+    reviewed = call("--review", "fnr=0.2,fpr=0.1").output
+    assert "fnr: 0.2, fpr: 0.1" in reviewed and "pattern" not in reviewed and "after" not in reviewed
     for options, refused in {
         (): "found none",
         ("--fpr", "0.1", "--recall", "0.5"): "found --fpr and --recall",

@@ -208,7 +208,8 @@ def print_policy_diff(found: Mapping[str, Any], as_json: bool) -> None:
 
 def print_policy_set(folder: Path, change: Mapping[str, Any], as_json: bool) -> None:
     """The change; the thresholds that it leaves as they are, and the bundles that it does not reach."""
-    print_counts(change if as_json else {k: v for k, v in change.items() if k not in ("others", "bundles")}, as_json)
+    told = {"others", "bundles"} | ({"model", "pattern", "before", "after"} if "review" in change else set())
+    print_counts(change if as_json else {k: v for k, v in change.items() if k not in told}, as_json)
     if as_json:
         return
     console = plain()

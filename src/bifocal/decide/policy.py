@@ -362,11 +362,16 @@ class Policy(Strict):
         self, by: str, why: str, *, model: str, pattern: str = POOLED, before: float | None, after: float | None
     ) -> Change:
         """The record of a change of this policy. Raises `RunError` where a name or reason is missing."""
-        if not by.strip() or not why.strip():
-            raise RunError("say who sets the threshold, and why")
+        require_names(by, why)
         return Change(
             date=now(), by=by, why=why, model=model, pattern=pattern, before=before, after=after, version=self.version
         )
+
+
+def require_names(by: str, why: str) -> None:
+    """Raises `RunError` where a change of a policy lacks a person's name or a reason."""
+    if not by.strip() or not why.strip():
+        raise RunError("say who changes the policy, and why")
 
 
 def _sure(band: Band, p: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.bool_]:

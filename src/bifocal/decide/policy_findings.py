@@ -66,18 +66,19 @@ def unpromised_band(what: str, band: Band | None, review: ReviewConfig) -> list[
     return found
 
 
-def few_for_bound(what: str, labels: NDArray[np.int64], rule: ThresholdConfig) -> list[str]:
+def few_for_bound(what: str, labels: NDArray[np.int64], rule: ThresholdConfig, *, met: bool = False) -> list[str]:
     """Where there are fewer rows than a bound needs to say anything of them: how many are missing.
 
     One error among n rows is a rate of 1/n; with ``confidence`` c, n rows without an error show that it is at most
     ``1 - (1 - c) ** (1 / n)`` (Clopper and Pearson 1934). Precision is of flagged rows, how many depends on the
     threshold, and positives are at most all of them, or all but that one error: so many are the least. A confident one
-    is looked for in `LOOKS` places.
+    is looked for in `LOOKS` places, and in fewer among fewer ranks: ``met`` says that there is a threshold with which
+    it is kept to, so that nothing is missing.
     """
     classes = {
         "fpr": ("negative", 0), "recall": ("positive", 1), "precision": ("positive", 1), "capacity": ("tuning", None),
     }  # fmt: skip
-    if rule.bound is None:
+    if rule.bound is None or (met and rule.confidence):
         return []
     name, label = classes[rule.by]
     rate = 1 - rule.bound if rule.by in LEAST else rule.bound
@@ -101,9 +102,10 @@ def threshold_findings(
     *,
     decides: bool = False,
     lacking: Sequence[str] = (),
+    by_hand: bool = False,
 ) -> list[str]:
     """Findings of one threshold. Raises `DataError` where the model that decides cannot keep to the bound; with what
-    `few_for_bound` found ``lacking``."""
+    `few_for_bound` found ``lacking``; ``by_hand``: the rule is not that of a run's settings."""
     if chosen is None:
         return []
     if not chosen.met:
@@ -113,7 +115,8 @@ def threshold_findings(
         )
         if decides:
             missing = "".join(f"; {found}" for found in lacking)
-            raise DataError(f"{unmet}: ask for less in `decide.threshold.bound`, or give more rows to tune on{missing}")
+            place = "" if by_hand else " in `decide.threshold.bound`"
+            raise DataError(f"{unmet}: ask for less{place}, or give more rows to tune on{missing}")
         return [f"{unmet}, which is taken"]
     if chosen.figures["flagged"] >= NEARLY_ALL:
         return [f"{what}: the threshold {chosen.threshold:.3f} flags {chosen.figures['flagged']:.0%} of posts"]

@@ -135,7 +135,8 @@ def _fit_model(model: str, rows: TuningRows, settings: PolicySettings, *, decide
     findings = uncalibrated(model, few, "the temperature is 1: scores are taken as they are")
     if calibrated.tried:
         findings.append(compared(model, calibrated))
-    lacking = few_for_bound(model, scores[1], settings.rule) if decides and len(settings.classes) == 2 else []
+    met, two = chosen is not None and chosen.met, len(settings.classes) == 2
+    lacking = few_for_bound(model, scores[1], settings.rule, met=met) if decides and two else []
     findings += [*lacking, *threshold_findings(model, chosen, settings.rule, decides=decides, lacking=lacking)]
     findings += unpromised(model, pooled, settings.classes, settings.review)
     patterns, found = _fit_patterns(model, sets, promised, pooled, settings, told=bool(few))
@@ -251,10 +252,10 @@ def find_threshold(
     fit, scores = policy.own_fit(model, pattern), rows.scores[model][pattern]
     logits, labels = _annotated(scores)
     name = model if pattern == POOLED else f"{model} on {pattern}"
-    lacking = few_for_bound(name, labels, rule)
     weights = row_weights(labels, fit.shares, policy.base_rate)
     chosen = choose_threshold(labels, fit.probabilities(logits, policy.base_rate), rule, weights)
-    findings = [*lacking, *threshold_findings(name, chosen, rule, decides=True, lacking=lacking)]
+    lacking = few_for_bound(name, labels, rule, met=chosen.met)
+    findings = [*lacking, *threshold_findings(name, chosen, rule, decides=True, lacking=lacking, by_hand=True)]
     decides = model == list(rows.scores)[-1] and pattern == POOLED
     expected = _expected(scores, fit, rows.groups, rule, policy.base_rate, seed) if decides else {}
     return chosen, expected, findings

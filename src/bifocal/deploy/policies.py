@@ -15,7 +15,7 @@ from ..assess.predictions import actions, calibrated
 from ..assess.run_data import RunData
 from ..assess.tuning import tuning_predictions, tuning_rows
 from ..config import ReviewConfig, ThresholdConfig, differing_settings, recorded_config
-from ..decide.policy import POOLED, Change, Policy
+from ..decide.policy import POOLED, Change, Policy, require_names
 from ..decide.policy_fit import find_threshold, with_review
 from ..decide.thresholds import described, figure_of
 from ..errors import BifocalError, RunError, nearest
@@ -58,7 +58,8 @@ def set_threshold(
     model : str or None
         None = the model that decides.
     threshold : float or ThresholdConfig
-        A rule finds it on the rows that the run's policy was tuned on, as the run itself does (`find_threshold`).
+        A rule finds it on the rows that the run's policy was tuned on, as the run itself does (`find_threshold`); with
+        the confidence of the run's rule where that bounds the same figure and none is given.
     pattern, by, why : as `Policy.with_threshold`
     allow_plugins : as `System.load`
 
@@ -78,6 +79,7 @@ def set_threshold(
     DataError
         Where the rule's bound cannot be kept to, with how many rows are missing.
     """
+    require_names(by, why)
     folder = run_or_bundle(Path(folder))
     told: dict[str, Any] = {}
 
@@ -86,17 +88,29 @@ def set_threshold(
         if not isinstance(threshold, ThresholdConfig):
             return policy.with_threshold(named, threshold, pattern=pattern, by=by, why=why)
         data, figure = _tuned(folder, allow_plugins), figure_of(threshold)
-        rows = tuning_rows(data, tuning_predictions(data))
-        seed = data.config.seed
-        chosen, expected, findings = find_threshold(policy, rows, threshold, model=named, pattern=pattern, seed=seed)
-        after = policy.with_threshold(named, chosen.threshold, pattern=pattern, by=by, why=why, rule=threshold)
-        told["reached"], told["findings"] = {figure: chosen.figures[figure]}, findings
+        predictions, rule = tuning_predictions(data), threshold
+        if policy.rule.by == rule.by and "confidence" not in rule.model_fields_set:
+            rule = rule.model_copy(update={"confidence": policy.rule.confidence})
+        rows, seed = tuning_rows(data, predictions), data.config.seed
+        chosen, expected, findings = find_threshold(policy, rows, rule, model=named, pattern=pattern, seed=seed)
+        after = policy.with_threshold(named, chosen.threshold, pattern=pattern, by=by, why=why, rule=rule)
+        told["reached"] = {figure: chosen.figures[figure]}
+        told["findings"] = [*findings, *_deciding_nothing(policy, predictions, named, pattern)]
         if expected:
             told["expected"] = {figure: expected[figure].value}
             after = after.model_copy(update={"expected": expected})
         return after
 
     return {**_changed(folder, changed, allow_plugins), **told}
+
+
+def _deciding_nothing(policy: Policy, predictions: Predictions, model: str, pattern: str) -> list[str]:
+    """Where a pooled threshold decides no tuned row: all bring parts that have a threshold of their own."""
+    brought = {found for found, has in zip(predictions.patterns, predictions.has[model], strict=True) if has}
+    if pattern != POOLED or not brought or not brought <= policy.models[model].patterns.keys():
+        return []
+    own = " or ".join(f"--pattern {name}" for name in sorted(brought))
+    return [f"{model}: no post that the run was tuned on is decided by it: name {own}"]
 
 
 def set_review(
@@ -112,6 +126,7 @@ def set_review(
     RunError
         Also where the rates are for a label of another kind.
     """
+    require_names(by, why)
     folder, found = run_or_bundle(Path(folder)), list[str]()
 
     def changed(policy: Policy) -> Policy:
