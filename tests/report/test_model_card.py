@@ -70,7 +70,8 @@ def test_the_fusion_is_not_passed_off_as_a_transformers_model(fake_run):
 def test_a_threshold_that_was_set_by_hand_is_not_said_to_be_chosen(fake_run):
     folder = fake_run()
     path = Workspace.of(folder).policy
-    by_hand = {"model": "mm_fusion", "pattern": "pooled", "before": 0.3, "after": 0.45}
+    who = {"date": "2026-11-30", "by": "A", "why": "B", "version": "of before"}
+    by_hand = {**who, "model": "mm_fusion", "pattern": "pooled", "before": 0.3, "after": 0.45}
     write_json(path, {**read_json(path), "changes": [by_hand]})
     told = "The threshold was set by hand, the calibration chosen on val (60 rows)."
     assert told in card(folder, "mm_fusion")[1]

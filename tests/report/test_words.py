@@ -146,7 +146,8 @@ def test_the_figure_that_was_asked_for_stands_beside_the_one_expected(fake_run):
 
 def test_of_a_threshold_by_hand_nothing_is_expected_but_where_a_rule_found_it(fake_run):
     folder = fake_run()
-    change = {"model": "mm_fusion", "pattern": "pooled", "before": 0.45, "after": 0.6}
+    who = {"date": "2026-11-30", "by": "A", "why": "B", "version": "of before"}
+    change = {**who, "model": "mm_fusion", "pattern": "pooled", "before": 0.45, "after": 0.6}
 
     def by_hand(*changes):
         def change_policy(policy):

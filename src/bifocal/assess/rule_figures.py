@@ -60,9 +60,8 @@ def measure_rule(tested: Predictions, policy: Policy, model: str, resampling: Re
     known = tested.has[model] & (tested.labels != UNLABELLED)
     if len(policy.classes) != 2 or not known.any():
         return []
-    rule, own = policy.rule_of(model), policy.models[model].patterns
-    one_rule = all(policy.rule_of(model, pattern) == rule for pattern in own)
-    rows = known if one_rule else known & ~np.isin(tested.patterns, list(own))
+    rule, one_rule = policy.rule_of(model), policy.has_one_rule(model)
+    rows = known if one_rule else known & ~np.isin(tested.patterns, list(policy.models[model].patterns))
     found: list[RuleFigure] = []
     if rule is not None and rows.any():
         y, flags = tested.labels[rows], calibrated(tested, policy, model)[1][rows] == 1

@@ -184,6 +184,11 @@ class Policy(Strict):
         set_by_hand = [c for c in self.changes if (c.model, c.pattern) == (model, pattern) and c.review is None]
         return set_by_hand[-1].rule if set_by_hand else self.rule
 
+    def has_one_rule(self, model: str) -> bool:
+        """Whether the thresholds of all presence patterns were chosen by what the pooled one was chosen by."""
+        rule = self.rule_of(model)
+        return all(self.rule_of(model, pattern) == rule for pattern in self.models[model].patterns)
+
     def band(self, model: str, pattern: str) -> Band | None:
         """The review band; None = actions follow labels. Raises `RunError` on an unknown model."""
         return self._of(model, pattern).band

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..assess.predictions import MAJORITY
-from ..config import ThresholdConfig, part_name
+from ..config import part_name
 from ..decide.calibration_methods import formula
-from ..decide.policy import POOLED
+from ..decide.policy import Policy
 from ..decide.thresholds import described
 from ..errors import RunError
 from ..evaluate.metrics import headline_metric
@@ -63,8 +63,8 @@ def findings(folder: str | Path) -> RunFacts:
     splits = {s: {k: baseline[s][k] for k in ("n", "positives")} for s in SPLITS if s in baseline}
     metric = headline_metric(len(label.classes))
     main_facts = models[main]
-    steps, rule = record["steps"], _rule(policy, main)
-    one_rule = all(_rule(policy, main, pattern) == rule for pattern in policy["models"][main].get("patterns", {}))
+    decided_by = Policy.model_validate({name: value for name, value in policy.items() if name != "version"})
+    steps, rule = record["steps"], decided_by.rule_of(main)
     return {
         "run": results["run"],
         "label": {
@@ -88,9 +88,9 @@ def findings(folder: str | Path) -> RunFacts:
         "marks": {
             "in_sample": results["in_sample"],
             "approximate": policy["approximate"],
-            "rule": None if rule is None else described(ThresholdConfig(**rule)),
+            "rule": None if rule is None else described(rule),
             "base_rate": policy.get("base_rate"),
-            "expected": policy.get("expected", {}) if rule is not None and one_rule else {},
+            "expected": policy.get("expected", {}) if rule is not None and decided_by.has_one_rule(main) else {},
             "tuned_on": tuned,
             "tuned_rows": splits[tuned]["n"],
             "tuned_rarest": min(class_counts(splits[tuned])),
@@ -110,14 +110,6 @@ def findings(folder: str | Path) -> RunFacts:
         "choice": steps.get("fusion", {}).get("choice"),
         "made": _made(record),
     }
-
-
-def _rule(policy: Mapping[str, Any], model: str, pattern: str = POOLED) -> dict[str, Any] | None:
-    """What a threshold of the model was chosen by, as `Policy.rule_of`; None = given by hand."""
-    set_by_hand = [c for c in policy.get("changes", []) if (c["model"], c["pattern"]) == (model, pattern)]
-    set_by_hand = [c for c in set_by_hand if not c.get("review")]
-    found: dict[str, Any] | None = set_by_hand[-1].get("rule") if set_by_hand else policy.get("rule", {})
-    return found
 
 
 def _headline(main: str, metric: str, split: str, model_facts: ModelFacts) -> Headline:
