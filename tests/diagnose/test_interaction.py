@@ -25,7 +25,6 @@ from bifocal.errors import DataError
 from bifocal.sources.synthetic import Synthetic
 
 
-
 def pairs_of(classes):
     return arrays(np.float64, (5, 5, classes), elements=st.floats(-50, 50))
 

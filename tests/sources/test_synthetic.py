@@ -128,6 +128,85 @@ def test_xor_pairs_each_caption_with_both_pictures_and_each_picture_with_both_ca
         assert sorted(map(tuple, bits(four)[:, :2].tolist())) == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
+# ---------------------------------------------------------------- several labels of the same posts
+
+THREE = {"abuse_hate": "and", "offensive": "unique_text", "target_type": "unique_image"}
+
+
+@pytest.mark.parametrize("structures", [THREE, {**THREE, "offensive": "xor"}, {**THREE, "abuse_hate": "xor"}])
+def test_each_label_follows_its_own_structure_over_the_same_bits(structures):
+    for row in synthetic(size=80, structures=structures):
+        t, v = row.labels["cue_text"], row.labels["cue_image"]
+        for name, structure in structures.items():
+            y = STRUCTURES[structure].label(t, v)
+            assert row.labels[name] == (y if name != "target_type" else ("none", "community")[y])
+        assert (row.group is not None) == ("xor" in structures.values())
+
+
+def test_further_labels_leave_posts_and_first_label_as_they_are():
+    alone, together = synthetic(size=80, label_noise=0.2), synthetic(size=80, label_noise=0.2, structures=THREE)
+    assert together == synthetic(
+        size=80,
+        label_noise=0.2,
+        structure="and",
+        structures={name: THREE[name] for name in ("target_type", "offensive")},
+    )
+    for one, other in zip(alone, together, strict=True):
+        assert (one.id, one.parts, one.meta, one.group) == (other.id, other.parts, other.meta, other.group)
+        assert one.labels.items() <= other.labels.items()
+    assert alone.open("synthetic:7") == together.open("synthetic:7")
+    assert set(together.labels()) == {*alone.labels(), "offensive", "target_type"}
+    assert alone.fingerprint() != together.fingerprint()
+
+
+@pytest.mark.parametrize("structures", [THREE, {**THREE, "offensive": "xor"}])
+def test_known_accuracy_of_each_label_is_what_4000_rows_show(structures):
+    source = synthetic(size=4000, structures=structures, label_noise=0.1)
+    rows = list(source)
+    for label in structures:
+        y = [row.labels[label] in (1, "community") for row in rows]
+        shares = np.zeros((2, 2, 2))
+        np.add.at(shares, (*bits(rows)[:, :2].T, np.array(y, int)), 1 / 4000)
+        assert np.abs(shares - source.joint(label)).max() < 0.025
+    known = source.known_accuracy("target_type")
+    assert known["image"] == pytest.approx(0.9) == known["both"] > known["text"]
+    with pytest.raises(
+        ConfigError, match="label 'cue_text' follows no structure.*known: abuse_hate, offensive, target"
+    ):
+        source.joint("cue_text")
+
+
+def test_the_noise_of_each_label_is_its_own():
+    rows = list(
+        synthetic(size=2000, structures={"abuse_hate": "unique_text", "offensive": "unique_text"}, label_noise=0.2)
+    )
+    turned = np.array(
+        [[row.labels[name] != row.labels["cue_text"] for name in ("abuse_hate", "offensive")] for row in rows]
+    )
+    assert turned.mean(0) == pytest.approx([0.2, 0.2], abs=0.03)
+    assert turned.all(1).mean() == pytest.approx(0.04, abs=0.015)
+
+
+def test_a_label_is_annotated_on_a_share_of_the_rows_at_random_or_by_its_class():
+    whole, gaps = (
+        list(synthetic(size=2000, structures=THREE, unlabelled=unlabelled))
+        for unlabelled in ({}, {"offensive": {0: 0.2, "1": 0.6}, "target_type": 0.5, "abuse_hate": {1: 0.1}})
+    )
+    for name, class_, share in (
+        ("offensive", 0, 0.2),
+        ("offensive", 1, 0.6),
+        ("target_type", "none", 0.5),
+        ("target_type", "community", 0.5),
+        ("abuse_hate", 0, 0.0),
+        ("abuse_hate", 1, 0.1),
+    ):
+        left = [b.labels[name] for a, b in zip(whole, gaps, strict=True) if a.labels[name] == class_]
+        assert set(left) <= {class_, None}
+        assert np.mean([value is None for value in left]) == pytest.approx(share, abs=0.04)
+    absent = np.array([[row.labels[name] is None for name in ("offensive", "target_type")] for row in gaps])
+    assert np.corrcoef(absent.T)[0, 1] == pytest.approx(0, abs=0.07)
+
+
 # ---------------------------------------------------------------- the captions
 
 
@@ -339,6 +418,14 @@ def test_a_picture_that_is_not_of_this_source_is_an_error(reference):
         ({"missing_text": 0.6, "missing_image": 0.6}, "no row may lack both"),
         ({"overlay": True, "missing_image": 0.1}, "missing_image must be 0"),
         ({"label_noise": 0.6}, "label_noise = 0.6"),
+        ({"structures": {"ofensive": "and"}}, "no label 'ofensive' to give a structure; did you mean 'offensive'"),
+        ({"structures": {"offensive": "adn"}}, "offensive: there is no structure 'adn'; did you mean 'and'"),
+        ({"structure": "and", "structures": {"abuse_hate": "xor"}}, "say the same thing: leave one out"),
+        ({"structures": {"offensive": "redundant"}}, "both bits are one.*give it to all labels or none"),
+        ({"structures": {"offensive": "xor"}, "positives": 0.3}, "xor is balanced by its confounders"),
+        ({"unlabelled": {"offensive": 0.5}}, "'offensive' follows no structure; known: abuse_hate"),
+        ({"unlabelled": {"abuse_hate": {2: 0.5}}}, "unlabelled.abuse_hate: '2' is no class of it; allowed: 0, 1"),
+        ({"unlabelled": {"abuse_hate": 1.5}}, "unlabelled.abuse_hate.0 = 1.5"),
         ({"sise": 10}, "unknown key 'sise'; did you mean 'size'"),
     ],
 )

@@ -13,12 +13,13 @@ from typing import Annotated, Any
 
 import numpy as np
 from PIL.Image import Image as Picture
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ..config import Strict
 from ..contracts import TextRole
 from ..errors import ConfigError, DataError, nearest
-from ..example import BINARY, LABELS, Example, Label
+from ..example import BINARY, LABELS, Example, Label, LabelValue
+from ..files.labels import keys_as_written
 from ..workspace import atomic, fingerprint
 from ._synthetic_pictures import Cue, draw, png
 from ._synthetic_texts import VOCABULARIES
@@ -26,9 +27,11 @@ from ._synthetic_texts import VOCABULARIES
 LABEL = "abuse_hate"
 PAIRS = ("neither", "text", "image", "both")
 """Classes of ``cue_pair``, at index t + 2v."""
+CLASSES = ("none", "community")
+"""Classes of ``target_type`` where its structure says 0 and 1."""
 BLOCK = 4
 """Rows that share a structure; under ``xor`` they are the four pairings of two captions and two pictures."""
-MIXTURE, BITS, CAPTION, SCENE, SPLIT = range(5)
+MIXTURE, BITS, CAPTION, SCENE, SPLIT, NOISE, ANNOTATION = range(7)
 """Streams of random numbers: one each, so that no choice shifts another."""
 
 
@@ -64,9 +67,13 @@ STRUCTURES = {
 
 @dataclass(frozen=True)
 class _Row:
-    """What was drawn for one row; ``unit`` keys its caption and scene, ``missing`` names the part left out."""
+    """What was drawn for one row; ``unit`` keys its caption and scene, ``missing`` names the part left out.
+
+    ``structure`` is what the first label follows, ``drawn`` that by which the bits were drawn.
+    """
 
     structure: str
+    drawn: str
     unit: int
     t: int
     v: int
@@ -77,6 +84,7 @@ class _Row:
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
+ShareOfClass = Annotated[dict[str, Share], BeforeValidator(keys_as_written)]
 
 
 class Synthetic(Strict):
@@ -94,18 +102,26 @@ class Synthetic(Strict):
     size : int
         Rows. Under ``xor`` a multiple of 4, or the last quadruple is not whole.
     structure : str or dict
-        One of `STRUCTURES`, or a mixture such as ``{"and": 0.5, "xor": 0.5}``, drawn anew for every 4 rows.
+        Of ``abuse_hate``: one of `STRUCTURES`, or a mixture such as ``{"and": 0.5, "xor": 0.5}``, drawn anew for every
+        4 rows. It says how the bits are drawn.
+    structures : dict
+        Unified label -> its structure, for several labels of the same posts: what each makes of the bits that
+        ``structure`` draws (``xor``'s, where one of them is ``xor``). ``target_type`` is ``community`` where its
+        structure says 1, else ``none``. That of ``abuse_hate`` may stand here instead of under ``structure``.
     cue : "colour", "background" or "object"
         What in the picture bears v; see `draw`.
     overlay : bool
         Draw the caption into the picture and leave the text part out, for OCR to read. The picture then bears t too:
         no known answers are claimed.
     label_noise : float
-        Share of labels turned over, after the structure; the bits stay.
+        Share of labels turned over, after the structure, in each label by itself; the bits stay.
+    unlabelled : dict
+        Label -> share of its rows that are not annotated (null), or ``{class: share}``, where that depends on the
+        class that the row would have: ``{offensive: {0: 0.2, 1: 0.6}}``. Known answers are those of all rows.
     positives : float
-        P(y = 1) before the noise. ``redundant``: P(t = v = 1); ``unique_*``: of the bit that counts, the other is
-        a fair coin; ``and``: each bit is 1 with the square root of it. ``xor`` is balanced by its confounders: alone
-        it takes 0.5 only, in a mixture it stays at 0.5.
+        P(y = 1) of ``structure``, before the noise. ``redundant``: P(t = v = 1); ``unique_*``: of the bit that counts,
+        the other is a fair coin; ``and``: each bit is 1 with the square root of it. ``xor`` is balanced by its
+        confounders: alone, or as that of any label, it takes 0.5 only, in a mixture it stays at 0.5.
     missing_text, missing_image : float
         Shares of rows without that part; no row lacks both. The missing part's bit stays as it was drawn.
     languages : list of str
@@ -114,9 +130,11 @@ class Synthetic(Strict):
 
     size: Annotated[int, Field(ge=1)] = 1000
     structure: dict[str, Share] = Field(default={"and": 1.0})
+    structures: dict[str, str] = Field(default={})
     cue: Cue = "colour"
     overlay: bool = False
     label_noise: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    unlabelled: dict[str, ShareOfClass] = Field(default={})
     positives: Annotated[float, Field(gt=0, lt=1)] = 0.5
     missing_text: Share = 0.0
     missing_image: Share = 0.0
@@ -126,6 +144,18 @@ class Synthetic(Strict):
 
     def role_of(self, example: Example) -> TextRole:
         return self.text_role
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_structure(cls, value: Any) -> Any:
+        """That of the first label, wherever it stands, becomes ``structure``."""
+        further = value.get("structures") if isinstance(value, Mapping) else None
+        if not isinstance(further, Mapping) or LABEL not in further:
+            return value
+        if "structure" in value:
+            raise ValueError(f"structure and structures.{LABEL} say the same thing: leave one out")
+        others = {name: one for name, one in further.items() if name != LABEL}
+        return {**value, "structure": further[LABEL], "structures": others}
 
     @field_validator("structure", mode="before")
     @classmethod
@@ -142,6 +172,27 @@ class Synthetic(Strict):
             raise ValueError(f"the shares of {value} sum to {sum(value.values()):g}; they must sum to 1")
         return {name: share / sum(value.values()) for name, share in sorted(value.items())}
 
+    @field_validator("structures")
+    @classmethod
+    def _known_labels(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, structure in value.items():
+            if name not in LABELS:
+                raise ValueError(f"there is no label {name!r} to give a structure; {nearest(name, LABELS)}")
+            if structure not in STRUCTURES:
+                raise ValueError(f"{name}: there is no structure {structure!r}; {nearest(structure, STRUCTURES)}")
+        return {name: value[name] for name in LABELS if name in value}
+
+    @field_validator("unlabelled", mode="before")
+    @classmethod
+    def _of_every_class(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        known = {name: LABELS[name].classes if name in LABELS else () for name in value}
+        return {
+            name: dict.fromkeys(known[name], share) if isinstance(share, int | float) else share
+            for name, share in value.items()
+        }
+
     @field_validator("languages")
     @classmethod
     def _known_languages(cls, value: list[str]) -> list[str]:
@@ -156,13 +207,32 @@ class Synthetic(Strict):
             raise ValueError("missing_text + missing_image is above 1, and no row may lack both; lower one")
         if self.overlay and self.missing_image:
             raise ValueError("overlay: true puts the caption into the picture, so missing_image must be 0")
-        if self.structure.get("xor") == 1 and self.positives != 0.5:
+        if self._is_xor and self.positives != 0.5:
             raise ValueError(f"positives = {self.positives:g}, but xor is balanced by its confounders; set 0.5")
+        asked = {*self.structure, *self.structures.values()}
+        if self.structures and "redundant" in asked and len(asked) > 1:
+            raise ValueError("under redundant both bits are one, so that every label is; give it to all labels or none")
+        self._check_unlabelled()
         return self
+
+    @property
+    def _is_xor(self) -> bool:
+        """Whether the bits of all rows are those of ``xor``."""
+        return self.structure.get("xor") == 1 or "xor" in self.structures.values()
+
+    def _check_unlabelled(self) -> None:
+        known = (LABEL, *self.structures)
+        for name, shares in self.unlabelled.items():
+            if name not in known:
+                raise ValueError(f"unlabelled: {name!r} follows no structure; {nearest(name, known)}")
+            classes = [str(kind) for kind in LABELS[name].classes]
+            if strange := [kind for kind in shares if kind not in classes]:
+                raise ValueError(f"unlabelled.{name}: {strange[0]!r} is no class of it; allowed: {', '.join(classes)}")
 
     def labels(self) -> Mapping[str, Label]:
         return {
             LABEL: LABELS[LABEL],
+            **{name: LABELS[name] for name in self.structures},
             "cue_text": Label(BINARY, "prob_cue_text", "The caption bears the cue word."),
             "cue_image": Label(BINARY, "prob_cue_image", "The picture bears the cue."),
             "cue_pair": Label(PAIRS, "prob", "Which of the two parts bear their cue."),
@@ -180,22 +250,41 @@ class Synthetic(Strict):
         if self.overlay:
             parts.pop("text", None)
         meta: dict[str, Any] = {"structure": row.structure, "vocabulary": row.language}
-        if row.structure == "xor":
+        if row.drawn == "xor":
             meta["quadruple"] = i // BLOCK
         if self.overlay and row.missing != "text":
             meta["caption"] = row.caption
         return Example(
             id=f"syn-{i:06d}",
             parts=parts,
-            labels={LABEL: row.y, "cue_text": row.t, "cue_image": row.v, "cue_pair": PAIRS[row.t + 2 * row.v]},
-            group=f"quadruple-{i // BLOCK}" if row.structure == "xor" else None,
+            labels={
+                **self._answers(i, row),
+                "cue_text": row.t,
+                "cue_image": row.v,
+                "cue_pair": PAIRS[row.t + 2 * row.v],
+            },
+            group=f"quadruple-{i // BLOCK}" if row.drawn == "xor" else None,
             meta=meta,
         )
+
+    def _answers(self, i: int, row: _Row) -> dict[str, LabelValue]:
+        """The labels that follow structures, each with noise and gaps of its own."""
+        found: dict[str, LabelValue] = {LABEL: row.y}
+        for name, structure in self.structures.items():
+            turned = np.random.default_rng([self.seed, i, NOISE, _place(name)]).random()
+            y = STRUCTURES[structure].label(row.t, row.v) ^ int(turned < self.label_noise)
+            found[name] = y if LABELS[name].binary else CLASSES[y]
+        for name, shares in self.unlabelled.items():
+            drawn = np.random.default_rng([self.seed, i, ANNOTATION, _place(name)]).random()
+            if drawn < shares.get(str(found[name]), 0.0):
+                found[name] = None
+        return found
 
     def fingerprint(self) -> str:
         """Changes with the options, and with what this version makes of the first row."""
         picture = hashlib.sha256(self.open("synthetic:0")).hexdigest()
-        return fingerprint(self.model_dump(), self.example(0).to_json(), picture)
+        silent = {name for name in ("structures", "unlabelled") if not getattr(self, name)}  # as before there were such
+        return fingerprint(self.model_dump(exclude=silent), self.example(0).to_json(), picture)
 
     def open(self, reference: str) -> bytes:
         """The picture as PNG; the same bytes each time (for one version of Pillow and its zlib).
@@ -225,16 +314,21 @@ class Synthetic(Strict):
         mask: np.ndarray = (off != on).any(axis=2)
         return mask
 
-    def joint(self) -> np.ndarray:
-        """P(t, v, y) with the label noise, ``[2, 2, 2]``: what the known answers follow from."""
+    def joint(self, label: str = LABEL) -> np.ndarray:
+        """P(t, v, y) of a label with its noise, ``[2, 2, 2]``: what the known answers follow from.
+
+        Of ``target_type`` y = 1 is ``community``. Raises `ConfigError` on a label that follows no structure.
+        """
+        if label not in (known := (LABEL, *self.structures)):
+            raise ConfigError(f"label {label!r} follows no structure; {nearest(label, known)}")
         table = np.zeros((2, 2, 2))
         for name, share in self.structure.items():
-            bits = STRUCTURES[name].bits(self.positives)
+            bits = STRUCTURES[self._drawn(name)].bits(self.positives)
             for t, v in np.ndindex(2, 2):
-                table[t, v, STRUCTURES[name].label(t, v)] += share * bits[t, v]
+                table[t, v, STRUCTURES[self.structures.get(label, name)].label(t, v)] += share * bits[t, v]
         return (1 - self.label_noise) * table + self.label_noise * table[..., ::-1]
 
-    def known_accuracy(self) -> dict[str, float]:
+    def known_accuracy(self, label: str = LABEL) -> dict[str, float]:
         """Accuracy of the best possible classifier that sees ``text`` alone, ``image`` alone, or ``both``.
 
         The Bayes rule by enumeration of `joint`: for each thing seen, the likelier label. Rows without a part are
@@ -243,11 +337,11 @@ class Synthetic(Strict):
         Raises
         ------
         ConfigError
-            With ``overlay``: the picture then holds the text too.
+            With ``overlay``: the picture then holds the text too. On a label that follows no structure.
         """
         if self.overlay:
             raise ConfigError("with overlay: true the picture holds the text too; known answers need overlay: false")
-        joint, no_text, no_image = self.joint(), self.missing_text, self.missing_image
+        joint, no_text, no_image = self.joint(label), self.missing_text, self.missing_image
         neither, text, image, both = (float(joint.sum(unseen).max(-1).sum()) for unseen in ((0, 1), 1, 0, ()))
         return {
             "text": no_text * neither + (1 - no_text) * text,
@@ -301,7 +395,7 @@ class Synthetic(Strict):
         return {"examples": self.size, **{name: splits.count(name) for name in files}}
 
     def _folder_splits(self) -> list[str]:
-        units = [_unit(i, self._structure(i)) for i in range(self.size)]
+        units = [_unit(i, self._drawn(self._structure(i))) for i in range(self.size)]
         _, inverse, counts = np.unique(units, return_inverse=True, return_counts=True)
         order = np.random.default_rng([self.seed, 0, SPLIT]).permutation(len(counts))
         before = np.empty(len(counts))
@@ -310,15 +404,17 @@ class Synthetic(Strict):
 
     def _row(self, i: int) -> _Row:
         structure = self._structure(i)
-        unit = _unit(i, structure)
+        drawn = self._drawn(structure)
+        unit = _unit(i, drawn)
         rng = np.random.default_rng([self.seed, i, BITS])
-        cell = rng.choice(4, p=STRUCTURES[structure].bits(self.positives).ravel())
-        t, v = divmod(i % BLOCK if structure == "xor" else int(cell), 2)
+        cell = rng.choice(4, p=STRUCTURES[drawn].bits(self.positives).ravel())
+        t, v = divmod(i % BLOCK if drawn == "xor" else int(cell), 2)
         turned, missing = rng.random(2)
         rng = np.random.default_rng([self.seed, unit, CAPTION])
         language = self.languages[int(rng.integers(len(self.languages)))]
         return _Row(
             structure=structure,
+            drawn=drawn,
             unit=unit,
             t=t,
             v=v,
@@ -343,6 +439,15 @@ class Synthetic(Strict):
             return next(iter(self.structure))
         rng = np.random.default_rng([self.seed, i // BLOCK, MIXTURE])
         return str(rng.choice(list(self.structure), p=list(self.structure.values())))
+
+    def _drawn(self, structure: str) -> str:
+        """The structure by which the bits of a row are drawn, where the first label follows this one."""
+        return "xor" if self._is_xor else structure
+
+
+def _place(label: str) -> int:
+    """Which of the unified labels it is: keys its random numbers, whatever other labels are asked for."""
+    return list(LABELS).index(label)
 
 
 def _unit(i: int, structure: str) -> int:
