@@ -371,6 +371,22 @@ class QuickEncoder(Protocol):
 
 
 @runtime_checkable
+class MultiLabelEncoder(Protocol):
+    """An encoder that answers several labels from one pass: below all of its heads is one and the same model."""
+
+    @property
+    def heads(self) -> Mapping[str, Encoder]:
+        """What `add_head` gave, by label; `Encoder.save` writes them along, and `Encoder.load` brings them back."""
+
+    def add_head(self, label: str, classes: Sequence[Any]) -> Encoder:
+        """Add a head for a further label, before anything is encoded.
+
+        Gives an `Encoder` that shares all that is below the head, and has classes, head, penalty, offsets of windows
+        and ``learned_from`` of its own; it is saved with this one. Raises `ModelError` where there is such a head.
+        """
+
+
+@runtime_checkable
 class TokenEncoder(Protocol):
     """An encoder that has hidden states of single words or patches, which a fusion may read."""
 

@@ -203,10 +203,14 @@ class SelectedRows(Sequence[Any]):
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What an encoder learns from: values read lazily, and the class index of each."""
+    """What an encoder learns from: values read lazily, and the class index of each.
+
+    ``further`` holds the class indices of further labels, by name; `UNLABELLED` where one is not annotated.
+    """
 
     values: Sequence[Any]
     labels: Sequence[int]
+    further: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from PIL import Image
 
 from bifocal import plugins
 from bifocal.config import ExpertConfig, Strict, Tune
-from bifocal.contracts import Encoder
+from bifocal.contracts import Encoder, MultiLabelEncoder, TokenEncoder
 from bifocal.errors import ConfigError, ModelError
-from bifocal.example import Rows
+from bifocal.example import UNLABELLED, Rows
 
 VALUES = {
     "text": [f"{a} {b} by the river" for a in ("old", "new", "grey") for b in ("stone", "wood", "copper", "glass")],
@@ -29,6 +29,8 @@ VALUES = {
 LABELS = torch.tensor([0, 1, 2] * 4)
 GROUPS = [str(i // 2) for i in range(12)]
 CLASSES = ("none", "some", "all")
+FURTHER = torch.tensor([0, 1, UNLABELLED, 0, 1, 1] * 2)
+"""Of a second, binary label."""
 
 
 def pretrained(kind):
@@ -228,6 +230,64 @@ def test_it_survives_saving(encoder, kind, values, tmp_path):
     assert loaded.keys() == encoded.keys()
     for name, tensor in encoded.items():
         torch.testing.assert_close(loaded[name], tensor, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def several(make, values):
+    """A frozen encoder with a fitted head for each of two labels, and what it encoded."""
+    encoder = make()
+    if not isinstance(encoder, MultiLabelEncoder) or not encoder.frozen:
+        pytest.skip("it is fitted anew for each label, or its heads learn with it")
+    head = encoder.add_head("a.b", (0, 1))
+    encoded = encoder.encode(values)
+    encoder.fit_head(encoded, LABELS, GROUPS)
+    head.fit_head(encoded, FURTHER, GROUPS)
+    return SimpleNamespace(encoder=encoder, head=head, encoded=encoded)
+
+
+def test_a_further_head_leaves_the_first_as_it_is(several, learned, values):
+    assert several.encoder.heads == {"a.b": several.head} and several.head.heads == {}
+    assert several.encoder.encode(values).keys() == learned.encoder.encode(values).keys()
+    assert torch.equal(several.encoder.encode(values)["logits"], learned.encoder.encode(values)["logits"])
+    assert several.encoder.parameters() == learned.encoder.parameters()
+    assert several.encoder.penalty == learned.encoder.penalty
+
+
+def test_a_further_head_is_an_encoder_over_the_same_features(several, values):
+    encoder, head = several.encoder, several.head
+    assert isinstance(head, Encoder) and isinstance(head, TokenEncoder) is isinstance(encoder, TokenEncoder)
+    assert (list(encoder.classes), list(head.classes), head.frozen) == (list(CLASSES), [0, 1], True)
+    assert head.fingerprint() == encoder.fingerprint()
+    assert 0 < head.parameters()["trained"] < encoder.parameters()["trained"]
+    assert head.head_logits(several.encoded).shape == (12, 2)
+    before = encoder.examples_encoded
+    encoded = head.encode(values)
+    assert (encoder.examples_encoded - before, head.examples_encoded) == (12, 0)
+    assert torch.equal(encoded["features"], several.encoded["features"])
+    torch.testing.assert_close(encoded["logits"], head.head_logits(several.encoded))
+    held_out = head.cross_fit(several.encoded, FURTHER, GROUPS, folds=3, seed=0)
+    assert held_out.shape == (12, 2) and not torch.allclose(held_out, encoded["logits"])
+
+
+def test_a_label_has_one_head(several):
+    with pytest.raises(ModelError, match=r"has a head for 'a\.b'"):
+        several.encoder.add_head("a.b", (0, 1))
+    with pytest.raises(ModelError, match="is one itself"):
+        several.head.add_head("c", (0, 1))
+
+
+def test_further_heads_survive_saving(several, kind, values, tmp_path):
+    several.encoder.learned_from, several.head.learned_from = frozenset({"a", "b"}), frozenset({"b"})
+    several.encoder.save(tmp_path / "expert")
+    again = kind.load(tmp_path / "expert")
+    head = again.heads["a.b"]
+    assert (list(head.classes), head.learned_from, head.penalty) == ([0, 1], {"b"}, several.head.penalty)
+    assert (again.learned_from, head.parameters()) == ({"a", "b"}, several.head.parameters())
+    assert again.fingerprint() == head.fingerprint() == several.encoder.fingerprint()
+    for found, expected in ((again, several.encoder), (head, several.head)):
+        torch.testing.assert_close(found.encode(values)["logits"], expected.encode(values)["logits"])
+    with pytest.raises(ModelError, match="save that one"):
+        several.head.save(tmp_path / "head")
 
 
 def test_it_accepts_what_it_was_trained_on(encoder, values):

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bifocal.config import ExpertConfig
+from bifocal.contracts import MultiLabelEncoder
 from bifocal.errors import ModelError
 from bifocal.example import Rows
 from bifocal.models.linear import LinearHead
@@ -30,6 +32,10 @@ class Length(LinearEncoder):
 
     def compute(self, inputs):
         return {"features": torch.tensor(inputs).float().unsqueeze(1)}
+
+    def fingerprint_below(self):
+        self.hashed = getattr(self, "hashed", 0) + 1
+        return self.plugin
 
     def parameters(self):
         return {"total": 4, "trained": 4}
@@ -80,6 +86,61 @@ def test_a_saved_encoder_says_the_same(encoder, tmp_path):
     (tmp_path / "expert" / "head.json").write_text("[]")
     with pytest.raises(ModelError, match=r"head\.json was altered"):
         Length.load(tmp_path / "expert")
+
+
+def test_a_further_head_equals_that_of_an_encoder_of_its_own(encoder):
+    head, other = encoder.add_head("more", ["few", "many"]), Length(ExpertConfig(), ["few", "many"], 0, 1)
+    encoded = encoder.encode(WORDS)
+    assert not head.head_logits(encoded).any()
+    labels = torch.where(torch.arange(20) < 16, LABELS.flip(0), -1)
+    assert head.fit_head(encoded, labels, GROUPS) == other.fit_head(other.encode(WORDS), labels, GROUPS)
+    assert torch.equal(head.encode(WORDS)["logits"], other.encode(WORDS)["logits"])
+    held_out = (e.cross_fit(encoded, labels, GROUPS, folds=3, seed=0) for e in (head, other))
+    assert torch.equal(*held_out)
+    assert (encoder.penalty, encoder.examples_encoded) == (None, 40) and not encoder.head_logits(encoded).any()
+
+
+def test_further_heads_take_the_fingerprint_that_was_found(encoder):
+    heads = [encoder.add_head(label, [0, 1]) for label in ("a", "b")]
+    assert [head.fingerprint() for head in heads] == ["length", "length"] and encoder.hashed == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda head: {}, "found none"),
+        (
+            lambda head: {"a%2Fb.weight": torch.zeros(2, 3), "a%2Fb.bias": torch.zeros(2)},
+            r"needs a weight \[2, 1\], found \[2, 3\]",
+        ),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused(encoder, tmp_path, monkeypatch, damage, told):
+    encoder.add_head("a/b", [0, 1])
+    encoder.save(tmp_path / "expert")
+    assert Length.load(tmp_path / "expert").heads.keys() == {"a/b"}
+    monkeypatch.setattr("bifocal.models.saved_encoder.check_seal", lambda folder, card: None)
+    path = tmp_path / "expert" / "heads.safetensors"
+    save_file(damage(load_file(path)), path)
+    with pytest.raises(ModelError, match=told) as caught:
+        Length.load(tmp_path / "expert")
+    assert "\n" not in str(caught.value)
+    path.write_bytes(b"no tensors")
+    with pytest.raises(ModelError, match="cannot be read"):
+        Length.load(tmp_path / "expert")
+
+
+def test_heads_of_what_has_none_are_refused(encoder, tmp_path):
+    class Alone(Length):
+        add_head = None
+
+    encoder.add_head("more", [0, 1])
+    encoder.save(tmp_path / "expert")
+    assert isinstance(encoder, MultiLabelEncoder) and not isinstance(
+        Alone(ExpertConfig(), [0, 1], 0, 1), MultiLabelEncoder
+    )
+    with pytest.raises(ModelError, match="length has none: train it again"):
+        Alone.load(tmp_path / "expert")
 
 
 def test_what_learns_as_a_whole_has_no_head_and_what_is_frozen_nothing_to_tune(encoder, tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from threading import get_ident
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
@@ -85,6 +86,7 @@ class Classifier(nn.Module):
         self.own_head: nn.Linear | None = None
         if pooling == "mean":
             self.own_head = nn.Linear(getattr(self.encoder.config, "hidden_size", self.auto_head.in_features), classes)
+        self.further_heads = nn.ModuleList()
 
     @property
     def encoder(self) -> PreTrainedModel:
@@ -100,6 +102,14 @@ class Classifier(nn.Module):
     def head(self) -> nn.Linear:
         """The layer that makes our logits from our features."""
         return self.auto_head if self.own_head is None else self.own_head
+
+    def add_head(self, classes: int, seed: int) -> nn.Linear:
+        """One more linear layer on our features, for a further label."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed + len(self.further_heads) + 1)
+            head = nn.Linear(self.head.in_features, classes)
+        self.further_heads.append(head.to(self.head.weight.device))
+        return head
 
     def _catch_features(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._caught[get_ident(), "features"] = inputs[0]  # by thread: a server answers several requests at once
@@ -127,9 +137,13 @@ class Classifier(nn.Module):
                 module.eval()
         return self
 
+    def first_heads(self) -> list[nn.Linear]:
+        """Those of the first label."""
+        return [self.auto_head] if self.own_head is None else [self.own_head, self.auto_head]
+
     def heads(self) -> list[nn.Linear]:
         """Every linear layer that maps features to logits."""
-        return [self.auto_head] if self.own_head is None else [self.own_head, self.auto_head]
+        return [*self.first_heads(), *(head for head in self.further_heads if isinstance(head, nn.Linear))]
 
     def parameter_counts(self) -> dict[str, int]:
         """``total`` weights without adapters, and ``trained`` ones: those that may learn."""

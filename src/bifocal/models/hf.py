@@ -51,6 +51,17 @@ class HfEncoder(SavedEncoder):
         self.classifier = Classifier(model, expert.pooling).eval()
         self._parameters = self.classifier.parameter_counts()
         self._adapter: Any = None
+        self._further_head: nn.Linear | None = None
+
+    @property
+    def head(self) -> nn.Linear:
+        """The layer that makes the logits of this label; that of a further one lies beside the Auto model's."""
+        return self.classifier.head if self._further_head is None else self._further_head
+
+    @property
+    def _fits_auto_head(self) -> bool:
+        """Whether the Auto model's own head, which does not make our logits, is to be fitted too."""
+        return self.classifier.own_head is not None and self._further_head is None
 
     # What a modality adds -------------------------------------------------------------------------
 
@@ -194,6 +205,7 @@ class HfEncoder(SavedEncoder):
                     module.to(torch.bfloat16)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             remember_positions(self.classifier.auto)
+        self._fingerprint = None
 
     # Learn ----------------------------------------------------------------------------------------
 
@@ -231,12 +243,16 @@ class HfEncoder(SavedEncoder):
             One row: in-sample loss, accuracy and macro-F1, and the penalty chosen.
         """
         history = super().fit_head(encoded, labels, groups)
-        if self.classifier.own_head is not None:
+        if self._fits_auto_head:
             self._fit_auto_head(encoded, labels, groups)
         return history
 
     def take_head(self, head: LinearHead) -> None:
-        _copy(head, self.classifier.head)
+        _copy(head, self.head)
+
+    def linear_head(self) -> LinearHead:
+        weights = {name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()}
+        return LinearHead(weights["weight"], weights["bias"], self.penalty or 0.0)
 
     def _fit_auto_head(self, encoded: Mapping[str, Tensor], labels: Tensor, groups: Sequence[str]) -> None:
         fitted = fit_linear(encoded["auto_features"], labels, groups, classes=len(self.classes))
@@ -246,7 +262,7 @@ class HfEncoder(SavedEncoder):
 
     def widths(self) -> dict[str, int]:
         """For ``pooling: mean`` also ``auto_features``: what the Auto model's own head reads."""
-        widths = {"features": self.classifier.head.in_features, "logits": len(self.classes)}
+        widths = {"features": self.head.in_features, "logits": len(self.classes)}
         if self.classifier.own_head is not None:
             widths["auto_features"] = self.classifier.auto_head.in_features
         return widths
@@ -261,16 +277,17 @@ class HfEncoder(SavedEncoder):
         device = self.classifier.head.weight.device
         output = self.classifier({name: tensor.to(device) for name, tensor in inputs.items()})
         states = output.pop(STATES)  # wide, and seldom wanted: they stay where they are
-        return {**{name: tensor.float().cpu() for name, tensor in output.items()}, STATES: states}
+        found = {name: tensor.float().cpu() for name, tensor in output.items()}
+        logits = found["logits"] if self._further_head is None else self.head_logits(found)
+        return {**found, "logits": logits, STATES: states}
 
     def head_logits(self, encoded: Mapping[str, Tensor]) -> Tensor:
         """Logits ``[n, C]`` of the head over features already computed."""
-        weights = {name: tensor.cpu() for name, tensor in self.classifier.head.state_dict().items()}
-        return nn.functional.linear(encoded["features"], weights["weight"], weights["bias"])
+        return self.linear_head()(encoded["features"])
 
     # Identity -------------------------------------------------------------------------------------
 
-    def fingerprint(self) -> str:
+    def fingerprint_below(self) -> str:
         """Hash of every weight below the heads, of the pooling and of the preprocessing."""
         digest = hashlib.sha256()
         for name, tensor in self.classifier.weights_below():
@@ -312,7 +329,18 @@ class HfEncoder(SavedEncoder):
 
 
 class HfTokenEncoder(HfEncoder):
-    """An `HfEncoder` whose hidden states are those of words or patches: a `bifocal.contracts.TokenEncoder`."""
+    """An `HfEncoder` whose hidden states are those of words or patches: a `bifocal.contracts.TokenEncoder`.
+
+    It takes further labels (`bifocal.contracts.MultiLabelEncoder`); the Auto model's head stays that of the first.
+    """
+
+    def add_head(self, label: str, classes: Sequence[Any]) -> Self:
+        """As `bifocal.contracts.MultiLabelEncoder` has it; random until it learns."""
+        further = self.with_head(label, classes)
+        further._further_head = self.classifier.add_head(len(further.classes), self.seed)
+        change = _numbers([further.head]) - _numbers(self.classifier.first_heads())
+        further._parameters = {name: n + change for name, n in self._parameters.items()}
+        return further
 
     def encode_tokens(
         self, values: Sequence[Any], progress: Callable[[int], None] | None = None
@@ -336,6 +364,10 @@ def unpadded(states: Tensor, mask: Tensor | None) -> list[Tensor]:
     """The tokens ``[L, d]`` of each row of hidden states, float32 on the CPU, each with memory of its own."""
     tokens, there = token_states(states.float().cpu(), None if mask is None else mask.cpu())
     return [row[counts].clone() for row, counts in zip(tokens, there, strict=True)]
+
+
+def _numbers(layers: Sequence[nn.Module]) -> int:
+    return sum(p.numel() for layer in layers for p in layer.parameters())
 
 
 def _copy(fitted: LinearHead, layer: nn.Linear) -> None:

@@ -11,6 +11,7 @@ from ..errors import ModelError, RunError
 from ..workspace import file_sha256, read_json, replaced, write_json
 
 CARD = "bifocal.json"
+RESTORE = "restore it, or train the expert again (`bifocal run CONFIG --from experts`)"
 
 
 @contextmanager
@@ -49,6 +50,4 @@ def check_seal(folder: Path, card: Mapping[str, Any]) -> None:
         found = file_sha256(path) if path.is_file() else None
         if found != expected:
             fault = "was altered since it was saved (its SHA-256 differs)" if found else "is missing"
-            raise ModelError(
-                f"{path} {fault}: restore it, or train the expert again (`bifocal run CONFIG --from experts`)"
-            )
+            raise ModelError(f"{path} {fault}: {RESTORE}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 
 from ..config import ExpertConfig, Strict, Tune
+from ..contracts import MultiLabelEncoder
 from ..errors import ModelError
-from ..example import Rows
+from ..example import UNLABELLED, Rows
 from ..workspace import read_json, write_json
 from .classifier import figures
+from .label_heads import read_head, write_heads
 from .linear import FOLDS, PENALTIES, LinearHead, cross_fit, fit_linear
 from .saved import check_seal, read_card, sealed
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from .windows import Windows
 
 LEARNED = "learned_from.json"
+LEARNED_BY_HEADS = "heads_learned_from.json"
+"""Ids by label, of the further heads that learned from other rows."""
 OnBatch = Callable[[Sequence[int], Any, Mapping[str, Tensor]], None]
 ROWS_AT_ONCE = 4096
 """Values encoded at a time: bounds the memory of a large split."""
@@ -45,6 +50,7 @@ class WindowReader(Protocol):
 class WindowedEncoder(WindowReader, Protocol):
     """An encoder that reads values that are too long for one pass in several."""
 
+    classes: list[Any]
     most_windows: int
     window_offsets: list[float]
     """Of `bifocal.models.windows.join_windows`; saved with it."""
@@ -63,6 +69,11 @@ class SavedEncoder:
         Of the head, once `fit_head` chose it.
     examples_encoded : int
         Examples that went through `encode`; proves the promise of one pass per example.
+    heads : dict
+        Further label -> what ``add_head`` gave, in an encoder that has it: a shallow copy of this one, with classes,
+        head and what belongs to a head of its own.
+    added_to : SavedEncoder or None
+        The encoder that this is a further head of; what it encodes is counted there.
     """
 
     plugin: ClassVar[str]
@@ -83,6 +94,9 @@ class SavedEncoder:
         self.learned_from: frozenset[str] = frozenset()
         self.penalty: float | None = None
         self.examples_encoded = 0
+        self.heads: dict[str, Self] = {}
+        self.added_to: Self | None = None
+        self._fingerprint: str | None = None
 
     @property
     def columns(self) -> Collection[str] | None:
@@ -107,11 +121,24 @@ class SavedEncoder:
         """Write the expert, whole or not at all.
 
         Beside what `write` writes lie ``learned_from.json`` (ids) and ``bifocal.json``: `card`, and the SHA-256 of
-        every other file.
+        every other file. Further heads lie in ``heads.safetensors``; ``heads_learned_from.json`` holds the ids of
+        those that learned from other rows.
+
+        Raises
+        ------
+        ModelError
+            Where this is itself a further head.
         """
+        if self.added_to is not None:
+            raise ModelError(f"this head is saved with the {self.plugin} that it was added to: save that one")
         with sealed(folder, self.card()) as part:
             self.write(part)
             write_json(part / LEARNED, sorted(self.learned_from))
+            if self.heads:
+                write_heads(part, {label: head.linear_head() for label, head in self.heads.items()})
+                others = {label: head.learned_from for label, head in self.heads.items()}
+                ids = {label: sorted(rows) for label, rows in others.items() if rows != self.learned_from}
+                write_json(part / LEARNED_BY_HEADS, ids)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -127,7 +154,22 @@ class SavedEncoder:
         encoder = cls.read(folder, card, ExpertConfig(**card["expert"]))
         encoder.penalty = card.get("penalty")
         encoder.learned_from = frozenset(read_json(folder / LEARNED))
+        if "heads" in card:
+            encoder._read_heads(folder, card["heads"])
         return encoder
+
+    def _read_heads(self, folder: Path, cards: Mapping[str, Mapping[str, Any]]) -> None:
+        if not isinstance(self, MultiLabelEncoder):
+            raise ModelError(f"{folder} holds heads of further labels, and {self.plugin} has none: train it again")
+        learned = read_json(folder / LEARNED_BY_HEADS)
+        for label, told in cards.items():
+            self.add_head(label, told["classes"])
+            head = self.heads[label]
+            head.take_head(read_head(folder, label, head.linear_head(), told["penalty"] or 0.0))
+            head.penalty = told["penalty"]
+            head.learned_from = frozenset(learned.get(label, self.learned_from))
+            if isinstance(head, WindowedEncoder):
+                head.window_offsets = told["window_offsets"]
 
     def write(self, folder: Path) -> None:
         """Write weights and preprocessing into a folder."""
@@ -148,7 +190,29 @@ class SavedEncoder:
             "parameters": self.parameters(),
             **({"penalty": self.penalty} if "head" in self.tunes else {}),
             "expert": self.expert.model_dump(mode="json"),
+            **({"heads": {label: head.head_card() for label, head in self.heads.items()}} if self.heads else {}),
         }
+
+    def head_card(self) -> dict[str, Any]:
+        """What ``bifocal.json`` holds of a further head."""
+        offsets = {"window_offsets": self.window_offsets} if isinstance(self, WindowedEncoder) else {}
+        return {"classes": self.classes, "penalty": self.penalty, "learned_from": len(self.learned_from), **offsets}
+
+    # Identity -------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> str:
+        """Changes whenever `encode` would give other features; further heads take what was last found of their encoder.
+
+        An encoder brings `fingerprint_below`, or this method.
+        """
+        encoder = self.added_to or self
+        if encoder is self or encoder._fingerprint is None:
+            encoder._fingerprint = encoder.fingerprint_below()
+        return encoder._fingerprint
+
+    def fingerprint_below(self) -> str:
+        """Hash of all that is below the heads."""
+        raise NotImplementedError
 
     # Encode ---------------------------------------------------------------------------------------
 
@@ -194,7 +258,7 @@ class SavedEncoder:
                 if on_batch:
                     on_batch(rows, inputs, found)
                 done += len(rows)
-                self.examples_encoded += len(rows)
+                (self.added_to or self).examples_encoded += len(rows)
                 if progress:
                     progress(done)
         return encoded if "logits" in encoded else {**encoded, "logits": self.head_logits(encoded)}
@@ -253,7 +317,8 @@ class SavedEncoder:
         head = fit_linear(rows, labels, groups, classes=classes, penalties=self.penalties, folds=self.folds)
         self.take_head(head)
         self.penalty = head.penalty
-        measured = figures(self.head_logits(encoded), labels)
+        known = labels != UNLABELLED
+        measured = figures(self.head_logits(encoded)[known], labels[known])
         return [{"epoch": 1, **{f"train_{k}": v for k, v in measured.items()}, "penalty": head.penalty}]
 
     def cross_fit(
@@ -279,9 +344,31 @@ class SavedEncoder:
         """Put a fitted head in the place of the one there is."""
         raise NotImplementedError
 
+    def linear_head(self) -> LinearHead:
+        """The head as plain tensors, on the CPU."""
+        raise NotImplementedError
+
     def head_logits(self, encoded: Mapping[str, Tensor]) -> Tensor:
         """Logits ``[n, C]`` of the head over what was encoded already."""
         raise NotImplementedError
+
+    def with_head(self, label: str, classes: Sequence[Any]) -> Self:
+        """A shallow copy for a further label, among `heads`; whoever asks for it makes its head.
+
+        Raises
+        ------
+        ModelError
+            Where there is a head of this label, or this is itself a further one.
+        """
+        if self.added_to is not None or label in self.heads:
+            raise ModelError(f"this {self.plugin} has a head for {label!r}, or is one itself: add each label once")
+        head = copy(self)
+        head.classes, head.penalty, head.learned_from = list(classes), None, frozenset()
+        head.heads, head.added_to, head.examples_encoded = {}, self, 0
+        if isinstance(head, WindowedEncoder):
+            head.window_offsets = []
+        self.heads[label], self._fingerprint = head, None
+        return head
 
 
 class LinearEncoder(SavedEncoder):
@@ -297,8 +384,19 @@ class LinearEncoder(SavedEncoder):
         super().__init__(expert, classes, seed)
         self.head = LinearHead(torch.zeros(len(self.classes), width), torch.zeros(len(self.classes)), 0.0)
 
+    def add_head(self, label: str, classes: Sequence[Any]) -> Self:
+        """As `bifocal.contracts.MultiLabelEncoder` has it; all zero until `fit_head`."""
+        further = self.with_head(label, classes)
+        further.head = LinearHead(
+            torch.zeros(len(further.classes), self.head.weight.shape[1]), torch.zeros(len(further.classes)), 0.0
+        )
+        return further
+
     def take_head(self, head: LinearHead) -> None:
         self.head = head
+
+    def linear_head(self) -> LinearHead:
+        return self.head
 
     def head_logits(self, encoded: Mapping[str, Tensor]) -> Tensor:
         return self.head(self.head_rows(encoded))

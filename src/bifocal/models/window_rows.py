@@ -15,7 +15,7 @@ from torch import Tensor
 from ..example import UNLABELLED
 from .linear import FOLDS
 from .saved_encoder import WindowedEncoder
-from .windows import fit_offsets, join_windows
+from .windows import fit_offsets, is_highest, join_windows
 
 if TYPE_CHECKING:
     from ..contracts import Encoder
@@ -70,6 +70,15 @@ def each_window(encoded: Encoded) -> tuple[dict[str, Tensor], Tensor]:
     return windows, texts
 
 
+def _as_read(encoder: Encoder, encoded: Encoded) -> Encoded:
+    """What a head reads that does not choose among windows, where another label's does: the mean over them."""
+    if COUNTS not in encoded or not isinstance(encoder, WindowedEncoder) or is_highest(encoder.classes):
+        return encoded
+    windows = {name: tensor.numpy() for name, tensor in each_window(encoded)[0].items()}
+    joined = join_windows(windows, encoded[COUNTS].tolist(), highest=False)
+    return {name: torch.from_numpy(column) for name, column in joined.items()}
+
+
 def fit_head(encoder: Encoder, encoded: Encoded, labels: Tensor, groups: Sequence[str]) -> list[dict[str, float]]:
     """As `Encoder.fit_head`, on the first window of each text: which one bears out the label is not known yet.
 
@@ -77,7 +86,7 @@ def fit_head(encoder: Encoder, encoded: Encoded, labels: Tensor, groups: Sequenc
     that held-out heads had chosen, was not better beyond chance: AUROC 0.689, 0.686 and 0.695 in windows of 128 tokens
     (3,000 posts to learn from, 1,000 judged), 0.584, 0.623 and 0.604 in short ones (600 and 200).
     """
-    windows, texts = each_window(encoded)
+    windows, texts = each_window(_as_read(encoder, encoded))
     first = _is_first(texts)
     return encoder.fit_head({name: tensor[first] for name, tensor in windows.items()}, labels, groups)
 
@@ -89,6 +98,7 @@ def _is_first(texts: Tensor) -> Tensor:
 
 def by_head(encoder: Encoder, encoded: Encoded) -> dict[str, Tensor]:
     """``features [n, d]`` and ``logits [n, C]`` of texts: of the window that the head chooses, where there are any."""
+    encoded = _as_read(encoder, encoded)
     windows, _ = each_window(encoded)
     return _joined(encoder, windows["features"], encoder.head_logits(windows), encoded)
 
@@ -97,6 +107,7 @@ def by_held_out_heads(
     encoder: Encoder, encoded: Encoded, labels: Tensor, groups: Sequence[str], *, folds: int, seed: int
 ) -> dict[str, Tensor]:
     """As `by_head`, each text judged and its window chosen by a head that saw neither it nor its group."""
+    encoded = _as_read(encoder, encoded)
     windows, texts = each_window(encoded)
     taught = torch.where(_is_first(texts), labels[texts], UNLABELLED)  # heads learn from what `fit_head` learns from
     logits = encoder.cross_fit(windows, taught, [groups[i] for i in texts], folds=folds, seed=seed)
@@ -109,7 +120,7 @@ def learn_offsets(encoder: Encoder, encoded: Encoded, labels: Tensor, groups: Se
     By held-out heads where the encoder is frozen and the texts are those that its head learned from; of others by the
     head itself, and of texts that it has not seen.
     """
-    if not isinstance(encoder, WindowedEncoder) or COUNTS not in encoded:
+    if not isinstance(encoder, WindowedEncoder) or COUNTS not in _as_read(encoder, encoded):
         return
     encoder.window_offsets = []
     if encoder.frozen:

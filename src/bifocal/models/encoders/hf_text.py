@@ -177,7 +177,7 @@ class HfText(HfTokenEncoder):
     ) -> dict[str, Tensor]:
         """As of every encoder, by windows: of a long text what `join_windows` makes of them; ``on_batch`` sees windows.
 
-        Where the head chooses among the windows, they come along (`with_windows`): another head may be put on them.
+        Where a label's head chooses among the windows, they come along (`with_windows`): another may be put on them.
         """
         if not len(values):
             return super().run(values, progress, on_batch)
@@ -212,7 +212,13 @@ class HfText(HfTokenEncoder):
         arrays = {name: tensor.numpy() for name, tensor in found.items()}
         joined = join_windows(arrays, counts, highest=highest, offsets=self.window_offsets)
         rows = {name: torch.from_numpy(array) for name, array in joined.items()}
-        return with_windows(rows, found, counts) if highest else rows
+        return with_windows(rows, found, counts) if self._some_head_chooses else rows
+
+    @property
+    def _some_head_chooses(self) -> bool:
+        """Whether the head of a label chooses among the windows of a text."""
+        encoder = self.added_to or self
+        return any(is_highest(head.classes) for head in (encoder, *encoder.heads.values()))
 
     def inputs(self, values: Sequence[str]) -> dict[str, Tensor]:
         """What the model is trained on: of a long text the first window."""
@@ -258,7 +264,11 @@ class HfText(HfTokenEncoder):
 
     def preprocessing(self) -> Any:
         reads = (self._tokenizer_as_made().to_str(), self.options.max_length)
-        return reads if self.most_windows == 1 else (*reads, self.most_windows, OVERLAP)
+        if self.most_windows == 1:
+            return reads
+        # Windows come along for another label's head only: of the first label alone the cache holds none.
+        kept = ("windows kept",) if self._some_head_chooses and not is_highest(self.classes) else ()
+        return (*reads, self.most_windows, OVERLAP, *kept)
 
     def _tokenizer_as_made(self) -> Tokenizer:
         """Without the settings that calls leave behind: a training taken up at its end has made none."""

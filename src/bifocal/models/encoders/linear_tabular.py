@@ -72,7 +72,7 @@ class LinearTabular(TabularExpert, LinearEncoder):
 
     # Identity -------------------------------------------------------------------------------------
 
-    def fingerprint(self) -> str:
+    def fingerprint_below(self) -> str:
         """Hash of the preprocessing, which is all that makes the features."""
         return fingerprint(self.plugin, self.processor.state())
 

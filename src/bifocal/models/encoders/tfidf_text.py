@@ -171,7 +171,7 @@ class TfidfText(LinearEncoder):
 
     # Identity -------------------------------------------------------------------------------------
 
-    def fingerprint(self) -> str:
+    def fingerprint_below(self) -> str:
         """Hash of terms, their weights, the components and all options."""
         digest = hashlib.sha256(np.ascontiguousarray(self.terms.idf).data)
         digest.update(self.components.data)
