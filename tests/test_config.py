@@ -1,7 +1,7 @@
 import pytest
 
 from bifocal import plugins
-from bifocal.config import RunConfig, expand, load_config, parse_config, read_mapping
+from bifocal.config import RunConfig, expand, load_config, parse_config, read_mapping, recorded_config
 from bifocal.errors import ConfigError
 from bifocal.sources.table import Table
 
@@ -230,3 +230,54 @@ def test_a_home_folder_that_is_none_is_named(monkeypatch):
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where HOME is not set, and nobody is known
     with pytest.raises(ConfigError, match="`~` is no folder here, as HOME is not set: write the path in full"):
         Table(root="~/posts.csv")
+
+
+def several(**settings):
+    return parse_config({"run": "x", "source": {"kind": "synthetic"}, **settings})
+
+
+def test_several_labels_are_a_list_or_a_mapping_and_the_first_is_the_runs_label():
+    config = several(labels=["hate", {"target": {"requires": "hate", "act": "none"}}])
+    assert config == several(label="hate", labels={"hate": None, "target": {"requires": "hate", "act": "none"}})
+    assert (config.label, config.label_names) == ("hate", ["hate", "target"])
+    assert config.label_actions == {"hate": "block", "target": "none"}
+    assert several(label="hate").label_names == ["hate"] and not several(label="hate").label_rules
+
+
+def test_settings_that_have_labels_as_keys_are_those_of_each():
+    config = several(
+        labels=["hate", "spam", "target"],
+        decide={"hate": {"threshold": {"by": "macro_f1"}}, "default": {"calibration": "auto"}, "target": {}},
+        fusion={"spam": {"strategy": "auto"}},
+    )
+    of = {name: config.for_label(name) for name in config.label_names}
+    assert {name: one.label for name, one in of.items()} == {name: name for name in of}
+    assert [of[name].decide.calibration for name in of] == ["temperature", "auto", "temperature"]
+    assert [of[name].decide.threshold.by for name in of] == ["macro_f1", "f1", "f1"]
+    assert [of[name].fusion.strategy for name in of] == ["concat", "auto", "concat"]
+    assert recorded_config(config.model_dump(mode="json"), "run.json") == config
+
+
+def test_settings_without_labels_as_keys_are_those_of_all():
+    config = several(labels=["hate", "spam"], decide={"calibration": "auto"})
+    assert [config.for_label(name).decide.calibration for name in config.label_names] == ["auto", "auto"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"labels": ["a", "a"]}, "names 'a' twice"),
+        ({"labels": "a"}, "takes a list of names"),
+        ({"labels": [3]}, "holds 3: takes names"),
+        ({"labels": ["a"], "label": "b"}, "leave label out"),
+        ({"labels": {"a": {"requires": "b"}, "b": {"requires": "a"}}}, r"in a circle \(a -> b -> a\)"),
+        ({"labels": {"a": {"requires": "aa"}}}, "labels.a.requires = 'aa'; .*known: a"),
+        ({"labels": {"a": {"act": "blok"}}}, "labels.a.act = 'blok'"),
+        ({"labels": ["a", "b"], "decide": {"a": {}, "bb": {}}}, "'bb' is none of them; did you mean 'b'"),
+        ({"labels": ["a", "b"], "decide": {"b": {"treshold": {}}}}, "unknown key 'labels.b.decide.treshold'"),
+        ({"labels": ["a", "b"], "fusion": {"b": {"read": {"txt": "logits"}}}}, "'txt', which is not among modalities"),
+    ],
+)
+def test_what_several_labels_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        several(**settings)

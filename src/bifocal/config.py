@@ -262,6 +262,30 @@ class SlicesConfig(Strict):
         return self
 
 
+class LabelConfig(Strict):
+    """One of several labels: what it depends on, what may be done by it, and what it has of its own.
+
+    ``fusion``, ``decide`` and ``slices`` are usually written where they stand for one label, with labels as keys:
+    ``decide: {offensive: {...}, default: {...}}``. None = as the run has them.
+    """
+
+    requires: str | None = None
+    """A binary label whose posts alone this one is about: it learns from those that are positive by it, and is named
+    where it is flagged."""
+    act: Literal["block", "review", "none"] = "block"
+    """What a decision by this label may come to: ``review`` never blocks, ``none`` only tells."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Of its loss, where an encoder is fine-tuned for all labels at once."""
+    fusion: FusionConfig | None = None
+    decide: DecideConfig | None = None
+    slices: SlicesConfig | None = None
+
+
+_OF_A_LABEL = ("fusion", "decide", "slices")
+_DEFAULT = "default"
+"""In the place of a label: what holds for those that are not named."""
+
+
 class TranscriberConfig(Strict):
     """How a transcriber reads the words that a part carries; ``auto`` alone is short for ``{when: auto}``."""
 
@@ -352,6 +376,23 @@ class RobustnessConfig(Strict):
     """At most so many, drawn by the seed."""
 
 
+def _labels(given: Any) -> dict[str, dict[str, Any]]:
+    """Label -> what is given of it, of a list or a mapping. Raises `ValueError`."""
+    if isinstance(given, dict):
+        return {str(name): dict(own or {}) for name, own in given.items()}
+    if not isinstance(given, list):
+        raise ValueError(f"labels = {given!r}: takes a list of names, or a mapping of names to what is special of each")
+    found: dict[str, dict[str, Any]] = {}
+    for one in given:
+        name, own = next(iter(one.items())) if isinstance(one, dict) and len(one) == 1 else (one, None)
+        if not isinstance(name, str):
+            raise ValueError(f"labels holds {one!r}: takes names, or {{name: what is special of it}}")
+        if name in found:
+            raise ValueError(f"labels names {name!r} twice")
+        found[name] = dict(own or {})
+    return found
+
+
 def part_name(plugin: str) -> str:
     """What the part of a modality is called: as its file is, or as the class of an outside plug-in.
 
@@ -368,6 +409,9 @@ class RunConfig(Strict):
     run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Names the folder ``runs/<run>/`` and the endings of its files."""
     label: str = "abuse_hate"
+    """What is asked of a post; of several the first."""
+    labels: Annotated[dict[str, LabelConfig], Field(exclude_if=lambda labels: not labels)] = {}
+    """Several, answered by one pass of each encoder: a list of names, or name -> what is special about it."""
     seed: int = 0
     limit: Annotated[int, Field(ge=1)] | None = None
     """Take only the first rows of the source; 50 = the pilot."""
@@ -396,6 +440,32 @@ class RunConfig(Strict):
     slices: SlicesConfig = SlicesConfig()
     robustness: RobustnessConfig = RobustnessConfig()
     lab: LabConfig = LabConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_by_label(cls, content: Any) -> Any:
+        """Settings that have labels as keys become those of each."""
+        if not isinstance(content, dict) or not content.get("labels"):
+            return content
+        labels = _labels(content["labels"])
+        if content.get("label", next(iter(labels))) != next(iter(labels)):
+            raise ValueError(
+                f"label = {content['label']!r} and labels = {', '.join(labels)}: the first of labels is the run's "
+                "label; leave label out"
+            )
+        content = {**content, "label": next(iter(labels)), "labels": labels}
+        for key in _OF_A_LABEL:
+            found = content.get(key)
+            if not isinstance(found, dict) or not found.keys() & {*labels, _DEFAULT}:
+                continue
+            if unknown := sorted(found.keys() - {*labels, _DEFAULT}):
+                known = nearest(unknown[0], [*labels, _DEFAULT])
+                raise ValueError(f"{key} has labels as keys, and {unknown[0]!r} is none of them; {known}")
+            of = {name: found.get(name, found.get(_DEFAULT)) for name in labels}
+            content[key] = of.pop(content["label"]) or {}
+            for name, own in of.items():
+                labels[name] = {**labels[name], key: {} if own is None else own}
+        return content
 
     @field_validator("source", mode="before")
     @classmethod
@@ -426,6 +496,48 @@ class RunConfig(Strict):
                         f"{place} names {name!r}, which is not among modalities; {nearest(name, self.parts)}"
                     )
         return self
+
+    @model_validator(mode="after")
+    def _labels_agree(self) -> RunConfig:
+        for name, own in self.labels.items():
+            above = [name]
+            while (parent := self.labels[above[-1]].requires) is not None:
+                if parent not in self.labels:
+                    raise ValueError(f"labels.{above[-1]}.requires = {parent!r}; {nearest(parent, self.labels)}")
+                above.append(parent)
+                if above.count(parent) > 1:
+                    raise ValueError(f"labels require each other in a circle ({' -> '.join(above)}): leave one out")
+            if own.fusion is not None and (unknown := sorted(own.fusion.read.keys() - self.parts.keys())):
+                raise ValueError(
+                    f"labels.{name}.fusion.read names {unknown[0]!r}, which is not among modalities; "
+                    f"{nearest(unknown[0], self.parts)}"
+                )
+        return self
+
+    @property
+    def label_names(self) -> list[str]:
+        """Every label that the run answers, the first one first."""
+        return list(self.labels) or [self.label]
+
+    @property
+    def label_rules(self) -> dict[str, Any]:
+        """What decides which rows each label learns from and how much it counts; empty for a single label."""
+        return {name: [own.requires, own.weight] for name, own in self.labels.items()}
+
+    @property
+    def label_actions(self) -> dict[str, str]:
+        """What may be done by each label; empty for a single one."""
+        return {name: own.act for name, own in self.labels.items()}
+
+    def for_label(self, name: str) -> RunConfig:
+        """The configuration as it is for one of the labels. Raises `ConfigError` where it is none of them."""
+        if name == self.label:
+            return self
+        if name not in self.labels:
+            raise ConfigError(f"run {self.run!r} does not answer {name!r}; {nearest(name, self.label_names)}")
+        own = self.labels[name]
+        of = {key: found for key in _OF_A_LABEL if (found := getattr(own, key)) is not None}
+        return self.model_copy(update={"label": name, **of})
 
     @property
     def transcribers(self) -> dict[str, TranscriberConfig]:

@@ -93,12 +93,15 @@ class Label:
     above : float, "median" or None
         Where set, the source's rows bear a number, and the class is whether it lies above this; ``median`` is that
         of the train rows, which `Taxonomy.with_medians` puts here once the splits are known.
+    requires : str or None
+        A binary label whose posts alone this one is about, by a run's configuration: elsewhere it is not annotated.
     """
 
     classes: tuple[int | str, ...]
     probability: str = "prob"
     description: str = ""
     above: float | Literal["median"] | None = None
+    requires: str | None = None
 
     @property
     def binary(self) -> bool:
@@ -116,6 +119,14 @@ class Label:
         if self.above is None or value is None:
             return value
         return None if self.above == "median" or isinstance(value, str) else int(value > self.above)
+
+    def of_row(self, name: str, labels: Mapping[str, LabelValue]) -> int:
+        """Class index of a row that bears these labels, ``name`` being this one; `UNLABELLED` where it is not asked.
+
+        Raises `DataError` as `index`.
+        """
+        asked = self.requires is None or labels.get(self.requires) == 1
+        return self.index(labels.get(name)) if asked else UNLABELLED
 
     def index(self, value: LabelValue) -> int:
         """Class index of a label value; `UNLABELLED` for ``None``.
@@ -176,7 +187,11 @@ class Taxonomy:
         return {name: self.labels[name].class_of(value) for name, value in labels.items()}
 
     def to_json(self) -> dict[str, Any]:
-        return {name: asdict(label) for name, label in self.labels.items()}
+        """What a label requires is no matter of the taxonomy."""
+        return {
+            name: {key: value for key, value in asdict(label).items() if key != "requires"}
+            for name, label in self.labels.items()
+        }
 
     @classmethod
     def from_json(cls, row: Mapping[str, Mapping[str, Any]]) -> Self:

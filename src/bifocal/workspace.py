@@ -15,14 +15,15 @@ import shutil
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from time import perf_counter
 from typing import IO, Any, Self
+from urllib.parse import quote
 
-from .errors import BifocalError, RunError
+from .errors import BifocalError, RunError, nearest
 from .example import SPLITS
 
 
@@ -283,13 +284,16 @@ def inside(folder: Path, name: Any) -> Path:
 
 
 class _Artifact:
-    """A file or folder of a run: ``workspace.results`` is ``runs/<run>/results_<run>.json``."""
+    """A file or folder of a run: ``workspace.results`` is ``runs/<run>/results_<run>.json``.
+
+    One with ``{label}`` in its name is there for each label; of the first one it stands for nothing.
+    """
 
     def __init__(self, name: str):
         self._name = name
 
     def __get__(self, space: Workspace, of: type[Workspace]) -> Path:
-        return space.folder / self._name.format(run=space.run)
+        return space.folder / self._name.format(run=space.run, label=space.label_ending)
 
 
 @dataclass(frozen=True)
@@ -299,6 +303,9 @@ class Workspace:
     folder: Path
     run: str
     """The run's name, which ends its file names; a copy of the folder may bear another."""
+    label: str = ""
+    """Of several labels, another than the first: what it has of its own stands beside the first one's, and what they
+    share lies where it always does."""
 
     manifest = _Artifact("data_manifest.jsonl")
     ocr = _Artifact("ocr.jsonl")
@@ -309,22 +316,22 @@ class Workspace:
     groups = _Artifact("groups.json")
     models = _Artifact("models")
     evidence_folder = _Artifact("evidence")
-    fusion = _Artifact("models/mm_fusion")
+    fusion = _Artifact("models/mm_fusion{label}")
     checkpoints = _Artifact("checkpoints")
     results = _Artifact("results_{run}.json")
     calibration = _Artifact("calibration_{run}.json")
     thresholds = _Artifact("thresholds_{run}.json")
-    errors = _Artifact("errors_{run}.csv")
-    curves = _Artifact("curves_{run}.json")
-    slices = _Artifact("slices_{run}.csv")
-    robustness = _Artifact("robustness_{run}.json")
+    errors = _Artifact("errors_{run}{label}.csv")
+    curves = _Artifact("curves_{run}{label}.json")
+    slices = _Artifact("slices_{run}{label}.csv")
+    robustness = _Artifact("robustness_{run}{label}.json")
     policy = _Artifact("policy_{run}.json")
     policies = _Artifact("policies")
-    reference = _Artifact("reference_{run}.json")
-    drift = _Artifact("drift_{run}.json")
+    reference = _Artifact("reference_{run}{label}.json")
+    drift = _Artifact("drift_{run}{label}.json")
     record = _Artifact(RECORD)
-    report = _Artifact("report")
-    lab_results = _Artifact("lab/results.json")
+    report = _Artifact("report{label}")
+    lab_results = _Artifact("lab/results{label}.json")
 
     @classmethod
     def of(cls, folder: str | Path) -> Self:
@@ -346,17 +353,48 @@ class Workspace:
             raise RunError(f"{record} has no name of a run under 'run', found {name!r}: it was altered")
         return cls(folder, name)
 
+    @property
+    def label_ending(self) -> str:
+        """``.offensive``; letters that file names had better not have are percent-escaped."""
+        return f".{quote(self.label, safe='')}" if self.label else ""
+
+    def for_label(self, name: str) -> Workspace:
+        """The same for a label that is not the run's first."""
+        return replace(self, label=name)
+
+    def read_section(self, path: Path) -> Any:
+        """What a JSON artifact that holds all labels says of this one. Raises `RunError`, as where it says nothing."""
+        content = read_json(path)
+        if not self.label:
+            return content
+        labels = content.get("labels", {}) if isinstance(content, dict) else {}
+        if self.label not in labels:
+            raise RunError(f"{path} says nothing of {self.label!r}; {nearest(self.label, labels)}: run again")
+        return labels[self.label]
+
+    def write_section(self, path: Path, content: Mapping[str, Any]) -> None:
+        """The file, or of a further label what stands in it under its name; the first label is written first."""
+        if self.label:
+            whole = read_json(path)
+            content = {**whole, "labels": {**whole.get("labels", {}), self.label: content}}
+        write_json(path, content)
+
     def shards(self, split: str) -> Path:
         return self.folder / "shards" / split
 
     def expert(self, expert_name: str) -> Path:
-        return self.folder / "models" / expert_name
+        """Of a further label a folder of its own, where the encoder is not one for all labels."""
+        own = self.own_expert(expert_name)
+        return own if self.label and own.is_dir() else self.models / expert_name
+
+    def own_expert(self, expert_name: str) -> Path:
+        return self.models / f"{expert_name}{self.label_ending}"
 
     def evidence(self, expert_name: str, split: str) -> Path:
-        return self.folder / "evidence" / expert_name / f"{split}.safetensors"
+        return self.evidence_folder / expert_name / f"{split}{self.label_ending}.safetensors"
 
     def curve(self, model: str) -> Path:
-        return self.folder / f"thresholds_curve_{model}_{self.run}.csv"
+        return self.folder / f"thresholds_curve_{model}_{self.run}{self.label_ending}.csv"
 
     def packed_splits(self) -> list[str]:
         """The splits that have shards, in the order train, val, test."""

@@ -111,7 +111,7 @@ class Split:
         """Class index of each row, `UNLABELLED` where it is not annotated. Raises `DataError` on an unknown value."""
         key = (label_name, label)
         if key not in self.read_classes:
-            found = (label.index(self.record(row).labels.get(label_name)) for row in range(len(self)))
+            found = (label.of_row(label_name, self.record(row).labels) for row in range(len(self)))
             self.read_classes[key] = tuple(found)
         return list(self.read_classes[key])
 
