@@ -7,7 +7,7 @@ import pytest
 
 from bifocal.config import SplitsConfig, parse_config
 from bifocal.contracts import Reporter
-from bifocal.data.class_checks import check_classes, check_splits
+from bifocal.data.class_checks import SplitRow, check_classes, check_splits, rows_aside
 from bifocal.errors import DataError
 from bifocal.pipeline.train import run
 
@@ -80,16 +80,19 @@ def test_one_class_in_all_or_in_train_is_refused():
 
 
 def test_each_part_needs_two_classes_where_it_is_learned_from_or_tuned_on():
-    rows = [("train", "01"[i % 2], ["text", "image"]) for i in range(20)]
-    rows += [("val", "01"[i % 2], ["text"] if i % 2 else ["text", "image"]) for i in range(20)]
+    rows = [SplitRow("train", "01"[i % 2], ["text", "image"]) for i in range(20)]
+    rows += [SplitRow("val", "01"[i % 2], ["text"] if i % 2 else ["text", "image"]) for i in range(20)]
     with pytest.raises(DataError, match="all 10 val rows with image are '0' by bad"):
-        check_splits(rows, [str(i) for i in range(40)], "bad", 0.0, 0)
+        check_splits(rows, [], "bad")
 
 
 def test_what_is_kept_aside_for_the_fusion_needs_two_classes_as_well():
-    rows = [("train", "1" if i == 0 else "0", ["text"]) for i in range(20)]
-    rows += [("val", "01"[i % 2], ["text"]) for i in range(4)]
+    rows = [SplitRow("train", "1" if i == 0 else "0", ["text"]) for i in range(20)]
+    rows += [SplitRow("val", "01"[i % 2], ["text"]) for i in range(4)]
     groups = [str(i) for i in range(24)]
-    assert any("val has 2 rows" in told for told in check_splits(rows, groups, "bad", 0.0, 0))
-    with pytest.raises(DataError, match="train rows kept aside for the fusion .* are '0' by bad"):
-        check_splits(rows, groups, "bad", 0.3, 0)
+    assert rows_aside(rows, groups, 0.0, 0) == rows_aside(rows[:20], groups[:20], 0.3, 0) == []
+    assert any("val has 2 rows" in told for told in check_splits(rows, [], "bad"))
+    aside = rows_aside(rows, groups, 0.3, 0)
+    assert sum(aside) == 6 and not any(aside[20:])
+    with pytest.raises(DataError, match="all 6 train rows kept aside for the fusion .* are '0' by bad"):
+        check_splits(rows, aside, "bad")

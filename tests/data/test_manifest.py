@@ -11,7 +11,7 @@ import pytest
 
 from bifocal.data.manifest import in_order, read_manifest, write_manifest
 from bifocal.errors import BifocalError, ConfigError, DataError, RunError
-from bifocal.example import LABELS, Example, Rejected, Taxonomy
+from bifocal.example import LABELS, Example, Label, Rejected, Taxonomy
 
 TAXONOMY = Taxonomy({"abuse_hate": LABELS["abuse_hate"], "target_type": LABELS["target_type"]})
 
@@ -56,14 +56,14 @@ def row(number, *, id=None, parts=None, label=0, **fields):
 
 @pytest.fixture
 def write(tmp_path):
-    def write(rows, modalities=MODALITIES, label="abuse_hate", limit=None, strict=False, progress=None):
+    def write(rows, modalities=MODALITIES, label="abuse_hate", limit=None, strict=False, progress=None, **labels):
         return write_manifest(
             Rows(rows),
             modalities,
             tmp_path / "manifest.jsonl",
             tmp_path / "quarantine.jsonl",
-            taxonomy=TAXONOMY,
             label=label,
+            **{"taxonomy": TAXONOMY, **labels},
             limit=limit,
             strict=strict,
             progress=progress,
@@ -95,6 +95,29 @@ def test_every_row_arrives_in_order_with_its_facts_and_is_counted(write):
     assert first == replace(row(0, split="train", group="g", meta={"facts": facts}), labels=labels)
     assert last.meta["likes"] == 3 and last.labels == {"abuse_hate": None, "target_type": None}
     assert write.quarantine.read_text() == ""
+
+
+def test_of_several_labels_each_is_counted_where_it_is_borne_and_asked(write):
+    price = Label((0, 1), above=10)
+    child = replace(LABELS["target_type"], requires="dear")
+    taxonomy = Taxonomy({"abuse_hate": LABELS["abuse_hate"], "dear": price, "target_type": child})
+    borne = [(0, 20, "society"), (1, 5, "none"), (None, None, None), (None, 11, "society"), (None, None, "none")]
+    rows = [
+        replace(row(n), labels={"abuse_hate": hate, "dear": dear, "target_type": target})
+        for n, (hate, dear, target) in enumerate(borne)
+    ]
+    counts = write(rows, taxonomy=taxonomy, further=["dear", "target_type"])
+    assert counts["unlabelled"] == 3 and counts["by_class"] == {"unassigned": {"0": 1, "1": 1}}
+    assert counts["without_labels"] == 1
+    assert counts["labels"] == {
+        "dear": {"unlabelled": 2, "by_class": {}},  # numbers, whose classes the splits will count
+        "target_type": {"unlabelled": 1, "by_class": {"unassigned": {"society": 2}}},
+    }
+    median = Taxonomy({**taxonomy.labels, "dear": replace(price, above="median")})
+    counts = write(rows, taxonomy=median, further=["target_type"])
+    assert counts["labels"] == {
+        "target_type": {"unlabelled": 1, "by_class": {}}
+    }  # of whom it is asked is not known yet
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """From manifest to shards: who is left out is counted, near-duplicates stay together, nothing old lies about."""
 
 import json
+import re
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from bifocal.example import LABELS, Example, Label, Taxonomy
 from bifocal.modalities.image import Image as ImageModality
 from bifocal.modalities.text import Text
 from bifocal.sources.hateful_memes import HatefulMemes
+from bifocal.sources.several import Several
 from bifocal.sources.synthetic import Synthetic
 from bifocal.workspace import Workspace, file_sha256, read_json
 
@@ -26,8 +30,10 @@ class Prepared:
 
     def __init__(self, folder, source, **changes):
         self.space, self.source = Workspace(folder, "p"), source
-        self.taxonomy = Taxonomy({**LABELS, **source.labels()})
         self.configure(**changes)
+        self.taxonomy = Taxonomy({**LABELS, **source.labels()})
+        for name, own in self.config.labels.items():
+            self.taxonomy.labels[name] = replace(self.taxonomy[name], requires=own.requires)
         write_manifest(
             source,
             {name: modality.from_config(self.config) for name, modality in MODALITIES.items()},
@@ -35,6 +41,7 @@ class Prepared:
             self.space.quarantine,
             taxonomy=self.taxonomy,
             label=self.config.label,
+            further=self.config.label_names[1:],
             limit=None,
             strict=True,
         )
@@ -172,6 +179,113 @@ def test_only_labelled_rows_are_assigned_and_none_at_all_is_an_error(tmp_path):
     prepared.configure(label="offensive")
     with pytest.raises(DataError, match="offensive label"):
         prepared.split()
+
+
+THREE = {"abuse_hate": "unique_text", "offensive": "unique_text", "target_type": "unique_image"}
+SEVERAL = {
+    "label": "abuse_hate",
+    "labels": {"abuse_hate": {}, "offensive": {}, "target_type": {"requires": "abuse_hate"}},
+    "splits": {"val": 0.2, "test": 0.2},
+}
+
+
+def test_of_several_labels_every_row_that_bears_one_is_kept_and_the_first_is_balanced(tmp_path):
+    gaps = {"abuse_hate": 0.3, "offensive": 0.4, "target_type": 0.5}
+    source = Synthetic(size=400, structures=THREE, unlabelled=gaps)
+    prepared = Prepared(tmp_path, source, **SEVERAL)
+    counts = prepared.split()
+    rows = {e.id: e.labels for e in source}
+    bare = {i for i, row in rows.items() if all(row[name] is None for name in THREE)}
+    splits = read_json(prepared.space.splits)
+    assert set(splits) == set(rows) - bare and 10 < len(bare) < 60
+    shares = {
+        kind: np.mean([splits[i] == "test" for i in splits if rows[i]["abuse_hate"] == kind]) for kind in (0, 1, None)
+    }
+    assert shares == pytest.approx({0: 0.2, 1: 0.2, None: 0.2}, abs=0.03)
+    assert counts["by_class"] == {str(c): sum(row["abuse_hate"] == c for row in rows.values()) for c in (0, 1)}
+    offensive, target = counts["labels"]["offensive"], counts["labels"]["target_type"]
+    assert sum(offensive["by_class"].values()) == sum(offensive["rows"].values())
+    assert offensive["by_class"] == {str(c): sum(row["offensive"] == c for row in rows.values()) for c in (0, 1)}
+    asked = Counter(row["target_type"] for row in rows.values() if row["abuse_hate"] == 1)
+    assert target["by_class"] == {c: asked[c] for c in LABELS["target_type"].classes}
+    (pair,) = counts["pairs"]
+    assert pair["labels"] == ["abuse_hate", "offensive"]
+    assert pair["both"] > 50 < pair["neither"] and pair["first"] == pair["second"] == 0
+    odd = counts["contradictions"]["target_type"]
+    refused = Counter(row["target_type"] for row in rows.values() if row["abuse_hate"] == 0)
+    assert odd["requires"] == "abuse_hate" and odd["negative"] == {c: refused[c] for c in ("community", "none")}
+    assert counts["gaps"] == []
+    packed = prepared.pack()
+    assert sum(packed["rows"].values()) == len(splits)
+    train = prepared.open("train")
+    assert [train.record(i).labels for i in range(len(train))] == [
+        prepared.taxonomy.classes_of({name: rows[i].get(name) for name in prepared.taxonomy.labels}) for i in train.ids
+    ]
+
+
+def test_several_labels_of_which_each_row_bears_the_first_split_as_that_alone(tmp_path):
+    source = Synthetic(size=200, structures=THREE)
+    alone = Prepared(tmp_path / "one", source, splits=SEVERAL["splits"])
+    together = Prepared(tmp_path / "three", source, **SEVERAL)
+    one, three = alone.split(), together.split()
+    assert one.items() <= three.items() and set(three) - set(one) == {"labels", "pairs", "contradictions", "gaps"}
+    for name in ("splits", "groups", "taxonomy"):
+        assert getattr(alone.space, name).read_bytes() == getattr(together.space, name).read_bytes()
+    assert alone.pack()["sha256"] == together.pack()["sha256"]
+
+
+def test_sources_that_each_know_some_of_the_labels(tmp_path):
+    """What a source does not know is not annotated, and counted as no class."""
+    (tmp_path / "hate.csv").write_text(
+        "words,bad\n" + "".join(f"stone bridge number {i} {'x' * i},{i % 2}\n" for i in range(40))
+    )
+    (tmp_path / "spam.csv").write_text(
+        "words,ads\n" + "".join(f"copper kettle {i} {'y' * i},{('yes', 'no', '')[i % 3]}\n" for i in range(60))
+    )
+    tables = [("hate", "bad"), ("spam", "ads")]
+    source = Several(
+        sources=[
+            {"kind": "table", "name": n, "root": str(tmp_path / f"{n}.csv"), "text": "words", "labels": {n: column}}
+            for n, column in tables
+        ]
+    )
+    config = {"label": "hate", "labels": {"hate": {}, "spam": {}}, "modalities": ["text"]}
+    prepared = Prepared(tmp_path / "p", source, **config, splits={"val": 0.2, "test": 0.2})
+    counts = prepared.split()
+    assert sum(counts["rows"].values()) == 80 and counts["by_class"] == {"0": 20, "1": 20}
+    assert counts["labels"]["spam"]["by_class"] == {"0": 20, "1": 20}
+    assert counts["pairs"] == [{"labels": ["hate", "spam"], "both": 0, "first": 0, "second": 0, "neither": 0}]
+    prepared.pack()
+    classes = Counter()
+    for split in counts["rows"]:
+        packed = prepared.open(split)
+        found = [packed.classes(name, prepared.taxonomy[name]) for name in ("hate", "spam")]
+        classes.update(zip(packed.ids, *found, strict=True))
+    assert all((hate, spam)[i.startswith("hate")] == -1 for i, hate, spam in classes)
+
+
+class Sparse(Synthetic):
+    """Of the second label the first few rows alone."""
+
+    annotated: int = 0
+
+    def example(self, i):
+        row = super().example(i)
+        return row if i < self.annotated else replace(row, labels={**row.labels, "offensive": None})
+
+
+@pytest.mark.parametrize(
+    ("annotated", "told"),
+    [
+        (10, "offensive is annotated on 10 rows (train: 3 x '0', 3 x '1'; val: 1 x '1'; test: "),
+        (0, "no row of the source bears both a offensive label and one of text, image: leave it out of"),
+    ],
+)
+def test_a_label_that_too_few_rows_bear_is_refused_with_what_there_is(tmp_path, annotated, told):
+    source = Sparse(size=200, structures=THREE, annotated=annotated)
+    prepared = Prepared(tmp_path, source, **SEVERAL)
+    with pytest.raises(DataError, match=re.escape(told)):
+        write_splits(prepared.space, source, prepared.taxonomy, prepared.config, 0.0)
 
 
 class Prices:

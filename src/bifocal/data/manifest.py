@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -50,6 +50,7 @@ def write_manifest(
     *,
     taxonomy: Taxonomy,
     label: str,
+    further: Sequence[str] = (),
     limit: int | None,
     strict: bool,
     tolerate: float = MAX_BAD,
@@ -72,6 +73,8 @@ def write_manifest(
     taxonomy : Taxonomy
     label : str
         The run's label. Rows where it is not annotated are kept, for scoring, and counted.
+    further : sequence of str
+        The labels beside it, of a run of several.
     limit : int, optional
         Take only the first rows of the source.
     strict : bool
@@ -87,7 +90,9 @@ def write_manifest(
         ``examples, quarantined, unlabelled, animated, spelled_otherwise, by_split, by_class, reasons``, and ``notes``:
         what the source had to guess, and texts that may stand for nothing. Of an animated picture only the first frame
         is read, which an abuser may know, so they are counted. A reason leaves out what differs from row to row (names,
-        numbers), so that equal causes are counted together.
+        numbers), so that equal causes are counted together. With ``further``: ``labels`` (name -> ``unlabelled`` and
+        ``by_class``, of a label that requires another among the rows that are positive by that) and
+        ``without_labels`` (rows that bear none of them).
 
     Raises
     ------
@@ -95,7 +100,7 @@ def write_manifest(
         At the first bad row under ``strict``; else at the end, where more than 5% of 20 or more rows are bad, or all
         of them. No manifest is written then, but the quarantine file is.
     """
-    tally = _Tally(label, taxonomy[label].above is None)
+    tally = _Tally([label, *further], taxonomy)
     refusal: Refusal | None = None
 
     def check(item: tuple[int, Example | Rejected]) -> tuple[Example | Rejected, str, list[Entry]]:
@@ -261,18 +266,40 @@ def without_details(reason: str) -> str:
     return re.sub(r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S*|\d+", "…", reason)
 
 
+class _LabelTally:
+    """How many rows bear a label, and of which class, in each split."""
+
+    def __init__(self, name: str, taxonomy: Taxonomy):
+        self.name, self.label, self.taxonomy = name, taxonomy[name], taxonomy
+        parent = self.label.requires and taxonomy[self.label.requires]
+        self.has_classes = self.label.above is None and not (parent and parent.above == "median")
+        self.labelled = 0
+        self.by_class: dict[str, Counter[str]] = {}
+
+    def add(self, row: Example) -> None:
+        if (value := row.labels.get(self.name)) is None:
+            return
+        self.labelled += 1
+        if not self.has_classes:  # but a number that will be one
+            return
+        if self.label.requires is None or self.label.of_row(self.name, self.taxonomy.classes_of(row.labels)) >= 0:
+            self.by_class.setdefault(row.split or "unassigned", Counter())[str(value)] += 1
+
+    def counts(self, rows: int) -> dict[str, Any]:
+        by_class = {split: dict(counts) for split, counts in self.by_class.items()}
+        return {"unlabelled": rows - self.labelled, "by_class": by_class}
+
+
 class _Tally:
     """What was read, kept and refused so far."""
 
-    def __init__(self, label: str, has_classes: bool):
-        self.label = label
-        self.has_classes = has_classes
-        self.by_class: dict[str, Counter[str]] = {}
+    def __init__(self, labels: Sequence[str], taxonomy: Taxonomy):
+        self.labels = {name: _LabelTally(name, taxonomy) for name in labels}
+        self.without_labels = 0
         self.ids: set[str] = set()
         self.animated = 0
         self.spelled: list[tuple[str, str]] = []
         self.by_split: Counter[str] = Counter()
-        self.labelled = 0
         self.reasons: Counter[str] = Counter()
         self.texts = 0
         self.words: Counter[str] = Counter()
@@ -289,10 +316,9 @@ class _Tally:
                 self.texts += 1
                 if is_nothing(part):
                     self.words[part.strip()] += 1
-        if (value := row.labels.get(self.label)) is not None:
-            self.labelled += 1
-            if self.has_classes:  # and is not a number that will be one
-                self.by_class.setdefault(row.split or "unassigned", Counter())[str(value)] += 1
+        self.without_labels += all(row.labels.get(name) is None for name in self.labels)
+        for label in self.labels.values():
+            label.add(row)
 
     def judge(self, quarantine: Path, tolerate: float) -> None:
         """Raise `Refusal` where the source as a whole cannot be used."""
@@ -318,13 +344,16 @@ class _Tally:
         ]
 
     def counts(self) -> dict[str, Any]:
+        first, *further = ((name, label.counts(len(self.ids))) for name, label in self.labels.items())
+        several = {"labels": dict(further), "without_labels": self.without_labels} if further else {}
         return {
             "examples": len(self.ids),
             "quarantined": self.reasons.total(),
-            "unlabelled": len(self.ids) - self.labelled,
+            "unlabelled": first[1]["unlabelled"],
             "animated": self.animated,
             "spelled_otherwise": {"files": len(self.spelled), "for_example": dict(self.spelled[:1])},
             "by_split": {split: self.by_split[split] for split in (*SPLITS, "unassigned") if self.by_split[split]},
-            "by_class": {split: dict(counts) for split, counts in self.by_class.items()},
+            "by_class": first[1]["by_class"],
             "reasons": dict(self.reasons.most_common(REASONS_KEPT)),
+            **several,
         }

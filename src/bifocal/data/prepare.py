@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 from ..config import RunConfig
 from ..contracts import Modality, Source
 from ..errors import DataError
-from ..example import SPLITS, Example, Label, LabelValue, Taxonomy
+from ..example import SPLITS, UNLABELLED, Example, Label, LabelValue, Taxonomy
 from ..modalities import TEXT
 from ..workspace import Workspace, read_json, write_json
-from .class_checks import check_splits
+from .class_checks import NO_TEST, REMEDY, SplitRow, check_splits, remedy_of, rows_aside
 from .compose import compose_manifest
 from .dedup import duplicate_groups, picture_hash, rows_in_shared_groups, rows_with_near_duplicates
+from .label_relations import contradictions_of, gaps_of, pairs_of
 from .manifest import read_manifest
 from .packing import pack
 from .shards import INDEX
@@ -25,10 +26,10 @@ from .transcribers import active_transcribers, transcripts
 
 
 def labelled(space: Workspace, source: Source, config: RunConfig) -> Iterator[Example]:
-    """The examples that bear the label, their texts composed, streaming."""
-    read = transcripts(space.folder, active_transcribers(config))
+    """The examples that bear one of the run's labels at least, their texts composed, streaming."""
+    read, names = transcripts(space.folder, active_transcribers(config)), config.label_names
     for example in compose_manifest(space.manifest, read, source.role_of):
-        if example.labels.get(config.label) is not None:
+        if any(example.labels.get(name) is not None for name in names):
             yield example
 
 
@@ -37,8 +38,9 @@ def write_splits(
 ) -> dict[str, Any]:
     """Group near-duplicates, assign splits, count (and on request drop) what leaks; writes splits and groups.
 
-    Where a label's class is whether a number lies above train's median, that is known from here on: the splits are
-    balanced by the median of all rows, and the taxonomy is written again with train's.
+    Of several labels splits are balanced by the first, rows without it being a class of their own. Where a label's
+    class is whether a number lies above train's median, that is known from here on: the splits are balanced by the
+    median of all rows, and the taxonomy is written again with train's.
 
     Parameters
     ----------
@@ -52,19 +54,21 @@ def write_splits(
         ``rows`` per split and ``by_class``, ``unread`` (left out: no part that the run reads), ``groups``,
         ``rows_in_shared_groups`` (the source's own groups included), ``near_duplicates`` (rows that have one),
         ``leakage``, ``medians``, ``untested`` (of several sources: name -> rows, all train, though others have splits),
-        ``few`` (what a split has too little of, in sentences).
+        ``few`` (what a split has too little of, in sentences). Of several labels ``by_class`` and ``few`` are of the
+        first; there are ``labels`` (name -> ``rows``, ``by_class``, ``few``) for the others, ``pairs``,
+        ``contradictions`` and ``gaps`` (`label_relations`).
 
     Raises
     ------
     DataError
-        Where no row bears the label, or rows that will be learned from or tuned on are all of one class.
+        Where no row bears a label, or rows that will be learned from or tuned on are all of one class.
     """
     ids: list[str] = []
     texts: list[str] = []
     hashes: list[str | None] = []
     own: list[str | None] = []
     official: list[str | None] = []
-    values: list[LabelValue] = []
+    labels: list[dict[str, LabelValue]] = []
     sources: list[str | None] = []
     brought: list[list[str]] = []
     unread = 0
@@ -79,47 +83,117 @@ def write_splits(
         hashes.append(picture_hash(example))
         own.append(example.group)
         official.append(example.split)
-        values.append(example.labels[config.label])
+        labels.append({name: example.labels.get(name) for name in config.label_names})
         sources.append(example.meta.get("source"))
-    if not ids:
-        raise DataError(
-            f"no row of the source bears both a {config.label} label and one of {', '.join(config.parts)}: "
-            "set another `label` or `modalities`, or name a labelled source"
-        )
+    _check_borne(labels, config)
     groups = duplicate_groups(ids, texts, hashes, own)
     shares = config.splits
-    classes = _classes(values, taxonomy[config.label])
-    splits = assign_splits(ids, groups, classes, official, val=shares.val, test=shares.test, seed=config.seed)
+    strata = _indices(labels, config.label, taxonomy.with_medians(_medians(labels, taxonomy)))
+    splits = assign_splits(ids, groups, strata, official, val=shares.val, test=shares.test, seed=config.seed)
     leaking = leaking_rows(groups, [splits[i] for i in ids])
     leaks = Counter(splits[i] for i, leak in zip(ids, leaking, strict=True) if leak)
     if config.leakage == "drop":
         splits = {i: splits[i] for i, leak in zip(ids, leaking, strict=True) if not leak}
     medians = train_medians(space, taxonomy, splits)
     final = taxonomy.with_medians(medians)
-    kinds = [str(final[config.label].class_of(value)) for value in values]
-    rows = [
-        (splits[i], kind, parts, group)
-        for i, kind, parts, group in zip(ids, kinds, brought, groups, strict=True)
-        if i in splits
-    ]
-    few: list[str] = []
-    if holdout is not None:
-        few = check_splits((row[:3] for row in rows), [row[3] for row in rows], config.label, holdout, config.seed)
+    kept = [n for n, i in enumerate(ids) if i in splits]
+    assigned = _Assigned(
+        [splits[ids[n]] for n in kept], [groups[n] for n in kept], [brought[n] for n in kept], [labels[n] for n in kept]
+    )
+    first, *further = _counts_of_labels(assigned, final, config, holdout).values()
     write_json(space.splits, splits)
     write_json(space.groups, dict(zip(ids, groups, strict=True)))
     write_json(space.taxonomy, final.to_json())
     counts = Counter(splits.values())
     return {
         "rows": {split: counts[split] for split in SPLITS if counts[split]},
-        "by_class": _class_counts(values, ids, splits, final[config.label]),
+        "by_class": first["by_class"],
         "unread": unread,
         "groups": len(set(groups)),
         "rows_in_shared_groups": rows_in_shared_groups(groups),
         "near_duplicates": rows_with_near_duplicates(ids, texts, hashes, own, groups),
         "leakage": {"action": config.leakage, "rows": dict(leaks)},
         "medians": medians,
-        "few": few,
+        "few": first["few"],
         "untested": _untested(sources, [splits.get(i) for i in ids]),
+        **(_relations(assigned, final, config, further) if further else {}),
+    }
+
+
+class _Assigned(NamedTuple):
+    """The rows that have a split, column by column."""
+
+    splits: list[str]
+    groups: list[str]
+    parts: list[list[str]]
+    labels: list[dict[str, LabelValue]]
+
+
+class LabelCounts(TypedDict):
+    """What the splits hold of one label."""
+
+    rows: dict[str, int]
+    """Split -> rows that bear it."""
+    by_class: dict[str, int]
+    few: list[str]
+
+
+def _check_borne(labels: Sequence[Mapping[str, LabelValue]], config: RunConfig) -> None:
+    for name in config.label_names:
+        if all(row[name] is None for row in labels):
+            instead = "leave it out of `labels`, set other" if config.labels else "set another `label` or"
+            raise DataError(
+                f"no row of the source bears both a {name} label and one of {', '.join(config.parts)}: "
+                f"{instead} `modalities`, or name a labelled source"
+            )
+
+
+def _counts_of_labels(
+    rows: _Assigned, taxonomy: Taxonomy, config: RunConfig, holdout: float | None
+) -> dict[str, LabelCounts]:
+    """Of each label, which must show two classes wherever it is learned from or tuned on. Raises `DataError`."""
+    found: dict[str, LabelCounts] = {}
+    aside: list[bool] = []
+    for name in config.label_names:
+        label = taxonomy[name]
+        index = _indices(rows.labels, name, taxonomy)
+        kinds = [None if i == UNLABELLED else str(label.classes[i]) for i in index]
+        seen = [SplitRow(*row) for row in zip(rows.splits, kinds, rows.parts, strict=True)]
+        if holdout and name == config.label:
+            aside = rows_aside(seen, rows.groups, holdout, config.seed)
+        counts, there = Counter(kinds), Counter(row.split for row in seen if row.kind is not None)
+        found[name] = {
+            "rows": {split: there[split] for split in SPLITS if there[split]},
+            "by_class": {str(value): counts[str(value)] for value in label.classes},
+            "few": [] if holdout is None else check_splits(seen, aside, *_named(name, label, seen, config)),
+        }
+    if holdout is not None and "test" not in rows.splits:
+        found[config.label]["few"].append(NO_TEST)
+    return found
+
+
+def _named(name: str, label: Label, rows: Sequence[SplitRow], config: RunConfig) -> tuple[str, str]:
+    """How messages call a label, and what they say can be done about it."""
+    if not config.labels:
+        return name, REMEDY
+    found: dict[str, Counter[str]] = {}
+    for row in rows:
+        if row.kind is not None:
+            found.setdefault(row.split, Counter())[row.kind] += 1
+    called = f"{name} (where {label.requires} is 1)" if label.requires else name
+    return called, remedy_of(found, called)
+
+
+def _relations(
+    rows: _Assigned, taxonomy: Taxonomy, config: RunConfig, further: Sequence[LabelCounts]
+) -> dict[str, object]:
+    names = config.label_names
+    classes = [taxonomy.classes_of(row) for row in rows.labels]
+    return {
+        "labels": dict(zip(names[1:], further, strict=True)),
+        "pairs": pairs_of(classes, names, taxonomy),
+        "contradictions": contradictions_of(classes, names, taxonomy),
+        "gaps": gaps_of(classes, rows.groups, names, taxonomy),
     }
 
 
@@ -132,29 +206,26 @@ def _untested(sources: Sequence[str | None], splits: Sequence[str | None]) -> di
     return {str(name): n["train"] for name, n in found.items() if tested and name and not set(n) - {"train", None}}
 
 
-def _classes(values: Sequence[LabelValue], label: Label) -> list[int]:
-    """Class index of each row; by the median of them all where train's is not known yet."""
-    if label.above == "median":
-        label = replace(label, above=median(value for value in values if isinstance(value, int | float)))
-    return [label.index(label.class_of(value)) for value in values]
-
-
-def _class_counts(
-    values: Sequence[LabelValue], ids: Sequence[str], splits: Mapping[str, str], label: Label
-) -> dict[str, int]:
-    counts = Counter(label.class_of(value) for value, i in zip(values, ids, strict=True) if i in splits)
-    return {str(value): counts[value] for value in label.classes}
+def _indices(labels: Iterable[Mapping[str, LabelValue]], name: str, taxonomy: Taxonomy) -> list[int]:
+    """Class index of each row by one of its labels."""
+    return [taxonomy[name].of_row(name, taxonomy.classes_of(row)) for row in labels]
 
 
 def train_medians(space: Workspace, taxonomy: Taxonomy, splits: Mapping[str, str]) -> dict[str, float]:
     """Label name -> median over the train rows, for every label that asks for it."""
+    if all(label.above != "median" for label in taxonomy.labels.values()):
+        return {}
+    train = (example.labels for example in read_manifest(space.manifest) if splits.get(example.id) == "train")
+    return _medians(train, taxonomy)
+
+
+def _medians(labels: Iterable[Mapping[str, LabelValue]], taxonomy: Taxonomy) -> dict[str, float]:
     asked = [name for name, label in taxonomy.labels.items() if label.above == "median"]
     found: dict[str, list[float]] = {name: [] for name in asked}
-    for example in read_manifest(space.manifest) if asked else ():
-        if splits.get(example.id) == "train":
-            for name in asked:
-                if isinstance(value := example.labels[name], int | float):
-                    found[name].append(value)
+    for row in labels:
+        for name in asked:
+            if isinstance(value := row.get(name), int | float):
+                found[name].append(value)
     return {name: median(numbers) for name, numbers in found.items() if numbers}
 
 
