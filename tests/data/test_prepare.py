@@ -20,6 +20,7 @@ from bifocal.modalities.text import Text
 from bifocal.sources.hateful_memes import HatefulMemes
 from bifocal.sources.several import Several
 from bifocal.sources.synthetic import Synthetic
+from bifocal.sources.table import Table
 from bifocal.workspace import Workspace, file_sha256, read_json
 
 MODALITIES = {"text": Text, "image": ImageModality}
@@ -306,6 +307,29 @@ class Prices:
         for i, price in enumerate(self.prices):
             parts = {"text": f"number {i} of the quiet street"}
             yield Example(str(i), parts, {"dear": price}, split=self.official(i))
+
+
+def test_each_label_has_its_own_median_of_the_train_rows_that_bear_it(tmp_path):
+    prices = [None if i % 3 == 0 else float(i) for i in range(60)]
+    lines = [f"number {i} of the quiet street,{'' if p is None else p},{i % 7},{i % 2}" for i, p in enumerate(prices)]
+    (tmp_path / "homes.csv").write_text("\n".join(["words,price,rooms,bad", *lines]))
+    columns = {"dear": "price", "large": "rooms"}
+    source = Table(
+        root=tmp_path / "homes.csv",
+        text="words",
+        labels={"bad": "bad", **{name: {"column": column, "above": "median"} for name, column in columns.items()}},
+    )
+    config = {"label": "dear", "labels": {"dear": {}, "large": {}, "bad": {}}, "modalities": ["text"]}
+    prepared = Prepared(tmp_path / "p", source, **config, splits={"val": 0.2, "test": 0.2})
+    counts = prepared.split()
+    train = [int(i) - 1 for i, split in read_json(prepared.space.splits).items() if split == "train"]
+    assert counts["medians"] == {
+        "dear": np.median([prices[i] for i in train if prices[i] is not None]),
+        "large": np.median([i % 7 for i in train]),
+    }
+    assert sum(counts["by_class"].values()) == 40 and sum(counts["labels"]["large"]["by_class"].values()) == 60
+    assert [pair["labels"] for pair in counts["pairs"]] == [["dear", "large"], ["dear", "bad"], ["large", "bad"]]
+    assert all(sum(n for key, n in p.items() if key != "labels") == 40 for p in counts["pairs"][:2])
 
 
 def labels_of(prepared, split):

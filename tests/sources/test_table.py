@@ -278,6 +278,41 @@ def test_what_a_desktop_left_is_not_proposed_as_a_table(tmp_path):
         iter(table(root=tmp_path, file="post.csv"))
 
 
+def test_one_table_bears_several_labels_and_an_empty_cell_leaves_that_label_alone_open(tmp_path):
+    cells = [
+        ("yes", "12", "fun"),
+        ("no", "", "fun"),
+        ("", "9.5", "news"),
+        ("no", "7", "news"),
+        ("", "N/A", "rare"),
+        ("yes", "8", ""),
+    ]
+    rows = [
+        {"words": f"post {i}", "bad": bad, "price": price, "topic": topic}
+        for i, (bad, price, topic) in enumerate(cells)
+    ]
+    labels = {
+        "abuse_hate": {"column": "bad", "map": {"yes": 1, "no": 0}},
+        "dear": {"column": "price", "above": "median"},
+        "topic": {"column": "topic", "min_rows": 2},
+    }
+    source = table(root=write(tmp_path / "posts.csv", rows), text="words", tabular="rest", labels=labels)
+    assert [tuple(row.labels[name] for name in labels) for row in source] == [
+        (1, 12, "fun"),
+        (0, None, "fun"),
+        (None, 9.5, "news"),
+        (0, 7, "news"),
+        (None, None, None),
+        (1, 8, None),
+    ]
+    assert {name: label.classes for name, label in source.labels().items()} == {
+        "abuse_hate": (0, 1),
+        "dear": (0, 1),
+        "topic": ("fun", "news"),
+    }
+    assert all(set(row.parts) == {"text"} for row in source)  # no label's column is fed
+
+
 REAL = {
     "airbnb_nyc": (
         {"id": "id", "text": "name", "tabular": "rest", "group": "host_id"}

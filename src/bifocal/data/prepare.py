@@ -25,6 +25,12 @@ from .splits import assign_splits, leaking_rows
 from .transcribers import active_transcribers, transcripts
 
 
+def taxonomy_of_run(taxonomy: Taxonomy, config: RunConfig) -> Taxonomy:
+    """The same with what the run's labels require of each other."""
+    asked = {name: replace(taxonomy[name], requires=own.requires) for name, own in config.labels.items()}
+    return Taxonomy({**taxonomy.labels, **asked})
+
+
 def labelled(space: Workspace, source: Source, config: RunConfig) -> Iterator[Example]:
     """The examples that bear one of the run's labels at least, their texts composed, streaming."""
     read, names = transcripts(space.folder, active_transcribers(config)), config.label_names
@@ -63,6 +69,7 @@ def write_splits(
     DataError
         Where no row bears a label, or rows that will be learned from or tuned on are all of one class.
     """
+    taxonomy = taxonomy_of_run(taxonomy, config)
     ids: list[str] = []
     texts: list[str] = []
     hashes: list[str | None] = []

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ...data.class_checks import check_classes
+from ...data.class_checks import REMEDY, check_classes, remedy_of
 from ...data.manifest import write_manifest
+from ...data.prepare import taxonomy_of_run
 from ...modalities import every_modality
 from ..context import Context, Step
 
@@ -21,17 +22,20 @@ def build_manifest(run: Context) -> Mapping[str, object]:
         run.space.manifest,
         run.space.quarantine,
         run.space.stamps,
-        taxonomy=run.taxonomy,
+        taxonomy=taxonomy_of_run(run.taxonomy, run.config),
         label=run.config.label,
+        further=run.config.label_names[1:],
         limit=run.config.limit,
         strict=run.config.strict,
         progress=run.reporter.progress,
     )
     for finding in _findings(run, counts):
         run.reporter.note(finding)
-    found = {split: Counter(classes) for split, classes in counts["by_class"].items()}
-    for finding in check_classes(found, run.config.label, run.config.splits):
-        run.reporter.note(finding)
+    for name, of in {run.config.label: counts, **counts.get("labels", {})}.items():
+        found = {split: Counter(classes) for split, classes in of["by_class"].items()}
+        remedy = remedy_of(found, name) if run.config.labels else REMEDY
+        for finding in check_classes(found, name, run.config.splits, remedy):
+            run.reporter.note(finding)
     return counts
 
 
@@ -40,8 +44,7 @@ def _findings(run: Context, counts: Mapping[str, Any]) -> list[str]:
     if counts["quarantined"]:
         reasons = "; ".join(f"{n} x {reason}" for reason, n in counts["reasons"].items())
         found.append(f"{counts['quarantined']} rows quarantined ({reasons}): see {run.space.quarantine}")
-    if counts["unlabelled"]:
-        found.append(f"{counts['unlabelled']} rows bear no {run.config.label}: for scoring, not for training")
+    found += _unlabelled(run.config.label, counts)
     found += counts["notes"]
     if spelled := counts["spelled_otherwise"]["files"]:
         ((named, there),) = counts["spelled_otherwise"]["for_example"].items()
@@ -51,10 +54,29 @@ def _findings(run: Context, counts: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _unlabelled(first: str, counts: Mapping[str, Any]) -> list[str]:
+    further = counts.get("labels", {})
+    missing = {name: of["unlabelled"] for name, of in {first: counts, **further}.items() if of["unlabelled"]}
+    if not further:
+        return [f"{n} rows bear no {name}: for scoring, not for training" for name, n in missing.items()]
+    found = [
+        f"{n} of {counts['examples']} rows bear no {name}: they teach and show nothing of it"
+        for name, n in missing.items()
+    ]
+    if bare := counts["without_labels"]:
+        found.append(f"{bare} rows bear none of the labels: for scoring, not for training")
+    return found
+
+
+def _outside(run: Context) -> object:
+    rows = run.source.fingerprint()
+    return [rows, {name: own.requires for name, own in run.config.labels.items()}] if run.config.labels else rows
+
+
 STEP = Step(
     "manifest",
     build_manifest,
     settings=("source", "label", "limit"),
     outputs=lambda run: [run.space.manifest, run.space.quarantine, run.space.stamps],
-    outside=lambda run: run.source.fingerprint(),
+    outside=_outside,
 )

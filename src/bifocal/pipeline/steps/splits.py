@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ...data.label_relations import told_of
 from ...data.prepare import write_splits
 from ..context import Context, Step
 
@@ -11,7 +12,10 @@ from ..context import Context, Step
 def assign_splits(run: Context) -> Mapping[str, object]:
     """Gives the counts of `write_splits`, and records whether the run is in-sample."""
     counts = write_splits(run.space, run.source, run.taxonomy, run.config, run.holdout)
-    for told in counts["few"]:
+    for of in (counts, *counts.get("labels", {}).values()):
+        for told in of["few"]:
+            run.reporter.note(told)
+    for told in told_of(counts.get("contradictions", {}), counts.get("gaps", [])):
         run.reporter.note(told)
     if leaks := counts["leakage"]["rows"]:
         found = ", ".join(f"{n} in {split}" for split, n in sorted(leaks.items()))
