@@ -25,6 +25,7 @@ from .comparison import Candidate, compare
 from .evidence_fusion import BOTH, STATISTICS, EvidenceFusion
 from .folds import CrossFittable, FoldPredictions, FoldRows
 from .heads import Recipe
+from .threads import in_threads
 
 COMPARED_SEEDS = 1
 """Models of each strategy where strategies are compared; those picked are then fitted with all seeds."""
@@ -115,13 +116,13 @@ class CompositeFusion(EvidenceFusion):
     def _cross_fit(
         self, names: Sequence[str], rows: FoldRows, seeds: Sequence[int], read: Mapping[str, Reads]
     ) -> dict[str, FoldPredictions]:
-        found = {}
-        for done, name in enumerate(names):
-            if self.progress:
-                self.progress(done, len(names))
-            member = self._member(name)
-            found[name] = member.fit_folds(rows, seeds=seeds, read=readable_of(member, read))
-        return found
+        members = [self._member(name) for name in names]
+
+        def cross_fitted(member: Any) -> FoldPredictions:
+            found: FoldPredictions = member.fit_folds(rows, seeds=seeds, read=readable_of(member, read))
+            return found
+
+        return dict(zip(names, in_threads(cross_fitted, members, self.progress), strict=True))
 
     def fit(
         self,

@@ -20,6 +20,7 @@ from ..errors import ConfigError, DataError, nearest
 from ..example import Evidence
 from .folds import FoldedHeads, FoldPredictions, FoldRows, fold_heads, fold_logits
 from .heads import Heads, Parts, Recipe, Scaling, Trained, fit_heads, mean_of
+from .threads import in_threads
 
 STATISTICS = "statistics."
 """Tensors of a state dict under this prefix were counted, not learned."""
@@ -296,33 +297,39 @@ class LearnedFusion(EvidenceFusion):
         self.heads = self.trained.heads
 
     def fit_folds(self, rows: FoldRows, *, seeds: Sequence[int], read: Mapping[str, Reads]) -> FoldPredictions:
-        """As `CrossFittable` has it: all folds, seeds and grid points of a width in one program."""
+        """As `CrossFittable` has it: all folds and seeds of a grid point in one program."""
         for number in range(rows.folds):
             rows.others(number)
         train = self._train_parts(rows.evidence, rows.labels, read)
         usable = self._usable(rows.evidence, rows.labels)
         fold = rows.fold[usable]
         scalings = rows.scalings(train, fold, self.read, self.options.columns)
-        found = [
-            fold_heads(
+        points = [
+            (width, {"learning_rates": (rate,), "weight_decays": (decay,)})
+            for width in self.options.widths
+            for rate, decay in self.options.grid()
+        ]
+
+        def fold_point(point: tuple[int, dict[str, tuple[float]]]) -> FoldedHeads:
+            width, settings = point
+            return fold_heads(
                 partial(self._build, width=width),
                 train,
                 fold,
                 scalings,
                 seeds=seeds,
-                recipe=self.options,
+                recipe=self.options.model_copy(update=settings),
                 patterns=rows.patterns,
             )
-            for width in self.options.widths
-        ]
-        heads = FoldedHeads.of_widths(found)
+
+        heads = FoldedHeads.of_points(in_threads(fold_point, points))
         logits = torch.empty(len(rows.patterns), len(rows.labels), self.classes)
         for number in range(rows.folds):  # a row without a part has the class shares of the other folds
             logits[:, rows.fold == number] = log_shares(rows.labels[usable[fold != number]], self.classes)
         logits[:, usable] = heads.predictions(fold)
         chosen, epochs = heads.chosen
-        width, (rate, decay) = [(w, point) for w in self.options.widths for point in self.options.grid()][chosen]
-        settings = {"widths": (width,), "learning_rates": (rate,), "weight_decays": (decay,), "epochs": epochs}
+        width, point = points[chosen]
+        settings = {"widths": (width,), **point, "epochs": epochs}
         return FoldPredictions(logits, self.options.model_copy(update=settings), heads.trained[chosen])
 
     def _build(self, scaling: Scaling, width: int) -> nn.Module:

@@ -7,6 +7,7 @@ step, and of every grid point only what is best so far is kept, so that memory d
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -69,6 +70,7 @@ class FoldRows:
     fold: Tensor
     patterns: Sequence[Sequence[str]]
     _scalings: dict[Any, list[Scaling]] = field(default_factory=dict, repr=False, compare=False)
+    _counting: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def folds(self) -> int:
@@ -101,14 +103,16 @@ class FoldRows:
             As `Recipe` has them.
         """
         key = (tuple(read.items()), columns)
-        if key not in self._scalings:
-            found = [Scaling.of(train.take((fold != k).nonzero().flatten()), columns) for k in range(self.folds)]
-            reduced = set.intersection(*(set(s.basis) for s in found))
-            widths = {name: min(s.basis[name].shape[1] for s in found) for name in found[0].basis if name in reduced}
-            self._scalings[key] = [
-                replace(s, basis={name: s.basis[name][:, :width] for name, width in widths.items()}) for s in found
-            ]
+        with self._counting:
+            if key not in self._scalings:
+                self._scalings[key] = self._scaled(train, fold, columns)
         return self._scalings[key]
+
+    def _scaled(self, train: Parts, fold: Tensor, columns: int | None) -> list[Scaling]:
+        found = [Scaling.of(train.take((fold != k).nonzero().flatten()), columns) for k in range(self.folds)]
+        reduced = set.intersection(*(set(s.basis) for s in found))
+        widths = {name: min(s.basis[name].shape[1] for s in found) for name in found[0].basis if name in reduced}
+        return [replace(s, basis={name: s.basis[name][:, :width] for name, width in widths.items()}) for s in found]
 
     def without_fold(self, number: int) -> tuple[dict[str, Evidence], Tensor]:
         """Evidence and labels of all `others`."""
@@ -198,8 +202,8 @@ class FoldedHeads:
     trained: tuple[int, ...]
 
     @classmethod
-    def of_widths(cls, found: Sequence[FoldedHeads]) -> FoldedHeads:
-        """The grid points of several architectures, one after another."""
+    def of_points(cls, found: Sequence[FoldedHeads]) -> FoldedHeads:
+        """Those of several grid points or architectures, one after another."""
         return cls(
             torch.cat([heads.best for heads in found], dim=1),
             torch.cat([heads.epochs for heads in found], dim=1),

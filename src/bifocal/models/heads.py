@@ -22,6 +22,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from ..config import Strict
 from ..errors import DataError
 from .linear import FLAT
+from .threads import GLOBAL_RANDOM
 
 RANK_TOLERANCE = 1e-10
 """Share of the largest eigenvalue below which an axis is rounding."""
@@ -373,7 +374,7 @@ class Program:
         self.rows = [torch.arange(len(train))] * len(seeds) if rows is None else rows
         modules, self.generators = [], []
         for seed in seeds:
-            with torch.random.fork_rng(devices=[]):
+            with GLOBAL_RANDOM, torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 modules.append(build().eval())
                 self.generators.append(Generator().manual_seed(int(torch.randint(2**62, ()))))

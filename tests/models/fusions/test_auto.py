@@ -52,3 +52,18 @@ def test_the_winner_speaks_with_all_seeds(evidence):
     kind = Auto(candidates=["hadamard"], options={"hadamard": FAST})
     three, two = folded(kind, evidence("xor"), seeds=(0, 1, 2)), folded(kind, evidence("xor"))
     assert not torch.equal(three.logits, two.logits) and three.candidates == two.candidates
+
+
+def test_side_by_side_strategies_say_the_same_to_the_digit(evidence):
+    """Heads draw their first weights from torch's one global generator, and turn off its one fast attention."""
+    names = ["attention", "concat", "gated", "hadamard", "linear"]
+    kind = Auto(candidates=names, options=dict.fromkeys(names[:-1], FAST))
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            found.append(kind._cross_fit(names, rows_of(evidence("xor")), (0, 1), {}))
+        finally:
+            torch.set_num_threads(before)
+    assert list(found[0]) == list(found[1]) == names
+    assert all(torch.equal(found[0][name].logits, found[1][name].logits) for name in names)
