@@ -111,12 +111,12 @@ def test_of_several_labels_each_is_counted_where_it_is_borne_and_asked(write):
     assert counts["without_labels"] == 1
     assert counts["labels"] == {
         "dear": {"unlabelled": 2, "by_class": {}},  # numbers, whose classes the splits will count
-        "target_type": {"unlabelled": 1, "by_class": {"unassigned": {"society": 2}}},
+        "target_type": {"unlabelled": 0, "by_class": {"unassigned": {"society": 2}}},
     }
     median = Taxonomy({**taxonomy.labels, "dear": replace(price, above="median")})
     counts = write(rows, taxonomy=median, further=["target_type"])
     assert counts["labels"] == {
-        "target_type": {"unlabelled": 1, "by_class": {}}
+        "target_type": {"unlabelled": 0, "by_class": {}}
     }  # of whom it is asked is not known yet
 
 

@@ -21,6 +21,11 @@ Classes = Mapping[str, Counter[str]]
 """Split (``unassigned``: none yet) -> class -> rows."""
 
 
+def asked_of(name: str, requires: str | None) -> str:
+    """How messages call a label, of whose rows those alone count on which it is asked."""
+    return f"{name} (where {requires} is 1)" if requires else name
+
+
 def remedy_of(found: Classes, name: str) -> str:
     """What can be done about one of several labels, of which there is so much."""
     told = "; ".join(

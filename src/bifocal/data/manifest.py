@@ -91,7 +91,7 @@ def write_manifest(
         what the source had to guess, and texts that may stand for nothing. Of an animated picture only the first frame
         is read, which an abuser may know, so they are counted. A reason leaves out what differs from row to row (names,
         numbers), so that equal causes are counted together. With ``further``: ``labels`` (name -> ``unlabelled`` and
-        ``by_class``, of a label that requires another among the rows that are positive by that) and
+        ``by_class``, of a label that requires another among the rows that are known to be positive by that) and
         ``without_labels`` (rows that bear none of them).
 
     Raises
@@ -267,27 +267,29 @@ def without_details(reason: str) -> str:
 
 
 class _LabelTally:
-    """How many rows bear a label, and of which class, in each split."""
+    """How many rows bear a label, and of which class, in each split, of those that it is asked of."""
 
     def __init__(self, name: str, taxonomy: Taxonomy):
-        self.name, self.label, self.taxonomy = name, taxonomy[name], taxonomy
-        parent = self.label.requires and taxonomy[self.label.requires]
-        self.has_classes = self.label.above is None and not (parent and parent.above == "median")
-        self.labelled = 0
+        self.name = name
+        parent = taxonomy[name].requires
+        self.parent = (parent, taxonomy[parent]) if parent is not None else None
+        self.has_classes = taxonomy[name].above is None
+        self.unlabelled = 0
         self.by_class: dict[str, Counter[str]] = {}
 
     def add(self, row: Example) -> None:
+        if self.parent is not None and self.parent[1].class_of(row.labels.get(self.parent[0])) != 1:
+            return
         if (value := row.labels.get(self.name)) is None:
-            return
-        self.labelled += 1
-        if not self.has_classes:  # but a number that will be one
-            return
-        if self.label.requires is None or self.label.of_row(self.name, self.taxonomy.classes_of(row.labels)) >= 0:
+            self.unlabelled += 1
+        elif self.has_classes:  # and is not a number that will be one
             self.by_class.setdefault(row.split or "unassigned", Counter())[str(value)] += 1
 
-    def counts(self, rows: int) -> dict[str, Any]:
-        by_class = {split: dict(counts) for split, counts in self.by_class.items()}
-        return {"unlabelled": rows - self.labelled, "by_class": by_class}
+    def counts(self) -> dict[str, Any]:
+        return {
+            "unlabelled": self.unlabelled,
+            "by_class": {split: dict(counts) for split, counts in self.by_class.items()},
+        }
 
 
 class _Tally:
@@ -344,7 +346,7 @@ class _Tally:
         ]
 
     def counts(self) -> dict[str, Any]:
-        first, *further = ((name, label.counts(len(self.ids))) for name, label in self.labels.items())
+        first, *further = ((name, label.counts()) for name, label in self.labels.items())
         several = {"labels": dict(further), "without_labels": self.without_labels} if further else {}
         return {
             "examples": len(self.ids),

@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..example import SPLITS, UNLABELLED, Example, Label, LabelValue, Taxonomy
 from ..modalities import TEXT
 from ..workspace import Workspace, read_json, write_json
-from .class_checks import NO_TEST, REMEDY, SplitRow, check_splits, remedy_of, rows_aside
+from .class_checks import NO_TEST, REMEDY, SplitRow, asked_of, check_splits, remedy_of, rows_aside
 from .compose import compose_manifest
 from .dedup import duplicate_groups, picture_hash, rows_in_shared_groups, rows_with_near_duplicates
 from .label_relations import contradictions_of, gaps_of, pairs_of
@@ -187,8 +187,7 @@ def _named(name: str, label: Label, rows: Sequence[SplitRow], config: RunConfig)
     for row in rows:
         if row.kind is not None:
             found.setdefault(row.split, Counter())[row.kind] += 1
-    called = f"{name} (where {label.requires} is 1)" if label.requires else name
-    return called, remedy_of(found, called)
+    return asked_of(name, label.requires), remedy_of(found, asked_of(name, label.requires))
 
 
 def _relations(

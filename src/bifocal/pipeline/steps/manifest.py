@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ...data.class_checks import REMEDY, check_classes, remedy_of
+from ...data.class_checks import REMEDY, asked_of, check_classes, remedy_of
 from ...data.manifest import write_manifest
 from ...data.prepare import taxonomy_of_run
 from ...modalities import every_modality
@@ -33,8 +33,9 @@ def build_manifest(run: Context) -> Mapping[str, object]:
         run.reporter.note(finding)
     for name, of in {run.config.label: counts, **counts.get("labels", {})}.items():
         found = {split: Counter(classes) for split, classes in of["by_class"].items()}
-        remedy = remedy_of(found, name) if run.config.labels else REMEDY
-        for finding in check_classes(found, name, run.config.splits, remedy):
+        asked = asked_of(name, own.requires) if (own := run.config.labels.get(name)) else name
+        remedy = remedy_of(found, asked) if own else REMEDY
+        for finding in check_classes(found, asked, run.config.splits, remedy):
             run.reporter.note(finding)
     return counts
 
@@ -44,7 +45,7 @@ def _findings(run: Context, counts: Mapping[str, Any]) -> list[str]:
     if counts["quarantined"]:
         reasons = "; ".join(f"{n} x {reason}" for reason, n in counts["reasons"].items())
         found.append(f"{counts['quarantined']} rows quarantined ({reasons}): see {run.space.quarantine}")
-    found += _unlabelled(run.config.label, counts)
+    found += _unlabelled(run, counts)
     found += counts["notes"]
     if spelled := counts["spelled_otherwise"]["files"]:
         ((named, there),) = counts["spelled_otherwise"]["for_example"].items()
@@ -54,15 +55,15 @@ def _findings(run: Context, counts: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _unlabelled(first: str, counts: Mapping[str, Any]) -> list[str]:
-    further = counts.get("labels", {})
-    missing = {name: of["unlabelled"] for name, of in {first: counts, **further}.items() if of["unlabelled"]}
-    if not further:
-        return [f"{n} rows bear no {name}: for scoring, not for training" for name, n in missing.items()]
-    found = [
-        f"{n} of {counts['examples']} rows bear no {name}: they teach and show nothing of it"
-        for name, n in missing.items()
-    ]
+def _unlabelled(run: Context, counts: Mapping[str, Any]) -> list[str]:
+    labels, first, n = run.config.labels, run.config.label, counts["unlabelled"]
+    if not labels:
+        return [f"{n} rows bear no {first}: for scoring, not for training"] if n else []
+    found = []
+    for name, of in {first: counts, **counts["labels"]}.items():
+        rows = f"rows that are positive by {parent}" if (parent := labels[name].requires) else "rows"
+        if of["unlabelled"]:
+            found.append(f"{of['unlabelled']} {rows} bear no {name}: they teach and show nothing of it")
     if bare := counts["without_labels"]:
         found.append(f"{bare} rows bear none of the labels: for scoring, not for training")
     return found
