@@ -378,11 +378,19 @@ class MultiLabelEncoder(Protocol):
     def heads(self) -> Mapping[str, Encoder]:
         """What `add_head` gave, by label; `Encoder.save` writes them along, and `Encoder.load` brings them back."""
 
-    def add_head(self, label: str, classes: Sequence[Any]) -> Encoder:
-        """Add a head for a further label, before anything is encoded.
+    loss_weight: float
+    """Of the first label, among those that learn together."""
+
+    def add_head(self, label: str, classes: Sequence[Any], weight: float = 1.0) -> Encoder:
+        """Add a head for a further label, before anything is learned or encoded.
 
         Gives an `Encoder` that shares all that is below the head, and has classes, head, penalty, offsets of windows
-        and ``learned_from`` of its own; it is saved with this one. Raises `ModelError` where there is such a head.
+        and ``learned_from`` of its own; it is saved with this one. Over a frozen encoder each head is fitted by its
+        own `Encoder.fit_head`; else `Encoder.fit` of this one trains all of them together on `Rows.further`, each on
+        the rows that bear its label, ``weight`` telling how much each counts in the loss; its epochs then also bear
+        ``<label>_val_macro_f1``, ..., and ``val_mean_macro_f1``, which chooses.
+
+        Raises `ModelError` where there is such a head.
         """
 
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from bifocal.config import ExpertConfig
-from bifocal.errors import ConfigError, ModelError
-from bifocal.example import Rows
+from bifocal.errors import ConfigError, DataError, ModelError
+from bifocal.example import UNLABELLED, Rows
 from bifocal.models import finetune
 from bifocal.models.classifier import figures
 from bifocal.models.encoders.hf_image import HfImage
@@ -117,6 +117,116 @@ def test_a_killed_training_goes_on_to_the_same_weights(straight, tmp_path, fault
     assert history == expected
     epochs_left = 1 if fault == "none" else 2
     assert len(rows) == epochs_left * (len(TRAIN.labels) // 8 + len(VAL.labels) // 32)
+
+
+ROOMS = ("cellar", "attic", "garden")
+
+
+def several(n, seed):
+    """Texts of three labels: the cue of `texts`, who is there, and in which of three rooms; some are not annotated."""
+    rng, rows = random.Random(seed), texts(n, seed)
+    people, rooms = [rng.randrange(2) for _ in range(n)], [rng.randrange(3) for _ in range(n)]
+    values = [
+        f"{text} {('nobody', 'somebody')[p]} {ROOMS[r]}" for text, p, r in zip(rows.values, people, rooms, strict=True)
+    ]
+    first = [UNLABELLED if i % 16 == 5 else y for i, y in enumerate(rows.labels)]
+    people = [UNLABELLED if i % 4 == 3 else p for i, p in enumerate(people)]
+    return Rows(values, first, {"somebody": people, "ro.om": rooms})
+
+
+def create_several(**changes):
+    encoder = create(train=SEVERAL, **changes)
+    heads = {"somebody": encoder.add_head("somebody", (0, 1)), "ro.om": encoder.add_head("ro.om", ROOMS, 0.5)}
+    assert encoder.heads == heads
+    return encoder
+
+
+SEVERAL, SEVERAL_VAL = several(128, 0), several(64, 1)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """A training of three labels: encoder, history, and what it told while it went."""
+    told, encoder = [], create_several()
+    history = encoder.fit(SEVERAL, SEVERAL_VAL, tmp_path_factory.mktemp("together"), told.append)
+    return encoder, history, told
+
+
+def annotated(rows, label=None):
+    """The rows that bear a label, and its classes."""
+    labels = rows.further[label] if label else rows.labels
+    known = [i for i, y in enumerate(labels) if y != UNLABELLED]
+    return Rows([rows.values[i] for i in known], [labels[i] for i in known])
+
+
+def test_several_labels_are_told_of_each_by_itself_and_their_mean_chooses(together):
+    encoder, history, told = together
+    names = ["loss", "accuracy", "macro_f1"]
+    keys = {f"{split}_{name}" for split in ("train", "val") for name in (*names, *(f"mean_{n}" for n in names))}
+    keys |= {f"{label}_{split}_{n}" for label in encoder.heads for split in ("train", "val") for n in names}
+    assert all(set(row) == keys | {"epoch"} for row in history) and told == history
+    best = max(history, key=lambda row: row["val_mean_macro_f1"])
+    encoded = encoder.encode(SEVERAL_VAL.values)
+    found = []
+    for label, head in {None: encoder, **encoder.heads}.items():
+        rows = annotated(SEVERAL_VAL, label)
+        logits = head.encode(rows.values)["logits"]
+        assert torch.equal(head.head_logits(head.encode(rows.values)), logits)
+        found.append(figures(logits, torch.tensor(rows.labels))["macro_f1"])
+        assert found[-1] == pytest.approx(best[f"{label}_val_macro_f1" if label else "val_macro_f1"])
+        assert head.fingerprint() == encoder.fingerprint()
+    assert sum(found) / 3 == pytest.approx(best["val_mean_macro_f1"])
+    assert torch.equal(encoder.heads["ro.om"].encode(SEVERAL_VAL.values)["features"], encoded["features"])
+
+
+def test_together_labels_are_learned_as_well_as_alone(tmp_path):
+    changes = {"epochs": 4, "pooling": "mean"}
+    encoder = create_several(**changes)
+    encoder.fit(SEVERAL, SEVERAL_VAL, tmp_path / "together")
+    for label, head in {None: encoder, **encoder.heads}.items():
+        rows = annotated(SEVERAL, label)
+        alone = HfText.create(expert(**changes), head.classes, 0, SEVERAL.values)
+        alone.fit(rows, annotated(SEVERAL_VAL, label), tmp_path / str(label))
+        test = annotated(several(200, 2), label)
+        said = [figures(e.encode(test.values)["logits"], torch.tensor(test.labels))["macro_f1"] for e in (head, alone)]
+        assert said[1] > 0.9 and said[0] >= said[1] - 0.01
+
+
+def test_a_killed_training_of_several_labels_goes_on_to_the_same_weights(together, tmp_path):
+    with pytest.raises(Killed):
+        create_several().fit(SEVERAL, SEVERAL_VAL, tmp_path, kill_in_epoch(3))
+    again = create_several()
+    assert again.fit(SEVERAL, SEVERAL_VAL, tmp_path) == together[1]
+    assert same_weights(again, together[0])
+
+
+def test_heads_that_learned_together_are_saved(together, tmp_path):
+    encoder, _, _ = together
+    encoder.save(tmp_path / "expert")
+    again = HfText.load(tmp_path / "expert")
+    for label, head in encoder.heads.items():
+        assert torch.equal(again.heads[label].encode(TRAIN.values)["logits"], head.encode(TRAIN.values)["logits"])
+    assert again.fingerprint() == encoder.fingerprint()
+
+
+@pytest.mark.parametrize("changes", [{"tune": "lora", "learning_rate": 1e-2}, {"pooling": "mean"}])
+def test_several_labels_with_adapters_and_with_mean_pooling(tmp_path, changes):
+    encoder = create_several(**changes)
+    history = encoder.fit(SEVERAL, None, tmp_path)
+    assert history[-1]["train_mean_loss"] < history[0]["train_mean_loss"]
+    encoder.save(tmp_path / "expert")
+    expected = {label: head.encode(TRAIN.values)["logits"] for label, head in encoder.heads.items()}
+    again = HfText.load(tmp_path / "expert").heads
+    for label, logits in expected.items():
+        torch.testing.assert_close(again[label].encode(TRAIN.values)["logits"], logits)
+
+
+def test_a_head_needs_its_label_and_learns_with_its_encoder(tmp_path):
+    encoder = create_several()
+    with pytest.raises(DataError, match=r"heads for somebody, ro\.om were added, and the rows bear no such labels"):
+        encoder.fit(TRAIN, VAL, tmp_path)
+    with pytest.raises(ModelError, match="call fit of that one"):
+        encoder.heads["somebody"].fit(SEVERAL, None, tmp_path)
 
 
 def test_augmented_pictures_are_the_same_after_a_kill(tmp_path):

@@ -39,7 +39,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 folders, texts = json.loads(sys.argv[1])
 said = {}
-for name in ("cls", "mean"):
+for name in ("cls", "mean", "several"):
     tokenizer = AutoTokenizer.from_pretrained(folders[name])
     model = AutoModelForSequenceClassification.from_pretrained(folders[name])
     with torch.no_grad():
@@ -59,7 +59,9 @@ def test_the_auto_classes_read_what_was_saved_without_bifocal(tmp_path):
     text, text_says = frozen()
     mean, mean_says = frozen(pooling="mean")
     image, image_says = frozen(HfImage, PICTURES)
-    folders = {"cls": text, "mean": mean, "image": image}
+    several, _ = frozen()
+    several.add_head("more", ("a", "b", "c"))
+    folders = {"cls": text, "mean": mean, "image": image, "several": several}
     for name, encoder in folders.items():
         encoder.save(tmp_path / name)
     arguments = json.dumps([{name: str(tmp_path / name) for name in folders}, TEXTS])
@@ -69,6 +71,7 @@ def test_the_auto_classes_read_what_was_saved_without_bifocal(tmp_path):
     assert said["bifocal"] is False
     assert said["labels"] == {"0": "no", "1": "yes"}
     torch.testing.assert_close(torch.tensor(said["cls"]), text_says["logits"], atol=1e-4, rtol=0)
+    assert said["several"] == said["cls"] and (tmp_path / "several" / "heads.safetensors").exists()
     torch.testing.assert_close(torch.tensor(said["image"]), image_says["logits"], atol=1e-4, rtol=0)
     auto_head = mean.classifier.auto_head(mean_says["auto_features"]).detach()
     torch.testing.assert_close(torch.tensor(said["mean"]), auto_head, atol=1e-4, rtol=0)
@@ -98,6 +101,20 @@ def test_own_head_and_card_are_open_to_outside_readers(tmp_path):
     assert card["auto_logits_equal"] is False
     assert card["base_model"] == "tiny"
     assert {"config.json", "model.safetensors", "head.safetensors", "tokenizer.json"} <= set(card["sha256"])
+
+
+def test_heads_of_further_labels_are_open_to_outside_readers(tmp_path):
+    encoder, says = frozen(pooling="mean")
+    head = encoder.add_head("a b/c", ("a", "b", "c"))
+    head.fit_head(says, torch.tensor([0, 1, 2] * 4), GROUPS)
+    encoder.save(tmp_path / "expert")
+    tensors = load_file(tmp_path / "expert" / "heads.safetensors")
+    assert tensors.keys() == {"a%20b%2Fc.weight", "a%20b%2Fc.bias"}
+    logits = says["features"] @ tensors["a%20b%2Fc.weight"].T + tensors["a%20b%2Fc.bias"]
+    torch.testing.assert_close(logits, head.head_logits(says), atol=1e-4, rtol=1e-4)
+    card = json.loads((tmp_path / "expert" / "bifocal.json").read_text())
+    told = {"classes": ["a", "b", "c"], "penalty": head.penalty, "learned_from": 0, "window_offsets": []}
+    assert card["heads"] == {"a b/c": told}
 
 
 def test_a_flipped_byte_is_refused(tmp_path):

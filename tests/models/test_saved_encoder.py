@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from bifocal.config import ExpertConfig
 from bifocal.contracts import MultiLabelEncoder
@@ -105,28 +104,11 @@ def test_further_heads_take_the_fingerprint_that_was_found(encoder):
     assert [head.fingerprint() for head in heads] == ["length", "length"] and encoder.hashed == 1
 
 
-@pytest.mark.parametrize(
-    ("damage", "told"),
-    [
-        (lambda head: {}, "found none"),
-        (
-            lambda head: {"a%2Fb.weight": torch.zeros(2, 3), "a%2Fb.bias": torch.zeros(2)},
-            r"needs a weight \[2, 1\], found \[2, 3\]",
-        ),
-    ],
-)
-def test_heads_that_do_not_fit_are_refused(encoder, tmp_path, monkeypatch, damage, told):
-    encoder.add_head("a/b", [0, 1])
+def test_damaged_heads_are_refused(encoder, tmp_path):
+    encoder.add_head("more", [0, 1])
     encoder.save(tmp_path / "expert")
-    assert Length.load(tmp_path / "expert").heads.keys() == {"a/b"}
-    monkeypatch.setattr("bifocal.models.saved_encoder.check_seal", lambda folder, card: None)
-    path = tmp_path / "expert" / "heads.safetensors"
-    save_file(damage(load_file(path)), path)
-    with pytest.raises(ModelError, match=told) as caught:
-        Length.load(tmp_path / "expert")
-    assert "\n" not in str(caught.value)
-    path.write_bytes(b"no tensors")
-    with pytest.raises(ModelError, match="cannot be read"):
+    (tmp_path / "expert" / "heads.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"heads\.safetensors is missing"):
         Length.load(tmp_path / "expert")
 
 

@@ -11,6 +11,7 @@ from bifocal.models.window_rows import (
     by_held_out_heads,
     each_window,
     fit_head,
+    learn_offsets,
     put_rows,
     take_rows,
     with_windows,
@@ -108,3 +109,34 @@ def test_what_an_encoder_gives_of_long_texts_is_what_its_head_makes_of_their_win
     again = by_head(encoder, encoded)
     for name in ("features", "logits"):
         torch.testing.assert_close(again[name], encoded[name], atol=1e-5, rtol=1e-5)
+
+
+BINARY, KINDS = (0, 1), ("a", "b", "c")
+
+
+@pytest.mark.parametrize(("first", "second"), [(BINARY, KINDS), (KINDS, BINARY)])
+def test_heads_over_the_same_windows_are_as_of_encoders_of_their_own(first, second):
+    """One chooses among the windows of a text, the other reads the mean of them."""
+    words = ["stone", "river", "lamp", "chair"]
+    texts = [" ".join(words[(i * k) % 4] for k in range(1, (3, 5, 40)[i % 3])) for i in range(24)]
+    labels = {BINARY: torch.tensor([0, 1, -1, 1] * 6), KINDS: torch.tensor([0, 1, 2, 2, -1, 0] * 4)}
+    groups = [str(i) for i in range(24)]
+    options = {"max_length": 24, "vocabulary": 100, "windows": 3}
+    config = ExpertConfig(model="tiny", tune="head", pooling="mean", encode_batch_size=7, options=options)
+    encoder = HfText.create(config, first, 0, texts)
+    head = encoder.add_head("second", second)
+    encoded = encoder.encode(texts)
+    for classes, found in ((first, encoder), (second, head)):
+        alone = HfText.create(config, classes, 0, texts)
+        own, y = alone.encode(texts), labels[classes]
+        assert ("windows" in own) is (classes == BINARY)
+        assert fit_head(found, encoded, y, groups) == fit_head(alone, own, y, groups)
+        for e, rows in ((found, encoded), (alone, own)):
+            learn_offsets(e, rows, y, groups, seed=0)
+        assert found.window_offsets == alone.window_offsets
+        held_out = [by_held_out_heads(e, x, y, groups, folds=3, seed=0) for e, x in ((found, encoded), (alone, own))]
+        deployed = [by_head(found, encoded), by_head(alone, own)]
+        again = [{name: e.encode(texts)[name] for name in ("features", "logits")} for e in (found, alone)]
+        for ours, theirs in (held_out, deployed, again):
+            assert all(torch.equal(ours[name], theirs[name]) for name in ("features", "logits"))
+    assert (encoder.fingerprint() == HfText.create(config, first, 0, texts).fingerprint()) is (first == BINARY)

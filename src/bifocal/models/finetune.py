@@ -14,7 +14,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, TensorBoardCallback
@@ -22,17 +21,22 @@ from transformers.trainer_callback import PrinterCallback, TrainerControl, Train
 
 from ..errors import ConfigError, ModelError, extras_named, nearest
 from ..example import Rows
-from .classifier import figures
+from .classifier import FURTHER_LOGITS
+from .label_losses import MEAN, PREFIX, LabelColumns, LabelHead
 
 if TYPE_CHECKING:
     from ..config import ExpertConfig
     from .classifier import Classifier
 
 Row = dict[str, float]
+FIGURES = ("loss", "accuracy", "macro_f1")
+SPLITS = (("", "train"), ("eval_", "val"))
+"""As the Trainer's log says it, and the history."""
 HISTORY = {
-    f"{theirs}{figure}": f"{ours}_{figure}"
-    for figure in ("loss", "accuracy", "macro_f1")
-    for theirs, ours in (("", "train"), ("eval_", "val"))
+    f"{theirs}{of}{figure}": f"{ours}_{of}{figure}"
+    for of in ("", MEAN)
+    for figure in FIGURES
+    for theirs, ours in SPLITS
 }
 """Figures by their names in the Trainer's log -> their names in the history."""
 WEIGHTS, STATE = "model.safetensors", "trainer_state.json"
@@ -42,10 +46,16 @@ class Tunable(Protocol):
     """What of an encoder its training needs."""
 
     expert: ExpertConfig
+    classes: list[Any]
+    loss_weight: float
     classifier: Classifier
     seed: int
     judged_by: ClassVar[Literal["macro_f1", "loss"]]
     """The val figure that chooses the epoch."""
+
+    @property
+    def heads(self) -> Mapping[str, LabelHead]:
+        """Those of further labels, in the order of the classifier's."""
 
     def inputs(self, values: Sequence[Any]) -> dict[str, Tensor]:
         """The model's inputs for one batch of values."""
@@ -67,8 +77,9 @@ def finetune(
     ----------
     encoder : Tunable
     train, val : Rows
-        With ``val``, the epoch that is best on it (by ``encoder.judged_by``) is kept, and training stops once
-        ``patience`` epochs brought no better one. Without, the last epoch is kept.
+        A row teaches those labels that it bears. With ``val``, the epoch that is best on it is kept (by
+        ``encoder.judged_by``; of several labels by the mean over them), and training stops once ``patience`` epochs
+        brought no better one. Without, the last epoch is kept.
     checkpoints : Path
         The folder of this one training: a checkpoint after every epoch (the last and the best are kept), and
         TensorBoard's events in ``tensorboard/`` unless ``TENSORBOARD_LOGGING_DIR`` names another place.
@@ -81,7 +92,8 @@ def finetune(
     -------
     list of dict
         Per epoch ``epoch``, ``train_loss``, ``train_accuracy``, ``train_macro_f1`` (running, over the batches as
-        they were learned from) and, with ``val``, the same for it.
+        they were learned from) and, with ``val``, the same for it; of further labels ``<label>_train_loss``,
+        ``<label>_val_macro_f1``, ..., and the means ``train_mean_loss``, ``val_mean_macro_f1``, ...
 
     Raises
     ------
@@ -92,7 +104,8 @@ def finetune(
     """
     checkpoint = last_checkpoint(checkpoints)
     state = TrainerState.load_from_json(str(checkpoint / STATE)) if checkpoint else None
-    if state and _exhausted(state.log_history, encoder.expert.patience, encoder.judged_by):
+    judged_by = LabelColumns.of(encoder, encoder.heads).judged_by(encoder.judged_by)
+    if state and _exhausted(state.log_history, encoder.expert.patience, judged_by):
         # Killed between its early stop and the saving of the expert: nothing is left to train.
         encoder.classifier.load_state_dict(load_file(Path(state.best_model_checkpoint or str(checkpoint)) / WEIGHTS))
     else:
@@ -102,7 +115,7 @@ def finetune(
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
         state = trainer.state
     encoder.classifier.eval()
-    return history(state.log_history)
+    return history(state.log_history, further=encoder.heads)
 
 
 class Tuner(Trainer):
@@ -119,19 +132,21 @@ class Tuner(Trainer):
         on_epoch: Callable[[Row], None] | None,
     ):
         self.encoder = encoder
+        self.columns = LabelColumns.of(encoder, encoder.heads)
+        self.judged_by = self.columns.judged_by(encoder.judged_by)
         self.on_epoch = on_epoch
         self.last_of_epoch = "eval_loss" if val is not None else "loss"
         self.running: list[tuple[Tensor, Tensor]] = []
         expert = encoder.expert
-        callbacks: list[TrainerCallback] = [Patience(expert.patience, encoder.judged_by)] if val is not None else []
+        callbacks: list[TrainerCallback] = [Patience(expert.patience, self.judged_by)] if val is not None else []
         if "tensorboard" in expert.report_to:
             callbacks.append(_tensorboard(checkpoints / "tensorboard"))
         super().__init__(
             model=encoder.classifier,
-            args=_arguments(encoder, val is not None, checkpoints),
+            args=_arguments(encoder, self.judged_by if val is not None else None, checkpoints),
             data_collator=Collator(encoder.inputs),
-            train_dataset=Examples(train, encoder.augment, encoder.seed),
-            eval_dataset=Examples(val) if val is not None else None,
+            train_dataset=Examples(train.values, self.columns.rows(train), encoder.augment, encoder.seed),
+            eval_dataset=Examples(val.values, self.columns.rows(val)) if val is not None else None,
             compute_metrics=self.metrics,
             callbacks=callbacks,
         )
@@ -144,11 +159,12 @@ class Tuner(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Cross-entropy of our logits, which are kept for the epoch's running figures."""
+        """Cross-entropy of the logits, which are kept for the epoch's running figures."""
         labels = inputs["labels"]
         output = model({name: tensor for name, tensor in inputs.items() if name != "labels"})
-        logits = output["logits"].float()
-        loss = cross_entropy(logits, labels)
+        found = [output[name] for name in ("logits", FURTHER_LOGITS) if name in output]
+        logits = torch.cat(found, dim=1).float()
+        loss = self.columns.loss(logits, labels)
         if model.training:
             self.running.append((logits.detach(), labels))
         return (loss, {"logits": logits}) if return_outputs else loss
@@ -164,7 +180,7 @@ class Tuner(Trainer):
                 f"training {expert.model!r} diverged in epoch {math.ceil(self.state.epoch or 0)} (its logits are not "
                 f"finite): lower learning_rate (now {expert.learning_rate:g}), or raise warmup (now {expert.warmup:g})"
             )
-        return figures(logits, labels)
+        return self.columns.figures(logits, labels)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Put the epoch's running figures in place of the Trainer's loss, and tell of the finished epoch."""
@@ -174,7 +190,7 @@ class Tuner(Trainer):
             logs.update(self._measured(logits, labels))
         super().log(logs, start_time)
         if self.on_epoch and self.last_of_epoch in logs:
-            self.on_epoch(history(self.state.log_history)[-1])
+            self.on_epoch(history(self.state.log_history, further=self.columns.further)[-1])
 
 
 class Patience(TrainerCallback):
@@ -188,46 +204,60 @@ class Patience(TrainerCallback):
         control.should_training_stop = _exhausted(state.log_history, self.epochs, self.figure)
 
 
-class Examples(Dataset[tuple[Any, int]]):
+class Examples(Dataset[tuple[Any, Any]]):
     """Rows for the Trainer's loader: values are read when they are asked for, and augmented anew each epoch."""
 
-    def __init__(self, rows: Rows, augment: Callable[[Any, Sequence[int]], Any] | None = None, seed: int = 0):
-        self.rows = rows
+    def __init__(
+        self,
+        values: Sequence[Any],
+        labels: Sequence[Any],
+        augment: Callable[[Any, Sequence[int]], Any] | None = None,
+        seed: int = 0,
+    ):
+        self.values = values
+        self.labels = labels
         self.augment = augment
         self.seed = seed
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.rows.labels)
+        return len(self.labels)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the loader as an epoch begins, also a resumed one."""
         self.epoch = epoch
 
-    def __getitem__(self, i: int) -> tuple[Any, int]:
-        value = self.rows.values[i]
+    def __getitem__(self, i: int) -> tuple[Any, Any]:
+        value = self.values[i]
         if self.augment:
             value = self.augment(value, (self.seed, self.epoch, i))
-        return value, self.rows.labels[i]
+        return value, self.labels[i]
 
 
 class Collator:
-    """Turns a list of (value, label) into the model's inputs and ``labels [n]``."""
+    """Turns a list of (value, label) into the model's inputs and ``labels [n]``, or ``[n, k]`` of several labels."""
 
     def __init__(self, inputs: Callable[[Sequence[Any]], dict[str, Tensor]]):
         self.inputs = inputs
 
-    def __call__(self, items: Sequence[tuple[Any, int]]) -> dict[str, Tensor]:
+    def __call__(self, items: Sequence[tuple[Any, Any]]) -> dict[str, Tensor]:
         values, labels = zip(*items, strict=True)
         return {**self.inputs(values), "labels": torch.tensor(labels)}
 
 
-def history(log: Iterable[Mapping[str, Any]], own: Collection[str] = ()) -> list[Row]:
-    """One row per epoch from the Trainer's log: figures of train and val, and ``own``, also as ``<own>.<modality>``."""
+def history(log: Iterable[Mapping[str, Any]], own: Collection[str] = (), further: Iterable[str] = ()) -> list[Row]:
+    """One row per epoch from the Trainer's log: figures of train and val, also of ``further`` labels, and ``own``, also
+    as ``<own>.<modality>``."""
     rows: dict[int, Row] = {}
+    names = HISTORY | {
+        f"{theirs}{PREFIX}{label}.{figure}": f"{label}_{ours}_{figure}"
+        for label in further
+        for figure in FIGURES
+        for theirs, ours in SPLITS
+    }
     for entry in log:
         for key, value in entry.items():
-            if name := HISTORY.get(key, key if key.partition(".")[0] in own else ""):
+            if name := names.get(key, key if key.partition(".")[0] in own else ""):
                 epoch = round(entry["epoch"])
                 rows.setdefault(epoch, {"epoch": epoch})[name] = value
     return [rows[epoch] for epoch in sorted(rows)]
@@ -255,8 +285,8 @@ def bf16_here() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _arguments(encoder: Tunable, has_val: bool, checkpoints: Path) -> TrainingArguments:
-    expert = encoder.expert
+def _arguments(encoder: Tunable, judged_by: str | None, checkpoints: Path) -> TrainingArguments:
+    expert, has_val = encoder.expert, judged_by is not None
     known = {*INTEGRATION_TO_CALLBACK, "tensorboard"}
     for name in expert.report_to:
         if name not in known:
@@ -275,8 +305,8 @@ def _arguments(encoder: Tunable, has_val: bool, checkpoints: Path) -> TrainingAr
         seed=encoder.seed,
         data_seed=encoder.seed,
         eval_strategy="epoch" if has_val else "no",
-        metric_for_best_model=encoder.judged_by if has_val else None,
-        greater_is_better=encoder.judged_by != "loss" if has_val else None,
+        metric_for_best_model=judged_by,
+        greater_is_better=not judged_by.endswith("loss") if judged_by else None,
         load_best_model_at_end=has_val,
         save_strategy="epoch",
         save_total_limit=2,
@@ -299,5 +329,5 @@ def _tensorboard(folder: Path) -> TensorBoardCallback:
 def _exhausted(log: Iterable[Mapping[str, Any]], patience: int, figure: str) -> bool:
     """Whether the best val figure (the least loss, or the highest macro-F1) lies ``patience`` evaluations back."""
     scores = [entry[f"eval_{figure}"] for entry in log if f"eval_{figure}" in entry]
-    best = min if figure == "loss" else max
+    best = min if figure.endswith("loss") else max
     return bool(scores) and len(scores) - 1 - scores.index(best(scores)) >= patience

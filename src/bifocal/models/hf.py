@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import plugins
 from ..config import ExpertConfig, Tune
+from ..errors import ModelError
 from ..example import Rows
 from ..workspace import fingerprint
 from .classifier import Classifier, token_states
@@ -218,15 +219,25 @@ class HfEncoder(SavedEncoder):
     ) -> list[dict[str, float]]:
         """Fine-tune; a training interrupted in ``checkpoints`` is taken up at its last whole epoch.
 
-        See `bifocal.models.finetune.finetune` for parameters and result. For ``pooling: mean`` one more pass over
-        train fits the Auto model's head, which learned nothing beside ours.
+        See `bifocal.models.finetune.finetune` for parameters and result; further heads learn along. For ``pooling:
+        mean`` one more pass over train fits the Auto model's head, which learned nothing beside ours.
+
+        Raises
+        ------
+        ModelError
+            Where this is itself a further head; where the training diverges.
+        DataError
+            Where the rows lack the label of a further head.
         """
+        if self.added_to is not None:
+            raise ModelError(f"this head learns with the {self.plugin} that it was added to: call fit of that one")
         # The Trainer brings datasets, pandas and peft, a quarter of the seconds until a saved model can be used.
         from .finetune import finetune
 
         with quiet():
             history = finetune(self, train, val, checkpoints, on_epoch)
         self._merge()
+        self._fingerprint = None
         if self.classifier.own_head is not None:
             rows = [str(i) for i in range(len(train.labels))]
             self._fit_auto_head(self.encode(train.values), torch.tensor(train.labels), rows)
@@ -334,9 +345,9 @@ class HfTokenEncoder(HfEncoder):
     It takes further labels (`bifocal.contracts.MultiLabelEncoder`); the Auto model's head stays that of the first.
     """
 
-    def add_head(self, label: str, classes: Sequence[Any]) -> Self:
+    def add_head(self, label: str, classes: Sequence[Any], weight: float = 1.0) -> Self:
         """As `bifocal.contracts.MultiLabelEncoder` has it; random until it learns."""
-        further = self.with_head(label, classes)
+        further = self.with_head(label, classes, weight)
         further._further_head = self.classifier.add_head(len(further.classes), self.seed)
         change = _numbers([further.head]) - _numbers(self.classifier.first_heads())
         further._parameters = {name: n + change for name, n in self._parameters.items()}

@@ -74,6 +74,8 @@ class SavedEncoder:
         head and what belongs to a head of its own.
     added_to : SavedEncoder or None
         The encoder that this is a further head of; what it encodes is counted there.
+    loss_weight : float
+        Of this label, among those whose heads learn together with all of the encoder.
     """
 
     plugin: ClassVar[str]
@@ -96,6 +98,7 @@ class SavedEncoder:
         self.examples_encoded = 0
         self.heads: dict[str, Self] = {}
         self.added_to: Self | None = None
+        self.loss_weight = 1.0
         self._fingerprint: str | None = None
 
     @property
@@ -352,7 +355,7 @@ class SavedEncoder:
         """Logits ``[n, C]`` of the head over what was encoded already."""
         raise NotImplementedError
 
-    def with_head(self, label: str, classes: Sequence[Any]) -> Self:
+    def with_head(self, label: str, classes: Sequence[Any], weight: float) -> Self:
         """A shallow copy for a further label, among `heads`; whoever asks for it makes its head.
 
         Raises
@@ -364,7 +367,7 @@ class SavedEncoder:
             raise ModelError(f"this {self.plugin} has a head for {label!r}, or is one itself: add each label once")
         head = copy(self)
         head.classes, head.penalty, head.learned_from = list(classes), None, frozenset()
-        head.heads, head.added_to, head.examples_encoded = {}, self, 0
+        head.heads, head.added_to, head.examples_encoded, head.loss_weight = {}, self, 0, weight
         if isinstance(head, WindowedEncoder):
             head.window_offsets = []
         self.heads[label], self._fingerprint = head, None
@@ -384,9 +387,9 @@ class LinearEncoder(SavedEncoder):
         super().__init__(expert, classes, seed)
         self.head = LinearHead(torch.zeros(len(self.classes), width), torch.zeros(len(self.classes)), 0.0)
 
-    def add_head(self, label: str, classes: Sequence[Any]) -> Self:
+    def add_head(self, label: str, classes: Sequence[Any], weight: float = 1.0) -> Self:
         """As `bifocal.contracts.MultiLabelEncoder` has it; all zero until `fit_head`."""
-        further = self.with_head(label, classes)
+        further = self.with_head(label, classes, weight)
         further.head = LinearHead(
             torch.zeros(len(further.classes), self.head.weight.shape[1]), torch.zeros(len(further.classes)), 0.0
         )
