@@ -388,12 +388,13 @@ def _copy(fitted: LinearHead, layer: nn.Linear) -> None:
 
 
 class Traced(nn.Module):
-    """A classifier as a module that takes its inputs one by one and returns features and logits."""
+    """A classifier as a module that takes inputs one by one and returns features, and logits of one of its heads."""
 
-    def __init__(self, classifier: Classifier, names: Sequence[str]):
+    def __init__(self, classifier: Classifier, names: Sequence[str], head: nn.Linear):
         super().__init__()
-        self.classifier, self.names = classifier, list(names)
+        self.classifier, self.names, self.head = classifier, list(names), head
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         output = self.classifier(dict(zip(self.names, inputs, strict=True)))
-        return output["features"], output["logits"]
+        logits = output["logits"] if self.head is self.classifier.head else self.head(output["features"])
+        return output["features"], logits

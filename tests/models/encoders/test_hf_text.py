@@ -178,6 +178,17 @@ def test_minilm_reads_texts(pooling):
         assert near > far
 
 
+def test_a_further_head_hands_over_its_own_logits():
+    encoder = create(tune="head")
+    head = encoder.add_head("more", ("a", "b", "c"))
+    for e in (encoder, head):
+        traced = e.exportable()
+        with torch.inference_mode():
+            features, logits = traced.module(*traced.inputs.values())
+        torch.testing.assert_close(logits, e.head_logits({"features": features}))
+        assert traced.settings["highest"] is (e is encoder)
+
+
 def test_words_are_dropped_in_training_by_their_share_and_the_seeds_alone():
     text = compose("one two three four five", "six seven eight nine ten", "en")
     assert create().augment(text, (0, 0, 0)) == text

@@ -248,7 +248,7 @@ class HfText(HfTokenEncoder):
             "padding": {"input_ids": self.processor.pad_token_id, "token_type_ids": self.processor.pad_token_type_id},
         }
         axes = dict.fromkeys(inputs, ("batch", "tokens"))
-        return Exportable(Traced(self.classifier, list(inputs)), inputs, axes, "tokens", settings)
+        return Exportable(Traced(self.classifier, list(inputs), self.head), inputs, axes, "tokens", settings)
 
     def augment(self, value: str, seed: Sequence[int]) -> str:
         """The text with words left out at random, its tags kept."""
