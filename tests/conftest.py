@@ -277,6 +277,67 @@ def records_run(made_once) -> Path:
     return made_once("records", _make_records) / "runs" / "records"
 
 
+@pytest.fixture(scope="session")
+def labels_run(made_once) -> Path:
+    """The folder of a finished run of three labels on a generated table of notes; read it, never write to it.
+
+    ``urgent`` is of text and record, ``paid`` of the record alone, ``kind`` of three classes and of urgent notes alone.
+    """
+    return made_once("labels", _make_labels) / "runs" / "labels"
+
+
+LABELS = ["urgent", {"paid": {"act": "review"}}, {"kind": {"requires": "urgent", "act": "none"}}]
+
+
+def labels_config(place, labels=LABELS, run="labels", **settings):
+    """The configuration of `labels_run`, whose table `write_notes` left in the folder ``place``."""
+    from bifocal.config import parse_config
+
+    config = {
+        "run": run,
+        "labels": labels,
+        "source": {
+            "kind": "table", "root": str(place / "notes.csv"), "id": "id", "text": "words", "split": "part",
+            "tabular": ["price", "room"], "labels": {name: name for name in ("urgent", "paid", "kind")},
+        },
+        "modalities": ["text", "tabular"],
+        "experts": {
+            "text": {"encoder": "tfidf_text", "options": {"components": 16}},
+            "tabular": {"encoder": "linear_tabular"},
+        },
+        "fusion": {"strategy": "concat", "seeds": 1, "options": {"epochs": 20, "widths": [8]}},
+        "decide": {"on": "val"},
+        "bootstrap": 100,
+        **settings,
+    }  # fmt: skip
+    return parse_config(config)
+
+
+def write_notes(place, n=600):
+    """``notes.csv``: a text, a record of two columns, three labels, and the split of each row."""
+    import random
+
+    rng = random.Random(0)
+    lines = ["id,words,price,room,part,urgent,paid,kind"]
+    for i in range(n):
+        urgent, paid = rng.random() < 0.5, rng.random() < 0.4
+        kind = rng.choice(["fire", "water", "noise"]) if urgent else ""
+        cue = "quickly" if urgent ^ (rng.random() < 0.2) else "sometime"
+        words = f"{cue} note {i} about {kind if rng.random() < 0.8 else 'matters'} {rng.choice(['here', 'there'])}"
+        price = round(rng.gauss(40 + 25 * paid, 15), 1)
+        room = rng.choice(["hall", "yard"]) if urgent ^ (rng.random() < 0.3) else "cellar"
+        part = "test" if i % 5 == 0 else "val" if i % 5 == 1 else "train"
+        lines.append(f"n{i},{words},{price},{room},{part},{int(urgent)},{int(paid)},{kind}")
+    (place / "notes.csv").write_text("\n".join(lines) + "\n")
+
+
+def _make_labels(place):
+    from bifocal.pipeline.train import run
+
+    write_notes(place)
+    run(labels_config(place), root=place / "runs")
+
+
 def _make_records(place):
     import random
 

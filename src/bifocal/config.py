@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,6 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import ConfigError, nearest
+from .example import Label
 
 Reads = Literal["features", "logits", "tokens"]
 """What a fusion may read of an Evidence; ``tokens`` are the hidden states of single words and patches."""
@@ -525,7 +527,7 @@ class RunConfig(Strict):
         return {name: [own.requires, own.weight] for name, own in self.labels.items()}
 
     @property
-    def label_actions(self) -> dict[str, str]:
+    def label_actions(self) -> dict[str, Literal["block", "review", "none"]]:
         """What may be done by each label; empty for a single one."""
         return {name: own.act for name, own in self.labels.items()}
 
@@ -538,6 +540,10 @@ class RunConfig(Strict):
         own = self.labels[name]
         of = {key: found for key in _OF_A_LABEL if (found := getattr(own, key)) is not None}
         return self.model_copy(update={"label": name, **of})
+
+    def of_run(self, name: str, label: Label) -> Label:
+        """A label of the taxonomy as this run asks it: of some posts alone, where it requires another."""
+        return replace(label, requires=self.labels[name].requires) if name in self.labels else label
 
     @property
     def transcribers(self) -> dict[str, TranscriberConfig]:

@@ -250,6 +250,8 @@ class Evidence:
         the part is absent. May be views of a memory-mapped file.
     values : sequence or None, n
         Canonical values, read when they are asked for: for a fusion that tunes encoders, to learn from.
+    further : dict
+        Where posts are decided on by several labels: what the heads of further ones say of the same rows, by label.
     """
 
     ids: tuple[str, ...]
@@ -261,6 +263,7 @@ class Evidence:
     seen: Tensor
     tokens: tuple[Tensor, ...] | None = None
     values: Sequence[Any] | None = None
+    further: Mapping[str, Evidence] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -278,6 +281,7 @@ class Evidence:
             seen=self.seen[index],
             tokens=None if self.tokens is None else tuple(self.tokens[i] for i in index),
             values=None if self.values is None else SelectedRows(self.values, index),
+            further={label: of.take(index) for label, of in self.further.items()},
         )
 
     def without(self, rows: Iterable[int] | None = None) -> Evidence:
@@ -285,4 +289,5 @@ class Evidence:
         index = list(range(len(self)) if rows is None else rows)
         present = self.present | False  # a copy
         present[index] = False
-        return replace(self, present=present)
+        further = {label: of.without(index) for label, of in self.further.items()}
+        return replace(self, present=present, further=further)

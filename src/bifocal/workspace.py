@@ -359,7 +359,7 @@ class Workspace:
         return f".{quote(self.label, safe='')}" if self.label else ""
 
     def for_label(self, name: str) -> Workspace:
-        """The same for a label that is not the run's first."""
+        """The same for a label that is not the run's first; "" = the first."""
         return replace(self, label=name)
 
     def read_section(self, path: Path) -> Any:

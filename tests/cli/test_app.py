@@ -145,6 +145,7 @@ CTRL_C = {
     "in a string that is executed": "exec('ctrl_c()')",
     "anywhere": "ctrl_c()",
     "amid tidying up": "try:\n    ctrl_c()\nfinally:\n    time.sleep(0.5)\n    print('tidy')\n    sys.stdout.flush()",
+    "in a library that then fails otherwise": "try:\n    ctrl_c()\nexcept KeyboardInterrupt:\n    raise TypeError",
 }
 
 

@@ -70,6 +70,24 @@ class Predictions:
         rows = [pattern_of(name for name in evidence if present[name][i]) for i in range(len(first))]
         return cls(first.ids, first.groups, first.labels.numpy(), logits, has, rows)
 
+    def take(self, rows: np.ndarray) -> Predictions:
+        """The same for some rows, in the order given."""
+        index = rows.tolist()
+        return Predictions(
+            tuple(self.ids[i] for i in index),
+            tuple(self.groups[i] for i in index),
+            self.labels[index],
+            {model: logits[index] for model, logits in self.logits.items()},
+            {model: has[index] for model, has in self.has.items()},
+            [self.patterns[i] for i in index],
+            None if self.languages is None else [self.languages[i] for i in index],
+        )
+
+    @property
+    def annotated(self) -> np.ndarray:
+        """The rows that bear the label; of several labels, some rows bear others alone."""
+        return np.flatnonzero(self.labels != UNLABELLED)
+
     def and_more(self, other: Predictions) -> Predictions:
         """The same, and after them those of other rows, by the same models."""
         both = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,8 +18,8 @@ from ..decide.policy import Policy
 from ..errors import RunError
 from ..example import Evidence, Label, Taxonomy
 from ..fit.candidates import candidates
-from ..fit.evidence import Progress, evidence_of
-from ..fit.expert import load_expert
+from ..fit.evidence import Progress, SharedFeatures, evidence_of, features_of
+from ..fit.expert import label_experts, load_expert
 from ..fit.fusion import CARD, MODEL, fusion_parameters, load_fusion
 from ..fit.token_cache import make_tokens, token_path
 from ..modalities import TEXT, build_modalities
@@ -50,6 +50,9 @@ class RunData:
         What the models in the folder may bring from outside, see `plugins.restrict`.
     keep_evidence : bool
         Write Evidence that the cache does not hold yet: for the run itself, on its way.
+    first : RunData, optional
+        Where this is the run as a further label sees it: the run as its first label does, whose splits and encoders
+        are these too.
     """
 
     config: RunConfig
@@ -59,10 +62,27 @@ class RunData:
     allowed: frozenset[str]
     progress: Progress | None = None
     keep_evidence: bool = False
+    first: RunData | None = None
 
     def __post_init__(self) -> None:
-        for name in ("split", "evidence_of", "fused_evidence", "texts", "predictions"):  # each is computed once
+        # Each is computed once; what a split is made of, once for all labels.
+        for name in ("split", "encoded", "texts", "windows", "for_label"):
+            object.__setattr__(self, name, getattr(self.first, name) if self.first else cache(getattr(self, name)))
+        for name in ("evidence_of", "fused_evidence", "predictions"):
             object.__setattr__(self, name, cache(getattr(self, name)))
+
+    def for_label(self, name: str) -> RunData:
+        """The run as one of its labels sees it. Raises `ConfigError` where it does not answer that one."""
+        if name == self.config.label:
+            return self
+        config = self.config.for_label(name)
+        label = config.of_run(name, taxonomy_of(build_source(config.source))[name])
+        return replace(self, config=config, space=self.space.for_label(name), label=label, first=self)
+
+    @property
+    def further(self) -> dict[str, RunData]:
+        """The run as each label after its first sees it; nothing where this is such a view."""
+        return {} if self.first else {name: self.for_label(name) for name in self.config.label_names[1:]}
 
     @classmethod
     def configured(
@@ -77,7 +97,7 @@ class RunData:
         modalities = build_modalities(config)
         if allow_plugins is None:
             allow_plugins = named_plugins(config, modalities)
-        label = taxonomy_of(build_source(config.source))[config.label]
+        label = config.of_run(config.label, taxonomy_of(build_source(config.source))[config.label])
         return cls(config, space, modalities, label, frozenset(allow_plugins), progress)
 
     @classmethod
@@ -96,7 +116,8 @@ class RunData:
         with plugins.installed_first(folder), plugins.restrict(space.record, allow_plugins):
             run = cls.configured(config, space, allow_plugins=allow_plugins)
             # What it names beside is looked up too: refused now, and not when a model is loaded.
-            plugins.load("fusions", config.fusion.strategy)
+            for label in config.label_names:
+                plugins.load("fusions", config.for_label(label).fusion.strategy)
             for name, modality in run.modalities.items():
                 candidates(config.expert(name), name, modality)
         return run
@@ -149,8 +170,10 @@ class RunData:
 
     @cached_property
     def encoders(self) -> dict[str, Encoder]:
-        """Modality -> its expert."""
-        return {name: load_expert(self.space.expert(e), self.allowed) for name, e in self.expert_names.items()}
+        """Modality -> its expert; for a further label under that label's head, or one of its own."""
+        if self.first is None:
+            return {name: load_expert(self.space.expert(e), self.allowed) for name, e in self.expert_names.items()}
+        return label_experts(self.first.encoders, self.space, self.expert_names, self.allowed)
 
     @cached_property
     def fused(self) -> Fusion | None:
@@ -194,6 +217,7 @@ class RunData:
                 self.config.label,
                 self.label,
                 self.space.evidence(self.expert_names[name], split),
+                shared=self._shared(name, split),
                 folds=self.config.fusion.folds,
                 seed=self.config.seed,
                 keep=self.keep_evidence,
@@ -205,6 +229,19 @@ class RunData:
         if not self.tunes_encoders:
             return found
         return {name: replace(part, values=self.split(split).values(name)) for name, part in found.items()}
+
+    def _shared(self, name: str, split: str) -> SharedFeatures | None:
+        """Where the heads of further labels find what the one encoder gave; None where this label has its own."""
+        expert = self.expert_names[name]
+        if self.first is None or self.space.own_expert(expert).is_dir():
+            return None
+        return SharedFeatures(self.first.space.evidence(expert, split), partial(self.encoded, name, split))
+
+    def encoded(self, name: str, split: str) -> dict[str, Tensor]:
+        """What the one pass of an encoder gave of a split, for the heads of further labels."""
+        path = self.space.evidence(self.expert_names[name], split)
+        packed, keep = self.split(split), self.keep_evidence
+        return features_of(self.encoders[name], packed, name, path, self.progress, keep=keep)
 
     def fused_evidence(self, split: str) -> dict[str, Evidence]:
         """What the fusion reads of a split: the Evidence, with the tokens that encoders of its own make, if it has any.
@@ -264,7 +301,7 @@ class RunData:
 
     def policy(self) -> Policy:
         """The policy as it lies in the folder now, set by hand or not. Raises `RunError` as `load_policy`."""
-        return load_policy(self.space, self.config)
+        return load_policy(self.space, self.config).of_label(self.config.label)
 
 
 def named_plugins(config: RunConfig, modalities: Mapping[str, Modality]) -> frozenset[str]:

@@ -74,14 +74,17 @@ def _ctrl_c_is_heard() -> Iterator[None]:
 
     Python drops an exception that is raised inside a finaliser or the callback of a weak reference, and a library's
     bare ``except`` around an import drops any: a training whose modules were just being imported went on to its end.
+    What is raised afterwards is taken for its consequence: a library that was interrupted halfway may fail otherwise.
     """
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # a shell's background job ignores it
         yield
         return
-    over = False
+    over = heard = False
 
     def interrupted(number: int, _: FrameType | None) -> None:
+        nonlocal heard
         if not over:
+            heard = True
             signal.setitimer(signal.ITIMER_REAL, 0.2)
             if number == signal.SIGINT or not _is_ending():
                 raise KeyboardInterrupt
@@ -95,6 +98,10 @@ def _ctrl_c_is_heard() -> Iterator[None]:
     sys.unraisablehook = dropped
     try:
         yield
+    except Exception as error:
+        if not heard:
+            raise
+        raise SystemExit(130) from error
     finally:
         over = True
         signal.setitimer(signal.ITIMER_REAL, 0)

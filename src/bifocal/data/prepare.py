@@ -27,7 +27,7 @@ from .transcribers import active_transcribers, transcripts
 
 def taxonomy_of_run(taxonomy: Taxonomy, config: RunConfig) -> Taxonomy:
     """The same with what the run's labels require of each other."""
-    asked = {name: replace(taxonomy[name], requires=own.requires) for name, own in config.labels.items()}
+    asked = {name: config.of_run(name, taxonomy[name]) for name in config.labels}
     return Taxonomy({**taxonomy.labels, **asked})
 
 
@@ -181,7 +181,7 @@ def _counts_of_labels(
 
 def _named(name: str, label: Label, rows: Sequence[SplitRow], config: RunConfig) -> tuple[str, str]:
     """How messages call a label, and what they say can be done about it."""
-    if not config.labels:
+    if len(config.label_names) == 1:
         return name, REMEDY
     found: dict[str, Counter[str]] = {}
     for row in rows:

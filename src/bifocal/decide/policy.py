@@ -159,6 +159,12 @@ class Policy(Strict):
     """When it was fitted, in UTC."""
     changes: tuple[Change, ...] = ()
     """Made by hand since it was fitted, the latest last."""
+    requires: Annotated[str | None, Field(exclude_if=lambda name: name is None)] = None
+    """The label whose flagged posts alone this one is about."""
+    act: Annotated[Literal["block", "review", "none"], Field(exclude_if=lambda act: act == "block")] = "block"
+    """What a decision by this label may come to; of ``review`` and ``none`` it never is more."""
+    labels: Annotated[dict[str, Policy], Field(exclude_if=lambda labels: not labels)] = Field(default_factory=dict)
+    """The policies of the run's further labels, in their order."""
 
     @property
     def version(self) -> str:
@@ -167,6 +173,25 @@ class Policy(Strict):
         What stands at its default is left out, so that a Bifocal that knows one setting more gives the same version.
         """
         return fingerprint(self.model_dump(mode="json", exclude={"date"}, exclude_defaults=True))
+
+    @property
+    def label_names(self) -> list[str]:
+        """Every label that is decided on, the first one first."""
+        return [self.label, *self.labels]
+
+    def of_label(self, name: str) -> Policy:
+        """What holds for one label. Raises `RunError` where there is nothing for it."""
+        if name == self.label:
+            return self
+        if name not in self.labels:
+            raise RunError(f"the policy of run {self.run!r} has no label {name!r}; {nearest(name, self.label_names)}")
+        return self.labels[name]
+
+    def with_label(self, policy: Policy) -> Policy:
+        """The same with another policy for one of its labels, or for one more."""
+        if policy.label == self.label:
+            return policy.model_copy(update={"labels": self.labels})
+        return self.model_copy(update={"labels": {**self.labels, policy.label: policy}})
 
     def _of(self, model: str, pattern: str) -> Fit:
         if model not in self.models:
@@ -264,6 +289,12 @@ class Policy(Strict):
         done = np.where(labels == 1, "block", "allow").astype(object)
         done[~sure] = "review"
         return done
+
+    def allowed(self, action: str | None) -> str | None:
+        """An action, or what may be done in its place by this label."""
+        if self.act == "none":
+            return None
+        return "review" if action == "block" and self.act == "review" else action
 
     def save(self, path: Path) -> None:
         """Write the policy, whole or not at all."""

@@ -87,6 +87,8 @@ def fit_policy(rows: TuningRows, settings: PolicySettings) -> Fitted:
         data=dict(settings.data),
         tuned_on={model: dict(rows) for model, rows in settings.tuned_on.items()},
         date=now(),
+        requires=settings.requires,
+        act=settings.act,
     )
     findings = [finding for fit in fits.values() for finding in fit.findings]
     return Fitted(policy, {model: fit.best_f1 for model, fit in fits.items()}, findings)

@@ -45,7 +45,7 @@ class PolicySettings:
 
     Attributes
     ----------
-    run, label, classes, probability_key, in_sample, versions, data, tuned_on, truncated
+    run, label, classes, probability_key, in_sample, versions, data, tuned_on, truncated, requires, act
         What `Policy` says of them.
     method : str
         Of calibration: a name of `calibration_methods.METHODS`, or ``auto``, which chooses one per model; its
@@ -78,4 +78,6 @@ class PolicySettings:
     review: ReviewConfig | None = None
     unread: Literal["review"] | None = None
     truncated: Literal["review"] | None = None
+    requires: str | None = None
+    act: Literal["block", "review", "none"] = "block"
     seed: int = 0

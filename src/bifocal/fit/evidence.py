@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..contracts import TokenEncoder
 from ..example import Evidence, Label
-from ..models.window_rows import by_head, by_held_out_heads, put_rows, take_rows
+from ..models.window_rows import COUNTS, by_head, by_held_out_heads, put_rows, take_rows
 from ..workspace import atomic, fingerprint
 from .token_cache import make_tokens, token_path
 
@@ -28,6 +29,22 @@ Progress = Callable[[int, int | None], None]
 _DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 
 
+@dataclass(frozen=True, slots=True)
+class SharedFeatures:
+    """What one pass of an encoder gave, for the heads of several labels.
+
+    Attributes
+    ----------
+    path : Path
+        The cache of the first label, which holds it.
+    encoded : callable
+        Gives it.
+    """
+
+    path: Path
+    encoded: Callable[[], dict[str, Tensor]]
+
+
 def evidence_of(
     encoder: Encoder,
     split: Split,
@@ -36,6 +53,7 @@ def evidence_of(
     label: Label,
     path: Path,
     *,
+    shared: SharedFeatures | None = None,
     folds: int = 5,
     seed: int = 0,
     keep: bool = True,
@@ -53,6 +71,8 @@ def evidence_of(
         The cache, a safetensors file for outside readers too: ``features``, ``logits``, ``present``, ``labels``,
         ``seen``, with the ids and the fingerprints of weights, preprocessing and shards in its metadata. Where the
         head chooses among the windows of long texts, these lie beside (`bifocal.models.window_rows`).
+    shared : SharedFeatures, optional
+        For a further label, whose cache holds what its head makes of them; None = the features are its own.
     folds, seed : int
         Of the cross-fitting.
     keep : bool
@@ -65,8 +85,9 @@ def evidence_of(
     Evidence
         Of every row of the split; absent parts have zero features and logits.
     """
-    found = tokens_of(encoder, split, modality_name, path, progress, keep=keep) if tokens else None
-    encoded = features_of(encoder, split, modality_name, path, progress, keep=keep)
+    features_path = shared.path if shared else path
+    found = tokens_of(encoder, split, modality_name, features_path, progress, keep=keep) if tokens else None
+    encoded = shared.encoded() if shared else features_of(encoder, split, modality_name, path, progress, keep=keep)
     labels = torch.tensor(split.classes(label_name, label))
     present = torch.tensor(split.present[modality_name], dtype=torch.bool)
     found_by_head = by_head(encoder, encoded)
@@ -86,10 +107,13 @@ def evidence_of(
             held_out = by_held_out_heads(encoder, some, labels[rows], groups, folds=folds, seed=seed)
             features[rows], logits[rows] = held_out["features"], held_out["logits"]
         more = {"features": features, "logits": logits, "present": present, "labels": labels, "seen": seen}
-        cached = {**encoded, **more}
+        if shared and COUNTS not in encoded:  # no window is chosen, so that every head has the same features
+            more.pop("features")
+        cached = more if shared else {**encoded, **more}
         if keep:
             write_cache(path, cached, {**key, "ids": split.ids})
-    return Evidence(split.ids, split.groups, cached["features"], cached["logits"], present, labels, seen, found)
+    features = cached.get("features", encoded["features"])
+    return Evidence(split.ids, split.groups, features, cached["logits"], present, labels, seen, found)
 
 
 def tokens_of(

@@ -6,27 +6,27 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor
 
 from .. import plugins
 from ..config import ExpertConfig
-from ..contracts import QuickEncoder
+from ..contracts import MultiLabelEncoder, QuickEncoder
 from ..data.splits import fold_of
 from ..errors import DataError, ModelError, RunError
 from ..example import UNLABELLED, Label, Rows
 from ..models.classifier import figures
 from ..models.comparison import compare, smallest_near_best
-from ..models.saved import CARD, read_card
+from ..models.saved import CARD, RESTORE, read_card
 from ..models.saved_encoder import WindowedEncoder
 from ..models.window_rows import by_head, by_held_out_heads, fit_head, learn_offsets, take_rows
-from ..workspace import file_sha256, fingerprint, read_json, write_json
+from ..workspace import Workspace, file_sha256, fingerprint, read_json, write_json
 from .candidates import candidates
 from .evidence import Progress, features_of, tokens_of
 
@@ -60,6 +60,8 @@ class FittedExpert:
         Which rows those were: ``train``, cross-fitted, or ``val``.
     seconds : float
         What training took, encoding of a frozen encoder's rows included; since it was last taken up.
+    heads : dict
+        Further label -> ``history`` and ``counts`` of its head, or of an encoder of its own.
     """
 
     encoder: Encoder
@@ -68,6 +70,35 @@ class FittedExpert:
     tried: dict[str, float]
     tried_on: str
     seconds: float
+    heads: dict[str, FittedHead]
+
+
+class FittedHead(TypedDict):
+    """What is told of the head of a further label, as `FittedExpert` has it of the first."""
+
+    history: list[Row]
+    counts: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class FurtherLabel:
+    """A label that an expert answers beside its first.
+
+    Attributes
+    ----------
+    weight : float
+        Of its loss, where all labels are learned together.
+    folder : Path
+        Of the expert for it alone, where the encoder is not one for all.
+    evidence_path : callable
+        As `ExpertFiles` has it.
+    """
+
+    name: str
+    label: Label
+    weight: float
+    folder: Path
+    evidence_path: Callable[[str], Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +111,10 @@ class ExpertData:
         ``train`` and, where there is one, ``val``.
     rows : collection of int, optional
         Rows of train that may be learned from (rule 3: a fusion needs others); None = all.
+    further : sequence of FurtherLabel
+        The encoder is chosen by the first label alone.
+    weight : float
+        Of the first label's loss among those of all.
     """
 
     modality_name: str
@@ -88,6 +123,8 @@ class ExpertData:
     label_name: str
     label: Label
     rows: Collection[int] | None = None
+    further: Sequence[FurtherLabel] = ()
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,30 +180,86 @@ def fit_expert(
         Where the model is not to be had.
     """
     start = perf_counter()
-    used = {name: _usable_rows(name, data) for name in ("train", "val") if name in data.splits}
+    splits = [name for name in ("train", "val") if name in data.splits]
+    used = {name: _usable_rows(name, data) for name in splits}
+    further = {one.name: {name: _usable_rows(name, _of(one, data)) for name in splits} for one in data.further}
+    together = {name: _rows_of_all([used[name], *(found[name] for found in further.values())]) for name in splits}
     configs = candidates(config, data.modality_name, data.modality)
     if "val" not in used:
         configs = configs[:1]
-    values = used["train"].usable.values(data.modality_name)
+    values = together["train"].usable.values(data.modality_name)
     encoders = [plugins.load("encoders", str(c.encoder)).create(c, data.label.classes, seed, values) for c in configs]
     inputs = [(name, rows.usable.fingerprint, rows.classes) for name, rows in used.items()]
-    key = fingerprint(config.model_dump(mode="json"), seed, [e.fingerprint() for e in encoders], inputs)
+    labels = [(one.name, one.label.classes, one.weight, further[one.name]["train"].classes) for one in data.further]
+    key = fingerprint(config.model_dump(mode="json"), seed, [e.fingerprint() for e in encoders], inputs, *labels)
     names = [str(c.encoder) for c in configs]
-    if finished := _finished(files, key, names):
+    if finished := _finished(files, key, names, data.further):
         _clear(files.checkpoints)
         return finished
     _claim(files.checkpoints, key)
     tried = _candidates_of(configs, encoders, files)
-    histories = {c.name: _train(c, used, data.modality_name, on_epoch, progress) for c in tried}
+    histories = {}
+    for candidate in tried:
+        _add_heads(candidate.encoder, data)
+        if candidate.encoder.frozen or not isinstance(candidate.encoder, MultiLabelEncoder):
+            histories[candidate.name] = _train(candidate, used, data.modality_name, on_epoch, progress)
+            continue
+        learned = {
+            label: {name: [found[name].every[i] for i in together[name].rows] for name in splits}
+            for label, found in further.items()
+        }
+        histories[candidate.name] = _train(candidate, together, data.modality_name, on_epoch, progress, learned)
     taken, reached, tried_on = _select(tried, used, data.modality_name, seed)
     _fit_offsets(taken, used, data.modality_name, seed)
     _keep_evidence(tried, taken, used, files)
-    taken.encoder.learned_from = frozenset(used["train"].usable.ids)
+    taken.encoder.learned_from = frozenset((used if taken.encoder.frozen else together)["train"].usable.ids)
+    heads = {one.name: _fit_further(one, taken, further[one.name], data, files, seed, on_epoch) for one in data.further}
     taken.encoder.save(files.folder)
     counts = {name: rows.counts for name, rows in used.items()}
-    fitted = FittedExpert(taken.encoder, histories[taken.name], counts, reached, tried_on, perf_counter() - start)
+    seconds = perf_counter() - start
+    fitted = FittedExpert(taken.encoder, histories[taken.name], counts, reached, tried_on, seconds, heads)
     _finish(fitted, files, key)
     return fitted
+
+
+def _add_heads(encoder: Encoder, data: ExpertData) -> None:
+    """Heads for the further labels, before anything is encoded: they say what is kept of it."""
+    if not data.further or not isinstance(encoder, MultiLabelEncoder):
+        return
+    encoder.loss_weight = data.weight
+    for one in data.further:
+        encoder.add_head(one.name, one.label.classes, one.weight)
+
+
+def _of(one: FurtherLabel, data: ExpertData) -> ExpertData:
+    """What the head of a further label may learn from."""
+    return replace(data, label_name=one.name, label=one.label, further=())
+
+
+def _fit_further(
+    one: FurtherLabel,
+    taken: _Candidate,
+    used: Mapping[str, _UsableRows],
+    data: ExpertData,
+    files: ExpertFiles,
+    seed: int,
+    on_epoch: Callable[[str, Row], None] | None,
+) -> FittedHead:
+    """The head of a further label on what was encoded for the first, or an expert of its own where there are none."""
+    encoder = taken.encoder
+    if not isinstance(encoder, MultiLabelEncoder):
+        own = ExpertFiles(one.folder, files.checkpoints / one.folder.name, one.evidence_path, files.tokens)
+        fitted = fit_expert(taken.config, _of(one, data), own, seed=seed, on_epoch=on_epoch)
+        return {"history": fitted.history, "counts": fitted.counts}
+    shutil.rmtree(one.folder, ignore_errors=True)  # of a run with another encoder
+    history: list[Row] = []
+    head = replace(taken, encoder=encoder.heads[one.name], evidence_path=files.evidence_path)
+    head.encoder.learned_from = encoder.learned_from
+    if encoder.frozen:
+        history = _fit_head(head, used, data.modality_name, None)
+        head.encoder.learned_from = frozenset(used["train"].usable.ids)
+    _fit_offsets(head, used, data.modality_name, seed)
+    return {"history": history, "counts": {name: rows.counts for name, rows in used.items()}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,15 +296,26 @@ def _train(
     modality_name: str,
     on_epoch: Callable[[str, Row], None] | None,
     progress: Progress | None,
+    further: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
 ) -> list[Row]:
-    """Fine-tune the encoder, or fit the head of a frozen one: a row per epoch."""
+    """Fine-tune the encoder, or fit the head of a frozen one: a row per epoch.
+
+    ``further``: label -> split -> its classes of the rows ``used``, where all are learned together.
+    """
     tell = partial(on_epoch, candidate.name) if on_epoch else None
     if candidate.encoder.frozen:
         history = _fit_head(candidate, used, modality_name, progress)
         if tell:
             tell(history[-1])
         return history
-    rows = {name: Rows(found.usable.values(modality_name), found.classes) for name, found in used.items()}
+    rows = {
+        name: Rows(
+            found.usable.values(modality_name),
+            found.classes,
+            {label: of[name] for label, of in (further or {}).items()},
+        )
+        for name, found in used.items()
+    }
     return candidate.encoder.fit(rows["train"], rows.get("val"), candidate.checkpoints, tell)
 
 
@@ -275,12 +379,14 @@ def _finish(fitted: FittedExpert, files: ExpertFiles, key: str) -> None:
     note = {"key": key, "card": file_sha256(files.folder / CARD), "history": fitted.history, "counts": fitted.counts}
     write_json(
         files.checkpoints / FINISHED,
-        {**note, "tried": fitted.tried, "tried_on": fitted.tried_on, "seconds": fitted.seconds},
+        {**note, "tried": fitted.tried, "tried_on": fitted.tried_on, "seconds": fitted.seconds, "heads": fitted.heads},
     )
     _clear(files.checkpoints)
 
 
-def _finished(files: ExpertFiles, key: str, encoders: Collection[str]) -> FittedExpert | None:
+def _finished(
+    files: ExpertFiles, key: str, encoders: Collection[str], further: Sequence[FurtherLabel]
+) -> FittedExpert | None:
     """The expert of this very training, where the run was stopped after it and before its next one."""
     note = files.checkpoints / FINISHED
     if not note.is_file() or not (files.folder / CARD).is_file():
@@ -294,8 +400,11 @@ def _finished(files: ExpertFiles, key: str, encoders: Collection[str]) -> Fitted
         encoder = load_expert(files.folder, encoders)
     except ModelError:  # altered since: train it again
         return None
+    if not isinstance(encoder, MultiLabelEncoder) and not all((one.folder / CARD).is_file() for one in further):
+        return None
     history, counts, tried = (found[name] for name in ("history", "counts", "tried"))
-    return FittedExpert(encoder, history, counts, tried, found.get("tried_on", "val"), found["seconds"])
+    heads = found.get("heads", {})
+    return FittedExpert(encoder, history, counts, tried, found.get("tried_on", "val"), found["seconds"], heads)
 
 
 def load_expert(folder: Path, allow_plugins: Collection[str] | None = None) -> Encoder:
@@ -313,15 +422,62 @@ def load_expert(folder: Path, allow_plugins: Collection[str] | None = None) -> E
     return encoder
 
 
+def label_experts(
+    experts: Mapping[str, Encoder],
+    space: Workspace,
+    names: Mapping[str, str],
+    allow_plugins: Collection[str] | None = None,
+) -> dict[str, Encoder]:
+    """Modality -> the expert as a further label has it: the first label's under another head, or one of its own.
+
+    Parameters
+    ----------
+    experts : mapping
+        Modality -> the first label's.
+    space : Workspace
+        Of the further label.
+    names : mapping
+        Modality -> the name of its expert.
+
+    Raises
+    ------
+    ModelError
+        Where there is neither; else as `load_expert`.
+    """
+    found: dict[str, Encoder] = {}
+    for name, encoder in experts.items():
+        own = space.own_expert(names[name])
+        if own.is_dir():
+            found[name] = load_expert(own, allow_plugins)
+        elif isinstance(encoder, MultiLabelEncoder) and space.label in encoder.heads:
+            found[name] = encoder.heads[space.label]
+        else:
+            raise ModelError(f"{space.expert(names[name])} has no head for {space.label!r}: {RESTORE}")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class _UsableRows:
-    """The rows of a split that an expert learns from, or is judged by: those with the part and the label."""
+    """The rows of a split that an expert learns from, or is judged by: those with the part and the label.
+
+    ``every`` holds the class of each row of the split, used or not.
+    """
 
     split: Split
     rows: list[int]
     usable: Split
     classes: list[int]
     counts: dict[str, int]
+    every: list[int]
+
+
+def _rows_of_all(found: Sequence[_UsableRows]) -> _UsableRows:
+    """The rows that are used for any label, as the first label has them: where it is not annotated, `UNLABELLED`."""
+    first, *others = found
+    rows = sorted(set(first.rows).union(*(of.rows for of in others)))
+    if rows == first.rows:
+        return first
+    return replace(first, rows=rows, usable=first.split.take(rows), classes=[first.every[i] for i in rows])
 
 
 def _usable_rows(name: str, data: ExpertData) -> _UsableRows:
@@ -343,7 +499,7 @@ def _usable_rows(name: str, data: ExpertData) -> _UsableRows:
             f"split {name!r} has {len(rows)} usable rows with {modality_name} and the label {data.label_name}, {what}; "
             "an expert needs at least two classes there: take more rows (`limit`), or other splits"
         )
-    return _UsableRows(split, rows, split.take(rows), [classes[i] for i in rows], dict(counts))
+    return _UsableRows(split, rows, split.take(rows), [classes[i] for i in rows], dict(counts), classes)
 
 
 def _fit_head(

@@ -18,12 +18,22 @@ if TYPE_CHECKING:
     from ..contracts import Modality, Source
 
 
-def label_of(name: str, taxonomy: Taxonomy, source: Source) -> Label:
-    """The label that the run answers. Raises `ConfigError` where the taxonomy does not have it."""
+def label_of(config: RunConfig, name: str, taxonomy: Taxonomy, source: Source) -> Label:
+    """A label that the run answers. Raises `ConfigError` where the taxonomy does not have it."""
     if name not in taxonomy.labels and isinstance(source, Columns):
         known = nearest(name, taxonomy.labels)
         raise ConfigError(f"label {name!r} is not in the taxonomy: add it under source.labels; {known}")
-    return taxonomy[name]
+    return config.of_run(name, taxonomy[name])
+
+
+def check_requires(labels: Mapping[str, Label]) -> None:
+    """Raises `ConfigError` where a label requires another that has no positive class."""
+    for name, label in labels.items():
+        if label.requires is not None and not labels[label.requires].binary:
+            raise ConfigError(
+                f"labels.{name}.requires = {label.requires!r}, which has classes other than 0 and 1: only posts that "
+                "are positive by a label of these two can be asked for"
+            )
 
 
 def check_decide(decide: DecideConfig, name: str, label: Label) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+from pydantic_core import to_jsonable_python
 
 from ..assess.run_data import RunData, named_plugins
 from ..assess.slices import check_slices
@@ -17,7 +20,7 @@ from ..example import Label, Taxonomy
 from ..modalities import build_modalities
 from ..sources import build_source, taxonomy_of
 from ..workspace import RunRecord, Workspace
-from .checks import check_decide, check_plugins, label_of
+from .checks import check_decide, check_plugins, check_requires, label_of
 
 if TYPE_CHECKING:
     from ..contracts import Modality, Source
@@ -39,6 +42,8 @@ class Context:
         What the models in the run's folder may bring from outside: what the configuration names.
     record : RunRecord
         ``run.json``, which the steps add to.
+    first : Context, optional
+        Where this is the run as a further label sees it: the run as its first label does.
     """
 
     config: RunConfig
@@ -52,6 +57,7 @@ class Context:
     transcribers: list[ActiveTranscriber]
     allowed: frozenset[str]
     record: RunRecord
+    first: Context | None = None
 
     @classmethod
     def of(cls, config: RunConfig, space: Workspace, reporter: Reporter) -> Self:
@@ -60,16 +66,38 @@ class Context:
         allowed = named_plugins(config, modalities)
         source = build_source(config.source)
         taxonomy = taxonomy_of(source)
-        label, record = label_of(config.label, taxonomy, source), RunRecord(space.record)
-        check_decide(config.decide, config.label, label)
-        candidates = check_plugins(config, modalities)
-        check_slices(config.slices, label, list(config.parts))
-        used = active_transcribers(config)
+        labels = {name: label_of(config, name, taxonomy, source) for name in config.label_names}
+        check_requires(labels)
+        for name, label in labels.items():
+            own = config.for_label(name)
+            check_decide(own.decide, name, label)
+            candidates = check_plugins(own, modalities)
+            check_slices(own.slices, label, list(config.parts))
+        used, record = active_transcribers(config), RunRecord(space.record)
+        label = labels[config.label]
         return cls(config, space, reporter, modalities, source, taxonomy, label, candidates, used, allowed, record)
+
+    @cached_property
+    def further(self) -> dict[str, Context]:
+        """The run as each label after its first sees it."""
+        return {
+            name: replace(
+                self,
+                config=self.config.for_label(name),
+                space=self.space.for_label(name),
+                reporter=OfLabel(self.reporter, name),
+                label=label_of(self.config, name, self.taxonomy, self.source),
+                first=self,
+            )
+            for name in self.config.label_names[1:]
+            if self.first is None
+        }
 
     @cached_property
     def data(self) -> RunData:
         """What the steps before have left, for those after `shards`."""
+        if self.first is not None:
+            return self.first.data.for_label(self.config.label)
         return RunData(
             self.config,
             self.space,
@@ -87,6 +115,22 @@ class Context:
         return self.config.fusion.holdout if tuned and len(self.modalities) > 1 else 0.0
 
 
+class OfLabel(Reporter):
+    """Says of what a further label tells which one it is."""
+
+    def __init__(self, reporter: Reporter, label: str):
+        self._reporter, self._label = reporter, label
+
+    def progress(self, done: int, total: int | None) -> None:
+        self._reporter.progress(done, total)
+
+    def epoch(self, model: str, figures: Mapping[str, float]) -> None:
+        self._reporter.epoch(f"{model} ({self._label})", figures)
+
+    def note(self, message: str) -> None:
+        self._reporter.note(f"{self._label}: {message}")
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of a run.
@@ -101,6 +145,8 @@ class Step:
         The files it leaves.
     outside : callable
         What it reads beside settings and artifacts, as something JSON-able that changes when that does.
+    per_label : bool
+        Whether it is done for each label of the run by itself, and what is above is of one label.
     """
 
     name: str
@@ -108,3 +154,25 @@ class Step:
     settings: tuple[str, ...]
     outputs: Callable[[Context], list[Path]]
     outside: Callable[[Context], object] = lambda run: None
+    per_label: bool = False
+
+    def perform(self, run: Context) -> dict[str, object]:
+        """Do it; what was counted, of further labels under their names."""
+        counts = dict(self.work(run))
+        if not self.per_label or not run.further:
+            return counts
+        return {**counts, "labels": {name: dict(self.work(of)) for name, of in run.further.items()}}
+
+    def reads(self, run: Context) -> list[object]:
+        """What it depends on beside the steps before it, JSON-able."""
+        found = [to_jsonable_python([attrgetter(name)(run.config) for name in self.settings]), self.outside(run)]
+        if not self.per_label or not run.further:
+            return found
+        return [*found, {name: self.reads(of) for name, of in run.further.items()}]
+
+    def files(self, run: Context) -> list[Path]:
+        """The files it leaves, of all labels; what they share counts once."""
+        found = self.outputs(run)
+        for of in run.further.values() if self.per_label else ():
+            found += self.outputs(of)
+        return list(dict.fromkeys(found))

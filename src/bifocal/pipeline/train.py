@@ -6,10 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
-
-from pydantic_core import to_jsonable_python
 
 from .. import __version__
 from ..config import RunConfig, differing_settings, load_config
@@ -154,7 +151,7 @@ def execute(run: Context, start: str | None, until: str | None) -> None:
                 text_role=run.source.text_role,
             )
             with disk_errors(run.space.folder):
-                run.record.perform(name, key, partial(steps[name].work, run), partial(steps[name].outputs, run))
+                run.record.perform(name, key, partial(steps[name].perform, run), partial(steps[name].files, run))
         if name == until:
             return
 
@@ -183,8 +180,7 @@ def keys(run: Context) -> dict[str, str]:
     key = fingerprint(__version__)
     result = {}
     for name, step in steps_of(run.transcribers).items():
-        settings = [attrgetter(setting)(run.config) for setting in step.settings]
-        key = result[name] = fingerprint(name, key, to_jsonable_python(settings), step.outside(run))
+        key = result[name] = fingerprint(name, key, *step.reads(run))
     return result
 
 

@@ -30,13 +30,15 @@ WORST = 6
 TEXT_LENGTH = 160
 
 
-def findings(folder: str | Path) -> RunFacts:
+def findings(folder: str | Path, label_name: str = "") -> RunFacts:
     """Everything the page shows, as JSON: redrawn from the run's files at any time, whatever happened to its models.
 
     Parameters
     ----------
     folder : path
         A run folder in which the steps up to ``evaluate`` have ended.
+    label_name : str
+        A label after the run's first; "" = the first.
 
     Returns
     -------
@@ -50,8 +52,8 @@ def findings(folder: str | Path) -> RunFacts:
     RunError
         Naming the artifact that is missing or broken.
     """
-    space = Workspace.of(folder)
-    record, results, policy = (read_json(path) for path in (space.record, space.results, space.policy))
+    space = Workspace.of(folder).for_label(label_name)
+    record, results, policy = read_json(space.record), *map(space.read_section, (space.results, space.policy))
     label = Taxonomy.from_json(read_json(space.taxonomy))[results["label"]]
     main, tested, tuned = results["main"], results["tested_on"], results["tuned_on"]
     models = {
@@ -64,7 +66,7 @@ def findings(folder: str | Path) -> RunFacts:
     metric = headline_metric(len(label.classes))
     main_facts = models[main]
     decided_by = Policy.model_validate({name: value for name, value in policy.items() if name != "version"})
-    steps, rule = record["steps"], decided_by.rule_of(main)
+    steps, rule = steps_of_label(record["steps"], label_name), decided_by.rule_of(main)
     return {
         "run": results["run"],
         "label": {
@@ -130,6 +132,19 @@ def class_counts(split: Mapping[str, Any]) -> list[int]:
     """Rows of each class of a split, from ``n`` and ``positives`` (a number where binary, else one per class)."""
     positives = split["positives"]
     return list(positives) if isinstance(positives, list) else [split["n"] - positives, positives]
+
+
+def steps_of_label(steps: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """What ``run.json`` notes of each step, as a label has it; "" = the first."""
+    if not label:
+        return dict(steps)
+    found = {name: {**step, **step.get("labels", {}).get(label, {})} for name, step in steps.items()}
+    heads = {expert: of[label] for expert, of in steps["experts"].get("heads", {}).items() if label in of}
+    own = {
+        "history": {e: of["history"] for e, of in heads.items()},
+        "rows": {e: of["counts"] for e, of in heads.items()},
+    }
+    return {**found, "experts": {**found["experts"], **own}}
 
 
 def _model(entry: Mapping[str, Any], policy: Mapping[str, Any], split: str) -> ModelFacts:

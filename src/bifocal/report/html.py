@@ -26,7 +26,7 @@ TEMPLATE = "template.html"
 SCRIPT = "page.js"
 
 
-def write_report(folder: Path, facts: RunFacts | None = None) -> Path:
+def write_report(folder: Path, facts: RunFacts | None = None, label: str = "") -> Path:
     """Draw the report of a run from its artifacts alone; draw it again whenever the report's code has changed.
 
     Parameters
@@ -36,6 +36,8 @@ def write_report(folder: Path, facts: RunFacts | None = None) -> Path:
         every figure ``report/figures/<name>.png`` and ``.csv`` are written there, each whole or not at all.
     facts : mapping, optional
         As `findings` gives them, for who has them already.
+    label : str
+        A label after the run's first, whose page lies in ``report.<label>/``; "" = the first.
 
     Returns
     -------
@@ -52,8 +54,8 @@ def write_report(folder: Path, facts: RunFacts | None = None) -> Path:
     with extras_named():
         from .drawings import draw_figures, write_figures
 
-    space = Workspace.of(folder)
-    facts = findings(folder) if facts is None else facts
+    space = Workspace.of(folder).for_label(label)
+    facts = findings(folder, label) if facts is None else facts
     figures = draw_figures(facts)
     page = to_html(facts, figures, pictures(space.report))
     write_json(space.report / "report.json", facts)

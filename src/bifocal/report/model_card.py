@@ -45,7 +45,7 @@ HUB_METRICS = {"auroc": "roc_auc", "macro_f1": "f1", "accuracy": "accuracy", "br
 HUB_ID = re.compile(r"^\w[\w.-]*/[\w.-]+$")
 
 
-def write_model_card(folder: Path, model: str, facts: RunFacts | None = None) -> Path:
+def write_model_card(folder: Path, model: str, facts: RunFacts | None = None, label: str = "") -> Path:
     """Write ``models/<model>/README.md`` from the run's artifacts, so that a model never travels without its figures.
 
     Parameters
@@ -56,6 +56,8 @@ def write_model_card(folder: Path, model: str, facts: RunFacts | None = None) ->
         An expert or the fusion, as named in the results.
     facts : mapping, optional
         As `findings` gives them, for who has them already.
+    label : str
+        A label after the run's first, of which the model is; "" = the first.
 
     Returns
     -------
@@ -67,10 +69,10 @@ def write_model_card(folder: Path, model: str, facts: RunFacts | None = None) ->
     RunError
         Where the run has no such model, or an artifact is missing or broken.
     """
-    facts = findings(folder) if facts is None else facts
+    facts = findings(folder, label) if facts is None else facts
     if model not in facts["models"]:
         raise RunError(f"run {facts['run']!r} has no model {model!r}; {nearest(model, facts['models'])}")
-    space = Workspace.of(folder)
+    space = Workspace.of(folder).for_label(label)
     place = space.expert(model)
     if place == space.fusion:
         front, body = _front(facts, model, {}), _fusion(facts, model, read_json(place / "config.json"))

@@ -243,9 +243,8 @@ class Service:
 
     async def _judged(self, prepared: PreparedPost, about: ModelDescription, truncated: bool) -> Answer:
         """The answer of the models."""
-        decision, shadow = await self.batcher.decide(prepared.post), None
-        if isinstance(decision, WithShadow):
-            decision, shadow = decision.decision, decision.shadow
+        found = await self.batcher.decide(prepared.post)
+        decision, shadow = (found.decision, found.shadow) if isinstance(found, WithShadow) else (found, None)
         if not math.isfinite(decision.probability):
             raise ModelError("the models give no probability for this post")
         versions = {**decision.versions, "bifocal": __version__}

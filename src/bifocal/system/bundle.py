@@ -43,6 +43,8 @@ class Bundle:
     policy: Policy
     label: Label
     text_role: TextRole
+    further: dict[str, Label]
+    """Its further labels."""
 
 
 def is_bundle(folder: Path) -> bool:
@@ -205,9 +207,10 @@ def load_bundle(folder: Path, engine: str | None = None, *, strict_parity: bool 
     config = recorded_config(card["config"], where=str(folder / CARD))
     policy = policy_of(folder)
     label = Taxonomy.from_json({config.label: card["label"]})[config.label]
+    further = Taxonomy.from_json(card.get("labels", {})).labels
     opened = _open(folder, card, config)
     check_probe(folder, opened, policy, build_modalities(config), strict=strict_parity)
-    return Bundle(config, opened, policy, label, card["text_role"])
+    return Bundle(config, opened, policy, label, card["text_role"], further)
 
 
 def policy_of(folder: Path) -> Policy:
@@ -223,7 +226,8 @@ def _open(folder: Path, card: Mapping[str, Any], config: RunConfig) -> Engine:
     if card["engine"].startswith("torch"):
         from .torch_engine import TorchEngine
 
-        return TorchEngine.load(Workspace(folder, config.run), build_modalities(config), name=card["engine"])
+        space, modalities = Workspace(folder, config.run), build_modalities(config)
+        return TorchEngine.load(space, modalities, name=card["engine"], further=list(card.get("labels", {})))
     from .onnx_engine import OnnxEngine
 
     sealed = _manifest(folder)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 ACTIONS = (None, "allow", "review", "block")
@@ -18,8 +19,36 @@ class Opinion:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """The answer for one post.
+class LabelDecision:
+    """The answer for one post by one of several labels; see `Decision` for what each field means."""
+
+    probability: float
+    label: int | str
+    threshold: float | None
+    action: str | None
+    why: str
+    models: Mapping[str, Opinion]
+    candidates: tuple[int | str, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "prob": self.probability,
+            "label": self.label,
+            "threshold": self.threshold,
+            "action": self.action,
+            "why": self.why,
+            **({} if self.candidates is None else {"candidates": list(self.candidates)}),
+            "models": {m: {"prob": o.probability, "label": o.label} for m, o in self.models.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Mapping[str, Any]):
+    """The answer for one post; it reads like the dictionary of `to_dict`, too: ``decision["prob_hate"]``.
+
+    Of several labels ``probability``, ``label``, ``threshold`` and ``models`` are those of the first, and ``action`` is
+    the strictest of all.
 
     Attributes
     ----------
@@ -47,6 +76,9 @@ class Decision:
         characters, once it is cleaned, than are read.
     unread : bool
         Whether half or more of the lines seen on the picture could not be read: other than a picture without words.
+    labels : dict
+        Of several labels, each with its own answer, the first included; None = it is not asked, as the label that it
+        requires is not flagged. Empty where there is one.
     """
 
     probability: float
@@ -63,6 +95,16 @@ class Decision:
     candidates: tuple[int | str, ...] | None = None
     truncated: bool = False
     unread: bool = False
+    labels: Mapping[str, LabelDecision | None] = field(default_factory=dict)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.to_dict()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.to_dict())
+
+    def __len__(self) -> int:
+        return len(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the probability stands under the key that the taxonomy gives the label (``prob_hate``)."""
@@ -81,4 +123,5 @@ class Decision:
             "unread": self.unread,
             "language": self.language,
             "versions": self.versions,
+            **({"labels": {name: of and of.to_dict() for name, of in self.labels.items()}} if self.labels else {}),
         }

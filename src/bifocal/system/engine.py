@@ -32,8 +32,12 @@ class Engine(Protocol):
     def evidence(self, posts: Sequence[Mapping[str, Any]]) -> dict[str, Evidence]:
         """Run each encoder once over the parts that are there; modality -> Evidence of all rows.
 
-        The arrays in it are the engine's own: torch's tensors, or numpy's where there is no torch.
+        The arrays in it are the engine's own: torch's tensors, or numpy's where there is no torch. Of several labels
+        it is the first one's, with that of the others in `Evidence.further`.
         """
 
-    def logits(self, evidence: Mapping[str, Evidence]) -> dict[str, NDArray[np.float32]]:
-        """Model -> ``[n, C]``, of every expert and, where there are several, of the fusion; no encoder runs."""
+    def logits(self, evidence: Mapping[str, Evidence], label: str | None = None) -> dict[str, NDArray[np.float32]]:
+        """Model -> ``[n, C]``, of every expert and, where there are several, of the fusion; no encoder runs.
+
+        ``label``: one of `Evidence.further`; None = the first.
+        """

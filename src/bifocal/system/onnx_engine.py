@@ -86,7 +86,7 @@ class OnnxEngine:
             result[name] = Evidence(ids, ids, *arrays)
         return result
 
-    def logits(self, evidence: Mapping[str, Evidence]) -> dict[str, NDArray[np.float32]]:
+    def logits(self, evidence: Mapping[str, Evidence], label: str | None = None) -> dict[str, NDArray[np.float32]]:
         logits: dict[str, Any] = {self.names[name]: np.asarray(part.logits) for name, part in evidence.items()}
         if self._fusion is not None:
             inputs = {name: _columns(evidence[name], what) for name, what in self._read.items()}

@@ -21,7 +21,7 @@ from ..models.saved import CARD
 from ..workspace import RECORD, Workspace, file_sha256, read_json
 from .bundle import CARD as BUNDLE_CARD
 from .bundle import folder_of, is_bundle, load_bundle
-from .decision import ACTIONS, Decision, Opinion
+from .decision import ACTIONS, Decision, LabelDecision, Opinion
 from .preprocessing import Post, Preprocessor
 
 if TYPE_CHECKING:
@@ -42,11 +42,20 @@ class System:
     >>> system.predict(text="a caption", image_path="meme.png").to_dict()      # doctest: +SKIP
     """
 
-    def __init__(self, config: RunConfig, engine: Engine, policy: Policy, label: Label, text_role: TextRole):
+    def __init__(
+        self,
+        config: RunConfig,
+        engine: Engine,
+        policy: Policy,
+        label: Label,
+        text_role: TextRole,
+        further: Mapping[str, Label] | None = None,
+    ):
         self.config = config
         self.engine = engine
         self.policy = policy
         self.label = label
+        self.labels = {config.label: label, **(further or {})}
         self.preprocessor = Preprocessor(config, text_role)
         self.modalities = self.preprocessor.modalities
         self.policy_version = policy.version
@@ -89,7 +98,9 @@ class System:
             if is_bundle(folder):
                 with plugins.restrict(folder / BUNDLE_CARD, allow_plugins):
                     bundle = load_bundle(folder, engine, strict_parity=strict_parity)
-                    return cls(bundle.config, bundle.engine, bundle.policy, bundle.label, bundle.text_role)
+                    return cls(
+                        bundle.config, bundle.engine, bundle.policy, bundle.label, bundle.text_role, bundle.further
+                    )
             with plugins.restrict(folder / RECORD, allow_plugins):
                 return cls._of_run(folder)
 
@@ -106,9 +117,10 @@ class System:
         from .torch_engine import TorchEngine
 
         config = recorded_config(record["config"], where=str(space.record))
-        label = Taxonomy.from_json(read_json(space.taxonomy))[config.label]
-        trained = TorchEngine.load(space, build_modalities(config))
-        return cls(config, trained, load_policy(space, config), label, record["text_role"])
+        taxonomy, further = Taxonomy.from_json(read_json(space.taxonomy)), config.label_names[1:]
+        trained = TorchEngine.load(space, build_modalities(config), further=further)
+        policy, others = load_policy(space, config), {name: taxonomy[name] for name in further}
+        return cls(config, trained, policy, taxonomy[config.label], record["text_role"], others)
 
     @property
     def main(self) -> str:
@@ -274,63 +286,89 @@ class System:
         self, posts: Sequence[tuple[Example, Mapping[str, Any]]], evidence: Mapping[str, Evidence]
     ) -> list[Decision]:
         """What follows from the Evidence of composed posts, a Decision each; no encoder runs."""
-        logits = self.engine.logits(evidence)
+        first, *further = self.labels
+        logits = {first: self.engine.logits(evidence), **{name: self.engine.logits(evidence, name) for name in further}}
         return [
-            self._decision(example, values, {model: rows[i] for model, rows in logits.items()})
+            self._decision(
+                example, values, {label: {m: rows[i] for m, rows in of.items()} for label, of in logits.items()}
+            )
             for i, (example, values) in enumerate(posts)
         ]
 
     def _decision(
-        self, example: Example, values: Mapping[str, Any], logits: Mapping[str, NDArray[np.float32]]
+        self, example: Example, values: Mapping[str, Any], logits: Mapping[str, Mapping[str, NDArray[np.float32]]]
     ) -> Decision:
-        present = set(values)
-        pattern = pattern_of(present)
+        answers: dict[str, LabelDecision] = {
+            label: self._answer(label, example, list(values), of) for label, of in logits.items()
+        }
+        first = answers[self.policy.label]
+        asked = self._asked(answers)
+        deciding = max(asked, key=lambda label: ACTIONS.index(asked[label].action))
+        windows = [self.engine.windows(name, value) for name, value in values.items()]
+        decision = Decision(
+            probability=first.probability,
+            label=first.label,
+            threshold=first.threshold,
+            action=asked[deciding].action,
+            why=asked[deciding].why if len(answers) == 1 else f"{deciding}: {asked[deciding].why}",
+            models=dict(first.models),
+            present={name: name in values for name in self.modalities},
+            text_used=example.parts.get(TEXT, ""),
+            language=example.meta.get("language", NO_LANGUAGE),
+            versions={**self.policy.versions, "policy": self.policy_version},
+            probability_key=self.label.probability,
+            candidates=first.candidates,
+            unread=bool(example.meta.get(UNREAD)),
+            labels={label: asked.get(label) for label in answers} if len(answers) > 1 else {},
+        )
+        whole = "cut" not in example.meta and all(found is None or found.whole for found in windows)
+        rules = {self.policy.of_label(label).truncated for label in asked}
+        return decision if whole else mark_truncated(decision, "review" if "review" in rules else None)
+
+    def _asked(self, answers: Mapping[str, LabelDecision]) -> dict[str, LabelDecision]:
+        """The answers by labels that require none, or one that is flagged and asked itself."""
+        asked: dict[str, LabelDecision] = {}
+        waiting = list(answers)
+        while waiting:
+            label = waiting.pop(0)
+            parent = self.policy.of_label(label).requires
+            if parent in waiting:
+                waiting.append(label)
+            elif parent is None or (parent in asked and asked[parent].label == 1):
+                asked[label] = answers[label]
+        return {label: asked[label] for label in answers if label in asked}
+
+    def _answer(
+        self, label: str, example: Example, present: Sequence[str], logits: Mapping[str, NDArray[np.float32]]
+    ) -> LabelDecision:
+        policy, meaning, pattern = self.policy.of_label(label), self.labels[label], pattern_of(present)
         opinions = {}
         for name, modality in self.modalities.items():
             if name in present:
-                opinions[modality.expert_name] = self._opinion(*self._calibrated(modality.expert_name, logits, name))
-        p, index = self._calibrated(self.main, logits, pattern)
-        main = opinions[self.main] = self._opinion(p, index)
+                opinions[modality.expert_name] = _opinion(
+                    meaning, *_calibrated(policy, modality.expert_name, logits, name)
+                )
+        p, index = _calibrated(policy, self.main, logits, pattern)
+        main = opinions[self.main] = _opinion(meaning, p, index)
         language = example.meta.get("language", NO_LANGUAGE)
-        action = str(self.policy.actions(self.main, p, np.array([index]), pattern, [language])[0]) or None
-        unread = bool(example.meta.get(UNREAD))
-        threshold = self.policy.threshold(self.main, pattern, index)
-        why = self._why(main, threshold, pattern, action)
-        if unread and self.policy.unread is not None:
-            action, why = self.policy.unread, f"{why}; words on the picture could not be read"
-        sets = self.policy.candidates(self.main, p, pattern)
-        decision = Decision(
+        action = str(policy.actions(self.main, p, np.array([index]), pattern, [language])[0]) or None
+        threshold = policy.threshold(self.main, pattern, index)
+        why = self._why(meaning, main, threshold, pattern, action)
+        if example.meta.get(UNREAD) and policy.unread is not None:
+            action, why = policy.unread, f"{why}; words on the picture could not be read"
+        sets = policy.candidates(self.main, p, pattern)
+        return LabelDecision(
             probability=main.probability,
             label=main.label,
             threshold=threshold,
-            action=action,
+            action=policy.allowed(action),
             why=why,
             models=opinions,
-            present={name: name in present for name in self.modalities},
-            text_used=example.parts.get(TEXT, ""),
-            language=language,
-            versions={**self.policy.versions, "policy": self.policy_version},
-            probability_key=self.label.probability,
-            candidates=None if sets is None else tuple(self.label.classes[c] for c in sets[0].nonzero()[0]),
-            unread=unread,
+            candidates=None if sets is None else tuple(meaning.classes[c] for c in sets[0].nonzero()[0]),
         )
-        windows = [self.engine.windows(name, value) for name, value in values.items()]
-        whole = "cut" not in example.meta and all(found is None or found.whole for found in windows)
-        return decision if whole else mark_truncated(decision, self.policy.truncated)
 
-    def _calibrated(
-        self, model: str, logits: Mapping[str, NDArray[np.float32]], pattern: str
-    ) -> tuple[NDArray[np.float64], int]:
-        """Calibrated probabilities ``[1, C]`` of one post, and the class that they make it."""
-        probabilities = self.policy.probabilities(model, logits[model][None], pattern)
-        return probabilities, int(self.policy.predictions(model, probabilities, pattern)[0])
-
-    def _opinion(self, probabilities: NDArray[np.float64], index: int) -> Opinion:
-        shown = 1 if self.label.binary else index
-        return Opinion(float(probabilities[0, shown]), self.label.classes[index])
-
-    def _why(self, main: Opinion, threshold: float | None, pattern: str, action: str | None) -> str:
-        if not self.label.binary:
+    def _why(self, label: Label, main: Opinion, threshold: float | None, pattern: str, action: str | None) -> str:
+        if not label.binary:
             rule = "likeliest" if threshold is None else f"furthest above its threshold {threshold:.2f}"
             doubt = ", and cannot rule others out" if action == "review" else ""
             return f"{self.main} finds {main.label!r} {rule} ({main.probability:.3f}) from {pattern}{doubt}"
@@ -338,6 +376,19 @@ class System:
         sign = ">=" if main.probability >= threshold else "<"
         band = ", inside the review band" if action == "review" else ""
         return f"{self.main} gives {main.probability:.3f} {sign} threshold {threshold:.2f} from {pattern}{band}"
+
+
+def _calibrated(
+    policy: Policy, model: str, logits: Mapping[str, NDArray[np.float32]], pattern: str
+) -> tuple[NDArray[np.float64], int]:
+    """Calibrated probabilities ``[1, C]`` of one post, and the class that they make it."""
+    probabilities = policy.probabilities(model, logits[model][None], pattern)
+    return probabilities, int(policy.predictions(model, probabilities, pattern)[0])
+
+
+def _opinion(label: Label, probabilities: NDArray[np.float64], index: int) -> Opinion:
+    shown = 1 if label.binary else index
+    return Opinion(float(probabilities[0, shown]), label.classes[index])
 
 
 def mark_truncated(decision: Decision, rule: Literal["review"] | None) -> Decision:
@@ -357,18 +408,23 @@ def model_versions(space: Workspace, experts: Sequence[str]) -> dict[str, str]:
     """A short hash of each model's weights, so that a Decision says exactly what made it; several experts are fused."""
     cards = {expert: space.expert(expert) / CARD for expert in experts}
     if len(experts) > 1:
-        cards[space.fusion.name] = space.fusion / "config.json"
+        cards[space.fusion.name.removesuffix(space.label_ending)] = space.fusion / "config.json"
     return {model: file_sha256(card)[:16] for model, card in cards.items()}  # a card holds its files' hashes
 
 
 def load_policy(space: Workspace, config: RunConfig) -> Policy:
-    """The policy in a run's folder. Raises `RunError` as `Policy.load`, and where it was fitted to other models."""
+    """The policy in a run's folder, of all its labels.
+
+    Raises `RunError` as `Policy.load`, and where it was fitted to other models.
+    """
     policy = Policy.load(space.policy)
     experts = [modality.expert_name for modality in build_modalities(config).values()]
-    for name, version in {"run": config.run, **model_versions(space, experts)}.items():
-        if (fitted := policy.versions.get(name, "none")) != version:
-            raise RunError(
-                f"{space.policy} is for {name} {fitted}, here is {name} {version}: it is of another run or of other "
-                "models; put this run's own back, or let `bifocal run CONFIG --from calibrate` fit it again"
-            )
+    for label in policy.label_names:
+        place = space.for_label("" if label == policy.label else label)
+        for name, version in {"run": config.run, **model_versions(place, experts)}.items():
+            if (fitted := policy.of_label(label).versions.get(name, "none")) != version:
+                raise RunError(
+                    f"{space.policy} is for {name} {fitted}, here is {name} {version}: it is of another run or of "
+                    "other models; put this run's own back, or let `bifocal run CONFIG --from calibrate` fit it again"
+                )
     return policy

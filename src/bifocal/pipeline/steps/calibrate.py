@@ -15,6 +15,7 @@ from ...decide.policy import POOLED, Policy
 from ...decide.policy_fit import calibration_file, fit_policy, thresholds_file
 from ...decide.thresholds import threshold_curve, write_curve
 from ...decide.tuning_rows import PolicySettings
+from ...example import UNLABELLED
 from ...system.system import model_versions
 from ...workspace import read_json, write_json
 from ..checks import base_rate
@@ -44,13 +45,16 @@ def calibrate(run: Context) -> PolicyCounts:
         run.reporter.note(f"kept in {space.policies}, and not used: policies changed by hand, {len(kept)} in all")
     for finding in fitted.findings:
         run.reporter.note(finding)
-    write_json(space.calibration, calibration_file(fitted.policy))
-    write_json(space.thresholds, thresholds_file(fitted))
+    _write_by_model(space.calibration, calibration_file(fitted.policy), more=run.first is not None)
+    _write_by_model(space.thresholds, thresholds_file(fitted), more=run.first is not None)
     if run.label.binary:
         for model in data.models:
             _write_curve(space.curve(model), predictions, fitted.policy, model)
-    fitted.policy.save(space.policy)
+    policy = Policy.load(space.policy).with_label(fitted.policy) if run.first else fitted.policy
+    policy.save(space.policy)
     texts, main, val = data.texts(data.tuned_on), data.models[-1], data.predictions(data.tuned_on)
+    if data.label.requires is not None:  # posts that it is not asked of are none that it will decide on
+        val, texts = val.take(val.annotated), [texts[row] for row in val.annotated]
     reference = Reference.gather(val, texts, fitted.policy, main, split=data.tuned_on, seed=run.config.seed)
     reference.save(space.reference)
     found: PolicyCounts = {"tuned_on": data.tuned_on, "rows": len(val.ids), "findings": fitted.findings}
@@ -85,12 +89,20 @@ def _settings(data: RunData, rows: Mapping[str, Mapping[str, int]]) -> PolicySet
         review=decide.review,
         unread=decide.unread,
         truncated=decide.truncated,
+        requires=data.label.requires,
+        act=config.label_actions.get(config.label, "block"),
         seed=config.seed,
     )
 
 
+def _write_by_model(path: Path, content: Mapping[str, Mapping[str, object]], *, more: bool) -> None:
+    """Model -> label -> what was fitted; ``more``: beside what the file holds of other labels."""
+    found = read_json(path) if more else {}
+    write_json(path, found | {model: {**found.get(model, {}), **of} for model, of in content.items()})
+
+
 def _write_curve(path: Path, predictions: Predictions, policy: Policy, model: str) -> None:
-    rows = predictions.has[model]
+    rows = predictions.has[model] & (predictions.labels != UNLABELLED)
     probabilities = policy.probabilities(model, predictions.logits[model][rows], POOLED)
     weights = policy.weights(model, predictions.labels[rows])
     write_curve(path, threshold_curve(predictions.labels[rows], probabilities[:, 1], weights))
@@ -102,4 +114,4 @@ def _files(run: Context) -> list[Path]:
     return [space.calibration, space.thresholds, space.policy, space.reference, *curves]
 
 
-STEP = Step("calibrate", calibrate, settings=("decide",), outputs=_files)
+STEP = Step("calibrate", calibrate, settings=("decide", "label_actions"), outputs=_files, per_label=True)

@@ -65,15 +65,16 @@ def evaluate(run: Context) -> EvaluationCounts:
     """Write the results, the slices, the curves and the table of errors."""
     data, space = run.data, run.space
     policy = data.policy()
-    said = {split: data.predictions(split) for split in data.packed}
+    every = {split: data.predictions(split) for split in data.packed}
+    said = {split: found.take(found.annotated) for split, found in every.items()}
     tuned, tested = said[data.tuned_on], said[data.tested_on]
-    parts = _parts(data, policy, tested)
-    write_json(space.results, {**_measured(data, policy, said), **parts.to_dict()})
+    parts = _parts(data, policy, every[data.tested_on])
+    space.write_section(space.results, {**_measured(data, policy, said), **parts.to_dict()})
     write_slices(space.slices, parts.slices)
     chosen = tuning_predictions(data) if policy.tuned_on else tuned
     on = f"{data.tuned_on} and cross-fitted train" if policy.tuned_on else data.tuned_on
     write_json(space.curves, draw_curves(tested, chosen, policy, data.models, tuned_on=on))
-    texts = data.texts(data.tested_on)
+    texts = [data.texts(data.tested_on)[row] for row in every[data.tested_on].annotated]
     write_error_table(space.errors, tested, texts, policy, data.label, data.tested_on, data.models)
     return {"tested_on": data.tested_on, "rows": len(tested.ids)}
 
@@ -101,7 +102,8 @@ def _measured(data: RunData, policy: Policy, said: Mapping[str, Predictions]) ->
     if data.fused is not None:
         gains = gains_over_experts(said[tuned_on], tested, policy, MODEL, shares, resampling)
         results["gain"], results["gains"] = gains
-        evidence = data.fused_evidence(tested_on)
+        rows = data.predictions(tested_on).annotated.tolist()
+        evidence = {name: part.take(rows) for name, part in data.fused_evidence(tested_on).items()}
         models[MODEL]["seeds"] = seed_spread(data.fused, evidence, tested.labels, resampling.metric)
     return results
 
@@ -126,4 +128,5 @@ STEP = Step(
     settings=("bootstrap", "slices"),
     outputs=lambda run: [run.space.results, run.space.errors, run.space.slices, run.space.curves],
     outside=_terms,
+    per_label=True,
 )

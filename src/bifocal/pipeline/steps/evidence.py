@@ -18,6 +18,9 @@ def write_evidence(run: Context) -> EvidenceCounts:
     for path in run.space.evidence_folder.glob("*/*.safetensors"):
         if path.name.partition(".")[0] not in splits:  # of a run with other splits
             path.unlink()
+    for of in run.further.values():
+        for split in splits:
+            of.data.evidence_of(split)
     found = {split: run.data.evidence_of(split) for split in splits}
     names = run.data.expert_names
     return {"present": {f"{names[m]}/{s}": int(e.present.sum()) for s, of in found.items() for m, e in of.items()}}
@@ -27,5 +30,10 @@ STEP = Step(
     "evidence",
     write_evidence,
     settings=("fusion.folds",),
-    outputs=lambda run: [run.space.evidence(e, s) for e in run.data.expert_names.values() for s in run.data.packed],
+    outputs=lambda run: [
+        space.evidence(expert, split)
+        for space in (run.space, *(of.space for of in run.further.values()))
+        for expert in run.data.expert_names.values()
+        for split in run.data.packed
+    ],
 )

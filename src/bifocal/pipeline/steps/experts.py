@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
@@ -17,8 +17,17 @@ from ...data.splits import holdout_rows
 from ...errors import DataError
 from ...evaluate.metrics import macro_f1
 from ...example import UNLABELLED
-from ...fit.expert import FINISHED, ExpertData, ExpertFiles, FittedExpert, fit_expert
+from ...fit.expert import (
+    FINISHED,
+    ExpertData,
+    ExpertFiles,
+    FittedExpert,
+    FittedHead,
+    FurtherLabel,
+    fit_expert,
+)
 from ...models.saved import read_card
+from ...workspace import Workspace
 from ..context import Context, Step
 
 if TYPE_CHECKING:
@@ -41,6 +50,8 @@ class ExpertCounts(TypedDict):
     columns: dict[str, list[str]]
     """A line per column of records."""
     seconds_each: dict[str, float]
+    heads: NotRequired[dict[str, dict[str, FittedHead]]]
+    """By the expert's name and the further label."""
 
 
 def fit_experts(run: Context) -> ExpertCounts:
@@ -49,8 +60,9 @@ def fit_experts(run: Context) -> ExpertCounts:
     if slices.columns or slices.groups:
         read_columns(run.data.split(run.data.tested_on), run.data.taxonomy, slices)  # an unknown one is refused now
     _tell_majority(run)
+    known = {space.own_expert(model).name for space in _spaces(run) for model in run.data.models}
     for folder in (*run.space.models.glob("*"), *run.space.evidence_folder.glob("*")):
-        if folder.is_dir() and folder.name not in run.data.models:  # of a run with other modalities
+        if folder.is_dir() and folder.name not in known:  # of a run with other modalities, or labels
             shutil.rmtree(folder)
     rows = _training_rows(run)
     done: dict[str, FittedExpert] = {}
@@ -69,7 +81,7 @@ def fit_experts(run: Context) -> ExpertCounts:
                 run.reporter.note(line)
             if (left := len(told) - SHOWN_COLUMNS) > 0:
                 run.reporter.note(f"and {left:,} more columns, which the report names")
-    return {
+    counts: ExpertCounts = {
         "history": {name: fitted.history for name, fitted in done.items()},
         "rows": {name: fitted.counts for name, fitted in done.items()},
         "tried": {name: fitted.tried for name, fitted in done.items() if fitted.tried},
@@ -77,6 +89,9 @@ def fit_experts(run: Context) -> ExpertCounts:
         "columns": columns,
         "seconds_each": {name: fitted.seconds for name, fitted in done.items()},
     }
+    if run.further:
+        counts["heads"] = {name: fitted.heads for name, fitted in done.items()}
+    return counts
 
 
 def _fit(run: Context, name: str, rows: list[int]) -> FittedExpert:
@@ -86,9 +101,20 @@ def _fit(run: Context, name: str, rows: list[int]) -> FittedExpert:
         """Under the expert's name, or where encoders compete for it under theirs."""
         run.reporter.epoch(encoder if len(run.candidates[name]) > 1 else expert, figures)
 
+    further = [
+        FurtherLabel(
+            label,
+            of.label,
+            run.config.labels[label].weight,
+            of.space.own_expert(expert),
+            partial(of.space.evidence, expert),
+        )
+        for label, of in run.further.items()
+    ]
+    weight = run.config.labels[run.config.label].weight if further else 1.0
     return fit_expert(
         run.config.expert(name),
-        ExpertData(name, run.modalities[name], run.data.packed, run.config.label, run.label, rows),
+        ExpertData(name, run.modalities[name], run.data.packed, run.config.label, run.label, rows, further, weight),
         ExpertFiles(
             run.space.expert(expert),
             run.space.checkpoints / expert,
@@ -144,10 +170,16 @@ def _tell_majority(run: Context) -> None:
     classes = {name: np.array(split.classes(run.config.label, run.label)) for name, split in run.data.packed.items()}
     shares = prior(classes["train"], len(run.label.classes))
     judged = classes[run.data.tuned_on]
+    judged = judged[judged != UNLABELLED]
     predictions = np.full(len(judged), shares.argmax())
     score = macro_f1(judged, np.tile(shares, (len(judged), 1)), predictions=predictions)
     right = np.mean(judged == predictions)
     run.reporter.note(f"majority baseline on {run.data.tuned_on}: accuracy {right:.3f}, macro-F1 {score:.3f}")
+
+
+def _spaces(run: Context) -> list[Workspace]:
+    """The places of what each label has of its own, the first label's first."""
+    return [run.space, *(of.space for of in run.further.values())]
 
 
 def _model_files(run: Context) -> list[tuple[str, int, int]]:
@@ -158,12 +190,12 @@ def _model_files(run: Context) -> list[tuple[str, int, int]]:
 
 
 def _files(run: Context) -> list[Path]:
-    return [
-        path
-        for expert in run.data.expert_names.values()
-        for path in (*run.space.expert(expert).glob("*"), run.space.checkpoints / expert / FINISHED)
-        if path.name != "README.md"  # the model card, which the report writes again
-    ]
+    folders = [space.own_expert(expert) for space in _spaces(run) for expert in run.data.expert_names.values()]
+    notes = [run.space.checkpoints / expert / FINISHED for expert in run.data.expert_names.values()]
+    written = [path for folder in folders for path in folder.glob("*")]
+    return [*(path for path in written if path.name != "README.md"), *notes]  # the model card is the report's
 
 
-STEP = Step("experts", fit_experts, settings=("experts", "fusion.holdout"), outputs=_files, outside=_model_files)
+STEP = Step(
+    "experts", fit_experts, settings=("experts", "fusion.holdout", "label_rules"), outputs=_files, outside=_model_files
+)

@@ -191,4 +191,5 @@ STEP = Step(
     outputs=_files,
     # A run that tunes on val is the one that it was before there was a choice.
     outside=lambda run: None if run.config.decide.on == "val" else run.config.decide.on,
+    per_label=True,
 )

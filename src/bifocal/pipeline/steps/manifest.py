@@ -57,7 +57,7 @@ def _findings(run: Context, counts: Mapping[str, Any]) -> list[str]:
 
 def _unlabelled(run: Context, counts: Mapping[str, Any]) -> list[str]:
     labels, first, n = run.config.labels, run.config.label, counts["unlabelled"]
-    if not labels:
+    if len(run.config.label_names) == 1:
         return [f"{n} rows bear no {first}: for scoring, not for training"] if n else []
     found = []
     for name, of in {first: counts, **counts["labels"]}.items():

@@ -15,17 +15,20 @@ from ..context import Context, Step
 
 def write_pages(run: Context) -> Mapping[str, object]:
     """Counts nothing; records the example that the report shows."""
-    data, folder = run.data, run.space.folder
-    facts = findings(folder)
+    data, folder, label = run.data, run.space.folder, run.space.label
+    facts = findings(folder, label)
     for model in data.models:
-        write_model_card(folder, model, facts)
+        if not label or run.space.own_expert(model).is_dir():  # the card of an expert that labels share is the first's
+            write_model_card(folder, model, facts, label)
     tested = data.split(data.tested_on)
     row = example_row(data.predictions(data.tested_on), data.policy(), data.models[-1])
-    run.record.update(example=write_example(run.space, tested, run.modalities, row))
+    example = write_example(run.space, tested, run.modalities, row)
+    if not label:
+        run.record.update(example=example)
     worst = [error["id"] for error in facts["errors"]["worst"]]
     write_gallery(run.space, tested, run.modalities, worst)
-    write_report(folder, facts)
+    write_report(folder, facts, label)
     return {}
 
 
-STEP = Step("report", write_pages, settings=(), outputs=lambda run: [run.space.report / "index.html"])
+STEP = Step("report", write_pages, settings=(), outputs=lambda run: [run.space.report / "index.html"], per_label=True)

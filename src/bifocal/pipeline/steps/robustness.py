@@ -31,4 +31,5 @@ STEP = Step(
     attack_posts,
     settings=("robustness",),
     outputs=lambda run: [run.space.robustness] if run.config.robustness.attacks else [],
+    per_label=True,
 )

@@ -16,8 +16,9 @@ from ..errors import Refused
 if TYPE_CHECKING:
     from ...system.decision import Decision
     from ...system.preprocessing import PackedPost
+    from ..served_models import WithShadow
 
-    Decide = Callable[[Sequence[PackedPost]], Awaitable[Sequence[Decision | BifocalError]]]
+    Decide = Callable[[Sequence[PackedPost]], Awaitable[Sequence[Decision | WithShadow | BifocalError]]]
 
 CHARACTERS_PER_TOKEN = 3
 """Fewer than tokenizers make of most languages: a batch is rather too small than too large."""
@@ -58,7 +59,7 @@ class _Waiting:
     post: PackedPost
     tokens: int
     pictures: int
-    future: asyncio.Future[Decision | BifocalError]
+    future: asyncio.Future[Decision | WithShadow | BifocalError]
     since: float = field(default_factory=monotonic)
 
 
@@ -109,7 +110,7 @@ class Batcher:
         """Posts that wait."""
         return len(self._waiting)
 
-    async def decide(self, post: PackedPost) -> Decision:
+    async def decide(self, post: PackedPost) -> Decision | WithShadow:
         """The Decision on one post; who stops waiting (cancels) frees its place.
 
         Raises
