@@ -91,6 +91,73 @@ def test_calibration_is_fitted_to_the_engine_and_the_rest_is_carried(small_run, 
     assert one.threshold == other.threshold and ours.expected == theirs.expected
 
 
+@pytest.fixture(scope="module")
+def memes_of_labels(tmp_path_factory):
+    """A run of three labels over texts of several windows and pictures, each under the heads of one encoder."""
+    config = {
+        "run": "several",
+        "labels": ["abuse_hate", "offensive", {"target_type": {"requires": "offensive"}}],
+        "source": {
+            "kind": "synthetic", "size": 160,
+            "structures": {"abuse_hate": "and", "offensive": "unique_text", "target_type": "unique_image"},
+        },
+        "ocr": "never",
+        "splits": {"val": 0.25, "test": 0.25},
+        "experts": {
+            "text": {"model": "tiny", "tune": "head", "options": {"max_length": 32}},
+            "image": {"model": "tiny", "tune": "head"},
+        },
+        "fusion": {"strategy": "concat", "seeds": 1, "options": {"epochs": 3}},
+        "decide": {"on": "val"},
+        "bootstrap": 100,
+    }  # fmt: skip
+    return run(parse_config(config), root=tmp_path_factory.mktemp("several"))
+
+
+def same_labels(folder, bundle, posts, close):
+    for ours, theirs in zip(
+        bifocal.load(folder).predict_batch(posts), bifocal.load(bundle).predict_batch(posts), strict=True
+    ):
+        assert theirs.action == ours.action and list(theirs.labels) == list(ours.labels) and len(ours.labels) == 3
+        for label, answer in ours.labels.items():
+            if answer is None:
+                assert theirs.labels[label] is None
+                continue
+            assert theirs.labels[label].probability == pytest.approx(answer.probability, abs=close), label
+            for model, opinion in answer.models.items():
+                assert theirs.labels[label].models[model].probability == pytest.approx(opinion.probability, abs=close)
+
+
+def test_a_bundle_without_torch_decides_by_every_label_as_its_run(memes_of_labels, picture, tmp_path):
+    report = export(memes_of_labels, "onnx", output=tmp_path / "onnx")
+    same_labels(memes_of_labels, tmp_path / "onnx", posts(picture), 1e-4)
+    names = {path.name for path in (tmp_path / "onnx").glob("*.onnx")}
+    fusions = {"mm_fusion.onnx", "mm_fusion.offensive.onnx", "mm_fusion.target_type.onnx"}
+    assert names == {"text_expert.onnx", "vision_expert.onnx"} | fusions, "heads lie in the file of their encoder"
+    assert report["n"] == report["labels"]["offensive"]["n"] > report["labels"]["target_type"]["n"]
+
+
+def test_a_bundle_of_several_labels_holds_what_each_has_of_its_own(labels_run, tmp_path):
+    folder = tmp_path / "torch"
+    report = export(labels_run, "torch", output=folder)
+    posts = [{"text": "quickly note about fire here", "tabular": {"price": 120, "room": "hall"}}, {"text": "sometime"}]
+    same_labels(labels_run, folder, posts, 1e-6)
+    assert list(report["labels"]) == ["paid", "kind"] and report["labels"]["paid"]["flips"]["count"] == 0
+    assert {"reference.json", "reference.paid.json", "reference.kind.json"} <= {p.name for p in folder.iterdir()}
+    assert "| kind: all |" in (folder / "parity.md").read_text()
+    path = folder / "probe" / "expected.json"
+    expected = json.loads(path.read_text())
+    expected["posts"][0]["labels"]["paid"]["mm_fusion"] = [2.0, -1.0]
+    path.write_text(json.dumps(expected))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["probe/expected.json"] = {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match="decides otherwise here"):
+        bifocal.load(folder, strict_parity=True)
+    with pytest.raises(ModelError, match="the text expert .TfidfText. cannot be exported to ONNX"):
+        export(labels_run, "onnx", output=tmp_path / "onnx")
+
+
 def test_what_becomes_integers_saturates_on_no_processor(bundles):
     """AVX2 without VNNI adds two products of an unsigned and a signed byte in 16 bits: 2 x 255 x 64 is the most."""
     import onnx

@@ -223,3 +223,34 @@ def test_bounds_and_rates_from_the_command_line(space):
     }.items():
         done = call(*options)
         assert done.exit_code and refused in str(done.exception), options
+
+
+def test_a_threshold_is_set_for_one_of_several_labels(labels_run, tmp_path, capsys):
+    folder = tmp_path / "labels"
+    shutil.copytree(labels_run, folder)
+    before = Policy.load(folder / "policy_labels.json")
+    said = set_threshold(folder, None, 0.999, label="paid", by="Ada", why="complaints")
+    after = Policy.load(folder / "policy_labels.json")
+    assert said["label"] == "paid" and said["policy"] == after.version != before.version
+    assert after.labels["paid"].changes[0].version == before.version and not after.changes
+    assert after.models == before.models and after.labels["kind"] == before.labels["kind"]
+    post = {"text": "sometime note", "tabular": {"price": 120, "room": "cellar"}}
+    decided = bifocal.load(folder).predict(**post).labels["paid"]
+    assert (decided.threshold, decided.label) == (0.999, 0)
+    changed = compare(labels_run, folder, label="paid")
+    assert changed["label"] == "paid" and changed["moves"].keys() == {"block"} and changed["changed"] > 0
+    assert compare(labels_run, folder)["changed"] == 0
+    with pytest.raises(RunError, match="has no label 'pald'.*paid"):
+        set_threshold(folder, None, 0.5, label="pald", by="Ada", why="complaints")
+
+    def told(*arguments):
+        result = CliRunner().invoke(app, ["policy", *arguments], env={"COLUMNS": "200"})
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    found = told("set", str(folder), "--recall", "0.7", "--by", "Ada", "--why", "misses")
+    assert "set for urgent, the first of several labels" in found
+    assert "kind: act none, asked where urgent is flagged" in (shown := told("show", str(folder)))
+    assert "0.999" in shown
+    set_review(folder, ReviewConfig(alpha=0.1), label="kind", by="Ada", why="doubts")
+    assert Policy.load(folder / "policy_labels.json").labels["kind"].review.alpha == 0.1

@@ -377,3 +377,23 @@ def test_the_command(space, tmp_path):
     assert drift(steady, "--fail-on-alarm").exit_code == 0
     answer = drift(steady, "--json", "-o", str(tmp_path / "x.json"))
     assert json.loads(answer.stdout)["alarms"] == [] and (tmp_path / "x.json").is_file()
+
+
+def test_each_of_several_labels_is_held_against_what_it_was_tuned_on(labels_run, tmp_path):
+    """Of new notes the prices alone have moved: ``paid`` is of those, and ``kind`` is asked of urgent notes."""
+    rows = (labels_run.parents[1] / "notes.csv").read_text().splitlines()
+    head, *notes = (row.split(",")[:4] for row in rows)
+    dear = [[identity, words, "120", room] for identity, words, _, room in notes]
+    (tmp_path / "dear.csv").write_text("\n".join(map(",".join, [head, *dear])) + "\n")
+    scored = {}
+    for ending in ("jsonl", "csv", "parquet"):
+        score_file(bifocal.load(labels_run), tmp_path / "dear.csv", tmp_path / f"scored.{ending}")
+        scored[ending] = measure_drift(labels_run, tmp_path / f"scored.{ending}", output=tmp_path / f"{ending}.json")
+    found = scored["jsonl"]
+    assert found["labels"]["paid"]["compared"]["score"]["state"] == "alarm" and "paid: score" in found["alarms"]
+    assert any(finding.startswith("paid: alarm: score") for finding in found["findings"])
+    asked, flagged = found["labels"]["kind"]["new"], round(found["decisions"]["1"]["new"] * len(notes))
+    assert asked["compared"] == flagged and asked["not_asked"] == len(notes) - flagged
+    assert list(found["labels"]["paid"]["compared"]) == ["score"], "the posts themselves are told of once"
+    for ending in ("csv", "parquet"):
+        assert scored[ending]["labels"] == found["labels"], ending

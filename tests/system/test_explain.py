@@ -8,6 +8,7 @@ from PIL import Image
 import bifocal
 from bifocal.diagnose.explanation import probability
 from bifocal.errors import DataError
+from bifocal.system.explain import joined
 from bifocal.system.torch_engine import TorchEngine
 
 WORDS = "a quiet lantern waits by the river"
@@ -128,6 +129,7 @@ def test_of_several_classes_the_decided_one_is_explained(system, picture, monkey
         for name, model in system.policy.models.items()
     }
     monkeypatch.setattr(system, "label", label)
+    monkeypatch.setattr(system, "labels", {system.policy.label: label})
     monkeypatch.setattr(system, "policy", system.policy.model_copy(update={"models": pooled}))
     found = system.explain(WORDS, picture)
     assert found.explains == found.decision.label in ("calm", "loud")
@@ -200,3 +202,31 @@ def test_the_window_that_speaks_most_is_told_and_a_short_text_has_none(system, p
     assert told["read"][told["deciding"]]["probability"] == pytest.approx(
         found.decision.models["text_expert"].probability, abs=1e-4
     )
+
+
+def test_the_answer_by_each_of_several_labels_is_explained(labels_run):
+    system = bifocal.load(labels_run)
+    post = {"text": "quickly note about fire here", "tabular": {"price": 120, "room": "hall"}}
+    first = system.explain(**post)
+    assert first.label is None and "label" not in first.to_dict() and system.explain(**post, label="urgent") == first
+    for label in ("paid", "kind"):
+        found = system.explain(**post, label=label)
+        answer = found.decision.labels[label]
+        assert found.answer is answer and found.to_dict()["label"] == label
+        assert probability(found.score) == pytest.approx(answer.probability, abs=1e-5)
+        assert sum(found.contributions.values()) == pytest.approx(found.score - found.baseline, abs=1e-9)
+    paid = system.explain(**post, label="paid").contributions
+    assert abs(paid["tabular"]) > abs(paid["text"]), "it is of the record alone"
+    with pytest.raises(DataError, match="no label 'pald'.*paid"):
+        system.explain(**post, label="pald")
+    with pytest.raises(DataError, match="'kind' is not asked of this post, as 'urgent' is not flagged"):
+        system.explain("sometime note about matters", tabular={"price": 20, "room": "cellar"}, label="kind")
+
+
+def test_evidence_of_several_labels_is_joined_with_that_of_each(labels_run):
+    system = bifocal.load(labels_run)
+    parts = [system.engine.evidence([{"text": text}]) for text in ("quickly note", "sometime note")]
+    whole = joined(parts)
+    for label in (None, "paid", "kind"):
+        apart = [system.engine.logits(part, label)["mm_fusion"] for part in parts]
+        np.testing.assert_allclose(system.engine.logits(whole, label)["mm_fusion"], np.concatenate(apart), atol=1e-6)

@@ -528,3 +528,24 @@ def test_rows_that_a_stray_quote_would_swallow_are_decided_and_told_of(system, t
     (tmp_path / "in.csv").write_text("\n".join(["id,text", *lines]))
     counts, rows, notes = scored(system, tmp_path / "in.csv", tmp_path)
     assert counts["decided"] == len(rows) == 60 and "with a quote that no other closes" in notes[-1]
+
+
+def test_of_several_labels_each_has_columns_and_one_that_is_not_asked_empty_cells(labels_run, tmp_path):
+    import pyarrow.parquet as parquet
+
+    system, posts = bifocal.load(labels_run), tmp_path / "posts.csv"
+    posts.write_text(
+        "id,words,price,room\na,sometime note about matters,20,cellar\nb,quickly note about fire here,120,hall\n"
+    )
+    for ending in ("csv", "jsonl", "parquet"):
+        score_file(system, posts, tmp_path / f"out.{ending}")
+    table = parquet.read_table(tmp_path / "out.parquet")
+    types = {name: str(table.schema.field(f"labels.{name}").type) for name in ("paid.prob", "paid.label", "kind.label")}
+    assert types == {"paid.prob": "double", "paid.label": "int64", "kind.label": "string"}
+    assert str(table.schema.field("labels.paid.threshold").type) == "double"
+    assert table["labels.kind.label"].to_pylist() == [None, "fire"] and "labels.kind" not in table.column_names
+    with open(tmp_path / "out.csv", newline="") as file:
+        quiet, urgent = csv.DictReader(file)
+    assert (quiet["labels.kind.label"], quiet["labels.kind.prob"], urgent["labels.kind.label"]) == ("", "", "fire")
+    first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
+    assert first["labels"]["kind"] is None and first["labels"]["paid"]["label"] == 0

@@ -47,6 +47,7 @@ def explain(
     tabular: Tabular = None,
     part: Part = None,
     grid: Annotated[int, typer.Option(help="Regions along each side of the picture.")] = 7,
+    label: Annotated[str | None, typer.Option(help="Of several labels; the first, unless another is named.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write the page, heat map and JSON there.")
     ] = None,
@@ -63,7 +64,7 @@ def explain(
     record = None if tabular is None else read_mapping(tabular, "--tabular")
     system = load(run_folder, strict_parity=strict_parity, allow_plugins=allow_plugin or ())
     parts = _parts(part, system.forms)
-    explanation = system.explain(text=text, image_path=image, tabular=record, parts=parts, grid=grid)
+    explanation = system.explain(text=text, image_path=image, tabular=record, parts=parts, grid=grid, label=label)
     written = {}
     if output is not None:
         from ..report.explanation import write_explanation

@@ -13,7 +13,7 @@ from ..workspace import read_json
 from .console import drawn, emit_json, plain, print_counts
 
 if TYPE_CHECKING:
-    from ..system.decision import Decision
+    from ..system.decision import Decision, LabelDecision
     from ..system.explain import Explanation
 
 STRONGEST = 5
@@ -29,11 +29,22 @@ def print_decision(decision: Decision, as_json: bool) -> None:
     console = plain()
     console.print(str(decision.action or decision.label), style="bold")
     console.print(decision.why)
+    for label, answer in decision.labels.items():
+        if answer is None:
+            console.print(f"{label}: not asked, as the label that it requires is not flagged")
+        elif label != next(iter(decision.labels)):
+            console.print(f"{label}: {_answer(answer)}", soft_wrap=True)
     if decision.truncated:
         console.print("not all of the post's words were read: it has more of them than the text expert takes")
     rows = [[model, f"{opinion.probability:.3f}", str(opinion.label)] for model, opinion in decision.models.items()]
     console.print(drawn(Table(["model", "probability", "label"], rows)))
     console.print(f"text used: {decision.text_used or '(none)'}  language: {decision.language}")
+
+
+def _answer(answer: LabelDecision) -> str:
+    """The answer by a further label, in a line."""
+    line = "the likeliest class" if answer.threshold is None else f"threshold {answer.threshold:.2f}"
+    return f"{answer.action or 'no action'}, {answer.label} with {answer.probability:.3f} ({line})"
 
 
 def print_explanation(explanation: Explanation, written: Mapping[str, Path], as_json: bool) -> None:
@@ -44,8 +55,9 @@ def print_explanation(explanation: Explanation, written: Mapping[str, Path], as_
     print_decision(explanation.decision, as_json)
     console = plain()
     shares = "".join(f" {share:+.2f} {name}" for name, share in explanation.contributions.items())
+    explains = f"{explanation.label} {explanation.explains}" if explanation.label else explanation.explains
     console.print(
-        f"log-odds of {explanation.explains}: {explanation.baseline:+.2f} baseline{shares} = {explanation.score:+.2f}",
+        f"log-odds of {explains}: {explanation.baseline:+.2f} baseline{shares} = {explanation.score:+.2f}",
         soft_wrap=True,
     )
     for name, pieces in explanation.pieces.items():
@@ -73,6 +85,9 @@ def print_drift(found: Mapping[str, Any], as_json: bool) -> None:
         f"an alarm is a PSI of {found['rule']['psi']:g} beyond chance with p at most {found['rule']['alpha']:g}",
         soft_wrap=True,
     )
+    compared = dict(found["compared"])
+    for label, of in found.get("labels", {}).items():
+        compared |= {f"{label}: {name}": entry for name, entry in of.get("compared", {}).items()}
     rows = [
         [
             name,
@@ -81,7 +96,7 @@ def print_drift(found: Mapping[str, Any], as_json: bool) -> None:
             "n/a" if entry["p_holm"] is None else f"{entry['p_holm']:.2g}",
             entry["state"].upper() if entry["state"] == "alarm" else entry["state"],
         ]
-        for name, entry in found["compared"].items()
+        for name, entry in compared.items()
     ]
     console.print(drawn(Table(["property", "PSI", "by chance", "p (Holm)", "state"], rows)))
     for name, share in (found["estimated_base_rate"] or {}).items():
@@ -173,6 +188,8 @@ def print_export(report: Mapping[str, Any], as_json: bool) -> None:
         f"[{flips['low']:.2%}, {flips['high']:.2%}]; largest difference of a probability {report['largest']:.4f}",
         soft_wrap=True,
     )
+    for label, of in report.get("labels", {}).items():
+        console.print(f"{label}: {of['flips']['count']} of {of['n']} flip; largest difference {of['largest']:.4f}")
     losses = ", ".join(f"{who} {value:.4f}" for who, value in report["nll"].items() if value is not None)
     console.print(f"NLL: {losses or 'no labels'}; {took['run'] / took['engine']:.2f} times as fast", soft_wrap=True)
 
@@ -190,9 +207,9 @@ def print_policy_diff(found: Mapping[str, Any], as_json: bool) -> None:
     head = ["setting", f"A {found['a']}", f"B {found['b']}"]
     same = "the policies decide alike: no setting differs"
     console.print(drawn(Table(head, settings, texts=3)) if settings else same)
-    right = found["right"]
+    right, of = found["right"], f"{found['label']}: " if "label" in found else ""
     console.print(
-        f"{found['model']} on {found['n']:,} {words.posts(found['on'])}: {found['changed']:,} decisions change "
+        f"{of}{found['model']} on {found['n']:,} {words.posts(found['on'])}: {found['changed']:,} decisions change "
         f"({words.share(found['changed'], found['n'])}); labels right: {right['a']:,} in A, {right['b']:,} in B, "
         f"of {right['of']:,}"
     )
@@ -206,6 +223,22 @@ def print_policy_diff(found: Mapping[str, Any], as_json: bool) -> None:
         console.print(drawn(Table(["id", "label", "A", "B", TEXT], examples, texts=5)))
 
 
+def print_policy(found: Mapping[str, Any], as_json: bool) -> None:
+    """A row per label, model and pattern, and what each label may do."""
+    if as_json:
+        emit_json(found)
+        return
+    console = plain()
+    console.print(f"policy {found['policy']}")
+    rows = []
+    for label, of in found["labels"].items():
+        asked = f", asked where {of['requires']} is flagged" if of["requires"] else ""
+        console.print(f"{label}: act {of['act']}{asked}; {of['by_hand']} changes by hand")
+        for model, patterns in of["models"].items():
+            rows += [[label, model, pattern, "likeliest" if t is None else f"{t:g}"] for pattern, t in patterns.items()]
+    console.print(drawn(Table(["label", "model", "posts", "threshold"], rows, texts=3)))
+
+
 def print_policy_set(folder: Path, change: Mapping[str, Any], as_json: bool) -> None:
     """The change; the thresholds that it leaves as they are, and the bundles that it does not reach."""
     told = {"others", "bundles"} | ({"model", "pattern", "before", "after"} if "review" in change else set())
@@ -213,10 +246,11 @@ def print_policy_set(folder: Path, change: Mapping[str, Any], as_json: bool) -> 
     if as_json:
         return
     console = plain()
+    label = f"--label {change['label']} " if "label" in change else ""
     for pattern, threshold in change["others"].items():
         posts = "all other posts" if pattern == "pooled" else f"posts with {pattern} only"
         console.print(
-            f"unchanged: {threshold:g} for {posts}; `bifocal policy set {folder} --model {change['model']} "
+            f"unchanged: {threshold:g} for {posts}; `bifocal policy set {folder} {label}--model {change['model']} "
             f"--pattern {pattern} …` sets it",
             soft_wrap=True,
         )

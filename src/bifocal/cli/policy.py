@@ -19,12 +19,24 @@ Settings = TypeVar("Settings", bound="BaseModel")
 
 policy_app = typer.Typer(help="Compare policies, and set a threshold by hand.", no_args_is_help=True)
 
+Label = Annotated[str | None, typer.Option(help="Of several labels; the first, unless another is named.")]
+
+
+@policy_app.command("show")
+def policy_show(run_folder: RunOrBundle, as_json: Json = False) -> None:
+    """What decides: the thresholds of every label, and what each may do."""
+    from ..deploy.policies import thresholds_of
+    from .decision_tables import print_policy
+
+    print_policy(thresholds_of(run_folder), as_json)
+
 
 @policy_app.command("diff")
 def policy_diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="A run folder, or a policy file in one.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another policy for the same models.")],
     on: Annotated[str, typer.Option(metavar="SPLIT", help="Posts to decide on: test, val or train.")] = "test",
+    label: Label = None,
     allow_plugin: AllowPlugin = None,
     as_json: Json = False,
 ) -> None:
@@ -32,7 +44,7 @@ def policy_diff(
     from ..deploy.policies import compare
     from .decision_tables import print_policy_diff
 
-    print_policy_diff(compare(a, b, on=on, allow_plugins=allow_plugin or ()), as_json)
+    print_policy_diff(compare(a, b, on=on, label=label, allow_plugins=allow_plugin or ()), as_json)
 
 
 @policy_app.command("set")
@@ -52,6 +64,7 @@ def policy_set(
     pattern: Annotated[
         str, typer.Option(help="Posts that bring these parts only, such as text; pooled = all that have no own one.")
     ] = "pooled",
+    label: Label = None,
     allow_plugin: AllowPlugin = None,
     as_json: Json = False,
 ) -> None:
@@ -78,15 +91,21 @@ def policy_set(
         if len(rates) < len(parts):
             raise ConfigError(f"--review takes each name once, found {review}")
         band = _checked(ReviewConfig, rates, "--review")
-        change = set_review(run_folder, band, by=by, why=why, allow_plugins=allowed)
+        change = set_review(run_folder, band, label=label, by=by, why=why, allow_plugins=allowed)
     else:
         asked: float | ThresholdConfig
         if threshold is not None:
             asked = threshold
         else:
             asked = _checked(ThresholdConfig, {"by": given[0], "bound": rules[given[0]]}, f"--{given[0]}")
-        change = set_threshold(run_folder, model, asked, pattern=pattern, by=by, why=why, allow_plugins=allowed)
+        change = set_threshold(
+            run_folder, model, asked, label=label, pattern=pattern, by=by, why=why, allow_plugins=allowed
+        )
     print_policy_set(run_folder, change, as_json)
+    if label is None and "label" in change and not as_json:
+        from .console import plain
+
+        plain().print(f"set for {change['label']}, the first of several labels: --label names another")
 
 
 def _checked(model: type[Settings], content: Mapping[str, object], option: str) -> Settings:

@@ -6,7 +6,7 @@ import shutil
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from ..assess.tuning import joined, training_scores
 from ..contracts import Reporter
 from ..decide.calibration_methods import Calibration, fit_calibration
 from ..decide.policy import POOLED, Policy, now, pattern_of, patterns
-from ..errors import RunError, extras_named, nearest
+from ..errors import ModelError, RunError, extras_named, nearest
 from ..evaluate.metrics import nll
 from ..example import UNLABELLED
 from ..fit.fusion import MODEL
@@ -35,15 +35,18 @@ from ..system.bundle import (
     bundle_of,
     load_bundle,
     new_bundle,
+    reference_of,
 )
+from ..system.engine import logits_by_label
 from ..system.onnx_engine import OnnxEngine
 from ..system.parity_probe import keep_probe, named
-from ..system.torch_engine import TorchEngine
+from ..system.torch_engine import LabelModels, TorchEngine, is_head
 from ..workspace import Workspace, file_sha256, write_json
 
 if TYPE_CHECKING:
     from ..data.shards import Split
     from ..decide.tuning_rows import Scores
+    from ..models.exportable import Exportable, FusionModule
     from ..system.engine import Engine
 
 MAX_FLIPS = 0.005
@@ -86,10 +89,11 @@ def export(
     Returns
     -------
     dict
-        What ``parity.json`` holds, and ``bundle``: the folder. ``n``, ``flips``: ``{"count", "rate", "low", "high"}``
-        (95%, Clopper and Pearson 1934), ``largest``: difference of a calibrated probability, ``nll``: of the run and of
-        the engine, ``patterns``: the same by presence pattern, ``seconds_per_post``: of the run and of the engine,
-        ``probe``: the processor, and how many posts are kept.
+        What ``parity.json`` holds, and ``bundle``: the folder. Of several labels that of the first, and the same of
+        each further one under ``labels`` (of a label that requires another, on posts where it is asked). ``n``,
+        ``flips``: ``{"count", "rate", "low", "high"}`` (95%, Clopper and Pearson 1934), ``largest``: difference of a
+        calibrated probability, ``nll``: of the run and of the engine, ``patterns``: the same by presence pattern,
+        ``seconds_per_post``: of the run and of the engine, ``probe``: the processor, and how many posts are kept.
 
     Raises
     ------
@@ -112,23 +116,37 @@ def export(
         policy = _recalibrated(run, before, made, reporter.progress).model_copy(
             update={"versions": {**before.versions, **card["versions"]}, "date": now()}
         )
+        for label, of in card.get("further", {}).items():
+            fitted = policy.of_label(label)
+            versions = {**fitted.versions, **of["versions"]}
+            policy = policy.with_label(fitted.model_copy(update={"versions": versions, "date": policy.date}))
         reporter.step("compare", False)
         report = parity(run, before, made, policy, reporter.progress)
-        if report["flips"]["rate"] > MAX_FLIPS and not accept:
-            raise RunError(
-                f"{engine} decides otherwise on {report['flips']['count']} of {report['n']} {run.tested_on} posts "
-                f"({report['flips']['rate']:.2%}, at most {MAX_FLIPS:.1%} are allowed): take another engine, or say "
-                "--accept; a run that an earlier version calibrated wants `bifocal evaluate CONFIG` first"
-            )
+        if not accept:
+            _refuse_flips(report, engine, run)
         spread = calibrated(run.predictions(run.tested_on), before, made.main)[0][:, -1].tolist()
         report["probe"] = keep_probe(part, run.packed[run.tested_on], spread, made, policy)
         policy.save(part / POLICY)
         _carry(folder, part, policy, reporter)
         write_json(part / CARD, card)
         shutil.copy(run.space.reference, part / REFERENCE)
+        for of in run.further.values():
+            shutil.copy(of.space.reference, part / reference_of(of.space.label_ending))
         write_json(part / PARITY, report)
         (part / "parity.md").write_text(parity_markdown(report), encoding="utf-8")
     return {**report, "bundle": str(folder)}
+
+
+def _refuse_flips(report: Mapping[str, Any], engine: str, run: RunData) -> None:
+    """Raise `RunError` where an engine turns over too many decisions by any label."""
+    for label, of in {"": report, **report.get("labels", {})}.items():
+        if of["flips"]["rate"] > MAX_FLIPS:
+            by = f" by {label!r}" if label else ""
+            raise RunError(
+                f"{engine} decides otherwise{by} on {of['flips']['count']} of {of['n']} {run.tested_on} posts "
+                f"({of['flips']['rate']:.2%}, at most {MAX_FLIPS:.1%} are allowed): take another engine, or say "
+                "--accept; a run that an earlier version calibrated wants `bifocal evaluate CONFIG` first"
+            )
 
 
 def _finished(run_folder: str | Path, allow_plugins: Collection[str] = ()) -> tuple[RunData, Policy]:
@@ -150,31 +168,39 @@ def _carry(folder: Path, part: Path, policy: Policy, reporter: Reporter) -> None
     if not (folder / POLICIES).is_dir():
         return
     shutil.copytree(folder / POLICIES, part / POLICIES)
-    with suppress(RunError):  # a damaged one, or a model that this run has not
-        changes = [c for c in Policy.load(folder / POLICY).changes if c.review is None]
-        for change in {(c.model, c.pattern): c for c in changes}.values():
-            if (now_it_is := policy.threshold(change.model, change.pattern)) != change.after:
-                reporter.note(
-                    f"the threshold {change.after:g} of {change.model} ({change.pattern}), set by {change.by} in the "
-                    f"bundle that was there, is {now_it_is} again, as in the run; the record is kept in {POLICIES}/"
-                )
+    with suppress(RunError):  # a damaged one, or a label or model that this run has not
+        there = Policy.load(folder / POLICY)
+        for label in there.label_names:
+            changes = [c for c in there.of_label(label).changes if c.review is None]
+            own, by = policy.of_label(label), "" if label == policy.label else f" by {label!r}"
+            for change in {(c.model, c.pattern): c for c in changes}.values():
+                if (now_it_is := own.threshold(change.model, change.pattern)) != change.after:
+                    reporter.note(
+                        f"the threshold {change.after:g} of {change.model} ({change.pattern}){by}, set by {change.by} "
+                        f"in the bundle that was there, is {now_it_is} again, as in the run; the record is kept in "
+                        f"{POLICIES}/"
+                    )
 
 
 def _models(run: RunData, engine: str, part: Path, reporter: Reporter) -> dict[str, Any]:
     """Write the models, and say what they are."""
     torch_like = engine.startswith("torch")
     files = _copied(run, part) if torch_like else _traced(run, engine, part, reporter)
-    label = {run.config.label: run.label}
+    entries = type(run.taxonomy)({of.config.label: of.label for of in (run, *run.further.values())}).to_json()
+    label = entries.pop(run.config.label)
+    base = {"run": run.config.run, "engine": engine}
+    further = {name: {**of, "versions": {**base, **of["versions"]}} for name, of in files["further"].items()}
     return {
         "format": FORMAT,
         "engine": engine,
         "bifocal": __version__,
         "config": run.record["config"],
-        "label": type(run.taxonomy)(label).to_json()[run.config.label],
+        "label": label,
         "text_role": run.record["text_role"],
         "experts": files["experts"],
         "fusion": files["fusion"],
-        "versions": {"run": run.config.run, "engine": engine, **files["versions"]},
+        "versions": {**base, **files["versions"]},
+        **({"labels": entries, "further": further} if further else {}),
     }
 
 
@@ -182,30 +208,96 @@ def _copied(run: RunData, part: Path) -> dict[str, Any]:
     """The models as they lie in the run's folder."""
     from ..system.system import model_versions
 
-    there = Workspace(part, run.config.run)
-    for expert in run.expert_names.values():
-        shutil.copytree(run.space.expert(expert), there.expert(expert))
-    if run.fused is not None:
-        shutil.copytree(run.space.fusion, there.fusion)
-    versions = model_versions(run.space, list(run.expert_names.values()))
-    return {"experts": None, "fusion": None, "versions": versions}
+    there, names = Workspace(part, run.config.run), list(run.expert_names.values())
+    found = {}
+    for label, of in {"": run, **run.further}.items():
+        place = there.for_label(label)
+        for expert in names:
+            if (own := of.space.own_expert(expert)).is_dir():
+                shutil.copytree(own, place.own_expert(expert))
+        if of.fused is not None:
+            shutil.copytree(of.space.fusion, place.fusion)
+        found[label] = {"experts": None, "fusion": None, "versions": model_versions(of.space, names)}
+    return {**found.pop(""), "further": found}
 
 
 def _traced(run: RunData, engine: str, part: Path, reporter: Reporter) -> dict[str, Any]:
-    """Every encoder and the fusion as ONNX."""
-    from ..models.exportable import exportable, traced_fusion
+    """Every encoder and every fusion as ONNX."""
+    fused = {}  # one that cannot says so before long work
+    for label, of in {"": run, **run.further}.items():
+        with _naming(label):
+            fused[label] = _traced_fusion(of)
+    found: dict[str, Any] = {label: {"experts": {}, "fusion": None, "versions": {}} for label in fused}
+    made = {name: _exportables(run, name) for name in run.encoders}
+    for done, (modality, encoders) in enumerate(made.items()):
+        for label, card in _write_experts(run, modality, encoders, part, quantised=engine == "onnx-int8").items():
+            found[label]["experts"][modality] = card
+            found[label]["versions"][card["name"]] = file_sha256(part / card["file"])[:16]
+            if "output" in card:  # a head: it lies in the first label's file
+                del card["file"]
+        reporter.progress(done + 1, len(made) + 1)
+    for label, fusion in fused.items():
+        if fusion is not None:
+            path = part / f"{MODEL}{run.space.for_label(label).label_ending}.onnx"
+            inputs = {name if name == "present" else f"input_{name}": x for name, x in fusion.examples().items()}
+            write_graph(fusion, inputs, dict.fromkeys(inputs, ("batch", None)), ["logits"], path)
+            found[label]["fusion"] = {"name": MODEL, "file": path.name, "read": dict(fusion.fusion.read)}
+            found[label]["versions"][MODEL] = file_sha256(path)[:16]
+    return {**found.pop(""), "further": found}
 
-    experts, versions = {}, {}
-    fused = traced_fusion(run.fused) if run.fused is not None else None  # one that cannot says so before long work
-    made = {name: exportable(name, encoder) for name, encoder in run.encoders.items()}
-    for done, (modality, encoder) in enumerate(made.items()):
-        name = run.expert_names[modality]
-        path = part / f"{name}.onnx"
-        write_graph(encoder.module, encoder.inputs, encoder.axes, ["features", "logits"], path)
-        if engine == "onnx-int8":
+
+@contextmanager
+def _naming(label: str) -> Iterator[None]:
+    """Have what cannot be exported named with the further label that it is of."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"label {label!r}: {error}" if label else str(error)) from None
+
+
+def _traced_fusion(run: RunData) -> FusionModule | None:
+    from ..models.exportable import traced_fusion
+
+    return None if run.fused is None else traced_fusion(run.fused)
+
+
+def _exportables(run: RunData, modality: str) -> dict[str, Exportable]:
+    """What the expert of a modality hands over, and that of each further label."""
+    from ..models.exportable import exportable
+
+    found = {}
+    for label, of in {"": run, **run.further}.items():
+        with _naming(label):
+            found[label] = exportable(modality, of.encoders[modality])
+    return found
+
+
+def _write_experts(
+    run: RunData, modality: str, made: Mapping[str, Exportable], part: Path, *, quantised: bool
+) -> dict[str, dict[str, Any]]:
+    """Write the expert of a modality with its heads, and those of further labels that have one of their own.
+
+    Gives what the bundle says of each, by label; "" = the first.
+    """
+    from ..models.exportable import WithHeads
+
+    name, first, further = run.expert_names[modality], run.encoders[modality], run.further
+    heads = {label: made[label] for label, of in further.items() if is_head(of.encoders[modality], first)}
+    for label, head in heads.items():
+        if head.head is None:
+            raise ModelError(f"label {label!r}: {type(first).__name__} hands over no head of its own to be exported")
+    found: dict[str, dict[str, Any]] = {}
+    for label in [label for label in made if label not in heads]:
+        encoder, path = made[label], part / f"{name}{run.space.for_label(label).label_ending}.onnx"
+        outputs, module = ["features", "logits"], encoder.module
+        if heads and not label:
+            outputs += [f"logits_{number + 1}" for number in range(len(heads))]
+            module = WithHeads(module, [head.head for head in heads.values() if head.head is not None])
+        write_graph(module, encoder.inputs, encoder.axes, outputs, path)
+        if quantised:
             quantise(path)
         features, logits = encoder.module(*encoder.inputs.values())
-        experts[modality] = {
+        found[label] = {
             "name": name,
             "file": path.name,
             "reader": encoder.reader,
@@ -213,16 +305,16 @@ def _traced(run: RunData, engine: str, part: Path, reporter: Reporter) -> dict[s
             "features": features.shape[1],
             "classes": logits.shape[1],
         }
-        versions[name] = file_sha256(path)[:16]
-        reporter.progress(done + 1, len(made) + 1)
-    fusion = None
-    if fused is not None:
-        path = part / f"{MODEL}.onnx"
-        inputs = {name if name == "present" else f"input_{name}": x for name, x in fused.examples().items()}
-        write_graph(fused, inputs, dict.fromkeys(inputs, ("batch", None)), ["logits"], path)
-        fusion = {"name": MODEL, "file": path.name, "read": dict(fused.fusion.read)}
-        versions[MODEL] = file_sha256(path)[:16]
-    return {"experts": experts, "fusion": fusion, "versions": versions}
+    for number, (label, head) in enumerate(heads.items()):
+        found[label] = {
+            "name": name,
+            "file": found[""]["file"],
+            "output": f"logits_{number + 1}",
+            "classes": len(further[label].label.classes),
+            "highest": head.settings.get("highest", False),
+            "offsets": list(head.settings.get("offsets", ())),
+        }
+    return found
 
 
 def write_graph(
@@ -308,7 +400,7 @@ def _stacked(graph: Any) -> list[str]:
 def _head(graph: Any) -> list[str]:
     """Names of the nodes that make logits of features, which stay in float32: they cost nothing."""
     made = {output: node for node in graph.node for output in node.output}
-    names, wanted = [], ["logits"]
+    names, wanted = [], [output.name for output in graph.output if output.name != "features"]
     while wanted:
         node = made.get(wanted.pop())
         if node is not None:
@@ -319,44 +411,72 @@ def _head(graph: Any) -> list[str]:
 
 
 def _opened(run: RunData, engine: str, part: Path, card: Mapping[str, Any]) -> Engine:
+    further = card.get("further", {})
     if engine.startswith("torch"):
-        return TorchEngine.load(Workspace(part, run.config.run), run.modalities, name=engine)
-    return OnnxEngine(engine, part, card["experts"], card["fusion"])
+        return TorchEngine.load(Workspace(part, run.config.run), run.modalities, name=engine, further=list(further))
+    return OnnxEngine(engine, part, card["experts"], card["fusion"], further)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What an engine says of a split by one label.
+
+    Attributes
+    ----------
+    models : dict
+        Model -> logits.
+    blanked : dict
+        Pattern -> logits of the deciding model with the other parts blanked.
+    """
+
+    models: dict[str, np.ndarray]
+    blanked: dict[str, np.ndarray]
 
 
 def _predict(
-    engine: Engine, split: Split, modalities: Sequence[str], progress: Any
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], float]:
-    """Model -> logits of a split; pattern -> logits of the deciding model with the other parts blanked; seconds."""
+    engine: Engine, split: Split, modalities: Sequence[str], labels: Sequence[str], progress: Any
+) -> tuple[dict[str, _Answers], float]:
+    """What an engine says of a split by each label, from one pass of its encoders; and the seconds that it took."""
     values = {name: split.values(name) for name in modalities}
     kept = [keep for keep in patterns(modalities) if len(keep) < len(modalities)]
-    models: dict[str, list[np.ndarray]] = {}
-    blanked: dict[str, list[np.ndarray]] = {pattern_of(keep): [] for keep in kept}
+    models: dict[str, dict[str, list[np.ndarray]]] = {label: {} for label in labels}
+    blanked: dict[str, dict[str, list[np.ndarray]]] = {label: {} for label in labels}
     seconds = 0.0
     for start in range(0, len(split), AT_ONCE):
         rows = range(start, min(start + AT_ONCE, len(split)))
         posts = [{name: values[name][i] for name in modalities if split.present[name][i]} for i in rows]
         began = perf_counter()
         evidence = engine.evidence(posts)
-        for model, logits in engine.logits(evidence).items():
-            models.setdefault(model, []).append(logits)
+        found = logits_by_label(engine, evidence, labels)
         seconds += perf_counter() - began
+        for label, of in found.items():
+            for model, logits in of.items():
+                models[label].setdefault(model, []).append(logits)
         for keep in kept:
             left = {name: e if name in keep else e.without() for name, e in evidence.items()}
-            blanked[pattern_of(keep)].append(engine.logits(left)[engine.main])
+            for label, of in logits_by_label(engine, left, labels).items():
+                blanked[label].setdefault(pattern_of(keep), []).append(of[engine.main])
         progress(start + len(posts), len(split))
-    return (
-        {model: np.concatenate(pieces) for model, pieces in models.items()},
-        {pattern: np.concatenate(pieces) for pattern, pieces in blanked.items()},
-        seconds,
-    )
+    return {label: _Answers(_whole(models[label]), _whole(blanked[label])) for label in labels}, seconds
+
+
+def _whole(pieces: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate(rows) for name, rows in pieces.items()}
 
 
 def _recalibrated(run: RunData, policy: Policy, engine: Engine, progress: Any) -> Policy:
-    """The policy with every calibration fitted anew to what the engine says."""
+    """The policy with every calibration of every label fitted anew to what the engine says."""
+    split = run.packed[run.tuned_on]
+    answers, _ = _predict(engine, split, list(run.modalities), run.config.label_names, progress)
+    for label, of in answers.items():
+        policy = policy.with_label(_refitted(run.for_label(label), policy.of_label(label), of, engine.main))
+    return policy
+
+
+def _refitted(run: RunData, policy: Policy, answers: _Answers, main: str) -> Policy:
+    """The policy of one label, of which a run sees what is its own."""
     split, reference = run.packed[run.tuned_on], run.predictions(run.tuned_on)
-    models, blanked, _ = _predict(engine, split, list(run.modalities), progress)
-    blanked[pattern_of(run.modalities)] = models[engine.main]
+    blanked = {**answers.blanked, pattern_of(run.modalities): answers.models[main]}
     more = training_scores(run) if policy.tuned_on else {}
 
     def anew(model: str, pattern: str, said: Scores, method: str) -> Calibration:
@@ -372,34 +492,62 @@ def _recalibrated(run: RunData, policy: Policy, engine: Engine, progress: Any) -
             found = anew(name, pattern, (blanked[pattern][has], reference.labels[has]), part.calibration.method)
             own[pattern] = part.model_copy(update={"calibration": found})
         has = reference.has[name]
-        found = anew(name, POOLED, (models[name][has], reference.labels[has]), fit.calibration.method)
+        found = anew(name, POOLED, (answers.models[name][has], reference.labels[has]), fit.calibration.method)
         fitted[name] = fit.model_copy(update={"calibration": found, "patterns": own})
     return policy.model_copy(update={"models": fitted})
 
 
 def parity(run: RunData, before: Policy, engine: Engine, policy: Policy, progress: Any) -> dict[str, Any]:
     """A run and an engine on the same posts, each with its policy; what `export` reports but for the probe."""
-    split, ours = run.packed[run.tested_on], run.predictions(run.tested_on)
-    logits, _, seconds = _predict(engine, split, list(run.modalities), progress)
-    original = TorchEngine(run.encoders, run.expert_names, run.fused)
+    split, labels = run.packed[run.tested_on], run.config.label_names
+    answers, seconds = _predict(engine, split, list(run.modalities), labels, progress)
+    models = {label: LabelModels(of.encoders, of.fused) for label, of in run.further.items()}
+    original = TorchEngine(run.encoders, run.expert_names, run.fused, further=models)
     rows = split.take(range(min(AT_ONCE, len(split))))
-    took = _predict(original, rows, list(run.modalities), lambda *_: None)[2] / len(rows)
-    theirs = replace(ours, logits={name: logits[name] for name in ours.logits})
-    has = ours.has[engine.main]
-    p, q = (calibrated(one, by, engine.main)[0] for one, by in ((ours, before), (theirs, policy)))
-    done, redone = (actions(one, by, engine.main) for one, by in ((ours, before), (theirs, policy)))
-    by_pattern = np.array(ours.patterns)
+    took = _predict(original, rows, list(run.modalities), labels, lambda *_: None)[1] / len(rows)
+    by_label = {}
+    for label in labels:
+        pair = (before.of_label(label), policy.of_label(label))
+        asked = _asked(run, before, label)
+        by_label[label] = _parity_of(run.for_label(label), pair, answers[label].models, engine.main, asked)
+    first = by_label.pop(run.config.label)
     return {
         "engine": engine.name,
         "run": run.config.run,
         "split": run.tested_on,
+        **first,
+        "seconds_per_post": {"run": took, "engine": seconds / len(split)},
+        "policies": {"run": before.version, "engine": policy.version},
+        **({"labels": by_label} if by_label else {}),
+    }
+
+
+def _asked(run: RunData, policy: Policy, label: str) -> np.ndarray:
+    """Whether a label is asked of each post that a run is tested on: what it requires is flagged, and asked itself."""
+    parent = policy.of_label(label).requires
+    if parent is None:
+        return np.ones(len(run.packed[run.tested_on]), dtype=bool)
+    above = run.for_label(parent)
+    flagged = calibrated(above.predictions(run.tested_on), policy.of_label(parent), above.models[-1])[1] == 1
+    return flagged & _asked(run, policy, parent)
+
+
+def _parity_of(
+    run: RunData, policies: tuple[Policy, Policy], logits: Mapping[str, np.ndarray], main: str, asked: np.ndarray
+) -> dict[str, Any]:
+    """What `parity` tells of one label, by the policies of the run and of the engine."""
+    ours = run.predictions(run.tested_on)
+    pairs = list(zip((ours, replace(ours, logits={name: logits[name] for name in ours.logits})), policies, strict=True))
+    has = ours.has[main] & asked
+    p, q = (calibrated(predictions, by, main)[0] for predictions, by in pairs)
+    done, redone = (actions(predictions, by, main) for predictions, by in pairs)
+    by_pattern = np.array(ours.patterns)
+    return {
         **_compared(has, p, q, done, redone, ours),
         "patterns": {
             str(pattern): _compared(has & (by_pattern == pattern), p, q, done, redone, ours)
             for pattern in np.unique(by_pattern[has])
         },
-        "seconds_per_post": {"run": took, "engine": seconds / len(split)},
-        "policies": {"run": before.version, "engine": policy.version},
     }
 
 
@@ -437,7 +585,10 @@ def parity_markdown(report: Mapping[str, Any]) -> str:
         "| posts with | n | decisions that flip (95%) | largest difference of a probability | NLL run | NLL engine |",
         "|---|---|---|---|---|---|",
     ]
-    for name, row in {"all": report, **report["patterns"]}.items():
+    tables = {"all": report, **report["patterns"]}
+    for label, of in report.get("labels", {}).items():
+        tables |= {f"{label}: {name}": row for name, row in {"all": of, **of["patterns"]}.items()}
+    for name, row in tables.items():
         flips = row["flips"]
         losses = ["-" if row["nll"][who] is None else f"{row['nll'][who]:.4f}" for who in ("run", "engine")]
         lines.append(

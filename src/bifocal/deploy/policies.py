@@ -40,6 +40,7 @@ def set_threshold(
     model: str | None,
     threshold: float | ThresholdConfig,
     *,
+    label: str | None = None,
     pattern: str = POOLED,
     by: str,
     why: str,
@@ -60,16 +61,18 @@ def set_threshold(
     threshold : float or ThresholdConfig
         A rule finds it on the rows that the run's policy was tuned on, as the run itself does (`find_threshold`); with
         the confidence of the run's rule where that bounds the same figure and none is given.
+    label : str, optional
+        Of several; None = the first.
     pattern, by, why : as `Policy.with_threshold`
     allow_plugins : as `System.load`
 
     Returns
     -------
     dict
-        The change, as the policy records it; ``policy``: the new version; ``others``: pattern -> threshold, of those of
-        the model that stay; ``bundles``: of the run's bundles those that decide otherwise -> the command that mends it.
-        With a rule ``reached``: its figure on the tuning rows; ``expected``: that on the next ones, of the model that
-        decides; ``findings``: what is to be known of it.
+        The change, as the policy records it; of several labels ``label``; ``policy``: the new version; ``others``:
+        pattern -> threshold, of those of the model that stay; ``bundles``: of the run's bundles those that decide
+        otherwise -> the command that mends it. With a rule ``reached``: its figure on the tuning rows; ``expected``:
+        that on the next ones, of the model that decides; ``findings``: what is to be known of it.
 
     Raises
     ------
@@ -87,7 +90,7 @@ def set_threshold(
         named = model or list(policy.models)[-1]
         if not isinstance(threshold, ThresholdConfig):
             return policy.with_threshold(named, threshold, pattern=pattern, by=by, why=why)
-        data, figure = _tuned(folder, allow_plugins), figure_of(threshold)
+        data, figure = _tuned(folder, allow_plugins).for_label(policy.label), figure_of(threshold)
         predictions, rule = tuning_predictions(data), threshold
         if policy.rule.by == rule.by and "confidence" not in rule.model_fields_set:
             rule = rule.model_copy(update={"confidence": policy.rule.confidence})
@@ -101,7 +104,7 @@ def set_threshold(
             after = after.model_copy(update={"expected": expected})
         return after
 
-    return {**_changed(folder, changed, allow_plugins), **told}
+    return {**_changed(folder, label, changed, allow_plugins), **told}
 
 
 def _deciding_nothing(policy: Policy, predictions: Predictions, model: str, pattern: str) -> list[str]:
@@ -114,7 +117,13 @@ def _deciding_nothing(policy: Policy, predictions: Predictions, model: str, patt
 
 
 def set_review(
-    folder: str | Path, review: ReviewConfig, *, by: str, why: str, allow_plugins: Collection[str] = ()
+    folder: str | Path,
+    review: ReviewConfig,
+    *,
+    label: str | None = None,
+    by: str,
+    why: str,
+    allow_plugins: Collection[str] = (),
 ) -> dict[str, Any]:
     """Fit all review bands of a run's policy, or prediction sets, to other rates; thresholds stay.
 
@@ -136,7 +145,7 @@ def set_review(
         asked = review
         if policy.review is not None and "per_language" not in review.model_fields_set:
             asked = review.model_copy(update={"per_language": policy.review.per_language})
-        data = _tuned(folder, allow_plugins)
+        data = _tuned(folder, allow_plugins).for_label(policy.label)
         after, findings = with_review(policy, tuning_rows(data, tuning_predictions(data)), asked)
         found.extend(findings)
         main = list(policy.models)[-1]
@@ -145,7 +154,7 @@ def set_review(
         changes = (*policy.changes, change.model_copy(update={"review": asked}))
         return after.model_copy(update={"changes": changes})
 
-    return {**_changed(folder, changed, allow_plugins), "findings": found}
+    return {**_changed(folder, label, changed, allow_plugins), "findings": found}
 
 
 def _tuned(folder: Path, allow_plugins: Collection[str]) -> RunData:
@@ -157,18 +166,28 @@ def _tuned(folder: Path, allow_plugins: Collection[str]) -> RunData:
     return RunData.of(folder, allow_plugins)
 
 
-def _changed(folder: Path, changed: Callable[[Policy], Policy], allow_plugins: Collection[str]) -> dict[str, Any]:
-    """Change the policy of a run or a bundle, and say what the change reaches."""
+def _changed(
+    folder: Path, label: str | None, changed: Callable[[Policy], Policy], allow_plugins: Collection[str]
+) -> dict[str, Any]:
+    """Change the policy of one label of a run or a bundle, and say what the change reaches."""
+
+    def whole(policy: Policy) -> Policy:
+        own = changed(policy.of_label(label or policy.label))
+        change = own.changes[-1].model_copy(update={"version": policy.version})  # the file is of all labels
+        return policy.with_label(own.model_copy(update={"changes": (*own.changes[:-1], change)}))
+
     with plugins.restrict(folder, allow_plugins):
-        after = change_policy(folder, changed) if is_bundle(folder) else _change_run(Workspace.of(folder), changed)
-    change = after.changes[-1]
-    thresholds = {} if change.review is not None else _thresholds(after)
+        after = change_policy(folder, whole) if is_bundle(folder) else _change_run(Workspace.of(folder), whole)
+    own = after.of_label(label or after.label)
+    change = own.changes[-1]
+    thresholds = {} if change.review is not None else _thresholds(own)
     return {
+        **({"label": own.label} if after.labels else {}),
         **change.model_dump(mode="json", exclude_none=True),
         **({"rule": described(change.rule)} if change.rule is not None else {}),
         "policy": after.version,
         "others": {name: t for (of, name), t in thresholds.items() if of == change.model and name != change.pattern},
-        "bundles": {} if is_bundle(folder) else _otherwise(folder, after),
+        "bundles": {} if is_bundle(folder) else _otherwise(folder, after, own.label),
     }
 
 
@@ -202,22 +221,30 @@ def _reviews(policy: Policy) -> tuple[ReviewConfig | None, list[Change]]:
     return policy.review, [change for change in policy.changes if change.review is not None]
 
 
-def _otherwise(run_folder: Path, policy: Policy) -> dict[str, str]:
+def _of_labels(policy: Policy) -> tuple[dict[tuple[str, str, str], float | None], list[Any]]:
+    """Label, model and pattern -> threshold; and what the review bands of each label are fitted to."""
+    own = {name: policy.of_label(name) for name in policy.label_names}
+    thresholds = {(name, *at): value for name, of in own.items() for at, value in _thresholds(of).items()}
+    return thresholds, [_reviews(of) for of in own.values()]
+
+
+def _otherwise(run_folder: Path, policy: Policy, label: str) -> dict[str, str]:
     """Bundles of a run with thresholds or bands that are not the run's -> the command that brings each up to it."""
-    change, found = policy.changes[-1], {}
+    change, found = policy.of_label(label).changes[-1], {}
+    ours, our_reviews = _of_labels(policy)
     for folder in sorted(path for path in (run_folder / "bundles").glob("*") if is_bundle(path)):
-        ours, theirs, reviews = _thresholds(policy), {}, None
+        theirs: Mapping[tuple[str, str, str], float | None] = {}
+        reviews: list[Any] | None = None
         try:
-            own = policy_of(folder)
-            theirs, reviews = _thresholds(own), _reviews(own)
+            theirs, reviews = _of_labels(policy_of(folder))
             engine = read_json(folder / CARD)["engine"]
         except BifocalError:  # it cannot be loaded either
             engine = folder.name
         differ = {name for name in ours if ours[name] != theirs.get(name)}
-        refitted = reviews != _reviews(policy)
-        if differ == {(change.model, change.pattern)} and not refitted:
+        refitted = reviews != our_reviews
+        if differ == {(label, change.model, change.pattern)} and not refitted:
             arguments = {"threshold": change.after, "model": change.model, "pattern": change.pattern}
-            arguments |= {"by": change.by, "why": change.why}
+            arguments |= {**({"label": label} if policy.labels else {}), "by": change.by, "why": change.why}
             options = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
             found[str(folder)] = shlex.join(["bifocal", "policy", "set", str(folder), *options])
         elif differ or refitted:  # exported before others were set, of an earlier fit, or its bands
@@ -226,7 +253,40 @@ def _otherwise(run_folder: Path, policy: Policy) -> dict[str, str]:
     return found
 
 
-def compare(a: str | Path, b: str | Path, *, on: str = "test", allow_plugins: Collection[str] = ()) -> dict[str, Any]:
+def thresholds_of(folder: str | Path) -> dict[str, Any]:
+    """What the policy of a run or a bundle decides by, label by label.
+
+    Returns
+    -------
+    dict
+        ``policy``: its version; ``labels``: label -> ``act`` (what a decision by it may come to), ``requires`` (the
+        label whose flagged posts alone it is asked of, or None), ``models``: model -> pattern -> threshold (None = the
+        likeliest class), ``by_hand``: how many changes were made by hand.
+
+    Raises
+    ------
+    RunError
+        Where there is no policy, or it is of other models.
+    """
+    folder = run_or_bundle(Path(folder))
+    policy = policy_of(folder) if is_bundle(folder) else Policy.load(Workspace.of(folder).policy)
+    labels: dict[str, Any] = {}
+    for name in policy.label_names:
+        own, models = policy.of_label(name), dict[str, dict[str, float | None]]()
+        for (model, pattern), threshold in _thresholds(own).items():
+            models.setdefault(model, {})[pattern] = threshold
+        labels[name] = {"act": own.act, "requires": own.requires, "models": models, "by_hand": len(own.changes)}
+    return {"policy": policy.version, "labels": labels}
+
+
+def compare(
+    a: str | Path,
+    b: str | Path,
+    *,
+    on: str = "test",
+    label: str | None = None,
+    allow_plugins: Collection[str] = (),
+) -> dict[str, Any]:
     """Which decisions of a split would be others under policy b than under policy a.
 
     Parameters
@@ -235,6 +295,8 @@ def compare(a: str | Path, b: str | Path, *, on: str = "test", allow_plugins: Co
         Of a run's folder, or of a policy file in one. Both policies are for the same models.
     on : str
         A split of the run of a, whose Evidence is read from the cache.
+    label : str, optional
+        Of several; None = the first.
     allow_plugins : as `System.load`
 
     Returns
@@ -248,20 +310,23 @@ def compare(a: str | Path, b: str | Path, *, on: str = "test", allow_plugins: Co
     Raises
     ------
     RunError
-        As `Policy.load`; where the policies are for other models, or there is no such split.
+        As `Policy.load`; where the policies are for other models, or there is no such split or label.
     """
-    (space, one), (_, two) = _found(Path(a)), _found(Path(b))
+    (space, whole), (_, other) = _found(Path(a)), _found(Path(b))
+    one, two = (policy.of_label(label or whole.label) for policy in (whole, other))
     _same_models(one, two)
-    run = RunData.of(space.folder, allow_plugins)
+    run = RunData.of(space.folder, allow_plugins).for_label(one.label)
     if not space.packed_splits():
         raise RunError(f"{space.folder} has no shards, whose posts are decided on: let the step `shards` run again")
     if on not in space.packed_splits():
         raise RunError(f"the run in {space.folder} has no split {on!r}; {nearest(on, space.packed_splits())}")
     predictions, model = run.predictions(on), run.models[-1]
-    settings = differing_settings(one.model_dump(mode="json"), two.model_dump(mode="json"))
+    dumped = [policy.model_dump(mode="json", exclude={"labels"}) for policy in (one, two)]
+    settings = differing_settings(dumped[0], dumped[1])
     return {
-        "a": one.version,
-        "b": two.version,
+        **({"label": one.label} if whole.labels else {}),
+        "a": whole.version,
+        "b": other.version,
         "on": on,
         "settings": {name: values for name, values in settings.items() if not name.startswith(("date", "changes"))},
         **_moves(predictions, one, two, model, run.split(on)),

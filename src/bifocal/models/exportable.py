@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,6 +30,8 @@ class Exportable:
         Of `bifocal.system.onnx_inputs`: what makes inputs of values.
     settings : dict
         JSON-able, for that reader.
+    head : nn.Module, optional
+        What of the module makes the logits of the features, in an encoder that has heads of several labels.
     """
 
     module: nn.Module
@@ -37,6 +39,7 @@ class Exportable:
     axes: Mapping[str, Sequence[str | None]]
     reader: str
     settings: dict[str, Any] = field(default_factory=dict)
+    head: nn.Module | None = None
 
 
 @runtime_checkable
@@ -65,6 +68,18 @@ def exportable(name: str, model: Encoder) -> Exportable:
             "export for the engine torch, serve the run itself, or train that expert with one of these"
         )
     return model.exportable()
+
+
+class WithHeads(nn.Module):
+    """An encoder's module whose outputs are followed by the logits of further heads over the same features."""
+
+    def __init__(self, module: nn.Module, heads: Iterable[nn.Module]):
+        super().__init__()
+        self.module, self.heads = module, nn.ModuleList(heads)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        features, logits = self.module(*inputs)
+        return features, logits, *(head(features) for head in self.heads)
 
 
 def traced_fusion(fusion: Fusion) -> FusionModule:

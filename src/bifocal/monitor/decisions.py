@@ -47,18 +47,28 @@ def _rows(path: Path) -> Iterator[dict[str, Any] | Rejected]:
 
 @dataclass
 class Decisions:
-    """A table of decisions; the counts stand once it was read."""
+    """A table of decisions by one label; the counts stand once it was read.
+
+    ``policy`` is that of the run, and ``label`` one of its further labels; "" = the first. Rows in which that is not
+    asked are no decisions by it, and are counted as ``not_asked``.
+    """
 
     path: Path
     policy: Policy
     modalities: list[str]
+    label: str = ""
+    not_asked: int = 0
     rows: int = 0
     failed: int = 0
     without_score: int = 0
 
     def __post_init__(self) -> None:
         self.findings: list[str] = []
-        self._class_of = {str(name): index for index, name in enumerate(self.policy.classes)}
+        own = self.policy.of_label(self.label or self.policy.label)
+        self._class_of = {str(name): index for index, name in enumerate(own.classes)}
+        self._key = f"labels.{self.label}.prob" if self.label else own.probability_key
+        self._class_key = f"labels.{self.label}.label" if self.label else "label"
+        self._asked_of_some = own.requires is not None
 
     def read(self) -> DecidedPosts:
         """Every row that holds a decision. Raises `DataError` where there is none, or it is of another run."""
@@ -73,7 +83,11 @@ class Decisions:
         nested = isinstance(first.get("present"), Mapping)
         self._check_columns(first, nested)
         for row in chain([first], usable):
-            score = _share(row.get(self.policy.probability_key))
+            probability, name = self._answer(row, nested)
+            if self.label and name in (None, ""):
+                self.not_asked += 1
+                continue
+            score = _share(probability)
             if score is None:
                 self.without_score += 1
                 continue
@@ -81,18 +95,25 @@ class Decisions:
             there = row["present"] if nested else {name: row.get(f"present.{name}") for name in self.modalities}
             language, length = text_facts(text)
             scores.append(score)
-            predicted.append(self._class(row.get("label")))
+            predicted.append(self._class(name))
             patterns.append(pattern_of(name for name in self.modalities if str(there.get(name)).lower() == "true"))
             languages.append(language)
             lengths.append(length)
             # The same words with the same score are the same post; without words a score may be shared by many.
             copies.append(known.setdefault((text, score), len(copies)) if text else len(copies))
             versions[_versions(row, nested)] += 1
-        if not scores:
-            raise DataError(f"{self.path}: no row has a {self.policy.probability_key!r} between 0 and 1")
+        if not scores and not (self.not_asked and self._asked_of_some):
+            raise DataError(f"{self.path}: no row has a {self._key!r} between 0 and 1")
         self._check_versions(versions)
         self._tell()
         return DecidedPosts(*map(np.array, (scores, predicted, patterns, languages, lengths, copies)))
+
+    def _answer(self, row: Mapping[str, Any], nested: bool) -> tuple[Any, Any]:
+        """Probability and class; None and None where the label is not asked."""
+        if self.label and nested:
+            answer = (row.get("labels") or {}).get(self.label) or {}
+            return answer.get("prob"), answer.get("label")
+        return row.get(self._key), row.get(self._class_key)
 
     def _usable(self) -> Iterator[dict[str, Any]]:
         for row in _rows(self.path):
@@ -103,7 +124,9 @@ class Decisions:
                 yield row
 
     def _check_columns(self, row: Mapping[str, Any], nested: bool) -> None:
-        needed = [self.policy.probability_key, "label"]
+        needed = [self._key, self._class_key]
+        if self.label:  # of a label that is asked of no post a table has no columns
+            needed = ["labels"] if nested else [] if self._asked_of_some else needed
         needed += ["present"] if nested else [f"present.{name}" for name in self.modalities]
         needed += ["text_used"] if TEXT in self.modalities else []
         if missing := [column for column in needed if column not in row]:

@@ -53,7 +53,8 @@ def measure_drift(
     Returns
     -------
     dict
-        The content of the file, see ``docs/artifacts.md``; ``alarms`` names the properties that raised one.
+        The content of the file, see ``docs/artifacts.md``; ``alarms`` names the properties that raised one, of a
+        further label as ``<label>: score``. What was compared of further labels stands under ``labels``.
 
     Raises
     ------
@@ -71,12 +72,11 @@ def measure_drift(
     config = recorded_config(record["config"], where=str(space.record))
     rule = _rule(config.drift, psi, alpha)
     policy = Policy.load(space.policy)
-    reference = Reference.load(space.reference)
+    references = {name: _reference(space, policy, name) for name in policy.label_names}
+    reference = references.pop(policy.label)
     for path, run in ((space.policy, policy.run), (space.reference, reference.run)):
         if run != config.run:
             raise RunError(f"{path} is of the run {run!r}, and lies in the folder of {config.run!r}: put its own back")
-    if policy.changes:
-        reference = reference.with_policy(policy)
     output = output or space.drift
     _check_paths(new, output)
     check_replaceable(output, lambda path: {"alarms", "reference", "rule"} <= read_json(path).keys(), force=force)
@@ -113,12 +113,50 @@ def measure_drift(
         },
         "rule": rule.model_dump(),
         **_measure(reference, decided, policy, list(config.parts), rule, binary, config.seed),
+        **({"labels": {}} if references else {}),
         "seed": config.seed,
         "versions": {**policy.versions, "bifocal": __version__},
     }
     found["findings"] = told + table.findings + _findings(found, binary)
+    for name, own in references.items():
+        of_label = _of_label(Decisions(decisions, policy, list(config.parts), name), own, rule, config.seed)
+        found["labels"][name] = of_label
+        found["alarms"] += [f"{name}: {alarm}" for alarm in of_label["alarms"]]
+        found["findings"] += [f"{name}: {finding}" for finding in of_label["findings"]]
     write_json(output, found)
     return {**found, "output": str(output)}
+
+
+def _reference(space: Workspace, policy: Policy, label: str) -> Reference:
+    """What a label was tuned on, as its policy decides it now."""
+    own = policy.of_label(label)
+    reference = Reference.load(space.for_label("" if label == policy.label else label).reference)
+    return reference.with_policy(own) if own.changes else reference
+
+
+def _of_label(table: Decisions, reference: Reference, rule: DriftConfig, seed: int) -> dict[str, Any]:
+    """What has moved in the scores of a further label, over the posts that it was asked of.
+
+    Languages, lengths and parts are those of the first label's posts, and are told there.
+    """
+    decided, policy = table.read(), table.policy.of_label(table.label)
+    new = {"compared": len(decided), "not_asked": table.not_asked, "without_score": table.without_score}
+    if not len(decided):
+        return {"new": new, "alarms": [], "findings": ["asked of none of the new posts, and not compared"]}
+    binary = policy.classes == (0, 1)
+    found = {
+        "model": reference.model,
+        "new": {**new, "distinct": round(independent_rows(decided.copies))},
+        "reference": {
+            "split": reference.split,
+            "in_sample": reference.in_sample,
+            "rows": reference.rows,
+            "compared": len(reference.scores),
+        },
+        "rule": rule.model_dump(),
+        **_measure(reference, decided, policy, [], rule, binary, seed),
+    }
+    return {**found, "findings": _findings(found, binary)}
 
 
 def _rule(configured: DriftConfig, psi: float | None, alpha: float | None) -> DriftConfig:

@@ -80,7 +80,7 @@ def to_html(explanation: Explanation) -> str:
         .get_template(TEMPLATE)
         .render(
             explanation=explanation,
-            decision=explanation.decision,
+            decision=explanation.answer,
             probability=lambda score: f"{float(probability(score)):.3f}",
             longest=max(map(abs, shares.values()), default=0) or 1,
             parts=[_part(explanation, name) for name in shares],

@@ -27,6 +27,13 @@ CARD, MANIFEST, POLICY, REFERENCE, PARITY = (
     "reference.json",
     "parity.json",
 )
+
+
+def reference_of(label_ending: str) -> str:
+    """The file of a further label in the place of `REFERENCE`."""
+    return f"{Path(REFERENCE).stem}{label_ending}.json"
+
+
 POLICIES = "policies"
 """Policies before and after each threshold that was set in the bundle by hand."""
 FORMAT = 1
@@ -215,10 +222,17 @@ def load_bundle(folder: Path, engine: str | None = None, *, strict_parity: bool 
 
 def policy_of(folder: Path) -> Policy:
     """The policy of a bundle. Raises `RunError` as `Policy.load`, and where it is for other models than these."""
-    policy = Policy.load(folder / POLICY)
-    for name, version in read_json(folder / CARD)["versions"].items():
-        if policy.versions.get(name) != version:
-            raise RunError(f"{folder / POLICY} is for {name} {policy.versions.get(name)}, here is {name} {version}")
+    policy, card = Policy.load(folder / POLICY), read_json(folder / CARD)
+    further = card.get("further", {})
+    if others := [label for label in policy.labels if label not in further]:
+        raise RunError(
+            f"{folder / POLICY} decides by {others[0]!r} too, for which there is no model here: export again"
+        )
+    for label, of in {policy.label: card, **further}.items():
+        found = policy.of_label(label).versions
+        for name, version in of["versions"].items():
+            if found.get(name) != version:
+                raise RunError(f"{folder / POLICY} is for {name} {found.get(name)}, here is {name} {version}")
     return policy
 
 
@@ -230,14 +244,15 @@ def _open(folder: Path, card: Mapping[str, Any], config: RunConfig) -> Engine:
         return TorchEngine.load(space, modalities, name=card["engine"], further=list(card.get("labels", {})))
     from .onnx_engine import OnnxEngine
 
-    sealed = _manifest(folder)
-    for model in filter(None, (*card["experts"].values(), card["fusion"])):
-        if model["file"] not in sealed:
+    sealed, further = _manifest(folder), card.get("further", {})
+    models = [model for of in (card, *further.values()) for model in (*of["experts"].values(), of["fusion"]) if model]
+    for model in models:
+        if "output" not in model and model["file"] not in sealed:
             raise ModelError(
                 f"{folder / CARD} names the model {model['file']!r}, which is none of the bundle's files: a bundle "
                 "holds what it is made of; export it again"
             )
-    return OnnxEngine(card["engine"], folder, card["experts"], card["fusion"])
+    return OnnxEngine(card["engine"], folder, card["experts"], card["fusion"], further)
 
 
 def folder_of(folder: Path, engine: str | None) -> Path:

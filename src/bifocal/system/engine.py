@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -41,3 +41,11 @@ class Engine(Protocol):
 
         ``label``: one of `Evidence.further`; None = the first.
         """
+
+
+def logits_by_label(
+    engine: Engine, evidence: Mapping[str, Evidence], labels: Iterable[str]
+) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Label -> what `Engine.logits` gives of it; the run's first label comes first."""
+    first, *further = labels
+    return {first: engine.logits(evidence), **{label: engine.logits(evidence, label) for label in further}}

@@ -14,7 +14,7 @@ from ..contracts import Occludable
 from ..decide.calibration import softmax
 from ..decide.policy import pattern_of
 from ..diagnose.explanation import ABSENT, Effects, log_odds, measure_effects, probability
-from ..errors import DataError
+from ..errors import DataError, nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..decide.policy import Policy
     from ..example import Evidence, Example, Label
     from ..models.windows import Windows
-    from .decision import Decision
+    from .decision import Decision, LabelDecision
     from .engine import Engine
     from .preprocessing import Post
 
@@ -89,6 +89,8 @@ class Explanation:
         Modality -> what its expert read; for drawing, not in `to_dict`.
     windows : dict
         Modality -> the windows in which it was read, in their order, where there were several.
+    label : str or None
+        Of several labels, a further one whose answer this explains; None = the first one's.
     """
 
     decision: Decision
@@ -101,6 +103,14 @@ class Explanation:
     pieces: dict[str, tuple[Weighed, ...]]
     values: dict[str, Any] = field(repr=False, compare=False)
     windows: dict[str, tuple[ReadWindow, ...]] = field(default_factory=dict)
+    label: str | None = None
+
+    @property
+    def answer(self) -> Decision | LabelDecision:
+        """What is explained: the Decision, or of a further label its part in it."""
+        found = self.decision if self.label is None else self.decision.labels[self.label]
+        assert found is not None  # what is not asked is not explained
+        return found
 
     def alone(self, name: str) -> float:
         """The score of a post that brought this part only."""
@@ -114,6 +124,7 @@ class Explanation:
         """JSON-able: numbers in log-odds, with the probabilities behind them; ``windows`` where a text had several."""
         return {
             "decision": self.decision.to_dict(),
+            **({} if self.label is None else {"label": self.label}),
             "explains": self.explains,
             "scale": "log-odds",
             "score": self.score,
@@ -159,7 +170,7 @@ class ExplainedSystem(Protocol):
     @property
     def policy(self) -> Policy: ...
     @property
-    def label(self) -> Label: ...
+    def labels(self) -> Mapping[str, Label]: ...
     @property
     def modalities(self) -> Mapping[str, Modality]: ...
 
@@ -172,7 +183,7 @@ class ExplainedSystem(Protocol):
         """What follows from the Evidence of composed posts, a Decision each."""
 
 
-def explain(scorer: ExplainedSystem, post: Post, grid: int) -> Explanation:
+def explain(scorer: ExplainedSystem, post: Post, grid: int, label: str | None = None) -> Explanation:
     """Explain the decision on one post; what `System.explain` returns and raises.
 
     Of several views the one that decides is explained. Each encoder runs once, over its part as posted and with every
@@ -182,8 +193,14 @@ def explain(scorer: ExplainedSystem, post: Post, grid: int) -> Explanation:
         raise DataError(
             f"the grid over a picture has {GRIDS[0]} to {GRIDS[-1]} regions along each side, found {grid!r}"
         )
+    _check_label(scorer, label)  # before anything is encoded
     covered = Covered.of(scorer, post, grid)
-    return explained(scorer, covered, scorer.engine.evidence(covered.versions(0, len(covered))))
+    return explained(scorer, covered, scorer.engine.evidence(covered.versions(0, len(covered))), label)
+
+
+def _check_label(scorer: ExplainedSystem, label: str | None) -> None:
+    if label is not None and label not in scorer.labels:
+        raise DataError(f"there is no label {label!r} to be explained; {nearest(label, list(scorer.labels))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +257,9 @@ def _joined(parts: Sequence[Evidence]) -> Evidence:
         rows = [getattr(part, one.name) for part in parts]
         if rows[0] is None:
             continue
+        if isinstance(rows[0], Mapping):
+            whole[one.name] = {label: _joined([row[label] for row in rows]) for label in rows[0]}
+            continue
         if isinstance(rows[0], tuple):
             whole[one.name] = tuple(chain.from_iterable(rows))
         else:
@@ -248,18 +268,55 @@ def _joined(parts: Sequence[Evidence]) -> Evidence:
     return replace(parts[0], **whole)
 
 
-def explained(scorer: ExplainedSystem, covered: Covered, evidence: Mapping[str, Evidence]) -> Explanation:
+@dataclass(frozen=True, slots=True)
+class _Scorer:
+    """What scores posts by one label: ``meaning``, its classes, and ``further``, its name unless it is the first."""
+
+    system: ExplainedSystem
+    meaning: Label
+    policy: Policy
+    further: str | None
+
+    @classmethod
+    def of(cls, system: ExplainedSystem, label: str | None) -> Self:
+        _check_label(system, label)
+        first = system.policy.label
+        name = label or first
+        return cls(system, system.labels[name], system.policy.of_label(name), None if name == first else name)
+
+    def answer(self, decision: Decision) -> Decision | LabelDecision:
+        """Raises `DataError` where the label is not asked of the post."""
+        if self.further is None:
+            return decision
+        answer = decision.labels[self.further]
+        if answer is None:
+            raise DataError(
+                f"{self.further!r} is not asked of this post, as {self.policy.requires!r} is not flagged: there is no "
+                "answer by it to be explained"
+            )
+        return answer
+
+    def evidence(self, whole: Evidence) -> Evidence:
+        """That of the label itself."""
+        return whole if self.further is None else whole.further[self.further]
+
+
+def explained(
+    system: ExplainedSystem, covered: Covered, evidence: Mapping[str, Evidence], label: str | None = None
+) -> Explanation:
     """What `explain` gives, of the Evidence of all versions; no encoder runs."""
-    values, hidden = covered.values, covered.hidden
-    decision = scorer.decisions([(covered.example, values)], {name: e.take([0]) for name, e in evidence.items()})[0]
-    index = 1 if scorer.label.binary else scorer.label.classes.index(decision.label)
+    values, hidden, scorer = covered.values, covered.hidden, _Scorer.of(system, label)
+    decision = system.decisions([(covered.example, values)], {name: e.take([0]) for name, e in evidence.items()})[0]
+    answer, classes = scorer.answer(decision), scorer.meaning.classes
+    index = 1 if scorer.meaning.binary else classes.index(answer.label)
     effects = measure_effects(
         partial(_scores, scorer, evidence, index), {name: len(pieces) for name, pieces in hidden.items()}
     )
-    line = decision.threshold
+    line = answer.threshold
     return Explanation(
         decision=decision,
-        explains=scorer.label.classes[index],
+        label=scorer.further,
+        explains=classes[index],
         score=effects.score,
         baseline=effects.baseline,
         threshold=None if line is None else float(log_odds([[1 - line, line]], 1)[0]),
@@ -272,17 +329,18 @@ def explained(scorer: ExplainedSystem, covered: Covered, evidence: Mapping[str, 
 
 
 def _read_windows(
-    scorer: ExplainedSystem, covered: Covered, evidence: Evidence, name: str, index: int
+    scorer: _Scorer, covered: Covered, evidence: Evidence, name: str, index: int
 ) -> tuple[ReadWindow, ...]:
     """What the expert of a long text says of each window alone; its versions stand behind those with pieces hidden."""
     places, start = covered.windows[name].places, 1 + len(covered.hidden[name])
-    logits = np.asarray(evidence.logits)[start : start + len(places)]
-    scores = log_odds(scorer.policy.probabilities(scorer.modalities[name].expert_name, logits, name), index)
+    logits = np.asarray(scorer.evidence(evidence).logits)[start : start + len(places)]
+    expert = scorer.system.modalities[name].expert_name
+    scores = log_odds(scorer.policy.probabilities(expert, logits, name), index)
     return tuple(ReadWindow(place, float(score)) for place, score in zip(places, scores, strict=True))
 
 
 def _scores(
-    scorer: ExplainedSystem, evidence: Mapping[str, Evidence], index: int, versions: Mapping[str, NDArray[np.int64]]
+    scorer: _Scorer, evidence: Mapping[str, Evidence], index: int, versions: Mapping[str, NDArray[np.int64]]
 ) -> NDArray[np.float64]:
     """Log-odds ``[r]`` of versions of a post, calibrated as posts that have these parts are."""
     n = len(next(iter(versions.values())))
@@ -292,14 +350,15 @@ def _scores(
         name: e.take(np.maximum(rows[name], 0).tolist()).without(np.flatnonzero(rows[name] == ABSENT).tolist())
         for name, e in evidence.items()
     }
-    logits = scorer.engine.logits(said)[scorer.main]
+    system, of_label = scorer.system, () if scorer.further is None else (scorer.further,)
+    logits = system.engine.logits(said, *of_label)[system.main]
     patterns = np.array([pattern_of(name for name in rows if rows[name][i] != ABSENT) for i in range(n)])
     scores = np.empty(n)
     for pattern in np.unique(patterns).tolist():
         there = patterns == pattern
         if pattern:
-            found = scorer.policy.probabilities(scorer.main, logits[there], pattern)
-        elif len(scorer.modalities) > 1:
+            found = scorer.policy.probabilities(system.main, logits[there], pattern)
+        elif len(system.modalities) > 1:
             found = softmax(logits[there])  # class shares: no temperature belongs to them
         else:
             found = np.full(logits[there].shape, 1 / logits.shape[1])

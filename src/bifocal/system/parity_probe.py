@@ -19,6 +19,7 @@ import numpy as np
 from ..decide.policy import pattern_of
 from ..errors import ModelError, RunError
 from ..workspace import read_json, write_json
+from .engine import logits_by_label
 
 if TYPE_CHECKING:
     from ..contracts import Modality
@@ -92,7 +93,9 @@ def keep_probe(
                 (folder / parts[name]).write_bytes(split.read(row, modality.suffix))
         posts.append({"parts": parts})
     for post, answer in zip(posts, _ask(folder, posts, engine, policy, split.modalities), strict=True):
-        post["probabilities"] = answer
+        post["probabilities"] = answer.pop(policy.label)
+        if answer:
+            post["labels"] = answer
     facts = {"tolerance": TOLERANCE[engine.name], "processor": processor()}
     write_json(folder / EXPECTED, {**facts, "posts": posts})
     return {**facts, "posts": len(posts)}
@@ -124,9 +127,10 @@ def check_probe(
         answers = _ask(kept, posts, engine, policy, modalities)
         furthest = max(
             (
-                (float(np.abs(np.array(answers[i][model]) - np.array(before)).max()), model)
+                (float(np.abs(np.array(answers[i][label][model]) - np.array(before)).max()), model)
                 for i, post in enumerate(posts)
-                for model, before in post["probabilities"].items()
+                for label, models in {policy.label: post["probabilities"], **post.get("labels", {})}.items()
+                for model, before in models.items()
             ),
             default=(0.0, ""),
         )
@@ -150,26 +154,27 @@ def _ask(
     engine: Engine,
     policy: Policy,
     modalities: Mapping[str, Modality],
-) -> list[dict[str, list[float]]]:
-    """Model -> calibrated probabilities of each class, of each post; one pass of each encoder."""
+) -> list[dict[str, dict[str, list[float]]]]:
+    """Label -> model -> calibrated probabilities of each class, of each post; one pass of each encoder."""
     if not posts:
         return []
     values = [
         {name: modalities[name].unpack((folder / file).read_bytes()) for name, file in post["parts"].items()}
         for post in posts
     ]
-    logits = engine.logits(engine.evidence(values))
+    logits = logits_by_label(engine, engine.evidence(values), policy.label_names)
     expert_of = {modality.expert_name: name for name, modality in modalities.items()}
-    result: list[dict[str, list[float]]] = []
+    result: list[dict[str, dict[str, list[float]]]] = []
     for i, post in enumerate(values):
-        probabilities = {}
-        for model, rows in logits.items():
+        answer: dict[str, dict[str, list[float]]] = {label: {} for label in logits}
+        for label, model, rows in ((label, *of) for label, models in logits.items() for of in models.items()):
             if model in expert_of and expert_of[model] not in post and model != engine.main:
                 continue  # it had nothing to read
             pattern = pattern_of(post) if model == engine.main else expert_of[model]
             # Not adjusted: a base rate that somebody sets later is no doing of the processor's.
-            probabilities[model] = policy.probabilities(model, rows[i : i + 1], pattern, adjusted=False)[0].tolist()
-        result.append(probabilities)
+            found = policy.of_label(label).probabilities(model, rows[i : i + 1], pattern, adjusted=False)
+            answer[label][model] = found[0].tolist()
+        result.append(answer)
     return result
 
 

@@ -324,8 +324,10 @@ def _finish(system: Decider, partial: Path, output: Path, raw: bool) -> Counter[
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """One level only: ``models.text_expert.prob`` and the like become columns."""
+    """One level only: ``models.text_expert.prob`` and the like become columns; a label that is not asked has none."""
     result: dict[str, Any] = {}
+    if isinstance(row.get("labels"), dict):
+        row = {**row, "labels": {label: answer for label, answer in row["labels"].items() if answer is not None}}
     for key, value in row.items():
         if isinstance(value, dict):
             result.update({f"{key}.{inner}": v for inner, v in _flat(value).items()})
@@ -334,24 +336,29 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _columns(partial: Path) -> list[str]:
-    """All columns in order of appearance, so that a first failed row does not hide the others' columns."""
-    columns: dict[str, None] = {}
+def _columns(partial: Path) -> dict[str, bool]:
+    """All columns in order of appearance, so that a first failed row does not hide the others' columns.
+
+    And whether each holds 0 and 1 alone, as that of a binary label does.
+    """
+    columns: dict[str, bool] = {}
     for row in _decided(partial):
-        columns.update(dict.fromkeys(_flat(row)))
+        for column, value in _flat(row).items():
+            columns[column] = columns.get(column, True) and isinstance(value, int) and value in (0, 1)
     columns.pop("error", None)
-    return [*columns, "error"]
+    return {**columns, "error": False}
 
 
-def _write_parquet(output: Path, columns: list[str], rows: Iterator[dict[str, Any]], binary: bool) -> None:
+def _write_parquet(output: Path, columns: Mapping[str, bool], rows: Iterator[dict[str, Any]], binary: bool) -> None:
     import pyarrow
     import pyarrow.parquet as parquet
 
     def kind(column: str) -> Any:
         tail = column.rpartition(".")[2]
-        if tail.startswith("prob") or column == "threshold":
+        of_label = column.startswith("labels.")
+        if tail.startswith("prob") or column == "threshold" or (of_label and tail == "threshold"):
             return pyarrow.float64()
-        if tail == "label" and binary:
+        if tail == "label" and (columns[column] if of_label else binary):
             return pyarrow.int64()
         return pyarrow.bool_() if column.startswith("present.") else pyarrow.string()
 

@@ -22,6 +22,7 @@ from ..workspace import RECORD, Workspace, file_sha256, read_json
 from .bundle import CARD as BUNDLE_CARD
 from .bundle import folder_of, is_bundle, load_bundle
 from .decision import ACTIONS, Decision, LabelDecision, Opinion
+from .engine import logits_by_label
 from .preprocessing import Post, Preprocessor
 
 if TYPE_CHECKING:
@@ -206,6 +207,7 @@ class System:
         *,
         parts: Mapping[str, Any] | None = None,
         grid: int = 7,
+        label: str | None = None,
     ) -> Explanation:
         """Decide on one post and say what made the decision: parts, words, regions of the picture, columns.
 
@@ -216,16 +218,18 @@ class System:
         grid : int
             Regions along each side of the picture, 2 to 16, each overlapping its neighbours by half; each takes an
             encoder pass.
+        label : str, optional
+            Of several labels the one whose answer is explained; None = the first.
 
         Raises
         ------
         DataError
-            As `predict`, and on another grid.
+            As `predict`, on another grid, where there is no such label, and where it is not asked of the post.
         """
         from .explain import explain
 
         row = {"text": text, "image_path": image_path, "tabular": tabular, "parts": parts}
-        return explain(self, self._post(row), grid)
+        return explain(self, self._post(row), grid, label)
 
     def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> list[Decision | BifocalError]:
         """Decide on many posts with one batched pass of each encoder.
@@ -286,8 +290,7 @@ class System:
         self, posts: Sequence[tuple[Example, Mapping[str, Any]]], evidence: Mapping[str, Evidence]
     ) -> list[Decision]:
         """What follows from the Evidence of composed posts, a Decision each; no encoder runs."""
-        first, *further = self.labels
-        logits = {first: self.engine.logits(evidence), **{name: self.engine.logits(evidence, name) for name in further}}
+        logits = logits_by_label(self.engine, evidence, self.labels)
         return [
             self._decision(
                 example, values, {label: {m: rows[i] for m, rows in of.items()} for label, of in logits.items()}

@@ -90,9 +90,8 @@ class HfImage(HfTokenEncoder):
         inputs = self.inputs([Image.new("RGB", (384, 384), colour) for colour in ("red", "blue")])
         inputs = {name: tensor.contiguous() for name, tensor in inputs.items()}
         axes = dict.fromkeys(inputs, ("batch", None, None, None))
-        return Exportable(
-            Traced(self.classifier, list(inputs), self.head), inputs, axes, "pixels", self.processor.to_dict()
-        )
+        module = Traced(self.classifier, list(inputs), self.head)
+        return Exportable(module, inputs, axes, "pixels", self.processor.to_dict(), self.head)
 
     def augment(self, value: Image.Image, seed: Sequence[int]) -> Image.Image:
         """The picture cropped, mirrored and recoloured at random, at the size the processor makes of it."""

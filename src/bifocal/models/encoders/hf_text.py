@@ -248,7 +248,8 @@ class HfText(HfTokenEncoder):
             "padding": {"input_ids": self.processor.pad_token_id, "token_type_ids": self.processor.pad_token_type_id},
         }
         axes = dict.fromkeys(inputs, ("batch", "tokens"))
-        return Exportable(Traced(self.classifier, list(inputs), self.head), inputs, axes, "tokens", settings)
+        module = Traced(self.classifier, list(inputs), self.head)
+        return Exportable(module, inputs, axes, "tokens", settings, self.head)
 
     def augment(self, value: str, seed: Sequence[int]) -> str:
         """The text with words left out at random, its tags kept."""
