@@ -8,7 +8,7 @@ import json
 import random
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -19,6 +19,7 @@ from .errors import BifocalError, ConfigError, DataError
 from .files.folders import Picture
 from .files.post_table import MAX_NAME, NAMES
 from .modalities import PARTS, arguments, given_parts, inputs
+from .system.decision import LabelDecision
 from .system.preprocessing import read_file
 
 BUSY = (429, 503)
@@ -63,6 +64,8 @@ class Answered:
         Calibrated; None where a list of known pictures decided.
     match : dict or None
         The entry of that list.
+    labels : dict
+        Of a run of several labels the answer by each, None where it is not asked; see `Decision.labels`.
     """
 
     id: str
@@ -75,11 +78,13 @@ class Answered:
     truncated: bool
     versions: Mapping[str, str]
     body: Mapping[str, Any]
+    labels: Mapping[str, LabelDecision | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Self:
-        named = {name: body[name] for name in cls.__dataclass_fields__ if name != "body"}
-        return cls(**named, body=body)
+        named = {name: body[name] for name in cls.__dataclass_fields__ if name not in ("body", "labels")}
+        labels = {name: one and LabelDecision.from_dict(one) for name, one in body.get("labels", {}).items()}
+        return cls(**named, body=body, labels=labels)
 
     def to_dict(self) -> dict[str, Any]:
         """All that the service told."""
@@ -184,8 +189,12 @@ class _Asking:
                 yield 1.0
                 waited += 1.0
 
-    def _feedback(self, decision_id: str, label: int | str, reason: str) -> _Talk[dict[str, Any]]:
-        body = {"decision_id": decision_id, "label": label, "reason": reason}
+    def _feedback(
+        self, decision_id: str, label: int | str, reason: str, labels: Mapping[str, int | str] | None
+    ) -> _Talk[dict[str, Any]]:
+        body: dict[str, Any] = {"decision_id": decision_id, "label": label, "reason": reason}
+        if labels:
+            body["labels"] = dict(labels)
         return (yield from self._ask("POST", "/v1/feedback", json=body))
 
     def _appeal(self, decision_id: str, reason: str) -> _Talk[dict[str, Any]]:
@@ -270,9 +279,14 @@ class Client(_Asking):
         """The policy that decides there. Raises `ServerError`."""
         return self._talk(self._ask("GET", "/v1/policy"))
 
-    def feedback(self, decision_id: str, label: int | str, reason: str = "") -> dict[str, Any]:
-        """Say what a decided post turned out to be. Raises `DataError`, `ServerError`."""
-        return self._talk(self._feedback(decision_id, label, reason))
+    def feedback(
+        self, decision_id: str, label: int | str, reason: str = "", labels: Mapping[str, int | str] | None = None
+    ) -> dict[str, Any]:
+        """Say what a decided post turned out to be: by the first label, and by others as ``{label: class}``.
+
+        Raises `DataError`, `ServerError`.
+        """
+        return self._talk(self._feedback(decision_id, label, reason, labels))
 
     def appeal(self, decision_id: str, reason: str = "") -> dict[str, Any]:
         """Ask that a person look at a decision. Raises `DataError`, `ServerError`."""
@@ -341,9 +355,11 @@ class AsyncClient(_Asking):
         """As `Client.policy`."""
         return await self._talk(self._ask("GET", "/v1/policy"))
 
-    async def feedback(self, decision_id: str, label: int | str, reason: str = "") -> dict[str, Any]:
+    async def feedback(
+        self, decision_id: str, label: int | str, reason: str = "", labels: Mapping[str, int | str] | None = None
+    ) -> dict[str, Any]:
         """As `Client.feedback`."""
-        return await self._talk(self._feedback(decision_id, label, reason))
+        return await self._talk(self._feedback(decision_id, label, reason, labels))
 
     async def appeal(self, decision_id: str, reason: str = "") -> dict[str, Any]:
         """As `Client.appeal`."""

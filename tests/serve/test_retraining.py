@@ -13,12 +13,14 @@ from typer.testing import CliRunner
 
 from bifocal.cli.app import app
 from bifocal.config import parse_config
-from bifocal.errors import DataError, RunError
+from bifocal.errors import ConfigError, DataError, RunError
 from bifocal.example import LABELS, Label
+from bifocal.pipeline.checks import label_of
 from bifocal.pipeline.inspect import inspect
 from bifocal.serve.log.decision_store import DecisionStore, read_secret
 from bifocal.serve.log.records import KeptPost, LogEntry
-from bifocal.serve.retraining import export, label_of
+from bifocal.serve.retraining import export, labels_of
+from bifocal.sources import build_source, taxonomy_of
 from bifocal.system.preprocessing import Preprocessor
 from bifocal.workspace import read_json, read_jsonl
 
@@ -78,7 +80,7 @@ def test_decisions_verdicts_export_and_a_run_that_reads_them(store, config, tmp_
         judge(store, number, action, reason="seen")
     store.feedback(logged(0).id, "shop", "0")  # the person's verdict counts more
     store.feedback(logged(4).id, "shop", "1", "reported by five readers")
-    counts = export(store.labelled("small"), "abuse_hate", HATE, tmp_path / "out")
+    counts = export(store.labelled("small"), {"abuse_hate": HATE}, tmp_path / "out")
     assert counts == {
         "rows": 3, "by_class": {"1": 2, "0": 1}, "by_sample": {"review": 1, "audit": 1, "none": 1},
         "kept": 0, "gone": 0, "without_original": 1, "without_class": 0,
@@ -115,9 +117,9 @@ def test_what_was_forgotten_goes_from_an_export_too(store, config, tmp_path):
     store.record([logged(i, subject=f"author {i}", original=KeptPost(text, png(i))) for i in (1, 2)])
     for number in (1, 2):
         judge(store, number, "block")
-    export(store.labelled(), "abuse_hate", HATE, tmp_path / "out")
+    export(store.labelled(), {"abuse_hate": HATE}, tmp_path / "out")
     store.forget("author 1")
-    assert export(store.labelled(), "abuse_hate", HATE, tmp_path / "out")["rows"] == 1
+    assert export(store.labelled(), {"abuse_hate": HATE}, tmp_path / "out")["rows"] == 1
     assert [path.stem for path in (tmp_path / "out" / "pictures").iterdir()] == [logged(2).id]
     assert logged(1).id not in (tmp_path / "out" / "feedback.jsonl").read_text()
 
@@ -130,7 +132,7 @@ def purged(store, config, tmp_path):
     store.record([logged(i, subject=f"author {i}", original=one) for i, one in enumerate(kept)])
     for number in range(3):
         judge(store, number, "block")
-    export(store.labelled(), "abuse_hate", HATE, tmp_path / "out")
+    export(store.labelled(), {"abuse_hate": HATE}, tmp_path / "out")
     assert store.purge(datetime.now(UTC)) == 3
     return store
 
@@ -143,14 +145,14 @@ def test_what_was_purged_stays_in_an_export_and_what_was_forgotten_goes(purged, 
     purged.record([logged(4, original=KeptPost(None, None, {"age": 4})), logged(5, original=None)])
     for number in (4, 5):
         judge(purged, number, "allow")
-    counts = export(purged.labelled(), "abuse_hate", HATE, out)
+    counts = export(purged.labelled(), {"abuse_hate": HATE}, out)
     assert (counts["rows"], counts["kept"], counts["gone"], counts["without_original"]) == (4, 3, 0, 1)
     rows = list(read_jsonl(out / "feedback.jsonl"))
     assert rows[0] == before[0] and rows[2] == before[2]
     assert (rows[1]["labels"], rows[1]["by"], rows[1]["text"]) == ({"abuse_hate": 0}, "bob", before[1]["text"])
     assert (out / "pictures" / f"{logged(0).id}.png").read_bytes() == png(1)
     purged.forget("author 0")
-    counts = export(purged.labelled(), "abuse_hate", HATE, out)
+    counts = export(purged.labelled(), {"abuse_hate": HATE}, out)
     assert (counts["rows"], counts["kept"], counts["gone"]) == (3, 2, 1)
     assert not list((out / "pictures").iterdir()) and logged(0).id not in (out / "feedback.jsonl").read_text()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
@@ -158,7 +160,7 @@ def test_what_was_purged_stays_in_an_export_and_what_was_forgotten_goes(purged, 
 
 def test_a_picture_that_was_taken_away_leaves_no_half_a_post(purged, tmp_path):
     (tmp_path / "out" / "pictures" / f"{logged(0).id}.png").unlink()
-    counts = export(purged.labelled(), "abuse_hate", HATE, tmp_path / "out")
+    counts = export(purged.labelled(), {"abuse_hate": HATE}, tmp_path / "out")
     assert (counts["rows"], counts["gone"], counts["without_original"]) == (2, 1, 1)
 
 
@@ -175,12 +177,12 @@ def test_who_is_killed_while_exporting_leaves_the_earlier_export(purged, tmp_pat
         if killed_at == "its place":  # put aside, and its successor not there yet
             replace = os.replace
             os.replace = lambda a, b: os._exit(9) if Path(b) == out else replace(a, b)
-        export(dying() if killed_at == "a row" else rows, "abuse_hate", HATE, out)
+        export(dying() if killed_at == "a row" else rows, {"abuse_hate": HATE}, out)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     if killed_at == "a row":
         assert (out / "feedback.jsonl").read_text() == before
-    assert export(rows, "abuse_hate", HATE, out)["kept"] == 3
+    assert export(rows, {"abuse_hate": HATE}, out)["kept"] == 3
     assert (out / "feedback.jsonl").read_text() == before and len(list((out / "pictures").iterdir())) == 1
 
 
@@ -191,7 +193,7 @@ def test_a_post_brings_its_own_words_and_its_picture_those_upon_it(store, tmp_pa
     store.record([logged(i, original=one) for i, one in enumerate(kept)])
     for i in range(len(kept)):
         judge(store, i, "allow")
-    export(store.labelled(), "abuse_hate", HATE, tmp_path / "out")
+    export(store.labelled(), {"abuse_hate": HATE}, tmp_path / "out")
     rows = list(read_jsonl(tmp_path / "out" / "feedback.jsonl"))
     assert [(row.get("text"), row.get("text_role")) for row in rows] == [
         ("look at this", "caption"),
@@ -209,21 +211,43 @@ def test_of_several_classes_a_verdict_names_its_own(store, tmp_path):
     judge(store, 2, "block")
     store.feedback(logged(3).id, "shop", "neighbour")
     store.feedback(logged(4).id, "shop", "stranger")
-    counts = export(store.labelled(), "kind", kinds, tmp_path / "out")
+    counts = export(store.labelled(), {"kind": kinds}, tmp_path / "out")
     assert counts["by_class"] == {"driver": 1, "neighbour": 1} and counts["without_class"] == 2
+
+
+def test_of_several_labels_each_is_exported_as_far_as_it_is_said(store, config, tmp_path):
+    labels = {"abuse_hate": HATE, "rude": Label((0, 1)), "kind": Label(("none", "driver"))}
+    store.record([logged(i, original=KeptPost(composed(config, f"words {i}"), None)) for i in range(1, 5)])
+    judge(store, 1, "block", labels={"rude": "0"})
+    judge(store, 2, "block", labels={"abuse_hate": "0", "kind": "driver"})
+    store.feedback(logged(3).id, "shop", "", labels={"rude": "1"})
+    store.feedback(logged(4).id, "shop", "", labels={"rude": "who"})
+    counts = export(store.labelled(), labels, tmp_path / "out")
+    assert (counts["rows"], counts["without_class"]) == (3, 1)
+    assert counts["by_label"] == {"abuse_hate": 2, "rude": 2, "kind": 1}
+    assert [list(row["labels"].values()) for row in read_jsonl(tmp_path / "out" / "feedback.jsonl")] == [
+        [1, 0, None], [0, None, "driver"], [None, 1, None]
+    ]  # fmt: skip
+    source = {"kind": "feedback", "root": str(tmp_path / "out")}
+    asked = parse_config({"run": "x", "labels": list(labels), "ocr": "never", "source": source})
+    found = inspect(asked)
+    assert found["labels"]["rude"] == {"0": 1, "1": 1, "not annotated": 1}
+    judged = build_source(asked.source)
+    with pytest.raises(ConfigError, match=r"'offensive' is not in the feedback export .*abuse_hate, rude, kind: exp"):
+        label_of(asked, "offensive", taxonomy_of(judged), judged)
 
 
 def test_a_folder_of_something_else_is_left_alone(store, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("dear")
     with pytest.raises(DataError, match="holds no earlier export"):
-        export(store.labelled(), "abuse_hate", HATE, tmp_path / "out")
-    export([], "abuse_hate", HATE, tmp_path / "earlier")
+        export(store.labelled(), {"abuse_hate": HATE}, tmp_path / "out")
+    export([], {"abuse_hate": HATE}, tmp_path / "earlier")
     (tmp_path / "earlier" / "notes.txt").write_text("dear")
     with pytest.raises(DataError, match=r"replaced whole: move notes\.txt elsewhere"):
-        export([], "abuse_hate", HATE, tmp_path / "earlier")
+        export([], {"abuse_hate": HATE}, tmp_path / "earlier")
     with pytest.raises(DataError, match="is a file"):
-        export(store.labelled(), "abuse_hate", HATE, tmp_path / "out" / "thesis.txt")
+        export(store.labelled(), {"abuse_hate": HATE}, tmp_path / "out" / "thesis.txt")
 
 
 def test_the_commands(small_run, tmp_path):
@@ -258,7 +282,7 @@ def test_the_commands(small_run, tmp_path):
 
 
 def test_the_label_is_that_of_the_run(small_run, tmp_path):
-    name, label, found = label_of(small_run)
-    assert (name, label, found.classes) == ("small", "abuse_hate", (0, 1))
+    name, labels = labels_of(small_run)
+    assert (name, {label: of.classes for label, of in labels.items()}) == ("small", {"abuse_hate": (0, 1)})
     with pytest.raises(RunError, match="is not a run folder"):
-        label_of(tmp_path / "nowhere")
+        labels_of(tmp_path / "nowhere")

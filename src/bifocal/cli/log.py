@@ -57,12 +57,12 @@ def feedback_export(
     as_json: Json = False,
 ) -> None:
     """Write posts with what people said of them; retrain on source: {kind: feedback, root: FOLDER}."""
-    from ..serve.retraining import export, label_of
+    from ..serve.retraining import export, labels_of
     from .console import print_counts
 
-    run, name, label = label_of(run_folder)
+    run, labels = labels_of(run_folder)
     store = _store(run_folder, state, database)
-    print_counts({"folder": str(output), **export(store.labelled(run), name, label, output)}, as_json)
+    print_counts({"folder": str(output), **export(store.labelled(run), labels, output)}, as_json)
 
 
 @log_app.command("counts")

@@ -13,6 +13,7 @@ from ..example import Label, Taxonomy
 from ..files.columns import Columns
 from ..fit.candidates import candidates
 from ..models.composite_fusion import CompositeFusion
+from ..sources.feedback import Feedback
 
 if TYPE_CHECKING:
     from ..contracts import Modality, Source
@@ -23,6 +24,11 @@ def label_of(config: RunConfig, name: str, taxonomy: Taxonomy, source: Source) -
     if name not in taxonomy.labels and isinstance(source, Columns):
         known = nearest(name, taxonomy.labels)
         raise ConfigError(f"label {name!r} is not in the taxonomy: add it under source.labels; {known}")
+    if isinstance(source, Feedback) and name not in source.labels():
+        raise ConfigError(
+            f"label {name!r} is not in the feedback export {source.root}, which knows {', '.join(source.labels())}: "
+            "export the feedback of a run of that label, name another, or put the export beside a source that has it"
+        )
     return config.of_run(name, taxonomy[name])
 
 

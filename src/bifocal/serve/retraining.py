@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..config import recorded_config
 from ..errors import DataError, listed
 from ..example import Label, Taxonomy
 from ..modalities import PARTS, PICTURE, TEXT, inputs
@@ -21,8 +22,8 @@ _CLASS_OF = dict(zip(VERDICTS, (0, 1), strict=True))
 """What a verdict says of a binary label: the actions follow it."""
 
 
-def label_of(folder: Path) -> tuple[str, str, Label]:
-    """Name of a run or bundle, and its label.
+def labels_of(folder: Path) -> tuple[str, dict[str, Label]]:
+    """Name of a run or bundle, and its labels, the first one first.
 
     Raises
     ------
@@ -31,15 +32,16 @@ def label_of(folder: Path) -> tuple[str, str, Label]:
     """
     if not is_bundle(run_or_bundle(folder)):
         space = Workspace.of(folder)
-        config = read_json(space.record)["config"]
-        return config["run"], config["label"], Taxonomy.from_json(read_json(space.taxonomy))[config["label"]]
+        config = recorded_config(read_json(space.record)["config"], where=str(space.record))
+        taxonomy = Taxonomy.from_json(read_json(space.taxonomy))
+        return config.run, {name: taxonomy[name] for name in config.label_names}
     check_manifest(folder)
     card = read_json(folder / CARD)
-    config = card["config"]
-    return config["run"], config["label"], Taxonomy.from_json({config["label"]: card["label"]})[config["label"]]
+    first = {card["config"]["label"]: card["label"]}
+    return card["config"]["run"], Taxonomy.from_json(first | card.get("labels", {})).labels
 
 
-def export(rows: Iterable[Mapping[str, Any]], name: str, label: Label, folder: Path) -> dict[str, Any]:
+def export(rows: Iterable[Mapping[str, Any]], labels: Mapping[str, Label], folder: Path) -> dict[str, Any]:
     """Write rows of `DecisionStore.labelled` whose posts are still kept, by the log or by an export into this folder.
 
     A folder of an earlier export is replaced, whole or not at all. A post that was purged from the log meanwhile stays
@@ -48,10 +50,11 @@ def export(rows: Iterable[Mapping[str, Any]], name: str, label: Label, folder: P
     Returns
     -------
     dict
-        ``rows``, ``by_class``, ``by_sample``; ``kept``: of the rows those whose post only the earlier export had;
+        ``rows``, ``by_class`` (of the first label), ``by_sample``; of several labels ``by_label``: rows of which it is
+        said; ``kept``: of the rows those whose post only the earlier export had;
         ``gone``: of the earlier export those that are in it no more; and of those left out ``without_original``
         (nothing was kept, or it was purged before it was ever exported) and ``without_class`` (a verdict that names no
-        class of a label of several, or an unknown one).
+        class, of a label of several classes, or unknown ones alone).
 
     Raises
     ------
@@ -63,31 +66,37 @@ def export(rows: Iterable[Mapping[str, Any]], name: str, label: Label, folder: P
     before = _exported(folder)
     counts: dict[str, Any] = {"rows": 0, "by_class": {}, "by_sample": {}, "kept": 0, "gone": len(before)}
     counts |= {"without_original": 0, "without_class": 0}
-    taxonomy = Taxonomy({name: Label(label.classes, label.probability, label.description)})
+    counts |= {"by_label": dict.fromkeys(labels, 0)} if len(labels) > 1 else {}
+    taxonomy = Taxonomy({name: Label(of.classes, of.probability, of.description) for name, of in labels.items()})
     with replaced(folder) as part:
         (part / PICTURES).mkdir()
         write_json(part / TAXONOMY, taxonomy.to_json())
         with atomic(part / ROWS) as f:
             for row in rows:
-                value, earlier = _class_of(row, label), before.get(row["id"])
+                classes, earlier = _classes_of(row, labels), before.get(row["id"])
+                named = [name for name, value in classes.items() if value is not None]
                 parts, picture = _parts(row), row["picture"]
                 purged = not parts
                 if purged and earlier is not None:
                     parts, picture = _kept(earlier, folder)
-                if value is None or not parts:
-                    counts["without_class" if value is None else "without_original"] += 1
+                if not named or not parts:
+                    counts["without_original" if named else "without_class"] += 1
                     continue
                 if picture is not None:
                     parts[PICTURE] = f"{PICTURES}/{row['id']}.png"
                     with atomic(part / parts[PICTURE], "wb") as image:
                         image.write(picture)
                 known = {k: row[k] for k in ("weight", "sample", "by", "from", "said", "judged", "queued", "decided")}
-                line = {"id": row["id"], **parts, "labels": {name: value}, **known}
+                line = {"id": row["id"], **parts, "labels": classes, **known}
                 f.write(json.dumps(line, ensure_ascii=False) + "\n")
                 counts["rows"] += 1
                 counts["kept"] += purged
                 counts["gone"] -= earlier is not None
-                for key, one in (("by_class", str(value)), ("by_sample", row["sample"] or "none")):
+                first = next(iter(classes.values()))
+                tallied = [("by_class", str(first))] if first is not None else []
+                tallied += [("by_sample", row["sample"] or "none")]
+                tallied += [("by_label", name) for name in named] if len(labels) > 1 else []
+                for key, one in tallied:
                     counts[key][one] = counts[key].get(one, 0) + 1
     return counts
 
@@ -121,11 +130,15 @@ def _kept(row: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], bytes |
     return (parts, path.read_bytes()) if path.is_file() else ({}, None)
 
 
-def _class_of(row: Mapping[str, Any], label: Label) -> int | str | None:
-    """The class that was said, or follows from the action; None where there is none."""
+def _classes_of(row: Mapping[str, Any], labels: Mapping[str, Label]) -> dict[str, int | str | None]:
+    """By each label the class that was said, and by the first one that which follows from the action; else None."""
+    first, said = next(iter(labels)), dict(row["labels"])
     if row["label"] is not None:
-        return {str(name): name for name in label.classes}.get(row["label"])
-    return _CLASS_OF.get(row["action"]) if label.binary else None
+        said.setdefault(first, row["label"])
+    classes = {n: {str(one): one for one in of.classes}.get(said.get(n, "")) for n, of in labels.items()}
+    if first not in said and labels[first].binary:
+        classes[first] = _CLASS_OF.get(row["action"])
+    return classes
 
 
 def _parts(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..modalities import TEXT, build_modalities, inputs_of
 from ..system.bundle import REFERENCE
 from ..workspace import read_json
 from .settings import ServeConfig
-from .workers.processes import Decoders, DecoderSettings, Model, ModelDescription, ModelSource
+from .workers.processes import Decoders, DecoderSettings, LabelDescription, Model, ModelDescription, ModelSource
 
 if TYPE_CHECKING:
     from ..contracts import Input
@@ -121,9 +121,28 @@ class ServedModels:
         """What posts may bring."""
         return [pattern_of(names) for names in patterns(self.about.config.parts)]
 
-    def band(self, pattern: str) -> Band | None:
-        """The review band for posts that bring these parts."""
-        return Policy.model_validate(self.about.policy).band(self.about.main, pattern)
+    def band(self, pattern: str, label: str | None = None) -> Band | None:
+        """The review band for posts that bring these parts, by the first label or by another."""
+        policy = Policy.model_validate(self.about.policy)
+        return policy.of_label(label or policy.label).band(self.about.main, pattern)
+
+    def label(self, name: str) -> LabelDescription:
+        """One of the run's labels. Raises `DataError` where it is none."""
+        if name not in self.about.labels:
+            raise DataError(f"this run has no label {name[:40]!r}; its labels are {', '.join(self.about.labels)}")
+        return self.about.labels[name]
+
+    def check_classes(self, said: Mapping[str, object]) -> dict[str, str]:
+        """The classes that a post is said to be of, by label, as the log keeps them.
+
+        Raises `DataError` on a label, or a class, that the run does not know.
+        """
+        found = {}
+        for name, value in said.items():
+            found[name] = str(value)
+            if found[name] not in (known := [str(one) for one in self.label(name).classes]):
+                raise DataError(f"{found[name][:40]!r} is no class of the label {name}; it has {', '.join(known)}")
+        return found
 
     @cached_property
     def reference(self) -> list[float] | None:

@@ -245,11 +245,13 @@ class Service:
         """The answer of the models."""
         found = await self.batcher.decide(prepared.post)
         decision, shadow = (found.decision, found.shadow) if isinstance(found, WithShadow) else (found, None)
-        if not math.isfinite(decision.probability):
+        probabilities = [one.probability for one in decision.labels.values() if one is not None]
+        if not all(map(math.isfinite, (decision.probability, *probabilities))):
             raise ModelError("the models give no probability for this post")
         versions = {**decision.versions, "bifocal": __version__}
         if truncated and not decision.truncated:
-            decision = mark_truncated(decision, about.policy["truncated"])
+            rules = {about.policy_of(name)["truncated"] for name, one in decision.labels.items() if one is not None}
+            decision = mark_truncated(decision, "review" if "review" in rules | {about.policy["truncated"]} else None)
         number, why = uuid.uuid4().hex, decision.why
         return Answer(number, decision, decision.action, None, decision.truncated, versions, why, shadow)
 
@@ -270,6 +272,7 @@ class Service:
         if self.settings.keep_originals and incoming.keep:
             kept = KeptPost(**prepared.kept)
         told.pop("text_used")
+        labels = told.pop("labels", None)  # which have a column of their own
         audit, weight = audited(answer.id, answer.action, self.settings.audit_share)
         return LogEntry(
             id=answer.id,
@@ -292,6 +295,7 @@ class Service:
             audit=audit,
             weight=weight,
             shadow=answer.shadow,
+            labels=labels,
             original=kept,
         )
 

@@ -44,7 +44,9 @@ class Moderations(Strict):
     """How our label is told in the place of OpenAI's moderation API."""
 
     categories: tuple[str, ...] = ("harassment",)
-    """Of its categories those that our positive class is."""
+    """Of its categories those that our positive class is, by the run's first label."""
+    labels: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Further label -> the categories that its positive class is; one that is not named is a category of its own."""
     flag_review: bool = True
     """Whether a post under review is flagged."""
 
@@ -74,7 +76,9 @@ class Perspective(Strict):
     """How our label is told in the place of Perspective's API."""
 
     attributes: tuple[str, ...] = ("TOXICITY",)
-    """Those whose score is the probability of our positive class; others are refused, as it refuses what it has not."""
+    """Those whose score is the probability of our positive class, by the run's first label; others are refused."""
+    labels: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Further label -> those of its own; of one that is not named it is the label in capitals."""
     languages: tuple[str, ...] = LANGUAGES
     """Codes of ISO 639 of the languages that the run is good for: comments in others are refused."""
 

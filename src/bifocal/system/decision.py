@@ -42,6 +42,14 @@ class LabelDecision:
             "models": {m: {"prob": o.probability, "label": o.label} for m, o in self.models.items()},
         }
 
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> LabelDecision:
+        """What `to_dict` told."""
+        models = {name: Opinion(one["prob"], one["label"]) for name, one in told["models"].items()}
+        candidates = tuple(told["candidates"]) if "candidates" in told else None
+        of = {name: told[name] for name in ("label", "threshold", "action", "why")}
+        return cls(probability=told["prob"], models=models, candidates=candidates, **of)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision(Mapping[str, Any]):

@@ -699,6 +699,42 @@ def test_of_nothing_there_is_no_receipt_and_what_is_noted_goes_in_time(store):
     assert (rows("receipts"), rows("forgotten")) == (1, 1)
 
 
+# ------------------------------------------------------------------------------------------------ several labels
+
+
+def by(action, prob=0.5, threshold=0.4):
+    return {"prob": prob, "label": 1, "threshold": threshold, "action": action, "why": "so", "models": {}}
+
+
+def test_the_queue_of_a_label_is_what_it_puts_under_review_and_the_doubtful_by_it_come_first(store):
+    store.record(
+        [
+            logged(1, labels={"toxic": by("review", 0.6), "rude": by("allow")}),
+            logged(2, labels={"toxic": by("allow"), "rude": by("review", 0.3)}),
+            logged(3, labels={"toxic": by("review", 0.41), "rude": by("review", 0.1)}),
+            logged(4, labels={"toxic": by("review"), "rude": None}),
+            logged(5),
+        ]
+    )
+    assert ids(store.queue(label="toxic")) == [3, 4, 1]
+    assert ids(store.queue(label="rude")) == [3, 2]
+    assert store.waiting("ann", label="rude", exclude=[logged(3).id]) == 1
+    assert store.claim("ann", label="rude", exclude=[logged(3).id]).decision.labels["rude"]["prob"] == 0.3
+    assert store.queue(label='"toxic') == store.queue(label="ru}de") == []
+
+
+def test_what_is_said_of_each_label_comes_back(store):
+    store.record([logged(1), logged(2)])
+    store.claim("ann", logged(1).id)
+    store.verdict(logged(1).id, "ann", "block", labels={"rude": "1"})
+    for labels in ({"rude": "1", "kind": "b"}, {"kind": "b", "rude": "1"}, {"kind": "a"}, None):
+        store.feedback(logged(2).id, "shop", "", labels=labels)
+    said = [event.what.get("labels") for event in store.history(logged(2).id) if event.kind == "feedback"]
+    assert said == [{"rude": "1", "kind": "b"}, {"kind": "a"}, None]
+    store.feedback(logged(2).id, "shop", "0", labels={"kind": "a"})
+    assert [(row["label"], row["labels"]) for row in store.labelled()] == [(None, {"rude": "1"}), ("0", {"kind": "a"})]
+
+
 # ------------------------------------------------------------------------------------------------ a log of before
 
 
@@ -707,6 +743,8 @@ def test_a_log_of_the_first_form_is_brought_up_to_date(url):
     store.migrate("0001")
     old = {c.name: c for c in items.c if c.name not in ("lease", "lease_clock")}
     rows = [store._row(check_entry(logged(i))) for i in (1, 2)]
+    for row in rows:
+        del row["labels"]
     at = {"at": START}
     said = {"decision_id": rows[0]["id"], "client": "shop", "reason": "r", **at}
     with store.engine.begin() as connection:
@@ -727,7 +765,10 @@ def test_a_log_of_the_first_form_is_brought_up_to_date(url):
         assert connection.scalars(sa.select(feedback.c.label)).all() == ["1"]
         assert connection.scalars(sa.select(forgotten.c.subject).order_by(forgotten.c.number)).all() == ["y", "x"]
     assert store.claim("bob").claimed_by == "bob"
+    assert store.decision(rows[0]["id"]).labels is None and store.decision(rows[0]["id"]).body == rows[0]["body"]
     store.feedback(rows[0]["id"], "shop", "0")
+    store.record([logged(3, labels={"rude": None})])
+    assert store.decision(logged(3).id).labels == {"rude": None}
     store.sync()
     assert store.last_forgotten == 2
     store.close()

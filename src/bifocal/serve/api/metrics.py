@@ -31,6 +31,12 @@ class Metrics:
             "bifocal_batch_size", "Posts that share a pass.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
         )
         self.actions = Counter("bifocal_decisions", "Decisions.", ("action", "source"), registry=registry)
+        self.labels = Counter(
+            "bifocal_label_decisions",
+            "Of several labels, what each comes to.",
+            ("label", "action"),
+            registry=registry,
+        )
         self.scores = Histogram(
             "bifocal_probability",
             "Calibrated, of the model that decides.",
@@ -63,6 +69,8 @@ class Metrics:
         self.patterns.labels(pattern).inc()
         if answer.decision is not None:
             self.scores.observe(answer.decision.probability)
+            for name, one in answer.decision.labels.items():
+                self.labels.labels(name, "not asked" if one is None else one.action or "none").inc()
         if answer.shadow is not None and answer.shadow.get("action") != answer.action:
             self.disagreements.inc()
 

@@ -106,6 +106,18 @@ class OpinionOut(BaseModel):
     label: int | str
 
 
+class LabelOut(BaseModel):
+    """The answer by one of several labels."""
+
+    model_config = ConfigDict(extra="allow")
+    prob: float
+    label: int | str
+    threshold: float | None
+    action: Literal["allow", "review", "block"] | None
+    why: str
+    models: dict[str, OpinionOut]
+
+
 class MatchOut(BaseModel):
     """The entry of a list that the picture is."""
 
@@ -139,6 +151,11 @@ class AnswerOut(BaseModel):
         description="Whether half or more of the lines seen on the picture could not be read (another script, say)."
     )
     versions: dict[str, str]
+    labels: dict[str, LabelOut | None] = Field(
+        {},
+        description="Of a run of several labels the answer by each, the first included; null where the label that it "
+        "requires is not flagged. Absent of a run of one label, and where a list decided.",
+    )
 
 
 class ErrorIs(BaseModel):
@@ -166,7 +183,8 @@ class FeedbackIn(BaseModel):
         json_schema_extra={"examples": [{"decision_id": "0" * 32, "label": "1", "reason": "reported by five readers"}]},
     )
     decision_id: str = Field(min_length=1, max_length=64)
-    label: int | str = Field(description="The class that the post is of.")
+    label: int | str = Field(description="The class that the post is of, by the run's first label.")
+    labels: dict[str, int | str] = Field({}, description="Of a run of several labels the class by any of them.")
     reason: str = Field("", max_length=2000)
 
 
@@ -190,6 +208,7 @@ class FeedbackOut(BaseModel):
     decision_id: str
     label: str
     client: str
+    labels: dict[str, str] = Field({}, description="Absent where none were named.")
 
 
 class PolicyOut(BaseModel):
@@ -408,10 +427,14 @@ async def feedback(request: Request, body: FeedbackIn, client: Asking) -> Any:
     classes = {str(name): name for name in service.served.about.classes}
     if str(body.label) not in classes:
         raise Refused("unusable", f"label {str(body.label)[:40]!r} is none of this run's: {', '.join(classes)}")
-    label = str(body.label)
-    keep = partial(service.store.feedback, who=client.name)
+    label, labels = str(body.label), service.served.check_classes(body.labels)
+    first = next(iter(service.served.about.labels))
+    if labels.get(first, label) != label:
+        raise Refused("unusable", f"label is {label}, and labels.{first} {labels[first]}: they are the same")
+    keep = partial(service.store.feedback, who=client.name, labels=labels)
     await asyncio.to_thread(keep, body.decision_id, owner_of(client), label, body.reason)
-    return JSONResponse({"decision_id": body.decision_id, "label": label, "client": client.name})
+    told = {"decision_id": body.decision_id, "label": label, "client": client.name}
+    return JSONResponse(told | ({"labels": labels} if labels else {}))
 
 
 @router.post(

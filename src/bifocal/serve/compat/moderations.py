@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -16,8 +17,9 @@ from ..api.bodies import CheckedBodyRoute
 from ..api.routes import POSTING, Asking, cancel_on_disconnect, decide_all, decoded, service_of
 from ..errors import Refused
 from ..posts import Answer, IncomingPost
-from ..settings import CATEGORIES
+from ..settings import CATEGORIES, Moderations
 from .author_header import Author
+from .label_names import names_outside, probability_of
 from .schemas import ImagePart, ModerationIn, ModerationOut, TextPart
 
 PATH = "/v1/moderations"
@@ -31,8 +33,9 @@ router = APIRouter(route_class=CheckedBodyRoute)
 async def moderate(request: Request, asked: ModerationIn, client: Asking, author: Author) -> Any:
     """Decide on texts, or on one post of text and picture, as OpenAI's moderation API is asked."""
     service = service_of(request)
-    about = service.served.about
-    if len(about.classes) != 2:
+    about, told = service.served.about, service.settings.moderations
+    names = names_outside(about, told.categories, told.labels, own=str)
+    if not names:
         raise Refused(
             "unusable",
             f"this run tells {len(about.classes)} classes apart, and this shape knows two: ask /v1/predict",
@@ -46,7 +49,7 @@ async def moderate(request: Request, asked: ModerationIn, client: Asking, author
     for post, answer in zip(posts, answers, strict=True):
         if isinstance(answer, BifocalError):  # this shape knows no errors of single inputs
             raise answer
-        results.append(_result(answer, post, service.settings.moderations))
+        results.append(_result(answer, post, names, told))
     about = service.served.about  # of now
     version = f"bifocal-{about.config.run}-{about.policy_version}"
     return JSONResponse({"id": f"modr-{uuid.uuid4().hex}", "model": version, "results": results})
@@ -75,16 +78,26 @@ def read_input(asked: ModerationIn) -> list[IncomingPost]:
     return [IncomingPost(parts)]
 
 
-def _result(answer: Answer, post: IncomingPost, settings: Any) -> dict[str, Any]:
-    probability = answer.decision.probability if answer.decision else float(answer.action != "allow")
-    flagged = answer.action == "block" or (answer.action == "review" and settings.flag_review)
-    ours = set(settings.categories)
-    there = list(post.parts)
+class _Category(NamedTuple):
+    flagged: bool = False
+    score: float = 0.0
+    applied: tuple[str, ...] = ()
+
+
+def _result(
+    answer: Answer, post: IncomingPost, names: Mapping[str, tuple[str, ...]], settings: Moderations
+) -> dict[str, Any]:
+    categories = dict.fromkeys(CATEGORIES, _Category())
+    for label, one in _by_label(answer, post, names, settings).items():
+        for name in names[label]:  # several labels may be one category
+            there = categories.get(name, _Category())
+            score, applied = max(there.score, one.score), there.applied or one.applied
+            categories[name] = _Category(there.flagged or one.flagged, score, applied)
     return {
-        "flagged": flagged,
-        "categories": {name: flagged and name in ours for name in CATEGORIES},
-        "category_scores": {name: probability if name in ours else 0.0 for name in CATEGORIES},
-        "category_applied_input_types": {name: there if name in ours else [] for name in CATEGORIES},
+        "flagged": _flagged(answer.action, settings),
+        "categories": {name: one.flagged for name, one in categories.items()},
+        "category_scores": {name: one.score for name, one in categories.items()},
+        "category_applied_input_types": {name: list(one.applied) for name, one in categories.items()},
         "bifocal": {
             "id": answer.id,
             "action": answer.action,
@@ -93,6 +106,29 @@ def _result(answer: Answer, post: IncomingPost, settings: Any) -> dict[str, Any]
             "versions": answer.versions,
         },
     }
+
+
+def _by_label(
+    answer: Answer, post: IncomingPost, names: Mapping[str, tuple[str, ...]], settings: Moderations
+) -> dict[str, _Category]:
+    """What each label of two classes says; what is done with the post for no label's sake stands at the first one."""
+    flagged, there = _flagged(answer.action, settings), tuple(post.parts)
+    first = next(iter(names))
+    if answer.decision is None or not answer.decision.labels:
+        score = probability_of(answer, first) if answer.decision else float(answer.action != "allow")
+        return dict.fromkeys(names, _Category()) | {first: _Category(flagged, score, there)}
+    found = dict.fromkeys(names, _Category())
+    for label in names:
+        if (of := answer.decision.labels.get(label)) is not None:
+            own = of.label == 1 if of.action is None else _flagged(of.action, settings)
+            found[label] = _Category(own, of.probability, there)
+    if flagged and not any(of is not None and _flagged(of.action, settings) for of in answer.decision.labels.values()):
+        found[first] = found[first]._replace(flagged=True)
+    return found
+
+
+def _flagged(action: str | None, settings: Moderations) -> bool:
+    return action == "block" or (action == "review" and settings.flag_review)
 
 
 def error_body(refused: Refused) -> tuple[int, dict[str, Any]]:

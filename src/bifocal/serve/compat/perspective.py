@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -24,6 +25,7 @@ from ..posts import Answer, IncomingPost
 from ..service import Service
 from .author_header import Author
 from .discovery import document
+from .label_names import names_outside, probability_of
 from .schemas import AnalyzeIn, AnalyzeOut, AttributeIn, CommentIn, CommentRequest, SuggestIn, SuggestOut
 
 PATH = "/v1alpha1/comments:analyze"
@@ -75,20 +77,20 @@ async def analyze(request: Request, asked: AnalyzeIn, client: Asking, author: Au
     service = service_of(request)
     service.auth.allow(client, "decide", 1)
     wanted = {name: attribute or AttributeIn() for name, attribute in (asked.requestedAttributes or {}).items()}
-    text = _checked(service, asked, list(wanted))
+    attributes = _attributes(service)
+    text = _checked(service, asked, list(wanted), attributes)
     for name, attribute in wanted.items():
         if attribute.scoreType not in (None, *_PROBABILITY):
             kind = storable(attribute.scoreType[:60])
             raise Invalid("INVALID_REQUEST", f"Requested score type {kind} is not supported by attribute {name}")
     answer = await _decided(request, asked, text, client, author, keep=not asked.doNotStore)
-    value = _probability(answer)
-    score = {"value": value, "type": "PROBABILITY"}
-    span = {"begin": 0, "end": len(text), "score": score}
-    scores = {
-        name: {"summaryScore": score, **({"spanScores": [span]} if asked.spanAnnotations else {})}
-        for name, attribute in wanted.items()
-        if attribute.scoreThreshold is None or value >= attribute.scoreThreshold
-    }
+    scores = {}
+    for name, attribute in wanted.items():
+        value = probability_of(answer, attributes[name])
+        if attribute.scoreThreshold is None or value >= attribute.scoreThreshold:
+            score = {"value": value, "type": "PROBABILITY"}
+            span = {"begin": 0, "end": len(text), "score": score}
+            scores[name] = {"summaryScore": score, **({"spanScores": [span]} if asked.spanAnnotations else {})}
     detected = _language(answer)
     languages = [storable(name) for name in asked.languages or [detected]]
     return _told(asked, {"attributeScores": scores, "languages": languages, "detectedLanguages": [detected]})
@@ -100,29 +102,41 @@ async def suggest(request: Request, asked: SuggestIn, client: Asking, author: Au
     service = service_of(request)
     service.auth.allow(client, "decide", 1)
     suggested = asked.attributeScores or {}
-    text = _checked(service, asked, list(suggested))
+    attributes, labels = _attributes(service), service.served.about.labels
+    text = _checked(service, asked, list(suggested), attributes)
     values = {name: s.summaryScore.value for name, s in suggested.items() if s is not None and s.summaryScore}
-    sides = {value >= 0.5 for value in values.values() if value is not None}
     if len(values) < len(suggested) or None in values.values():
         raise Invalid("INVALID_REQUEST", "attributeScores take a summaryScore with a value for each attribute")
-    if len(sides) > 1:
-        raise Invalid("INVALID_REQUEST", f"{', '.join(values)} are one score here, and these suggest two")
+    said: dict[str, str] = {}
+    for name, value in values.items():
+        label = attributes[name]
+        side = str(labels[label].classes[int(value is not None and value >= 0.5)])
+        if said.setdefault(label, side) != side:
+            alike = [other for other in values if attributes[other] == label]
+            raise Invalid("INVALID_REQUEST", f"{', '.join(alike)} are one score here, and these suggest two")
     answer = await _decided(request, asked, text, client, author, keep=True)
-    label = str(service.served.about.classes[int(sides.pop())])
     reason = "suggested " + ", ".join(f"{name} = {value:g}" for name, value in values.items())
-    await asyncio.to_thread(service.store.feedback, answer.id, owner_of(client), label, reason)
+    first = said.pop(next(iter(labels)), "")
+    keep = partial(service.store.feedback, labels=said)
+    await asyncio.to_thread(keep, answer.id, owner_of(client), first, reason)
     told = {
         "requestedLanguages": [storable(name) for name in asked.languages or []],
         "detectedLanguages": [_language(answer)],
-        "bifocal": {"decision_id": answer.id, "label": label},
+        "bifocal": {"decision_id": answer.id, "label": first, **({"labels": said} if said else {})},
     }
     return _told(asked, told)
 
 
-def _checked(service: Service, asked: CommentRequest, attributes: Sequence[str]) -> str:
+def _attributes(service: Service) -> dict[str, str]:
+    """Attribute -> the label whose positive class it scores; of two labels the earlier one."""
+    settings = service.settings.perspective
+    names = names_outside(service.served.about, settings.attributes, settings.labels, own=str.upper)
+    return {name: label for label in reversed(names) for name in names[label]}
+
+
+def _checked(service: Service, asked: CommentRequest, attributes: Sequence[str], ours: Mapping[str, str]) -> str:
     """The comment's text. Raises `Invalid` as the documented API does."""
-    ours = service.settings.perspective.attributes
-    if len(service.served.about.classes) != 2:
+    if not ours:
         raise Invalid(
             "INVALID_REQUEST", "this run tells more than two classes apart, and an attribute has one score: /v1/predict"
         )
@@ -188,13 +202,8 @@ async def _decided(
     return await cancel_on_disconnect(request, service.decide(incoming, client))
 
 
-def _probability(answer: Answer) -> float:
-    assert answer.decision is not None  # lists know pictures only
-    return answer.decision.probability
-
-
 def _language(answer: Answer) -> str:
-    assert answer.decision is not None
+    assert answer.decision is not None  # lists know pictures only
     return answer.decision.language
 
 

@@ -245,7 +245,9 @@ def upsert(
     """Insert a row, or let it take the place of that of the same ``key``; False where that is as ``new`` already."""
     made = (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
     changed = {name: made.excluded[name] for name in row if name not in key}
-    differs = sa.or_(*(table.c[name] != made.excluded[name] for name in new))
+    differs = sa.or_(  # as text: PostgreSQL compares no JSON
+        *(sa.cast(table.c[name], sa.Text).is_distinct_from(sa.cast(made.excluded[name], sa.Text)) for name in new)
+    )
     asked = made.on_conflict_do_update(index_elements=key, set_=changed, where=differs).returning(table.c.number)
     return connection.scalar(asked, row) is not None
 

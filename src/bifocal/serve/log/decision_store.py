@@ -25,7 +25,6 @@ from .records import (
     LoggedDecision,
     NotStorable,
     Receipt,
-    storable,
     storable_json,
 )
 from .review_queue import NUMBER, ReviewQueue, check_client, decision_row, event, item_of, to_decision, valid_verdicts
@@ -86,6 +85,7 @@ def check_entry(row: LogEntry) -> LogEntry:
     if not (
         isinstance(values["decision"], dict)
         and isinstance(values["shadow"], dict | None)
+        and isinstance(values["labels"], dict | None)
         and isinstance(row.last_forgotten, int | None)
         and isinstance(row.subject, str | None)
     ):
@@ -217,7 +217,14 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
     # ------------------------------------------------------------------ what becomes known later
 
     def feedback(
-        self, number: str, client: str | None, label: str, reason: str = "", *, who: str | None = None
+        self,
+        number: str,
+        client: str | None,
+        label: str,
+        reason: str = "",
+        *,
+        who: str | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         """Keep what a client says of a decision that it asked for, in the place of what it said before.
 
@@ -225,6 +232,10 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
         ----------
         client : str or None
             None = whoever asked for the decision.
+        label : str
+            The class by the run's first label; empty = nothing is said of that.
+        labels : mapping, optional
+            Of further labels the classes by them.
         who : str, optional
             Who says it; None = who asked for the decision.
 
@@ -235,13 +246,13 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
         with self._writing() as connection:
             row = decision_row(connection, number)
             check_client(row, client)
-            values = storable_row(feedback, {"decision_id": number, "client": who or row.client, "label": label})
-            what = {"label": values["label"], "reason": storable(reason)}
+            said = {"label": label, "labels": dict(sorted(labels.items())) if labels else None, "reason": reason}
+            values = storable_row(feedback, {"decision_id": number, "client": who or row.client, **said})
+            what = {name: values[name] for name in said}
             now = self._moment(connection).at
-            if upsert(
-                connection, feedback, {**values, **what, "at": now}, key=("decision_id", "client"), new=tuple(what)
-            ):
-                connection.execute(insert(events), [event(number, "feedback", values["client"], now, what)])
+            if upsert(connection, feedback, {**values, "at": now}, key=("decision_id", "client"), new=tuple(what)):
+                told = {name: value for name, value in what.items() if value is not None}
+                connection.execute(insert(events), [event(number, "feedback", values["client"], now, told)])
 
     def labelled(self, run: str | None = None) -> Iterator[dict[str, Any]]:
         """What people said of decisions of a run: rows for retraining.
@@ -249,7 +260,8 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
         Yields
         ------
         dict
-            ``id``; ``label`` and ``action``, of which one may be None; ``by``; ``from``: ``verdict`` or ``feedback``;
+            ``id``; ``label`` and ``action``, of which one may be None; ``labels``: classes by name of those that were
+            named; ``by``; ``from``: ``verdict`` or ``feedback``;
             ``said``: the reason given; ``judged``: when; ``sample``: how the decision came to be looked at by design,
             ``review`` or ``audit``, or None where somebody reported it or appealed; ``weight``: the decisions that it
             stands for in that sample; ``queued``; ``text``; ``picture``: PNG; ``tabular``; ``parts``; ``decided``. The
@@ -347,6 +359,7 @@ def _labelled_row(row: Row[Any], told: Sequence[Row[Any]]) -> dict[str, Any]:
     return {
         "id": row.id,
         "label": last.what.get("label"),
+        "labels": last.what.get("labels") or {},
         "action": last.what.get("action"),
         "by": last.who,
         "from": last.kind,

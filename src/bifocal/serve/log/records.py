@@ -81,6 +81,8 @@ class _DecisionFields:
         Decisions that one like this stands for among the reviewed ones.
     shadow : dict or None
         What the shadow would have done.
+    labels : dict or None
+        What each of several labels answers, as `Decision.to_dict` has it; None = the run has one label.
     """
 
     id: str
@@ -99,6 +101,7 @@ class _DecisionFields:
     audit: bool
     weight: float
     shadow: dict[str, Any] | None
+    labels: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

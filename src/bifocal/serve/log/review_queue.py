@@ -42,6 +42,7 @@ class ReviewQueue(Database):
         reason: Reason | None = None,
         client: str | None = None,
         pattern: str | None = None,
+        label: str | None = None,
         sort: Sort = "uncertainty",
         limit: int = 50,
         after: tuple[Any, str] | None = None,
@@ -51,6 +52,8 @@ class ReviewQueue(Database):
         Parameters
         ----------
         state : {"open", "done"}
+        label : str, optional
+            Posts alone that this one of several labels puts under review.
         sort : {"uncertainty", "age"}
             Nearest to where the decision turns first, or longest waiting first.
         after : (float or datetime, str), optional
@@ -62,7 +65,7 @@ class ReviewQueue(Database):
         """
         key = _key(sort)
         order = key, items.c.decision_id
-        page = _filtered(select(items.c.decision_id).where(items.c.state == state), reason, client, pattern)
+        page = _filtered(select(items.c.decision_id).where(items.c.state == state), reason, client, pattern, label)
         if after is not None:
             page = page.where(tuple_(*order) > tuple_(literal(after[0], key.type), storable(after[1])))
         # The page first, off its index, then what belongs to it: joined first, PostgreSQL would sort the whole queue.
@@ -93,6 +96,7 @@ class ReviewQueue(Database):
         reason: Reason | None = None,
         client: str | None = None,
         pattern: str | None = None,
+        label: str | None = None,
         sort: Sort = "uncertainty",
         exclude: Sequence[str] = (),
     ) -> Item | None:
@@ -128,7 +132,9 @@ class ReviewQueue(Database):
                     by = f"claimed by {item.claimed_by}" if item.state == "open" else f"{item.state} already"
                     raise Conflict(f"the item {number} is {by}: take another")
                 return self._item(connection, number)
-            asked = _filtered(select(items.c.decision_id).where(items.c.state == "open", free), reason, client, pattern)
+            asked = _filtered(
+                select(items.c.decision_id).where(items.c.state == "open", free), reason, client, pattern, label
+            )
             if exclude:
                 asked = asked.where(items.c.decision_id.not_in([n for n in exclude if NUMBER.fullmatch(n)]))
             asked = skip_locked(connection, asked.order_by(_key(sort), items.c.decision_id).limit(1))
@@ -184,13 +190,16 @@ class ReviewQueue(Database):
         reason: Reason | None = None,
         client: str | None = None,
         pattern: str | None = None,
+        label: str | None = None,
         exclude: Sequence[str] = (),
         most: int = 1000,
     ) -> int:
         """How many items ``who`` could be handed, counted up to ``most``. Raises `StoreGone`."""
         with self._reading() as connection:
             free = or_(~_held(self._moment(connection)), items.c.claimed_by == storable(who))
-            asked = _filtered(select(items.c.decision_id).where(items.c.state == "open", free), reason, client, pattern)
+            asked = _filtered(
+                select(items.c.decision_id).where(items.c.state == "open", free), reason, client, pattern, label
+            )
             asked = asked.where(items.c.decision_id.not_in(exclude)).limit(most)
             return connection.scalar(select(func.count()).select_from(asked.subquery())) or 0
 
@@ -206,7 +215,15 @@ class ReviewQueue(Database):
         with self._writing() as connection:
             self._change(connection, number, who, "released", _FREE)
 
-    def verdict(self, number: str, who: str, action: str, reason: str = "", label: str | None = None) -> Event:
+    def verdict(
+        self,
+        number: str,
+        who: str,
+        action: str,
+        reason: str = "",
+        label: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Event:
         """Decide an item that is in one's hands.
 
         Parameters
@@ -214,6 +231,8 @@ class ReviewQueue(Database):
         action : {"allow", "block"}
         label : str, optional
             The class that the post is of, where the action does not say it (several classes).
+        labels : mapping, optional
+            Of several labels the classes by those of which it is said.
 
         Raises
         ------
@@ -226,7 +245,8 @@ class ReviewQueue(Database):
         who = storable(who)
         with self._writing() as connection:
             before = self._item(connection, number)
-            told = {"action": action, "reason": storable(reason), "label": label, "decided": before.decision.action}
+            told: dict[str, object] = {"action": action, "reason": storable(reason), "label": label}
+            told |= {"decided": before.decision.action, **({"labels": dict(labels)} if labels else {})}
             values = {"state": "done", "verdict": action, "judged_by": who, **_FREE}
             return self._change(connection, number, who, "verdict", values, told)
 
@@ -344,8 +364,15 @@ def item_of(number: str, reason: Reason, since: datetime, decision: Any) -> dict
         "state": "open",
         "client": decision.client,
         "pattern": decision.pattern,
-        "distance": distance(decision.probability, decision.threshold),
+        "distance": _distance(decision),
     }
+
+
+def _distance(decision: Any) -> float:
+    """How far a decision is from turning, by whichever of several labels puts it under review."""
+    under_review = [one for one in (decision.labels or {}).values() if one and one["action"] == "review"]
+    found = [distance(one["prob"], one["threshold"]) for one in under_review]
+    return min(found, default=distance(decision.probability, decision.threshold))
 
 
 def decision_row(connection: Connection, number: str) -> Row[Any]:
@@ -394,7 +421,12 @@ _ITEMS = (
 )
 
 
-def _filtered(asked: Select[Any], reason: Reason | None, client: str | None, pattern: str | None) -> Select[Any]:
+def _filtered(
+    asked: Select[Any], reason: Reason | None, client: str | None, pattern: str | None, label: str | None
+) -> Select[Any]:
+    if label is not None:
+        under_review = decisions.c.labels[storable(label)]["action"].as_string() == "review"
+        asked = asked.where(select(decisions.c.id).where(decisions.c.id == items.c.decision_id, under_review).exists())
     for column, value in ((items.c.reason, reason), (items.c.client, client), (items.c.pattern, pattern)):
         if value is not None:
             asked = asked.where(column == storable(value))

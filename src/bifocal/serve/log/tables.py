@@ -79,6 +79,7 @@ decisions = Table(
     Column("weight", Float, nullable=False),
     Column("shadow", JSON(none_as_null=True)),
     Column("disagrees", Boolean, nullable=False),
+    Column("labels", JSON(none_as_null=True)),
     Index("ix_decisions_at", "at"),
     Index("ix_decisions_subject", "subject"),
 )
@@ -143,9 +144,13 @@ feedback = Table(
     Column("client", String(100), nullable=False),
     Column("label", String(200), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("labels", JSON(none_as_null=True)),
     Index("ix_feedback_decision_id", "decision_id", "client", unique=True),
 )
-"""What each client says of a decision now; what it said before stands in the events."""
+"""What each client says of a decision now; what it said before stands in the events.
+
+``label`` is the class by the run's first label, empty where nothing is said of it; ``labels`` the classes by others.
+"""
 
 receipts = Table(
     "receipts",

@@ -66,7 +66,11 @@ TYPED = ("do", "why", "undo", "seen", "skip")
 SAME = 0.005
 """Probabilities that are told as one."""
 ACTIONS = {"allow": "allowed", "none": "no action", "review": "to review", "block": "blocked"}
-FILTERS = ("reason", "pattern", "client", "sort")
+FILTERS = ("reason", "pattern", "client", "label", "sort")
+SAID = "label."
+"""What the fields of a verdict begin with that say a post's class by a label."""
+DONE = {"block": "Blocked", "review": "To review", "none": "Named"}
+"""What a label that may do so much does with a post over its threshold."""
 STRONGEST = 5
 """Pieces of a part that are named."""
 STEPS = 4
@@ -270,13 +274,34 @@ def _shown(explanation: Explanation, service: Service) -> dict[str, Any]:
         "parts": parts,
         "band": service.served.band(pattern),
         "sense": _sense(service, decision.label),
+        "categories": _categories(service, decision.to_dict().get("labels"), pattern),
     }
 
 
-def _sense(service: Service, label: Any) -> dict[str, Any]:
+def _sense(service: Service, value: Any, label: str | None = None) -> dict[str, Any]:
     """What a probability is of, as people call it: the label itself where it has two classes, else the class."""
-    binary = service.served.about.classes == (0, 1)
-    return {"binary": binary, "name": str(service.served.about.policy["label"] if binary else label).replace("_", " ")}
+    about = service.served.about
+    label = label or about.policy["label"]
+    known = about.labels.get(label)  # None: the models that decided were others
+    binary = known.classes == (0, 1) if known else value in (0, 1)
+    done = DONE[known.act if known else "none"] if binary else "Named"
+    return {"binary": binary, "name": _plain(label if binary else value), "done": done}
+
+
+def _plain(name: object) -> str:
+    return str(name).replace("_", " ")
+
+
+def _categories(service: Service, labels: Mapping[str, Any] | None, pattern: str) -> list[dict[str, Any]]:
+    """What further labels than the first say of a post, as the template draws it."""
+    found = []
+    for name, of in list((labels or {}).items())[1:]:
+        known = service.served.about.labels.get(name)
+        band = service.served.band(pattern, name) if known and known.act == "block" else None
+        sense = _sense(service, of and of["label"], name)
+        requires = _plain(known.requires if known else "the label that it requires")
+        found.append({"name": _plain(name), "of": of, "band": band, "sense": sense, "requires": requires})
+    return found
 
 
 def _data(picture: Image.Image) -> str:
@@ -298,6 +323,16 @@ def _filters(given: Mapping[str, Any]) -> dict[str, str]:
     return asked
 
 
+def _of_queue(request: Request) -> dict[str, str]:
+    """What is asked of the queue. Raises `DataError` where a label is named that the run does not have."""
+    asked, served = _filters(request.query_params), service_of(request).served
+    if "label" in asked:
+        served.label(asked["label"])
+    if len(served.about.labels) == 1:
+        asked.pop("label", None)  # posts of such runs are under review by no other
+    return asked
+
+
 def _seen(given: Mapping[str, Any]) -> int | None:
     """How many items went before this one in the pass through the queue; None outside of one."""
     seen = str(given.get("seen") or "")
@@ -311,7 +346,7 @@ def _skip(given: Mapping[str, Any]) -> str:
 
 @router.get("/queue")
 async def queue(request: Request, who: Moderator) -> Response:
-    store, asked = service_of(request).store, _filters(request.query_params)
+    store, asked = service_of(request).store, _of_queue(request)
     sort = asked.get("sort", "uncertainty")
     after = _after(request.query_params, sort)
     items = await asyncio.to_thread(store.queue, **asked, limit=PAGE + 1, after=after)  # type: ignore[arg-type]
@@ -324,6 +359,7 @@ async def queue(request: Request, who: Moderator) -> Response:
     return _page(
         "queue.html", request, who=who, items=items[:PAGE], counts=counts, asked=asked, more=more,
         start=urlencode(asked), patterns=service_of(request).served.patterns,
+        labels=list(service_of(request).served.about.labels),
         held={item.id for item in items if _held(item, store)},
     )  # fmt: skip
 
@@ -342,7 +378,7 @@ def _after(given: Mapping[str, str], sort: str) -> tuple[Any, str] | None:
 @router.get("/next")
 async def following(request: Request, who: Moderator) -> Response:
     """Claim the next item and show it."""
-    store, asked, skip = service_of(request).store, _filters(request.query_params), _skip(request.query_params)
+    store, asked, skip = service_of(request).store, _of_queue(request), _skip(request.query_params)
     seen = _seen(request.query_params) or 0
     skipped = skip.split(",") if skip else []
     item = await asyncio.to_thread(store.claim, who, **asked, exclude=skipped)  # type: ignore[arg-type]
@@ -443,8 +479,20 @@ async def _item_page(
         asked=asked, skip=skip, seen=seen, place=place, last=last, start=urlencode(asked), explained=explained, why=why,
         note=note, more=more if _can_be_marked(decision, original) else None,
         band=service.served.band(decision.pattern), sense=_sense(service, decision.label),
-        alone=_alone(decision, service),
+        alone=_alone(decision, service), categories=_categories(service, decision.labels, decision.pattern),
+        asking=[_plain(name) for name, of in (decision.labels or {}).items() if of and of["action"] == "review"],
+        labels=_sayable(service, given),
     )  # fmt: skip
+
+
+def _sayable(service: Service, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of each of several labels the field of a verdict, its classes, and what was chosen already."""
+    labels = service.served.about.labels
+    return [
+        {"field": SAID + name, "name": _plain(name), "classes": of.classes, "chosen": given.get(SAID + name)}
+        for name, of in labels.items()
+        if len(labels) > 1
+    ]
 
 
 def _before(given: Mapping[str, Any]) -> int | None:
@@ -546,7 +594,9 @@ async def judged(request: Request, number: str) -> Response:
     request.state.onward = urlencode(onward)  # where an error leads on to
     if done in ("approve", "block"):
         action = "allow" if done == "approve" else "block"
-        await asyncio.to_thread(_judge, store, number, who, action, _text(form, "why"))
+        said = {name.removeprefix(SAID): _text(form, name) for name in form if name.startswith(SAID)}
+        labels = service_of(request).served.check_classes({name: value for name, value in said.items() if value})
+        await asyncio.to_thread(_judge, store, number, who, (action, _text(form, "why"), None, labels))
         return RedirectResponse(f"/moderate/next?{urlencode({**onward, 'undo': number})}", 303)
     if done == "skip":
         with suppress(Conflict):  # the claim has run out meanwhile: it is free as it is
@@ -566,13 +616,13 @@ async def judged(request: Request, number: str) -> Response:
     raise Refused("unusable", f"an item is approved, blocked, skipped, undone or claimed, found {done[:20]!r}")
 
 
-def _judge(store: DecisionStore, number: str, who: str, action: str, why: str) -> None:
+def _judge(store: DecisionStore, number: str, who: str, told: tuple[str, str, str | None, Mapping[str, str]]) -> None:
     """A verdict; one that was typed for longer than the claim held counts where nobody else has the item."""
     try:
-        store.verdict(number, who, action, why)
+        store.verdict(number, who, *told)
     except Conflict:
         store.keep(number, who)
-        store.verdict(number, who, action, why)
+        store.verdict(number, who, *told)
 
 
 @router.post("/items/{number}/keep")
@@ -587,14 +637,15 @@ async def _small_form(request: Request) -> FormData:
     length = request.headers.get("content-length", "")
     if not length.isdecimal() or int(length) > SMALL_FORM:
         raise Refused("too_large", f"a verdict with its reason has {SMALL_FORM:,} bytes at most, and says how many")
-    return await request.form(max_files=0, max_fields=16)
+    return await request.form(max_files=0, max_fields=16 + len(service_of(request).served.about.labels))
 
 
 def _typed(form: FormData, number: str) -> dict[str, str] | None:
     """What came with a verdict, for a form that gives it back; None where it was none."""
     if not number or _text(form, "do") not in ("approve", "block", "skip", "claim"):
         return None
-    return {"item": number, **_filters(form), **{name: _text(form, name) for name in TYPED if _text(form, name)}}
+    typed = [*TYPED, *(name for name in form if name.startswith(SAID))]
+    return {"item": number, **_filters(form), **{name: _text(form, name) for name in typed if _text(form, name)}}
 
 
 async def _typed_again(request: Request, who: str, typed: Mapping[str, str]) -> Response:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ...config import RunConfig
 from ...data.transcriber_pool import end_with_parent
+from ...decide.policy import POOLED, Policy
 from ...errors import BifocalError, ModelError, PictureError, RunError
 from ...modalities import PICTURE, TEXT
 from ...modalities.text import MAX_CHARACTERS
@@ -82,6 +83,22 @@ class PreparedPost:
     """What the log keeps of it, as `Preprocessor.keep` gives it; nothing where it is told to keep nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class LabelDescription:
+    """What the service tells of one of a run's labels."""
+
+    classes: tuple[int | str, ...]
+    threshold: float | None
+    """Of the model that decides, whatever parts are there; None = the likeliest class."""
+    act: Literal["block", "review", "none"]
+    requires: str | None
+    """The label whose flagged posts alone it is about."""
+
+    @classmethod
+    def of(cls, policy: Policy, main: str) -> LabelDescription:
+        return cls(policy.classes, policy.threshold(main, POOLED), policy.act, policy.requires)
+
+
 @dataclass(frozen=True)
 class ModelDescription:
     """What the service tells of the models that it runs."""
@@ -97,6 +114,13 @@ class ModelDescription:
     probability_key: str
     reads: tuple[str, ...]
     columns: tuple[str, ...]
+    labels: Mapping[str, LabelDescription]
+    """Every label of the run, the first one first."""
+
+    def policy_of(self, label: str) -> dict[str, Any]:
+        """What holds for one label."""
+        further: Mapping[str, dict[str, Any]] = self.policy.get("labels", {})
+        return further.get(label, self.policy)
 
 
 def import_beforehand(torch: bool) -> None:
@@ -205,6 +229,7 @@ def _describe(source: ModelSource) -> ModelDescription:
         system.label.probability,
         tuple(sorted(system.reads)),
         tuple(sorted(system.columns)),
+        {name: LabelDescription.of(system.policy.of_label(name), system.main) for name in system.policy.label_names},
     )
 
 

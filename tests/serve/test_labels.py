@@ -1,0 +1,136 @@
+"""A service of a run of several labels: answers, log, queue, feedback, other shapes, figures and pages of each."""
+
+import httpx
+import openai
+import pytest
+
+import bifocal
+from bifocal.errors import DataError
+from bifocal.serve.log.decision_store import DecisionStore, read_secret
+
+URGENT, CALM = "quickly note 7 about fire here", "sometime note 7 about matters there"
+CHEAP, DEAR = {"price": 12.0, "room": "hall"}, {"price": 95.0, "room": "hall"}
+
+
+@pytest.fixture(scope="module")
+def server(serve, labels_run):
+    return serve(labels_run, "--set", "keep_originals=true")
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with bifocal.Client(server.url) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def system(labels_run):
+    return bifocal.load(labels_run)
+
+
+@pytest.fixture
+def store(server):
+    made = DecisionStore(f"sqlite:///{server.state / 'decisions.sqlite'}", secret=read_secret(server.state))
+    yield made
+    made.close()
+
+
+def test_the_service_answers_each_label_as_the_system_does(server, client, system):
+    rows = [{"text": text, "tabular": record} for text in (URGENT, CALM) for record in (CHEAP, DEAR)]
+    for row, answer in zip(rows, client.predict_batch(rows), strict=True):
+        here = system.predict(**row)
+        assert list(answer.labels) == ["urgent", "paid", "kind"]
+        for name, of in here.labels.items():
+            there = answer.labels[name]
+            assert (of is None) == (there is None)
+            if of is not None:
+                assert there.probability == pytest.approx(of.probability, abs=1e-5)
+                assert (there.label, there.action, set(there.models)) == (of.label, of.action, set(of.models))
+        assert (answer.action, answer.label) == (here.action, here.label)
+    body = server.post(json={"text": CALM, "tabular": CHEAP}).json()
+    assert body["labels"]["urgent"]["label"] == 0 and body["labels"]["kind"] is None
+    policy = client.policy()
+    assert policy["labels"]["kind"]["requires"] == "urgent" and policy["labels"]["paid"]["act"] == "review"
+
+
+def test_the_log_has_each_label_and_what_is_said_of_it(client, store):
+    answer = client.predict(text=URGENT, tabular=DEAR)
+    logged = store.decision(answer.id)
+    assert logged.labels == answer.body["labels"] and "labels" not in logged.body
+    told = client.feedback(answer.id, 1, labels={"paid": 0, "kind": "fire"})
+    assert told["labels"] == {"paid": "0", "kind": "fire"}
+    (row,) = (row for row in store.labelled() if row["id"] == answer.id)
+    assert (row["label"], row["labels"]) == ("1", {"kind": "fire", "paid": "0"})
+    for labels, wrong in (
+        ({"rude": 1}, "no label 'rude'; its labels are urgent, paid, kind"),
+        ({"kind": "ice"}, "'ice' is no class of the label kind; it has fire, "),
+        ({"urgent": 0}, "label is 1, and labels.urgent 0"),
+    ):
+        with pytest.raises(DataError, match=wrong):
+            client.feedback(answer.id, 1, labels=labels)
+
+
+def test_openais_client_finds_a_category_for_each_label_of_two_classes(server, client):
+    asked = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    here = {text: client.predict(text=text) for text in (URGENT, CALM)}
+    for text, result in zip(here, asked.moderations.create(input=list(here)).results, strict=True):
+        labels = here[text].labels
+        assert result.category_scores.harassment == pytest.approx(labels["urgent"].probability, abs=1e-5)
+        assert result.category_scores.paid == pytest.approx(labels["paid"].probability, abs=1e-5)
+        assert result.categories.harassment == (labels["urgent"].action == "block")
+        assert result.categories.paid == (labels["paid"].action == "review")
+        assert result.flagged == (here[text].action in ("block", "review"))
+        assert result.category_applied_input_types.harassment == ["text"]
+        assert result.category_applied_input_types.paid == ["text"] and not hasattr(result.categories, "kind")
+        assert not result.categories.hate and result.category_applied_input_types.hate == []
+
+
+def test_perspectives_client_asks_for_several_attributes(server, client, store):
+    from googleapiclient import discovery
+    from googleapiclient.errors import HttpError
+
+    url = f"{server.url}/$discovery/rest?version=v1alpha1"
+    comments = discovery.build(
+        "commentanalyzer", "v1alpha1", developerKey="k", discoveryServiceUrl=url, static_discovery=False
+    ).comments()
+    labels = client.predict(text=URGENT).labels
+    body = {"comment": {"text": URGENT}, "languages": ["en"]}
+    for names in (["TOXICITY", "PAID"], ["PAID"]):
+        said = comments.analyze(body=body | {"requestedAttributes": {name: {} for name in names}}).execute()
+        scores = {name: of["summaryScore"]["value"] for name, of in said["attributeScores"].items()}
+        known = {"TOXICITY": labels["urgent"].probability, "PAID": labels["paid"].probability}
+        assert scores == {name: pytest.approx(known[name], abs=1e-5) for name in names}
+    with pytest.raises(HttpError, match="Unknown requested attribute: KIND"):
+        comments.analyze(body=body | {"requestedAttributes": {"KIND": {}}}).execute()
+    suggested = {"PAID": {"summaryScore": {"value": 0.9}}}
+    said = comments.suggestscore(body=body | {"attributeScores": suggested}).execute()["bifocal"]
+    assert (said["label"], said["labels"]) == ("", {"paid": "1"})
+    (row,) = (row for row in store.labelled() if row["id"] == said["decision_id"])
+    assert row["labels"] == {"paid": "1"}
+
+
+def test_figures_of_each_label(server, client):
+    client.predict(text=CALM, tabular=CHEAP)
+    assert server.metric('bifocal_label_decisions_total{action="not asked",label="kind"}') >= 1
+    assert server.metric('bifocal_label_decisions_total{action="allow",label="urgent"}') >= 1
+
+
+def test_the_page_shows_each_category_filters_by_it_and_takes_what_is_said_of_it(server, client, store):
+    under_review = client.predict(text=CALM, tabular=DEAR)
+    assert (under_review.labels["paid"].action, under_review.labels["kind"]) == ("review", None)
+    with httpx.Client(base_url=server.url, timeout=300, follow_redirects=True) as page:
+        ours = {"Origin": server.url}
+        page.post("/moderate/login", data={"name": "ann"}, headers=ours)
+        tried = page.post("/moderate", data={"text": CALM}, headers=ours).text
+        assert "Not asked: only of posts that are <bdi>urgent</bdi>." in tried and "To review from" in tried
+        assert under_review.id in page.get("/moderate/queue?label=paid").text
+        assert under_review.id not in page.get("/moderate/queue?label=urgent").text
+        wrong = page.get("/moderate/queue?label=rude")
+        assert wrong.status_code == 422 and "no label &#39;rude&#39;; its labels are urgent, paid, kind" in wrong.text
+        store.claim("ann", under_review.id)
+        item = page.get(f"/moderate/items/{under_review.id}").text
+        assert "The machine asks for a person by <bdi>paid" in item and 'name="label.kind"' in item
+        said = {"do": "approve", "why": "", "label.urgent": "0", "label.paid": "1", "label.kind": ""}
+        page.post(f"/moderate/items/{under_review.id}", data=said, headers=ours)
+    (row,) = (row for row in store.labelled() if row["id"] == under_review.id)
+    assert (row["action"], row["labels"]) == ("allow", {"urgent": "0", "paid": "1"})
