@@ -1,6 +1,6 @@
-"""The line to try next allows the outside plug-ins that the models are made of, and no other."""
+"""What a finished run shows: a table for each label, and a line to try next, with the plug-ins that it needs."""
 
-from bifocal.cli.run_tables import _plugins_of
+from bifocal.cli.run_tables import _plugins_of, print_results
 from bifocal.workspace import Workspace, write_json
 
 
@@ -17,3 +17,14 @@ def test_a_plugin_that_was_only_tried_needs_not_be_allowed(tmp_path):
     members = {"mine.product:Product": {}, "mean": {}}
     write_json(space.fusion / "config.json", {"strategy": "ensemble", "state": {"members": members}})
     assert _plugins_of(space) == {"mine.sound:Sound", "mine.reader:Reader", "mine.product:Product"}
+
+
+def test_each_label_has_its_table_and_gains(labels_run, capsys):
+    print_results(labels_run, as_json=False)
+    told = capsys.readouterr().out
+    tables = told.split("labels: ")[1:]
+    assert [table.partition(",")[0] for table in tables] == ["urgent", "paid", "kind"]
+    for table in tables:
+        assert "mm_fusion" in table and "gain of mm_fusion over tabular_expert (" in table
+    assert "mm_fusion at" in tables[1] and "mm_fusion at" not in tables[2]  # of three classes
+    assert told.count("report: ") == told.count("try it:") == 1

@@ -109,3 +109,23 @@ def test_an_unknown_model_is_answered_with_the_known_ones(fake_run):
 def test_a_card_can_be_written_again(fake_run):
     folder = fake_run()
     assert card(folder, "mm_fusion") == card(folder, "mm_fusion")
+
+
+def test_what_answers_a_further_label_has_its_card_in_its_own_folder(labels_run):
+    for name in ("paid", "kind"):
+        place = f"mm_fusion.{name}"
+        _, front, body = (labels_run / "models" / place / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+        assert f"# mm_fusion of labels: {name}\n" in body and f"label {name}" in body
+        assert f'torch.load("models/{place}/fusion_model.pt"' in body
+        front = yaml.safe_load(front)
+        assert front["tags"] == ["bifocal", name] and front["model-index"][0]["name"] == f"labels/{place}"
+    assert "label kind, asked of posts that are positive by urgent." in body
+
+
+def test_the_card_of_an_expert_names_its_further_heads(labels_run, fake_run):
+    body = (labels_run / "models" / "text_expert" / "README.md").read_text(encoding="utf-8")
+    heads = read_json(labels_run / "models" / "text_expert" / "bifocal.json")["heads"]
+    assert "It answers 3 labels from one pass." in body and "Auto class" not in body
+    assert f"| paid | 0, 1 | {heads['paid']['learned_from']} | AUROC 0." in body
+    assert f"| kind | fire, noise, water | {heads['kind']['learned_from']} | macro-F1 0." in body
+    assert "Further labels" not in card(fake_run(), "text_expert")[1]

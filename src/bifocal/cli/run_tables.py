@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..modalities import inputs
 from ..plugins import outside_names
@@ -17,6 +17,9 @@ from ..report import words
 from ..report.tables import Table
 from ..workspace import Workspace, read_json
 from .console import drawn, emit_json, plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 IN_SAMPLE = {
     True: "tuned and evaluated on train; these figures say nothing about new posts",
@@ -29,6 +32,7 @@ HEADLINE = {
     for name in ("auroc", "macro_f1", "accuracy", "brier", "ece_top_label", "nll")
 }
 """Metrics shown on the screen, in 80 columns."""
+END_TO_END = ("accuracy", "macro_f1")
 
 
 def print_results(folder: Path, as_json: bool) -> None:
@@ -46,6 +50,28 @@ def print_results(folder: Path, as_json: bool) -> None:
         emit_json({"folder": str(folder), **results})
         return
     console = plain()
+    _print_label(console, results)
+    for of in results.get("labels", {}).values():
+        console.print()
+        _print_label(console, of)
+    console.print(f"report: {space.report / 'index.html'}")
+    example = read_json(space.record).get("example", {})
+    command = [program(), "predict", str(folder)]
+    known = inputs()
+    for name in sorted(example.keys() - {"id"}, key=lambda name: (name not in known or not known[name].is_file, name)):
+        if part := example[name]:
+            told = part if isinstance(part, str) else json.dumps(part, ensure_ascii=False)
+            told = str(folder / told) if name in known and known[name].is_file else told
+            command += [f"--{name}", told] if name in known else ["--part", f"{name}={told}"]
+    if len(command) > 3:
+        for plugin in sorted(_plugins_of(space)):
+            command += ["--allow-plugin", plugin.partition(":")[0]]
+        console.print("try it:", soft_wrap=True)
+        console.print("  " + shlex.join(command), soft_wrap=True)
+
+
+def _print_label(console: Console, results: Mapping[str, Any]) -> None:
+    """The table of one label, the counts behind it, and the gains."""
     split = results["tested_on"]
     console.print(drawn(_results_table(results, split)))
     for model, figures in results["models"].items():
@@ -76,20 +102,15 @@ def print_results(folder: Path, as_json: bool) -> None:
         )
     if results.get("class_shares", {}).get("differ"):  # results of an earlier version have none
         console.print(words.class_shares_differ(results["class_shares"]), soft_wrap=True)
-    console.print(f"report: {space.report / 'index.html'}")
-    example = read_json(space.record).get("example", {})
-    command = [program(), "predict", str(folder)]
-    known = inputs()
-    for name in sorted(example.keys() - {"id"}, key=lambda name: (name not in known or not known[name].is_file, name)):
-        if part := example[name]:
-            told = part if isinstance(part, str) else json.dumps(part, ensure_ascii=False)
-            told = str(folder / told) if name in known and known[name].is_file else told
-            command += [f"--{name}", told] if name in known else ["--part", f"{name}={told}"]
-    if len(command) > 3:
-        for plugin in sorted(_plugins_of(space)):
-            command += ["--allow-plugin", plugin.partition(":")[0]]
-        console.print("try it:", soft_wrap=True)
-        console.print("  " + shlex.join(command), soft_wrap=True)
+    if judged := results.get("end_to_end"):
+        told = ", ".join(
+            f"{words.METRICS[m]} {words.number(judged[m]['value'])} {words.interval(judged[m])}" for m in END_TO_END
+        )
+        console.print(
+            f"the figures above are given the true parent; end to end, “not asked” being a class of its own, over "
+            f"{judged['n']:,} rows: {told}",
+            soft_wrap=True,
+        )
 
 
 def _plugins_of(space: Workspace) -> frozenset[str]:
@@ -98,7 +119,8 @@ def _plugins_of(space: Workspace) -> frozenset[str]:
     from ..models.saved import CARD as EXPERT
 
     config = read_json(space.record)["config"]
-    cards = [read_json(path) for path in (*space.models.glob(f"*/{EXPERT}"), space.fusion / FUSION) if path.is_file()]
+    fusions = space.models.glob(f"{space.fusion.name}*/{FUSION}")
+    cards = [read_json(path) for path in (*space.models.glob(f"*/{EXPERT}"), *fusions) if path.is_file()]
     made_of = [[c.get("encoder"), c.get("strategy"), c.get("state", {}).get("members")] for c in cards]
     return outside_names([config.get("modalities"), config.get("transcribe"), *made_of])
 

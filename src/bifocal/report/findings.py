@@ -16,12 +16,12 @@ from ..decide.calibration_methods import formula
 from ..decide.policy import Policy
 from ..decide.thresholds import described
 from ..errors import RunError
-from ..evaluate.metrics import headline_metric
 from ..example import SPLITS, Label, Taxonomy
 from ..modalities import TEXT
 from ..modalities.text import without_tags
 from ..workspace import Workspace, read_json
-from .schema import CurveFacts, DataFacts, ErrorFacts, Headline, ModelFacts, Provenance, RunFacts
+from .labels import headline, labels_of
+from .schema import CurveFacts, DataFacts, ErrorFacts, ModelFacts, Provenance, RunFacts
 
 ECE_ROWS = 2000
 """Under so many rows a calibration error is mostly chance: no target, only a description."""
@@ -63,11 +63,10 @@ def findings(folder: str | Path, label_name: str = "") -> RunFacts:
     }
     baseline = results["models"][MAJORITY]
     splits = {s: {k: baseline[s][k] for k in ("n", "positives")} for s in SPLITS if s in baseline}
-    metric = headline_metric(len(label.classes))
     main_facts = models[main]
     decided_by = Policy.model_validate({name: value for name, value in policy.items() if name != "version"})
     steps, rule = steps_of_label(record["steps"], label_name), decided_by.rule_of(main)
-    return {
+    facts: RunFacts = {
         "run": results["run"],
         "label": {
             "name": results["label"],
@@ -77,7 +76,7 @@ def findings(folder: str | Path, label_name: str = "") -> RunFacts:
         },
         "source": record["config"]["source"]["kind"],
         "modalities": [part_name(plugin) for plugin in record["config"]["modalities"]],
-        "headline": _headline(main, metric, tested, main_facts),
+        "headline": headline(main, len(label.classes), tested, results["models"][main][tested]),
         "gain": results.get("gain"),
         "gains": results.get("gains", {}),
         "class_shares": results.get("class_shares", {"shares": {}, "p": 1.0, "differ": False}),
@@ -112,20 +111,11 @@ def findings(folder: str | Path, label_name: str = "") -> RunFacts:
         "choice": steps.get("fusion", {}).get("choice"),
         "made": _made(record),
     }
-
-
-def _headline(main: str, metric: str, split: str, model_facts: ModelFacts) -> Headline:
-    figure = model_facts["calibrated"][metric]
-    return {
-        "model": main,
-        "metric": metric,
-        "split": split,
-        "value": figure["value"],
-        "low": figure["low"],
-        "high": figure["high"],
-        "n": model_facts["n"],
-        "positives": model_facts["positives"],
-    }
+    if decided_by.requires:
+        facts["label"]["requires"] = decided_by.requires
+    if labels := labels_of(folder):
+        facts["labels"] = labels
+    return facts
 
 
 def class_counts(split: Mapping[str, Any]) -> list[int]:

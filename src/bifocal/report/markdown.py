@@ -22,7 +22,8 @@ def table_lines(table: Table) -> list[str]:
     if not table.rows:
         return []
     rule = ["---"] * table.texts + ["---:"] * (len(table.head) - table.texts)
-    rows = ([plain(cell) for cell in row] for row in (table.head, *table.cells))
+    cells = ([f"[{plain(c)}]({c.link})" if c.link else plain(c) for c in row] for row in table.cells)
+    rows = ([plain(title) for title in table.head], *cells)
     head, *body = ("| " + " | ".join(row) + " |" for row in rows)
     return [head, "| " + " | ".join(rule) + " |", *body, ""]
 
@@ -30,6 +31,9 @@ def table_lines(table: Table) -> list[str]:
 def to_markdown(facts: RunFacts) -> str:
     """The findings as Markdown; posts themselves stay on the page."""
     lines = [f"# {plain(facts['run'])}: {plain(facts['label']['name'])}", ""]
+    if "labels" in facts:
+        lines += table_lines(tables.labels(facts["labels"], "report.md", facts["label"]["name"]))
+        lines += [*(f"- {plain(sentence)}" for sentence in words.about_labels(facts)), ""]
     if facts["marks"]["in_sample"]:
         lines += [f"> **{plain(words.in_sample(facts))}**", ""]
     lines += [plain(" ".join(words.asked(facts))), "", "## Answer", ""]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import RunError, nearest
+from ..evaluate.metrics import headline_metric
 from ..modalities import PARTS, argument_of, inputs
 from ..workspace import Workspace, atomic, read_json
 from . import tables, words
@@ -75,13 +76,16 @@ def write_model_card(folder: Path, model: str, facts: RunFacts | None = None, la
     space = Workspace.of(folder).for_label(label)
     place = space.expert(model)
     if place == space.fusion:
-        front, body = _front(facts, model, {}), _fusion(facts, model, read_json(place / "config.json"))
+        card: Mapping[str, Any] = {}
+        body = _fusion(facts, model, place.name, read_json(place / "config.json"))
     else:
         card = read_json(place / "bifocal.json")
-        front, body = _front(facts, model, card), _expert(facts, model, card)
-    sections = [*body, *_decides(facts, model), *_figures(facts, model), *_data(facts), *_limits(facts, model)]
+        body = _expert(facts, model, place.name, card)
+    figures = [*_figures(facts, model), *_further_heads(space, model, card)]
+    sections = [*body, *_decides(facts, model), *figures, *_data(facts), *_limits(facts, model)]
+    title = f"# {plain(model)} of {plain(facts['run'])}{f': {plain(label)}' if label else ''}"
     with atomic(place / "README.md") as f:
-        f.write("\n".join(["---", front, "---", "", f"# {plain(model)} of {plain(facts['run'])}", "", *sections]))
+        f.write("\n".join(["---", _front(facts, model, place.name, card), "---", "", title, "", *sections]))
     return place / "README.md"
 
 
@@ -90,8 +94,10 @@ def _on_the_hub(base: str) -> bool:
     return bool(HUB_ID.match(base)) and not Path(base).is_dir()
 
 
-def _front(facts: RunFacts, model: str, card: Mapping[str, Any]) -> str:
-    """The YAML front matter; in-sample figures stay out of it, since there they would lose their mark.
+def _front(facts: RunFacts, model: str, folder: str, card: Mapping[str, Any]) -> str:
+    """The YAML front matter of a model in ``models/<folder>``.
+
+    In-sample figures stay out of it, since there they would lose their mark.
 
     A fusion has no card: transformers cannot load it, and the hub knows no task of classifying posts of several parts.
     """
@@ -114,7 +120,7 @@ def _front(facts: RunFacts, model: str, card: Mapping[str, Any]) -> str:
         if name in HUB_METRICS and figure["value"] is not None
     ]
     data = ModelCardData(
-        model_name=f"{facts['run']}/{model}" if results else None,
+        model_name=f"{facts['run']}/{folder}" if results else None,
         library_name="transformers" if use else "bifocal",
         pipeline_tag=use.pipeline if use else None,
         base_model=base if _on_the_hub(base) else None,
@@ -125,7 +131,7 @@ def _front(facts: RunFacts, model: str, card: Mapping[str, Any]) -> str:
     return str(data.to_yaml()).strip()
 
 
-def _expert(facts: RunFacts, model: str, card: Mapping[str, Any]) -> list[str]:
+def _expert(facts: RunFacts, model: str, folder: str, card: Mapping[str, Any]) -> list[str]:
     label, size = facts["label"], facts["models"][model]["parameters"]
     base = card.get("base_model", card["encoder"])
     base = base if _on_the_hub(base) else Path(base).name
@@ -139,7 +145,7 @@ def _expert(facts: RunFacts, model: str, card: Mapping[str, Any]) -> list[str]:
         *_with_bifocal(facts),
     ]
     if use := USES.get(card.get("auto_class", "")):
-        lines += _without_bifocal(use, card["auto_class"], model)
+        lines += _without_bifocal(use, card["auto_class"], folder)
     if "auto_class" in card and card["expert"]["pooling"] == "mean":
         lines += [
             "**Two heads.** In Bifocal this expert averages the last hidden states, and the head in `head.safetensors` "
@@ -152,7 +158,8 @@ def _expert(facts: RunFacts, model: str, card: Mapping[str, Any]) -> list[str]:
 
 def _label(label: Mapping[str, Any]) -> str:
     description = f" (“{plain(label['description'].rstrip('.'))}”)" if label["description"] else ""
-    return f"label {plain(label['name'])}{description}"
+    asked = f", asked of posts that are positive by {plain(label['requires'])}" if "requires" in label else ""
+    return f"label {plain(label['name'])}{description}{asked}"
 
 
 def _with_bifocal(facts: RunFacts) -> list[str]:
@@ -171,15 +178,15 @@ def _with_bifocal(facts: RunFacts) -> list[str]:
     ]
 
 
-def _without_bifocal(use: Use, auto_class: str, model: str) -> list[str]:
+def _without_bifocal(use: Use, auto_class: str, folder: str) -> list[str]:
     return [
         "Without Bifocal, from the run's folder:",
         "",
         "```python",
         f"from transformers import {auto_class}, {use.processor}",
         "",
-        f'model = {auto_class}.from_pretrained("models/{model}")',
-        f'processor = {use.processor}.from_pretrained("models/{model}"{use.load})',
+        f'model = {auto_class}.from_pretrained("models/{folder}")',
+        f'processor = {use.processor}.from_pretrained("models/{folder}"{use.load})',
         "```",
         "",
         use.reads,
@@ -187,7 +194,7 @@ def _without_bifocal(use: Use, auto_class: str, model: str) -> list[str]:
     ]
 
 
-def _fusion(facts: RunFacts, model: str, card: Mapping[str, Any]) -> list[str]:
+def _fusion(facts: RunFacts, model: str, folder: str, card: Mapping[str, Any]) -> list[str]:
     experts = " and ".join(name for name in facts["models"] if name != model)
     read = ", ".join(f"{name}: {what}" for name, what in card["read"].items())
     what = " or ".join(sorted(set(card["read"].values())))
@@ -205,7 +212,7 @@ def _fusion(facts: RunFacts, model: str, card: Mapping[str, Any]) -> list[str]:
         "```python",
         "import torch",
         "",
-        f'state = torch.load("models/{model}/fusion_model.pt", weights_only=True)',
+        f'state = torch.load("models/{folder}/fusion_model.pt", weights_only=True)',
         "```",
         "",
     ]
@@ -235,6 +242,29 @@ def _figures(facts: RunFacts, model: str) -> list[str]:
     lines = ["## Figures", "", *([f"> **{plain(mark)}**", ""] if mark else [])]
     lines += [f"{measured}, with 95% intervals bootstrapped over groups:", ""]
     return [*lines, *table_lines(tables.model(facts, model))]
+
+
+def _further_heads(space: Workspace, model: str, card: Mapping[str, Any]) -> list[str]:
+    """A row for each further label that an expert answers, from the one pass that the first label is answered from."""
+    if not (heads := card.get("heads")):
+        return []
+    rows = []
+    for name, head in heads.items():
+        of = space.for_label(name).read_section(space.results)
+        measured = of["models"][model][of["tested_on"]]
+        metric = headline_metric(len(head["classes"]))
+        reached = tables.Cell(
+            f"{words.METRICS[metric]} {words.number((found := measured['calibrated'][metric])['value'])}"
+        )
+        reached = reached._replace(small=words.interval(found))
+        rows.append([name, ", ".join(map(str, head["classes"])), head["learned_from"], reached, measured["n"]])
+    auto = "the Auto class knows the first label alone, and " if "auto_class" in card else ""
+    told = (
+        f"It answers {len(heads) + 1} labels from one pass. The heads of the further ones lie in `heads.safetensors`, "
+        f"which `bifocal.load` reads; {auto}all else in this card is of the first."
+    )
+    head = ["label", "classes", "rows learned from", f"calibrated, {of['tested_on']}", "rows"]
+    return ["## Further labels", "", told, "", *table_lines(tables.Table(head, rows, texts=2))]
 
 
 def _data(facts: RunFacts) -> list[str]:

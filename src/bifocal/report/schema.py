@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from ..assess.predictions import ClassShares, Explorer, MainGain, Reliability, SetActions
 from ..assess.rule_figures import RuleFigure
@@ -19,6 +19,8 @@ class LabelFacts(TypedDict):
     description: str
     classes: list[Any]
     binary: bool
+    requires: NotRequired[str]
+    """The label whose positive posts alone this one is asked of."""
 
 
 class Headline(OptionalFigure, MeasuredRows):
@@ -26,6 +28,50 @@ class Headline(OptionalFigure, MeasuredRows):
 
     model: str
     split: str
+
+
+class EndToEnd(TypedDict):
+    """A label that requires another, judged over all posts that bear that one, "not asked" being a class of its own."""
+
+    n: int
+    accuracy: OptionalFigure
+    macro_f1: OptionalFigure
+
+
+class Contradictions(TypedDict):
+    """How often a label's own model flags it where the label that it requires is not flagged."""
+
+    flagged_without_parent: int
+    of: int
+
+
+class LabelSummary(TypedDict):
+    """One of several labels, in a row beside the others."""
+
+    name: str
+    folder: str
+    """Of its report, as seen from that of any other."""
+    headline: Headline
+    gain: MainGain | None
+    """None: one modality."""
+    threshold: float | None
+    class_thresholds: Any
+    act: Literal["block", "review", "none"]
+    """What a decision by it may come to."""
+    requires: str | None
+    rows: dict[str, int]
+    """Split -> annotated rows."""
+    end_to_end: EndToEnd | None
+    contradictions: Contradictions | None
+
+
+class LabelsFacts(TypedDict):
+    """All labels of a run of several."""
+
+    each: list[LabelSummary]
+    """The first one first."""
+    told: list[str]
+    """How annotations contradict each other, or are missing more often in some classes."""
 
 
 class Caveats(TypedDict):
@@ -116,6 +162,8 @@ class RunFacts(ErrorFacts, CurveFacts):
 
     run: str
     label: LabelFacts
+    labels: NotRequired[LabelsFacts]
+    """Of a run of several labels."""
     source: Any
     modalities: list[str]
     headline: Headline

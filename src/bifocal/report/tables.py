@@ -6,17 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .schema import RunFacts
+from ..evaluate.intervals import OptionalFigure
+from .schema import LabelsFacts, RunFacts
 from .words import FIGURES, LEADING, LOWER_IS_BETTER, METRICS, interval, number, p_value, share, signed
 
 SLICES_SHOWN = 10
+MAY = {"block": "block", "review": "review", "none": "only tell"}
+"""What a decision by a label may come to."""
 
 
 class Cell(NamedTuple):
-    """A figure, and in small print its interval."""
+    """A figure, and in small print its interval; or a name that leads to a page."""
 
     value: str
     small: str = ""
+    link: str = ""
+    """Where it leads, if anywhere."""
 
     def __str__(self) -> str:
         return f"{self.value} {self.small}".rstrip()
@@ -75,6 +80,41 @@ def calibrated_by(calibration: Mapping[str, Any]) -> str:
 def metric_title(name: str) -> str:
     """The name of a metric, and which way is better."""
     return f"{METRICS[name]} {'↓' if name in LOWER_IS_BETTER else '↑'}"
+
+
+def labels(found: LabelsFacts, page: str, shown: str) -> Table:
+    """Every label of a run of several: figure, gain, threshold, what may be done by it, and its annotated rows.
+
+    ``page`` is the file of a label's report that a row leads to, ``shown`` the label whose report this is.
+    """
+    every = found["each"]
+    asked, judged = (any(of[key] for of in every) for key in ("requires", "end_to_end"))
+    rows: list[list[object]] = []
+    for of in every:
+        head, gain, threshold = of["headline"], of["gain"], of["threshold"]
+        row: list[object] = [Cell(of["name"], link="" if of["name"] == shown else of["folder"] + page)]
+        row += [f"positive by {of['requires']}" if of["requires"] else "all"] if asked else []
+        row += [_named(head["metric"], head)]
+        if judged:
+            row += [_named("macro_f1", of["end_to_end"]["macro_f1"]) if of["end_to_end"] else ""]
+        over = gain and Cell(signed(gain["value"]), f"[{signed(gain['low'])}, {signed(gain['high'])}], {gain['over']}")
+        row += [over or "one modality"]
+        likeliest = "one a class" if of["class_thresholds"] else "likeliest class"
+        row += [likeliest if threshold is None else number(threshold, 2), MAY[of["act"]], *of["rows"].values()]
+        rows.append(row)
+    texts = ["label", *(["posts asked of"] if asked else [])]
+    figures = [
+        every[0]["headline"]["model"],
+        *(["end to end"] if judged else []),
+        "gain, least over",
+        "threshold",
+        "may",
+    ]
+    return Table([*texts, *figures, *(f"{s} rows" for s in every[0]["rows"])], rows, texts=len(texts), main=shown)
+
+
+def _named(metric: str, found: OptionalFigure) -> Cell:
+    return Cell(f"{METRICS[metric]} {number(found['value'])}", interval(found))
 
 
 def models(facts: RunFacts) -> Table:

@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..decide.calibration_methods import LEAST_ROWS
-from ..evaluate.intervals import Figure
+from ..evaluate.intervals import Figure, OptionalFigure
 from .findings import ECE_ROWS
 from .schema import RuleFigure, RunFacts
 from .templates import environment
@@ -65,7 +65,7 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else number(p)
 
 
-def interval(found: Mapping[str, float | None] | Figure) -> str:
+def interval(found: Mapping[str, float | None] | Figure | OptionalFigure) -> str:
     """The ends of a 95% interval in brackets; empty where there is none."""
     low, high = found["low"], found["high"]
     return "" if low is None or high is None else f"[{number(low)}, {number(high)}]"
@@ -125,6 +125,11 @@ def answer(facts: RunFacts) -> list[str]:
 def chosen(facts: RunFacts) -> list[str]:
     """How the fusion's strategy was chosen, from what, and by how much; empty where it was named."""
     return _sentences("chosen", facts)
+
+
+def about_labels(facts: RunFacts) -> list[str]:
+    """What the table of a run's labels compares, and how they go together; of a run of several alone."""
+    return _sentences("about_labels", facts)
 
 
 def about_the_data(facts: RunFacts) -> list[str]:
