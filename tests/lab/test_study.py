@@ -6,19 +6,24 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from tests.conftest import labels_config
 from typer.testing import CliRunner
 
 from bifocal import plugins
 from bifocal.cli.app import app
+from bifocal.cli.run_tables import print_lab
 from bifocal.config import FusionConfig, parse_config
 from bifocal.errors import ConfigError, DataError
 from bifocal.evaluate.compare import Resampling
 from bifocal.evaluate.metrics import headline_metric
 from bifocal.example import BINARY, Evidence, Label
 from bifocal.lab.experiment import experiment
-from bifocal.lab.study import lab
+from bifocal.lab.results import read_sets
+from bifocal.lab.study import _about, keep, lab
 from bifocal.lab.trials import ExpertFacts, Study, reads_evidence
+from bifocal.lab.usable_rows import usable
 from bifocal.models.linear import cross_fit, fit_linear
+from bifocal.report.findings import findings
 from bifocal.sources.synthetic import STRUCTURES
 from bifocal.workspace import read_json, write_json
 
@@ -33,21 +38,30 @@ ABOUT = {"title": "A small one", "order": 1, "contributes": {}, "hypothesis": ""
 
 def made(structure, seed=0, noise=0.2, width=5, sizes=SIZES):
     """Experts of a generated set: a bit of each modality in noise, with the logits that a linear head makes of it."""
-    rng, heads, splits = np.random.default_rng(seed), {}, {}
+    return made_of({"y": structure}, seed, noise, width, sizes)["y"]
+
+
+def made_of(structures, seed=0, noise=0.2, width=5, sizes=SIZES):
+    """The same for several labels of the same posts, each with heads of its own over the same features."""
+    drawn = "xor" if "xor" in structures.values() else next(iter(structures.values()))
+    rng, heads, found = np.random.default_rng(seed), {}, {label: {split: {} for split in sizes} for label in structures}
     for split, n in sizes.items():
-        t, v = np.divmod(rng.choice(4, size=n, p=STRUCTURES[structure].bits(0.5).ravel()), 2)
-        y = torch.tensor([STRUCTURES[structure].label(*bits) for bits in zip(t.tolist(), v.tolist(), strict=True)])
-        ids, there, splits[split] = tuple(f"{split}-{i}" for i in range(n)), torch.ones(n, dtype=torch.bool), {}
+        t, v = np.divmod(rng.choice(4, size=n, p=STRUCTURES[drawn].bits(0.5).ravel()), 2)
+        ids, there = tuple(f"{split}-{i}" for i in range(n)), torch.ones(n, dtype=torch.bool)
         for name, bit in (("text", t), ("image", v)):
             told = 2 * bit[:, None] - 1 + rng.normal(0, noise, (n, 1))
             x = torch.tensor(np.concatenate([told, rng.normal(0, 1, (n, width - 1))], axis=1)).float()
-            if split == "train":
-                head = heads[name] = fit_linear(x, y, ids, classes=2, penalties=[0.1])
-                logits = cross_fit(x, y, ids, classes=2, folds=3, seed=0, penalty=head.penalty)
-            else:
-                logits = heads[name](x)
-            splits[split][name] = Evidence(ids, ids, x, logits, there, y, ~there)
-    return splits
+            for label, structure in structures.items():
+                y = torch.tensor(
+                    [STRUCTURES[structure].label(*bits) for bits in zip(t.tolist(), v.tolist(), strict=True)]
+                )
+                if split == "train":
+                    head = heads[label, name] = fit_linear(x, y, ids, classes=2, penalties=[0.1])
+                    logits = cross_fit(x, y, ids, classes=2, folds=3, seed=0, penalty=head.penalty)
+                else:
+                    logits = heads[label, name](x)
+                found[label][split][name] = Evidence(ids, ids, x, logits, there, y, ~there)
+    return found
 
 
 def examined(splits, *, strategies=("concat", "mean"), label=None, **options):
@@ -89,6 +103,26 @@ def test_the_verdict_is_right_in_19_of_20_generator_seeds(structure):
         verdict = examined(rows, strategies=("concat", "hadamard", "mean", "stacking"))["verdict"]
         right += (verdict["word"], verdict["kind"]) == EXPECTED[structure]
     assert right >= 19
+
+
+MIXES = [{"abuse_hate": "and", "offensive": "unique_text"}, {"abuse_hate": "xor", "offensive": "unique_image"}]
+
+
+def test_each_label_of_a_mix_gets_the_verdict_of_its_own_structure():
+    for label, rows in made_of(MIXES[0]).items():
+        verdict = examined(rows)["verdict"]
+        assert (verdict["word"], verdict["kind"]) == EXPECTED[MIXES[0][label]], (label, verdict["sentence"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mix", MIXES)
+def test_the_verdicts_of_a_mix_are_right_in_19_of_20_generator_seeds(mix):
+    right = dict.fromkeys(mix, 0)
+    for seed in range(20):
+        for label, rows in made_of(mix, seed, sizes={"train": 1200, "val": 300, "test": 900}).items():
+            verdict = examined(rows, strategies=("concat", "hadamard", "mean", "stacking"))["verdict"]
+            right[label] += (verdict["word"], verdict["kind"]) == EXPECTED[mix[label]]
+    assert min(right.values()) >= 19, right
 
 
 def test_who_dominates_and_what_interacts_is_what_was_put_in(results):
@@ -363,6 +397,32 @@ def test_results_are_kept_and_written_of(results, tmp_path, monkeypatch):
     again = CliRunner().invoke(app, ["lab", "--write"])
     assert again.exit_code == 0 and "experiments.md" in again.output
     assert before == [(tmp_path / name).read_bytes() for name in ("experiments.md", "postmortem.md")]
+
+
+def test_each_label_of_a_run_has_a_verdict_of_its_own(labels_run, tmp_path, monkeypatch, results, capsys):
+    """The examination is replaced by a result: what is tested is which rows it is given, and where it goes."""
+    root, rows = shutil.copytree(labels_run.parent, tmp_path / "runs"), {}
+
+    def examine(data, probed, folder, reporter):
+        name, evidence = data.config.label, usable({split: data.evidence_of(split) for split in SIZES})
+        rows[name] = len(evidence["test"]["text"])
+        config, about = data.config.model_dump(mode="json"), _about(data.config)
+        return {"run": "labels", "label": name, "about": about, "config": config, **results["and"]}
+
+    monkeypatch.setattr("bifocal.lab.study._examine", examine)
+    folder = lab(labels_config(labels_run.parents[1]), root=root)
+    assert list(rows) == ["urgent", "paid", "kind"] and rows["kind"] < rows["paid"] == rows["urgent"]
+    names = ["results.json", "results.kind.json", "results.paid.json"]
+    assert sorted(path.name for path in folder.glob("*.json")) == names
+    assert findings(root / "labels", "paid")["verdict"] == results["and"]["verdict"]["sentence"]
+    print_lab(folder, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["label"], list(told["labels"])) == ("urgent", ["paid", "kind"])
+    print_lab(folder, as_json=False)
+    assert capsys.readouterr().out.count("worth it, additive: ") == 3
+    keep(folder, tmp_path / "lab" / "labels")
+    kept = {results.name: results.title for results in read_sets(tmp_path / "lab")}
+    assert kept == {"labels": "labels, urgent", "labels.kind": "labels, kind", "labels.paid": "labels, paid"}
 
 
 def test_the_command_without_anything_to_do_says_what_it_takes():

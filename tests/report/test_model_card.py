@@ -119,7 +119,7 @@ def test_what_answers_a_further_label_has_its_card_in_its_own_folder(labels_run)
         assert f'torch.load("models/{place}/fusion_model.pt"' in body
         front = yaml.safe_load(front)
         assert front["tags"] == ["bifocal", name] and front["model-index"][0]["name"] == f"labels/{place}"
-    assert "label kind, asked of posts that are positive by urgent." in body
+    assert ", asked of posts that are positive by urgent. Strategy" in body
 
 
 def test_the_card_of_an_expert_names_its_further_heads(labels_run, fake_run):

@@ -253,13 +253,22 @@ def _spread(quantiles: Mapping[str, float]) -> str:
 
 
 def print_lab(folder: Path, as_json: bool) -> None:
-    """What the lab found: a line per model, the verdict in a sentence, and what is behind it."""
-    from ..lab.results import RESULTS, read_results
+    """What the lab found of each label; as JSON that of the first, with ``labels`` for the others."""
+    from ..lab.results import results_files
 
-    path = folder / RESULTS
+    first, *further = results_files(folder)
     if as_json:
-        emit_json({"folder": str(folder), **read_json(path)})
+        more = {found["label"]: found for found in map(read_json, further)}
+        emit_json({"folder": str(folder), **read_json(first), **({"labels": more} if more else {})})
         return
+    for path in (first, *further):
+        _print_verdict(path)
+
+
+def _print_verdict(path: Path) -> None:
+    """A line per model, the verdict in a sentence, and what is behind it."""
+    from ..lab.results import read_results
+
     results = read_results(path)
     console, metric, lost = plain(), HEADLINE[results.metric], results.without[results.most_missed]
     rows = [

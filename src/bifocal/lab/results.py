@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import AliasPath, Field, ValidationError, model_validator
 
 from ..errors import RunError
-from ..workspace import read_json
+from ..workspace import Workspace, read_json
 from .results_schema import (
     Ablation,
     About,
@@ -155,6 +155,13 @@ class LabResults(Part):
     def tested(self, name: str) -> Figure:
         """The set's metric of a model on test."""
         return self.model(name).test[self.metric]
+
+
+def results_files(folder: Path) -> list[Path]:
+    """The results in a run's ``lab/``, of each of its labels, the first one first. Raises `RunError` without any."""
+    first = folder / RESULTS
+    space, labels = Workspace(folder.parent, folder.parent.name), read_json(first).get("config", {}).get("labels", {})
+    return [first, *(space.for_label(name).lab_results for name in list(labels)[1:])]
 
 
 def read_results(path: Path, beside: Mapping[str, object] | None = None) -> LabResults:

@@ -26,13 +26,15 @@ from .corruption import PackedInputs
 from .encoder_trials import EncodedAgain, encode_again
 from .experiment import Clock, ExperimentResults, experiment
 from .linear_probes import Probes, probe
-from .results import RESULTS
+from .results import RESULTS, results_files
 from .trials import ExpertFacts, Study, Trial
 from .usable_rows import JUDGED, Splits, check_classes, check_splits, usable
 
 
 def lab(config: RunConfig | str | Path, *, root: str | Path = "runs", reporter: Reporter | None = None) -> Path:
     """Find out whether fusion is worth it on a data set, and why: ``<run>/lab/results.json``.
+
+    Each label has a verdict of its own; those after the first are in ``results.<label>.json``.
 
     The run is performed up to its Evidence, or what is finished of it is taken; from there on everything but the
     baselines with encoders of their own reads Evidence alone. Every choice is made on val; test is read once.
@@ -72,15 +74,17 @@ def lab(config: RunConfig | str | Path, *, root: str | Path = "runs", reporter: 
     space = Workspace(Path(root) / config.run, config.run)
     data = RunData.configured(config, space)
     check_splits(data.packed)
-    for split in ("train", *JUDGED):
-        check_classes(np.array(data.packed[split].classes(config.label, data.label)), split, data.label)
+    for of in (data, *data.further.values()):
+        for split in ("train", *JUDGED):
+            check_classes(np.array(data.packed[split].classes(of.config.label, of.label)), split, of.label)
     probed = {name: data.taxonomy[name] for name in config.lab.probes}
     run(config, root=root, until="evidence", reporter=_Onward(reporter))
     data = RunData.configured(config, space, progress=reporter.progress)
     folder = space.lab_results.parent
     with space.lock():
         remove_leftovers(folder)
-        write_json(space.lab_results, _examine(data, probed, folder, reporter))
+        for of in (data, *data.further.values()):
+            write_json(of.space.lab_results, _examine(of, probed, folder, reporter))
     return folder
 
 
@@ -143,7 +147,7 @@ def _examine(data: RunData, probed: Mapping[str, Label], folder: Path, reporter:
     return {
         "run": config.run,
         "label": config.label,
-        "about": {**config.lab.about.model_dump(), "title": config.lab.about.title or config.run},
+        "about": _about(config),
         "config": config.model_dump(mode="json"),
         "versions": versions(),
         "seconds": {step: entry["seconds"] for step, entry in steps.items()},
@@ -153,6 +157,15 @@ def _examine(data: RunData, probed: Mapping[str, Label], folder: Path, reporter:
         "probes": probes,
         "findings": [*(line for _, lines in rivals for line in lines), *results["findings"], *findings],
     }
+
+
+def _about(config: RunConfig) -> dict[str, Any]:
+    """What was written of the set; of several labels with the one it is of, as a known answer is the first one's."""
+    found = {**config.lab.about.model_dump(), "title": config.lab.about.title or config.run}
+    if len(config.label_names) > 1:
+        found["title"] += f", {config.label}"
+        found["expected"] = found["expected"] if config.label == config.label_names[0] else None
+    return found
 
 
 def _expert(data: RunData, name: str, evidence: Splits, seconds: float | None) -> ExpertRow:
@@ -172,12 +185,14 @@ def _expert(data: RunData, name: str, evidence: Splits, seconds: float | None) -
 
 
 def keep(folder: Path, place: Path, *, force: bool = False) -> None:
-    """Copy a lab's results to where those of all sets are kept, to be written of.
+    """Copy a lab's results to where those of all sets are kept, to be written of; each further label is a set beside.
 
     Raises `RunError` where a file of that name holds something else.
     """
-    check_replaceable(place / RESULTS, lambda path: "verdict" in read_json(path), force=force)
-    write_json(place / RESULTS, read_json(folder / RESULTS))
+    for path in results_files(folder):
+        kept = place.with_name(place.name + path.stem.removeprefix(Path(RESULTS).stem)) / RESULTS
+        check_replaceable(kept, lambda path: "verdict" in read_json(path), force=force)
+        write_json(kept, read_json(path))
 
 
 class _Onward(Reporter):

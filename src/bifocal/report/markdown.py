@@ -22,8 +22,9 @@ def table_lines(table: Table) -> list[str]:
     if not table.rows:
         return []
     rule = ["---"] * table.texts + ["---:"] * (len(table.head) - table.texts)
-    cells = ([f"[{plain(c)}]({c.link})" if c.link else plain(c) for c in row] for row in table.cells)
-    rows = ([plain(title) for title in table.head], *cells)
+    rows = [[plain(cell) for cell in row] for row in (table.head, *table.cells)]
+    for row, (name, *_) in zip(rows[1:], table.cells, strict=True):
+        row[0] = f"[{row[0]}]({table.links[name.value]})" if name.value in table.links else row[0]
     head, *body = ("| " + " | ".join(row) + " |" for row in rows)
     return [head, "| " + " | ".join(rule) + " |", *body, ""]
 

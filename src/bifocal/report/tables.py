@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..evaluate.intervals import OptionalFigure
-from .schema import LabelsFacts, RunFacts
+from .schema import LabelsFacts, LabelSummary, MainGain, RunFacts
 from .words import FIGURES, LEADING, LOWER_IS_BETTER, METRICS, interval, number, p_value, share, signed
 
 SLICES_SHOWN = 10
@@ -16,12 +16,10 @@ MAY = {"block": "block", "review": "review", "none": "only tell"}
 
 
 class Cell(NamedTuple):
-    """A figure, and in small print its interval; or a name that leads to a page."""
+    """A figure, and in small print its interval."""
 
     value: str
     small: str = ""
-    link: str = ""
-    """Where it leads, if anywhere."""
 
     def __str__(self) -> str:
         return f"{self.value} {self.small}".rstrip()
@@ -41,6 +39,8 @@ class Table:
     main : str
         First cell of the row that is set off.
     title : str
+    links : mapping
+        First cell of a row -> the page that it leads to.
     """
 
     head: Sequence[str]
@@ -48,6 +48,7 @@ class Table:
     texts: int = 1
     main: str = ""
     title: str = ""
+    links: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cells(self) -> list[list[Cell]]:
@@ -88,29 +89,30 @@ def labels(found: LabelsFacts, page: str, shown: str) -> Table:
     ``page`` is the file of a label's report that a row leads to, ``shown`` the label whose report this is.
     """
     every = found["each"]
-    asked, judged = (any(of[key] for of in every) for key in ("requires", "end_to_end"))
-    rows: list[list[object]] = []
-    for of in every:
-        head, gain, threshold = of["headline"], of["gain"], of["threshold"]
-        row: list[object] = [Cell(of["name"], link="" if of["name"] == shown else of["folder"] + page)]
-        row += [f"positive by {of['requires']}" if of["requires"] else "all"] if asked else []
-        row += [_named(head["metric"], head)]
-        if judged:
-            row += [_named("macro_f1", of["end_to_end"]["macro_f1"]) if of["end_to_end"] else ""]
-        over = gain and Cell(signed(gain["value"]), f"[{signed(gain['low'])}, {signed(gain['high'])}], {gain['over']}")
-        row += [over or "one modality"]
-        likeliest = "one a class" if of["class_thresholds"] else "likeliest class"
-        row += [likeliest if threshold is None else number(threshold, 2), MAY[of["act"]], *of["rows"].values()]
-        rows.append(row)
-    texts = ["label", *(["posts asked of"] if asked else [])]
-    figures = [
-        every[0]["headline"]["model"],
-        *(["end to end"] if judged else []),
-        "gain, least over",
-        "threshold",
-        "may",
-    ]
-    return Table([*texts, *figures, *(f"{s} rows" for s in every[0]["rows"])], rows, texts=len(texts), main=shown)
+    columns: dict[str, list[object]] = {"label": [of["name"] for of in every]}
+    if any(of["requires"] for of in every):
+        columns["posts asked of"] = [f"positive by {of['requires']}" if of["requires"] else "all" for of in every]
+    texts = len(columns)
+    columns[every[0]["headline"]["model"]] = [_named(of["headline"]["metric"], of["headline"]) for of in every]
+    if any(of["end_to_end"] for of in every):
+        judged = [of["end_to_end"] for of in every]
+        columns["end to end"] = [_named("macro_f1", of["macro_f1"]) if of else "" for of in judged]
+    columns["gain, least over"] = [_gain(of["gain"]) if of["gain"] else "one modality" for of in every]
+    columns["threshold"] = [_threshold(of) for of in every]
+    columns["may"] = [MAY[of["act"]] for of in every]
+    columns |= {f"{split} rows": [of["rows"].get(split, 0) for of in every] for split in every[0]["rows"]}
+    links = {of["name"]: of["folder"] + page for of in every if of["name"] != shown}
+    return Table([*columns], [*zip(*columns.values(), strict=True)], texts=texts, main=shown, links=links)
+
+
+def _gain(found: MainGain) -> Cell:
+    return Cell(signed(found["value"]), f"[{signed(found['low'])}, {signed(found['high'])}], {found['over']}")
+
+
+def _threshold(found: LabelSummary) -> str:
+    if found["threshold"] is not None:
+        return number(found["threshold"], 2)
+    return "one a class" if found["class_thresholds"] else "likeliest class"
 
 
 def _named(metric: str, found: OptionalFigure) -> Cell:
