@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import reduce
 from typing import NotRequired, TypedDict
+
+import numpy as np
 
 from ...assess.predictions import (
     ECE,
@@ -22,6 +25,13 @@ from ...assess.predictions import (
     seed_spread,
     write_error_table,
 )
+from ...assess.related_labels import (
+    asked_rows,
+    measure_annotation_gap,
+    measure_contradiction,
+    measure_end_to_end,
+    told_annotation_gap,
+)
 from ...assess.rule_figures import RuleFigure, measure_rule
 from ...assess.run_data import RunData
 from ...assess.slices import EvaluatedRows, MeasuredParts, measure_parts
@@ -32,7 +42,7 @@ from ...evaluate.compare import Gain, Resampling
 from ...evaluate.metrics import headline_metric
 from ...evaluate.slices import write_slices
 from ...fit.fusion import MODEL
-from ...workspace import file_sha256, write_json
+from ...workspace import file_sha256, read_json, write_json
 from ..context import Context, Step
 
 
@@ -69,7 +79,12 @@ def evaluate(run: Context) -> EvaluationCounts:
     said = {split: found.take(found.annotated) for split, found in every.items()}
     tuned, tested = said[data.tuned_on], said[data.tested_on]
     parts = _parts(data, policy, every[data.tested_on])
-    space.write_section(space.results, {**_measured(data, policy, said), **parts.to_dict()})
+    results = {**_measured(data, policy, said), **parts.to_dict(), **_related(run, policy, every)}
+    space.write_section(space.results, results)
+    if contradiction := measure_contradiction(data):
+        whole = read_json(space.results)
+        contradictions = {**whole.get("contradictions", {}), run.config.label: contradiction}
+        write_json(space.results, {**whole, "contradictions": contradictions})
     write_slices(space.slices, parts.slices)
     chosen = tuning_predictions(data) if policy.tuned_on else tuned
     on = f"{data.tuned_on} and cross-fitted train" if policy.tuned_on else data.tuned_on
@@ -106,6 +121,21 @@ def _measured(data: RunData, policy: Policy, said: Mapping[str, Predictions]) ->
         evidence = {name: part.take(rows) for name, part in data.fused_evidence(tested_on).items()}
         models[MODEL]["seeds"] = seed_spread(data.fused, evidence, tested.labels, resampling.metric)
     return results
+
+
+def _related(run: Context, policy: Policy, every: Mapping[str, Predictions]) -> dict[str, object]:
+    """What is to be known of a label among others."""
+    data, found = run.data, dict[str, object]()
+    if end_to_end := measure_end_to_end(data):
+        found["end_to_end"] = end_to_end
+    clean = [split for split in every if split != "train"] or ["train"]
+    asked = [asked_rows(data, split) for split in clean]
+    rows = reduce(Predictions.and_more, (every[split] for split in clean))
+    if gap := measure_annotation_gap(rows, policy, np.concatenate(asked)):
+        found["annotation"] = gap
+        if gap["differ"]:
+            run.reporter.note(told_annotation_gap(gap, run.config.label, policy))
+    return found
 
 
 def _parts(data: RunData, policy: Policy, tested: Predictions) -> MeasuredParts:
