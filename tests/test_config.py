@@ -269,6 +269,7 @@ def test_settings_without_labels_as_keys_are_those_of_all():
         ({"labels": ["a", "a"]}, "names 'a' twice"),
         ({"labels": "a"}, "takes a list of names"),
         ({"labels": [3]}, "holds 3: takes names"),
+        ({"labels": []}, "labels names none"),
         ({"labels": ["a"], "label": "b"}, "leave label out"),
         ({"labels": {"a": {"requires": "b"}, "b": {"requires": "a"}}}, r"in a circle \(a -> b -> a\)"),
         ({"labels": {"a": {"requires": "aa"}}}, "labels.a.requires = 'aa'; .*known: a"),

@@ -392,6 +392,8 @@ def _labels(given: Any) -> dict[str, dict[str, Any]]:
         if name in found:
             raise ValueError(f"labels names {name!r} twice")
         found[name] = dict(own or {})
+    if not found:
+        raise ValueError("labels names none: give one or several, or leave it out for label")
     return found
 
 
@@ -447,7 +449,7 @@ class RunConfig(Strict):
     @classmethod
     def _split_by_label(cls, content: Any) -> Any:
         """Settings that have labels as keys become those of each."""
-        if not isinstance(content, dict) or not content.get("labels"):
+        if not isinstance(content, dict) or content.get("labels") in (None, {}):
             return content
         labels = _labels(content["labels"])
         if content.get("label", next(iter(labels))) != next(iter(labels)):

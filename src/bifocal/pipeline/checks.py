@@ -42,19 +42,23 @@ def check_requires(labels: Mapping[str, Label]) -> None:
             )
 
 
-def check_decide(decide: DecideConfig, name: str, label: Label) -> None:
-    """Raises `ConfigError` where a line between two classes is asked for, and there are more; or the reverse."""
+def check_decide(decide: DecideConfig, name: str, label: Label, *, several: bool = False) -> None:
+    """Raises `ConfigError` where a line between two classes is asked for, and there are more; or the reverse.
+
+    ``several``: there are other labels, for which it may be right.
+    """
     rule, review = decide.threshold, decide.review
+    own = f"; of this label alone it is set by decide: {{{name}: {{…}}, default: {{…}}}}" if several else ""
     if not label.binary:
         for setting, asked in (("threshold.by", rule.by != "f1"), ("review", review and review.alpha is None)):
             if asked:
                 raise ConfigError(
                     f"decide.{setting} draws a line between two classes, and {name} has {len(label.classes)}: leave "
-                    "it out, and the likeliest class is taken; or ask for threshold.per_class, or review.alpha"
+                    f"it out, and the likeliest class is taken; or ask for threshold.per_class, or review.alpha{own}"
                 )
     elif rule.per_class or (review and review.alpha is not None):
         setting = "threshold.per_class" if rule.per_class else "review.alpha"
-        raise ConfigError(f"decide.{setting} is for several classes, and {name} has two: see docs/decisions.md")
+        raise ConfigError(f"decide.{setting} is for several classes, and {name} has two: see docs/decisions.md{own}")
     base_rate(decide, name, label)
 
 

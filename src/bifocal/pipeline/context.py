@@ -70,7 +70,7 @@ class Context:
         check_requires(labels)
         for name, label in labels.items():
             own = config.for_label(name)
-            check_decide(own.decide, name, label)
+            check_decide(own.decide, name, label, several=len(labels) > 1)
             candidates = check_plugins(own, modalities)
             check_slices(own.slices, label, list(config.parts))
         used, record = active_transcribers(config), RunRecord(space.record)
