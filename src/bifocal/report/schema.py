@@ -39,10 +39,11 @@ class EndToEnd(TypedDict):
 
 
 class Contradictions(TypedDict):
-    """How often a label's own model flags it where the label that it requires is not flagged."""
+    """How often a label, were it asked everywhere, would be flagged where the one that it requires is not."""
 
     flagged_without_parent: int
     of: int
+    """Posts where that one is not flagged."""
 
 
 class LabelSummary(TypedDict):
