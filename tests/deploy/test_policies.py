@@ -254,3 +254,12 @@ def test_a_threshold_is_set_for_one_of_several_labels(labels_run, tmp_path, caps
     assert "0.999" in shown
     set_review(folder, ReviewConfig(alpha=0.1), label="kind", by="Ada", why="doubts")
     assert Policy.load(folder / "policy_labels.json").labels["kind"].review.alpha == 0.1
+
+
+def test_a_policy_for_a_label_that_the_run_lacks_is_refused(labels_run, tmp_path):
+    folder = tmp_path / "labels"
+    shutil.copytree(labels_run, folder)
+    policy = Policy.load(folder / "policy_labels.json")
+    policy.with_label(policy.labels["paid"].model_copy(update={"label": "pald"})).save(folder / "policy_labels.json")
+    with pytest.raises(RunError, match="decides by 'pald', which this run does not answer.*paid"):
+        bifocal.load(folder)

@@ -7,6 +7,7 @@ from tests.conftest import LABELS, labels_config
 import bifocal
 from bifocal.assess.run_data import RunData
 from bifocal.decide.policy import Policy
+from bifocal.deploy.export import export
 from bifocal.models.encoders.tfidf_text import TfidfText
 from bifocal.pipeline.train import run
 from bifocal.workspace import Workspace, read_json
@@ -112,5 +113,8 @@ def test_an_encoder_that_learns_as_a_whole_is_fitted_for_each_label(labels_run, 
     assert paid["text_expert"]["test"]["metrics"]["auroc"]["value"] < 0.7
     decision = bifocal.load(whole.folder).predict(text="note", tabular={"price": 120, "room": "hall"})
     assert decision.labels["paid"].label == 1
+    bundle = bifocal.load(export(whole.folder, "torch")["bundle"])
+    exported = bundle.predict(text="note", tabular={"price": 120, "room": "hall"}).labels["paid"]
+    assert exported.probability == pytest.approx(decision.labels["paid"].probability, abs=1e-6)
     assert run(labels_config(notes, LABELS[:1], experts=trees), root=tmp_path) == whole.folder
     assert not (whole.models / "tabular_expert.paid").exists(), "a label that the run no longer answers"

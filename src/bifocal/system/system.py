@@ -13,7 +13,7 @@ from .. import plugins
 from ..config import RunConfig, recorded_config
 from ..data.compose import UNREAD
 from ..decide.policy import Policy, pattern_of
-from ..errors import BifocalError, DataError, PictureError, RunError
+from ..errors import BifocalError, DataError, PictureError, RunError, nearest
 from ..example import Evidence, Example, Label, Taxonomy
 from ..modalities import TEXT, arguments, build_modalities
 from ..modalities.text import NO_LANGUAGE
@@ -418,9 +418,15 @@ def model_versions(space: Workspace, experts: Sequence[str]) -> dict[str, str]:
 def load_policy(space: Workspace, config: RunConfig) -> Policy:
     """The policy in a run's folder, of all its labels.
 
-    Raises `RunError` as `Policy.load`, and where it was fitted to other models.
+    Raises `RunError` as `Policy.load`, and where it was fitted to other models, or is for a label that the run lacks.
     """
     policy = Policy.load(space.policy)
+    if others := [label for label in policy.label_names if label not in config.label_names]:
+        raise RunError(
+            f"{space.policy} decides by {others[0]!r}, which this run does not answer; "
+            f"{nearest(others[0], config.label_names)}: put this run's own back, or let `bifocal run CONFIG --from "
+            "calibrate` fit it again"
+        )
     experts = [modality.expert_name for modality in build_modalities(config).values()]
     for label in policy.label_names:
         place = space.for_label("" if label == policy.label else label)
