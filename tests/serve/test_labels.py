@@ -134,3 +134,11 @@ def test_the_page_shows_each_category_filters_by_it_and_takes_what_is_said_of_it
         page.post(f"/moderate/items/{under_review.id}", data=said, headers=ours)
     (row,) = (row for row in store.labelled() if row["id"] == under_review.id)
     assert (row["action"], row["labels"]) == ("allow", {"urgent": "0", "paid": "1"})
+
+
+def test_a_name_outside_for_a_label_that_the_run_lacks_is_told_at_the_start(labels_run, tmp_path, command):
+    done = command(
+        "serve", labels_run, "--state", tmp_path, "--port", "0", "--set", "perspective.labels={rude: [INSULT]}"
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "perspective.labels names 'rude', and the run's further labels are paid, kind" in done.stderr

@@ -126,6 +126,16 @@ class ServedModels:
         policy = Policy.model_validate(self.about.policy)
         return policy.of_label(label or policy.label).band(self.about.main, pattern)
 
+    def check_settings(self, settings: ServeConfig) -> None:
+        """Raises `RunError` where names outside are given for a label that is none of the run's further ones."""
+        further = list(self.about.labels)[1:]
+        for setting, named in (("moderations", settings.moderations), ("perspective", settings.perspective)):
+            if unknown := [name for name in named.labels if name not in further]:
+                raise RunError(
+                    f"{setting}.labels names {unknown[0]!r}, and the run's further labels are "
+                    f"{', '.join(further) or 'none'}: what stands for the first one is named beside it"
+                )
+
     def label(self, name: str) -> LabelDescription:
         """One of the run's labels. Raises `DataError` where it is none."""
         if name not in self.about.labels:

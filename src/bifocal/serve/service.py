@@ -115,6 +115,7 @@ class Service:
         import_beforehand(torch=any(engine_of(one).startswith("torch") for one in served))
         service = cls(settings, await ServedModels.load(folder, settings), log, lists, keys, auth)
         try:
+            service.served.check_settings(settings)
             await service._prepare()
             async with service._tasks():
                 yield service
