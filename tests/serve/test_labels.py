@@ -6,7 +6,11 @@ import pytest
 
 import bifocal
 from bifocal.errors import DataError
+from bifocal.serve.compat.moderations import _result
 from bifocal.serve.log.decision_store import DecisionStore, read_secret
+from bifocal.serve.posts import Answer, IncomingPost
+from bifocal.serve.settings import Moderations
+from bifocal.system.decision import Decision, LabelDecision
 
 URGENT, CALM = "quickly note 7 about fire here", "sometime note 7 about matters there"
 CHEAP, DEAR = {"price": 12.0, "room": "hall"}, {"price": 95.0, "room": "hall"}
@@ -142,3 +146,31 @@ def test_a_name_outside_for_a_label_that_the_run_lacks_is_told_at_the_start(labe
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "perspective.labels names 'rude', and the run's further labels are paid, kind" in done.stderr
+
+
+def moderated(action, names, **labels):
+    """What is told in OpenAI's shape of these answers by label; of none, where a list decided."""
+    found = {name: of and LabelDecision(of[0], of[1], 0.5, of[2], "so", {}) for name, of in labels.items()}
+    decision = Decision(0.7, 1, 0.5, action, "so", {}, {}, "", "en", {}, labels=found) if found else None
+    answer = Answer("1", decision, action, None, False, {}, "so")
+    told = _result(answer, IncomingPost({"text": "words"}), names, Moderations())
+    scores, types = told["category_scores"], told["category_applied_input_types"]
+    flagged = [name for name, there in told["categories"].items() if there]
+    return (
+        told["flagged"],
+        flagged,
+        {name: s for name, s in scores.items() if s},
+        [name for name in types if types[name]],
+    )
+
+
+def test_categories_follow_the_action_of_their_own_label():
+    names = {"toxic": ("harassment",), "rude": ("harassment", "hate"), "spam": ("spam",)}
+    told = moderated("review", names, toxic=(0.7, 1, "allow"), rude=(0.6, 1, "review"), spam=(0.9, 1, None))
+    scores = {"harassment": 0.7, "hate": 0.6, "spam": 0.9}
+    assert told == (True, ["harassment", "hate", "spam"], scores, ["harassment", "hate", "spam"])
+    told = moderated("allow", names, toxic=(0.1, 0, "allow"), rude=None, spam=(0.2, 0, None))
+    assert told == (False, [], {"harassment": 0.1, "spam": 0.2}, ["harassment", "spam"])
+    told = moderated("review", names, toxic=(0.1, 0, "allow"), rude=(0.2, 0, "allow"))  # its words were not all read
+    assert told[:2] == (True, ["harassment"])
+    assert moderated("block", names) == (True, ["harassment"], {"harassment": 1.0}, ["harassment"])  # a list decided
