@@ -23,6 +23,14 @@ def judged(labels_run, tmp_path):
     space = Workspace.of(folder)
     results = read_json(space.results)
     results["labels"]["kind"]["end_to_end"] = {"n": 120, "accuracy": FIGURE, "macro_f1": FIGURE}
+    shares = {"annotated": [0.5, 0.5], "unannotated": [0.9, 0.1]}
+    results["labels"]["paid"]["annotation"] = {
+        "annotated": 80,
+        "unannotated": 40,
+        "shares": shares,
+        "p": 0.0,
+        "differ": True,
+    }
     results["contradictions"] = {"kind": {"flagged_without_parent": 7, "of": 120}}
     write_json(space.results, results)
     return folder
@@ -58,6 +66,7 @@ def test_a_label_that_requires_another_is_told_of_as_such(judged):
     facts = findings(judged, "paid")
     for text in (to_markdown(facts), Page(to_html(facts, {})).text):
         assert "end to end, over all 120 posts annotated for urgent" in text and "macro-F1 0.710" in text
+        assert "paid seems to be annotated more often in some classes: of 80 rows that bear it" in text
         assert "On 7 of the 120 test posts where urgent is not flagged, kind would be, were it asked" in text
     space = Workspace.of(judged)
     results = read_json(space.results)

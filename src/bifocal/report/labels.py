@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..assess.predictions import MAJORITY
+from ..assess.related_labels import told_annotation_gap
 from ..data.label_relations import told_of
 from ..decide.policy import Policy
 from ..evaluate.metrics import headline_metric
@@ -30,7 +31,8 @@ def labels_of(folder: str | Path) -> LabelsFacts | None:
         return None
     policy = Policy.load(space.policy)
     first, odd = results["label"], results.get("contradictions", {})
-    each: list[LabelSummary] = []
+    splits, each = steps["splits"], list[LabelSummary]()
+    told = told_of(splits.get("contradictions", {}), splits.get("gaps", []))
     for name, of in {first: results, **results["labels"]}.items():
         place = space.for_label("" if name == first else name).report.name
         decides = policy.of_label(name)
@@ -50,8 +52,9 @@ def labels_of(folder: str | Path) -> LabelsFacts | None:
                 "contradictions": odd.get(name),
             }
         )
-    splits = steps["splits"]
-    return {"each": each, "told": told_of(splits.get("contradictions", {}), splits.get("gaps", []))}
+        if (gap := of.get("annotation")) and gap["differ"]:
+            told.append(told_annotation_gap(gap, name, decides))
+    return {"each": each, "told": told}
 
 
 def headline(model: str, classes: int, split: str, measured: Mapping[str, Any]) -> Headline:

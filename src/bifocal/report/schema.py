@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
 from ..assess.predictions import ClassShares, Explorer, MainGain, Reliability, SetActions
+from ..assess.related_labels import Contradiction, EndToEnd
 from ..assess.rule_figures import RuleFigure
 from ..evaluate.compare import Gain
 from ..evaluate.intervals import MeasuredRows, OptionalFigure
@@ -30,22 +31,6 @@ class Headline(OptionalFigure, MeasuredRows):
     split: str
 
 
-class EndToEnd(TypedDict):
-    """A label that requires another, judged over all posts that bear that one, "not asked" being a class of its own."""
-
-    n: int
-    accuracy: OptionalFigure
-    macro_f1: OptionalFigure
-
-
-class Contradictions(TypedDict):
-    """How often a label, were it asked everywhere, would be flagged where the one that it requires is not."""
-
-    flagged_without_parent: int
-    of: int
-    """Posts where that one is not flagged."""
-
-
 class LabelSummary(TypedDict):
     """One of several labels, in a row beside the others."""
 
@@ -63,7 +48,7 @@ class LabelSummary(TypedDict):
     rows: dict[str, int]
     """Split -> annotated rows."""
     end_to_end: EndToEnd | None
-    contradictions: Contradictions | None
+    contradictions: Contradiction | None
 
 
 class LabelsFacts(TypedDict):
@@ -72,7 +57,7 @@ class LabelsFacts(TypedDict):
     each: list[LabelSummary]
     """The first one first."""
     told: list[str]
-    """How annotations contradict each other, or are missing more often in some classes."""
+    """How annotations contradict each other, or are, or seem to be, missing more often in some classes."""
 
 
 class Caveats(TypedDict):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..evaluate.intervals import OptionalFigure
+from ..evaluate.intervals import Figure, OptionalFigure
 from .schema import LabelsFacts, LabelSummary, MainGain, RunFacts
 from .words import FIGURES, LEADING, LOWER_IS_BETTER, METRICS, interval, number, p_value, share, signed
 
@@ -115,7 +115,7 @@ def _threshold(found: LabelSummary) -> str:
     return "one a class" if found["class_thresholds"] else "likeliest class"
 
 
-def _named(metric: str, found: OptionalFigure) -> Cell:
+def _named(metric: str, found: Figure | OptionalFigure) -> Cell:
     return Cell(f"{METRICS[metric]} {number(found['value'])}", interval(found))
 
 
