@@ -50,8 +50,8 @@ SETS: dict[str, tuple[str, list[str]]] = {
     "edos": (
         "edos",
         [
-            "source.labels={sexist: {column: label_sexist, map: {sexist: 1, not sexist: 0}}, category: {column: "
-            "label_category, missing: [none]}}",
+            "source.labels={sexist: {column: label_sexist, map: {sexist: 1, not sexist: 0}}, category: label_category}",
+            "source.missing=[none]",
             "labels=[sexist, {category: {requires: sexist}}]",
             MINILM,
         ],
