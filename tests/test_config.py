@@ -271,7 +271,12 @@ def test_settings_without_labels_as_keys_are_those_of_all():
         ({"labels": [3]}, "holds 3: takes names"),
         ({"labels": []}, "labels names none"),
         ({"labels": ["a"], "label": "b"}, "leave label out"),
-        ({"labels": {"a": {"requires": "b"}, "b": {"requires": "a"}}}, r"in a circle \(a -> b -> a\)"),
+        ({"labels": {"a": {"requires": "b"}, "b": {"requires": "a"}}}, "'b', which has to stand before a"),
+        ({"labels": {"a": {"requires": "a"}}}, "'a', which has to stand before a"),
+        ({"labels": ["a", {"b": {"requires": "a"}}, {"c": {"requires": "b"}}]}, "'b', which requires 'a' itself"),
+        ({"labels": ["a", {"b": {"decide": {}}}], "decide": {"b": {}}}, "labels.b.decide and decide.b say the same"),
+        ({"labels": ["a", ""]}, "the name '', which is none"),
+        ({"labels": ["a", "default"]}, "the name 'default', which is none"),
         ({"labels": {"a": {"requires": "aa"}}}, "labels.a.requires = 'aa'; .*known: a"),
         ({"labels": {"a": {"act": "blok"}}}, "labels.a.act = 'blok'"),
         ({"labels": ["a", "b"], "decide": {"a": {}, "bb": {}}}, "'bb' is none of them; did you mean 'b'"),
@@ -282,3 +287,14 @@ def test_settings_without_labels_as_keys_are_those_of_all():
 def test_what_several_labels_cannot_be(settings, message):
     with pytest.raises(ConfigError, match=message):
         several(**settings)
+
+
+def test_a_label_may_be_called_as_a_setting_is():
+    config = several(labels=["a", "review"], decide={"review": {"calibration": "auto"}})
+    assert [config.for_label(name).decide.calibration for name in config.label_names] == ["temperature", "auto"]
+    assert recorded_config(config.model_dump(mode="json"), "run.json") == config
+
+
+def test_what_stands_inside_a_label_is_its_own_whatever_others_have():
+    config = several(labels=["a", {"b": {"fusion": {"strategy": "linear"}}}], fusion={"a": {"strategy": "mean"}})
+    assert [config.for_label(name).fusion.strategy for name in config.label_names] == ["mean", "linear"]

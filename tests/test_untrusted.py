@@ -21,7 +21,7 @@ from bifocal.deploy.policies import compare, set_threshold
 from bifocal.errors import BifocalError, ConfigError, ModelError, PluginRefused, RunError
 from bifocal.monitor.drift import measure_drift
 from bifocal.pipeline.train import run
-from bifocal.serve.retraining import label_of
+from bifocal.serve.retraining import labels_of
 from bifocal.system.system import model_versions
 from bifocal.workspace import RunRecord, Workspace
 
@@ -115,7 +115,7 @@ def test_sources_of_sources_and_other_commands_too(evil):
     (evil.parent / "new.csv").write_text("id,text\n1,words\n")
     with pytest.raises(BifocalError):
         measure_drift(evil, evil.parent / "new.csv")
-    assert label_of(evil)[0] == "small"  # asks for no model
+    assert labels_of(evil)[0] == "small"  # asks for no model
 
 
 @pytest.mark.parametrize(

@@ -282,6 +282,12 @@ class LabelConfig(Strict):
     decide: DecideConfig | None = None
     slices: SlicesConfig | None = None
 
+    @staticmethod
+    def settings_of(key: str) -> frozenset[str]:
+        """The names of the settings that may be a label's own, by where they stand."""
+        models: dict[str, type[Strict]] = {"fusion": FusionConfig, "decide": DecideConfig, "slices": SlicesConfig}
+        return frozenset(models[key].model_fields)
+
 
 _OF_A_LABEL = ("fusion", "decide", "slices")
 _DEFAULT = "default"
@@ -459,16 +465,20 @@ class RunConfig(Strict):
             )
         content = {**content, "label": next(iter(labels)), "labels": labels}
         for key in _OF_A_LABEL:
-            found = content.get(key)
+            found, settings = content.get(key), LabelConfig.settings_of(key)
             if not isinstance(found, dict) or not found.keys() & {*labels, _DEFAULT}:
                 continue
             if unknown := sorted(found.keys() - {*labels, _DEFAULT}):
+                if settings.issuperset(unknown):  # a label that is called as a setting is
+                    continue
                 known = nearest(unknown[0], [*labels, _DEFAULT])
                 raise ValueError(f"{key} has labels as keys, and {unknown[0]!r} is none of them; {known}")
             of = {name: found.get(name, found.get(_DEFAULT)) for name in labels}
             content[key] = of.pop(content["label"]) or {}
             for name, own in of.items():
-                labels[name] = {**labels[name], key: {} if own is None else own}
+                if key in labels[name] and name in found:
+                    raise ValueError(f"labels.{name}.{key} and {key}.{name} say the same thing: leave one out")
+                labels[name] = {key: {} if own is None else own, **labels[name]}
         return content
 
     @field_validator("source", mode="before")
@@ -503,14 +513,25 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _labels_agree(self) -> RunConfig:
+        before: list[str] = []
         for name, own in self.labels.items():
-            above = [name]
-            while (parent := self.labels[above[-1]].requires) is not None:
-                if parent not in self.labels:
-                    raise ValueError(f"labels.{above[-1]}.requires = {parent!r}; {nearest(parent, self.labels)}")
-                above.append(parent)
-                if above.count(parent) > 1:
-                    raise ValueError(f"labels require each other in a circle ({' -> '.join(above)}): leave one out")
+            if name in ("", _DEFAULT, "tokens"):  # the last names files beside those of labels
+                raise ValueError(
+                    f"labels has the name {name!r}, which is none that a label can have: name it otherwise"
+                )
+            if own.requires is not None and own.requires not in before:
+                if own.requires not in self.labels:
+                    raise ValueError(f"labels.{name}.requires = {own.requires!r}; {nearest(own.requires, self.labels)}")
+                raise ValueError(
+                    f"labels.{name}.requires = {own.requires!r}, which has to stand before {name}: the first label is "
+                    "asked of every post, and each further one where what it requires was answered"
+                )
+            if own.requires is not None and (above := self.labels[own.requires].requires) is not None:
+                raise ValueError(
+                    f"labels.{name}.requires = {own.requires!r}, which requires {above!r} itself: name {above!r} or a "
+                    "label that requires none"
+                )
+            before.append(name)
             if own.fusion is not None and (unknown := sorted(own.fusion.read.keys() - self.parts.keys())):
                 raise ValueError(
                     f"labels.{name}.fusion.read names {unknown[0]!r}, which is not among modalities; "

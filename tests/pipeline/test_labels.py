@@ -1,15 +1,21 @@
 """A run of several labels: what it says of each is what a run of that label alone says, and each encoder runs once."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from tests.conftest import LABELS, labels_config
 
 import bifocal
 from bifocal.assess.run_data import RunData
+from bifocal.contracts import Reporter
 from bifocal.decide.policy import Policy
 from bifocal.deploy.export import export
+from bifocal.deploy.policies import set_threshold
+from bifocal.example import Example
 from bifocal.models.encoders.tfidf_text import TfidfText
 from bifocal.pipeline.train import run
+from bifocal.system.decision import mark_truncated
 from bifocal.workspace import Workspace, read_json
 
 NAMES = ["urgent", "paid", "kind"]
@@ -118,3 +124,54 @@ def test_an_encoder_that_learns_as_a_whole_is_fitted_for_each_label(labels_run, 
     assert exported.probability == pytest.approx(decision.labels["paid"].probability, abs=1e-6)
     assert run(labels_config(notes, LABELS[:1], experts=trees), root=tmp_path) == whole.folder
     assert not (whole.models / "tabular_expert.paid").exists(), "a label that the run no longer answers"
+
+
+def test_of_several_views_each_label_is_answered_by_the_one_that_is_worst_by_it(labels_run):
+    system = bifocal.load(labels_run)
+    example, views = (
+        Example("a", {}, {}),
+        [
+            {"text": "quickly note about fire here", "tabular": {"price": 20, "room": "hall"}},
+            {"text": "sometime note about matters", "tabular": {"price": 120, "room": "cellar"}},
+        ],
+    )
+    alone = [system.predict(**view) for view in views]
+    (both,) = system.decide([SimpleNamespace(example=example, views=views)])
+    assert (both.labels["urgent"].label, both.labels["paid"].label) == (1, 1)
+    assert both.labels["urgent"].probability == pytest.approx(alone[0].labels["urgent"].probability, abs=1e-6)
+    assert both.labels["paid"].probability == pytest.approx(alone[1].labels["paid"].probability, abs=1e-6)
+    assert both.labels["kind"] is not None and both.action == "block"
+
+
+def test_a_label_that_takes_posts_not_read_whole_to_review_leaves_the_others_as_they_are(labels_run):
+    decided = bifocal.load(labels_run).predict(
+        text="quickly note about fire here", tabular={"price": 120, "room": "hall"}
+    )
+    marked = mark_truncated(decided, {"urgent": None, "paid": "review", "kind": None})
+    assert marked.truncated and (marked.action, marked.why) == (decided.action, decided.why) == ("block", decided.why)
+    marked = mark_truncated(decided, {"urgent": "review", "paid": None, "kind": None})
+    assert (marked.action, marked.labels["urgent"].action) == ("review", "review")
+    assert marked.why.startswith("urgent: ") and marked.why.endswith("so a person decides")
+
+
+def test_each_label_is_attacked_with_the_features_of_the_one_pass(labels_run, tmp_path):
+    attacked = {"attacks": ["homoglyphs"], "severities": [3], "rows": 40}
+    folder = run(labels_config(labels_run.parents[1], robustness=attacked, modalities=["text"]), root=tmp_path)
+    for space in (Workspace.of(folder), Workspace.of(folder).for_label("kind")):
+        found = read_json(space.robustness)
+        assert found["label"] == (space.label or "urgent") and found["attacks"]
+
+
+def test_a_threshold_set_by_hand_for_a_further_label_is_told_of_where_the_policy_is_fitted_again(labels_run, tmp_path):
+    told = []
+
+    class Notes(Reporter):
+        def note(self, message):
+            told.append(message)
+
+    config = labels_config(labels_run.parents[1])
+    folder = run(config, root=tmp_path)
+    set_threshold(folder, None, 0.42, by="me", why="test", label="paid")
+    assert RunData.of(folder).for_label("paid").policy().threshold("mm_fusion", "tabular+text") == 0.42
+    run(config, root=tmp_path, start="calibrate", reporter=Notes())
+    assert sum("policies changed by hand" in note for note in told) == 1

@@ -201,7 +201,7 @@ def test_a_body_of_very_many_wrong_things_keeps_nobody_waiting(server):
     response = server.post(json=record)
     assert kind_of(response) == (422, "unusable") and "'column 0' is a list" in response.json()["error"]["message"]
     wrong = server.post("/v1/feedback", json={"id": "x", "label": 1}).json()["error"]["message"]
-    assert wrong == "decision_id is missing; id is no field here: the fields are decision_id, label, reason"
+    assert wrong == "decision_id is missing; id is no field here: the fields are decision_id, label, labels, reason"
 
 
 def test_without_keys_a_name_of_elsewhere_is_not_answered(server):

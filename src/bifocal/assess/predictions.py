@@ -152,14 +152,15 @@ def _by_pattern(predictions: Predictions) -> Iterator[tuple[str, np.ndarray]]:
 def actions(predictions: Predictions, policy: Policy, model: str) -> np.ndarray:
     """What the policy does with each row ``[n]``: allow, review or block; of several classes review, or its name.
 
-    Rows on which the model has no opinion are empty.
+    Its name, too, where nothing is done by the label (`Policy.act`). Rows on which the model has no opinion are empty.
     """
     probabilities, classes = calibrated(predictions, policy, model)
     done = np.array([str(name) for name in policy.classes], dtype=object)[classes]
     languages = None if predictions.languages is None else np.array(predictions.languages, dtype=object)
     for pattern, rows in _by_pattern(predictions):
         own = None if languages is None else languages[rows].tolist()
-        found = policy.actions(model, probabilities[rows], classes[rows], pattern, own)
+        acted = policy.actions(model, probabilities[rows], classes[rows], pattern, own)
+        found = np.array([policy.allowed(action or None) or "" for action in acted], dtype=object)
         done[rows] = np.where(found == "", done[rows], found)
     return np.where(predictions.has[model], done, "")
 

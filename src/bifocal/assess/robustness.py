@@ -213,7 +213,9 @@ class _Posts:
         evidence = {}
         engine = torch_engine(system.engine)
         for name, encoder in engine.experts.items():
-            path = space.evidence(system.modalities[name].expert_name, split_name)
+            expert = system.modalities[name].expert_name
+            own = space if space.own_expert(expert).is_dir() else space.for_label("")  # where its features lie
+            path = own.evidence(expert, split_name)
             encoded = by_head(encoder, features_of(encoder, whole, name, path))
             present = torch.tensor(whole.present[name], dtype=torch.bool)
             # Those of the deployed head, also where the head has learned from the rows.

@@ -194,7 +194,12 @@ class RunData:
         return len(self.modalities) > 1 and issubclass(self.strategy, EncoderTuner)
 
     def reads_tokens(self, name: str) -> bool:
-        """Whether the fusion reads the tokens that the expert of a modality gives in its one pass."""
+        """Whether a fusion reads the tokens that the expert of a modality gives in its one pass.
+
+        That of any label: the pass is one for all.
+        """
+        if any(of.reads_tokens(name) for of in self.further.values()):
+            return True
         if len(self.modalities) == 1 or self.tunes_encoders:
             return False
         return self.config.fusion.read.get(name, self.strategy.reads) == "tokens"

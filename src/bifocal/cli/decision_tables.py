@@ -207,6 +207,8 @@ def print_policy_diff(found: Mapping[str, Any], as_json: bool) -> None:
     head = ["setting", f"A {found['a']}", f"B {found['b']}"]
     same = "the policies decide alike: no setting differs"
     console.print(drawn(Table(head, settings, texts=3)) if settings else same)
+    if others := found.get("others"):
+        console.print(f"other labels whose policies differ: {', '.join(others)} (--label NAME)", soft_wrap=True)
     right, of = found["right"], f"{found['label']}: " if "label" in found else ""
     console.print(
         f"{of}{found['model']} on {found['n']:,} {words.posts(found['on'])}: {found['changed']:,} decisions change "

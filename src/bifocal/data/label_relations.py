@@ -76,7 +76,7 @@ def gaps_of(rows: Classes, groups: Sequence[str], names: Sequence[str], taxonomy
 
     The classes of the other label are compared between rows with and without this one (`class_shares_p_value`). That
     shows nothing of a gap that depends on the very class that is missing. A label that requires another is missing
-    where that is negative, which is no gap.
+    where that is negative, which is no gap: of such a label the rows are compared where the other is positive.
 
     Parameters
     ----------
@@ -89,6 +89,8 @@ def gaps_of(rows: Classes, groups: Sequence[str], names: Sequence[str], taxonomy
     group = np.array(groups)
     for name, by in asked:
         label, known = taxonomy[by], bears[by]
+        if (parent := taxonomy[name].requires) is not None:
+            known = known & np.array([row[parent] == 1 for row in rows])
         index = np.array([label.index(row[by]) for row in rows])
         sides = [known & bears[name], known & ~bears[name]]
         p = class_shares_p_value([(index[side], group[side].tolist()) for side in sides], len(label.classes))

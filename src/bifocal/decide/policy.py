@@ -290,6 +290,11 @@ class Policy(Strict):
         done[~sure] = "review"
         return done
 
+    @property
+    def truncation(self) -> Literal["review"] | None:
+        """What is done by this label with a post whose words were not all read; None = nothing other."""
+        return None if self.act == "none" else self.truncated
+
     def allowed(self, action: str | None) -> str | None:
         """An action, or what may be done in its place by this label."""
         if self.act == "none":

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import plugins
 from ..assess.predictions import actions, calibrated
+from ..assess.related_labels import named_classes
 from ..assess.run_data import RunData
 from ..assess.tuning import tuning_predictions, tuning_rows
 from ..config import ReviewConfig, ThresholdConfig, differing_settings, recorded_config
@@ -302,9 +303,10 @@ def compare(
     Returns
     -------
     dict
-        ``a``, ``b``: versions; ``settings``: setting -> what it is in a and b, where they differ; ``n``; ``changed``: a
-        count; ``moves``: from -> to -> count of actions (labels, where there are several classes); ``by_class``: class
-        of the changed posts -> count; ``right``: posts whose label is right in a, in b; ``examples``: those whose
+        ``a``, ``b``: versions; of several labels ``label``, and ``others`` whose policies differ too; ``settings``:
+        setting -> what it is in a and b, where they differ; ``n``; ``changed``: a count; ``moves``:
+        from -> to -> count of actions (labels, where there are several classes); ``by_class``: class of the changed
+        posts -> count; ``right``: posts whose label is right in a, in b; ``examples``: those whose
         probability differs most, the most uncertain first where probabilities are the same.
 
     Raises
@@ -320,16 +322,26 @@ def compare(
         raise RunError(f"{space.folder} has no shards, whose posts are decided on: let the step `shards` run again")
     if on not in space.packed_splits():
         raise RunError(f"the run in {space.folder} has no split {on!r}; {nearest(on, space.packed_splits())}")
-    predictions, model = run.predictions(on), run.models[-1]
+    predictions, model, split = run.predictions(on), run.models[-1], run.split(on)
+    if run.label.requires is not None:  # it decides on posts that its parent flags
+        flagged = np.flatnonzero(named_classes((run.first or run).for_label(run.label.requires), on)[1] == 1)
+        predictions, split = predictions.take(flagged), split.take(flagged.tolist())
+    others = [
+        name
+        for name in whole.label_names
+        if name != one.label
+        and name in other.label_names
+        and whole.of_label(name).version != other.of_label(name).version
+    ]
     dumped = [policy.model_dump(mode="json", exclude={"labels"}) for policy in (one, two)]
     settings = differing_settings(dumped[0], dumped[1])
     return {
-        **({"label": one.label} if whole.labels else {}),
+        **({"label": one.label, "others": others} if whole.labels else {}),
         "a": whole.version,
         "b": other.version,
         "on": on,
         "settings": {name: values for name, values in settings.items() if not name.startswith(("date", "changes"))},
-        **_moves(predictions, one, two, model, run.split(on)),
+        **_moves(predictions, one, two, model, split),
     }
 
 

@@ -131,13 +131,17 @@ def _kept(row: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], bytes |
 
 
 def _classes_of(row: Mapping[str, Any], labels: Mapping[str, Label]) -> dict[str, int | str | None]:
-    """By each label the class that was said, and by the first one that which follows from the action; else None."""
+    """By each label the class that was said, and by the first one that which follows from the action; else None.
+
+    That a post is to be blocked says nothing of the first label where another one may be why.
+    """
     first, said = next(iter(labels)), dict(row["labels"])
     if row["label"] is not None:
         said.setdefault(first, row["label"])
     classes = {n: {str(one): one for one in of.classes}.get(said.get(n, "")) for n, of in labels.items()}
     if first not in said and labels[first].binary:
-        classes[first] = _CLASS_OF.get(row["action"])
+        others = set(row.get("acting", ())) - {first}
+        classes[first] = None if others and row["action"] == "block" else _CLASS_OF.get(row["action"])
     return classes
 
 

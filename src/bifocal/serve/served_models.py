@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 from ..decide.policy import Band, Policy, pattern_of, patterns
 from ..errors import BifocalError, DataError, RunError
 from ..modalities import TEXT, build_modalities, inputs_of
-from ..system.bundle import REFERENCE
-from ..workspace import read_json
+from ..system.bundle import REFERENCE, is_bundle
+from ..workspace import Workspace, read_json
 from .settings import ServeConfig
 from .workers.processes import Decoders, DecoderSettings, LabelDescription, Model, ModelDescription, ModelSource
 
@@ -158,10 +158,8 @@ class ServedModels:
     def reference(self) -> list[float] | None:
         """The probabilities that the policy was tuned on; None where they are not kept."""
         folder = self.about.folder
-        for path in (folder / REFERENCE, *folder.glob("reference_*.json")):
-            if path.is_file():
-                return list(read_json(path)["scores"])
-        return None
+        path = folder / REFERENCE if is_bundle(folder) else Workspace.of(folder).reference
+        return list(read_json(path)["scores"]) if path.is_file() else None
 
 
 async def _shadowed(shadow: Model, posts: Sequence[PackedPost]) -> list[dict[str, Any]]:

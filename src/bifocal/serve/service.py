@@ -18,7 +18,7 @@ from .. import __version__
 from ..errors import BifocalError, DataError, ModelError, RunError
 from ..files.post_table import MAX_NAME, NAMES
 from ..system.bundle import default_state_folder, engine_of, folder_of
-from ..system.system import mark_truncated
+from ..system.decision import mark_truncated
 from .api.keys import ApiClient, KeyAuth, read_clients
 from .api.metrics import Metrics
 from .errors import Refused
@@ -251,8 +251,7 @@ class Service:
             raise ModelError("the models give no probability for this post")
         versions = {**decision.versions, "bifocal": __version__}
         if truncated and not decision.truncated:
-            rules = {about.policy_of(name)["truncated"] for name, one in decision.labels.items() if one is not None}
-            decision = mark_truncated(decision, "review" if "review" in rules | {about.policy["truncated"]} else None)
+            decision = mark_truncated(decision, about.truncation)
         number, why = uuid.uuid4().hex, decision.why
         return Answer(number, decision, decision.action, None, decision.truncated, versions, why, shadow)
 

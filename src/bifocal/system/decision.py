@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 ACTIONS = (None, "allow", "review", "block")
 """What may be done with a post, the mildest first; None = its labels name no action."""
+
+
+NOT_READ = "not all of the post's words were read, so a person decides"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,25 @@ class LabelDecision:
         candidates = tuple(told["candidates"]) if "candidates" in told else None
         of = {name: told[name] for name in ("label", "threshold", "action", "why")}
         return cls(probability=told["prob"], models=models, candidates=candidates, **of)
+
+
+def for_truncated(answer: LabelDecision, rule: Literal["review"] | None) -> LabelDecision:
+    """The answer on a post whose words were not all read, by the rule for those (`Policy.truncation`)."""
+    if rule is None or answer.action == rule:
+        return answer
+    return replace(answer, action=rule, why=f"{answer.why}; {NOT_READ}")
+
+
+def severity(answer: LabelDecision) -> tuple[int, float]:
+    """What the answers on the views of one post are ordered by: the action, then the probability."""
+    return ACTIONS.index(answer.action), answer.probability
+
+
+def strictest(answers: Mapping[str, LabelDecision | None]) -> tuple[str | None, str]:
+    """The strictest action of several labels, and why, beginning with the label that it is of."""
+    asked = {label: answer for label, answer in answers.items() if answer is not None}
+    label = max(asked, key=lambda label: ACTIONS.index(asked[label].action))
+    return asked[label].action, f"{label}: {asked[label].why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +155,15 @@ class Decision(Mapping[str, Any]):
             "versions": self.versions,
             **({"labels": {name: of and of.to_dict() for name, of in self.labels.items()}} if self.labels else {}),
         }
+
+
+def mark_truncated(decision: Decision, rules: Mapping[str, Literal["review"] | None]) -> Decision:
+    """A decision on a post whose words were not all read, by each label's rule for those (`Policy.truncation`)."""
+    if decision.labels:
+        labels = {name: one and for_truncated(one, rules[name]) for name, one in decision.labels.items()}
+        action, why = strictest(labels)
+        return replace(decision, truncated=True, labels=labels, action=action, why=why)
+    (rule,) = rules.values()
+    if rule is None or decision.action == rule:
+        return replace(decision, truncated=True)
+    return replace(decision, truncated=True, action=rule, why=f"{decision.why}; {NOT_READ}")

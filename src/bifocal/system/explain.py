@@ -174,8 +174,8 @@ class ExplainedSystem(Protocol):
     @property
     def modalities(self) -> Mapping[str, Modality]: ...
 
-    def deciding_view(self, post: Post) -> dict[str, Any]:
-        """The values of the view that decides about a post."""
+    def deciding_view(self, post: Post, label: str | None = None) -> dict[str, Any]:
+        """The values of the view that decides about a post, by a label; None = the first."""
 
     def decisions(
         self, posts: Sequence[tuple[Example, Mapping[str, Any]]], evidence: Mapping[str, Evidence]
@@ -194,7 +194,7 @@ def explain(scorer: ExplainedSystem, post: Post, grid: int, label: str | None = 
             f"the grid over a picture has {GRIDS[0]} to {GRIDS[-1]} regions along each side, found {grid!r}"
         )
     _check_label(scorer, label)  # before anything is encoded
-    covered = Covered.of(scorer, post, grid)
+    covered = Covered.of(scorer, post, grid, label)
     return explained(scorer, covered, scorer.engine.evidence(covered.versions(0, len(covered))), label)
 
 
@@ -214,8 +214,8 @@ class Covered:
     """Of the parts that are read in several."""
 
     @classmethod
-    def of(cls, scorer: ExplainedSystem, post: Post, grid: int) -> Self:
-        view = scorer.deciding_view(post)
+    def of(cls, scorer: ExplainedSystem, post: Post, grid: int, label: str | None = None) -> Self:
+        view = scorer.deciding_view(post, label)
         values = {name: view[name] for name in scorer.modalities if name in view}
         hidden = {name: _hidden(scorer.modalities[name], value, grid) for name, value in values.items()}
         found = {name: scorer.engine.windows(name, value) for name, value in values.items()}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from ..models.saved import CARD
 from ..workspace import RECORD, Workspace, file_sha256, read_json
 from .bundle import CARD as BUNDLE_CARD
 from .bundle import folder_of, is_bundle, load_bundle
-from .decision import ACTIONS, Decision, LabelDecision, Opinion
+from .decision import Decision, LabelDecision, Opinion, for_truncated, severity, strictest
 from .engine import logits_by_label
 from .preprocessing import Post, Preprocessor
 
@@ -276,44 +275,68 @@ class System:
         if not posts:
             return []
         views = [(post.example, view) for post in posts for view in post.views]
-        found = iter(self.decisions(views, self.engine.evidence([view for _, view in views])))
-        return [max([next(found) for _ in post.views], key=severity) for post in posts]
+        found = iter(self._answers(views, self.engine.evidence([view for _, view in views])))
+        decided = []
+        for post in posts:
+            of_views = [next(found) for _ in post.views]
+            worst = {label: max((of[label] for of, _ in of_views), key=severity) for label in self.labels}
+            whole = all(whole for _, whole in of_views)
+            decided.append(self._decision(post.example, post.views[0], worst, truncated=not whole))
+        return decided
 
-    def deciding_view(self, post: Post) -> dict[str, Any]:
-        """The view that is worst, whose Decision is the post's."""
+    def deciding_view(self, post: Post, label: str | None = None) -> dict[str, Any]:
+        """The view that is worst by a label (None = the first), whose answer is the post's."""
         if len(post.views) == 1:
             return post.views[0]
-        decided = self.decisions([(post.example, view) for view in post.views], self.engine.evidence(post.views))
-        return post.views[max(range(len(decided)), key=lambda i: severity(decided[i]))]
+        name = self.policy.label if label is None else label
+        found = self._answers([(post.example, view) for view in post.views], self.engine.evidence(post.views))
+        return post.views[max(range(len(found)), key=lambda i: severity(found[i][0][name]))]
 
     def decisions(
         self, posts: Sequence[tuple[Example, Mapping[str, Any]]], evidence: Mapping[str, Evidence]
     ) -> list[Decision]:
         """What follows from the Evidence of composed posts, a Decision each; no encoder runs."""
-        logits = logits_by_label(self.engine, evidence, self.labels)
+        found = self._answers(posts, evidence)
         return [
-            self._decision(
-                example, values, {label: {m: rows[i] for m, rows in of.items()} for label, of in logits.items()}
-            )
-            for i, (example, values) in enumerate(posts)
+            self._decision(example, values, answers, truncated=not whole)
+            for (example, values), (answers, whole) in zip(posts, found, strict=True)
         ]
 
+    def _answers(
+        self, posts: Sequence[tuple[Example, Mapping[str, Any]]], evidence: Mapping[str, Evidence]
+    ) -> list[tuple[dict[str, LabelDecision], bool]]:
+        """Of each post the answer by every label, were it asked, and whether all of its words were read."""
+        logits, answered = logits_by_label(self.engine, evidence, self.labels), []
+        for i, (example, values) in enumerate(posts):
+            windows = [self.engine.windows(name, value) for name, value in values.items()]
+            whole = "cut" not in example.meta and all(found is None or found.whole for found in windows)
+            answers = {
+                label: self._answer(label, example, list(values), {m: rows[i] for m, rows in of.items()})
+                for label, of in logits.items()
+            }
+            if not whole:
+                rules = {label: self.policy.of_label(label).truncation for label in answers}
+                answers = {label: for_truncated(answer, rules[label]) for label, answer in answers.items()}
+            answered.append((answers, whole))
+        return answered
+
     def _decision(
-        self, example: Example, values: Mapping[str, Any], logits: Mapping[str, Mapping[str, NDArray[np.float32]]]
+        self,
+        example: Example,
+        values: Mapping[str, Any],
+        answers: Mapping[str, LabelDecision],
+        *,
+        truncated: bool,
     ) -> Decision:
-        answers: dict[str, LabelDecision] = {
-            label: self._answer(label, example, list(values), of) for label, of in logits.items()
-        }
         first = answers[self.policy.label]
         asked = self._asked(answers)
-        deciding = max(asked, key=lambda label: ACTIONS.index(asked[label].action))
-        windows = [self.engine.windows(name, value) for name, value in values.items()]
-        decision = Decision(
+        action, why = strictest(asked)
+        return Decision(
             probability=first.probability,
             label=first.label,
             threshold=first.threshold,
-            action=asked[deciding].action,
-            why=asked[deciding].why if len(answers) == 1 else f"{deciding}: {asked[deciding].why}",
+            action=action,
+            why=first.why if len(answers) == 1 else why,
             models=dict(first.models),
             present={name: name in values for name in self.modalities},
             text_used=example.parts.get(TEXT, ""),
@@ -321,25 +344,19 @@ class System:
             versions={**self.policy.versions, "policy": self.policy_version},
             probability_key=self.label.probability,
             candidates=first.candidates,
+            truncated=truncated,
             unread=bool(example.meta.get(UNREAD)),
             labels={label: asked.get(label) for label in answers} if len(answers) > 1 else {},
         )
-        whole = "cut" not in example.meta and all(found is None or found.whole for found in windows)
-        rules = {self.policy.of_label(label).truncated for label in asked}
-        return decision if whole else mark_truncated(decision, "review" if "review" in rules else None)
 
     def _asked(self, answers: Mapping[str, LabelDecision]) -> dict[str, LabelDecision]:
-        """The answers by labels that require none, or one that is flagged and asked itself."""
+        """The answers by labels that require none, or one that is flagged and asked itself, which stands before."""
         asked: dict[str, LabelDecision] = {}
-        waiting = list(answers)
-        while waiting:
-            label = waiting.pop(0)
+        for label, answer in answers.items():
             parent = self.policy.of_label(label).requires
-            if parent in waiting:
-                waiting.append(label)
-            elif parent is None or (parent in asked and asked[parent].label == 1):
-                asked[label] = answers[label]
-        return {label: asked[label] for label in answers if label in asked}
+            if parent is None or (parent in asked and asked[parent].label == 1):
+                asked[label] = answer
+        return asked
 
     def _answer(
         self, label: str, example: Example, present: Sequence[str], logits: Mapping[str, NDArray[np.float32]]
@@ -394,19 +411,6 @@ def _opinion(label: Label, probabilities: NDArray[np.float64], index: int) -> Op
     return Opinion(float(probabilities[0, shown]), label.classes[index])
 
 
-def mark_truncated(decision: Decision, rule: Literal["review"] | None) -> Decision:
-    """A decision on a post whose words were not all read, by the policy's rule for those (`Policy.truncated`)."""
-    if rule is None or decision.action == rule:
-        return replace(decision, truncated=True)
-    why = f"{decision.why}; not all of the post's words were read, so a person decides"
-    return replace(decision, truncated=True, action=rule, why=why)
-
-
-def severity(decision: Decision) -> tuple[int, float]:
-    """What the views of one post are ordered by: the action, then the probability."""
-    return ACTIONS.index(decision.action), decision.probability
-
-
 def model_versions(space: Workspace, experts: Sequence[str]) -> dict[str, str]:
     """A short hash of each model's weights, so that a Decision says exactly what made it; several experts are fused."""
     cards = {expert: space.expert(expert) / CARD for expert in experts}
@@ -428,6 +432,11 @@ def load_policy(space: Workspace, config: RunConfig) -> Policy:
             "calibrate` fit it again"
         )
     experts = [modality.expert_name for modality in build_modalities(config).values()]
+    if missing := [label for label in config.label_names if label not in policy.label_names]:
+        raise RunError(
+            f"{space.policy} says nothing of {', '.join(missing)}, which the run answers: put this run's own back, or "
+            "let `bifocal run CONFIG --from calibrate` fit it again"
+        )
     for label in policy.label_names:
         place = space.for_label("" if label == policy.label else label)
         for name, version in {"run": config.run, **model_versions(place, experts)}.items():

@@ -78,7 +78,7 @@ def test_where_one_expert_knows_all_it_is_told_with_what_it_was_compared_to(tmp_
     assert choice["alone"] == "text" and choice["class_shares"] == found["class_shares"]
     assert found["class_shares"]["beaten"] and found["class_shares"]["loss"] == pytest.approx(0.693, abs=0.01)
     assert notes[-1] == "text alone is enough" and any(n.startswith("class shares of train: ") for n in notes)
-    assert context.reporter.done == [(0, 3), (1, 3), (2, 3)]
+    assert context.reporter.done == [(1, 3), (2, 3), (3, 3)]
     assert read_json(context.space.fusion / "config.json")["choice"] == choice
 
 

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+import numpy as np
+
 from ... import __version__
 from ...assess.drift_reference import Reference
 from ...assess.predictions import Predictions
+from ...assess.related_labels import named_classes
 from ...assess.run_data import RunData
 from ...assess.tuning import tuned_on, tuning_predictions, tuning_rows, wants_train
 from ...decide.policy import POOLED, Policy
@@ -41,7 +44,7 @@ def calibrate(run: Context) -> PolicyCounts:
     if more:
         run.reporter.note(f"temperature and thresholds rest on {told_rows(rows)}")
     fitted = fit_policy(tuning_rows(data, predictions), _settings(data, rows))
-    if kept := [path for path in sorted(space.policies.glob("*.json")) if read_json(path).get("changes")]:
+    if run.first is None and (kept := [path for path in sorted(space.policies.glob("*.json")) if _by_hand(path)]):
         run.reporter.note(f"kept in {space.policies}, and not used: policies changed by hand, {len(kept)} in all")
     for finding in fitted.findings:
         run.reporter.note(finding)
@@ -53,8 +56,10 @@ def calibrate(run: Context) -> PolicyCounts:
     policy = Policy.load(space.policy).with_label(fitted.policy) if run.first else fitted.policy
     policy.save(space.policy)
     texts, main, val = data.texts(data.tuned_on), data.models[-1], data.predictions(data.tuned_on)
-    if data.label.requires is not None:  # posts that it is not asked of are none that it will decide on
-        val, texts = val.take(val.annotated), [texts[row] for row in val.annotated]
+    if data.label.requires is not None:  # posts that it will decide on are those that its parent flags
+        flagged = named_classes((data.first or data).for_label(data.label.requires), data.tuned_on)[1] == 1
+        rows_asked = np.flatnonzero(flagged) if flagged.any() else val.annotated
+        val, texts = val.take(rows_asked), [texts[row] for row in rows_asked]
     reference = Reference.gather(val, texts, fitted.policy, main, split=data.tuned_on, seed=run.config.seed)
     reference.save(space.reference)
     found: PolicyCounts = {"tuned_on": data.tuned_on, "rows": len(val.ids), "findings": fitted.findings}
@@ -93,6 +98,12 @@ def _settings(data: RunData, rows: Mapping[str, Mapping[str, int]]) -> PolicySet
         act=config.label_actions.get(config.label, "block"),
         seed=config.seed,
     )
+
+
+def _by_hand(path: Path) -> bool:
+    """Whether a policy was changed by hand, for any of its labels."""
+    policy = read_json(path)
+    return any(of.get("changes") for of in (policy, *policy.get("labels", {}).values()))
 
 
 def _write_by_model(path: Path, content: Mapping[str, Mapping[str, object]], *, more: bool) -> None:

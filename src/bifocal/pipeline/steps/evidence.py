@@ -18,10 +18,10 @@ def write_evidence(run: Context) -> EvidenceCounts:
     for path in run.space.evidence_folder.glob("*/*.safetensors"):
         if path.name.partition(".")[0] not in splits:  # of a run with other splits
             path.unlink()
+    found = {split: run.data.evidence_of(split) for split in splits}
     for of in run.further.values():
         for split in splits:
             of.data.evidence_of(split)
-    found = {split: run.data.evidence_of(split) for split in splits}
     names = run.data.expert_names
     return {"present": {f"{names[m]}/{s}": int(e.present.sum()) for s, of in found.items() for m, e in of.items()}}
 

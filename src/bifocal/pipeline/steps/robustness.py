@@ -16,7 +16,7 @@ def attack_posts(run: Context) -> Mapping[str, object]:
     if not run.config.robustness.attacks:
         return {"skipped": "no attacks are named (robustness.attacks)"}
     data = run.data
-    policy, label = data.policy(), data.taxonomy[run.config.label]
+    policy, label = data.policy(), run.config.of_run(run.config.label, data.taxonomy[run.config.label])
     engine = TorchEngine(data.encoders, data.expert_names, data.fused)
     system = System(run.config, engine, policy, label, run.record.content["text_role"])
     found = attack_run(system, run.space, run.config.robustness, run.reporter.progress)

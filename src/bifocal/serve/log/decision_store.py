@@ -261,9 +261,10 @@ class DecisionStore(ReviewQueue, DailyStatistics, Sessions):
         ------
         dict
             ``id``; ``label`` and ``action``, of which one may be None; ``labels``: classes by name of those that were
-            named; ``by``; ``from``: ``verdict`` or ``feedback``;
-            ``said``: the reason given; ``judged``: when; ``sample``: how the decision came to be looked at by design,
-            ``review`` or ``audit``, or None where somebody reported it or appealed; ``weight``: the decisions that it
+            named; ``acting``: of several labels those by which it was blocked or put under review; ``by``; ``from``:
+            ``verdict`` or ``feedback``; ``said``: the reason given; ``judged``: when; ``sample``: how the decision came
+            to be looked at by design, ``review`` or ``audit``, or None where somebody reported it or appealed;
+            ``weight``: the decisions that it
             stands for in that sample; ``queued``; ``text``; ``picture``: PNG; ``tabular``; ``parts``; ``decided``. The
             last verdict counts; without one, the last feedback.
         """
@@ -361,6 +362,9 @@ def _labelled_row(row: Row[Any], told: Sequence[Row[Any]]) -> dict[str, Any]:
         "label": last.what.get("label"),
         "labels": last.what.get("labels") or {},
         "action": last.what.get("action"),
+        "acting": [
+            name for name, one in (row.labels or {}).items() if one is not None and one["action"] in ("review", "block")
+        ],
         "by": last.who,
         "from": last.kind,
         "said": last.what.get("reason", ""),

@@ -117,6 +117,12 @@ class ModelDescription:
     labels: Mapping[str, LabelDescription]
     """Every label of the run, the first one first."""
 
+    @property
+    def truncation(self) -> dict[str, Literal["review"] | None]:
+        """As `Policy.truncation` of each label."""
+        policies = {name: self.policy_of(name) for name in self.labels}
+        return {name: None if of.get("act") == "none" else of["truncated"] for name, of in policies.items()}
+
     def policy_of(self, label: str) -> dict[str, Any]:
         """What holds for one label."""
         further: Mapping[str, dict[str, Any]] = self.policy.get("labels", {})
