@@ -156,7 +156,9 @@ def test_a_label_that_takes_posts_not_read_whole_to_review_leaves_the_others_as_
 
 def test_each_label_is_attacked_with_the_features_of_the_one_pass(labels_run, tmp_path):
     attacked = {"attacks": ["homoglyphs"], "severities": [3], "rows": 40}
-    folder = run(labels_config(labels_run.parents[1], robustness=attacked, modalities=["text"]), root=tmp_path)
+    text = {"text": {"encoder": "tfidf_text", "options": {"components": 16}}}
+    config = labels_config(labels_run.parents[1], robustness=attacked, modalities=["text"], experts=text)
+    folder = run(config, root=tmp_path)
     for space in (Workspace.of(folder), Workspace.of(folder).for_label("kind")):
         found = read_json(space.robustness)
         assert found["label"] == (space.label or "urgent") and found["attacks"]
