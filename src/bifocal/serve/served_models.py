@@ -122,9 +122,13 @@ class ServedModels:
         return [pattern_of(names) for names in patterns(self.about.config.parts)]
 
     def band(self, pattern: str, label: str | None = None) -> Band | None:
-        """The review band for posts that bring these parts, by the first label or by another."""
-        policy = Policy.model_validate(self.about.policy)
-        return policy.of_label(label or policy.label).band(self.about.main, pattern)
+        """The review band for posts that bring these parts, by the first label or by another, as far as it may act."""
+        whole = Policy.model_validate(self.about.policy)
+        policy = whole.of_label(label or whole.label)
+        band = policy.band(self.about.main, pattern)
+        if band is None or policy.act == "none":
+            return None
+        return band if policy.act == "block" else band.model_copy(update={"block_from": None})
 
     def check_settings(self, settings: ServeConfig) -> None:
         """Raises `RunError` where names outside are given for a label that is none of the run's further ones."""

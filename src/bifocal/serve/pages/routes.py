@@ -297,7 +297,7 @@ def _categories(service: Service, labels: Mapping[str, Any] | None, pattern: str
     found = []
     for name, of in list((labels or {}).items())[1:]:
         known = service.served.about.labels.get(name)
-        band = service.served.band(pattern, name) if known and known.act == "block" else None
+        band = service.served.band(pattern, name) if known else None
         sense = _sense(service, of and of["label"], name)
         requires = _plain(known.requires if known else "the label that it requires")
         found.append({"name": _plain(name), "of": of, "band": band, "sense": sense, "requires": requires})
