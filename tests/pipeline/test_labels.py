@@ -1,5 +1,6 @@
 """A run of several labels: what it says of each is what a run of that label alone says, and each encoder runs once."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from bifocal.contracts import Reporter
 from bifocal.decide.policy import Policy
 from bifocal.deploy.export import export
 from bifocal.deploy.policies import set_threshold
+from bifocal.errors import RunError
 from bifocal.example import Example
 from bifocal.models.encoders.tfidf_text import TfidfText
 from bifocal.pipeline.train import run
@@ -177,3 +179,19 @@ def test_a_threshold_set_by_hand_for_a_further_label_is_told_of_where_the_policy
     assert RunData.of(folder).for_label("paid").policy().threshold("mm_fusion", "tabular+text") == 0.42
     run(config, root=tmp_path, start="calibrate", reporter=Notes())
     assert sum("policies changed by hand" in note for note in told) == 1
+
+
+def test_a_child_may_stand_before_labels_that_are_calibrated_after_it(labels_run, tmp_path):
+    labels = ["urgent", {"kind": {"requires": "urgent"}}, "paid"]
+    config = labels_config(labels_run.parents[1], labels, fusion={"strategy": "stacking"})
+    space = Workspace.of(run(config, root=tmp_path, until="evaluate"))
+    assert Policy.load(space.policy).label_names == ["urgent", "kind", "paid"]
+
+
+def test_a_policy_that_says_nothing_of_a_label_is_not_loaded(labels_run, tmp_path):
+    folder = tmp_path / "labels"
+    shutil.copytree(labels_run, folder)
+    policy = Policy.load(folder / "policy_labels.json")
+    policy.model_copy(update={"labels": {"paid": policy.labels["paid"]}}).save(folder / "policy_labels.json")
+    with pytest.raises(RunError, match="says nothing of kind, which the run answers"):
+        bifocal.load(folder)

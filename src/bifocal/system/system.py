@@ -120,6 +120,11 @@ class System:
         taxonomy, further = Taxonomy.from_json(read_json(space.taxonomy)), config.label_names[1:]
         trained = TorchEngine.load(space, build_modalities(config), further=further)
         policy, others = load_policy(space, config), {name: taxonomy[name] for name in further}
+        if missing := [name for name in config.label_names if name not in policy.label_names]:
+            raise RunError(
+                f"{space.policy} says nothing of {', '.join(missing)}, which the run answers: put this run's own back, "
+                "or let `bifocal run CONFIG --from calibrate` fit it again"
+            )
         return cls(config, trained, policy, taxonomy[config.label], record["text_role"], others)
 
     @property
@@ -432,11 +437,6 @@ def load_policy(space: Workspace, config: RunConfig) -> Policy:
             "calibrate` fit it again"
         )
     experts = [modality.expert_name for modality in build_modalities(config).values()]
-    if missing := [label for label in config.label_names if label not in policy.label_names]:
-        raise RunError(
-            f"{space.policy} says nothing of {', '.join(missing)}, which the run answers: put this run's own back, or "
-            "let `bifocal run CONFIG --from calibrate` fit it again"
-        )
     for label in policy.label_names:
         place = space.for_label("" if label == policy.label else label)
         for name, version in {"run": config.run, **model_versions(place, experts)}.items():
