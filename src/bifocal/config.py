@@ -502,7 +502,9 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _names_agree(self) -> RunConfig:
-        places = ("experts", self.experts), ("fusion.read", self.fusion.read), ("lab.about", self.lab.about.contributes)
+        places: list[tuple[str, Iterable[str]]] = [("experts", self.experts), ("fusion.read", self.fusion.read)]
+        places += [("lab.about", self.lab.about.contributes)]
+        places += [(f"labels.{name}.fusion.read", own.fusion.read) for name, own in self.labels.items() if own.fusion]
         for place, names in places:
             for name in names:
                 if name not in self.parts:
@@ -532,11 +534,6 @@ class RunConfig(Strict):
                     "label that requires none"
                 )
             before.append(name)
-            if own.fusion is not None and (unknown := sorted(own.fusion.read.keys() - self.parts.keys())):
-                raise ValueError(
-                    f"labels.{name}.fusion.read names {unknown[0]!r}, which is not among modalities; "
-                    f"{nearest(unknown[0], self.parts)}"
-                )
         return self
 
     @property

@@ -58,19 +58,26 @@ def named_classes(data: RunData, split: str) -> tuple[Classes, Classes]:
     """
     predictions, policy = data.predictions(split), data.policy()
     truth, named = predictions.labels, calibrated(predictions, policy, data.models[-1])[1]
-    if data.label.requires is None:
+    if data.parent is None:
         return truth, named
-    of_parent, flagged = named_classes((data.first or data).for_label(data.label.requires), split)
-    nowhere = len(data.label.classes)
+    of_parent, nowhere = data.parent.predictions(split).labels, len(data.label.classes)
     known = np.where(of_parent == 1, truth, np.where(of_parent == UNLABELLED, UNLABELLED, nowhere))
-    return known, np.where(flagged == 1, named, nowhere)
+    return known, np.where(flagged_rows(data, split), named, nowhere)
+
+
+def flagged_rows(data: RunData, split: str) -> NDArray[np.bool_]:
+    """The rows ``[n]`` of which a label is asked in use: those that the policy flags by the one it requires, or all."""
+    if data.parent is None:
+        return np.ones(len(data.split(split)), dtype=bool)
+    named = calibrated(data.parent.predictions(split), data.parent.policy(), data.parent.models[-1])[1]
+    return np.asarray(named == 1)
 
 
 def asked_rows(data: RunData, split: str) -> NDArray[np.bool_]:
     """The rows ``[n]`` that a label is about: those that are positive by the one it requires, or all."""
-    if data.label.requires is None:
+    if data.parent is None:
         return np.ones(len(data.split(split)), dtype=bool)
-    return (data.first or data).for_label(data.label.requires).predictions(split).labels == 1
+    return np.asarray(data.parent.predictions(split).labels == 1)
 
 
 def measure_end_to_end(data: RunData) -> EndToEnd | None:
@@ -95,7 +102,7 @@ def measure_contradiction(data: RunData) -> Contradiction | None:
         return None
     predictions = data.predictions(data.tested_on)
     alone = calibrated(predictions, data.policy(), data.models[-1])[1]
-    elsewhere = named_classes(data, data.tested_on)[1] == len(data.label.classes)
+    elsewhere = ~flagged_rows(data, data.tested_on)
     return {"flagged_without_parent": int(np.sum(alone[elsewhere] == 1)), "of": int(elsewhere.sum())}
 
 
@@ -123,10 +130,9 @@ def measure_annotation_gap(predictions: Predictions, policy: Policy, asked: NDAr
     found = [(named[rows], [predictions.groups[row] for row in rows]) for rows in sides.values()]
     p = class_shares_p_value(found, classes)
     shares = {side: (np.bincount(named[rows], minlength=classes) / len(rows)).tolist() for side, rows in sides.items()}
-    counts = {side: len(rows) for side, rows in sides.items()}
     return {
-        "annotated": counts["annotated"],
-        "unannotated": counts["unannotated"],
+        "annotated": len(sides["annotated"]),
+        "unannotated": len(sides["unannotated"]),
         "shares": shares,
         "p": p,
         "differ": p < SHARES_DIFFER,

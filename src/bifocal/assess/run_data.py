@@ -76,8 +76,13 @@ class RunData:
         if name == self.config.label:
             return self
         config = self.config.for_label(name)
-        label = config.of_run(name, taxonomy_of(build_source(config.source))[name])
+        label = config.of_run(name, self.taxonomy[name])
         return replace(self, config=config, space=self.space.for_label(name), label=label, first=self)
+
+    @property
+    def parent(self) -> RunData | None:
+        """The run as the label sees it that this one requires; None where it requires none."""
+        return None if self.label.requires is None else (self.first or self).for_label(self.label.requires)
 
     @property
     def further(self) -> dict[str, RunData]:

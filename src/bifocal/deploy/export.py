@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import __version__, plugins
 from ..assess.predictions import Predictions, actions, calibrated
+from ..assess.related_labels import flagged_rows
 from ..assess.run_data import RunData
 from ..assess.tuning import joined, training_scores
 from ..contracts import Reporter
@@ -508,7 +509,7 @@ def parity(run: RunData, before: Policy, engine: Engine, policy: Policy, progres
     by_label = {}
     for label in labels:
         pair = (before.of_label(label), policy.of_label(label))
-        asked = _asked(run, before, label)
+        asked = flagged_rows(run.for_label(label), run.tested_on)
         by_label[label] = _parity_of(run.for_label(label), pair, answers[label].models, engine.main, asked)
     first = by_label.pop(run.config.label)
     return {
@@ -520,16 +521,6 @@ def parity(run: RunData, before: Policy, engine: Engine, policy: Policy, progres
         "policies": {"run": before.version, "engine": policy.version},
         **({"labels": by_label} if by_label else {}),
     }
-
-
-def _asked(run: RunData, policy: Policy, label: str) -> np.ndarray:
-    """Whether a label is asked of each post that a run is tested on: what it requires is flagged, and asked itself."""
-    parent = policy.of_label(label).requires
-    if parent is None:
-        return np.ones(len(run.packed[run.tested_on]), dtype=bool)
-    above = run.for_label(parent)
-    flagged = calibrated(above.predictions(run.tested_on), policy.of_label(parent), above.models[-1])[1] == 1
-    return flagged & _asked(run, policy, parent)
 
 
 def _parity_of(

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import plugins
 from ..assess.predictions import actions, calibrated
-from ..assess.related_labels import named_classes
+from ..assess.related_labels import flagged_rows
 from ..assess.run_data import RunData
 from ..assess.tuning import tuning_predictions, tuning_rows
 from ..config import ReviewConfig, ThresholdConfig, differing_settings, recorded_config
@@ -324,7 +324,7 @@ def compare(
         raise RunError(f"the run in {space.folder} has no split {on!r}; {nearest(on, space.packed_splits())}")
     predictions, model, split = run.predictions(on), run.models[-1], run.split(on)
     if run.label.requires is not None:  # it decides on posts that its parent flags
-        flagged = np.flatnonzero(named_classes((run.first or run).for_label(run.label.requires), on)[1] == 1)
+        flagged = np.flatnonzero(flagged_rows(run, on))
         predictions, split = predictions.take(flagged), split.take(flagged.tolist())
     others = [
         name

@@ -105,12 +105,7 @@ def measure_drift(
             "without_score": table.without_score,
             "distinct": round(independent_rows(decided.copies)),
         },
-        "reference": {
-            "split": reference.split,
-            "in_sample": reference.in_sample,
-            "rows": reference.rows,
-            "compared": len(reference.scores),
-        },
+        "reference": _told(reference),
         "rule": rule.model_dump(),
         **_measure(reference, decided, policy, list(config.parts), rule, binary, config.seed),
         **({"labels": {}} if references else {}),
@@ -134,6 +129,16 @@ def _reference(space: Workspace, policy: Policy, label: str) -> Reference:
     return reference.with_policy(own) if own.changes else reference
 
 
+def _told(reference: Reference) -> dict[str, Any]:
+    """Which rows the new ones are compared with."""
+    return {
+        "split": reference.split,
+        "in_sample": reference.in_sample,
+        "rows": reference.rows,
+        "compared": len(reference.scores),
+    }
+
+
 def _of_label(table: Decisions, reference: Reference, rule: DriftConfig, seed: int) -> dict[str, Any]:
     """What has moved in the scores of a further label, over the posts that it was asked of.
 
@@ -147,12 +152,7 @@ def _of_label(table: Decisions, reference: Reference, rule: DriftConfig, seed: i
     found = {
         "model": reference.model,
         "new": {**new, "distinct": round(independent_rows(decided.copies))},
-        "reference": {
-            "split": reference.split,
-            "in_sample": reference.in_sample,
-            "rows": reference.rows,
-            "compared": len(reference.scores),
-        },
+        "reference": _told(reference),
         "rule": rule.model_dump(),
         **_measure(reference, decided, policy, [], rule, binary, seed),
     }

@@ -93,6 +93,11 @@ class Context:
             if self.first is None
         }
 
+    @property
+    def spaces(self) -> list[Workspace]:
+        """The places of what each label has of its own, the first label's first."""
+        return [self.space, *(of.space for of in self.further.values())]
+
     @cached_property
     def data(self) -> RunData:
         """What the steps before have left, for those after `shards`."""

@@ -11,7 +11,7 @@ import numpy as np
 from ... import __version__
 from ...assess.drift_reference import Reference
 from ...assess.predictions import Predictions
-from ...assess.related_labels import named_classes
+from ...assess.related_labels import flagged_rows
 from ...assess.run_data import RunData
 from ...assess.tuning import tuned_on, tuning_predictions, tuning_rows, wants_train
 from ...decide.policy import POOLED, Policy
@@ -57,7 +57,7 @@ def calibrate(run: Context) -> PolicyCounts:
     policy.save(space.policy)
     texts, main, val = data.texts(data.tuned_on), data.models[-1], data.predictions(data.tuned_on)
     if data.label.requires is not None:  # posts that it will decide on are those that its parent flags
-        flagged = named_classes((data.first or data).for_label(data.label.requires), data.tuned_on)[1] == 1
+        flagged = flagged_rows(data, data.tuned_on)
         rows_asked = np.flatnonzero(flagged) if flagged.any() else val.annotated
         val, texts = val.take(rows_asked), [texts[row] for row in rows_asked]
     reference = Reference.gather(val, texts, fitted.policy, main, split=data.tuned_on, seed=run.config.seed)

@@ -32,7 +32,7 @@ STEP = Step(
     settings=("fusion.folds",),
     outputs=lambda run: [
         space.evidence(expert, split)
-        for space in (run.space, *(of.space for of in run.further.values()))
+        for space in run.spaces
         for expert in run.data.expert_names.values()
         for split in run.data.packed
     ],

@@ -27,7 +27,6 @@ from ...fit.expert import (
     fit_expert,
 )
 from ...models.saved import read_card
-from ...workspace import Workspace
 from ..context import Context, Step
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def fit_experts(run: Context) -> ExpertCounts:
     if slices.columns or slices.groups:
         read_columns(run.data.split(run.data.tested_on), run.data.taxonomy, slices)  # an unknown one is refused now
     _tell_majority(run)
-    known = {space.own_expert(model).name for space in _spaces(run) for model in run.data.models}
+    known = {space.own_expert(model).name for space in run.spaces for model in run.data.models}
     for folder in (*run.space.models.glob("*"), *run.space.evidence_folder.glob("*")):
         if folder.is_dir() and folder.name not in known:  # of a run with other modalities, or labels
             shutil.rmtree(folder)
@@ -177,11 +176,6 @@ def _tell_majority(run: Context) -> None:
     run.reporter.note(f"majority baseline on {run.data.tuned_on}: accuracy {right:.3f}, macro-F1 {score:.3f}")
 
 
-def _spaces(run: Context) -> list[Workspace]:
-    """The places of what each label has of its own, the first label's first."""
-    return [run.space, *(of.space for of in run.further.values())]
-
-
 def _model_files(run: Context) -> list[tuple[str, int, int]]:
     """Name, size and time of the files behind each expert's local model folder."""
     folders = [expand_home(run.config.expert(name).model) for name in run.modalities]
@@ -190,7 +184,7 @@ def _model_files(run: Context) -> list[tuple[str, int, int]]:
 
 
 def _files(run: Context) -> list[Path]:
-    folders = [space.own_expert(expert) for space in _spaces(run) for expert in run.data.expert_names.values()]
+    folders = [space.own_expert(expert) for space in run.spaces for expert in run.data.expert_names.values()]
     notes = [run.space.checkpoints / expert / FINISHED for expert in run.data.expert_names.values()]
     written = [path for folder in folders for path in folder.glob("*")]
     return [*(path for path in written if path.name != "README.md"), *notes]  # the model card is the report's
