@@ -67,16 +67,45 @@ class SourceConfig(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class SplitsConfig(Strict):
-    """Shares carved out where a source brings no official split; both 0 = everything is train (in-sample)."""
+    """Shares carved out where a source brings no official split; both 0 = everything is train (in-sample).
+
+    ``by`` says how a group of near-duplicates gets its split: ``shuffle`` (balanced by class, drawn by the run's seed
+    over all rows: other rows, other splits), ``hash`` (by a keyed hash of its content: it stays where other rows come
+    and go) or ``time`` (the latest are test, those before them val).
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     val: Annotated[float, Field(ge=0, lt=1)] = 0.1
     test: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    by: Annotated[Literal["shuffle", "hash", "time"], Field(exclude_if=lambda by: by == "shuffle")] = "shuffle"
+    key: Annotated[str | None, Field(min_length=1, max_length=200, exclude_if=_is_none)] = None
+    """Of ``by: hash``: another one gives other splits; None = the run's seed."""
+    time: Annotated[str | None, Field(exclude_if=_is_none)] = None
+    """Of ``by: time``: the column of the source that says when a post was made."""
+    from_run: Annotated[str | None, Field(alias="from", exclude_if=_is_none)] = None
+    """A run's folder: its rows keep their splits, and new ones get theirs by its rule (by hash, else train)."""
 
     @model_validator(mode="after")
     def _leave_some_to_train(self) -> SplitsConfig:
         if self.val + self.test >= 1:
             raise ValueError(f"val + test = {self.val + self.test:g} leaves nothing to train on; keep it below 1")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SplitsConfig:
+        if self.from_run is not None and (self.by != "shuffle" or self.key is not None or self.time is not None):
+            raise ValueError("from takes the rule of that run along: leave out by, key and time, or from")
+        if self.by == "time" and self.time is None:
+            raise ValueError("by: time needs the column that says when a post was made, such as time: created_at")
+        for name, rule in (("key", "hash"), ("time", "time")):
+            if getattr(self, name) is not None and self.by != rule:
+                raise ValueError(f"{name} belongs to by: {rule}, not to by: {self.by}")
         return self
 
 

@@ -203,6 +203,14 @@ class NotingSource(Protocol):
 
 
 @runtime_checkable
+class PromisesSplits(Protocol):
+    """A source whose configuration says which split its rows are; one may be such a source."""
+
+    def promised_split(self, example: Example) -> str | None:
+        """The split that a row has whatever else the run reads; None where nothing was said."""
+
+
+@runtime_checkable
 class Stamped(Protocol):
     """A source whose parts lie in files that may change, or come, between two commands; one may be such a source."""
 

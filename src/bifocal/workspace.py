@@ -314,6 +314,8 @@ class Workspace:
     taxonomy = _Artifact("label_taxonomy.json")
     splits = _Artifact("splits.json")
     groups = _Artifact("groups.json")
+    split_record = _Artifact("split_record.json")
+    split_changes = _Artifact("split_changes.jsonl")
     models = _Artifact("models")
     evidence_folder = _Artifact("evidence")
     fusion = _Artifact("models/mm_fusion{label}")

@@ -12,31 +12,21 @@ from ..config import RunConfig
 from ..contracts import Modality, Source
 from ..errors import DataError
 from ..example import SPLITS, UNLABELLED, Example, Label, LabelValue, Taxonomy
-from ..modalities import TEXT
 from ..workspace import Workspace, read_json, write_json
 from .class_checks import NO_TEST, REMEDY, SplitRow, asked_of, check_splits, remedy_of, rows_aside
-from .compose import compose_manifest
-from .dedup import duplicate_groups, picture_hash, rows_in_shared_groups, rows_with_near_duplicates
+from .dedup import rows_in_shared_groups, rows_with_near_duplicates
 from .label_relations import contradictions_of, gaps_of, pairs_of
 from .manifest import read_manifest
 from .packing import pack
 from .shards import INDEX
-from .splits import assign_splits, leaking_rows
-from .transcribers import active_transcribers, transcripts
+from .split_rows import draw_splits, labelled, read_rows, write_record
+from .splits import leaking_rows
 
 
 def taxonomy_of_run(taxonomy: Taxonomy, config: RunConfig) -> Taxonomy:
     """The same with what the run's labels require of each other."""
     asked = {name: config.of_run(name, taxonomy[name]) for name in config.labels}
     return Taxonomy({**taxonomy.labels, **asked})
-
-
-def labelled(space: Workspace, source: Source, config: RunConfig) -> Iterator[Example]:
-    """The examples that bear one of the run's labels at least, their texts composed, streaming."""
-    read, names = transcripts(space.folder, active_transcribers(config)), config.label_names
-    for example in compose_manifest(space.manifest, read, source.role_of):
-        if any(example.labels.get(name) is not None for name in names):
-            yield example
 
 
 def write_splits(
@@ -70,59 +60,46 @@ def write_splits(
         Where no row bears a label, or rows that will be learned from or tuned on are all of one class.
     """
     taxonomy = taxonomy_of_run(taxonomy, config)
-    ids: list[str] = []
-    texts: list[str] = []
-    hashes: list[str | None] = []
-    own: list[str | None] = []
-    official: list[str | None] = []
-    labels: list[dict[str, LabelValue]] = []
-    sources: list[str | None] = []
-    brought: list[list[str]] = []
-    unread = 0
-    for example in labelled(space, source, config):
-        parts = [name for name in config.parts if name in example.parts]
-        if not parts:
-            unread += 1
-            continue
-        brought.append(parts)
-        ids.append(example.id)
-        texts.append(example.parts.get(TEXT, ""))
-        hashes.append(picture_hash(example))
-        own.append(example.group)
-        official.append(example.split)
-        labels.append({name: example.labels.get(name) for name in config.label_names})
-        sources.append(example.meta.get("source"))
-    _check_borne(labels, config)
-    groups = duplicate_groups(ids, texts, hashes, own)
-    shares = config.splits
-    strata = _indices(labels, config.label, taxonomy.with_medians(_medians(labels, taxonomy)))
-    splits = assign_splits(ids, groups, strata, official, val=shares.val, test=shares.test, seed=config.seed)
-    leaking = leaking_rows(groups, [splits[i] for i in ids])
-    leaks = Counter(splits[i] for i, leak in zip(ids, leaking, strict=True) if leak)
+    rows = read_rows(space, source, config)
+    ids = rows.ids
+    _check_borne(rows.labels, config)
+    groups = rows.groups()
+    near_duplicates = rows_with_near_duplicates(ids, rows.texts, rows.hashes, rows.own, groups)
+    first_label = taxonomy.with_medians(_medians(rows.labels, taxonomy))
+    drawn = draw_splits(rows, groups, _indices(rows.labels, config.label, first_label), first_label, config)
+    splits, groups = drawn.splits, drawn.groups
+    there = [n for n, i in enumerate(ids) if i in splits]
+    leaking = leaking_rows([groups[n] for n in there], [splits[ids[n]] for n in there])
+    leaks = {ids[n]: splits[ids[n]] for n, leak in zip(there, leaking, strict=True) if leak}
     if config.leakage == "drop":
-        splits = {i: splits[i] for i, leak in zip(ids, leaking, strict=True) if not leak}
+        splits = {i: split for i, split in splits.items() if i not in leaks or i in drawn.kept}
     medians = train_medians(space, taxonomy, splits)
     final = taxonomy.with_medians(medians)
     kept = [n for n, i in enumerate(ids) if i in splits]
     assigned = _Assigned(
-        [splits[ids[n]] for n in kept], [groups[n] for n in kept], [brought[n] for n in kept], [labels[n] for n in kept]
+        [splits[ids[n]] for n in kept],
+        [groups[n] for n in kept],
+        [rows.brought[n] for n in kept],
+        [rows.labels[n] for n in kept],
     )
     first, *further = _counts_of_labels(assigned, final, config, holdout).values()
     write_json(space.splits, splits)
     write_json(space.groups, dict(zip(ids, groups, strict=True)))
+    write_record(space, rows, drawn, splits)
     write_json(space.taxonomy, final.to_json())
     counts = Counter(splits.values())
     return {
         "rows": {split: counts[split] for split in SPLITS if counts[split]},
         "by_class": first["by_class"],
-        "unread": unread,
+        "unread": rows.unread,
         "groups": len(set(groups)),
         "rows_in_shared_groups": rows_in_shared_groups(groups),
-        "near_duplicates": rows_with_near_duplicates(ids, texts, hashes, own, groups),
-        "leakage": {"action": config.leakage, "rows": dict(leaks)},
+        "near_duplicates": near_duplicates,
+        "leakage": {"action": config.leakage, "rows": dict(Counter(leaks.values()))},
         "medians": medians,
         "few": first["few"],
-        "untested": _untested(sources, [splits.get(i) for i in ids]),
+        "untested": _untested(rows.sources, [splits.get(i) for i in ids]),
+        **drawn.counts(),
         **(_relations(assigned, final, config, further) if further else {}),
     }
 

@@ -8,7 +8,7 @@ groups are ordered by a hash of seed and group name, so neither the order of row
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,10 @@ from ..errors import DataError
 from ..example import SPLITS
 
 Ints = NDArray[np.int64]
+
+
+Carve = Callable[[Sequence[int], Mapping[str, float]], Ints]
+"""Rows to carve from, and split -> share -> for each of these rows which of the splits it goes to, -1 for none."""
 
 
 def assign_splits(
@@ -28,16 +32,12 @@ def assign_splits(
     val: float,
     test: float,
     seed: int,
+    promised: Sequence[bool] | None = None,
 ) -> dict[str, str]:
-    """Give every row a split: the source's own where it has one, else one that keeps groups whole.
+    """Give every row a split: the source's own where it has one, else one drawn by the seed (`splits_beside_official`).
 
-    - A row with an official split keeps it (but for train rows that a missing split is carved from).
-    - A row without one follows its group where that has official rows (train before val before test, where the
-      group itself straddles: that adds no further leak).
-    - A split that no official row has is carved, by group and in proportion to the classes, from the train and the
-      unassigned rows. ``val`` and ``test`` are shares of the rows carved from. Groups with official val or test rows
-      are not carved from. Shares are met within one row where groups are single rows.
-    - All other rows are train.
+    Carving is in proportion to the classes. ``val`` and ``test`` are shares of the rows carved from, met within one row
+    where groups are single rows.
 
     Tiny data: a carved split gets at least one group as long as there are groups enough (train first, then val, then
     test); a class of one row mostly stays in train; a group larger than a split's share stays in train, and where
@@ -50,6 +50,8 @@ def assign_splits(
     val, test : float
         0 = do not carve.
     seed : int
+    promised : sequence of bool, [n], optional
+        Rows whose official split stays even where it is train and another one is to be carved.
 
     Returns
     -------
@@ -61,23 +63,59 @@ def assign_splits(
     DataError
         Where official splits leave no row for train.
     """
+
+    def carve(rows: Sequence[int], shares: Mapping[str, float]) -> Ints:
+        return _carve([groups[i] for i in rows], [classes[i] for i in rows], list(shares.values()), seed)
+
+    splits = splits_beside_official(groups, official, promised, {"val": val, "test": test}, carve)
+    return dict(zip(ids, splits, strict=True))
+
+
+def carved_shares(official: Sequence[str | None], shares: Mapping[str, float]) -> dict[str, float]:
+    """Of the shares those that are carved: above 0, and of a split that no row officially is."""
+    return {name: share for name, share in shares.items() if share > 0 and name not in set(official)}
+
+
+def splits_beside_official(
+    groups: Sequence[str],
+    official: Sequence[str | None],
+    promised: Sequence[bool] | None,
+    shares: Mapping[str, float],
+    carve: Carve,
+) -> list[str]:
+    """The split of each row, [n], groups being whole.
+
+    - A row with an official split keeps it (but for train rows that a missing split is carved from).
+    - A row without one follows its group where that has official rows (train before val before test, where the
+      group itself straddles: that adds no further leak).
+    - A split that no official row has is carved from the train and the unassigned rows. Groups with official val or
+      test rows, or with a row that is promised its split, are not carved from.
+    - All other rows are train.
+
+    Raises
+    ------
+    DataError
+        Where official splits leave no row for train.
+    """
     group, own = factorize(groups), factorize(official, SPLITS)
     taken = _splits_of(group, own)
-    shares = {s: share for s, share in (("val", val), ("test", test)) if share > 0 and s not in set(official)}
+    shares = carved_shares(official, shares)
     result = np.where(own >= 0, own, _FIRST[taken[group]])
-    pool = np.flatnonzero(taken[group] <= 1)  # none, or train alone
+    kept = np.zeros(len(taken), dtype=bool)
+    if promised is not None:
+        kept[group[np.array(promised, dtype=bool)]] = True
+    pool = np.flatnonzero((taken[group] <= 1) & ~kept[group])  # official in no split, or in train alone
     if shares and len(pool):
-        some = pool.tolist()
-        carved = _carve([groups[i] for i in some], [classes[i] for i in some], list(shares.values()), seed)
+        carved = carve(pool.tolist(), shares)
         places = np.array([SPLITS.index(name) for name in shares])
         result[pool[carved >= 0]] = places[carved[carved >= 0]]
     if len(result) and result.all():
         found = sorted({SPLITS[split] for split in result.tolist()})
         raise DataError(
-            f"all {len(ids)} labelled rows are officially {' or '.join(found)}, none is left to train on: add the "
+            f"all {len(groups)} labelled rows are officially {' or '.join(found)}, none is left to train on: add the "
             "source's train file"
         )
-    return {row: SPLITS[split] for row, split in zip(ids, result.tolist(), strict=True)}
+    return [SPLITS[split] for split in result.tolist()]
 
 
 def holdout_rows(groups: Sequence[str], classes: Sequence[int], share: float, seed: int) -> list[bool]:

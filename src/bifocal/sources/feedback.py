@@ -34,7 +34,7 @@ class Feedback(FileSource):
     root : Path
         The folder.
     split : str, optional
-        The split of all rows; None = they are split like any others.
+        The split of all rows, which they keep whatever else the run reads; None = they are split like any others.
     sampled : bool
         Only rows of the sample by design: those under review and those drawn to be audited.
     """
@@ -60,6 +60,9 @@ class Feedback(FileSource):
     def role_of(self, example: Example) -> TextRole:
         """Each post's own: a post without words of its own brings what was read off its picture."""
         return cast(TextRole, example.meta.get("text_role", self.text_role))
+
+    def promised_split(self, example: Example) -> str | None:
+        return self.split
 
     def listed(self) -> list[str]:
         return [ROWS] if self.files.has(ROWS) else []

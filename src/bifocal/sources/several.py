@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from ..config import SourceConfig, Strict
-from ..contracts import NotingSource, Source, Stamped, TextRole
+from ..contracts import NotingSource, PromisesSplits, Source, Stamped, TextRole
 from ..errors import ConfigError, DataError, nearest
 from ..example import Example, Label, Rejected
 from ..modalities import inputs
@@ -67,6 +67,10 @@ class Several(Strict):
 
     def role_of(self, example: Example) -> TextRole:
         return self.members[example.meta["source"]].role_of(example)
+
+    def promised_split(self, example: Example) -> str | None:
+        member = self.members[example.meta["source"]]
+        return member.promised_split(example) if isinstance(member, PromisesSplits) else None
 
     def labels(self) -> Mapping[str, Label]:
         """The labels of all members.

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from ...data import earlier_splits
 from ...data.label_relations import told_of
 from ...data.prepare import write_splits
+from ...errors import ConfigError
+from ...workspace import Workspace, file_sha256
 from ..context import Context, Step
 
 
@@ -21,6 +25,10 @@ def assign_splits(run: Context) -> Mapping[str, object]:
         found = ", ".join(f"{n} in {split}" for split, n in sorted(leaks.items()))
         action = "dropped" if run.config.leakage == "drop" else "kept (leakage: drop removes them)"
         run.reporter.note(f"near-duplicates of earlier splits: {found}; {action}")
+    for told in earlier_splits.told_of(counts["from"]) if "from" in counts else ():
+        run.reporter.note(told)
+    if untimed := counts.get("untimed"):
+        run.reporter.note(f"{untimed} rows have nothing under {run.config.splits.time!r}, and are train")
     if counts["unread"]:
         parts = " or ".join(run.modalities)
         run.reporter.note(f"{counts['unread']} rows bring no {parts} (or no words) and are left out")
@@ -33,9 +41,29 @@ def assign_splits(run: Context) -> Mapping[str, object]:
     return counts
 
 
+def _outputs(run: Context) -> list[Path]:
+    found = [run.space.splits, run.space.groups, run.space.split_record, run.space.taxonomy]
+    return found if run.config.splits.from_run is None else [*found, run.space.split_changes]
+
+
+def _outside(run: Context) -> object:
+    """The splits of the run that they are taken over from. Raises `BifocalError` where it is none."""
+    if (folder := run.config.splits.from_run) is None:
+        return None
+    earlier = Workspace.of(folder)
+    if earlier.folder.resolve() == run.space.folder.resolve():
+        raise ConfigError(
+            f"splits.from = {folder!r} is the folder of this very run: name an earlier run, or leave it out"
+        )
+    if not earlier.splits.is_file():
+        raise ConfigError(f"splits.from = {folder!r} has no splits.json yet: finish that run first, or name another")
+    return [earlier.run, file_sha256(earlier.splits)]
+
+
 STEP = Step(
     "splits",
     assign_splits,
     settings=("modalities", "splits", "leakage", "seed"),
-    outputs=lambda run: [run.space.splits, run.space.groups, run.space.taxonomy],
+    outputs=_outputs,
+    outside=_outside,
 )
