@@ -360,9 +360,9 @@ class Workspace:
         """``.offensive``; letters that file names had better not have are percent-escaped."""
         return f".{quote(self.label, safe='')}" if self.label else ""
 
-    def for_label(self, name: str) -> Workspace:
-        """The same for a label that is not the run's first; "" = the first."""
-        return replace(self, label=name)
+    def for_label(self, name: str, first: str = "") -> Workspace:
+        """The same for one label of the run; "" is the first, as is one that bears the name ``first``."""
+        return replace(self, label="" if name == first else name)
 
     def read_section(self, path: Path) -> Any:
         """What a JSON artifact that holds all labels says of this one. Raises `RunError`, as where it says nothing."""

@@ -1,14 +1,19 @@
 """A service of a run of several labels: answers, log, queue, feedback, other shapes, figures and pages of each."""
 
+import json
+import shutil
+
 import httpx
 import openai
 import pytest
 
 import bifocal
+from bifocal.deploy.policies import set_threshold
 from bifocal.errors import DataError
 from bifocal.serve.compat.moderations import _result
 from bifocal.serve.log.decision_store import DecisionStore, read_secret
 from bifocal.serve.posts import Answer, IncomingPost
+from bifocal.serve.served_models import ServedModels
 from bifocal.serve.settings import Moderations
 from bifocal.system.decision import Decision, LabelDecision
 
@@ -17,8 +22,17 @@ CHEAP, DEAR = {"price": 12.0, "room": "hall"}, {"price": 95.0, "room": "hall"}
 
 
 @pytest.fixture(scope="module")
-def server(serve, labels_run):
-    return serve(labels_run, "--set", "keep_originals=true")
+def shadow(labels_run, tmp_path_factory):
+    """The same run, which finds every post paid for."""
+    folder = tmp_path_factory.mktemp("shadow") / "labels"
+    shutil.copytree(labels_run, folder, ignore=shutil.ignore_patterns("evidence*", "shards", "report*"))
+    set_threshold(folder, None, 0.0, label="paid", by="ann", why="a shadow that finds all paid for")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(serve, labels_run, shadow):
+    return serve(labels_run, "--set", "keep_originals=true", "--shadow", shadow)
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +148,61 @@ def test_the_page_shows_each_category_filters_by_it_and_takes_what_is_said_of_it
         store.claim("ann", under_review.id)
         item = page.get(f"/moderate/items/{under_review.id}").text
         assert "The machine asks for a person by <bdi>paid" in item and 'name="label.kind"' in item
+        chosen = page.post(f"/moderate/items/{under_review.id}", data={"do": "claim", "label.paid": "1"}, headers=ours)
+        assert chosen.status_code == 200 and '<option value="1" selected>yes</option>' in chosen.text
         said = {"do": "approve", "why": "", "label.urgent": "0", "label.paid": "1", "label.kind": ""}
         page.post(f"/moderate/items/{under_review.id}", data=said, headers=ours)
     (row,) = (row for row in store.labelled() if row["id"] == under_review.id)
     assert (row["action"], row["labels"]) == ("allow", {"urgent": "0", "paid": "1"})
+
+
+def test_the_last_day_and_the_shadow_by_each_label(server, client, store, labels_run, command):
+    cheap = client.predict(text=CALM, tabular=CHEAP)
+    assert (cheap.labels["paid"].label, cheap.labels["kind"]) == (0, None)
+    kept = store.decision(cheap.id).shadow
+    assert {name: one["disagrees"] for name, one in kept["labels"].items()} == {
+        "urgent": False, "paid": True, "kind": False
+    }  # fmt: skip
+    assert kept["labels"]["paid"]["label"] == 1 and kept["labels"]["kind"]["label"] is None
+    assert server.metric('bifocal_shadow_label_disagreements_total{label="paid"}') >= 1
+    assert server.metric('bifocal_shadow_label_disagreements_total{label="urgent"}') == 0
+    done = command("log", "counts", labels_run, "--state", server.state, "--json")
+    told = json.loads(done.stdout)["labels"]
+    assert list(told) == ["urgent", "paid", "kind"]
+    for name, counts in told.items():
+        sums = [sum(counts[of].values()) for of in ("shares", "reference")]
+        assert sums == pytest.approx([1, 1], abs=1e-3), name
+        assert counts["shadow"]["scored"] == sum(counts["decisions"].values()), name
+    assert told["kind"]["decisions"]["not asked"] >= 1 and told["paid"]["shadow"]["disagree"] >= 1
+    assert told["urgent"]["shadow"]["disagree"] == 0
+    lines = command("log", "counts", labels_run, "--state", server.state).stdout
+    assert "paid: decisions" in lines and "kind: reference" in lines
+    with httpx.Client(base_url=server.url, timeout=300, follow_redirects=True) as page:
+        page.post("/moderate/login", data={"name": "ann"}, headers={"Origin": server.url})
+        whole, paid, kind = (page.get(f"/moderate/day{asked}").text for asked in ("", "?label=paid", "?label=kind"))
+        assert "Answers by" not in whole and 'name="label"' in whole
+        assert "Answers by <bdi>paid</bdi>" in paid and "comes to another action or class on" in paid
+        assert cheap.id in paid and cheap.id not in kind
+        assert "not asked" in kind and ">fire</bdi>" in kind and "not asked: " not in paid
+        assert page.get("/moderate/day?label=rude").status_code == 422
+
+
+def test_a_shadow_of_one_label_is_compared_by_that_one():
+    ours = Decision(
+        0.7, 1, 0.5, "block", "so", {}, {}, "", "en", {},
+        labels={name: LabelDecision(0.7, 1, 0.5, "block", "so", {}) for name in ("toxic", "rude")},
+    )  # fmt: skip
+    theirs = Decision(0.2, 0, 0.5, "allow", "so", {}, {}, "", "en", {"policy": "v2"})
+    answered = {
+        first: ServedModels(None, None, None, shadow_label=first)._answer_of_shadow(theirs, ours)
+        for first in ("rude", "spam")
+    }
+    assert answered["rude"]["labels"] == {
+        "rude": {"action": "allow", "label": 0, "probability": 0.2, "disagrees": True}
+    }
+    assert answered["spam"]["labels"] == {} and answered["spam"]["action"] == "allow"
+    alone = ServedModels(None, None, None, shadow_label="toxic")._answer_of_shadow(ours, theirs)
+    assert "labels" not in alone and alone["label"] == 1
 
 
 def test_a_name_outside_for_a_label_that_the_run_lacks_is_told_at_the_start(labels_run, tmp_path, command):

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import time
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image, ImageDraw, ImageFont
@@ -251,12 +250,14 @@ def test_the_last_day_adds_up(enter, moderated, queued):
 def test_drift_is_called_what_bifocal_drift_calls_it():
     from bifocal.config import DriftConfig
     from bifocal.serve.pages.routes import _drift
+    from bifocal.serve.reference import UsualDecisions
 
-    about = SimpleNamespace(config=SimpleNamespace(drift=DriftConfig()))
-    loaded = SimpleNamespace(reference=[i / 1000 for i in range(1000)], about=about)
+    usual = UsualDecisions([i / 1000 for i in range(1000)], {"0": 500, "1": 500})
     days = {"steady": [50] * 20, "alarm": [0] * 19 + [200], "too few rows": [1, 1] + [0] * 18}
-    assert {state: _drift(day, loaded)["state"] for state, day in days.items()} == {state: state for state in days}
-    assert _drift([0] * 20, loaded) is None
+    assert {state: _drift(day, usual, DriftConfig())["state"] for state, day in days.items()} == {
+        state: state for state in days
+    }
+    assert _drift([0] * 20, usual, DriftConfig()) is None and _drift([1] * 20, None, DriftConfig()) is None
 
 
 def test_a_long_name_does_not_hide_the_queue(enter, moderated):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,7 @@ from .serve import state_folder
 
 if TYPE_CHECKING:
     from ..serve.log.decision_store import DecisionStore
+    from ..serve.reference import UsualDecisions
 
 Database = Annotated[
     str | None,
@@ -73,13 +75,45 @@ def log_counts(
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """How many decisions there were of late, and what waits in the queue."""
+    """How many decisions there were of late, and what waits in the queue; of several labels, what each answered."""
+    from ..decide.policy import Policy
+    from ..serve.reference import usual_decisions
+    from ..system.bundle import policy_path
     from .console import print_counts
 
     store = _store(run_folder, state, database)
-    recent = store.summary(store.clock() - timedelta(hours=hours))
+    since = store.clock() - timedelta(hours=hours)
+    recent = store.summary(since)
     told = {name: recent[name] for name in ("decisions", "sources", "clients", "policies", "shadow", "verdicts")}
-    print_counts({**told, "feedback": recent["feedback"], "queue": store.counts()}, as_json)
+    told |= {"feedback": recent["feedback"], "queue": store.counts()}
+    policy = Policy.load(policy_path(run_folder))
+    if len(policy.label_names) > 1:
+        usual = usual_decisions(run_folder, policy)
+        told["labels"] = {
+            name: _counts_of_label(store.summary(since, name), usual[name]) for name in policy.label_names
+        }
+    if as_json or "labels" not in told:
+        print_counts(told, as_json)
+        return
+    each = told.pop("labels")
+    lines = {f"{name}: {what}": value for name, counts in each.items() for what, value in counts.items()}
+    print_counts({**told, **lines}, as_json)
+
+
+def _counts_of_label(recent: Mapping[str, Any], usual: UsualDecisions | None) -> dict[str, dict[str, Any]]:
+    """What one of several labels answered; ``shares`` of its classes, and in ``reference`` those it was tuned on."""
+    return {
+        "decisions": recent["decisions"],
+        "classes": recent["classes"],
+        "shares": _shares(recent["classes"]),
+        "reference": _shares(usual.classes) if usual else {},
+        "shadow": recent["shadow"],
+    }
+
+
+def _shares(classes: Mapping[str, int]) -> dict[str, float]:
+    whole = sum(classes.values())
+    return {name: round(n / whole, 4) for name, n in classes.items()}
 
 
 @log_app.command("purge")

@@ -85,11 +85,10 @@ def facts(run_folder: Path, settings: ServeConfig) -> list[str]:
     from ..decide.policy import Policy
     from ..serve.api.keys import read_keys
     from ..serve.settings import DECISIONS
-    from ..system.bundle import POLICY, engine_of, folder_of, is_bundle
-    from ..workspace import Workspace
+    from ..system.bundle import engine_of, folder_of, policy_path
 
     folder, keys = folder_of(run_folder, settings.engine), _key_file(run_folder, settings.state, settings.keys)
-    policy = Policy.load(folder / POLICY if is_bundle(folder) else Workspace.of(folder).policy)
+    policy = Policy.load(policy_path(folder))
     needed = f"a key of {keys} is needed" if read_keys(keys) else f"no key is needed ({keys} holds none)"
     log = make_url(settings.database).render_as_string() if settings.database else f"{DECISIONS} in it"
     return [

@@ -125,7 +125,7 @@ def measure_drift(
 def _reference(space: Workspace, policy: Policy, label: str) -> Reference:
     """What a label was tuned on, as its policy decides it now."""
     own = policy.of_label(label)
-    reference = Reference.load(space.for_label("" if label == policy.label else label).reference)
+    reference = Reference.load(space.for_label(label, policy.label).reference)
     return reference.with_policy(own) if own.changes else reference
 
 

@@ -34,7 +34,7 @@ def labels_of(folder: str | Path) -> LabelsFacts | None:
     splits, each = steps["splits"], list[LabelSummary]()
     told = told_of(splits.get("contradictions", {}), splits.get("gaps", []))
     for name, of in {first: results, **results["labels"]}.items():
-        place = space.for_label("" if name == first else name).report.name
+        place = space.for_label(name, first).report.name
         decides = policy.of_label(name)
         main, baseline = of["models"][of["main"]], of["models"][MAJORITY]
         each.append(

@@ -12,20 +12,23 @@ from typing import TYPE_CHECKING, Any, Self
 from ..decide.policy import Band, Policy, pattern_of, patterns
 from ..errors import BifocalError, DataError, RunError
 from ..modalities import TEXT, build_modalities, inputs_of
-from ..system.bundle import REFERENCE, is_bundle
-from ..workspace import Workspace, read_json
+from .reference import UsualDecisions, usual_decisions
 from .settings import ServeConfig
 from .workers.processes import Decoders, DecoderSettings, LabelDescription, Model, ModelDescription, ModelSource
 
 if TYPE_CHECKING:
     from ..contracts import Input
-    from ..system.decision import Decision
+    from ..system.decision import Decision, LabelDecision
     from ..system.preprocessing import PackedPost
 
 
 @dataclass(frozen=True, slots=True)
 class WithShadow:
-    """A decision, and what the shadow says of the same post: ``action, label, probability, versions``, or ``error``."""
+    """A decision, and what the shadow says of the same post: ``action, label, probability, versions``, or ``error``.
+
+    Where the run has several labels, ``labels`` holds for each that the shadow has too its ``action, label,
+    probability`` (null where it is not asked) and ``disagrees``: whether its action or class is another than the run's.
+    """
 
     decision: Decision
     shadow: dict[str, Any]
@@ -43,12 +46,15 @@ class ServedModels:
         What the models say of themselves.
     shadow : Model or None
         Models that score every post too, and decide none.
+    shadow_label : str
+        Their first label.
     """
 
     model: Model
     decoders: Decoders
     about: ModelDescription
     shadow: Model | None = None
+    shadow_label: str = ""
 
     @classmethod
     async def load(cls, folder: Path, settings: ServeConfig) -> Self:
@@ -80,7 +86,7 @@ class ServedModels:
         except RunError:
             await asyncio.to_thread(shadow.close)
             raise
-        return replace(self, shadow=shadow)
+        return replace(self, shadow=shadow, shadow_label=next(iter(about.labels)))
 
     async def try_decoders(self, count: int) -> None:
         """Prepare a post in every decoder, so that what they lack is told at the start."""
@@ -95,9 +101,23 @@ class ServedModels:
             return list(await self.model.decide(posts))
         decided, shadowed = await asyncio.gather(self.model.decide(posts), _shadowed(self.shadow, posts))
         return [
-            one if isinstance(one, BifocalError) else WithShadow(one, other)
+            one if isinstance(one, BifocalError) else WithShadow(one, self._answer_of_shadow(other, one))
             for one, other in zip(decided, shadowed, strict=True)
         ]
+
+    def _answer_of_shadow(self, shadow: Decision | BifocalError, ours: Decision) -> dict[str, Any]:
+        """What the log keeps of what the shadow says."""
+        if isinstance(shadow, BifocalError):
+            return {"error": str(shadow)}
+        told = {**_answer(shadow), "versions": shadow.versions}
+        if ours.labels:
+            theirs: Mapping[str, Decision | LabelDecision | None] = shadow.labels or {self.shadow_label: shadow}
+            told["labels"] = {
+                name: {**_answer(theirs[name]), "disagrees": _differ(of, theirs[name])}
+                for name, of in ours.labels.items()
+                if name in theirs
+            }
+        return told
 
     def close(self, *, but: ServedModels | None = None) -> None:
         """End the processes, those excepted that another uses as well; blocks."""
@@ -159,24 +179,29 @@ class ServedModels:
         return found
 
     @cached_property
-    def reference(self) -> list[float] | None:
-        """The probabilities that the policy was tuned on; None where they are not kept."""
-        folder = self.about.folder
-        path = folder / REFERENCE if is_bundle(folder) else Workspace.of(folder).reference
-        return list(read_json(path)["scores"]) if path.is_file() else None
+    def references(self) -> dict[str, UsualDecisions | None]:
+        """What each label was tuned on; None where it is not kept."""
+        return usual_decisions(self.about.folder, Policy.model_validate(self.about.policy))
 
 
-async def _shadowed(shadow: Model, posts: Sequence[PackedPost]) -> list[dict[str, Any]]:
+async def _shadowed(shadow: Model, posts: Sequence[PackedPost]) -> Sequence[Decision | BifocalError]:
     try:
-        answers = await shadow.decide(posts)
+        return await shadow.decide(posts)
     except Exception as error:  # it never stands in the way
-        return [{"error": str(error)}] * len(posts)
-    return [
-        {"error": str(s)}
-        if isinstance(s, BifocalError)
-        else {"action": s.action, "label": s.label, "probability": s.probability, "versions": s.versions}
-        for s in answers
-    ]
+        return [BifocalError(str(error))] * len(posts)
+
+
+def _answer(of: Decision | LabelDecision | None) -> dict[str, Any]:
+    """What is compared of an answer; of a label that is not asked, nothing."""
+    if of is None:
+        return {"action": None, "label": None, "probability": None}
+    return {"action": of.action, "label": of.label, "probability": of.probability}
+
+
+def _differ(ours: LabelDecision | None, theirs: Decision | LabelDecision | None) -> bool:
+    """Whether two answers by one label come to another action or class; one that is not asked is another."""
+    one, other = _answer(ours), _answer(theirs)
+    return (one["action"], one["label"]) != (other["action"], other["label"])
 
 
 async def _load_model(folder: Path, engine: str | None, settings: ServeConfig) -> tuple[Model, ModelDescription]:

@@ -34,6 +34,18 @@ def reference_of(label_ending: str) -> str:
     return f"{Path(REFERENCE).stem}{label_ending}.json"
 
 
+def policy_path(folder: Path) -> Path:
+    """The policy of a run or a bundle."""
+    return folder / POLICY if is_bundle(folder) else Workspace.of(folder).policy
+
+
+def reference_path(folder: Path, label: str = "", first: str = "") -> Path:
+    """What a label was tuned on, in the folder of a run or a bundle; arguments as `Workspace.for_label`."""
+    if is_bundle(folder):
+        return folder / reference_of(Workspace(folder, "").for_label(label, first).label_ending)
+    return Workspace.of(folder).for_label(label, first).reference
+
+
 POLICIES = "policies"
 """Policies before and after each threshold that was set in the bundle by hand."""
 FORMAT = 1

@@ -73,7 +73,7 @@ def strictest(answers: Mapping[str, LabelDecision | None]) -> tuple[str | None, 
     return asked[label].action, f"{label}: {asked[label].why}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # equal as mappings are, to another or to what `to_dict` gives
 class Decision(Mapping[str, Any]):
     """The answer for one post; it reads like the dictionary of `to_dict`, too: ``decision["prob_hate"]``.
 

@@ -438,7 +438,7 @@ def load_policy(space: Workspace, config: RunConfig) -> Policy:
         )
     experts = [modality.expert_name for modality in build_modalities(config).values()]
     for label in policy.label_names:
-        place = space.for_label("" if label == policy.label else label)
+        place = space.for_label(label, policy.label)
         for name, version in {"run": config.run, **model_versions(place, experts)}.items():
             if (fitted := policy.of_label(label).versions.get(name, "none")) != version:
                 raise RunError(

@@ -449,6 +449,47 @@ def test_the_summary_counts_what_happened_since(store):
     assert [int(kept.id, 16) for kept in store.disagreements()] == [1]
 
 
+def test_the_summary_of_one_label_counts_what_it_answered(store):
+    def answer(prob, label, action):
+        return {"prob": prob, "label": label, "threshold": 0.5, "action": action, "why": "so", "models": {}}
+
+    def shadow(**disagrees):
+        labels = {n: {"action": "allow", "label": 0, "probability": 0.1, "disagrees": d} for n, d in disagrees.items()}
+        return {"action": "allow", "label": 0, "probability": 0.1, "versions": {}, "labels": labels}
+
+    later, rude, odd = START + timedelta(hours=1), answer(0.7, 1, "review"), "whom.it's about: target"
+    told = answer(0.6, "b", None)
+    store.record(
+        [
+            logged(1, "review", 0.1, labels={"toxic": answer(0.1, 0, "allow"), "rude": rude, odd: None},
+                   shadow=shadow(toxic=False, rude=True)),
+            logged(2, "block", 0.9, labels={"toxic": answer(0.9, 1, "block"), "rude": None, odd: told},
+                   shadow=shadow(toxic=True)),
+            logged(3, "block", 0.8, at=later, labels={"toxic": answer(1.0, 1, "block"), "rude": rude, odd: told}),
+            logged(4, "block", None, source="list", label=None),
+            logged(5, "block", 0.9),  # of before the run had several
+        ]
+    )  # fmt: skip
+    whole, toxic, rude, strange = (store.summary(START, name) for name in (None, "toxic", "rude", odd))
+    assert whole["decisions"] == {"block": 4, "review": 1} and whole["classes"] == {"1": 4}
+    assert whole["shadow"] == {"scored": 2, "disagree": 2}  # by the actions
+    assert toxic["decisions"] == {"block": 2, "allow": 1} and toxic["classes"] == {"1": 2, "0": 1}
+    assert toxic["shadow"] == {"scored": 2, "disagree": 1} and sum(toxic["probability"]) == 3
+    assert (toxic["probability"][2], toxic["probability"][18], toxic["probability"][19]) == (1, 1, 1)
+    assert rude["decisions"] == {"review": 2, "not asked": 1} and rude["classes"] == {"1": 2}
+    assert rude["shadow"] == {"scored": 1, "disagree": 1} and rude["probability"][14] == 2
+    assert strange["decisions"] == {"none": 2, "not asked": 1} and strange["classes"] == {"b": 2}
+    assert strange["shadow"] == {"scored": 0, "disagree": 0}
+    assert rude["hours"] == [
+        ["2026-03-01T12:00", "not asked", 1],
+        ["2026-03-01T12:00", "review", 1],
+        ["2026-03-01T13:00", "review", 1],
+    ]
+    assert store.summary(START, "unknown")["classes"] == {}
+    differ = {name: [int(kept.id, 16) for kept in store.disagreements(label=name)] for name in ("toxic", "rude")}
+    assert differ == {"toxic": [2], "rude": [1]}
+
+
 # ------------------------------------------------------------------------------------------------ being away
 
 

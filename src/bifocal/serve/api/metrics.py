@@ -53,6 +53,12 @@ class Metrics:
         self.disagreements = Counter(
             "bifocal_shadow_disagreements", "Posts on which the shadow would act otherwise.", registry=registry
         )
+        self.label_disagreements = Counter(
+            "bifocal_shadow_label_disagreements",
+            "Of several labels, posts on which the shadow comes to another action or class.",
+            ("label",),
+            registry=registry,
+        )
         self.reloads = Counter(
             "bifocal_reloads", "Models, policies, lists or keys taken up.", ("result",), registry=registry
         )
@@ -71,8 +77,10 @@ class Metrics:
             self.scores.observe(answer.decision.probability)
             for name, one in answer.decision.labels.items():
                 self.labels.labels(name, "not asked" if one is None else one.action or "none").inc()
-        if answer.shadow is not None and answer.shadow.get("action") != answer.action:
-            self.disagreements.inc()
+        if answer.shadow is not None and "action" in answer.shadow:  # else it failed
+            self.disagreements.inc(answer.shadow["action"] != answer.action)
+            for name, one in answer.shadow.get("labels", {}).items():
+                self.label_disagreements.labels(name).inc(one["disagrees"])
 
     def watch(self, name: str, told: str, value: Callable[[], float]) -> None:
         """A gauge that asks when it is read."""

@@ -21,6 +21,7 @@ from markupsafe import Markup
 from PIL import Image
 from starlette.datastructures import FormData, UploadFile
 
+from ...config import DriftConfig
 from ...contracts import Input
 from ...decide.policy import pattern_of
 from ...diagnose.drift import Property, compare
@@ -32,10 +33,11 @@ from ...system.explain import Explanation
 from ..api.bodies import CheckedBodyRoute
 from ..api.routes import cancel_on_disconnect, service_of, to_refused
 from ..errors import Refused
+from ..log.daily_statistics import NOT_ASKED
 from ..log.decision_store import DecisionStore
 from ..log.records import Conflict, Event, Item, KeptPost, LoggedDecision, UnknownDecision
 from ..posts import IncomingPost
-from ..served_models import ServedModels
+from ..reference import UsualDecisions
 from ..service import Service
 from . import untrusted_text as words
 from .session import from_our_page, moderator, name_of, sign_in, sign_out
@@ -610,7 +612,8 @@ async def judged(request: Request, number: str) -> Response:
         return RedirectResponse(f"/moderate/items/{number}?{urlencode(onward)}", 303)
     if done == "claim":
         item = await asyncio.to_thread(store.claim, who, number)
-        if item is not None and (why := _text(form, "why")):  # more time was asked for in the middle of a reason
+        why, said = _text(form, "why"), any(_text(form, name) for name in form if name.startswith(SAID))
+        if item is not None and (why or said):  # more time was asked for in the middle of a verdict
             return await _item_page(request, who, item.decision, item, form, seen=seen, why=why)
         return RedirectResponse(f"/moderate/items/{number}?{urlencode(onward)}", 303)
     raise Refused("unusable", f"an item is approved, blocked, skipped, undone or claimed, found {done[:20]!r}")
@@ -677,22 +680,57 @@ async def picture(request: Request, number: str, who: Moderator) -> Response:
 
 @router.get("/day")
 async def day(request: Request, who: Moderator) -> Response:
+    """What was done of late, or what one of several labels answered."""
     service = service_of(request)
-    now = service.store.clock()
-    summary = await asyncio.to_thread(service.store.summary, now - timedelta(days=1))
+    now, served = service.store.clock(), service.served
+    label = _of_queue(request).get("label")
+    summary = await asyncio.to_thread(service.store.summary, now - timedelta(days=1), label)
     counts = await asyncio.to_thread(service.store.counts)
-    differ = await asyncio.to_thread(service.store.disagreements, 10)
+    differ = await asyncio.to_thread(service.store.disagreements, 10, label)
+    actions = ACTIONS if label is None else {**ACTIONS, NOT_ASKED: NOT_ASKED}
+    first = served.about.policy["label"]
+    usual = (await asyncio.to_thread(lambda: served.references))[label or first]
     return _page(
-        "day.html", request, who=who, summary=summary, counts=counts, differ=differ,
-        hours=_hours(summary["hours"], now),
-        drift=await asyncio.to_thread(_drift, summary["probability"], service.served),
-        rule=service.served.about.config.drift, load=service.load(), actions=ACTIONS,
-        sense=_sense(service, "the class that was named"),
+        "day.html", request, who=who, summary=summary, counts=counts, label=label,
+        differ=[_beside_shadow(one, label) for one in differ],
+        labels=list(served.about.labels), hours=_hours(summary["hours"], now, actions),
+        drift=await asyncio.to_thread(_drift, summary["probability"], usual, served.about.config.drift),
+        rule=served.about.config.drift, load=service.load(), actions=actions,
+        chosen=None if label is None else _chosen(summary["classes"], usual, served.about.labels[label].classes),
+        sense=_sense(service, "the class that was named", label),
         shadow=None if service.settings.shadow is None else str(service.settings.shadow.name),
     )  # fmt: skip
 
 
-def _hours(rows: list[list[Any]], now: datetime) -> list[dict[str, Any]]:
+def _beside_shadow(kept: LoggedDecision, label: str | None) -> dict[str, Any]:
+    """What was decided of a post, and what the shadow says: by the whole decision, or by one label."""
+    ours: Mapping[str, Any] = {"action": kept.action, "probability": kept.probability}
+    theirs: Mapping[str, Any] = kept.shadow or {}
+    if label is not None:
+        answer = (kept.labels or {}).get(label) or {"action": NOT_ASKED, "prob": None}
+        ours = {"action": answer["action"], "probability": answer["prob"]}
+        theirs = theirs["labels"][label]
+        theirs = theirs if theirs["label"] is not None else {"action": NOT_ASKED, "probability": None}
+    return {"id": kept.id, "name": kept.external_id or kept.id[:8], "ours": ours, "theirs": theirs}
+
+
+def _chosen(
+    classes: Mapping[str, int], usual: UsualDecisions | None, named: Sequence[int | str]
+) -> list[dict[str, Any]]:
+    """How many of a label's posts came to each class (of two, to the second), and what share did when limits were set.
+
+    Shares are of 100 and None where there is nothing that they are of.
+    """
+    asked, before = sum(classes.values()), sum(usual.classes.values()) if usual else 0
+    rows = []
+    for value in map(str, named[1:] if tuple(named) == (0, 1) else named):
+        n = classes.get(value, 0)
+        was = 100 * usual.classes.get(value, 0) / before if usual and before else None
+        rows.append({"value": value, "n": n, "asked": asked, "share": 100 * n / asked if asked else None, "usual": was})
+    return rows
+
+
+def _hours(rows: list[list[Any]], now: datetime, actions: Mapping[str, str]) -> list[dict[str, Any]]:
     """Of each of the last 24 hours the counts by action, and how high they stand."""
     found = [(now - timedelta(hours=23 - i)).strftime("%Y-%m-%dT%H:00") for i in range(24)]
     counts: dict[str, dict[str, int]] = {hour: {} for hour in found}
@@ -703,26 +741,26 @@ def _hours(rows: list[list[Any]], now: datetime) -> list[dict[str, Any]]:
     bars = []
     for hour, by in counts.items():
         top, stack = 100.0, []
-        for action in ACTIONS:
+        for action in actions:
             height = 100 * by.get(action, 0) / most
             top -= height
             stack.append((action, top, height))
-        told = ", ".join(f"{by[action]} {name}" for action, name in ACTIONS.items() if action in by)
+        told = ", ".join(f"{by[action]} {name}" for action, name in actions.items() if action in by)
         bars.append(
             {"hour": hour[11:13], "n": sum(by.values()), "by": by, "stack": stack, "told": f"{hour[11:13]} h: {told}"}
         )
     return bars
 
 
-def _drift(histogram: list[int], served: ServedModels) -> dict[str, Any] | None:
+def _drift(histogram: list[int], usual: UsualDecisions | None, rule: DriftConfig) -> dict[str, Any] | None:
     """How the day's probabilities differ from those that the policy was tuned on; None where not known.
 
     By the rule of `bifocal drift`, on the cells that the log counts; which posts are copies it does not know.
     """
-    if served.reference is None or not sum(histogram):
+    if usual is None or not sum(histogram):
         return None
-    cells, rule = len(histogram), served.about.config.drift
-    before = np.minimum((np.array(served.reference) * cells).astype(int), cells - 1)
+    cells = len(histogram)
+    before = np.minimum((np.array(usual.scores) * cells).astype(int), cells - 1)
     sides = [{"score": Property(x, np.arange(len(x)))} for x in (before, np.repeat(np.arange(cells), histogram))]
     shares = 100 * np.bincount(before, minlength=cells) / len(before), 100 * np.array(histogram) / sum(histogram)
     found = compare(*sides, psi=rule.psi, alpha=rule.alpha)["score"]
