@@ -612,8 +612,8 @@ async def judged(request: Request, number: str) -> Response:
         return RedirectResponse(f"/moderate/items/{number}?{urlencode(onward)}", 303)
     if done == "claim":
         item = await asyncio.to_thread(store.claim, who, number)
-        why, said = _text(form, "why"), any(_text(form, name) for name in form if name.startswith(SAID))
-        if item is not None and (why or said):  # more time was asked for in the middle of a verdict
+        why, chosen = _text(form, "why"), any(_text(form, name) for name in form if name.startswith(SAID))
+        if item is not None and (why or chosen):  # more time was asked for in the middle of a verdict
             return await _item_page(request, who, item.decision, item, form, seen=seen, why=why)
         return RedirectResponse(f"/moderate/items/{number}?{urlencode(onward)}", 303)
     raise Refused("unusable", f"an item is approved, blocked, skipped, undone or claimed, found {done[:20]!r}")
