@@ -156,6 +156,31 @@ def test_the_page_shows_each_category_filters_by_it_and_takes_what_is_said_of_it
     assert (row["action"], row["labels"]) == ("allow", {"urgent": "0", "paid": "1"})
 
 
+def test_words_are_marked_by_a_label_that_is_chosen(server, client, system):
+    paid, urgent = client.predict(text=CALM, tabular=DEAR), client.predict(text=URGENT, tabular=CHEAP)
+    with httpx.Client(base_url=server.url, timeout=300, follow_redirects=True) as page:
+        ours = {"Origin": server.url}
+        page.post("/moderate/login", data={"name": "ann"}, headers=ours)
+        item = page.get(f"/moderate/items/{paid.id}?label=paid").text
+        assert f"/moderate/items/{paid.id}/marks?label=paid&amp;skip=&amp;seen=&amp;marks=1&amp;by=paid" in item
+        marks = page.get(f"/moderate/items/{paid.id}/marks").text  # by the label that decided the action
+        assert "Marked by <b><bdi>paid</bdi></b>" in marks and "by=urgent" in marks and "by=kind" not in marks
+        assert ": towards <bdi>paid</bdi>" in marks and "By the models that serve now" not in marks
+        marks = page.get(f"/moderate/items/{paid.id}/marks?by=urgent").text
+        assert ": towards <bdi>block</bdi>" in marks and "By the models that serve now" not in marks
+        whole = page.get(f"/moderate/items/{urgent.id}?marks=1&by=kind&label=paid").text
+        assert "Marked by <b><bdi>kind</bdi></b>" in whole and "by=paid" in whole
+        named = system.predict(text=URGENT, tabular=CHEAP).labels["kind"].label
+        assert f": towards <bdi>{named}</bdi>" in whole
+        for by, told in (("kind", "is not asked of this post, as"), ("rude", "this run has no label")):
+            refused = page.get(f"/moderate/items/{paid.id}?marks=1&by={by}")
+            assert refused.status_code == 422 and told in refused.text
+        tried = page.post("/moderate", data={"text": URGENT, "by": "kind"}, headers=ours).text
+        assert "By <bdi>kind</bdi>." in tried and "<option selected>kind</option>" in tried
+        tried = page.post("/moderate", data={"text": CALM, "by": "kind"}, headers=ours)
+        assert tried.status_code == 422 and "is not asked of this post" in tried.text
+
+
 def test_the_last_day_and_the_shadow_by_each_label(server, client, store, labels_run, command):
     cheap = client.predict(text=CALM, tabular=CHEAP)
     assert (cheap.labels["paid"].label, cheap.labels["kind"]) == (0, None)

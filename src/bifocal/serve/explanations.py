@@ -50,15 +50,17 @@ class Explanations:
         self.rest_until = 0.0
         self.last_batch = -BUSY_S
 
-    async def explain(self, post: IncomingPost | KeptPost, *, grid: int) -> Explanation:
+    async def explain(self, post: IncomingPost | KeptPost, *, grid: int, label: str | None = None) -> Explanation:
         """Of a post that comes, its text no longer than the service reads, or of one that was kept; nothing is logged.
+
+        ``label`` is the one of several whose answer is explained; None = the first.
 
         Raises
         ------
         Refused
             ``overloaded`` where others wait for explanations, or posts leave no time for one.
         BifocalError
-            Where the post cannot be used.
+            Where the post cannot be used, or the label is not asked of it.
         """
         with self.admission.take():
             decoders = self.served().decoders
@@ -69,7 +71,7 @@ class Explanations:
             try:
                 async with asyncio.timeout(EXPLAIN_S), self.making:
                     try:
-                        return await self.served().model.explain(packed, grid, self.idle)
+                        return await self.served().model.explain(packed, grid, label, self.idle)
                     finally:
                         self._rest()
             except TimeoutError:

@@ -196,11 +196,11 @@ class Service:
                     retry_after=1,
                 ) from None
 
-    async def explain(self, post: IncomingPost | KeptPost, *, grid: int) -> Explanation:
+    async def explain(self, post: IncomingPost | KeptPost, *, grid: int, label: str | None = None) -> Explanation:
         """Why a post is decided as it is, one that comes or one that was kept. Raises as `Explanations.explain`."""
         if isinstance(post, IncomingPost):
             post = replace(post, parts=self._cut(post.parts)[0])
-        return await self.explanations.explain(post, grid=grid)
+        return await self.explanations.explain(post, grid=grid, label=label)
 
     async def _decide(self, incoming: IncomingPost, client: ApiClient) -> Answer:
         served, (parts, truncated) = self.served, self._cut(incoming.parts)

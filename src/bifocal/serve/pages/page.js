@@ -58,30 +58,33 @@ tellTimes();
 setInterval(tellTimes, 20000);
 
 // What made the decision takes many passes of the models: it is asked for once the post is there to be read.
-const marks = document.getElementById("marks");
-if (marks) {
-  const asked = marks.textContent;
-  const mark = async (event) => {
-    if (event) event.preventDefault();
-    marks.textContent = "Marking what made the decision…";
-    marks.setAttribute("aria-busy", "true");
-    const post = document.getElementById("post");
-    try {
-      const answer = await fetch(marks.dataset.from);
-      if (!answer.ok) throw new Error();
-      const drawn = new DOMParser().parseFromString(await answer.text(), "text/html");
-      const [seen, focus] = [document.getElementById("show")?.checked, document.activeElement?.id];
-      post.replaceChildren(...drawn.body.childNodes);
-      const show = document.getElementById("show");
-      if (show && seen) show.checked = true;
-      if (focus && !document.activeElement?.id) document.getElementById(focus)?.focus({ preventScroll: true });
-    } catch {
-      marks.textContent = `${asked}: no time for it just now, try again`;
-      marks.removeAttribute("aria-busy");
-    }
-  };
-  marks.addEventListener("click", mark);
-  mark();
+const marked = document.getElementById("post");
+const mark = async (link) => {
+  const asked = link.textContent;
+  link.textContent = "Marking what made the decision…";
+  link.setAttribute("aria-busy", "true");
+  try {
+    const answer = await fetch(link.dataset.from);
+    if (!answer.ok) throw new Error(answer.status === 422 ? "not possible" : "");
+    const drawn = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const [seen, focus] = [document.getElementById("show")?.checked, document.activeElement?.id];
+    marked.replaceChildren(...drawn.body.childNodes);
+    const show = document.getElementById("show");
+    if (show && seen) show.checked = true;
+    if (focus && !document.activeElement?.id) document.getElementById(focus)?.focus({ preventScroll: true });
+  } catch (error) {
+    link.textContent = `${asked}: ${error.message === "not possible" ? "not asked of this post" : "no time for it just now, try again"}`;
+    link.removeAttribute("aria-busy");
+  }
+};
+if (marked) {
+  marked.addEventListener("click", (event) => {
+    const link = event.target.closest("[data-from]");
+    if (link) event.preventDefault();
+    if (link && !link.ariaBusy) mark(link);
+  });
+  const first = document.getElementById("marks");
+  if (first) mark(first);
 }
 
 // What is typed outlives a look at another page; whoever types, or reads on, keeps the post in hand.

@@ -213,6 +213,7 @@ async def tried(request: Request, who: Moderator) -> Response:
     form = await request.form(max_files=files, max_fields=4 + len(fields), max_part_size=2**22)
     typed = {name: _text(form, name) for name, one in fields.items() if not one.is_file}
     parts: dict[str, Any] = {name: words for name, words in typed.items() if words.strip()}
+    by = _text(form, "by") or None
     for name in fields.keys() - typed.keys():
         given = form.get(name)
         if isinstance(given, UploadFile) and given.filename:
@@ -220,11 +221,13 @@ async def tried(request: Request, who: Moderator) -> Response:
     try:
         if not parts:
             raise Refused("unusable", "Write a text or choose a picture")
-        explanation = await cancel_on_disconnect(request, service.explain(IncomingPost(parts), grid=GRID))
+        if by is not None:
+            service.served.label(by)
+        explanation = await cancel_on_disconnect(request, service.explain(IncomingPost(parts), grid=GRID, label=by))
     except BifocalError as error:
         refused = to_refused(error)
-        return _try_page(request, who, refused.status, typed=typed, wrong=str(refused))
-    return _try_page(request, who, typed=typed, explained=_shown(explanation, service))
+        return _try_page(request, who, refused.status, typed=typed, by=by, wrong=str(refused))
+    return _try_page(request, who, typed=typed, by=by, explained=_shown(explanation, service))
 
 
 def _fields(service: Service) -> dict[str, Input]:
@@ -238,32 +241,35 @@ def _try_page(
     status: int = 200,
     *,
     typed: Mapping[str, str] | None = None,
+    by: str | None = None,
     wrong: str | None = None,
     explained: Any = None,
 ) -> Response:
+    """``by`` is the one of several labels whose words are marked; None = the first."""
     service, words = service_of(request), typed or {}
     settings = service.settings
     return _page(
         "try.html", request, status, who=who, fields=_fields(service), typed=words, wrong=wrong, explained=explained,
-        max_text=settings.max_text, cut=any(len(one) > settings.max_text for one in words.values()),
+        labels=list(service.served.about.labels), by=by, max_text=settings.max_text,
+        cut=any(len(one) > settings.max_text for one in words.values()),
         most=settings.max_body - FORM,
     )  # fmt: skip
 
 
 def _shown(explanation: Explanation, service: Service) -> dict[str, Any]:
-    """An explanation as the template draws it."""
-    decision = explanation.decision
+    """An explanation as the template draws it; ``sense`` and ``band`` are of the first label."""
+    decision, answer, label = explanation.decision, explanation.answer, explanation.label
     pattern = pattern_of(name for name, there in decision.present.items() if there)
     parts = []
     for name, value in explanation.values.items():
         pieces, expert = explanation.pieces[name], service.served.expert_names.get(name)
-        alone = decision.models.get(expert or "")
+        alone = answer.models.get(expert or "")
         part: dict[str, Any] = {
             "name": service.served.inputs[name].title,
             "share": explanation.contributions[name],
             "expert": expert,
         }
-        part |= {"alone": alone, "of": None if alone is None else _sense(service, alone.label)}
+        part |= {"alone": alone, "of": None if alone is None else _sense(service, alone.label, label)}
         part["strongest"] = [(w.piece.name, w.effect) for w in pieces[:STRONGEST] if w.effect]
         if isinstance(value, str):
             part["words"] = [(run, w, min(STEPS, 1 + colour * STEPS // 71)) for run, w, colour in marked(value, pieces)]
@@ -277,7 +283,16 @@ def _shown(explanation: Explanation, service: Service) -> dict[str, Any]:
         "band": service.served.band(pattern),
         "sense": _sense(service, decision.label),
         "categories": _categories(service, decision.to_dict().get("labels"), pattern),
+        "probability": answer.probability,
+        "label": label or service.served.about.policy["label"],
+        **_towards(service, answer.label, label),
     }
+
+
+def _towards(service: Service, value: Any, label: str | None) -> dict[str, Any]:
+    """What marked words speak for: to block, where the label may, else the label itself or its class."""
+    sense = _sense(service, value, label)
+    return {"binary": sense["binary"], "towards": "block" if sense["done"] == DONE["block"] else sense["name"]}
 
 
 def _sense(service: Service, value: Any, label: str | None = None) -> dict[str, Any]:
@@ -404,7 +419,8 @@ async def one(request: Request, number: str, who: Moderator) -> Response:
     decision, item = await _found(request, number)
     explained = None
     if given.get("marks"):
-        explained = await _marks(request, decision)
+        original = await asyncio.to_thread(service_of(request).store.original, number)
+        explained = await _marks(request, decision, original)
     return await _item_page(request, who, decision, item, given, seen=_seen(given), explained=explained)
 
 
@@ -415,12 +431,10 @@ async def marks(request: Request, number: str, who: Moderator) -> Response:
     It takes many encoder passes, and is made after the page was answered, when no post waits for a decision.
     """
     decision, _ = await _found(request, number)
-    explained = await _marks(request, decision)
     original = await asyncio.to_thread(service_of(request).store.original, number)
-    sense = _sense(service_of(request), decision.label)
-    return _page(
-        "post.html", request, decision=decision, original=original, explained=explained, words=[], sense=sense, more=""
-    )
+    explained = await _marks(request, decision, original)
+    ways = _ways_to_mark(service_of(request), decision, original, request.query_params)
+    return _page("post.html", request, decision=decision, original=original, explained=explained, words=[], ways=ways)
 
 
 async def _found(request: Request, number: str) -> tuple[LoggedDecision, Item | None]:
@@ -473,13 +487,12 @@ async def _item_page(
         left = await asyncio.to_thread(partial(store.waiting, who, **of_queue, exclude=skipped))  # type: ignore[arg-type]
         place = (seen + 1, seen + left, left >= 1000)
     older = urlencode({**asked, "before": events[EVENTS - 1].number}) if len(events) > EVENTS else None
-    more = urlencode({**asked, "skip": skip, "seen": "" if seen is None else seen, "marks": 1})
     return _page(
         "item.html", request, who=who, item=item, decision=decision, original=original, words=_words(original, service),
         history=_collapsed(events[:EVENTS]), older=older, before=before, appeal=appeals[0] if appeals else None,
         held=held, left=None if item is None or held is None else round(store.left_s(item) or 0), mine=mine,
         asked=asked, skip=skip, seen=seen, place=place, last=last, start=urlencode(asked), explained=explained, why=why,
-        note=note, more=more if _can_be_marked(decision, original) else None,
+        note=note, ways=_ways_to_mark(service, decision, original, {**given, "seen": "" if seen is None else seen}),
         band=service.served.band(decision.pattern), sense=_sense(service, decision.label),
         alone=_alone(decision, service), categories=_categories(service, decision.labels, decision.pattern),
         asking=[_plain(name) for name, of in (decision.labels or {}).items() if of and of["action"] == "review"],
@@ -515,25 +528,48 @@ def _collapsed(events: Sequence[Event]) -> list[tuple[Event, int]]:
     return found
 
 
-def _can_be_marked(decision: LoggedDecision, original: KeptPost | None) -> bool:
-    """Whether it can be said what made a decision: its post is kept, and models made it."""
-    return decision.source == "model" and original is not None
+def _markable(service: Service, decision: LoggedDecision, original: KeptPost | None) -> list[str]:
+    """The labels by which it can be said what made a decision, those that decided its action first; none where no model
+    decided, or the post is not kept."""
+    if decision.source != "model" or original is None:
+        return []
+    known, answers = service.served.about.labels, decision.labels
+    if answers is None:  # of one label
+        return list(known)[:1]
+    asked = {name: answers[name]["action"] for name in known if answers.get(name)}
+    return sorted(asked, key=lambda name: asked[name] != decision.action)
 
 
-async def _marks(request: Request, decision: LoggedDecision) -> dict[str, Any]:
-    """What the template marks a kept post with, by the models that serve now.
+def _ways_to_mark(
+    service: Service, decision: LoggedDecision, original: KeptPost | None, given: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """Each label that a post can be marked by, and what is asked for it."""
+    seen = _seen(given)
+    asked = {**_filters(given), "skip": _skip(given), "seen": "" if seen is None else seen, "marks": 1}
+    return [(name, urlencode({**asked, "by": name})) for name in _markable(service, decision, original)]
+
+
+async def _marks(request: Request, decision: LoggedDecision, original: KeptPost | None) -> dict[str, Any]:
+    """What the template marks a kept post with, by the models that serve now; ``by`` in the query names the label.
 
     Raises
     ------
     Refused
         Where there is nothing to mark, or no time for it now.
+    DataError
+        Where there is no such label, or it is not asked of the post.
     """
-    service = service_of(request)
-    original = await asyncio.to_thread(service.store.original, decision.id)
-    if original is None or not _can_be_marked(decision, original):
+    service, by = service_of(request), request.query_params.get("by")
+    ways = _markable(service, decision, original)
+    if original is None or not ways:
         raise Refused("not_found", "this post is not kept, or no model decided on it: nothing can be marked")
-    explained = _shown(await cancel_on_disconnect(request, service.explain(original, grid=GRID)), service)
-    now, then = explained["decision"].probability, decision.probability
+    if by is not None:
+        service.served.label(by)
+    label = by or ways[0]
+    explanation = await cancel_on_disconnect(request, service.explain(original, grid=GRID, label=label))
+    explained = _shown(explanation, service)
+    then = decision.probability if decision.labels is None else (decision.labels.get(label) or {}).get("prob")
+    now = explained["probability"]
     explained["other"] = now if then is None or abs(now - then) > SAME else None
     for part in explained["parts"]:
         if "words" in part:

@@ -262,31 +262,35 @@ def _decide(source: ModelSource, posts: Sequence[PackedPost]) -> list[Decision |
 
 
 @lru_cache(maxsize=1)
-def _covered(source: ModelSource, blob: bytes, grid: int) -> Covered:
+def _covered(source: ModelSource, blob: bytes, grid: int, label: str | None) -> Covered:
     """The versions of a post that is being explained, a few at a time."""
     from ...system.explain import Covered
 
     system, post = _system(source), pickle.loads(blob)
     system.check(post)
-    return Covered.of(system, post, grid)
+    return Covered.of(system, post, grid, label)
 
 
-def _encode_some(source: ModelSource, packed: PackedPost, grid: int, start: int) -> tuple[int, bytes]:
+def _encode_some(
+    source: ModelSource, packed: PackedPost, grid: int, label: str | None, start: int
+) -> tuple[int, bytes]:
     """How many versions of a post there are, and what the experts say of the next few of them.
 
     In Python's own format, which only a process that holds models opens: the service itself has no tensors.
     """
-    covered = _covered(source, packed.blob, grid)
+    covered = _covered(source, packed.blob, grid, label)
     evidence = _system(source).engine.evidence(covered.versions(start, start + EXPLAIN_AT_ONCE))
     return len(covered), pickle.dumps(evidence)
 
 
-def _explain(source: ModelSource, packed: PackedPost, grid: int, encoded: Sequence[bytes]) -> Explanation:
+def _explain(
+    source: ModelSource, packed: PackedPost, grid: int, label: str | None, encoded: Sequence[bytes]
+) -> Explanation:
     from ...system.explain import explained, joined
 
-    covered = _covered(source, packed.blob, grid)
+    covered = _covered(source, packed.blob, grid, label)
     _covered.cache_clear()  # nothing of a post stays
-    return explained(_system(source), covered, joined([pickle.loads(part) for part in encoded]))
+    return explained(_system(source), covered, joined([pickle.loads(part) for part in encoded]), label)
 
 
 def _start_model(source: ModelSource, threads: int) -> None:
@@ -593,8 +597,12 @@ class Model(Workers):
         """A Decision, or an error, for each post. Raises `Refused` where the process ended twice, or hangs."""
         return await self._ask(_decide, posts, lost="the models ended on these posts; they are started anew")
 
-    async def explain(self, post: PackedPost, grid: int, between: Callable[[], Awaitable[None]]) -> Explanation:
-        """Why a post is decided as it is. Raises as `System.explain`, and as `decide`.
+    async def explain(
+        self, post: PackedPost, grid: int, label: str | None, between: Callable[[], Awaitable[None]]
+    ) -> Explanation:
+        """Why a post is decided as it is, by one of several labels or the first.
+
+        Raises as `System.explain`, and as `decide`.
 
         It takes an encoder pass for every piece of the post: a few at a time, and ``between`` is awaited before each
         few, so that posts that wait for a decision go first.
@@ -604,9 +612,9 @@ class Model(Workers):
         versions = 1
         while len(encoded) * EXPLAIN_AT_ONCE < versions:
             await between()
-            versions, part = await self._ask(_encode_some, post, grid, len(encoded) * EXPLAIN_AT_ONCE, lost=lost)
+            versions, part = await self._ask(_encode_some, post, grid, label, len(encoded) * EXPLAIN_AT_ONCE, lost=lost)
             encoded.append(part)
-        return await self._ask(_explain, post, grid, encoded, lost=lost)
+        return await self._ask(_explain, post, grid, label, encoded, lost=lost)
 
     async def _ask(self, task: Callable[..., Result], *arguments: Any, lost: str) -> Result:
         try:
