@@ -26,10 +26,13 @@ def runs(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-def executed(name, runs, monkeypatch):
-    """Every output of a notebook, by what it is: MIME type -> contents."""
+def executed(name, runs, monkeypatch, **named):
+    """Every output of a notebook, by what it is: MIME type -> contents; ``named``: what its names stand for here."""
     monkeypatch.setenv("BIFOCAL_RUNS", str(runs))
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    for one, value in named.items():
+        (cell,) = (cell for cell in notebook.cells if re.search(rf"^{one} = ", cell.source, flags=re.MULTILINE))
+        cell.source = re.sub(rf"^{one} = .*$", f"{one} = {value!r}", cell.source, flags=re.MULTILINE)
     where = {"metadata": {"path": str(ROOT / "notebooks")}}
     ExecutePreprocessor(timeout=SECONDS).preprocess(notebook, where)
     found = {}
@@ -110,3 +113,33 @@ def test_the_others_run(name, runs, monkeypatch):
         assert any("'the one that was saved': True" in text for text in found["text/plain"])
     if name.startswith("step7"):
         assert (runs / "pilot" / "robustness_pilot.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """Where the pilot lies as a run of several labels."""
+    import bifocal
+    from bifocal.config import load_config
+
+    structures = "{abuse_hate: and, offensive: unique_text, target_type: unique_image}"
+    config = load_config(
+        ROOT / "configs" / "pilot.yaml",
+        [
+            "run=several", "limit=null", "ocr=never", "splits={val: 0.2, test: 0.2}", "label=null",
+            "labels=[abuse_hate, {offensive: {act: review}}, {target_type: {requires: offensive, act: none}}]",
+            f"source={{kind: synthetic, size: 400, structures: {structures}}}",
+        ],
+    )  # fmt: skip
+    place = tmp_path_factory.mktemp("several")
+    bifocal.run(config, root=place)
+    return place
+
+
+@pytest.mark.slow
+def test_those_that_read_a_run_tell_of_each_label(several, monkeypatch):
+    labels = ("abuse_hate", "offensive", "target_type")
+    analysed = executed("step7_analysis", several, monkeypatch, RUN="several", LABEL="offensive")
+    assert any(all(name in table for name in labels) for table in analysed["text/html"])
+    assert (several / "several" / "robustness_several.offensive.json").is_file()
+    decided = executed("step8_inference", several, monkeypatch, RUN="several")
+    assert any(all(name in table for name in labels) and "threshold" in table for table in decided["text/html"])
