@@ -262,3 +262,15 @@ def test_a_suite_that_cannot_be_read_says_why(system, tmp_path, text, message):
 def test_a_text_without_words_is_counted_not_decided(system, tmp_path):
     found = functional_suite(system, suite_of(tmp_path, "functionality,text,label\nx,\u200b,1\nx,words,1\n"))
     assert (found["n"], found["failed"]) == (1, 1)
+
+
+def test_a_further_label_is_attacked_by_its_own_decisions(labels_run, tmp_path):
+    folder = shutil.copytree(labels_run, tmp_path / "labels")
+    path = robustness(folder, rows=20, attacks=["homoglyphs", "part_missing"], label="paid")
+    found = read_json(path)
+    assert path.name == "robustness_labels.paid.json" and found["label"] == "paid" and found["rows"] == 20
+    flips = {(row["modality"], row["attack"]): row["flips"]["value"] for row in found["attacks"] if row["severity"] == 1}
+    assert flips["text", "homoglyphs"] < flips["tabular", "part_missing"], "`paid` is of the record alone"
+    assert not Workspace.of(folder).robustness.exists()
+    with pytest.raises(ConfigError, match="rude"):
+        robustness(folder, rows=5, attacks=["homoglyphs"], label="rude")

@@ -26,13 +26,14 @@ from ..modalities import PICTURE, TEXT
 from ..modalities.image import with_word_boxes
 from ..models.window_rows import by_head
 from ..system.system import System
-from ..system.torch_engine import torch_engine
+from ..system.torch_engine import TorchEngine, torch_engine
 from ..workspace import RunRecord, Workspace, fingerprint, read_json, read_jsonl, write_json
 from .functional_suites import functional_suite
 from .predictions import Predictions, actions, calibrated
+from .run_data import RunData
 
 if TYPE_CHECKING:
-    from ..contracts import Modality
+    from ..contracts import Modality, TextRole
     from ..fit.evidence import Progress
 
 PART = ("part_swapped", "part_missing")
@@ -83,10 +84,11 @@ def robustness(
     rows: int | None = None,
     attacks: Sequence[str] | None = None,
     functional: Path | None = None,
+    label: str | None = None,
     reporter: Reporter | None = None,
     allow_plugins: Collection[str] = (),
 ) -> Path:
-    """Attack the posts that a finished run was tested on: ``robustness_<run>.json``.
+    """Attack the posts that a finished run was tested on: ``robustness_<run>.json``, of a further label its own.
 
     What was found before of the same rows and the same models stays in the file, but for what is measured anew.
 
@@ -100,6 +102,8 @@ def robustness(
         None = all that the run's modalities know, at all their severities.
     functional : Path, optional
         A functional suite, see `functional_suites.functional_suite`.
+    label : str, optional
+        Of several labels the one whose decisions are looked at; None = the first.
     allow_plugins : as `System.load`
 
     Raises
@@ -107,12 +111,15 @@ def robustness(
     RunError
         As `System.load`.
     ConfigError
-        On an attack that no modality of the run knows.
+        On an attack that no modality of the run knows, and on a label that the run does not answer.
     DataError
         Where the suite cannot be read.
     """
     reporter = reporter or Reporter()
     system, space = System.load(folder, allow_plugins=allow_plugins), Workspace.of(folder)
+    if label is not None and label != system.policy.label:
+        data = RunData.of(folder, allow_plugins).for_label(label)
+        system, space = decides_by(data, read_json(space.record)["text_role"]), data.space
     settings = RobustnessConfig(attacks=list(attacks or known_attacks(system.modalities)), rows=rows or ROWS)
     check_attacks(settings, system.modalities)
     suite = functional_suite(system, functional) if functional else None
@@ -128,6 +135,13 @@ def robustness(
         write_json(space.robustness, {**found, "functional": suite or found["functional"]})
         RunRecord(space.record).rewritten("robustness", space.robustness)
     return space.robustness
+
+
+def decides_by(run: RunData, text_role: TextRole) -> System:
+    """A run that decides by one of its labels alone."""
+    label = run.config.of_run(run.config.label, run.taxonomy[run.config.label])
+    engine = TorchEngine(run.encoders, run.expert_names, run.fused)
+    return System(run.config, engine, run.policy(), label, text_role)
 
 
 def attacks_on(modality: Modality) -> Mapping[str, tuple[int, ...]]:

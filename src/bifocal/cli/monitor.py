@@ -63,6 +63,7 @@ def robustness(
     functional: Annotated[
         Path | None, typer.Option(metavar="FILE", help="CSV: functionality, text, label; or HateCheck's own.")
     ] = None,
+    label: Annotated[str | None, typer.Option(help="Of several labels; the first, unless another is named.")] = None,
     allow_plugin: AllowPlugin = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -79,6 +80,7 @@ def robustness(
             rows=rows,
             attacks=named,
             functional=functional,
+            label=label,
             reporter=reporter,
             allow_plugins=allow_plugin or (),
         )

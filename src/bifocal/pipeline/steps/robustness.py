@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...assess.robustness import attack_run
-from ...system.system import System
-from ...system.torch_engine import TorchEngine
+from ...assess.robustness import attack_run, decides_by
 from ...workspace import write_json
 from ..context import Context, Step
 
@@ -15,10 +13,7 @@ def attack_posts(run: Context) -> Mapping[str, object]:
     """Gives ``attacked``, a number of rows, or ``skipped``: why none is."""
     if not run.config.robustness.attacks:
         return {"skipped": "no attacks are named (robustness.attacks)"}
-    data = run.data
-    policy, label = data.policy(), run.config.of_run(run.config.label, data.taxonomy[run.config.label])
-    engine = TorchEngine(data.encoders, data.expert_names, data.fused)
-    system = System(run.config, engine, policy, label, run.record.content["text_role"])
+    system = decides_by(run.data, run.record.content["text_role"])
     found = attack_run(system, run.space, run.config.robustness, run.reporter.progress)
     for finding in found["findings"]:
         run.reporter.note(finding)
