@@ -269,7 +269,9 @@ def test_a_further_label_is_attacked_by_its_own_decisions(labels_run, tmp_path):
     path = robustness(folder, rows=20, attacks=["homoglyphs", "part_missing"], label="paid")
     found = read_json(path)
     assert path.name == "robustness_labels.paid.json" and found["label"] == "paid" and found["rows"] == 20
-    flips = {(row["modality"], row["attack"]): row["flips"]["value"] for row in found["attacks"] if row["severity"] == 1}
+    flips = {
+        (row["modality"], row["attack"]): row["flips"]["value"] for row in found["attacks"] if row["severity"] == 1
+    }
     assert flips["text", "homoglyphs"] < flips["tabular", "part_missing"], "`paid` is of the record alone"
     assert not Workspace.of(folder).robustness.exists()
     with pytest.raises(ConfigError, match="rude"):
