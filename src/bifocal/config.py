@@ -90,6 +90,9 @@ class SplitsConfig(Strict):
     """Of ``by: time``: the column of the source that says when a post was made."""
     from_run: Annotated[str | None, Field(alias="from", exclude_if=_is_none)] = None
     """A run's folder: its rows keep their splits, and new ones get theirs by its rule (by hash, else train)."""
+    recent: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda share: share == 0)] = 0
+    """With ``from``: the share of what was audited since that is kept aside to judge by, neither learned from nor tuned
+    on."""
 
     @model_validator(mode="after")
     def _leave_some_to_train(self) -> SplitsConfig:
@@ -101,6 +104,8 @@ class SplitsConfig(Strict):
     def _fits_together(self) -> SplitsConfig:
         if self.from_run is not None and (self.by != "shuffle" or self.key is not None or self.time is not None):
             raise ValueError("from takes the rule of that run along: leave out by, key and time, or from")
+        if self.recent and self.from_run is None:
+            raise ValueError("recent is the share of what was audited since an earlier run: it belongs to from")
         if self.by == "time" and self.time is None:
             raise ValueError("by: time needs the column that says when a post was made, such as time: created_at")
         for name, rule in (("key", "hash"), ("time", "time")):

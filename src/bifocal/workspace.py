@@ -173,6 +173,32 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def file_lock(path: Path, held: str, remedy: str) -> Iterator[None]:
+    """Hold a file; the kernel lets go when the process ends, however it ends, so no lock goes stale.
+
+    Raises `RunError`, as ``held``, the owner and ``remedy`` have it, where another process holds it.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(file, 1000).decode().strip() or "another process"
+            raise RunError(f"{held} {owner}: {remedy}") from None
+        os.ftruncate(file, 0)
+        with disk_errors(path):
+            os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        try:
+            yield
+        finally:
+            os.ftruncate(file, 0)
+    finally:
+        os.close(file)
+
+
+@contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
     """Yield a folder to write into; it takes the place of the one that is there once the block ends well.
 
@@ -404,29 +430,9 @@ class Workspace:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run folder; the kernel lets go when the process ends, however it ends, so no lock goes stale.
-
-        Raises `RunError` naming the owner where another process holds it.
-        """
-        path = self.folder / ".lock"
-        with disk_errors(path):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_RDWR | os.O_CREAT)
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.read(file, 1000).decode().strip() or "another process"
-                raise RunError(f"{self.folder} is in use by {owner}: wait for it, or name another run") from None
-            os.ftruncate(file, 0)
-            with disk_errors(path):
-                os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-            try:
-                yield
-            finally:
-                os.ftruncate(file, 0)
-        finally:
-            os.close(file)
+        """Hold the run folder. Raises `RunError` naming the owner where another process holds it."""
+        with file_lock(self.folder / ".lock", f"{self.folder} is in use by", "wait for it, or name another run"):
+            yield
 
 
 class RunRecord:

@@ -22,13 +22,13 @@ def earlier(splits, rule=SHUFFLE):
     return EarlierRun("old", rule, dict(splits), contents, {name: {"abuse": 0} for name in splits})
 
 
-def rows(given, official=None, promised=None, labels=None, sources=None):
+def rows(given, official=None, promised=None, labels=None, sources=None, samples=None):
     """``given``: (id, content, group)."""
     n = len(given)
     ids, contents, groups = (list(column) for column in zip(*given, strict=True))
     return NewRows(
         ids, contents, groups, official or [None] * n, promised or [None] * n, sources or [None] * n,
-        labels or [{"abuse": 0}] * n,
+        labels or [{"abuse": 0}] * n, samples or [None] * n,
     )  # fmt: skip
 
 
@@ -89,6 +89,44 @@ def test_an_official_test_row_beside_an_old_train_row_is_left_out():
     taken = take_over(rows([("1", "c1", "a"), ("2", "c2", "b"), ("3", "x", "a"), ("4", "y", "d")],
                            [None, None, "test", "test"]), old)  # fmt: skip
     assert taken.splits == {"1": "train", "2": "test", "4": "test"}
+
+
+def audited(count, start=0):
+    """Posts that were audited since: (id, content, group)."""
+    return [(f"judged:{n}", f"a{n}", f"audited {n}") for n in range(start, start + count)]
+
+
+def test_a_fifth_of_what_was_audited_is_kept_aside_and_stays_aside():
+    old = earlier({"1": "train", "2": "test"})
+    given = [("1", "c1", "a"), ("2", "c2", "b"), *audited(400)]
+    table = rows(given, ["train"] * 402, [None, None, *["train"] * 400], samples=[None, None, *["audit"] * 400])
+    taken = take_over(table, old, 0.2)
+    assert 50 < len(taken.recent) < 110 and taken.counts["recent"] == len(taken.recent)
+    assert not taken.splits.keys() & set(taken.recent) and len(taken.splits) == 402 - len(taken.recent)
+    assert set(taken.splits.values()) == {"train", "test"} and not taken.counts["left_out"]
+    contents = dict(zip(table.ids, table.contents, strict=True))
+    aside, kept = frozenset(contents[name] for name in taken.recent), {n: contents[n] for n in taken.splits}
+    later = EarlierRun("new", SHUFFLE, taken.splits, kept, {n: {} for n in contents}, aside)
+    more = [*given, *audited(100, 400)]
+    samples = [None, None, *["audit"] * 500]
+    again = take_over(rows(more, ["train"] * 502, [None, None, *["train"] * 500], samples=samples), later, 0.2)
+    assert set(taken.recent) < set(again.recent) and again.splits.items() >= taken.splits.items()
+
+
+def test_what_is_near_a_row_that_is_kept_aside_is_left_out_and_near_an_old_row_none_is():
+    old = earlier({"1": "train", "2": "test"})
+    given = [("1", "c1", "a"), ("2", "c2", "b"), *audited(60)]
+    samples = [None, None, *["audit"] * 60]
+    name = take_over(rows(given, samples=samples), old, 0.5).recent[0]
+    group = {one: own for one, _, own in given}[name]
+    near = take_over(rows([*given, ("copy", "zz", group)], samples=[*samples, None]), old, 0.5)
+    assert name in near.recent and "copy" not in near.splits
+    assert near.counts["left_out"] == {"near a row that is kept aside to judge by": 1}
+    joined = [(one, content, "a" if one == name else own) for one, content, own in given]
+    taken = take_over(rows(joined, samples=samples), old, 0.5)
+    assert taken.splits[name] == "train" and name not in taken.recent
+    reviewed = take_over(rows(given, samples=[None, None, *["review"] * 60]), old, 0.5)
+    assert reviewed.recent == []
 
 
 def test_another_table_is_refused():

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from bifocal.cli.app import app
 from bifocal.cli.serve import facts, read_service_settings
 from bifocal.deploy.policies import set_threshold
+from bifocal.deploy.promotion import promote, put_back
 from bifocal.errors import ConfigError, RunError
 from bifocal.serve.api.keys import add_key
 from bifocal.serve.log.decision_store import DecisionStore
@@ -116,6 +117,32 @@ def test_a_service_of_a_bundle_takes_up_its_new_thresholds(serve, run_folder, wa
     now = server.predict("a quiet morning").json()
     assert server.ready().json()["trouble"] is None and is_bundle(run_folder / "bundles" / "onnx")
     assert now["threshold"] == 0.7
+
+
+def test_a_service_of_a_link_follows_it_to_another_run_and_back_without_a_restart(
+    serve, small_run, tmp_path, wait_until
+):
+    for name in ("old", "new"):
+        shutil.copytree(small_run, tmp_path / name)
+    later = set_threshold(tmp_path / "new", None, 0.77, by="ann", why="a test")["policy"]
+    link = tmp_path / "current"
+    promote(tmp_path / "old", link)
+    server = serve(link, "--set", "reload_s=0.2")
+    before = server.predict("a quiet morning").json()["versions"]["policy"]
+    assert before != later
+    promote(tmp_path / "new", link)
+    wait_until(lambda: server.predict("a quiet morning").json()["versions"]["policy"] == later, server.ready)
+    assert server.predict("a quiet morning").json()["threshold"] == 0.77
+    (tmp_path / "old" / "policy_small.json").rename(tmp_path / "kept")
+    with pytest.raises(RunError, match="no policy"):
+        promote(tmp_path / "old", link)
+    (tmp_path / "kept").rename(tmp_path / "old" / "policy_small.json")
+    put_back(link)
+    wait_until(lambda: server.predict("a quiet morning").json()["versions"]["policy"] == before, server.ready)
+    link.unlink()
+    link.symlink_to("nowhere")
+    wait_until(lambda: server.ready().json()["trouble"], server.ready)
+    assert server.predict("a quiet morning").json()["versions"]["policy"] == before
 
 
 def test_the_documents_have_every_setting_and_its_default():

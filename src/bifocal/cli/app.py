@@ -26,6 +26,7 @@ from .lab import lab
 from .log import feedback_app, log_app
 from .monitor import drift, robustness
 from .policy import policy_app
+from .promote import promote
 from .run import evaluate, pack, run, train
 from .serve import keys_app, lists_app, serve
 
@@ -41,7 +42,7 @@ for command in (
     *(predict, explain, score, unguard),
     *(drift, robustness),
     *(synth, inspect),
-    *(lab, export, serve, doctor),
+    *(lab, export, promote, serve, doctor),
 ):  # in the order of the help
     app.command()(command)
 app.add_typer(policy_app, name="policy")

@@ -64,7 +64,9 @@ def feedback_export(
 
     run, labels = labels_of(run_folder)
     store = _store(run_folder, state, database)
-    print_counts({"folder": str(output), **export(store.labelled(run), labels, output)}, as_json)
+    # A link led to other runs before: what was said of their decisions is said of the same service's posts.
+    rows = store.labelled(None if run_folder.is_symlink() else run)
+    print_counts({"folder": str(output), **export(rows, labels, output)}, as_json)
 
 
 @log_app.command("counts")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -20,6 +20,8 @@ from .stable_splits import content_hash, keyed_share, least_contents, split_of_s
 from .transcribers import active_transcribers, transcripts
 
 JUDGING = ("val", "test")
+AUDITED = "audit"
+"""``meta["sample"]`` of a row that was drawn to be judged, of whatever was allowed or blocked."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,10 @@ class ChangedRow(TypedDict):
     """A line of ``split_changes.jsonl``."""
 
     id: str
-    what: Literal["left out", "gone", "relabelled"]
+    what: Literal["left out", "recent", "gone", "relabelled"]
+    """``recent``: kept aside to judge by."""
     split: str | None
-    """That it has, or had; None of one left out."""
+    """That it has, or had; None of one left out or kept aside."""
     why: str
     near: list[str]
     """Old rows that are why it is left out, one of each split."""
@@ -67,6 +70,8 @@ class EarlierCounts(TypedDict):
     """Split -> rows that the earlier run did not have."""
     left_out: dict[str, int]
     """Why -> rows."""
+    recent: int
+    """Audited rows that are kept aside to judge by."""
     gone: dict[str, int]
     """Split -> rows that are no more."""
     relabelled: dict[str, int]
@@ -84,6 +89,8 @@ class EarlierRun:
         Id -> content hash of the same.
     labels : dict
         Id -> labels as its source gave them.
+    recent : set of str
+        Content hashes of the audited rows that it kept aside.
     """
 
     name: str
@@ -91,6 +98,7 @@ class EarlierRun:
     splits: dict[str, str]
     contents: dict[str, str]
     labels: dict[str, dict[str, LabelValue]]
+    recent: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, folder: str | Path) -> EarlierRun:
@@ -104,23 +112,23 @@ class EarlierRun:
         space = Workspace.of(folder)
         splits = read_json(space.splits)
         if space.split_record.is_file():
-            rule, contents = _recorded(space)
+            rule, contents, recent = _recorded(space)
         else:
             config = recorded_config(read_json(space.record)["config"], where=str(space.record))
             rule = SplitRule("shuffle", key_of(config), {"val": config.splits.val, "test": config.splits.test})
-            contents = _contents(space, config)
+            contents, recent = _contents(space, config), frozenset()
         labels = {row.id: row.labels for row in read_manifest(space.manifest) if row.id in splits}
         if lacking := next((name for name in splits if name not in contents or name not in labels), None):
             raise RunError(
                 f"{space.folder} has row {lacking!r} in splits.json alone: run it again, or name another run"
             )
-        return cls(space.run, rule, splits, {name: contents[name] for name in splits}, labels)
+        return cls(space.run, rule, splits, {name: contents[name] for name in splits}, labels, recent)
 
 
-def _recorded(space: Workspace) -> tuple[SplitRule, dict[str, str]]:
+def _recorded(space: Workspace) -> tuple[SplitRule, dict[str, str], frozenset[str]]:
     record = read_json(space.split_record)
     try:
-        return SplitRule(**record["rule"]), record["contents"]
+        return SplitRule(**record["rule"]), record["contents"], frozenset(record.get("recent", {}).values())
     except (KeyError, TypeError):
         raise RunError(f"{space.split_record} is not as a run writes it: run it again, or name another run") from None
 
@@ -144,7 +152,8 @@ def _contents(space: Workspace, config: RunConfig) -> dict[str, str]:
 class NewRows:
     """The rows of a run that takes over splits, column by column.
 
-    ``official`` are the splits of their source, and ``promised`` those of its configuration.
+    ``official`` are the splits of their source, ``promised`` those of its configuration, and ``samples`` say how a row
+    came to be judged.
     """
 
     ids: Sequence[str]
@@ -154,27 +163,32 @@ class NewRows:
     promised: Sequence[str | None]
     sources: Sequence[str | None]
     labels: Sequence[Mapping[str, LabelValue]]
+    samples: Sequence[str | None]
 
 
 @dataclass
 class TakenOver:
     """The splits of the rows that have one, and what became of the others.
 
-    ``old`` are the rows that the earlier run had.
+    ``old`` are the rows that the earlier run had, and ``recent`` those that are kept aside to judge by.
     """
 
     splits: dict[str, str]
     old: set[str]
+    recent: list[str]
     changes: list[ChangedRow]
     counts: EarlierCounts = field(init=False)
 
 
-def take_over(rows: NewRows, earlier: EarlierRun) -> TakenOver:
+def take_over(rows: NewRows, earlier: EarlierRun, recent: float = 0) -> TakenOver:
     """Give each row that an earlier run had its split of then, and each new one a split that harms none of those.
 
     A new row that shares a group with an old row of val or test is left out: it would give away what judges, or be
     judged as what was learned. One that is official val or test is left out beside old train rows, too. Other new rows
     have their source's split, or follow old train rows of their group, or go by the earlier run's hash, or are train.
+
+    ``recent`` is the share of what was audited since, whole groups without an old row by the keyed hash, that is kept
+    aside; so is what the earlier run kept aside. Other new rows of such a group are left out.
 
     Raises
     ------
@@ -201,10 +215,12 @@ def take_over(rows: NewRows, earlier: EarlierRun) -> TakenOver:
             "on the same posts"
         )
     old_ids = {name for name, old in zip(rows.ids, found, strict=True) if old is not None}
-    changes += _place_new(rows, old_ids, beside, earlier, splits)
+    aside = _recent_groups(rows, beside, earlier, recent) if recent else frozenset()
+    changes += _place_new(rows, old_ids, beside, earlier, splits, aside)
     if "train" not in splits.values():
         raise DataError(f"none of the rows of {earlier.name} that are still there is train: name another run")
-    taken = TakenOver({name: splits[name] for name in rows.ids if name in splits}, old_ids, changes)
+    kept_aside = [row["id"] for row in changes if row["what"] == "recent"]
+    taken = TakenOver({name: splits[name] for name in rows.ids if name in splits}, old_ids, kept_aside, changes)
     taken.changes += _gone_and_relabelled(rows, found, earlier)
     taken.counts = _counts(rows, found, earlier, taken)
     return taken
@@ -252,8 +268,9 @@ def _place_new(
     beside: Mapping[str, Mapping[str, str]],
     earlier: EarlierRun,
     splits: dict[str, str],
+    aside: Collection[str],
 ) -> list[ChangedRow]:
-    """Give the new rows their splits; those that are left out are the answer."""
+    """Give the new rows their splits; those that are left out, or kept aside with their group, are the answer."""
     left_out: list[ChangedRow] = []
     official: dict[str, set[str]] = defaultdict(set)
     fixed: set[str] = set()
@@ -263,20 +280,37 @@ def _place_new(
         if own in JUDGING or promised is not None:
             fixed.add(group)
     least = least_contents(rows.groups, rows.contents)
-    for name, group, own in zip(rows.ids, rows.groups, rows.official, strict=True):
+    for name, group, own, sample in zip(rows.ids, rows.groups, rows.official, rows.samples, strict=True):
         if name in old:
+            continue
+        if group in aside:
+            judging = sample == AUDITED
+            why = "audited, and kept aside to judge by" if judging else "near a row that is kept aside to judge by"
+            what: Literal["recent", "left out"] = "recent" if judging else "left out"
+            left_out.append({"id": name, "what": what, "split": None, "why": why, "near": []})
             continue
         near = beside.get(group, {})
         if earlier.rule.by == "hash" and not near and group not in fixed:
             split = split_of_share(keyed_share(earlier.rule.key, least[group]), earlier.rule.shares)
         else:
             split = own or next((one for one in SPLITS if one in official[group]), "train")
-        if why := _why_not(split, near):
+        if reason := _why_not(split, near):
             beside_it = [near[one] for one in SPLITS if one in near]
-            left_out.append({"id": name, "what": "left out", "split": None, "why": why, "near": beside_it})
+            left_out.append({"id": name, "what": "left out", "split": None, "why": reason, "near": beside_it})
         else:
             splits[name] = split
     return left_out
+
+
+def _recent_groups(rows: NewRows, beside: Mapping[str, object], earlier: EarlierRun, share: float) -> frozenset[str]:
+    """The groups that are kept aside: none of them holds an old row, which may have been learned from."""
+    least = least_contents(rows.groups, rows.contents)
+    found = set()
+    for group, content, sample in zip(rows.groups, rows.contents, rows.samples, strict=True):
+        drawn = keyed_share(f"{earlier.rule.key}/recent", least[group]) < share
+        if sample == AUDITED and group not in beside and (drawn or content in earlier.recent):
+            found.add(group)
+    return frozenset(found)
 
 
 def _why_not(own: str, near: Mapping[str, str]) -> str | None:
@@ -318,6 +352,8 @@ def _counts(rows: NewRows, found: Sequence[str | None], earlier: EarlierRun, tak
     reasons: Counter[str] = Counter()
     of: dict[str, Counter[str]] = {"gone": Counter(), "relabelled": Counter()}
     for row in taken.changes:
+        if row["what"] == "recent":
+            continue
         if row["what"] == "left out":
             reasons[row["why"]] += 1
         else:
@@ -328,6 +364,7 @@ def _counts(rows: NewRows, found: Sequence[str | None], earlier: EarlierRun, tak
         "matched": dict(matched),
         "new": _in_order(new),
         "left_out": dict(reasons),
+        "recent": len(taken.recent),
         "gone": _in_order(of["gone"]),
         "relabelled": _in_order(of["relabelled"]),
     }
@@ -346,6 +383,8 @@ def told_of(counts: EarlierCounts) -> list[str]:
         if of:
             shown = ", ".join(f"{n} of {split}" for split, n in of.items())
             told.append(f"rows of {run} that are {what}: {shown}; see split_changes.jsonl")
+    if n := counts["recent"]:
+        told.append(f"{n} audited rows are kept aside to judge by, and neither learned from nor tuned on")
     if out := counts["left_out"]:
         shown = ", ".join(f"{n} {why}" for why, n in sorted(out.items()))
         told.append(f"{sum(out.values())} rows are left out ({shown}): see split_changes.jsonl")

@@ -43,6 +43,8 @@ class SplitRows:
         Content hashes (`stable_splits.content_hash`).
     times : list, [n]
         What stands in the column ``splits.time``; None without one.
+    samples : list, [n]
+        How a row came to be judged, where it did (`sources.feedback`).
     unread : int
         Rows left out, as they bring no such part.
     """
@@ -58,6 +60,7 @@ class SplitRows:
     brought: list[list[str]] = field(default_factory=list)
     contents: list[str] = field(default_factory=list)
     times: list[object] = field(default_factory=list)
+    samples: list[str | None] = field(default_factory=list)
     unread: int = 0
 
     def groups(self, rows: Sequence[int] | None = None) -> list[str]:
@@ -86,6 +89,7 @@ def read_rows(space: Workspace, source: Source, config: RunConfig) -> SplitRows:
         rows.sources.append(example.meta.get("source"))
         rows.contents.append(content_hash(example))
         rows.times.append(_time(example, config.splits.time))
+        rows.samples.append(example.meta.get("sample"))
     return rows
 
 
@@ -149,7 +153,7 @@ def draw_splits(
     """
     asked = config.splits
     if asked.from_run is not None:
-        return _from_run(rows, groups, asked.from_run)
+        return _from_run(rows, groups, asked.from_run, asked.recent)
     rule = SplitRule.of(config, rows.official)
     shares = {"val": asked.val, "test": asked.test}
     promised = [split is not None for split in rows.promised]
@@ -169,10 +173,12 @@ def draw_splits(
     return DrawnSplits(dict(zip(rows.ids, drawn, strict=True)), groups, rule, untimed=untimed)
 
 
-def _from_run(rows: SplitRows, groups: list[str], folder: str) -> DrawnSplits:
+def _from_run(rows: SplitRows, groups: list[str], folder: str, recent: float) -> DrawnSplits:
     earlier = EarlierRun.of(folder)
-    columns = NewRows(rows.ids, rows.contents, groups, rows.official, rows.promised, rows.sources, rows.labels)
-    taken = take_over(columns, earlier)
+    columns = NewRows(
+        rows.ids, rows.contents, groups, rows.official, rows.promised, rows.sources, rows.labels, rows.samples
+    )
+    taken = take_over(columns, earlier, recent)
     there = [number for number, name in enumerate(rows.ids) if name in taken.splits]
     if len(there) < len(rows.ids):  # whom a row left out had joined are apart again
         groups = list(groups)
@@ -183,8 +189,11 @@ def _from_run(rows: SplitRows, groups: list[str], folder: str) -> DrawnSplits:
 
 def write_record(space: Workspace, rows: SplitRows, drawn: DrawnSplits, splits: Mapping[str, str]) -> None:
     """Write what a later run needs to take over the splits, and what became of rows of the earlier one."""
-    contents = {name: one for name, one in zip(rows.ids, rows.contents, strict=True) if name in splits}
-    write_json(space.split_record, {"rule": asdict(drawn.rule), "contents": contents})
+    every = dict(zip(rows.ids, rows.contents, strict=True))
+    contents = {name: one for name, one in every.items() if name in splits}
+    recent = {name: every[name] for name in drawn.taken.recent} if drawn.taken else {}
+    kept_aside = {"recent": recent} if recent else {}
+    write_json(space.split_record, {"rule": asdict(drawn.rule), "contents": contents, **kept_aside})
     if drawn.taken is not None:
         with atomic(space.split_changes) as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in drawn.taken.changes)

@@ -62,9 +62,10 @@ class ServedModels:
         model, about = await _load_model(folder, settings.engine, settings)
         return cls(model, _decoders(about, settings), about)
 
-    async def reload(self, settings: ServeConfig) -> Self:
-        """The same folder's models anew; where posts are prepared as before, the decoders stay. Raises as `load`."""
-        model, about = await _load_model(self.about.folder, settings.engine, settings)
+    async def reload(self, folder: Path, settings: ServeConfig) -> Self:
+        """A folder's models in the place of these; where posts are prepared as before, the decoders stay. Raises as
+        `load`."""
+        model, about = await _load_model(folder, settings.engine, settings)
         decoders = self.decoders
         if about.config != self.about.config or about.text_role != self.about.text_role:
             decoders = _decoders(about, settings)

@@ -54,6 +54,8 @@ class Service:
         The file of API keys.
     auth : KeyAuth
         Of those in that file.
+    given : Path, optional
+        The run or bundle as it was named, maybe a link that will lead to another one; None = the folder of ``served``.
     """
 
     def __init__(
@@ -64,9 +66,10 @@ class Service:
         lists: KnownPictures,
         keys: Path,
         auth: KeyAuth,
+        given: Path | None = None,
     ):
         self.settings, self.served, self.lists = settings, served, lists
-        self.folder = served.about.folder
+        self.given = given or served.about.folder
         self.log, self.store, self.spool = log, log.store, log.spool
         self.keys, self.auth = keys, auth
         self.metrics = Metrics()
@@ -105,15 +108,15 @@ class Service:
             What `bifocal.load` raises; where keys are needed and there are none; on a bad list or log.
         """
         state = settings.state or default_state_folder(Path(folder))
-        folder = folder_of(Path(folder), settings.engine)
+        given, folder = Path(folder), _folder_now(Path(folder), settings)
         state.mkdir(parents=True, exist_ok=True)
         keys = settings.keys or state / KEYS
-        auth = KeyAuth(read_clients(keys, folder, settings))
+        auth = KeyAuth(read_clients(keys, given, settings))
         lists = KnownPictures(settings.lists)
         log = DecisionLog.of(settings, state)
         served = [one for one in (folder, settings.shadow) if one is not None]
         import_beforehand(torch=any(engine_of(one).startswith("torch") for one in served))
-        service = cls(settings, await ServedModels.load(folder, settings), log, lists, keys, auth)
+        service = cls(settings, await ServedModels.load(folder, settings), log, lists, keys, auth, given)
         try:
             service.served.check_settings(settings)
             await service._prepare()
@@ -335,11 +338,15 @@ class Service:
     # ------------------------------------------------------------------ what changes while it runs
 
     def _model_files(self) -> Iterable[Path]:
-        return [*sorted(self.folder.glob("policy_*.json")), self.folder / "manifest.json"]
+        try:
+            folder = folder_of(self.given, self.settings.engine)
+        except RunError:  # a link to a run without this engine's bundle, as taking it up will say
+            return []
+        return [*sorted(folder.glob("policy_*.json")), folder / "manifest.json"]
 
     async def _new_models(self) -> None:
         old = self.served
-        self.served = new = await old.reload(self.settings)
+        self.served = new = await old.reload(_folder_now(self.given, self.settings), self.settings)
         self.closing.append(asyncio.create_task(self._close(old, new)))
 
     async def _close(self, old: ServedModels, new: ServedModels) -> None:
@@ -347,10 +354,15 @@ class Service:
         await asyncio.to_thread(old.close, but=new)
 
     async def _new_keys(self) -> None:
-        clients = read_clients(self.keys, self.folder, self.settings)
+        clients = read_clients(self.keys, self.given, self.settings)
         if self.auth.clients and not clients:
             raise RunError(f"{self.keys} is gone: put it back, or start the service anew where nobody is to need a key")
         self.auth.update(clients)
 
     async def _new_lists(self) -> None:
         self.lists = await asyncio.to_thread(KnownPictures, self.settings.lists)
+
+
+def _folder_now(given: Path, settings: ServeConfig) -> Path:
+    """What is loaded of a run or bundle, a link followed: models are of one run even where it is swung meanwhile."""
+    return folder_of(given.resolve() if given.is_symlink() else given, settings.engine)

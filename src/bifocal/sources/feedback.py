@@ -19,6 +19,8 @@ ROWS = "feedback.jsonl"
 TAXONOMY = "label_taxonomy.json"
 SAMPLES = ("review", "audit")
 """How a post comes before a person by design; where somebody reported it, or appealed, it is in no sample."""
+VERDICT = "verdict"
+"""Under ``from``: a moderator said it; what clients say is ``feedback``."""
 PARTS = ("text", "image", "tabular")
 
 
@@ -37,12 +39,15 @@ class Feedback(FileSource):
         The split of all rows, which they keep whatever else the run reads; None = they are split like any others.
     sampled : bool
         Only rows of the sample by design: those under review and those drawn to be audited.
+    verdicts : bool
+        Only rows that a moderator judged: a client's report is no verdict.
     """
 
     expected: ClassVar[str] = f"{ROWS} and {TAXONOMY}, as `bifocal feedback export` writes them"
 
     split: Split | None = None
     sampled: bool = False
+    verdicts: bool = False
 
     @cached_property
     def taxonomy(self) -> Taxonomy:
@@ -73,8 +78,12 @@ class Feedback(FileSource):
     def _rows(self, taxonomy: Taxonomy) -> Iterator[Example | Rejected]:
         for where, row in read_rows(self.files, ROWS):
             found = row if isinstance(row, Rejected) else self._row(row, where, taxonomy)
-            if isinstance(found, Rejected) or not self.sampled or found.meta["sample"] is not None:
+            if isinstance(found, Rejected) or self._is_wanted(found):
                 yield found
+
+    def _is_wanted(self, row: Example) -> bool:
+        by_design = not self.sampled or row.meta["sample"] is not None
+        return by_design and (not self.verdicts or row.meta.get("from") == VERDICT)
 
     def _row(self, row: dict[str, Any], where: str, taxonomy: Taxonomy) -> Example | Rejected:
         identity = row.get("id")

@@ -97,11 +97,19 @@ def bundle_of(run_folder: Path, engine: str) -> Path:
     return run_folder / "bundles" / engine
 
 
+def state_beside(link: Path) -> Path:
+    """The state folder of a service that follows a link."""
+    return link.with_name(f"{link.name}.serve")
+
+
 def default_state_folder(folder: Path) -> Path:
     """Where a service of this run or bundle keeps its decision log and keys, unless it is told another folder.
 
-    That of a bundle lies beside it: nothing is written into a bundle, and another export replaces it whole.
+    That of a bundle lies beside it: nothing is written into a bundle, and another export replaces it whole. So does
+    that of a link which `deploy.promotion` made: it leads to one run after another.
     """
+    if folder.is_symlink() and (beside := state_beside(folder)).is_dir():
+        return beside
     whole = folder.resolve()
     return whole.with_name(f"{whole.name}.serve") if is_bundle(folder) else folder / "serve"
 
