@@ -5,7 +5,11 @@ much any figure of any model on val and test differs (0 = equal to the digit; ro
 TF-IDF expert its terms and a record its scales, so that a label that is null on many rows differs there). Told of the
 runs: how many examples went through encoders, and seconds of CPU, in all and of the steps before any head learns.
 
-    python benchmarks/several_labels.py memes [--rows 2000] [--out /tmp/labels]
+With --tiny the experts are tiny ones that are fine-tuned here: told is how much better each model is together than
+alone on test, AUROC or macro-F1, paired. With --served N the runs of all labels and of the first alone are served, and
+asked N posts in turns over HTTP.
+
+    python benchmarks/several_labels.py memes [--rows 2000] [--out FOLDER] [--tiny] [--served 200]
 
 The folder that holds data/ and models/ is read from BIFOCAL_DATA.
 """
@@ -13,15 +17,23 @@ The folder that holds data/ and models/ is read from BIFOCAL_DATA.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import shutil
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time
 from typing import Any
 
+from serving import Service, closed_loop, posts_of, request_of
+
+from bifocal.assess.run_data import RunData
 from bifocal.config import RunConfig, load_config, parse_config
 from bifocal.contracts import Reporter
+from bifocal.decide.calibration import softmax
+from bifocal.evaluate.compare import paired_gain
+from bifocal.evaluate.metrics import headline_metric
 from bifocal.models.saved_encoder import SavedEncoder
 from bifocal.pipeline.train import run
 from bifocal.workspace import RunRecord, Workspace, read_json, write_json
@@ -64,6 +76,10 @@ SETS: dict[str, tuple[str, list[str]]] = {
             "labels=[recommended, department]",
         ],
     ),
+}
+TINY = {
+    "text": "experts.text={model: tiny, tune: full, pooling: mean, epochs: 8, learning_rate: 0.002}",
+    "image": "experts.image={model: tiny, tune: full, epochs: 4, learning_rate: 0.001, options: {flip: false}}",
 }
 BEFORE_HEADS = ("manifest", "ocr", "splits", "shards")
 
@@ -142,31 +158,79 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str,
     return found
 
 
+def gains(together: Workspace, alone: Workspace, label: str) -> dict[str, str]:
+    """Model -> how much better it is together than alone on test, AUROC or macro-F1, paired, groups resampled."""
+    ours, theirs = RunData.of(together.folder).for_label(label), RunData.of(alone.folder)
+    said, compared = ours.predictions("test"), theirs.predictions("test")
+    place, found = {row: i for i, row in enumerate(said.ids)}, {}
+    rows = [i for i, row in enumerate(compared.ids) if row in place and compared.labels[i] >= 0]
+    same = [place[compared.ids[i]] for i in rows]
+    for model in theirs.models:
+        gain = paired_gain(
+            compared.labels[rows],
+            softmax(compared.logits[model][rows]),
+            softmax(said.logits[model][same]),
+            [compared.groups[i] for i in rows],
+            metric=headline_metric(len(theirs.label.classes)),
+        )
+        found[model] = "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format_map(gain)
+    return found
+
+
+def served(folders: Sequence[Path], n: int) -> list[list[float]]:
+    """Seconds of each of ``n`` posts over HTTP, by run: in turns of ten on one connection, after twenty to warm up."""
+    with TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        requests = [request_of(post) for post in posts_of(place, n + 20)]
+        services = [Service(folder, None, place / str(i)) for i, folder in enumerate(folders)]
+        seconds: list[list[float]] = [[] for _ in services]
+        try:
+            for start in range(0, n + 20, 10):
+                for service, taken in zip(services, seconds, strict=True):
+                    taken += asyncio.run(closed_loop(service, requests[start : start + 10], 1))[1]
+        finally:
+            for service in services:
+                service.stop()
+    return [taken[20:] for taken in seconds]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", choices=list(SETS))
     parser.add_argument("--rows", type=int, default=None, help="the first rows of the set alone")
     parser.add_argument("--out", type=Path, default=None, help="keep the runs here")
+    parser.add_argument("--tiny", action="store_true", help="fine-tune tiny experts, and tell gains on test")
+    parser.add_argument("--served", type=int, default=0, metavar="N", help="ask N generated memes over HTTP, too")
     parser.add_argument("--set", dest="more", action="append", default=[], metavar="A.B=C")
     arguments = parser.parse_args()
     name, overrides = SETS[arguments.set]
     rows = [f"limit={arguments.rows}"] if arguments.rows else []
     if arguments.set == "memes":
         rows = [f"source.size={arguments.rows or 2000}"]
-    content = load_config(CONFIGS / f"{name}.yaml", [*overrides, *rows, "bootstrap=100", *arguments.more])
+    parts = load_config(CONFIGS / f"{name}.yaml", overrides).modalities
+    tiny = [TINY[part] for part in parts if part in TINY] if arguments.tiny else []
+    content = load_config(CONFIGS / f"{name}.yaml", [*overrides, *tiny, *rows, "bootstrap=100", *arguments.more])
     config = parse_config(content.model_dump(mode="json") | {"run": "together"})
     with TemporaryDirectory() as scratch:
         root = arguments.out or Path(scratch)
         shutil.rmtree(root, ignore_errors=True)
         encoded = Encoded()
         together, seconds, n = measured(config, root, encoded)
-        told = [("together", seconds, n)]
+        told, folders = [("together", seconds, n)], [together.folder]
         for label in config.label_names:
             space, spent, count = alone(config, label, together, root, encoded)
             told.append((label, spent, count))
+            folders.append(space.folder)
+            if arguments.tiny:
+                print(f"{label}, together over alone on test: {gains(together, space, label)}", flush=True)
+                continue
             place = together.for_label("" if label == config.label else label)
             found = differences(place.read_section(together.results), read_json(space.results))
             print(f"{label}: largest difference of a figure: " + ", ".join(f"{m} {d:.2g}" for m, d in found.items()))
+        if arguments.served:
+            ours, theirs = served(folders[:2], arguments.served)
+            middle, alone_s = statistics.median(ours), statistics.median(theirs)
+            print(f"over HTTP, median of {len(ours)}: {middle:.4f} s against {alone_s:.4f} s, {middle / alone_s:.3f}x")
     one = told[1][1]
     for label, spent, count in told:
         whole, before = sum(spent.spent.values()), sum(spent.spent.get(step, 0.0) for step in BEFORE_HEADS)
