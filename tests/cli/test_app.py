@@ -33,6 +33,7 @@ def test_help_names_the_commands_and_imports_nothing_heavy():
         "predict",
         "explain",
         "score",
+        "compare",
         "drift",
         "robustness",
         "policy",

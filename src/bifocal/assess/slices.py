@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from ..data.shards import Split
     from ..evaluate.slice_results import GapResults, SliceResults
+    from .run_data import RunData
 
     Rows = NDArray[np.bool_]
 
@@ -89,6 +91,25 @@ class MeasuredParts:
     def to_dict(self) -> dict[str, Any]:
         fairness = self.fairness and {"by": self.by, **self.fairness.to_dict()}
         return {"slices": self.slices and self.slices.to_dict(), "fairness": fairness}
+
+
+def evaluated_rows(data: RunData, split: str) -> EvaluatedRows:
+    """The rows of a split of a run, as its step `evaluate` looks at them."""
+    clusters = Counter(group for one in data.packed.values() for group in one.groups)
+    predictions = data.predictions(split)
+    return EvaluatedRows(
+        data.split(split), predictions, data.texts(split), data.taxonomy, data.space.ocr, clusters, data.windows(split)
+    )
+
+
+def slices_of(
+    rows: EvaluatedRows, policy: Policy, models: Sequence[str], config: SlicesConfig
+) -> dict[tuple[str, str], Rows]:
+    """Column and value -> the rows of a slice, ``[n]``: those that every run has, and those that were asked for."""
+    known = rows.predictions.has[models[-1]] & (rows.predictions.labels != UNLABELLED)
+    columns = read_columns(rows.split, rows.taxonomy, config)
+    min_rows = math.ceil(config.min_rows / known.mean()) if known.any() else config.min_rows
+    return _slices(_usual_columns(rows, columns, policy, models), columns, config, min_rows)
 
 
 def measure_parts(

@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from ..errors import BifocalError, extras_named
+from .compare import compare
 from .data import inspect, synth, unguard
 from .decide import explain, predict, score
 from .doctor import doctor
@@ -40,7 +41,7 @@ app = typer.Typer(
 for command in (
     *(run, pack, train, evaluate),
     *(predict, explain, score, unguard),
-    *(drift, robustness),
+    *(compare, drift, robustness),
     *(synth, inspect),
     *(lab, export, promote, serve, doctor),
 ):  # in the order of the help

@@ -105,6 +105,11 @@ def duplicate_groups(
     return [ids[row] for row in first[labels]]
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a composed text by which it is compared: without tags, case and punctuation."""
+    return _WORD.findall(tags_of(text).sub(" ", text).casefold())
+
+
 def rows_with_near_duplicates(
     ids: Sequence[str],
     texts: Sequence[str],
@@ -236,8 +241,7 @@ class _Words:
         numbers: dict[str, int] = {}
         codes, ends = array("i"), array("q", [0])
         for text in texts:
-            found = _WORD.findall(tags_of(text).sub(" ", text).casefold())
-            codes.extend(numbers.setdefault(word, len(numbers)) for word in found)
+            codes.extend(numbers.setdefault(word, len(numbers)) for word in words_of(text))
             ends.append(len(codes))
         self.vocabulary = len(numbers)
         place = np.empty(len(numbers), dtype=np.int32)

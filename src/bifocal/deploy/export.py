@@ -19,6 +19,7 @@ from ..assess.related_labels import flagged_rows
 from ..assess.run_data import RunData
 from ..assess.tuning import joined, training_scores
 from ..contracts import Reporter
+from ..data.content import ContentHashes, contents_of
 from ..decide.calibration_methods import Calibration, fit_calibration
 from ..decide.policy import POOLED, Policy, now, pattern_of, patterns
 from ..errors import ModelError, RunError, extras_named, nearest
@@ -27,6 +28,7 @@ from ..example import UNLABELLED
 from ..fit.fusion import MODEL
 from ..system.bundle import (
     CARD,
+    CONTENT,
     ENGINES,
     FORMAT,
     PARITY,
@@ -133,6 +135,8 @@ def export(
         shutil.copy(run.space.reference, part / REFERENCE)
         for of in run.further.values():
             shutil.copy(of.space.reference, part / reference_of(of.space.label_ending))
+        seen = {name: contents_of(split) for name, split in run.packed.items() if name != "test"}
+        write_json(part / CONTENT, ContentHashes.of(seen).model_dump())
         write_json(part / PARITY, report)
         (part / "parity.md").write_text(parity_markdown(report), encoding="utf-8")
     return {**report, "bundle": str(folder)}

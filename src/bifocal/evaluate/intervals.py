@@ -146,7 +146,7 @@ class Weighted:
         self.predicted = checked_predictions(predictions, self.p)
 
     def __call__(self, weights: Floats, names: Iterable[str] = METRICS) -> dict[str, Floats]:
-        """Figures ``[b]`` by name, under weights ``[b, n]`` that count how often a row is there: whole numbers.
+        """Figures ``[b]`` by name, under weights ``[b, n]`` that say how often a row is there.
 
         Raises `DataError` on an unknown name.
         """

@@ -64,18 +64,19 @@ class ClassRanking(Ranking):
         self.tied = bool((self.ends > self.starts).any())
 
     def areas(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Areas under the ROC and the precision-recall curve, ``[b]`` each, under weights ``[b, n]`` (whole numbers).
+        """Areas under the ROC and the precision-recall curve, ``[b]`` each, under weights ``[b, n]``.
 
         The first is nan where a class is lost.
         """
         if not len(self.places):
             return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
-        w = np.take(weights.astype(np.int32), self.order, axis=1)  # counts: sums of whole numbers are exact, and fast
-        flagged = np.cumsum(w, axis=1, dtype=np.int32)
+        counts = weights.astype(np.int32)  # sums of whole numbers are exact, and fast
+        w = np.take(counts if np.array_equal(counts, weights) else weights, self.order, axis=1)
+        flagged = np.cumsum(w, axis=1, dtype=w.dtype)
         found, reached = np.take(w, self.places, axis=1), np.take(flagged, self.ends, axis=1)
         if self.tied:  # rows of equal probability are flagged together
             found = np.add.reduceat(found, self.first, axis=1)
-        right = np.cumsum(found, axis=1, dtype=np.int32)
+        right = np.cumsum(found, axis=1, dtype=w.dtype)
         gained = found.astype(np.float64)
         positives = right[:, -1].astype(np.float64)
         negatives = flagged[:, -1] - positives
@@ -84,5 +85,5 @@ class ClassRanking(Ranking):
             inside = reached - np.take(flagged, self.starts, axis=1) + np.take(w, self.starts, axis=1) - found
             beaten += inside / 2
         roc = np.einsum("bt,bt->b", gained, beaten) / (positives * negatives)
-        pr = np.einsum("bt,bt->b", gained, right / np.maximum(reached, 1)) / positives
+        pr = np.einsum("bt,bt->b", gained, right / np.where(reached > 0, reached, 1)) / positives
         return roc, pr

@@ -12,19 +12,22 @@ from typing import Any
 import numpy as np
 
 from .. import plugins
-from ..config import RunConfig, load_config, parse_config, read_mapping
+from ..config import RunConfig, SourceConfig, load_config, parse_config, read_mapping
 from ..contracts import Modality
 from ..data.compose import compose_manifest
 from ..data.dedup import duplicate_groups, picture_hash, rows_in_shared_groups, rows_with_near_duplicates
 from ..data.manifest import read_manifest, write_manifest
 from ..data.splits import leaking_rows
 from ..errors import ConfigError
-from ..example import LABELS, SPLITS, Example, Taxonomy
+from ..example import LABELS, SPLITS, Example, Rejected, Taxonomy
+from ..files.folders import Files
+from ..files.tables import is_table, read_rows
 from ..modalities import TEXT, every_modality
 from ..modalities.text import clean
 from ..models.column_types import CellCounts, described
 from ..models.tabular import TabularOptions, summary_of
 from ..sources import build_source, taxonomy_of
+from ..sources.feedback import ROWS as FEEDBACK
 from ..workspace import read_jsonl
 
 NUMBER, WORDS = "number", "text"
@@ -57,6 +60,48 @@ def source_of(given: str) -> RunConfig:
         f"SOURCE is a configuration file (.yaml) or a source such as '{{kind: table, root: posts.csv, text: body}}', "
         f"found {given!r}; kinds: {', '.join(plugins.names('sources'))}"
     )
+
+
+def posts_of(given: str, run: RunConfig) -> SourceConfig:
+    """Posts named on the command line for a run that is there: labelled as its own, or not at all.
+
+    Parameters
+    ----------
+    given : str
+        What `source_of` takes; a folder that ``bifocal feedback export`` wrote, of which the sampled rows are taken; or
+        a table, in whose columns the run's own source finds what it does in its own, or ``id``, ``text``, ``image`` and
+        the labels by their names.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As `source_of`, and where the table cannot be read.
+    """
+    path = Path(given)
+    if (path / FEEDBACK).is_file():
+        return SourceConfig.model_validate({"kind": "feedback", "root": given, "sampled": True})
+    if not (path.is_file() and is_table(path.name)):
+        return source_of(given).source
+    own = run.source.options if run.source.kind == "table" else {}
+    place = path.resolve()
+    rows = (row for _, row in read_rows(Files(place.parent), place.name) if not isinstance(row, Rejected))
+    columns = set(next(rows, {}))
+    asked = {"id": "id", "text": "text", "image": "image", "group": "group"} | own
+    asked["labels"] = own.get("labels") or {name: name for name in run.label_names}
+    kept: dict[str, Any] = {"kind": "table", "root": given}
+    for option in ("delimiter", "encoding", "quotes", "missing", "missing_text", "images", "drop"):
+        kept |= {option: asked[option]} if option in asked else {}
+    for option in ("id", "text", "image", "group", "tabular"):
+        named = asked.get(option)
+        there = [name for name in ([named] if isinstance(named, str) else named or []) if name in columns]
+        if there or named == "rest":
+            kept[option] = named if isinstance(named, str) else there
+    labels = {name: one for name, one in asked["labels"].items() if _column_of(one) in columns}
+    return SourceConfig.model_validate({**kept, "labels": labels})
+
+
+def _column_of(label: Any) -> Any:
+    return label.get("column") if isinstance(label, Mapping) else label
 
 
 def inspect(

@@ -28,6 +28,9 @@ CARD, MANIFEST, POLICY, REFERENCE, PARITY = (
     "parity.json",
 )
 
+CONTENT = "content_hashes.json"
+"""What tells whether a post is among those that the bundle's run learned from or was tuned on."""
+
 
 def reference_of(label_ending: str) -> str:
     """The file of a further label in the place of `REFERENCE`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from functools import reduce
 from typing import NotRequired, TypedDict
@@ -34,7 +33,7 @@ from ...assess.related_labels import (
 )
 from ...assess.rule_figures import RuleFigure, measure_rule
 from ...assess.run_data import RunData
-from ...assess.slices import EvaluatedRows, MeasuredParts, measure_parts
+from ...assess.slices import MeasuredParts, evaluated_rows, measure_parts
 from ...assess.tuning import tuning_predictions
 from ...config import expand_home
 from ...decide.policy import Policy
@@ -78,7 +77,7 @@ def evaluate(run: Context) -> EvaluationCounts:
     every = {split: data.predictions(split) for split in data.packed}
     said = {split: found.take(found.annotated) for split, found in every.items()}
     tuned, tested = said[data.tuned_on], said[data.tested_on]
-    parts = _parts(data, policy, every[data.tested_on])
+    parts = _parts(data, policy)
     results = {**_measured(data, policy, said), **parts.to_dict(), **_related(run, policy, every)}
     space.write_section(space.results, results)
     if contradiction := measure_contradiction(data):
@@ -138,12 +137,8 @@ def _related(run: Context, policy: Policy, every: Mapping[str, Predictions]) -> 
     return found
 
 
-def _parts(data: RunData, policy: Policy, tested: Predictions) -> MeasuredParts:
-    clusters = Counter(group for split in data.packed.values() for group in split.groups)
-    texts = data.texts(data.tested_on)
-    split, windows = data.split(data.tested_on), data.windows(data.tested_on)
-    rows = EvaluatedRows(split, tested, texts, data.taxonomy, data.space.ocr, clusters, windows)
-    settings = data.config.slices
+def _parts(data: RunData, policy: Policy) -> MeasuredParts:
+    rows, settings = evaluated_rows(data, data.tested_on), data.config.slices
     return measure_parts(rows, policy, data.models, settings, resamples=data.config.bootstrap, seed=data.config.seed)
 
 

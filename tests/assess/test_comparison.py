@@ -1,0 +1,138 @@
+"""Models compared: which posts count, what the verdict is, and what is refused in a line."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bifocal.assess.comparison import READINGS, compare_models, gate_of
+from bifocal.assess.label_comparison import CompareSettings
+from bifocal.config import SourceConfig
+from bifocal.errors import BifocalError, DataError, RunError
+
+FAST = CompareSettings(resamples=100, latency=False)
+
+
+@pytest.fixture(scope="module")
+def pair(labels_run, tmp_path_factory):
+    """The run and a copy of it, which may be written to."""
+    place = tmp_path_factory.mktemp("pair")
+    for name in ("old", "new"):
+        shutil.copytree(labels_run, place / name)
+    return place / "old", place / "new"
+
+
+def scores(path, rows):
+    """A table of scores: id, prob, truth and whatever else a row holds."""
+    with path.open("w", newline="") as f:
+        writer = csv.DictWriter(f, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def table_of(path, n=3000, *, noise=0.2, seed=0, cut=0.5):
+    """Scores that follow the truth with some noise; the same truth under every seed."""
+    rng, noisy = np.random.default_rng(0), np.random.default_rng(seed)
+    truth = rng.random(n) < 0.3
+    logits = 3 * (truth - 0.5) + rng.normal(size=n) + noise * noisy.normal(size=n)
+    p = 1 / (1 + np.exp(-logits))
+    return scores(path, [{"id": f"p{i}", "prob": f"{p[i]:.6f}", "abuse": int(truth[i])} for i in range(n)])
+
+
+def test_a_run_beside_its_copy_turns_no_decision_over_and_every_test_row_counts(pair):
+    found = compare_models(pair, settings=FAST)
+    labels = found.pairs[0]["labels"]
+    assert set(labels) == {"urgent", "paid", "kind"} and found.compared == 120 and not found.left_out
+    for of in labels.values():
+        assert of["turned"]["n"] == 0 and all(f["difference"]["value"] == 0 for f in of["figures"].values())
+    assert labels["urgent"]["labelled"] == 120 and labels["kind"]["labelled"] < 80
+    # Of 120 posts nothing is shown within 0.01, even where none turned over.
+    assert labels["urgent"]["verdict"] == "cannot tell" and labels["urgent"]["rows_needed"] > 120
+    assert found.gate == 3
+
+
+def test_every_reading_of_the_test_rows_is_counted_and_told_from_the_tenth_on(pair):
+    before = compare_models(pair, settings=FAST).readings
+    path = pair[0] / READINGS
+    path.write_text(json.dumps({"readings": [{"date": "", "models": [], "rows": 1}] * 9}))
+    (pair[1] / READINGS).unlink()
+    found = compare_models(pair, settings=FAST)
+    assert before >= 1 and found.readings == 10 and any("10 times" in note for note in found.notes)
+    assert len(json.loads((pair[1] / READINGS).read_text())["readings"]) == 10
+
+
+def test_tables_of_scores_give_a_verdict_and_say_that_nothing_vouches_for_them(tmp_path):
+    old, same, worse = (
+        table_of(tmp_path / "old.csv", noise=0.3),
+        table_of(tmp_path / "same.csv", noise=0.3, seed=1),
+        table_of(tmp_path / "worse.csv", noise=3, seed=2),
+    )
+    found = compare_models([old, same, worse], truth="abuse", settings=CompareSettings(margin=0.03, resamples=200))
+    verdicts = [pair["labels"]["abuse"]["verdict"] for pair in found.pairs]
+    assert verdicts[0] in ("no worse", "better") and verdicts[1] == "worse"
+    assert [pair["gate"] for pair in found.pairs][1] == 1 and found.gate == 1
+    assert sum("vouches" in note for note in found.notes) == 3
+    turned = found.pairs[1]["labels"]["abuse"]["turned"]
+    assert turned["n"] == sum(n for after in turned["moves"].values() for n in after.values())
+    assert turned["put_wrong"] > turned["put_right"] and len(turned["examples"]) == 10
+
+
+def test_a_share_of_flags_that_moves_fails_the_gate_whatever_the_figures_say(tmp_path):
+    old = table_of(tmp_path / "old.csv")
+    rows = list(csv.DictReader(old.open()))
+    for row in rows:
+        row["label"] = int(float(row["prob"]) > 0.9)
+    new = scores(tmp_path / "new.csv", rows)
+    found = compare_models([old, new], truth="abuse", settings=CompareSettings(margin=0.9, resamples=100))
+    of = found.pairs[0]["labels"]["abuse"]
+    assert of["verdict"] == "no worse" and of["flagged"]["moved"] and found.gate == 1
+
+
+def test_without_labels_only_rates_are_told_and_a_gate_is_refused(tmp_path):
+    old, new = table_of(tmp_path / "old.csv"), table_of(tmp_path / "new.csv", seed=1)
+    found = compare_models([old, new], settings=FAST)
+    (of,) = found.pairs[0]["labels"].values()
+    assert of["figures"] == {} and of["flagged"]["old"] > 0 and of["turned"]["n"] > 0 and found.verdict is None
+    with pytest.raises(DataError, match="a gate needs labels"):
+        compare_models([old, new], settings=FAST, need_labels=True)
+
+
+def test_labelled_posts_from_elsewhere_are_scored_and_those_learned_from_left_out(pair, tmp_path):
+    notes = pair[0].parent / "notes.csv"
+    config = json.loads((pair[0] / "run.json").read_text())["config"]["source"]
+    rows = list(csv.DictReader(Path(config["root"]).read_text().splitlines()))
+    known = [row for row in rows if row["part"] == "train"][:5]
+    fresh = [{**row, "id": f"x{i}", "words": f"quickly another thing {i} of {row['words']}"}
+             for i, row in enumerate(rows[:60])]  # fmt: skip
+    scores(notes, [*known, *fresh])
+    source = SourceConfig.model_validate({**config, "root": str(notes), "split": None})
+    found = compare_models(pair, on=source, settings=FAST)
+    assert found.compared == 60 and sum(found.left_out.values()) == 5 and found.readings is None
+    assert found.pairs[0]["labels"]["urgent"]["labelled"] == 60
+    some = compare_models(pair, on=source, only=["x1", "x2", "x3"], settings=FAST)
+    assert some.compared == 3
+    scores(notes, [row for row in rows if row["part"] == "train"][:40])
+    with pytest.raises(DataError, match=r"all 40 posts .* give others by --on"):
+        compare_models(pair, on=source, settings=FAST)
+
+
+def test_models_of_other_questions_are_refused(pair, records_run, tmp_path):
+    with pytest.raises(DataError, match="answer no label in common"):
+        compare_models([pair[0], records_run], settings=FAST)
+    with pytest.raises(DataError, match="named twice"):
+        compare_models([pair[0], pair[0]], settings=FAST)
+    with pytest.raises(RunError, match="no run folder, no bundle and no table"):
+        compare_models([pair[0], tmp_path / "nothing"], settings=FAST)
+    with pytest.raises(DataError, match="two models or more"):
+        compare_models([pair[0]], settings=FAST)
+    bare = scores(tmp_path / "bare.csv", [{"id": "p1", "words": "a"}])
+    with pytest.raises(BifocalError, match="none of a score"):
+        compare_models([bare, table_of(tmp_path / "some.csv", n=5)], settings=FAST)
+
+
+def test_the_gate_of_several_is_the_worst():
+    assert [gate_of(codes) for codes in ([0, 0], [0, 3], [3, 1])] == [0, 3, 1]
