@@ -24,7 +24,8 @@ from time import perf_counter
 from typing import Any
 
 from bifocal.config import parse_config
-from bifocal.deploy.export import export, measure
+from bifocal.deploy.export import export
+from bifocal.deploy.parity import measure
 from bifocal.pipeline.train import run
 from bifocal.system.bundle import bundle_of
 

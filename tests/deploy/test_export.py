@@ -172,6 +172,23 @@ def test_what_becomes_integers_saturates_on_no_processor(bundles):
             assert w.dtype == np.int8 and np.abs(w.astype(int)).max() <= 64, node.name
 
 
+def test_heads_stay_as_they_were_trained(bundles):
+    import onnx
+
+    for name in ("text_expert", "vision_expert"):
+        graph = onnx.load(Path(bundles["onnx-int8"]["bundle"]) / f"{name}.onnx").graph
+        trained = onnx.load(Path(bundles["onnx"]["bundle"]) / f"{name}.onnx").graph
+        made = {output: node for node in graph.node for output in node.output}
+        node = made["logits"]
+        while node.op_type not in ("MatMul", "Gemm"):
+            assert node.op_type in ("Add", "Identity"), f"{name}: logits by {node.op_type}"
+            node = next(made[source] for source in node.input if source in made)
+        ours, theirs = ({t.name: onnx.numpy_helper.to_array(t) for t in one.initializer} for one in (graph, trained))
+        weight = ours[node.input[1]]
+        assert weight.dtype == np.float32
+        assert any(np.array_equal(weight, one) or np.array_equal(weight.T, one) for one in theirs.values()), name
+
+
 def test_a_bundle_keeps_posts_and_the_processor_and_says_the_same_of_them(small_run, bundles):
     for engine, report in bundles.items():
         folder = Path(report["bundle"])
