@@ -15,7 +15,7 @@ import numpy as np
 from ..config import ThresholdConfig
 from ..data.content import Content, ContentHashes, contents_of
 from ..decide.policy import pattern_of
-from ..errors import BifocalError, DataError, RunError, listed
+from ..errors import BifocalError, DataError, RunError, listed, nearest
 from ..example import SPLITS, UNLABELLED, Rejected
 from ..files.folders import Files
 from ..files.tables import SUFFIXES, read_rows
@@ -57,16 +57,19 @@ class Scored:
         Calibrated; nan where it says nothing; None = only decisions are known.
     actions : array of str, [n]
         What is done; empty where the model says nothing.
+    patterns : array of str, [n]
+        Which modalities it read; empty where that is not known.
     """
 
     predicted: NDArray[np.int64]
     probabilities: NDArray[np.float64] | None
     actions: NDArray[Any]
+    patterns: NDArray[Any]
 
     def take(self, rows: NDArray[Any]) -> Scored:
         """The same for some rows."""
         p = None if self.probabilities is None else self.probabilities[rows]
-        return Scored(self.predicted[rows], p, self.actions[rows])
+        return Scored(self.predicted[rows], p, self.actions[rows], self.patterns[rows])
 
 
 class Posts(Protocol):
@@ -158,7 +161,7 @@ def scored_of(predictions: Predictions, policy: Any, model: str) -> Scored:
     """What a policy makes of Predictions."""
     p, classes = calibrated(predictions, policy, model)
     named = np.where(predictions.has[model], classes, UNLABELLED).astype(np.int64)
-    return Scored(named, p, actions(predictions, policy, model))
+    return Scored(named, p, actions(predictions, policy, model), np.array(predictions.patterns, dtype=object))
 
 
 class BundleModel:
@@ -203,15 +206,17 @@ class ScoreTable:
     ----------
     truth : str, optional
         The column of the true label, of one label; by default the label's name.
+    score : str, optional
+        The column of the score, of one label.
     threshold : float
-        Of tables that say no decision.
+        From which on a post is flagged, where the table says no decision.
     """
 
     kind: Literal["run", "bundle", "scores"] = "scores"
 
-    def __init__(self, path: Path, *, truth: str | None = None, threshold: float = 0.5):
+    def __init__(self, path: Path, *, truth: str | None = None, score: str | None = None, threshold: float = 0.5):
         self.name, self.path = str(path), path
-        self.truth_column, self.threshold = truth, threshold
+        self.truth_column, self.score_column, self.threshold = truth, score, threshold
         self.rows: dict[str, Mapping[str, Any]] = {}
         self.left_out = 0
         for row in _table_rows(path):
@@ -268,10 +273,15 @@ class ScoreTable:
             acted = field(row, decided.removesuffix("label") + "action")
             usual = ("allow", "block")[predicted[i]] if binary else str(classes[predicted[i]])
             done[i] = str(acted) if acted not in (None, "") else usual
-        return Scored(predicted, p if binary else None, done)
+        return Scored(predicted, p if binary else None, done, np.full(n, "", dtype=object))
 
     def _columns(self, name: str, label: ModelLabel) -> tuple[str, str]:
         """The columns of score and decision by a label."""
+        if self.score_column is not None:
+            if self.score_column not in self.first:
+                known = nearest(self.score_column, list(self.first))
+                raise DataError(f"{self.path} has no column {self.score_column!r} of scores; {known}")
+            return self.score_column, "label"
         if field(self.first, f"labels.{name}.prob") is not None or any(
             field(row, f"labels.{name}.prob") is not None for row in self.rows.values()
         ):
@@ -337,11 +347,16 @@ def _table_rows(path: Path) -> Iterator[Mapping[str, Any] | None]:
 
 
 def open_model(
-    path: Path, allow_plugins: Collection[str] = (), *, truth: str | None = None
+    path: Path,
+    allow_plugins: Collection[str] = (),
+    *,
+    truth: str | None = None,
+    score: str | None = None,
+    threshold: float = 0.5,
 ) -> RunModel | BundleModel | ScoreTable:
-    """What a path holds. Raises `RunError` where it is none of the three."""
+    """What a path holds; a table is read as `ScoreTable` says. Raises `RunError` where it is none of the three."""
     if path.is_file() and path.suffix.lower() in SUFFIXES:
-        return ScoreTable(path, truth=truth)
+        return ScoreTable(path, truth=truth, score=score, threshold=threshold)
     if path.is_dir() and is_bundle(path):
         return BundleModel(path, allow_plugins)
     if path.is_dir():
@@ -411,7 +426,7 @@ def _of_views(system: System, views: Sequence[Mapping[str, Any]]) -> dict[str, S
 def _worst(parts: Sequence[Scored], owners: Sequence[int], n: int, classes: int) -> Scored:
     """Of each post what is said of its worst view, as it is decided on in use."""
     predicted, done = np.full(n, UNLABELLED, dtype=np.int64), np.full(n, "", dtype=object)
-    p = np.full((n, classes), np.nan)
+    p, brought = np.full((n, classes), np.nan), np.full(n, "", dtype=object)
     worst: dict[int, tuple[int, float]] = {}
     place = 0
     for part in parts:
@@ -422,8 +437,8 @@ def _worst(parts: Sequence[Scored], owners: Sequence[int], n: int, classes: int)
             severity = ACTIONS.index(action) if action in ACTIONS else 0, float(said[part.predicted[i]])
             if row not in worst or severity > worst[row]:
                 worst[row] = severity
-                predicted[row], p[row], done[row] = part.predicted[i], said, action
-    return Scored(predicted, p, done)
+                predicted[row], p[row], done[row], brought[row] = part.predicted[i], said, action, part.patterns[i]
+    return Scored(predicted, p, done, brought)
 
 
 def milliseconds_per_post(system: System, posts: Posts) -> float | None:

@@ -17,7 +17,7 @@ from ..data.content import Content
 from ..data.dedup import duplicate_groups, picture_hash
 from ..data.manifest import read_manifest, write_manifest
 from ..errors import DataError, RunError, listed
-from ..example import UNLABELLED, Example, Taxonomy
+from ..example import LABELS, UNLABELLED, Example, Taxonomy
 from ..modalities import TEXT, every_modality
 from ..sources import build_source, taxonomy_of
 from ..system.preprocessing import Preprocessor
@@ -213,7 +213,7 @@ def rows_of_source(
             manifest,
             quarantine,
             taxonomy=taxonomy,
-            label=next(iter(source.labels()), next(iter(labels))),
+            label=next(iter(source.labels()), next(iter(LABELS))),
             limit=None,
             strict=False,
             tolerate=1.0,

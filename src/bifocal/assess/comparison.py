@@ -141,17 +141,16 @@ def compare_models(
         raise DataError(f"a model is named twice among {listed([model.name for model in opened])}")
     labels = shared_labels(opened)
     reporter.step("rows", False)
-    rows = _rows(opened, labels, on, only)
+    rows = rows_for(opened, labels, on, only)
     if need_labels and not rows.labels:
         raise DataError(
             f"no row bears {listed(sorted(labels))}, and a gate needs labels: name their column by --truth, or give "
             "labelled posts by --on"
         )
     reporter.step("scores", False)
-    scored, failed = _scored(opened, rows, labels, reporter)
-    rows = with_texts(rows)
+    scored, rows, left_out = scores_of(opened, rows, labels, reporter)
     kept, seen = not_seen(rows, opened)
-    left_out = rows.left_out + seen + failed
+    left_out = left_out + seen
     if not len(kept):
         raise DataError(
             f"all {len(rows):,} posts are among those that a model was trained or tuned on, or near-duplicates of them "
@@ -230,9 +229,13 @@ def shared_labels(models: Sequence[Model]) -> dict[str, ModelLabel]:
     return found
 
 
-def _rows(
-    models: Sequence[Model], labels: Mapping[str, ModelLabel], on: SourceConfig | None, only: Collection[str] | None
+def rows_for(
+    models: Sequence[Model],
+    labels: Mapping[str, ModelLabel],
+    on: SourceConfig | None,
+    only: Collection[str] | None = None,
 ) -> ComparedRows:
+    """The posts that `compare_models` says, before any is left out. Raises `RunError` and `DataError` as it does."""
     if on is not None:
         return rows_of_source(on, models, labels, only)
     runs = [model for model in models if isinstance(model, RunModel)]
@@ -244,10 +247,14 @@ def _rows(
     raise RunError("bundles keep no rows to compare on: give labelled posts by --on, or a run folder beside them")
 
 
-def _scored(
-    models: Sequence[Model], rows: ComparedRows, labels: Mapping[str, ModelLabel], reporter: Reporter
-) -> tuple[dict[str, dict[str, Scored]], Counter[str]]:
-    """Model -> label -> what it says of all rows; and how many it could make nothing of."""
+def scores_of(
+    models: Sequence[Model],
+    rows: ComparedRows,
+    labels: Mapping[str, ModelLabel],
+    reporter: Reporter | None = None,
+) -> tuple[dict[str, dict[str, Scored]], ComparedRows, Counter[str]]:
+    """Model -> label -> what it says of all rows; the rows with their texts; and why some do not count."""
+    reporter = reporter or Reporter()
     found: dict[str, dict[str, Scored]] = {}
     failed = Counter[str]()
     for model in models:
@@ -260,7 +267,7 @@ def _scored(
             every, lost = score_posts(model.system, rows.posts, reporter.progress)
             found[model.name] = {name: every[name] for name in labels}
             failed[f"{model.name} can make nothing of"] += lost
-    return found, +failed
+    return found, with_texts(rows), rows.left_out + failed
 
 
 def _facts(

@@ -11,7 +11,6 @@ from .options import AllowPlugin, Force, Json, Quiet
 
 if TYPE_CHECKING:
     from ..assess.comparison import ModelComparison
-    from ..config import RunConfig
 
 
 def compare(
@@ -54,17 +53,15 @@ def compare(
     """
     from ..assess.comparison import compare_models
     from ..assess.label_comparison import CompareSettings
-    from ..pipeline.inspect import posts_of, source_of
+    from ..pipeline.inspect import posts_of
     from ..report.comparison import write_comparison
     from .console import ConsoleReporter, emit_json
 
-    config = _config_of(models)
-    source = None if on is None else posts_of(on, config) if config is not None else source_of(on).source
     settings = CompareSettings(margin, flag_change, seed=seed, latency=latency)
     with ConsoleReporter(as_json or quiet) as reporter:
         found = compare_models(
             models,
-            on=source,
+            on=None if on is None else posts_of(on, models),
             truth=truth,
             settings=settings,
             need_labels=gate,
@@ -80,25 +77,14 @@ def compare(
         raise typer.Exit(found.gate)
 
 
-def _config_of(models: list[Path]) -> RunConfig | None:
-    """That of the first run or bundle."""
-    from ..config import recorded_config
-    from ..system.bundle import CARD, is_bundle
-    from ..workspace import RECORD, read_json
-
-    for folder in models:
-        record = folder / (CARD if is_bundle(folder) else RECORD)
-        if record.is_file():
-            return recorded_config(read_json(record)["config"], where=str(record))
-    return None
-
-
 def _print(found: ModelComparison, page: Path) -> None:
     """Verdicts first, then figures; the rest is on the page."""
     from ..report import comparison
     from .console import drawn, plain
 
     console = plain()
+    for rule in found.rules:
+        console.print(rule, style="dim")
     console.print(f"{found.compared:,} posts: {found.on}", soft_wrap=True)
     for why, n in found.left_out.items():
         console.print(f"  left out {n:,}: {why}", soft_wrap=True)

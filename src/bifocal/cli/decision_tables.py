@@ -13,6 +13,7 @@ from ..workspace import read_json
 from .console import drawn, emit_json, plain, print_counts
 
 if TYPE_CHECKING:
+    from ..deploy.anchors import AnchorResult
     from ..system.decision import Decision, LabelDecision
     from ..system.explain import Explanation
 
@@ -223,6 +224,36 @@ def print_policy_diff(found: Mapping[str, Any], as_json: bool) -> None:
             sides = (f"{post[side]['probability']:.3f} {post[side]['action']}" for side in ("a", "b"))
             examples.append([post["id"], str(post["label"]), *sides, post[TEXT]])
         console.print(drawn(Table(["id", "label", "A", "B", TEXT], examples, texts=5)))
+
+
+def print_anchor(found: AnchorResult, as_json: bool) -> None:
+    """What every threshold was set to, and how near it comes."""
+    if as_json:
+        emit_json(found)
+        return
+    console = plain()
+    console.print(f"{found['label']} on {found['on']:,} posts, {found['keep']} as of {found['to']}", soft_wrap=True)
+    for why, n in found["left_out"].items():
+        console.print(f"  left out {n:,}: {why}", soft_wrap=True)
+    rows = []
+    for one in found["thresholds"]:
+        band = "none" if one["band"] is None else f"{one['band'][0]:.2f} to {one['band'][1]:.2f}"
+        told = f"{one['wanted']:.1%}", f"{one['reached']:.1%}", one["tied"]
+        rows.append([one["pattern"], one["posts"], f"{one['before']:.2f}", f"{one['after']:.3f}", *told, band])
+    head = ["posts", "n", "was", "now", "wanted", "reached", "tied", "band"]
+    console.print(drawn(Table(head, rows)))
+    if found["figures"]:
+        figures = [
+            [words.FIGURES.get(name, name), f"{of['old']['value']:.3f}", f"{of['new']['value']:.3f}",
+             f"{words.signed(of['difference']['value'])} {words.interval(of['difference'])}"]
+            for name, of in found["figures"].items()
+        ]  # fmt: skip
+        console.print(drawn(Table(["figure", "old", "new", "new less old (95%)"], figures)))
+    for note in found["notes"]:
+        console.print(f"note: {note}", style="yellow", soft_wrap=True)
+    for folder, mend in found["bundles"].items():
+        console.print(f"{folder} still decides as before: {mend}", soft_wrap=True)
+    console.print(f"policy {found['policy']}")
 
 
 def print_policy(found: Mapping[str, Any], as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -14,10 +14,14 @@ from .options import AllowPlugin, Json, RunOrBundle
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+Keep = Literal["flag_rate", "precision", "fpr"]
+
 Settings = TypeVar("Settings", bound="BaseModel")
 
 
-policy_app = typer.Typer(help="Compare policies, and set a threshold by hand.", no_args_is_help=True)
+policy_app = typer.Typer(
+    help="Compare policies, and set thresholds by hand or by an older model.", no_args_is_help=True
+)
 
 Label = Annotated[str | None, typer.Option(help="Of several labels; the first, unless another is named.")]
 
@@ -106,6 +110,50 @@ def policy_set(
         from .console import plain
 
         plain().print(f"set for {change['label']}, the first of several labels: --label names another")
+
+
+@policy_app.command("anchor")
+def policy_anchor(
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The run or bundle whose thresholds are set.")],
+    to: Annotated[
+        Path, typer.Option(metavar="OLD", help="The model in use: a run, a bundle, or a table of its scores.")
+    ],
+    keep: Annotated[Keep, typer.Option(help="flag_rate, precision or fpr: what stays as it is under OLD.")],
+    by: Annotated[str, typer.Option(help="Who sets it.")],
+    why: Annotated[str, typer.Option(help="The reason, for those who come after.")],
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Recent posts, 1,000 or more for flag_rate; labelled ones for the others."),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="From which score on OLD flags, where its table names no decision.")
+    ] = 0.5,
+    score: Annotated[str | None, typer.Option(metavar="COLUMN", help="OLD's scores in its table.")] = None,
+    truth: Annotated[str | None, typer.Option(metavar="COLUMN", help="True labels in OLD's table.")] = None,
+    label: Label = None,
+    allow_plugin: AllowPlugin = None,
+    as_json: Json = False,
+) -> None:
+    """Set the thresholds of a new model so that it flags as the old one does: as much, or as precisely.
+
+    Each presence pattern with a threshold of its own is set by the posts that bring it, and both ends of a review band
+    with it; the policy records who and why.
+    """
+    from ..deploy.anchors import AnchorSettings, anchor
+    from ..pipeline.inspect import posts_of
+    from .decision_tables import print_anchor
+
+    found = anchor(
+        new,
+        to,
+        keep,
+        on=None if on is None else posts_of(on, [new, to]),
+        by=by,
+        why=why,
+        settings=AnchorSettings(threshold, score, truth, label),
+        allow_plugins=allow_plugin or (),
+    )
+    print_anchor(found, as_json)
 
 
 def _checked(model: type[Settings], content: Mapping[str, object], option: str) -> Settings:

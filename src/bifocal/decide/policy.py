@@ -120,6 +120,8 @@ class Change(Strict):
     """What it was found by, on the rows that the policy was tuned on; None = it was given."""
     review: ReviewConfig | None = None
     """What all review bands were fitted to; None = a threshold was set."""
+    band: Annotated[tuple[float, float] | None, Field(exclude_if=lambda band: band is None)] = None
+    """The ends of the review band that were set with the threshold; None = it followed."""
 
 
 class Policy(Strict):
@@ -357,10 +359,12 @@ class Policy(Strict):
         by: str,
         why: str,
         rule: ThresholdConfig | None = None,
+        band: tuple[float, float] | None = None,
     ) -> Self:
         """The policy with one threshold set by hand, and the record of it.
 
-        A side of a review band that no rate is given for follows the threshold, here as in `fit_policy`.
+        A side of a review band that no rate is given for follows the threshold, here as in `fit_policy`, unless both
+        ends are set with it.
 
         Parameters
         ----------
@@ -370,6 +374,8 @@ class Policy(Strict):
             A person, and the reason.
         rule : ThresholdConfig, optional
             What the threshold was found by.
+        band : tuple, optional
+            Allowed below, blocked from, of a policy with a review band.
 
         Raises
         ------
@@ -381,15 +387,18 @@ class Policy(Strict):
             raise RunError(f"a threshold is a probability of 0 to 1, found {threshold:g}")
         after = float(threshold)
         change = self.change(by, why, model=model, pattern=pattern, before=fit.threshold, after=after)
-        changed = fit.model_copy(update={"threshold": after, "band": self._moved(fit.band, after)})
+        moved = self._moved(fit.band, after)
+        if band is not None and moved is not None:
+            moved = moved.model_copy(update={"allow_below": band[0], "block_from": band[1]})
+        changed = fit.model_copy(update={"threshold": after, "band": moved})
         if pattern != POOLED:
             own = self.models[model].patterns
             changed = self.models[model].model_copy(update={"patterns": {**own, pattern: changed}})
         elif bands := self.models[model].languages:
-            moved = {language: self._moved(band, after) for language, band in bands.items()}
-            changed = changed.model_copy(update={"languages": moved})
+            own_bands = {language: self._moved(one, after) for language, one in bands.items()}
+            changed = changed.model_copy(update={"languages": own_bands})
         models = {**self.models, model: changed}
-        changes = (*self.changes, change.model_copy(update={"rule": rule}))
+        changes = (*self.changes, change.model_copy(update={"rule": rule, "band": band}))
         return self.model_copy(update={"models": models, "changes": changes})
 
     def _moved(self, band: Band | None, threshold: float) -> Band | None:

@@ -105,7 +105,7 @@ def set_threshold(
             after = after.model_copy(update={"expected": expected})
         return after
 
-    return {**_changed(folder, label, changed, allow_plugins), **told}
+    return {**change_label(folder, label, changed, allow_plugins), **told}
 
 
 def _deciding_nothing(policy: Policy, predictions: Predictions, model: str, pattern: str) -> list[str]:
@@ -155,7 +155,7 @@ def set_review(
         changes = (*policy.changes, change.model_copy(update={"review": asked}))
         return after.model_copy(update={"changes": changes})
 
-    return {**_changed(folder, label, changed, allow_plugins), "findings": found}
+    return {**change_label(folder, label, changed, allow_plugins), "findings": found}
 
 
 def _tuned(folder: Path, allow_plugins: Collection[str]) -> RunData:
@@ -167,15 +167,16 @@ def _tuned(folder: Path, allow_plugins: Collection[str]) -> RunData:
     return RunData.of(folder, allow_plugins)
 
 
-def _changed(
+def change_label(
     folder: Path, label: str | None, changed: Callable[[Policy], Policy], allow_plugins: Collection[str]
 ) -> dict[str, Any]:
-    """Change the policy of one label of a run or a bundle, and say what the change reaches."""
+    """Change the policy of one label of a run or a bundle, and say what the change reaches, as `set_threshold` does."""
 
     def whole(policy: Policy) -> Policy:
-        own = changed(policy.of_label(label or policy.label))
-        change = own.changes[-1].model_copy(update={"version": policy.version})  # the file is of all labels
-        return policy.with_label(own.model_copy(update={"changes": (*own.changes[:-1], change)}))
+        before = policy.of_label(label or policy.label)
+        own, kept = changed(before), len(before.changes)
+        new = [change.model_copy(update={"version": policy.version}) for change in own.changes[kept:]]
+        return policy.with_label(own.model_copy(update={"changes": (*own.changes[:kept], *new)}))  # of all labels
 
     with plugins.restrict(folder, allow_plugins):
         after = change_policy(folder, whole) if is_bundle(folder) else _change_run(Workspace.of(folder), whole)

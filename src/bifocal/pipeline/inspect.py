@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import plugins
-from ..config import RunConfig, SourceConfig, load_config, parse_config, read_mapping
+from ..config import RunConfig, SourceConfig, load_config, parse_config, read_mapping, recorded_config
 from ..contracts import Modality
 from ..data.compose import compose_manifest
 from ..data.dedup import duplicate_groups, picture_hash, rows_in_shared_groups, rows_with_near_duplicates
@@ -28,7 +28,8 @@ from ..models.column_types import CellCounts, described
 from ..models.tabular import TabularOptions, summary_of
 from ..sources import build_source, taxonomy_of
 from ..sources.feedback import ROWS as FEEDBACK
-from ..workspace import read_jsonl
+from ..system.bundle import CARD, is_bundle
+from ..workspace import RECORD, read_json, read_jsonl
 
 NUMBER, WORDS = "number", "text"
 """What a cell of a column holds, as the findings name it."""
@@ -62,8 +63,8 @@ def source_of(given: str) -> RunConfig:
     )
 
 
-def posts_of(given: str, run: RunConfig) -> SourceConfig:
-    """Posts named on the command line for a run that is there: labelled as its own, or not at all.
+def posts_of(given: str, models: Sequence[Path]) -> SourceConfig:
+    """Posts named on the command line for models that are there: labelled as their own, or not at all.
 
     Parameters
     ----------
@@ -71,6 +72,8 @@ def posts_of(given: str, run: RunConfig) -> SourceConfig:
         What `source_of` takes; a folder that ``bifocal feedback export`` wrote, of which the sampled rows are taken; or
         a table, in whose columns the run's own source finds what it does in its own, or ``id``, ``text``, ``image`` and
         the labels by their names.
+    models : sequence of path
+        The first run or bundle among them is asked for its source.
 
     Raises
     ------
@@ -80,7 +83,8 @@ def posts_of(given: str, run: RunConfig) -> SourceConfig:
     path = Path(given)
     if (path / FEEDBACK).is_file():
         return SourceConfig.model_validate({"kind": "feedback", "root": given, "sampled": True})
-    if not (path.is_file() and is_table(path.name)):
+    run = next((found for folder in models if (found := _config_in(folder)) is not None), None)
+    if run is None or not (path.is_file() and is_table(path.name)):
         return source_of(given).source
     own = run.source.options if run.source.kind == "table" else {}
     place = path.resolve()
@@ -98,6 +102,12 @@ def posts_of(given: str, run: RunConfig) -> SourceConfig:
             kept[option] = named if isinstance(named, str) else there
     labels = {name: one for name, one in asked["labels"].items() if _column_of(one) in columns}
     return SourceConfig.model_validate({**kept, "labels": labels})
+
+
+def _config_in(folder: Path) -> RunConfig | None:
+    """That of a run or bundle."""
+    record = folder / (CARD if is_bundle(folder) else RECORD)
+    return recorded_config(read_json(record)["config"], where=str(record)) if record.is_file() else None
 
 
 def _column_of(label: Any) -> Any:
