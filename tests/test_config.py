@@ -240,7 +240,7 @@ def test_several_labels_are_a_list_or_a_mapping_and_the_first_is_the_runs_label(
     config = several(labels=["hate", {"target": {"requires": "hate", "act": "none"}}])
     assert config == several(label="hate", labels={"hate": None, "target": {"requires": "hate", "act": "none"}})
     assert (config.label, config.label_names) == ("hate", ["hate", "target"])
-    assert config.label_actions == {"hate": "block", "target": "none"}
+    assert config.label_actions == {"hate": None, "target": "none"}
     assert several(label="hate").label_names == ["hate"] and not several(label="hate").label_rules
 
 

@@ -308,8 +308,9 @@ class LabelConfig(Strict):
     requires: str | None = None
     """A binary label whose posts alone this one is about: it learns from those that are positive by it, and is named
     where it is flagged."""
-    act: Literal["block", "review", "none"] = "block"
-    """What a decision by this label may come to: ``review`` never blocks, ``none`` only tells."""
+    act: Literal["block", "review", "none"] | None = None
+    """What a decision by this label may come to: ``review`` never blocks, ``none`` only tells. None = ``block``, but
+    ``none`` where its two classes have names, of which none is known to mean that a post is to be blocked."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Of its loss, where an encoder is fine-tuned for all labels at once."""
     fusion: FusionConfig | None = None
@@ -581,8 +582,8 @@ class RunConfig(Strict):
         return {name: [own.requires, own.weight] for name, own in self.labels.items()}
 
     @property
-    def label_actions(self) -> dict[str, Literal["block", "review", "none"]]:
-        """What may be done by each label; empty for a single one."""
+    def label_actions(self) -> dict[str, Literal["block", "review", "none"] | None]:
+        """What may be done by each label, see `LabelConfig.act`; empty for a single one."""
         return {name: own.act for name, own in self.labels.items()}
 
     def for_label(self, name: str) -> RunConfig:

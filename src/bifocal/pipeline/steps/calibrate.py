@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -14,11 +14,12 @@ from ...assess.predictions import Predictions
 from ...assess.related_labels import flagged_rows
 from ...assess.run_data import RunData
 from ...assess.tuning import tuned_on, tuning_predictions, tuning_rows, wants_train
+from ...config import RunConfig
 from ...decide.policy import POOLED, Policy
 from ...decide.policy_fit import calibration_file, fit_policy, thresholds_file
 from ...decide.thresholds import threshold_curve, write_curve
 from ...decide.tuning_rows import PolicySettings
-from ...example import UNLABELLED
+from ...example import UNLABELLED, Label
 from ...system.system import model_versions
 from ...workspace import read_json, write_json
 from ..checks import base_rate
@@ -46,7 +47,8 @@ def calibrate(run: Context) -> PolicyCounts:
     fitted = fit_policy(tuning_rows(data, predictions), _settings(data, rows))
     if run.first is None and (kept := [path for path in sorted(space.policies.glob("*.json")) if _by_hand(path)]):
         run.reporter.note(f"kept in {space.policies}, and not used: policies changed by hand, {len(kept)} in all")
-    for finding in fitted.findings:
+    findings = [*fitted.findings, *([told] if (told := _act(run.config, data.label)[1]) else [])]
+    for finding in findings:
         run.reporter.note(finding)
     _write_by_model(space.calibration, calibration_file(fitted.policy), more=run.first is not None)
     _write_by_model(space.thresholds, thresholds_file(fitted), more=run.first is not None)
@@ -62,7 +64,7 @@ def calibrate(run: Context) -> PolicyCounts:
         val, texts = val.take(rows_asked), [texts[row] for row in rows_asked]
     reference = Reference.gather(val, texts, fitted.policy, main, split=data.tuned_on, seed=run.config.seed)
     reference.save(space.reference)
-    found: PolicyCounts = {"tuned_on": data.tuned_on, "rows": len(val.ids), "findings": fitted.findings}
+    found: PolicyCounts = {"tuned_on": data.tuned_on, "rows": len(val.ids), "findings": findings}
     return {**found, "rows_by_split": rows[main], "tuned_rows": rows} if rows else found
 
 
@@ -95,8 +97,27 @@ def _settings(data: RunData, rows: Mapping[str, Mapping[str, int]]) -> PolicySet
         unread=decide.unread,
         truncated=decide.truncated,
         requires=data.label.requires,
-        act=config.label_actions.get(config.label, "block"),
+        act=_act(config, data.label)[0],
         seed=config.seed,
+    )
+
+
+def _act(config: RunConfig, label: Label) -> tuple[Literal["block", "review", "none"], str | None]:
+    """What may be done by a label, and what a person should know of it: of two classes with names none is known to mean
+    that a post is to be blocked."""
+    if (said := config.label_actions.get(config.label)) is not None:
+        return said, None
+    if label.binary or len(label.classes) != 2:
+        return "block", None
+    name, second = config.label, label.classes[1]
+    if config.labels:
+        return "none", (
+            f"neither class of {name} is known to mean that a post is to be blocked, so nothing is done by it; "
+            f"`{name}: {{act: block}}` blocks where it is {second!r}, its second class"
+        )
+    return "block", (
+        f"posts are blocked where {name} is {second!r}, its second class; where that is not meant, "
+        f"`labels: [{{{name}: {{act: none}}}}]` has it told only"
     )
 
 
