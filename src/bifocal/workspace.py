@@ -390,6 +390,19 @@ class Workspace:
         """The same for one label of the run; "" is the first, as is one that bears the name ``first``."""
         return replace(self, label="" if name == first else name)
 
+    def remove_label(self, models: Collection[str]) -> None:
+        """Delete what a further label has of its own, but for what the lab found of it; ``models`` are the run's."""
+        first, names = self.for_label(""), [name for name, of in vars(Workspace).items() if isinstance(of, _Artifact)]
+        own = [getattr(self, name) for name in names if name != "lab_results"]
+        own = [path for path in own if path not in [getattr(first, name) for name in names]]  # what no label shares
+        for model in models:
+            own += [self.own_expert(model), self.curve(model), *(self.evidence(model, split) for split in SPLITS)]
+        for path in own:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
     def read_section(self, path: Path) -> Any:
         """What a JSON artifact that holds all labels says of this one. Raises `RunError`, as where it says nothing."""
         content = read_json(path)

@@ -18,7 +18,7 @@ from bifocal.example import Example
 from bifocal.models.encoders.tfidf_text import TfidfText
 from bifocal.pipeline.train import run
 from bifocal.system.decision import mark_truncated
-from bifocal.workspace import Workspace, read_json
+from bifocal.workspace import Workspace, read_json, write_json
 
 NAMES = ["urgent", "paid", "kind"]
 
@@ -124,8 +124,19 @@ def test_an_encoder_that_learns_as_a_whole_is_fitted_for_each_label(labels_run, 
     bundle = bifocal.load(export(whole.folder, "torch")["bundle"])
     exported = bundle.predict(text="note", tabular={"price": 120, "room": "hall"}).labels["paid"]
     assert exported.probability == pytest.approx(decision.labels["paid"].probability, abs=1e-6)
-    assert run(labels_config(notes, LABELS[:1], experts=trees), root=tmp_path) == whole.folder
-    assert not (whole.models / "tabular_expert.paid").exists(), "a label that the run no longer answers"
+    write_json(whole.for_label("paid").drift, {}), write_json(whole.for_label("paid").lab_results, {})
+    left = {str(path.relative_to(whole.folder)) for path in whole.folder.rglob("*.paid*")}
+    assert {"report.paid", "models/mm_fusion.paid", "models/tabular_expert.paid", "drift_labels.paid.json"} <= left
+    assert "evidence/text_expert/train.paid.safetensors" in left
+    assert run(labels_config(notes, [LABELS[0], LABELS[2]], experts=trees), root=tmp_path) == whole.folder
+    left = {str(path.relative_to(whole.folder)) for path in whole.folder.rglob("*.paid*")}
+    assert {path for path in left if not path.startswith("bundles/")} == {"lab/results.paid.json"}, (
+        "of a label that the run no longer answers"
+    )
+    assert (whole.folder / "report.kind").is_dir() and bifocal.load(whole.folder).policy.label_names == [
+        "urgent",
+        "kind",
+    ]
 
 
 def test_of_several_views_each_label_is_answered_by_the_one_that_is_worst_by_it(labels_run):

@@ -14,6 +14,7 @@ from ..contracts import Reporter
 from ..data.file_stamps import KINDS, changes
 from ..data.transcribers import ActiveTranscriber, active_transcribers
 from ..errors import ConfigError, nearest
+from ..fit.fusion import MODEL
 from ..workspace import RunRecord, Workspace, disk_errors, fingerprint, remove_leftovers, versions
 from .checks import reach_models
 from .context import Context, Step
@@ -143,6 +144,7 @@ def execute(run: Context, start: str | None, until: str | None) -> None:
         run.reporter.step(name, skip)
         if not skip:
             run.record.forget(order[order.index(name) :], keep=CACHED)
+            _remove_labels(run)
             run.record.update(
                 run=run.config.run,
                 config=run.config.model_dump(mode="json"),
@@ -154,6 +156,15 @@ def execute(run: Context, start: str | None, until: str | None) -> None:
                 run.record.perform(name, key, partial(steps[name].perform, run), partial(steps[name].files, run))
         if name == until:
             return
+
+
+def _remove_labels(run: Context) -> None:
+    """Delete what the run that was here had of further labels that are none of this one's."""
+    before = list(run.record.content.get("config", {}).get("labels") or {})[1:]
+    models = [*(modality.expert_name for modality in run.modalities.values()), MODEL]
+    for label in before:
+        if label not in run.further:
+            run.space.for_label(label).remove_label(models)
 
 
 def _must_be_strict(run: Context, step: str) -> bool:
