@@ -1,5 +1,6 @@
 import pytest
 
+from bifocal.cli.run_tables import print_plan
 from bifocal.config import parse_config
 from bifocal.errors import ConfigError, DataError
 from bifocal.pipeline.plan import plan
@@ -20,6 +21,24 @@ def test_rows_are_counted_in_the_source_and_those_kept_aside_train_no_expert(sma
 
     assert flops(more) / flops(found) == pytest.approx((1 - 0.6) / (1 - 0.2))
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_of_several_labels_are_counted_for_each(tmp_path, capsys):
+    from tests.conftest import labels_config, write_notes
+
+    write_notes(tmp_path, n=200)
+    table = (tmp_path / "notes.csv").read_text().splitlines()
+    rows = [line.split(",") for line in table[1:]]
+    for row in rows[:50]:
+        row[6] = ""  # `paid` is not known
+    for row in rows[:10]:
+        row[5] = row[7] = ""  # nor is anything else
+    (tmp_path / "notes.csv").write_text("\n".join([table[0], *map(",".join, rows)]) + "\n")
+    found = plan(labels_config(tmp_path), root=tmp_path / "runs")["rows"]
+    urgent = sum(row[5] == "1" for row in rows)
+    assert found["n"] == 190 and found["labels"] == {"urgent": 190, "paid": 150, "kind": urgent}
+    print_plan(plan(labels_config(tmp_path), root=tmp_path / "runs"), as_json=False)
+    assert f"of each label: urgent 190, paid 150, kind {urgent}" in capsys.readouterr().out
 
 
 def test_a_frozen_expert_costs_one_pass_and_no_training(small_config, tmp_path):

@@ -164,6 +164,8 @@ def print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
     console.print(f"{plan['run']} -> {plan['folder']}", style="bold")
     console.print("steps: " + ", ".join(f"{name} ({state})" for name, state in plan["steps"].items()))
     console.print(f"rows: {plan['rows']['n']} ({plan['rows']['from']})")
+    if of := plan["rows"].get("labels"):
+        console.print("of each label: " + ", ".join(f"{name} {n}" for name, n in of.items()), soft_wrap=True)
     machine = plan["machine"]
     console.print(f"per expert, at {machine['gflops']:.0f} GFLOP/s measured here now ({machine['device']}):")
     rows = [

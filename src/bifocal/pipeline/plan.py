@@ -34,7 +34,8 @@ def plan(config: RunConfig, *, root: str | Path = "runs") -> dict[str, Any]:
     Returns
     -------
     dict
-        ``run, folder, steps`` (step -> ``done`` or ``to do``), ``rows``, ``machine``, ``experts``, ``notes``.
+        ``run, folder, steps`` (step -> ``done`` or ``to do``), ``rows`` (of several labels those that each learns from
+        and is judged by under ``labels``), ``machine``, ``experts``, ``notes``.
 
     Raises
     ------
@@ -88,10 +89,15 @@ def _is_absent(source: Source) -> bool:
 
 
 def _rows(work: Context) -> tuple[dict[str, Any], list[str]]:
-    limit = work.config.limit
+    limit, labels = work.config.limit, {work.config.label: work, **work.further}
+    splits, counts = [], dict.fromkeys(labels, 0)
     try:
-        examples = islice((row for row in work.source if isinstance(row, Example)), limit)
-        splits = [e.split for e in examples if e.labels.get(work.config.label) is not None]
+        for example in islice((row for row in work.source if isinstance(row, Example)), limit):
+            bears = [name for name, of in labels.items() if _is_of(example, name, of, labels)]
+            for name in bears:
+                counts[name] += 1
+            if any(example.labels.get(name) is not None for name in labels):
+                splits.append(example.split)
     except DataError as error:
         if not _is_absent(work.source):
             raise
@@ -106,7 +112,16 @@ def _rows(work: Context) -> tuple[dict[str, Any], list[str]]:
     shares = work.config.splits
     free = sum(split in (None, "train") for split in splits)
     carved = sum(share for name, share in (("val", shares.val), ("test", shares.test)) if name not in splits)
-    return {"n": len(splits), "n_train": round(free * (1 - carved)), "from": "counted in the source"}, []
+    rows = {"n": len(splits), "n_train": round(free * (1 - carved)), "from": "counted in the source"}
+    return {**rows, **({"labels": counts} if len(labels) > 1 else {})}, []
+
+
+def _is_of(example: Example, name: str, of: Context, labels: Mapping[str, Context]) -> bool:
+    """Whether a row counts for a label: it is annotated, and, where that requires another, positive by that one (which
+    is not known before the run where its classes are made of numbers)."""
+    parent = of.label.requires
+    asked = parent is None or labels[parent].label.above is not None or example.labels.get(parent) == 1
+    return asked and example.labels.get(name) is not None
 
 
 def _costs(expert: ExpertConfig, cost: Mapping[str, float], n: int, n_train: int, gflops: float) -> dict[str, Any]:
