@@ -225,8 +225,13 @@ def replaced(folder: Path) -> Iterator[Path]:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; NaN and infinities, which JSON does not know, are written as null."""
     with atomic(path) as f:
-        json.dump(_finite(content), f, indent=2, ensure_ascii=False, allow_nan=False)
-        f.write("\n")
+        dump_json(f, content)
+
+
+def dump_json(file: IO[str], content: Any) -> None:
+    """Write what `write_json` does into a file that is open."""
+    json.dump(_finite(content), file, indent=2, ensure_ascii=False, allow_nan=False)
+    file.write("\n")
 
 
 def _finite(value: Any) -> Any:

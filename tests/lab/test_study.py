@@ -13,7 +13,7 @@ from bifocal import plugins
 from bifocal.cli.app import app
 from bifocal.cli.run_tables import print_lab
 from bifocal.config import FusionConfig, parse_config
-from bifocal.errors import ConfigError, DataError
+from bifocal.errors import ConfigError, DataError, RunError
 from bifocal.evaluate.compare import Resampling
 from bifocal.evaluate.metrics import headline_metric
 from bifocal.example import BINARY, Evidence, Label
@@ -420,6 +420,11 @@ def test_each_label_of_a_run_has_a_verdict_of_its_own(labels_run, tmp_path, monk
     assert (told["label"], list(told["labels"])) == ("urgent", ["paid", "kind"])
     print_lab(folder, as_json=False)
     assert capsys.readouterr().out.count("worth it, additive: ") == 3
+    broken = shutil.copytree(folder, tmp_path / "broken" / "lab")
+    (broken / "results.kind.json").write_text("{")  # the last one: nothing of the others is kept
+    with pytest.raises(RunError, match=r"results\.kind\.json is not valid JSON"):
+        keep(broken, tmp_path / "lab" / "labels")
+    assert not [path for path in (tmp_path / "lab").rglob("*") if path.is_file()]
     keep(folder, tmp_path / "lab" / "labels")
     kept = {results.name: results.title for results in read_sets(tmp_path / "lab")}
     assert kept == {"labels": "labels, urgent", "labels.kind": "labels, kind", "labels.paid": "labels, paid"}

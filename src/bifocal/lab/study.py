@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -20,7 +21,16 @@ from ..example import Label
 from ..fit.expert import ExpertData
 from ..models.saved import CARD, read_card
 from ..pipeline.train import run
-from ..workspace import Workspace, check_replaceable, read_json, remove_leftovers, versions, write_json
+from ..workspace import (
+    Workspace,
+    atomic,
+    check_replaceable,
+    dump_json,
+    read_json,
+    remove_leftovers,
+    versions,
+    write_json,
+)
 from .baselines import fit_rivals
 from .corruption import PackedInputs
 from .encoder_trials import EncodedAgain, encode_again
@@ -187,12 +197,15 @@ def _expert(data: RunData, name: str, evidence: Splits, seconds: float | None) -
 def keep(folder: Path, place: Path, *, force: bool = False) -> None:
     """Copy a lab's results to where those of all sets are kept, to be written of; each further label is a set beside.
 
-    Raises `RunError` where a file of that name holds something else.
+    All of them or none: no file takes its name before the last one is written.
+
+    Raises `RunError` where a file of that name holds something else, or one of the results is missing or broken.
     """
-    for path in results_files(folder):
-        kept = place.with_name(place.name + path.stem.removeprefix(Path(RESULTS).stem)) / RESULTS
-        check_replaceable(kept, lambda path: "verdict" in read_json(path), force=force)
-        write_json(kept, read_json(path))
+    with ExitStack() as written:
+        for path in results_files(folder):
+            kept = place.with_name(place.name + path.stem.removeprefix(Path(RESULTS).stem)) / RESULTS
+            check_replaceable(kept, lambda path: "verdict" in read_json(path), force=force)
+            dump_json(written.enter_context(atomic(kept)), read_json(path))
 
 
 class _Onward(Reporter):

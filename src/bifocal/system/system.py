@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -421,7 +422,21 @@ def model_versions(space: Workspace, experts: Sequence[str]) -> dict[str, str]:
     cards = {expert: space.expert(expert) / CARD for expert in experts}
     if len(experts) > 1:
         cards[space.fusion.name.removesuffix(space.label_ending)] = space.fusion / "config.json"
-    return {model: file_sha256(card)[:16] for model, card in cards.items()}  # a card holds its files' hashes
+    return {model: _card_version(card) for model, card in cards.items()}
+
+
+def _card_version(card: Path) -> str:
+    """A hash of a card, which holds the hashes of its model's files; made once for as long as it is the same file."""
+    try:
+        now = card.stat()
+    except FileNotFoundError:
+        raise RunError(f"{card} is missing: let `bifocal run CONFIG` make its model") from None
+    return _hashed(card, now.st_ino, now.st_mtime_ns, now.st_size)
+
+
+@lru_cache(maxsize=256)
+def _hashed(card: Path, *_: int) -> str:
+    return file_sha256(card)[:16]
 
 
 def load_policy(space: Workspace, config: RunConfig) -> Policy:
