@@ -11,7 +11,11 @@ import pytest
 from bifocal.assess.comparison import READINGS, compare_models, gate_of
 from bifocal.assess.label_comparison import CompareSettings
 from bifocal.config import SourceConfig
+from bifocal.deploy.export import export
 from bifocal.errors import BifocalError, DataError, RunError
+from bifocal.system.bundle import CONTENT
+from bifocal.system.score import score_file
+from bifocal.system.system import System
 
 FAST = CompareSettings(resamples=100, latency=False)
 
@@ -136,3 +140,64 @@ def test_models_of_other_questions_are_refused(pair, records_run, tmp_path):
 
 def test_the_gate_of_several_is_the_worst():
     assert [gate_of(codes) for codes in ([0, 0], [0, 3], [3, 1])] == [0, 3, 1]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_what_score_wrote_of_a_run_decides_as_the_run_by_every_label(pair, tmp_path, ending):
+    root = json.loads((pair[0] / "run.json").read_text())["config"]["source"]["root"]
+    output = tmp_path / f"scored.{ending}"
+    score_file(System.load(pair[0]), Path(root), output)
+    found = compare_models([pair[0], output], settings=FAST)
+    labels = found.pairs[0]["labels"]
+    assert set(labels) == {"urgent", "paid", "kind"} and found.compared == 120
+    assert all(of["turned"]["n"] == 0 for of in labels.values())
+    assert "nll" in labels["urgent"]["figures"] and "nll" not in labels["kind"]["figures"]
+    assert labels["kind"]["flagged"] is None and labels["kind"]["figures"]["macro_f1"]["difference"]["value"] == 0
+    assert [model["vouched"] for model in found.models] == [True, False]
+
+
+def test_near_duplicates_of_posts_that_were_learned_from_are_left_out_and_weights_count(pair, tmp_path):
+    config = json.loads((pair[0] / "run.json").read_text())["config"]["source"]
+    rows = list(csv.DictReader(Path(config["root"]).read_text().splitlines()))
+    train = next(row for row in rows if row["part"] == "train")
+    shouted = {**train, "id": "again", "words": train["words"].upper() + " !!!", "weight": 1}
+    fresh = [
+        {**row, "id": f"x{i}", "words": f"quickly another thing {i} of {row['words']}", "weight": 1 + 9 * (i % 2)}
+        for i, row in enumerate(rows[:60])
+    ]
+    path = scores(tmp_path / "more.csv", [shouted, *fresh])
+    source = SourceConfig.model_validate({**config, "root": str(path), "split": None})
+    found = compare_models(pair, on=source, settings=FAST)
+    of = found.pairs[0]["labels"]["urgent"]
+    assert found.compared == 60 and sum(found.left_out.values()) == 1
+    assert of["effective"] == pytest.approx((30 + 300) ** 2 / (30 + 3000)) and of["clipped"] == 0
+    path = scores(tmp_path / "more.csv", [{**row, "weight": "many"} for row in fresh])
+    with pytest.raises(DataError, match="`weight` is 'many'"):
+        compare_models(pair, on=source, settings=FAST)
+
+
+def test_a_bundle_knows_by_hashes_what_it_learned_from_and_one_without_them_is_not_vouched_for(pair, tmp_path):
+    bundle = tmp_path / "bundle"
+    export(pair[0], "torch", output=bundle, accept=True)
+    hashes = json.loads((bundle / CONTENT).read_text())
+    config = json.loads((pair[0] / "run.json").read_text())["config"]["source"]
+    rows = list(csv.DictReader(Path(config["root"]).read_text().splitlines()))
+    words = rows[0]["words"].split()[0]
+    assert words not in (bundle / CONTENT).read_text() and set(hashes["hashes"]) == {"train", "val"}
+    path = scores(
+        tmp_path / "posts.csv", [*rows[2:42], *({**r, "words": f"new words {i} here"} for i, r in enumerate(rows))]
+    )
+    source = SourceConfig.model_validate({**config, "root": str(path), "split": None, "id": None})
+    other = shutil.copytree(bundle, tmp_path / "other")
+    found = compare_models([bundle, other], on=source, settings=FAST)
+    learned = sum(row["part"] != "test" for row in rows[2:42])
+    assert found.left_out == {f"{bundle} was trained or tuned on": learned}
+    manifest = json.loads((other / "manifest.json").read_text())
+    del manifest["files"][CONTENT]
+    (other / CONTENT).unlink()
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    found = compare_models([other, bundle], on=source, settings=FAST)
+    assert [model["vouched"] for model in found.models] == [False, True]
+    assert any("vouches" in note for note in found.notes)
+    with pytest.raises(RunError, match="bundles keep no rows"):
+        compare_models([other, bundle], settings=FAST)

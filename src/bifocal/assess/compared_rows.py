@@ -227,7 +227,7 @@ def rows_of_source(
         [picture_hash(e) for e in examples],
         [e.group for e in examples],
     )
-    weights = np.array([float(e.meta.get("weight") or 1) for e in examples])
+    weights = np.array([_weight(e) for e in examples])
     return ComparedRows(
         [e.id for e in examples],
         [Content(e.parts.get(TEXT, ""), picture_hash(e), _record(e, modalities)) for e in examples],
@@ -238,6 +238,18 @@ def rows_of_source(
         posts=SourcePosts(source, examples),
         left_out=+Counter({"cannot be used (see `bifocal inspect`)": counts["quarantined"]}),
     )
+
+
+def _weight(example: Example) -> float:
+    """How many posts a row stands for; 1 where it does not say."""
+    given = example.meta.get("weight")
+    try:
+        found = 1.0 if given in (None, "") else float(str(given))
+    except ValueError:
+        found = float("nan")
+    if not 0 < found < float("inf"):
+        raise DataError(f"row {example.id!r}: `weight` is {given!r}; it is the number of posts that a row stands for")
+    return found
 
 
 def _record(example: Example, modalities: Mapping[str, Modality]) -> str | None:
