@@ -11,19 +11,22 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+from pydantic import ValidationError
 
 from ..config import ThresholdConfig
 from ..data.content import Content, ContentHashes, contents_of
-from ..decide.policy import pattern_of
-from ..errors import BifocalError, DataError, RunError, listed, nearest
+from ..decide.policy import Policy, pattern_of
+from ..errors import BifocalError, DataError, ModelError, RunError, listed, nearest
 from ..example import SPLITS, UNLABELLED, Rejected
 from ..files.folders import Files
 from ..files.tables import SUFFIXES, read_rows
+from ..modalities import TEXT
 from ..system.bundle import CONTENT, is_bundle
 from ..system.decision import ACTIONS
 from ..system.engine import logits_by_label
 from ..system.system import System
 from ..workspace import Workspace, read_json
+from .drift_reference import text_facts
 from .predictions import Predictions, actions, calibrated
 from .run_data import RunData
 
@@ -146,20 +149,16 @@ class RunModel:
         """Of the posts that it was trained or tuned on."""
         return [content for name in self.contents if name != "test" for content in self.contents[name]]
 
-    def tested(self, label: str, rows: NDArray[np.int64]) -> Scored:
-        """What it says of some rows of its test split, from cached Evidence."""
+    def tested(self, label: str, rows: NDArray[np.int64], *, adjusted: bool) -> Scored:
+        """What it says of some rows of its test split, from cached Evidence; ``adjusted`` as in `scored_of`."""
         view = self.data.for_label(label)
         predictions = view.predictions("test").take(rows)
-        return scored_of(predictions, *_deciding(view))
+        return scored_of(predictions, view.policy(), view.models[-1], adjusted=adjusted)
 
 
-def _deciding(view: RunData) -> tuple[Any, str]:
-    return view.policy(), view.models[-1]
-
-
-def scored_of(predictions: Predictions, policy: Any, model: str) -> Scored:
-    """What a policy makes of Predictions."""
-    p, classes = calibrated(predictions, policy, model)
+def scored_of(predictions: Predictions, policy: Policy, model: str, *, adjusted: bool) -> Scored:
+    """What a policy makes of Predictions; unless ``adjusted``, its probabilities are those at the base rate of val."""
+    p, classes = calibrated(predictions, policy, model, adjusted=adjusted)
     named = np.where(predictions.has[model], classes, UNLABELLED).astype(np.int64)
     return Scored(named, p, actions(predictions, policy, model), np.array(predictions.patterns, dtype=object))
 
@@ -193,7 +192,12 @@ class BundleModel:
     @cached_property
     def hashes(self) -> ContentHashes | None:
         path = self.folder / CONTENT
-        return ContentHashes.model_validate(read_json(path)) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return ContentHashes.model_validate(read_json(path))
+        except ValidationError as error:
+            raise ModelError(f"{path} holds no hashes ({error.error_count()} faults): export the run again") from None
 
     def vouched(self) -> bool:
         return self.hashes is not None
@@ -372,8 +376,13 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def score_posts(system: System, posts: Posts, progress: Any = None) -> tuple[dict[str, Scored], int]:
-    """What a model says of posts by each label, the worst view of each; and how many it could make nothing of."""
+def score_posts(
+    system: System, posts: Posts, progress: Any = None, *, adjusted: bool = True
+) -> tuple[dict[str, Scored], int]:
+    """What a model says of posts by each label, the worst view of each; and how many it could make nothing of.
+
+    ``adjusted`` as in `scored_of`.
+    """
     views: list[Mapping[str, Any]] = []
     owner: list[int] = []
     pieces: dict[str, list[Scored]] = {label: [] for label in system.labels}
@@ -381,7 +390,7 @@ def score_posts(system: System, posts: Posts, progress: Any = None) -> tuple[dic
     failed = 0
 
     def flush() -> None:
-        for label, scored in _of_views(system, views).items():
+        for label, scored in _of_views(system, views, adjusted=adjusted).items():
             pieces[label].append(scored)
         owners.extend(owner)
         views.clear()
@@ -407,19 +416,20 @@ def score_posts(system: System, posts: Posts, progress: Any = None) -> tuple[dic
     }, failed
 
 
-def _of_views(system: System, views: Sequence[Mapping[str, Any]]) -> dict[str, Scored]:
-    """What a model says of composed views, by label; their language is not known to it."""
+def _of_views(system: System, views: Sequence[Mapping[str, Any]], *, adjusted: bool = True) -> dict[str, Scored]:
+    """What a model says of composed views, by label."""
     engine = system.engine
     experts = {name: modality.expert_name for name, modality in system.modalities.items()}
     logits = logits_by_label(engine, engine.evidence(views), system.labels)
     has = {expert: np.array([name in view for view in views]) for name, expert in experts.items()}
     has.setdefault(engine.main, np.ones(len(views), dtype=bool))
     names = tuple(map(str, range(len(views))))
+    patterns, languages = [pattern_of(view) for view in views], [text_facts(view.get(TEXT, ""))[0] for view in views]
     found = {}
     for label, of in logits.items():
         unknown = np.full(len(views), UNLABELLED)
-        said = Predictions(names, names, unknown, dict(of), has, [pattern_of(view) for view in views])
-        found[label] = scored_of(said, system.policy.of_label(label), engine.main)
+        said = Predictions(names, names, unknown, dict(of), has, patterns, languages)
+        found[label] = scored_of(said, system.policy.of_label(label), engine.main, adjusted=adjusted)
     return found
 
 

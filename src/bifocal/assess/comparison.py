@@ -148,7 +148,8 @@ def compare_models(
             "labelled posts by --on"
         )
     reporter.step("scores", False)
-    scored, rows, left_out = scores_of(opened, rows, labels, reporter)
+    # The base rate of test rows is that of val, whatever the one that a policy is for.
+    scored, rows, left_out = scores_of(opened, rows, labels, reporter, adjusted=on is not None)
     kept, seen = not_seen(rows, opened)
     left_out = left_out + seen
     if not len(kept):
@@ -252,6 +253,8 @@ def scores_of(
     rows: ComparedRows,
     labels: Mapping[str, ModelLabel],
     reporter: Reporter | None = None,
+    *,
+    adjusted: bool = True,
 ) -> tuple[dict[str, dict[str, Scored]], ComparedRows, Counter[str]]:
     """Model -> label -> what it says of all rows; the rows with their texts; and why some do not count."""
     reporter = reporter or Reporter()
@@ -261,10 +264,11 @@ def scores_of(
         if isinstance(model, ScoreTable):
             found[model.name] = {name: model.answers(rows.ids, name, label) for name, label in labels.items()}
         elif isinstance(model, RunModel) and model.name in rows.places:
-            found[model.name] = {name: model.tested(name, rows.places[model.name]) for name in labels}
+            tested = rows.places[model.name]
+            found[model.name] = {name: model.tested(name, tested, adjusted=adjusted) for name in labels}
         else:
             assert rows.posts is not None  # rows of tables alone are compared by tables alone
-            every, lost = score_posts(model.system, rows.posts, reporter.progress)
+            every, lost = score_posts(model.system, rows.posts, reporter.progress, adjusted=adjusted)
             found[model.name] = {name: every[name] for name in labels}
             failed[f"{model.name} can make nothing of"] += lost
     return found, with_texts(rows), rows.left_out + failed
@@ -351,10 +355,11 @@ def _count_reading(models: Sequence[Model], rows: int) -> int | None:
         return None
     every: list[list[dict[str, Any]]] = []
     for run in runs:
-        path, found = run.folder / READINGS, list[dict[str, Any]]()
-        if path.is_file():
-            found = list(read_json(path).get("readings", []))
-        every.append(found)
+        path = run.folder / READINGS
+        content = read_json(path) if path.is_file() else {"readings": []}
+        if not isinstance(content, dict) or not isinstance(content.get("readings"), list):
+            raise RunError(f"{path} is no list of readings of the test rows: it was altered; put it back, or away")
+        every.append(content["readings"])
     longest = max(every, key=len)
     names = [model.name for model in models]
     for run in runs:

@@ -234,9 +234,9 @@ def _told(figure: ComparedFigure, before: Floats, after: Floats, doubt: float, n
         told["verdict"] = figure_verdict(told["difference"], margin, lower_is_better=figure.lower_is_better)
         spread = (after - before)[1:]
         spread = spread[~np.isnan(spread)]
-        error = max(float(spread.std(ddof=1)) if len(spread) > 1 else float("nan"), doubt / 1.96)
-        if math.isfinite(error) and margin > 0:
-            told["rows_needed"] = math.ceil(n * (POWER_FACTOR * error / margin) ** 2)
+        if len(spread) > 1 and margin > 0:  # chance shrinks with the root of n, what is not known of rare turns with n
+            needed = max((POWER_FACTOR * float(spread.std(ddof=1)) / margin) ** 2, doubt / margin)
+            told["rows_needed"] = math.ceil(n * needed)
     return told
 
 
