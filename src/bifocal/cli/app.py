@@ -28,6 +28,7 @@ from .log import feedback_app, log_app
 from .monitor import drift, robustness
 from .policy import policy_app
 from .promote import promote
+from .retrain import retrain
 from .run import evaluate, pack, run, train
 from .serve import keys_app, lists_app, serve
 
@@ -43,7 +44,7 @@ for command in (
     *(predict, explain, score, unguard),
     *(compare, drift, robustness),
     *(synth, inspect),
-    *(lab, export, promote, serve, doctor),
+    *(lab, export, serve, retrain, promote, doctor),
 ):  # in the order of the help
     app.command()(command)
 app.add_typer(policy_app, name="policy")

@@ -50,7 +50,7 @@ def promote(run: str | Path, link: str | Path) -> Promotion:
         Where the folder holds neither, the link's place is taken by something else, or the run before is served by a
         bundle of an engine that this one lacks.
     """
-    folder, link = run_or_bundle(Path(run)).resolve(), Path(link).absolute()
+    folder, link = run_or_bundle(Path(run)).resolve(), Path(link)
     if link.exists() and not link.is_symlink():
         raise RunError(f"{link} is no link, and is not replaced: name another place by --link, such as runs/{CURRENT}")
     if not is_bundle(folder) and not Workspace.of(folder).policy.is_file():
@@ -70,7 +70,7 @@ def promote(run: str | Path, link: str | Path) -> Promotion:
 
 def put_back(link: str | Path) -> Promotion:
     """Undo the last `promote` that was not undone yet. Raises `RunError` where there is none."""
-    link = Path(link).absolute()
+    link = Path(link)
     before: list[str | None] = []
     path = state_beside(link) / HISTORY
     for row in read_jsonl(path) if path.is_file() else ():
