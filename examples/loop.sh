@@ -32,7 +32,7 @@ people wait "$url" runs/posts-2                 # the same process decides by th
 people ask "$url" again.jsonl 40
 bifocal compare runs/posts runs/posts-2 --output comparison --no-latency --quiet
 
-# Verdicts turned round are refused, and nothing is trained.
+# Verdicts turned round are refused before anything is trained.
 people flip judged flipped
 status=0; bifocal retrain runs/current --feedback flipped --promote --quiet || status=$?
 test $status -eq 2

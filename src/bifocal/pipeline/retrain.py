@@ -10,18 +10,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .. import plugins
 from ..assess.comparison import ModelComparison, compare_models, gate_of
 from ..assess.label_comparison import CompareSettings
 from ..config import RunConfig, SourceConfig, parse_config, recorded_config
 from ..contracts import Reporter
+from ..data.earlier_splits import AUDITED
 from ..decide.policy import Change
 from ..deploy.policies import set_review, set_threshold
 from ..deploy.promotion import Promotion, link_beside, promote
 from ..errors import ConfigError, DataError, RunError
-from ..evaluate.differences import area
+from ..evaluate.differences import jeffreys
 from ..example import Example
 from ..sources import build_source
 from ..sources.feedback import ROWS, Feedback
@@ -32,8 +31,6 @@ from .train import run as run_steps
 
 RECENT = 0.2
 """Share of what was audited since that is kept aside to judge by."""
-FEWEST_OF_A_CLASS = 10
-"""Under so many judged rows of either class nothing is said of whether verdicts were turned round."""
 ANY_CHANGE = math.inf
 """Of the share of recent posts that is flagged: to flag what was missed is what a retraining is for."""
 SAMPLE_OF_ALLOWED = (
@@ -142,7 +139,7 @@ def retrain(
     RunError
         Where the run is a bundle, or not finished; where another retraining is under way.
     DataError, ConfigError
-        Where the export is of other labels, holds no verdict, or says the opposite of the model throughout.
+        Where the export is of other labels, holds no verdict, or calls most of what was allowed positive.
     BifocalError
         As `pipeline.train.run`, `compare_models`, `set_threshold` and `promote`.
     """
@@ -202,23 +199,20 @@ def _export(folder: Path, config: RunConfig, settings: RetrainSettings) -> Sourc
 
 
 def _check_direction(rows: list[Example], label: str, folder: Path) -> None:
-    """Refuse verdicts that say the opposite of what the model said, throughout: block and allow are swapped.
+    """Refuse verdicts by which most of what the service allowed is positive: block and allow are likely swapped.
 
-    The area under the ROC curve of the probabilities that the posts were decided by, against the verdicts; its 95%
-    interval would have to lie below 0.5.
+    By the audited posts, which are drawn evenly from what was allowed: the 95% interval of the share would have to lie
+    above a half. How verdicts go with probabilities tells nothing here, as a new kind of abuse may score lowest of all.
     """
-    told = [(row.meta["decided"].get("probability"), row.labels[label]) for row in rows if row.meta.get("decided")]
-    found = [(float(p), int(said)) for p, said in told if isinstance(p, int | float) and isinstance(said, int)]
-    said = np.array([value for _, value in found], dtype=np.int64)
-    if len(said) == 0 or min((said == 1).sum(), (said == 0).sum()) < FEWEST_OF_A_CLASS:
+    said = [row.labels[label] == 1 for row in rows if row.meta["sample"] == AUDITED]
+    if not said:
         return
-    ranks = np.unique([p for p, _ in found], return_inverse=True)[1]
-    auroc = area(ranks, said == 1, np.arange(len(said))).interval()
-    if auroc.high < 0.5:
+    share = jeffreys(sum(said) / len(said), len(said))
+    if share.low > 0.5:
         raise DataError(
-            f"the verdicts in {folder} say the opposite of what the service said: AUROC of its probabilities is "
-            f"{auroc.value:.2f} ({auroc.low:.2f} to {auroc.high:.2f}) on {len(said)} judged posts. See whether block "
-            "and allow were swapped, mend the verdicts, and export again"
+            f"by the verdicts in {folder} most of what was allowed should not have been: {sum(said)} of {len(said)} "
+            "audited posts. See whether block and allow were swapped, mend the verdicts and export again; if they are "
+            "right, train on them by `bifocal run`, the export being one of its sources"
         )
 
 
