@@ -12,7 +12,7 @@ from .promote import Link
 
 if TYPE_CHECKING:
     from ..assess.comparison import ModelComparison
-    from ..pipeline.retrain import Retraining
+    from ..serve.retrain import Retraining
 
 
 def retrain(
@@ -47,8 +47,8 @@ def retrain(
     `bifocal promote LINK --back` undoes a promotion.
     """
     from ..assess.label_comparison import CompareSettings
-    from ..pipeline.retrain import RetrainSettings
-    from ..pipeline.retrain import retrain as again
+    from ..serve.retrain import RetrainSettings
+    from ..serve.retrain import retrain as again
     from .console import ConsoleReporter, emit_json
 
     asked = RetrainSettings(

@@ -14,8 +14,8 @@ from bifocal.config import ThresholdConfig, parse_config
 from bifocal.deploy.policies import set_threshold
 from bifocal.deploy.promotion import promote
 from bifocal.errors import ConfigError, DataError, RunError
-from bifocal.pipeline.retrain import RetrainSettings, retrain
 from bifocal.pipeline.train import run
+from bifocal.serve.retrain import RetrainSettings, retrain
 from bifocal.workspace import Workspace, file_lock, read_json, read_jsonl
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "loop_posts.py"

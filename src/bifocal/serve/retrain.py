@@ -22,12 +22,12 @@ from ..deploy.promotion import Promotion, link_beside, promote
 from ..errors import ConfigError, DataError, RunError
 from ..evaluate.differences import jeffreys
 from ..example import Example
+from ..pipeline.train import run as run_steps
 from ..sources import build_source
 from ..sources.feedback import ROWS, Feedback
 from ..system.bundle import is_bundle
 from ..system.system import load_policy
 from ..workspace import Workspace, file_lock, read_json
-from .train import run as run_steps
 
 RECENT = 0.2
 """Share of what was audited since that is kept aside to judge by."""
