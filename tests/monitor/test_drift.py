@@ -397,3 +397,9 @@ def test_each_of_several_labels_is_held_against_what_it_was_tuned_on(labels_run,
     assert list(found["labels"]["paid"]["compared"]) == ["score"], "the posts themselves are told of once"
     for ending in ("csv", "parquet"):
         assert scored[ending]["labels"] == found["labels"], ending
+    assert found["rule"] == {"psi": 0.2, "alpha": 0.01, "alpha_of_each": pytest.approx(0.01 / 3)}
+    assert found["labels"]["paid"]["rule"] == {"psi": 0.2, "alpha": pytest.approx(0.01 / 3)}
+    assert not any("any alarm at all" in finding for finding in found["findings"])
+    least = measure_drift(labels_run, tmp_path / "scored.csv", output=tmp_path / "least.json", alpha=0.001)
+    assert least["rule"]["alpha_of_each"] == 0.001
+    assert any("comes up by chance in at most 0.003 of looks, and not 0.001" in told for told in least["findings"])

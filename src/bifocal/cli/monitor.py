@@ -45,8 +45,7 @@ def drift(
             psi=psi,
             alpha=alpha,
             batch_size=batch_size,
-            progress=reporter.progress,
-            note=reporter.note,
+            reporter=reporter,
             allow_plugins=allow_plugin or (),
         )
     print_drift(found, as_json)

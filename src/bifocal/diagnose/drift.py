@@ -19,6 +19,7 @@ BINS = 10
 ROWS_PER_BIN = 20
 """Reference rows that a bin should hold: with fewer rows there are fewer bins."""
 PERMUTATIONS = 9_999
+LEAST_ALPHA = 0.001
 POWER = 0.8
 """Chance with which a movement that counts as detectable is found."""
 REST = "(other)"
@@ -75,6 +76,17 @@ def compare(
         else:
             entry["state"] = "too few rows" if (entry["detectable"] or 0) > psi else "steady"
     return found
+
+
+def alpha_of_each(alpha: float, labels: int) -> float:
+    """What each of several labels is compared at, so that ``alpha`` holds over all of them (Bonferroni).
+
+    Never less than `LEAST_ALPHA`, at which a permutation test still tells of a movement after Holm's correction.
+
+    >>> alpha_of_each(0.01, 1), alpha_of_each(0.02, 4), alpha_of_each(0.01, 20)
+    (0.01, 0.005, 0.001)
+    """
+    return alpha if labels == 1 else max(alpha / labels, LEAST_ALPHA)
 
 
 def stability_index(reference: ArrayLike, new: ArrayLike) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from pydantic import ValidationError
 
 from .. import __version__
 from ..assess.drift_reference import DecidedPosts, Reference
-from ..config import DriftConfig, explain, recorded_config
+from ..config import DriftConfig, RunConfig, explain, recorded_config
+from ..contracts import Reporter
 from ..decide.policy import Policy
-from ..diagnose.drift import compare, independent_rows
+from ..diagnose.drift import alpha_of_each, compare, independent_rows
 from ..errors import ConfigError, DataError, RunError
 from ..example import UNLABELLED
 from ..system.score import FORMATS, score_file
 from ..workspace import Workspace, check_replaceable, file_sha256, read_json, write_json
 from .decisions import Decisions, is_scored
+from .drift_findings import drift_findings
 from .unlabelled import Labelled, ScoreBins, Unlabelled, estimate
 
 
@@ -31,8 +34,7 @@ def measure_drift(
     psi: float | None = None,
     alpha: float | None = None,
     batch_size: int = 32,
-    progress: Callable[[int, int | None], None] | None = None,
-    note: Callable[[str], None] | None = None,
+    reporter: Reporter | None = None,
     allow_plugins: Collection[str] = (),
 ) -> dict[str, Any]:
     """Compare new unlabelled posts with what a run was tuned on, and write what is found.
@@ -47,7 +49,10 @@ def measure_drift(
     output : Path, optional
         ``.json``; None = ``drift_<run>.json`` in the run's folder.
     psi, alpha : float, optional
-        In the place of the run's own `DriftConfig`.
+        In the place of the run's own `DriftConfig`. Of several labels ``alpha`` holds over all of them
+        (`alpha_of_each`).
+    reporter : Reporter, optional
+        Told of the scoring; None = its notes are findings.
     allow_plugins : as `System.load`
 
     Returns
@@ -65,32 +70,69 @@ def measure_drift(
     RunError
         Where the run has not reached its policy, its policy or reference is of another run, or it kept no reference.
     """
-    space = Workspace.of(folder)
-    record = read_json(space.record)
-    if "calibrate" not in record.get("steps", {}):
-        raise RunError(f"the run in {folder} has not reached its policy: let `bifocal run CONFIG` end")
-    config = recorded_config(record["config"], where=str(space.record))
-    rule = _rule(config.drift, psi, alpha)
-    policy = Policy.load(space.policy)
-    references = {name: _reference(space, policy, name) for name in policy.label_names}
-    reference = references.pop(policy.label)
-    for path, run in ((space.policy, policy.run), (space.reference, reference.run)):
-        if run != config.run:
-            raise RunError(f"{path} is of the run {run!r}, and lies in the folder of {config.run!r}: put its own back")
-    output = output or space.drift
+    run = _Tuned.load(folder, psi, alpha)
+    output = output or run.space.drift
     _check_paths(new, output)
     check_replaceable(output, lambda path: {"alarms", "reference", "rule"} <= read_json(path).keys(), force=force)
-    binary = policy.classes == (0, 1)
     told: list[str] = []
     decisions = new
-    if not is_scored(new, policy.probability_key):
+    if not is_scored(new, run.policy.probability_key):
         from ..system.system import System
 
         decisions = output.with_name(f"{output.stem}_decisions.jsonl")
         system = System.load(folder, allow_plugins=allow_plugins)
-        score_file(system, new, decisions, batch_size=batch_size, progress=progress, note=note or told.append)
-    table = Decisions(decisions, policy, list(config.parts))
-    decided = table.read()
+        note, progress = (reporter.note, reporter.progress) if reporter else (told.append, None)
+        score_file(system, new, decisions, batch_size=batch_size, progress=progress, note=note)
+    found = _compared(run, new, decisions, told)
+    write_json(output, found)
+    return {**found, "output": str(output)}
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    """A run, what its labels were tuned on, and the rule by which each of them is compared."""
+
+    config: RunConfig
+    space: Workspace
+    policy: Policy
+    references: Mapping[str, Reference]
+    """Of every label, the first one first."""
+    rule: DriftConfig
+    """As it was asked for, over all labels."""
+
+    @classmethod
+    def load(cls, folder: str | Path, psi: float | None, alpha: float | None) -> _Tuned:
+        """Raises as `measure_drift`."""
+        space = Workspace.of(folder)
+        record = read_json(space.record)
+        if "calibrate" not in record.get("steps", {}):
+            raise RunError(f"the run in {folder} has not reached its policy: let `bifocal run CONFIG` end")
+        config = recorded_config(record["config"], where=str(space.record))
+        rule, policy = _rule(config.drift, psi, alpha), Policy.load(space.policy)
+        references = {name: _reference(space, policy, name) for name in policy.label_names}
+        for path, run in ((space.policy, policy.run), (space.reference, references[policy.label].run)):
+            if run != config.run:
+                raise RunError(
+                    f"{path} is of the run {run!r}, and lies in the folder of {config.run!r}: put its own back"
+                )
+        return cls(config, space, policy, references, rule)
+
+    @property
+    def rule_of_each(self) -> DriftConfig:
+        """The rule for one label."""
+        return self.rule.model_copy(update={"alpha": alpha_of_each(self.rule.alpha, len(self.references))})
+
+    def decisions(self, path: Path, label: str = "") -> Decisions:
+        """A table of decisions, by one of the labels."""
+        return Decisions(path, self.policy, list(self.config.parts), label)
+
+
+def _compared(run: _Tuned, new: Path, decisions: Path, told: Sequence[str]) -> dict[str, Any]:
+    """The content of the file; ``told`` is what was noted while the posts were scored."""
+    (_, reference), *further = run.references.items()
+    table = run.decisions(decisions)
+    decided, policy, rule = table.read(), run.policy, run.rule_of_each
+    binary = policy.classes == (0, 1)
     found = {
         "run": reference.run,
         "label": reference.label,
@@ -106,20 +148,25 @@ def measure_drift(
             "distinct": round(independent_rows(decided.copies)),
         },
         "reference": _told(reference),
-        "rule": rule.model_dump(),
-        **_measure(reference, decided, policy, list(config.parts), rule, binary, config.seed),
-        **({"labels": {}} if references else {}),
-        "seed": config.seed,
+        "rule": {**run.rule.model_dump(), **({"alpha_of_each": rule.alpha} if further else {})},
+        **_measure(reference, decided, policy, list(run.config.parts), rule, binary, run.config.seed),
+        **({"labels": {}} if further else {}),
+        "seed": run.config.seed,
         "versions": {**policy.versions, "bifocal": __version__},
     }
-    found["findings"] = told + table.findings + _findings(found, binary)
-    for name, own in references.items():
-        of_label = _of_label(Decisions(decisions, policy, list(config.parts), name), own, rule, config.seed)
+    found["findings"] = [*told, *table.findings, *drift_findings(found, binary)]
+    for name, own in further:
+        of_label = _of_label(run.decisions(decisions, name), own, rule, run.config.seed)
         found["labels"][name] = of_label
         found["alarms"] += [f"{name}: {alarm}" for alarm in of_label["alarms"]]
         found["findings"] += [f"{name}: {finding}" for finding in of_label["findings"]]
-    write_json(output, found)
-    return {**found, "output": str(output)}
+    if (whole := rule.alpha * len(run.references)) > run.rule.alpha * 1.0001:
+        found["findings"].append(
+            f"each of {len(run.references)} labels is compared at an alpha of {rule.alpha:g}, the least that "
+            f"permutation tests tell: any alarm at all comes up by chance in at most {whole:.2g} of looks, and not "
+            f"{run.rule.alpha:g}"
+        )
+    return found
 
 
 def _reference(space: Workspace, policy: Policy, label: str) -> Reference:
@@ -156,7 +203,7 @@ def _of_label(table: Decisions, reference: Reference, rule: DriftConfig, seed: i
         "rule": rule.model_dump(),
         **_measure(reference, decided, policy, [], rule, binary, seed),
     }
-    return {**found, "findings": _findings(found, binary)}
+    return {**found, "findings": drift_findings(found, binary)}
 
 
 def _rule(configured: DriftConfig, psi: float | None, alpha: float | None) -> DriftConfig:
@@ -233,69 +280,3 @@ def _estimates(
         "estimated_base_rate": base_rate and dict(zip(map(str, policy.classes), base_rate, strict=True)),
         "label_shift": found["label_shift"],
     }
-
-
-def _findings(found: Mapping[str, Any], binary: bool) -> list[str]:
-    """What a person should know, the alarms first."""
-    told = []
-    for state in ("alarm", "moved"):
-        for name, entry in found["compared"].items():
-            if entry["state"] == state:
-                word = "alarm" if state == "alarm" else "moved, but little"
-                told.append(f"{word}: {name} ({_movement(entry)}; PSI {entry['psi']:.2f}, p {entry['p_holm']:.2g})")
-    few = [name for name, entry in found["compared"].items() if entry["state"] == "too few rows"]
-    if few:
-        told.append(f"too few rows to see a movement of PSI {found['rule']['psi']:g} in: {', '.join(few)}")
-    if none := [name for name, entry in found["compared"].items() if entry["state"] == "not compared"]:
-        told.append(f"not compared, as one side has none: {', '.join(none)}")
-    if found["new"]["distinct"] < found["new"]["compared"] / 2:
-        new = found["new"]
-        told.append(
-            f"the {new['compared']:,} new rows are copies to a large part: they tell as much as {new['distinct']:,}"
-        )
-    if found["reference"]["in_sample"]:
-        told.append("the run has no val split: compared with its own training posts, on which scores are surer")
-    return told + _estimate_findings(found, binary)
-
-
-def _movement(entry: Mapping[str, Any]) -> str:
-    """Where a property went: by its median, or by the value whose share has changed most."""
-    if "median" in entry:
-        return f"median {entry['median']['reference']:.3g} → {entry['median']['new']:.3g}"
-    most = max(entry["bins"], key=lambda one: abs(one["new"] - one["reference"]))
-    return f"{most['value']} {most['reference']:.0%} → {most['new']:.0%}"
-
-
-def _estimate_findings(found: Mapping[str, Any], binary: bool) -> list[str]:
-    told: list[str] = []
-    if found["estimated_accuracy"] is None:
-        return ["no post of the reference bears a label: accuracy and base rate cannot be estimated"]
-    if found["estimated_base_rate"] is None:
-        return ["the reference's scores do not tell classes apart, or it has one only: no base rate can be estimated"]
-    shift = found["label_shift"]
-    for name, share in found["estimated_base_rate"].items():
-        moved = not share["low"] <= share["reference"] <= share["high"]
-        if moved and shift["holds"] is not False and not (binary and name == "0"):
-            told.append(
-                f"base rate of {name}: estimated at {share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}], "
-                f"was {share['reference']:.1%}, if nothing else has changed"
-            )
-    if told and shift["holds"]:
-        told.append(
-            "scores that were calibrated at the old base rate are not at the new one: of the estimated accuracies, go "
-            "by `label_shift`"
-        )
-    if shift["holds"] is False:
-        told.append(
-            f"{shift['misfit']:.0%} of the new posts have scores like no mixture of the classes (p {shift['p']:.2g}): "
-            "not only the base rate has changed, so do not rely on its estimate, nor on the accuracy by `label_shift`"
-        )
-    elif shift["holds"] is None:
-        told.append("too few rows to test whether only the base rate has changed")
-    accuracy = found["estimated_accuracy"]
-    before = accuracy["reference"]["value"]
-    unsound = {"reference", *(["label_shift"] if shift["holds"] is False else [])}
-    estimates = [entry for name, entry in accuracy.items() if name not in unsound]
-    if all(entry["high"] < before for entry in estimates):
-        told.append(f"what estimates of the accuracy are left all lie below the {before:.1%} of the reference")
-    return told

@@ -24,7 +24,7 @@ from starlette.datastructures import FormData, UploadFile
 from ...config import DriftConfig
 from ...contracts import Input
 from ...decide.policy import pattern_of
-from ...diagnose.drift import Property, compare
+from ...diagnose.drift import Property, alpha_of_each, compare
 from ...errors import BifocalError
 from ...modalities.text import TAG, words_of
 from ...report.explanation import heat_map, marked
@@ -723,6 +723,8 @@ async def day(request: Request, who: Moderator) -> Response:
     summary = await asyncio.to_thread(service.store.summary, now - timedelta(days=1), label)
     counts = await asyncio.to_thread(service.store.counts)
     differ = await asyncio.to_thread(service.store.disagreements, 10, label)
+    rule = served.about.config.drift
+    rule = rule.model_copy(update={"alpha": alpha_of_each(rule.alpha, len(served.about.labels))})
     actions = ACTIONS if label is None else {**ACTIONS, NOT_ASKED: NOT_ASKED}
     first = served.about.policy["label"]
     usual = (await asyncio.to_thread(lambda: served.references))[label or first]
@@ -730,8 +732,8 @@ async def day(request: Request, who: Moderator) -> Response:
         "day.html", request, who=who, summary=summary, counts=counts, label=label,
         differ=[_beside_shadow(one, label) for one in differ],
         labels=list(served.about.labels), hours=_hours(summary["hours"], now, actions),
-        drift=await asyncio.to_thread(_drift, summary["probability"], usual, served.about.config.drift),
-        rule=served.about.config.drift, load=service.load(), actions=actions,
+        drift=await asyncio.to_thread(_drift, summary["probability"], usual, rule),
+        rule=rule, load=service.load(), actions=actions,
         chosen=None if label is None else _chosen(summary["classes"], usual, served.about.labels[label].classes),
         sense=_sense(service, "the class that was named", label),
         shadow=None if service.settings.shadow is None else str(service.settings.shadow.name),
