@@ -84,7 +84,7 @@ def print_drift(found: Mapping[str, Any], as_json: bool) -> None:
     console.print(
         f"{found['run']}: {new['compared']:,} new posts against {reference['compared']:,} of {reference['split']}; "
         f"an alarm is a PSI of {found['rule']['psi']:g} beyond chance with p at most "
-        f"{found['rule'].get('alpha_of_each', found['rule']['alpha']):.2g}",
+        f"{found['rule'].get('alpha_of_each', found['rule']['alpha']):.3g}",
         soft_wrap=True,
     )
     compared = dict(found["compared"])
