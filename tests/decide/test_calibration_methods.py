@@ -213,3 +213,29 @@ def test_auto_on_a_handful_of_rows_is_the_temperature():
 def test_senseless_logits_are_refused():
     with pytest.raises(DataError, match="must be finite"):
         fit_calibration([[0, np.inf], [1, 0]], [0, 1], "beta")
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_row_of_weight_3_is_three_rows(method, classes):
+    z, y = drawn(300, classes)
+    w = np.where(np.arange(300) % 3, 1.0, 3.0)
+    many = np.repeat(np.arange(300), w.astype(int))
+    weighted, repeated = METHODS[method].fit(z, y, w), METHODS[method].fit(z[many], y[many])
+    assert np.abs(weighted(z) - repeated(z)).max() < 1e-4
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_equal_weights_are_none(method):
+    z, y = drawn(200, 2)
+    fitted = fit_calibration(z, y, method, weights=np.full(200, 7.0)).calibration
+    assert np.abs(fitted(z) - fit_calibration(z, y, method).calibration(z)).max() < 1e-5
+
+
+def test_a_few_heavy_rows_tell_no_more_than_effective_rows():
+    """Sorted without fault, they bring the temperature no lower than as many rows of equal weight as they are worth."""
+    z, y = np.tile([[3.0, 0.0], [0.0, 3.0]], (100, 1)), np.tile([0, 1], 100)
+    heavy = np.where(np.arange(200) < 20, 1e6, 1.0)  # clipped at 20 times the mean
+    told = fit_calibration(z, y, weights=heavy).calibration.temperature
+    assert fit_calibration(z, y).calibration.temperature < told < 1
+    assert told > fit_calibration(z[:60], y[:60]).calibration.temperature

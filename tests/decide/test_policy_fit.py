@@ -10,7 +10,7 @@ import pytest
 from bifocal.config import ReviewConfig, ThresholdConfig
 from bifocal.decide.calibration import fit_temperature, softmax
 from bifocal.decide.policy import POOLED, Policy
-from bifocal.decide.policy_fit import MIN_PATTERN_ROWS, calibration_file, fit_policy, thresholds_file
+from bifocal.decide.policy_fit import MIN_PATTERN_ROWS, calibration_file, find_threshold, fit_policy, thresholds_file
 from bifocal.decide.thresholds import best_f1_threshold, choose_threshold
 from bifocal.decide.tuning_rows import PolicySettings, TuningRows
 from bifocal.errors import DataError, RunError
@@ -73,6 +73,29 @@ def test_patterns_need_200_rows_of_their_own_and_fall_back_to_pooled(three_model
         assert (
             policy.probabilities("mm_fusion", logits, pattern) == softmax(logits, fusion.calibration.temperature)
         ).all()
+
+
+def test_rows_that_stand_for_others_count_as_often_and_it_is_said():
+    logits, labels = scored(600)
+    heavy = (labels == 1) & (logits[:, 1] < logits[:, 0])  # positives that were taken for negatives
+    scores = {"only": {POOLED: (logits, labels)}}
+    rule = {"rule": ThresholdConfig(by="recall", bound=0.8)}
+    weights = {"only": {POOLED: np.where(heavy, 8.0, 1.0)}}
+    settings = {
+        "run": "r", "label": "hate", "classes": (0, 1), "probability_key": "p", "in_sample": False, "versions": {},
+    }  # fmt: skip
+    plain, weighed = (
+        fit_policy(TuningRows(scores, weights=w), PolicySettings(**settings, **rule)) for w in (None, weights)
+    )
+    lower = weighed.policy.models["only"].threshold
+    assert lower < plain.policy.models["only"].threshold
+    p = weighed.policy.probabilities("only", logits, POOLED)[:, 1]
+    w = weights["only"][POOLED] * (labels == 1)
+    assert (w * (p >= lower)).sum() / w.sum() >= 0.8
+    assert any("stand for" in finding and "600 rows that tell as much as" in finding for finding in weighed.findings)
+    assert not any("stand for" in finding for finding in plain.findings)
+    again = TuningRows(scores, weights=weights)
+    assert find_threshold(weighed.policy, again, rule["rule"], model="only")[0].threshold == lower
 
 
 def test_rows_without_a_label_do_not_count():

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -143,3 +144,16 @@ def test_reports_train_only_where_it_is_said_and_the_command_says_how_it_went(po
     assert told["rows"]["new"] == {"train": 60}
     assert "the threshold 0.6 that ann gave holds for the new model" in told["by_hand"][0]
     assert (posts.parent / "current").is_symlink() == (told["gate"] == 0)
+
+
+def test_judged_rows_that_are_tuned_on_count_by_what_they_stand_for(posts, tmp_path):
+    record = read_json(posts / "run.json")
+    record["config"]["decide"]["on"] = "cross_fit"
+    (posts / "run.json").write_text(json.dumps(record))
+    done = retrain(posts, judged(tmp_path / "judged", 100))
+    found = read_json(Path(done.new) / "run.json")["steps"]["calibrate"]
+    train = found["rows_by_split"]["train"]
+    (told,) = (finding for finding in found["findings"] if "stand for" in finding)
+    rows, effective = re.search(r"([\d,]+) rows that tell as much as ([\d,]+) of equal weight", told).groups()
+    assert int(rows) == found["rows"] + train and 0.2 * int(rows) < int(effective) < 0.6 * int(rows)
+    assert not any("stand for" in one for one in read_json(posts / "run.json")["steps"]["calibrate"]["findings"])

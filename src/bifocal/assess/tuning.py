@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,16 @@ import numpy as np
 
 from ..decide.policy import POOLED, pattern_of, patterns
 from ..decide.tuning_rows import TuningRows
-from ..example import UNLABELLED
+from ..example import UNLABELLED, Evidence
 from ..fit.cross_fit import CrossFitted
 from ..fit.fusion import MODEL
+from ..sources.feedback import SAMPLES
 from .predictions import Predictions, pattern_predictions
 from .run_data import RunData
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ..decide.tuning_rows import Scores
 
 VAL_ROWS, VAL_RAREST = 1000, 200
@@ -83,10 +87,56 @@ def tuning_rows(data: RunData, predictions: Predictions) -> TuningRows:
     decided = predictions.has[data.models[-1]]
     return TuningRows(
         scores,
+        weights=tuning_weights(data, predictions),
         groups=None if data.in_sample else list(np.array(predictions.groups)[decided]),
         languages=np.array(val.languages, dtype=object)[val.has[data.models[-1]]].tolist(),
         promised=promised,
     )
+
+
+def stands_for(data: RunData, ids: Sequence[str]) -> NDArray[np.float64] | None:
+    """How many decisions each row of val or train stands for, where a judged one was sampled; None = one each.
+
+    `sources.feedback` knows it; any other column of that name is not looked at.
+    """
+    source = data.config.source
+    kinds = [source.kind, *(one.get("kind") for one in source.options.get("sources", []))]
+    if "feedback" not in kinds:
+        return None
+    known: dict[str, float] = {}
+    for split in dict.fromkeys((data.tuned_on, "train")):
+        rows = data.split(split)
+        for row, name in enumerate(rows.ids):
+            meta = rows.meta(row)
+            if meta.get("sample") in SAMPLES and "decided" in meta:
+                known[name] = float(meta["weight"])
+    found = np.array([known.get(name, 1.0) for name in ids])
+    return None if (found == 1).all() else found
+
+
+def tuning_weights(data: RunData, predictions: Predictions) -> dict[str, dict[str, NDArray[np.float64]]] | None:
+    """The same by model and presence pattern, of the rows that `tuning_rows` has; None = one each."""
+    every = stands_for(data, predictions.ids)
+    if every is None:
+        return None
+    weights = {model: {POOLED: every[predictions.has[model]]} for model in data.models}
+    if data.fused is not None:
+        of = dict(zip(predictions.ids, every.tolist(), strict=True))
+        sets: list[tuple[Mapping[str, Evidence], Sequence[str] | None]] = [(data.fused_evidence(data.tuned_on), None)]
+        if (found := cross_fitted(data)) is not None and len(predictions.ids) > len(data.split(data.tuned_on).ids):
+            sets.append((data.evidence_of("train"), found.ids))
+        for keep in patterns(sets[0][0]):
+            names = [name for evidence, ids in sets for name in _rows_with(evidence, keep, ids)]
+            weights[MODEL][pattern_of(keep)] = np.array([of[name] for name in names])
+    return weights
+
+
+def _rows_with(evidence: Mapping[str, Evidence], keep: Sequence[str], ids: Sequence[str] | None) -> list[str]:
+    """The rows, of all or of some in their order, that have all parts in ``keep``."""
+    every = next(iter(evidence.values())).ids
+    there = np.all([evidence[name].present.numpy() for name in keep], axis=0)
+    has = {name for name, one in zip(every, there.tolist(), strict=True) if one}
+    return [name for name in (every if ids is None else ids) if name in has]
 
 
 def training_scores(data: RunData) -> dict[str, dict[str, Scores]]:

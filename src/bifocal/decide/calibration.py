@@ -32,7 +32,9 @@ def log_softmax(z: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted) @ np.ones(z.shape[-1]))[..., None])
 
 
-def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, width: float | None = WIDTH) -> float:
+def fit_temperature(
+    logits: ArrayLike, labels: ArrayLike, *, width: float | None = WIDTH, weights: ArrayLike | None = None
+) -> float:
     """The temperature of greatest posterior probability under a normal prior on ln T; without it, of least negative
     log-likelihood (Guo et al. 2017, arXiv:1706.04599, section 4.2).
 
@@ -47,6 +49,8 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, width: float | None
         Class indices; rows that are not annotated (-1) are left out.
     width : float or None
         As `prior_precision`; None = no prior, T between `LOWEST` and `HIGHEST`.
+    weights : [n], optional
+        What each annotated row counts for; None = one.
 
     Returns
     -------
@@ -64,10 +68,12 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, *, width: float | None
 
     from scipy.optimize import minimize_scalar
 
+    w = None if weights is None else np.asarray(weights, dtype=np.float64)
     precision = 0.0 if width is None else prior_precision(z.shape[1], width)
 
     def loss(log_temperature: float) -> float:
-        likelihood = float(log_softmax(z / np.exp(log_temperature))[np.arange(len(y)), y].sum())
+        logs = log_softmax(z / np.exp(log_temperature))[np.arange(len(y)), y]
+        likelihood = float(logs.sum() if w is None else w @ logs)
         return (precision * log_temperature**2 / 2 - likelihood) / len(y)
 
     found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded", options={"xatol": 1e-6})

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter
 
 from ..config import Strict
+from ..evaluate.sampling_weights import SamplingWeights
 from ..example import UNLABELLED
 from .calibration import checked_logits, fit_temperature, log_softmax, prior_precision, softmax
 
@@ -50,8 +51,8 @@ class Temperature(Strict):
         return f"softmax(logits / {self.temperature:.3f})"
 
     @classmethod
-    def fit(cls, z: Floats, y: Classes) -> Self:
-        return cls(temperature=fit_temperature(z, y))
+    def fit(cls, z: Floats, y: Classes, w: Floats | None = None) -> Self:
+        return cls(temperature=fit_temperature(z, y, weights=w))
 
 
 class TemperatureBias(Strict):
@@ -70,13 +71,13 @@ class TemperatureBias(Strict):
         return f"softmax(logits / {self.temperature:.3f} + {_numbers(self.bias)})"
 
     @classmethod
-    def fit(cls, z: Floats, y: Classes) -> Self:
+    def fit(cls, z: Floats, y: Classes, w: Floats | None = None) -> Self:
         classes = z.shape[1]
         one, precision = np.eye(classes)[y], prior_precision(classes)
 
         def loss(theta: Floats) -> tuple[float, Floats]:
             scaled = z / np.exp(theta[0])
-            value, residual = _cross_entropy(scaled + theta[1:], one)
+            value, residual = _cross_entropy(scaled + theta[1:], one, w)
             gradient = np.append(-(residual * scaled).sum(), residual.sum(axis=0))
             away = theta * np.append(precision, np.full(classes, LOOSE**-2))
             return value + float(away @ theta) / 2, gradient + away
@@ -101,14 +102,14 @@ class Vector(Strict):
         return f"softmax({_numbers(self.weight)} * logits + {_numbers(self.bias)})"
 
     @classmethod
-    def fit(cls, z: Floats, y: Classes) -> Self:
+    def fit(cls, z: Floats, y: Classes, w: Floats | None = None) -> Self:
         if z.shape[1] == 2:
-            return cls._platt(z[:, 1] - z[:, 0], y)
+            return cls._platt(z[:, 1] - z[:, 0], y, w)
         classes = z.shape[1]
         one = np.eye(classes)[y]
 
         def loss(theta: Floats) -> tuple[float, Floats]:
-            value, residual = _cross_entropy(theta[:classes] * z + theta[classes:], one)
+            value, residual = _cross_entropy(theta[:classes] * z + theta[classes:], one, w)
             gradient = np.append((residual * z).sum(axis=0), residual.sum(axis=0))
             added, slope = _pull(theta, np.repeat([1.0, 0.0], classes))
             return value + added, gradient + slope
@@ -117,14 +118,14 @@ class Vector(Strict):
         return cls(weight=tuple(theta[:classes].tolist()), bias=_centred(theta[classes:]))
 
     @classmethod
-    def _platt(cls, margin: Floats, y: Classes) -> Self:
-        positives = int(y.sum())
-        target = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (len(y) - positives + 2))
+    def _platt(cls, margin: Floats, y: Classes, w: Floats | None) -> Self:
+        rows, positives = (float(len(y)), float(y.sum())) if w is None else (float(w.sum()), float(w @ y))
+        target = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (rows - positives + 2))
         two = np.stack([1 - target, target], axis=1)
 
         def loss(theta: Floats) -> tuple[float, Floats]:
             scores = np.stack([np.zeros(len(y)), theta[0] * margin + theta[1]], axis=1)
-            value, residual = _cross_entropy(scores, two)
+            value, residual = _cross_entropy(scores, two, w)
             return value, np.array([residual[:, 1] @ margin, residual[:, 1].sum()])
 
         slope, bias = _least(loss, [1.0, 0.0], [(None, None)] * 2, len(y)).tolist()
@@ -149,12 +150,12 @@ class Isotonic(Strict):
         return "a step function of each class's log-odds (isotonic), in calibration_<run>.json"
 
     @classmethod
-    def fit(cls, z: Floats, y: Classes) -> Self:
+    def fit(cls, z: Floats, y: Classes, w: Floats | None = None) -> Self:
         from sklearn.isotonic import IsotonicRegression
 
-        edge, curves = 1 / (len(y) + 2), []
+        edge, curves = 1 / ((len(y) if w is None else float(w.sum())) + 2), []
         for odds, happened in zip(_asked(_log_odds(z)), _asked(np.eye(z.shape[1])[y]), strict=True):
-            fitted = IsotonicRegression(y_min=edge, y_max=1 - edge).fit(odds, happened)
+            fitted = IsotonicRegression(y_min=edge, y_max=1 - edge).fit(odds, happened, w)
             curves.append((tuple(fitted.X_thresholds_.tolist()), tuple(fitted.y_thresholds_.tolist())))
         return cls(curves=tuple(curves))
 
@@ -178,17 +179,17 @@ class Beta(Strict):
         return "; ".join(terms) + (", made to sum to 1" if len(self.curves) > 1 else ", p = softmax(logits)")
 
     @classmethod
-    def fit(cls, z: Floats, y: Classes) -> Self:
+    def fit(cls, z: Floats, y: Classes, w: Floats | None = None) -> Self:
         questions = zip(_asked(_log_odds(z)), _asked(np.eye(z.shape[1])[y]), strict=True)
-        return cls(curves=tuple(cls._curve(_two_logs(odds), happened) for odds, happened in questions))
+        return cls(curves=tuple(cls._curve(_two_logs(odds), happened, w) for odds, happened in questions))
 
     @staticmethod
-    def _curve(logs: Floats, happened: Floats) -> tuple[float, float, float]:
+    def _curve(logs: Floats, happened: Floats, w: Floats | None) -> tuple[float, float, float]:
         two = np.stack([1 - happened, happened], axis=1)
 
         def loss(theta: Floats) -> tuple[float, Floats]:
             scores = np.stack([np.zeros(len(logs)), logs @ theta[:2] + theta[2]], axis=1)
-            value, residual = _cross_entropy(scores, two)
+            value, residual = _cross_entropy(scores, two, w)
             gradient = np.append(logs.T @ residual[:, 1], residual[:, 1].sum())
             added, slope = _pull(theta, np.array([1.0, 1.0, 0.0]))
             return value + added, gradient + slope
@@ -236,6 +237,7 @@ def fit_calibration(
     *,
     groups: Sequence[Any] | None = None,
     from_few: bool = False,
+    weights: ArrayLike | None = None,
 ) -> Calibrated:
     """Fit one map, or with ``auto`` the one that cross-validation would have chosen.
 
@@ -254,6 +256,9 @@ def fit_calibration(
         Near-duplicates share one; None = each row is its own.
     from_few : bool
         Fit also where a class has under `LEAST_ROWS` rows.
+    weights : [n], optional
+        How many posts each row stands for, where they were sampled; None = one. Clipped, and scaled so that they sum to
+        the effective rows (`SamplingWeights`): a prior counts beside what they tell.
 
     Returns
     -------
@@ -268,22 +273,29 @@ def fit_calibration(
     z, y = checked_logits(logits, labels)
     if len(np.unique(y)) < 2 or (few_rows(y, z.shape[1]) and not from_few):
         return Calibrated(Temperature(), {})
-    if method != "auto":
-        return Calibrated(METHODS[method].fit(z, y), {})
     known = np.asarray(labels) != UNLABELLED
+    w = None if weights is None else _effective(np.asarray(weights, dtype=np.float64)[known])
+    if method != "auto":
+        return Calibrated(METHODS[method].fit(z, y, w), {})
     of = np.arange(len(y)) if groups is None else np.unique(np.asarray(groups)[known], return_inverse=True)[1]
-    losses = _held_out(z, y, of)
+    losses = _held_out(z, y, of, w)
     if not losses:
-        return Calibrated(Temperature.fit(z, y), {})
+        return Calibrated(Temperature.fit(z, y, w), {})
     tried = {name: float(loss.mean()) for name, loss in losses.items()}
     best = losses[min(tried, key=tried.__getitem__)]
     worse = {name: loss - best for name, loss in losses.items()}
     simplest = next(name for name, w in worse.items() if w.mean() <= w.std(ddof=1) / np.sqrt(len(y)))
-    return Calibrated(METHODS[simplest].fit(z, y), tried)
+    return Calibrated(METHODS[simplest].fit(z, y, w), tried)
 
 
-def _held_out(z: Floats, y: Classes, groups: NDArray[np.intp]) -> dict[str, Floats]:
-    """Method -> negative log-likelihood ``[n]`` of each row by the map of the other folds; empty where too few rows."""
+def _effective(weights: Floats) -> Floats:
+    found = SamplingWeights.of(weights)
+    return found.values * found.effective / len(weights)
+
+
+def _held_out(z: Floats, y: Classes, groups: NDArray[np.intp], w: Floats | None) -> dict[str, Floats]:
+    """Method -> negative log-likelihood ``[n]`` of each row, times its weight (mean 1), by the map of the other folds;
+    empty where there are too few rows."""
     from sklearn.model_selection import StratifiedKFold
 
     first, of = np.unique(groups, return_index=True, return_inverse=True)[1:]  # a group stands for its first row
@@ -299,15 +311,21 @@ def _held_out(z: Floats, y: Classes, groups: NDArray[np.intp]) -> dict[str, Floa
     losses = {name: np.empty(len(y)) for name in METHODS}
     for lesson, test in splits:
         for name, method in METHODS.items():
-            p = method.fit(z[lesson], y[lesson])(z[test])[np.arange(len(test)), y[test]]
+            learned = method.fit(z[lesson], y[lesson], None if w is None else w[lesson])
+            p = learned(z[test])[np.arange(len(test)), y[test]]
             losses[name][test] = -np.log(np.maximum(p, np.finfo(float).tiny))
+            if w is not None:
+                losses[name][test] *= w[test] / w.mean()
     return losses
 
 
-def _cross_entropy(scores: Floats, target: Floats) -> tuple[float, Floats]:
-    """Summed over rows, and its slope in the scores ``[n, C]``; ``target [n, C]`` are probabilities."""
+def _cross_entropy(scores: Floats, target: Floats, w: Floats | None = None) -> tuple[float, Floats]:
+    """Summed over rows, and its slope in the scores ``[n, C]``; ``target [n, C]`` are probabilities, ``w [n]`` what
+    each row counts for."""
     logs = log_softmax(scores)
-    return -float((target * logs).sum()), np.exp(logs) - target
+    if w is None:
+        return -float((target * logs).sum()), np.exp(logs) - target
+    return -float(w @ (target * logs).sum(axis=1)), w[:, None] * (np.exp(logs) - target)
 
 
 def _pull(theta: Floats, mean: Floats) -> tuple[float, Floats]:

@@ -229,9 +229,12 @@ class Policy(Strict):
         """
         return self._of(model, pattern).probabilities(logits, self.base_rate if adjusted else None)
 
-    def weights(self, model: str, labels: NDArray[np.int64]) -> NDArray[np.float64] | None:
-        """What each labelled row ``[n]`` of val counts for at the base rate of the policy; None = one."""
-        return row_weights(labels, self._of(model, POOLED).shares, self.base_rate)
+    def weights(
+        self, model: str, labels: NDArray[np.int64], sampled: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64] | None:
+        """What each labelled row ``[n]`` of val counts for at the base rate of the policy, ``sampled`` being what it
+        counts for by itself; None = one."""
+        return row_weights(labels, self._of(model, POOLED).shares, self.base_rate, sampled)
 
     def predictions(self, model: str, probabilities: NDArray[np.float64], pattern: str) -> NDArray[np.int64]:
         """Class index ``[n]``: binary where P(class 1) >= the threshold, else the likeliest class.
@@ -443,17 +446,22 @@ def at_base_rate(
     return p if shares is None or base_rate is None else adjust_prior(p, shares, base_rate)
 
 
-def class_shares(labels: NDArray[np.int64], classes: int) -> tuple[float, ...]:
-    """Of each class, by Jeffreys' prior: a class without rows is rare, not impossible."""
-    counts = np.bincount(labels, minlength=classes) + 0.5
+def class_shares(
+    labels: NDArray[np.int64], classes: int, weights: NDArray[np.float64] | None = None
+) -> tuple[float, ...]:
+    """Of each class, by Jeffreys' prior: a class without rows is rare, not impossible; ``weights [n]`` of mean 1."""
+    counts = np.bincount(labels, weights, minlength=classes) + 0.5
     return tuple((counts / counts.sum()).tolist())
 
 
 def row_weights(
-    labels: NDArray[np.int64], shares: Sequence[float] | None, base_rate: Sequence[float] | None
+    labels: NDArray[np.int64],
+    shares: Sequence[float] | None,
+    base_rate: Sequence[float] | None,
+    sampled: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64] | None:
-    """What each row counts for among as many rows of the base rate; None = one."""
+    """What each row counts for among as many rows of the base rate, and by how it was sampled; None = one."""
     if shares is None or base_rate is None:
-        return None
-    weights = (np.array(base_rate) / np.array(shares))[labels]
+        return sampled
+    weights = (np.array(base_rate) / np.array(shares))[labels] * (1 if sampled is None else sampled)
     return np.asarray(weights / weights.mean())

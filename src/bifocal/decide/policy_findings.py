@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..config import ReviewConfig, ThresholdConfig
 from ..errors import DataError
+from ..evaluate.sampling_weights import SamplingWeights
 from .calibration_methods import LEAST_ROWS, Calibrated
 from .conformal import least_rows
 from .policy import Band, Fit
@@ -121,3 +122,13 @@ def threshold_findings(
     if chosen.figures["flagged"] >= NEARLY_ALL:
         return [f"{what}: the threshold {chosen.threshold:.3f} flags {chosen.figures['flagged']:.0%} of posts"]
     return []
+
+
+def weighed(model: str, weights: NDArray[np.float64]) -> str:
+    """What sampling weights leave of the rows that a policy is fitted on."""
+    found = SamplingWeights.of(weights)
+    clipped = f", {found.clipped} of them clipped" if found.clipped else ""
+    return (
+        f"{model}: judged rows count by the decisions that they stand for{clipped}: calibration and threshold rest on "
+        f"{len(weights):,} rows that tell as much as {found.effective:,.0f} of equal weight"
+    )

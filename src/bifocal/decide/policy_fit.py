@@ -24,7 +24,15 @@ from .policy import (
     now,
     row_weights,
 )
-from .policy_findings import compared, few_for_bound, threshold_findings, uncalibrated, unpromised, unpromised_band
+from .policy_findings import (
+    compared,
+    few_for_bound,
+    threshold_findings,
+    uncalibrated,
+    unpromised,
+    unpromised_band,
+    weighed,
+)
 from .thresholds import ChosenThreshold, best_f1_threshold, choose_threshold, class_thresholds, expected_figures
 from .tuning_rows import PolicySettings, TuningRows
 
@@ -79,7 +87,13 @@ def fit_policy(rows: TuningRows, settings: PolicySettings) -> Fitted:
         base_rate=None if settings.base_rate is None else tuple(settings.base_rate),
         rule=settings.rule,
         expected=_expected(
-            rows.scores[main][POOLED], models[main], rows.groups, settings.rule, settings.base_rate, settings.seed
+            rows.scores[main][POOLED],
+            models[main],
+            rows.groups,
+            settings.rule,
+            settings.base_rate,
+            settings.seed,
+            rows.sampled(main, POOLED),
         ),
         review=settings.review,
         truncated=settings.truncated,
@@ -131,9 +145,12 @@ def _fit_model(model: str, rows: TuningRows, settings: PolicySettings, *, decide
     sets, promised = rows.scores[model], (rows.promised or rows.scores)[model]
     scores = _annotated(sets[POOLED])
     groups = _known(rows.groups, sets[POOLED]) if decides else None
-    calibrated = fit_calibration(*scores, settings.method, groups=groups, from_few=settings.in_sample)
+    weights = rows.annotated_weights(model, POOLED)
+    calibrated = fit_calibration(*scores, settings.method, groups=groups, from_few=settings.in_sample, weights=weights)
     few = _few(scores, settings)
-    pooled, best, chosen = _fit(scores, _annotated(promised[POOLED]), calibrated.calibration, settings)
+    pooled, best, chosen = _fit(
+        scores, _annotated(promised[POOLED]), calibrated.calibration, settings, rows.sampled(model, POOLED)
+    )
     findings = uncalibrated(model, few, "the temperature is 1: scores are taken as they are")
     if calibrated.tried:
         findings.append(compared(model, calibrated))
@@ -141,7 +158,9 @@ def _fit_model(model: str, rows: TuningRows, settings: PolicySettings, *, decide
     lacking = few_for_bound(model, scores[1], settings.rule, met=met) if decides and two else []
     findings += [*lacking, *threshold_findings(model, chosen, settings.rule, decides=decides, lacking=lacking)]
     findings += unpromised(model, pooled, settings.classes, settings.review)
-    patterns, found = _fit_patterns(model, sets, promised, pooled, settings, told=bool(few))
+    if decides and weights is not None:
+        findings.append(weighed(model, weights))
+    patterns, found = _fit_patterns(model, rows, promised, pooled, settings, told=bool(few))
     findings += found
     bands: dict[str, Band] = {}
     review = settings.review
@@ -154,7 +173,7 @@ def _fit_model(model: str, rows: TuningRows, settings: PolicySettings, *, decide
 
 def _fit_patterns(
     model: str,
-    sets: Mapping[str, Scores],
+    rows: TuningRows,
     promised: Mapping[str, Scores],
     pooled: PatternPolicy,
     settings: PolicySettings,
@@ -164,6 +183,7 @@ def _fit_patterns(
     """The patterns with rows enough for a fit of their own, and the findings; ``told``: of few rows in all of them."""
     patterns: dict[str, PatternPolicy] = {}
     findings: list[str] = []
+    sets = rows.scores[model]
     for pattern, scored in sorted(sets.items()):
         if not _own_fit(scored, sets[POOLED]):
             continue
@@ -171,8 +191,11 @@ def _fit_patterns(
         if few := _few(scores, settings):
             findings += uncalibrated(name, {} if told else few, "decided as all posts are")
             continue
-        own = fit_calibration(*scores, pooled.calibration.method, from_few=settings.in_sample).calibration
-        patterns[pattern], _, chosen = _fit(scores, _annotated(promised[pattern]), own, settings)
+        weights, method = rows.annotated_weights(model, pattern), pooled.calibration.method
+        own = fit_calibration(*scores, method, from_few=settings.in_sample, weights=weights).calibration
+        patterns[pattern], _, chosen = _fit(
+            scores, _annotated(promised[pattern]), own, settings, rows.sampled(model, pattern)
+        )
         findings += threshold_findings(name, chosen, settings.rule)
         findings += unpromised(name, patterns[pattern], settings.classes, settings.review)
     return patterns, findings
@@ -195,20 +218,24 @@ def _few(scores: Rows, settings: PolicySettings) -> dict[str, int]:
 
 
 def _fit(
-    scores: Rows, promised: Rows, calibration: Calibration, settings: PolicySettings
+    scores: Rows,
+    promised: Rows,
+    calibration: Calibration,
+    settings: PolicySettings,
+    sampled: NDArray[np.float64] | None,
 ) -> tuple[PatternPolicy, float | None, ChosenThreshold | None]:
     """The fit by the rule, the threshold with the best F1, and what was chosen, where there was a choice.
 
-    ``promised``: the rows that bands and prediction sets rest on.
+    ``promised``: the rows that bands and prediction sets rest on; ``sampled``: what each row of ``scores`` counts for.
     """
     base_rate, rule, review = settings.base_rate, settings.rule, settings.review
     logits, labels = scores
     classes = logits.shape[1]
-    binary, shares = classes == 2, None if base_rate is None else class_shares(labels, classes)
+    binary, shares = classes == 2, None if base_rate is None else class_shares(labels, classes, sampled)
     best = threshold = 0.5 if binary else None
     chosen = lines = None
     probabilities = at_base_rate(calibration(logits), shares, base_rate)
-    weights = row_weights(labels, shares, base_rate)
+    weights = row_weights(labels, shares, base_rate, sampled)
     if binary and len(labels):
         best = best_f1_threshold(labels, probabilities, weights)
         chosen = choose_threshold(labels, probabilities, rule, weights)
@@ -254,12 +281,13 @@ def find_threshold(
     fit, scores = policy.own_fit(model, pattern), rows.scores[model][pattern]
     logits, labels = _annotated(scores)
     name = model if pattern == POOLED else f"{model} on {pattern}"
-    weights = row_weights(labels, fit.shares, policy.base_rate)
+    sampled = rows.sampled(model, pattern)
+    weights = row_weights(labels, fit.shares, policy.base_rate, sampled)
     chosen = choose_threshold(labels, fit.probabilities(logits, policy.base_rate), rule, weights)
     lacking = few_for_bound(name, labels, rule, met=chosen.met)
     findings = [*lacking, *threshold_findings(name, chosen, rule, decides=True, lacking=lacking, by_hand=True)]
     decides = model == list(rows.scores)[-1] and pattern == POOLED
-    expected = _expected(scores, fit, rows.groups, rule, policy.base_rate, seed) if decides else {}
+    expected = _expected(scores, fit, rows.groups, rule, policy.base_rate, seed, sampled) if decides else {}
     return chosen, expected, findings
 
 
@@ -324,6 +352,7 @@ def _expected(
     rule: ThresholdConfig,
     base_rate: Sequence[float] | None,
     seed: int,
+    sampled: NDArray[np.float64] | None,
 ) -> dict[str, Expected]:
     known = _known(groups, scores)
     if known is None or fit.threshold is None:
@@ -332,7 +361,7 @@ def _expected(
     if len(np.unique(labels)) < 2:
         return {}
     probabilities = fit.probabilities(logits, base_rate)
-    weights = row_weights(labels, fit.shares, base_rate)
+    weights = row_weights(labels, fit.shares, base_rate, sampled)
     figures = expected_figures(labels, probabilities, known, rule, weights=weights, seed=seed)
     return {name: Expected(**interval._asdict()) for name, interval in figures.items()}
 

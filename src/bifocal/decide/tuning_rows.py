@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from ..config import ReviewConfig, ThresholdConfig
+from ..evaluate.sampling_weights import SamplingWeights
+from ..example import UNLABELLED
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     Scores = tuple[ArrayLike, ArrayLike]
 
@@ -29,6 +33,8 @@ class TuningRows:
     promised : as ``scores``, optional
         The rows that review bands and prediction sets rest on, val alone: a promise is of rows that choose nothing
         but it. None = those of ``scores``.
+    weights : as ``scores``, of arrays [n], optional
+        How many posts each row of ``scores`` stands for, where judged ones were sampled; None = one.
     languages : sequence of str, optional
         Of the last model's pooled ``promised`` rows, for bands ``per_language``.
     """
@@ -37,6 +43,19 @@ class TuningRows:
     groups: Sequence[Any] | None = None
     languages: Sequence[str] | None = None
     promised: Mapping[str, Mapping[str, Scores]] | None = None
+    weights: Mapping[str, Mapping[str, NDArray[np.float64]]] | None = None
+
+    def annotated_weights(self, model: str, pattern: str) -> NDArray[np.float64] | None:
+        """Of the annotated rows; None = one each."""
+        if self.weights is None:
+            return None
+        labels = np.asarray(self.scores[model][pattern][1])
+        return self.weights[model][pattern][labels != UNLABELLED]
+
+    def sampled(self, model: str, pattern: str) -> NDArray[np.float64] | None:
+        """What each annotated row counts for, clipped, mean 1; None = one."""
+        weights = self.annotated_weights(model, pattern)
+        return None if weights is None else SamplingWeights.of(weights).values
 
 
 @dataclass(frozen=True)

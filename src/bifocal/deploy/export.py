@@ -14,7 +14,7 @@ import numpy as np
 from .. import __version__, plugins
 from ..assess.predictions import calibrated
 from ..assess.run_data import RunData
-from ..assess.tuning import joined, training_scores
+from ..assess.tuning import joined, training_scores, tuning_predictions, tuning_weights
 from ..contracts import Reporter
 from ..data.content import ContentHashes, contents_of
 from ..decide.calibration_methods import Calibration, fit_calibration
@@ -415,11 +415,13 @@ def _refitted(run: RunData, policy: Policy, answers: Answers, main: str) -> Poli
     split, reference = run.packed[run.tuned_on], run.predictions(run.tuned_on)
     blanked = {**answers.blanked, pattern_of(run.modalities): answers.models[main]}
     more = training_scores(run) if policy.tuned_on else {}
+    weights = tuning_weights(run, tuning_predictions(run))
 
     def anew(model: str, pattern: str, said: Scores, method: str) -> Calibration:
         """On what the engine says of val and, where the policy rests on it too, what was cross-fitted of train."""
         rows = joined(said, more.get(model, {}).get(pattern))
-        return fit_calibration(*rows, method, from_few=run.in_sample).calibration
+        sampled = None if weights is None else weights[model][pattern]
+        return fit_calibration(*rows, method, from_few=run.in_sample, weights=sampled).calibration
 
     fitted = {}
     for name, fit in policy.models.items():

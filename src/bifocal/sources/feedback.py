@@ -28,8 +28,8 @@ class Feedback(FileSource):
     """Decided posts with a person's verdict, or a client's report, as their label.
 
     ``meta`` says of each row who judged it and when, what the service had decided, how it came to be judged
-    (``sample``), and the decisions that it stands for (``weight``). No model trains by weight; an estimate over the
-    rows of a sample takes it: see docs/serving.md.
+    (``sample``), and the decisions that it stands for (``weight``). No model trains by weight; calibration,
+    thresholds and an estimate over the rows of a sample take it: see docs/retraining.md.
 
     Attributes
     ----------

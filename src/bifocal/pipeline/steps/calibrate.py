@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from ...workspace import read_json, write_json
 from ..checks import base_rate
 from ..context import Context, Step
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 class PolicyCounts(TypedDict):
     tuned_on: str
@@ -44,7 +47,8 @@ def calibrate(run: Context) -> PolicyCounts:
     rows = tuned_on(data, predictions) if more else {}
     if more:
         run.reporter.note(f"temperature and thresholds rest on {told_rows(rows)}")
-    fitted = fit_policy(tuning_rows(data, predictions), _settings(data, rows))
+    tuned = tuning_rows(data, predictions)
+    fitted = fit_policy(tuned, _settings(data, rows))
     if run.first is None and (kept := [path for path in sorted(space.policies.glob("*.json")) if _by_hand(path)]):
         run.reporter.note(f"kept in {space.policies}, and not used: policies changed by hand, {len(kept)} in all")
     findings = [*fitted.findings, *([told] if (told := _act(run.config, data.label)[1]) else [])]
@@ -54,7 +58,7 @@ def calibrate(run: Context) -> PolicyCounts:
     _write_by_model(space.thresholds, thresholds_file(fitted), more=run.first is not None)
     if run.label.binary:
         for model in data.models:
-            _write_curve(space.curve(model), predictions, fitted.policy, model)
+            _write_curve(space.curve(model), predictions, fitted.policy, model, tuned.sampled(model, POOLED))
     policy = Policy.load(space.policy).with_label(fitted.policy) if run.first else fitted.policy
     policy.save(space.policy)
     texts, main, val = data.texts(data.tuned_on), data.models[-1], data.predictions(data.tuned_on)
@@ -133,10 +137,12 @@ def _write_by_model(path: Path, content: Mapping[str, Mapping[str, object]], *, 
     write_json(path, found | {model: {**found.get(model, {}), **of} for model, of in content.items()})
 
 
-def _write_curve(path: Path, predictions: Predictions, policy: Policy, model: str) -> None:
+def _write_curve(
+    path: Path, predictions: Predictions, policy: Policy, model: str, sampled: NDArray[np.float64] | None
+) -> None:
     rows = predictions.has[model] & (predictions.labels != UNLABELLED)
     probabilities = policy.probabilities(model, predictions.logits[model][rows], POOLED)
-    weights = policy.weights(model, predictions.labels[rows])
+    weights = policy.weights(model, predictions.labels[rows], sampled)
     write_curve(path, threshold_curve(predictions.labels[rows], probabilities[:, 1], weights))
 
 
