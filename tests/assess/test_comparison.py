@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bifocal.assess.comparison import READINGS, compare_models, gate_of
+from bifocal.assess.compared_models import RunModel
+from bifocal.assess.comparison import READINGS, compare_models, gate_of, shared_labels
 from bifocal.assess.label_comparison import CompareSettings
 from bifocal.config import SourceConfig
 from bifocal.deploy.export import export
 from bifocal.errors import BifocalError, DataError, RunError
+from bifocal.pipeline.inspect import posts_of
 from bifocal.system.bundle import CONTENT
 from bifocal.system.score import score_file
 from bifocal.system.system import System
@@ -201,3 +203,23 @@ def test_a_bundle_knows_by_hashes_what_it_learned_from_and_one_without_them_is_n
     assert any("vouches" in note for note in found.notes)
     with pytest.raises(RunError, match="bundles keep no rows"):
         compare_models([other, bundle], settings=FAST)
+
+
+def test_a_label_of_other_classes_is_no_shared_question(pair):
+    old, new = (RunModel(folder) for folder in pair)
+    new.labels = {**new.labels, "kind": new.labels["kind"]._replace(classes=("fire", "water"))}
+    with pytest.raises(DataError, match=r"other classes of kind \(.*fire, noise, water; .*fire, water\)"):
+        shared_labels([old, new])
+
+
+def test_an_altered_record_of_readings_and_a_label_without_rows_are_told(pair, tmp_path):
+    rows = [{"id": f"u{i}", "words": f"quickly word number {i}", "price": 3, "room": "hall", "urgent": i % 2}
+            for i in range(40)]  # fmt: skip
+    path = scores(tmp_path / "urgent.csv", rows)
+    found = compare_models(pair, on=posts_of(str(path), pair), settings=FAST)
+    assert found.compared == 40 and any("no post bears paid, kind" in note for note in found.notes)
+    assert found.pairs[0]["labels"]["paid"]["verdict"] is None and found.pairs[0]["labels"]["urgent"]["labelled"] == 40
+    (pair[0] / READINGS).write_text("[]")
+    with pytest.raises(RunError, match="it was altered"):
+        compare_models(pair, settings=FAST)
+    (pair[0] / READINGS).unlink()

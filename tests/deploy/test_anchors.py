@@ -11,6 +11,7 @@ import pytest
 from bifocal.config import SourceConfig
 from bifocal.decide.policy import Policy
 from bifocal.deploy.anchors import AnchorSettings, anchor
+from bifocal.deploy.export import export
 from bifocal.errors import BifocalError, DataError, RunError
 from bifocal.system.system import System
 
@@ -105,6 +106,21 @@ def test_both_ends_of_a_review_band_follow_the_old_models_actions(labels_run, tm
     done = [[d.labels["urgent"].action for d in System.load(f).predict_batch(given)] for f in (old, new)]
     assert done[0] == done[1] and "review" in done[0]
     assert policies[1].changes[-1].band is not None and policies[0].version != policies[1].version
+
+
+def test_a_bundle_is_anchored_by_itself(run, posts, tmp_path):
+    bundle = tmp_path / "bundle"
+    export(run, "torch", output=bundle, accept=True)
+    before = next(run.glob("policy_*.json")).read_text()
+    settings = AnchorSettings(score="TOXICITY")
+    found = anchor(
+        bundle, posts / "old.csv", "flag_rate", on=source(run, posts / "posts.csv"), settings=settings, **WHO
+    )
+    (one,) = found["thresholds"]
+    assert (
+        System.load(bundle).policy_version == found["policy"] and next(run.glob("policy_*.json")).read_text() == before
+    )
+    assert decided(bundle, posts / "posts.csv").mean() == pytest.approx(one["reached"], abs=0.002)
 
 
 def test_what_cannot_be_anchored_is_refused_in_a_line(run, posts, tmp_path, labels_run):

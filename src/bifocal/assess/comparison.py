@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+import numpy as np
+
 from ..config import SourceConfig
 from ..contracts import Reporter
 from ..decide.policy import now
@@ -18,6 +20,7 @@ from ..evaluate.paired import (
     GATE,
     Verdict,
 )
+from ..example import UNLABELLED
 from ..workspace import read_json, write_json
 from .compared_models import (
     BundleModel,
@@ -177,7 +180,7 @@ def compare_models(
         verdict=None if None in verdicts else _worst(verdicts),
         gate=gate_of([pair["gate"] for pair in pairs]),
         readings=readings,
-        notes=[*rows.notes, *_notes(opened, rows, readings)],
+        notes=[*rows.notes, *_notes(opened, rows, labels, readings)],
         settings=settings,
     )
 
@@ -368,7 +371,7 @@ def _count_reading(models: Sequence[Model], rows: int) -> int | None:
     return len(longest) + 1
 
 
-def _notes(models: Sequence[Model], rows: ComparedRows, readings: int | None) -> list[str]:
+def _notes(models: Sequence[Model], rows: ComparedRows, labels: Collection[str], readings: int | None) -> list[str]:
     notes = [
         f"{model.name}: what it learned from is not known, so that nothing vouches for these posts being new to it"
         for model in models
@@ -376,6 +379,8 @@ def _notes(models: Sequence[Model], rows: ComparedRows, readings: int | None) ->
     ]
     if not rows.labels:
         notes.append("no post bears a label: only what is flagged, and what turns over, can be told")
+    elif without := [name for name in labels if not (rows.labels.get(name, np.array([])) != UNLABELLED).any()]:
+        notes.append(f"no post bears {listed(without)}: nothing is judged by it")
     if readings is not None and readings >= MANY_READINGS:
         notes.append(
             f"this test split was compared on {readings} times: a model that is chosen by so many looks is fitted to "

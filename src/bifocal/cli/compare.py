@@ -55,6 +55,7 @@ def compare(
     from ..assess.label_comparison import CompareSettings
     from ..pipeline.inspect import posts_of
     from ..report.comparison import write_comparison
+    from ..workspace import read_json
     from .console import ConsoleReporter, emit_json
 
     settings = CompareSettings(margin, flag_change, seed=seed, latency=latency)
@@ -70,7 +71,7 @@ def compare(
         )
     written = write_comparison(found, output, force=force)
     if as_json:
-        emit_json({**found.to_dict(), "files": {name: str(path) for name, path in written.items()}})
+        emit_json({**read_json(written["json"]), "files": {name: str(path) for name, path in written.items()}})
     else:
         _print(found, written["page"])
     if gate and found.gate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ..example import Example
 from ..modalities import TEXT
 from ..modalities.text import without_tags
 from .dedup import WORDS_TO_IDENTIFY, picture_hash, words_of
-from .shards import Split
+from .shards import RECORD, Split
 
 DIGEST = 8
 """Bytes of a keyed hash: of 10 million posts two are taken for one with a chance of 3 in a million."""
@@ -59,7 +60,7 @@ def contents_of(split: Split) -> list[Content]:
     for row in range(len(split)):
         text = texts[row] if texts is not None and split.present[TEXT][row] else ""
         blob = b"".join(split.read(row, split.modalities[name].suffix) for name in records if split.present[name][row])
-        meta = split.meta(row)
+        meta = json.loads(split.read(row, RECORD))["meta"]  # it was checked when the split was opened
         picture = picture_hash(Example(split.ids[row], {}, {}, meta=meta)) if "facts" in meta else None
         found.append(Content(text, picture, hashlib.sha256(blob).hexdigest() if blob else None))
     return found
