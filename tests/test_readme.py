@@ -12,18 +12,21 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line[2:].split("   #")[0].strip() for line in README.splitlines() if line.startswith("$ ")]
 LONG = next(command for command in COMMANDS if command.startswith("bifocal lab "))
 """Trains every fusion, joint ones too: for the long suites."""
-NEEDS_A_HUB = "bifocal run configs/full.yaml --set source.root=memes"
+NEEDS_A_HUB = "bifocal run full --set source.root=memes"
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "configs", folder / "configs")
+    rows = [(i, "yes" if i % 3 == 0 else "no") for i in range(60)]
+    texts = [f"{i},the {'scum' if y == 'yes' else 'guests'} at number {i} are late again,{y}" for i, y in rows]
+    (folder / "posts.csv").write_text("\n".join(["id,body,hateful", *texts]), encoding="utf-8")
     return folder
 
 
-def test_the_readme_opens_with_make_demo_and_make_test():
-    assert COMMANDS[:2] == ["make demo", "make test"]
+def test_the_readme_opens_with_two_commands_for_own_posts_then_make_demo_and_make_test():
+    assert COMMANDS[1:5] == ["bifocal init posts.csv", "bifocal run posts.yaml", "make demo", "make test"]
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     for command in COMMANDS:
         if command.startswith("make "):

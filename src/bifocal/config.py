@@ -688,12 +688,25 @@ def _refuse_cut(text: str, cut: re.Pattern[str]) -> None:
             )
 
 
+PACKAGED = next(
+    (place for place in (Path(__file__).parent / "configs", Path(__file__).parents[2] / "configs") if place.is_dir()),
+    Path(__file__).parent / "configs",
+)
+"""The configurations that come with Bifocal: in the installed package, or beside the sources of a checkout."""
+
+
+def packaged_configs() -> dict[str, Path]:
+    """Name -> file, of the configurations that come with Bifocal."""
+    return {path.stem: path for path in sorted(PACKAGED.glob("*.yaml"))}
+
+
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a YAML configuration, fill in environment variables, apply ``a.b=c`` overrides, validate.
 
     Parameters
     ----------
     path : str or Path
+        A file, or the name of a configuration that comes with Bifocal, such as ``pilot``.
     overrides : iterable of str
         ``"experts.text.epochs=3"``; the value is read as YAML.
 
@@ -708,10 +721,13 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 def read_settings(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The mapping in a YAML file, with overrides, not yet validated. Raises `ConfigError` as `load_config`."""
-    path = Path(path)
+    given, named = str(path), packaged_configs()
+    path = named.get(given, Path(given)) if not Path(given).is_file() else Path(given)
     if not path.is_file():
-        here = [str(p) for p in sorted(Path("configs").glob("*.yaml"))]
-        raise ConfigError(f"there is no configuration file {str(path)!r}; {nearest(str(path), here)}")
+        here = [*map(str, sorted([*Path().glob("*.yaml"), *Path("configs").glob("*.yaml")])), *named]
+        raise ConfigError(
+            f"there is no configuration file {given!r}; {nearest(given, here)}; `bifocal init POSTS` writes one"
+        )
     try:
         content = _parsed(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:

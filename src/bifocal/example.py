@@ -95,6 +95,8 @@ class Label:
         of the train rows, which `Taxonomy.with_medians` puts here once the splits are known.
     requires : str or None
         A binary label whose posts alone this one is about, by a run's configuration: elsewhere it is not annotated.
+    names : tuple of str
+        What people call the classes, in their order, where the source's own words for 0 and 1 are known; else empty.
     """
 
     classes: tuple[int | str, ...]
@@ -102,6 +104,12 @@ class Label:
     description: str = ""
     above: float | Literal["median"] | None = None
     requires: str | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The classes as people read them."""
+        return self.names or tuple(map(str, self.classes))
 
     @property
     def binary(self) -> bool:
@@ -187,15 +195,20 @@ class Taxonomy:
         return {name: self.labels[name].class_of(value) for name, value in labels.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """What a label requires is no matter of the taxonomy."""
+        """What a label requires is no matter of the taxonomy; names are there where there are some."""
+        found = {name: asdict(label) for name, label in self.labels.items()}
         return {
-            name: {key: value for key, value in asdict(label).items() if key != "requires"}
-            for name, label in self.labels.items()
+            name: {key: value for key, value in entry.items() if key != "requires" and (key != "names" or value)}
+            for name, entry in found.items()
         }
 
     @classmethod
     def from_json(cls, row: Mapping[str, Mapping[str, Any]]) -> Self:
-        return cls({name: Label(**{**entry, "classes": tuple(entry["classes"])}) for name, entry in row.items()})
+        return cls({name: _label_of(entry) for name, entry in row.items()})
+
+
+def _label_of(entry: Mapping[str, Any]) -> Label:
+    return Label(**{**entry, "classes": tuple(entry["classes"]), "names": tuple(entry.get("names", ()))})
 
 
 class SelectedRows(Sequence[Any]):

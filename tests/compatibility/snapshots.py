@@ -94,6 +94,7 @@ def without_hashes(text: str) -> str:
 
 def without_numbers(text: str) -> str:
     """Every number, and every version, as ``#``."""
+    text = re.sub(r"\b[0-9a-f]{16}\b", "#", text)
     return re.sub(r"[-+−]?(?<![A-Za-z_#])\d[\d.,]*(?:[-+]\w+)?(?<![.,])", "#", text)
 
 

@@ -489,3 +489,19 @@ def test_options_without_a_part_are_refused_by_the_columns_there_are():
 def test_the_key_of_a_sample_is_never_fed():
     (row,) = examples([{"__key__": "7", "name": "x", "age": 3}], id="name", tabular="rest")
     assert row.parts == {"tabular": {"age": 3}} and row.meta == {"__key__": "7"}
+
+
+@pytest.mark.parametrize(
+    ("mapped", "names"),
+    [
+        ({"no": 0, "yes": 1}, ("no", "yes")),
+        ({"hate": 1, "not hate": 0}, ("not hate", "hate")),
+        ({"0": 0, "1": 1}, ()),  # numbers say no more than 0 and 1 do
+        ({"fine": 0, "rude": 1, "cruel": 1}, ()),  # no one word for the class
+    ],
+)
+def test_the_words_of_a_map_are_the_names_of_the_classes(mapped, names):
+    label = LabelMap(column="c", map=mapped).declared_label("judged")
+    assert label.names == names and label.shown == (names or ("0", "1"))
+    kept = Taxonomy({"judged": label}).to_json()
+    assert ("names" in kept["judged"]) == bool(names) and Taxonomy.from_json(kept)["judged"] == label

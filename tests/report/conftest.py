@@ -60,8 +60,9 @@ def fake_run(tmp_path):
         policies = {m: _model_policy(multiclass, m == "mm_fusion" and not in_sample) for m in models}
         common = {"run": name, "label": label_name, "classes": label.classes, "probability_key": "prob_hate"}
         marks = {"in_sample": in_sample, "approximate": True, "versions": {}, "review": None}
-        write_json(space.policy, {**common, **marks, "models": policies})
-        write_json(space.curves, _curves(models, multiclass, tuned))
+        made = {"version": "0123456789abcdef", "date": "2026-01-02T03:04:05+00:00"}
+        write_json(space.policy, {**made, **common, **marks, "models": policies})
+        write_json(space.curves, _curves(models, multiclass, tuned, tested))
         space.robustness.unlink(missing_ok=True)  # of another kind of run, made by the same test
         if not multiclass and not single:
             write_json(space.robustness, ROBUSTNESS)
@@ -174,7 +175,7 @@ ROBUSTNESS = {
 }  # fmt: skip
 
 
-def _curves(models, multiclass, tuned):
+def _curves(models, multiclass, tuned, tested):
     line = [[0.0, 0.0], [0.3, 0.6], [1.0, 1.0]]
     bins = [{"n": 3, "predicted": 0.2, "observed": 0.3, "low": 0.1, "high": 0.6}]
     rows = [
@@ -186,6 +187,8 @@ def _curves(models, multiclass, tuned):
         "reliability": {"before": bins, "after": bins}, "risk_coverage": line, "aurc": 0.2,
     }  # fmt: skip
     explorer = None if multiclass else {"split": tuned, "model": models[-1], "rows": rows}
+    if explorer and tested != tuned:
+        explorer["tested"] = {"split": tested, "rows": [{**row, "tp": 2 * row["tp"]} for row in rows]}
     return {"models": dict.fromkeys(models, drawn), "explorer": explorer}
 
 

@@ -11,6 +11,7 @@ import matplotlib
 from PIL import Image
 
 from bifocal.evaluate.curves import reliability
+from bifocal.report.drawings import draw_figures
 from bifocal.report.figures import (
     PALETTE,
     Drawn,
@@ -24,6 +25,7 @@ from bifocal.report.figures import (
     threshold_curves,
     training_curves,
 )
+from bifocal.report.findings import findings
 
 BINS = reliability([0.1, 0.15, 0.9, 0.92, 0.5], [False, False, True, False, True])
 CURVE = [
@@ -156,3 +158,11 @@ def test_no_global_state_is_touched():
     assert dict(matplotlib.rcParams) == before
     code = "import sys, bifocal.report.figures; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_histogram_of_scores_counts_every_tested_post_once(fake_run):
+    facts = findings(fake_run())
+    rows = facts["explorer"]["tested"]["rows"]
+    bins = draw_figures(facts)["scores"].rows
+    assert sum(b["positive"] for b in bins) == rows[0]["tp"] and sum(b["negative"] for b in bins) == rows[0]["fp"]
+    assert len(bins) == 20 and (bins[0]["from"], bins[-1]["to"]) == (0, 1)

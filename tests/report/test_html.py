@@ -75,7 +75,8 @@ def test_a_page_is_inert_and_asks_nothing_of_any_server(page_of, kind):
     page = page_of(**kind)
     parsed = Page(page)
     assert not {"iframe", "object", "embed", "link", "form", "img"} & set(parsed.tags)
-    assert parsed.tags.count("script") == (1 if kind.get("multiclass") else 2)  # the page's own, and data for it
+    data = 0 if kind.get("multiclass") else 1 if kind.get("in_sample") else 2  # of val, and of test
+    assert parsed.tags.count("script") == 1 + data  # the page's own, and data for it
     assert all(value.startswith("#") for _, name, value in parsed.attributes if name in ("href", "src", "xlink:href"))
     assert not [name for _, name, _ in parsed.attributes if name.startswith("on")]
     without_namespaces = re.sub(r'xmlns(:\w+)?="http://www\.w3\.org/[^"]*"', "", page)
@@ -96,7 +97,19 @@ def test_a_hostile_post_is_shown_as_text_behind_a_veil(page_of):
 
 def test_the_order_of_the_page(page_of, kind):
     text = Page(page_of(**kind)).text
-    parts = ["What was asked", "The answer", "Models", "Decisions", "Robustness", "Data", "most confident errors"]
+    contents, asked, below = text.partition("What was asked")
+    assert "What to do next" in contents and "2026-01-02 03:04 UTC · policy 0123456789abcdef" in contents
+    text = f" {asked}{below}"
+    parts = [
+        "What was asked",
+        "The answer",
+        "What to do next",
+        "Models",
+        "Decisions",
+        "Robustness",
+        "Data",
+        "most confident errors",
+    ]
     parts.append("How it was made")
     places = [text.index(f" {part}") for part in parts]
     assert places == sorted(places)
@@ -111,7 +124,18 @@ def test_figures_and_tables_follow_the_kind_of_run(page_of):
         }, page.text
 
     figures, text = drawn()
-    assert figures == {"AUROC", "AUROC:", "ROC", "Reliability", "Precision,", "Confusion", "Risk", "Share", "Loss"}
+    assert figures == {
+        "AUROC",
+        "AUROC:",
+        "ROC",
+        "Reliability",
+        "Precision,",
+        "Confusion",
+        "Risk",
+        "Share",
+        "Loss",
+        "Posts",
+    }
     assert "true positives" in text and "Least gain, over text_expert −0.012" in text and "Posts that" not in text
     assert "model AUROC ↑ macro-F1 ↑ accuracy ↑ Brier ↓ NLL ↓ ECE, debiased ↓ text_expert 0.600 → 0.610" in text
     assert "In-sample" not in text and "compare by the gain" in text
@@ -119,7 +143,7 @@ def test_figures_and_tables_follow_the_kind_of_run(page_of):
     assert figures == {"macro-F1", "Reliability", "Confusion", "Risk", "Loss"}
     assert "true positives" not in text and "rightly" in text
     figures, text = drawn(single=True)
-    assert figures == {"AUROC", "AUROC:", "ROC", "Reliability", "Precision,", "Confusion", "Risk"}
+    assert figures == {"AUROC", "AUROC:", "ROC", "Reliability", "Precision,", "Confusion", "Risk", "Posts"}
     assert "gain." not in text.replace("there is no gain to report.", "") and "mm_fusion" not in text
     _, text = drawn(in_sample=True)
     assert text.index("In-sample: there is no val split") < text.index("What was asked")
@@ -136,7 +160,18 @@ def test_every_file_is_written_and_can_be_redrawn(fake_run):
     report = Workspace.of(folder).report
     assert path == report / "index.html"
     first = {p.name: p.read_bytes() for p in report.rglob("*") if p.is_file()}
-    names = ("intervals", "ranking", "reliability", "curve", "confusion", "risk", "slices", "robustness", "training")
+    names = (
+        "intervals",
+        "scores",
+        "ranking",
+        "reliability",
+        "curve",
+        "confusion",
+        "risk",
+        "slices",
+        "robustness",
+        "training",
+    )
     drawn = {f"{name}.{ending}" for name in names for ending in ("png", "csv")}
     assert set(first) == {"index.html", "report.json", "report.md"} | drawn
     assert all(first[name].startswith(b"\x89PNG" if name.endswith("png") else b"") for name in drawn)

@@ -37,6 +37,8 @@ def test_the_slider_counts(browser, fake_run):
     assert opened.text("threshold") == "0.90"
     assert (opened.text("precision"), opened.text("recall")) == ("50.0%", "10.0%")
     assert opened.text("counts") == "10 true and 10 false positives, 90 false and 90 true negatives"
+    tested = opened.page.locator("#tested-counts").inner_text()  # the tested posts under the same slider
+    assert tested == "20 true and 10 false positives, 90 false and 90 true negatives"
     opened.page.locator("#threshold").press("ArrowRight")
     assert opened.text("threshold") == "0.91"
 

@@ -405,6 +405,15 @@ class Explorer(TypedDict):
     split: str
     model: str
     rows: list[dict[str, float]]
+    tested: NotRequired[ExploredSplit]
+    """The same of the tested split, where that is another; runs of an earlier version have none."""
+
+
+class ExploredSplit(TypedDict):
+    """What each threshold does on one split."""
+
+    split: str
+    rows: list[dict[str, float]]
 
 
 class Curves(TypedDict):
@@ -415,11 +424,16 @@ class Curves(TypedDict):
 
 
 def draw_curves(
-    tested: Predictions, tuned: Predictions, policy: Policy, models: Sequence[str], *, tuned_on: str
+    tested: Predictions, tuned: Predictions, policy: Policy, models: Sequence[str], *, tuned_on: str, tested_on: str
 ) -> Curves:
-    """Curves of every model on the tested split, and what thresholds would do on the tuning split."""
+    """Curves of every model on the tested split, and what thresholds would do on the tuning split and on that."""
     drawn = {model: _curves(tested, policy, model) for model in models}
-    return {"models": drawn, "explorer": _explorer(tuned, policy, models[-1], tuned_on)}
+    explorer = _explorer(tuned, policy, models[-1], tuned_on)
+    if explorer and tested_on != tuned_on:
+        found = _explorer(tested, policy, models[-1], tested_on)
+        if found:
+            explorer["tested"] = {"split": tested_on, "rows": found["rows"]}
+    return {"models": drawn, "explorer": explorer}
 
 
 def _curves(tested: Predictions, policy: Policy, model: str) -> ModelCurves:

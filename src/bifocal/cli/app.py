@@ -10,12 +10,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 # Before anything imports torch: idle threads that spin make two of them slower than one on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
+from typer.core import TyperGroup
 
 from ..errors import BifocalError, extras_named
 from .compare import compare
@@ -23,6 +24,7 @@ from .data import inspect, synth, unguard
 from .decide import explain, predict, score
 from .doctor import doctor
 from .export import export
+from .init import init
 from .lab import lab
 from .log import feedback_app, log_app
 from .monitor import drift, robustness
@@ -32,26 +34,59 @@ from .retrain import retrain
 from .run import evaluate, pack, run, train
 from .serve import keys_app, lists_app, serve
 
+
+class _WholeSentences(TyperGroup):
+    """A group whose list of commands says each whole sentence, over as many lines as it takes."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        listed = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(limit=1000)) for name, command in listed if command]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from .. import __version__
+
+        typer.echo(f"bifocal {__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
-    help="Train, fuse, calibrate and serve multimodal abuse classifiers.",
+    cls=_WholeSentences,
+    help="Train, fuse, calibrate and serve multimodal abuse classifiers. Begin with: bifocal init posts.csv",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 for command in (
-    *(run, pack, train, evaluate),
+    *(init, run, pack, train, evaluate),
     *(predict, explain, score, unguard),
     *(compare, drift, robustness),
     *(synth, inspect),
     *(lab, export, serve, retrain, promote, doctor),
 ):  # in the order of the help
     app.command()(command)
-app.add_typer(policy_app, name="policy")
-app.add_typer(feedback_app, name="feedback")
-app.add_typer(log_app, name="log")
-app.add_typer(keys_app, name="keys")
-app.add_typer(lists_app, name="lists")
+for name, group in (
+    ("policy", policy_app),
+    ("feedback", feedback_app),
+    ("log", log_app),
+    ("keys", keys_app),
+    ("lists", lists_app),
+):
+    app.add_typer(group, name=name, cls=_WholeSentences)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
 
 RESUMED = {"run", "pack", "train", "evaluate", "lab", "score"}
 """Commands that go on where they were stopped."""

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Mapping
 from time import perf_counter
 from typing import Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table as Drawn
 
 from ..contracts import Reporter
@@ -18,9 +27,36 @@ from ..report.tables import Table
 from ..report.words import METRICS
 
 
+def say(console: Console, text: str, indent: str = "") -> None:
+    """A sentence: on a terminal its lines end between words, elsewhere it stays on one line for other programs."""
+    if not console.is_terminal:
+        console.print(f"{indent}{text}", soft_wrap=True)
+        return
+    console.print("\n".join(_wrapped(text, console.width, indent)), soft_wrap=True)
+
+
+def _wrapped(text: str, width: int, indent: str, style: str = "  ") -> list[str]:
+    return textwrap.wrap(
+        text,
+        max(width, 40),
+        initial_indent=indent,
+        subsequent_indent=indent + style,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def plain(*, stderr: bool = False, quiet: bool = False) -> Console:
     """A console that shows texts and paths as they are: a post may hold what looks like markup or an emoji code."""
     return Console(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
+
+
+WORTH_A_LINE = 10.0
+"""Seconds from which on the end of a step is told."""
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 90 else f"{seconds:.1f} s"
 
 
 class ConsoleReporter(Reporter):
@@ -35,6 +71,8 @@ class ConsoleReporter(Reporter):
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             console=self.console,
             transient=True,
             disable=silent or not self.console.is_terminal,
@@ -42,18 +80,29 @@ class ConsoleReporter(Reporter):
         self.task: TaskID | None = None
         self.name = ""
         self.begun = (0, 0.0)
+        self.since: float | None = None
+        """When the step that is under way began; None = none is."""
 
     def __enter__(self) -> Self:
         self.bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failed: object, *_: object) -> None:
+        if failed is None:
+            self._ended()
         self.bar.stop()
 
+    def _ended(self) -> None:
+        """A line for the step that was under way, where its bar stood there for a while."""
+        took = 0.0 if self.since is None else perf_counter() - self.since
+        if self.console.is_terminal and took >= WORTH_A_LINE:
+            self.console.print(f"  {self.name} took {_duration(took)}", style="dim")
+
     def step(self, name: str, skipped: bool) -> None:
+        self._ended()
         if self.task is not None:
             self.bar.remove_task(self.task)
-        self.task, self.name = None, name
+        self.task, self.name, self.since = None, name, None if skipped else perf_counter()
         self.console.print(name, "  done before, skipped" if skipped else "", style="dim" if skipped else "bold")
 
     def progress(self, done: int, total: int | None = None) -> None:
@@ -72,10 +121,14 @@ class ConsoleReporter(Reporter):
         for name, title in (("loss", "loss"), ("accuracy", "accuracy"), ("macro_f1", METRICS["macro_f1"])):
             values = [figures[f"{split}_{name}"] for split in ("train", "val") if f"{split}_{name}" in figures]
             shown.append(f"{title} " + " / ".join(f"{value:.3f}" for value in values))
-        self.console.print(f"  {model} {figures['epoch']:g}  " + "  ".join(shown))
+        self._say(f"{model} {figures['epoch']:g}  " + "  ".join(shown))
 
     def note(self, message: str) -> None:
-        self.console.print(f"  note: {message}", style="yellow")
+        self._say(f"note: {message}", "yellow")
+
+    def _say(self, text: str, style: str = "") -> None:
+        lines = _wrapped(text, self.console.width, "  ", "    ")
+        self.console.print("\n".join(lines), style=style, soft_wrap=True)
 
 
 def drawn(table: Table) -> Drawn:

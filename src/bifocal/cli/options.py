@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, see configs/.")]
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a name that `bifocal init` lists.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one option; repeatable.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that was not written by this command.")]

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from ..modalities import inputs
 from ..plugins import outside_names
 from ..report import words
+from ..report.next_steps import next_steps
 from ..report.tables import Table
 from ..workspace import Workspace, read_json
-from .console import drawn, emit_json, plain
+from .console import drawn, emit_json, plain, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +55,8 @@ def print_results(folder: Path, as_json: bool) -> None:
     for of in results.get("labels", {}).values():
         console.print()
         _print_label(console, of)
-    console.print(f"report: {space.report / 'index.html'}")
+    _print_next_steps(console, space)
+    console.print(f"report: {space.report / 'index.html'}", soft_wrap=True)
     example = read_json(space.record).get("example", {})
     command = [program(), "predict", str(folder)]
     known = inputs()
@@ -70,6 +72,21 @@ def print_results(folder: Path, as_json: bool) -> None:
         console.print("  " + shlex.join(command), soft_wrap=True)
 
 
+def _print_next_steps(console: Console, space: Workspace) -> None:
+    """What the words of the table mean, and what to do now; of several labels the first one's."""
+    facts = read_json(space.report / "report.json")
+    binary = facts["label"]["binary"]
+    names = facts["label"].get("names", [])  # reports of an earlier version have none
+    if binary and names and names != ["0", "1"]:
+        negative, positive = names
+        say(console, f"{facts['label']['name']}: positive (P) is {positive}, negative (N) is {negative}")
+    told = [*words.terms_of_models(facts), *(["TP, FP, FN, TN"] if binary else [])]
+    say(console, f"in words: {words.terms(words.METRICS[facts['headline']['metric']], *told)}")
+    console.print("next:")
+    for sentence in next_steps(facts, str(space.folder)):
+        say(console, f"- {sentence}", "  ")
+
+
 def _print_label(console: Console, results: Mapping[str, Any]) -> None:
     """The table of one label, the counts behind it, and the gains."""
     split = results["tested_on"]
@@ -77,10 +94,10 @@ def _print_label(console: Console, results: Mapping[str, Any]) -> None:
     for model, figures in results["models"].items():
         if "confusion" in figures[split]:
             counts = " ".join(f"{kind.upper()} {n}" for kind, n in figures[split]["confusion"].items())
-            console.print(f"{model} at {figures['threshold']:.2f}: {counts}", soft_wrap=True)
+            say(console, f"{model} at {figures['threshold']:.2f}: {counts}")
     for found in results.get("rule_figures", []):
         what = "" if found["of"] == "threshold" else "share of "
-        console.print(f"{results['main']}: {what}{words.rule_figure(found, split)}", soft_wrap=True)
+        say(console, f"{results['main']}: {what}{words.rule_figure(found, split)}")
     if actions := results.get("actions"):
         if "size" in actions:
             counts = (
@@ -88,28 +105,26 @@ def _print_label(console: Console, results: Mapping[str, Any]) -> None:
             )
         else:
             counts = ", ".join(f"{action} {sum(by_class.values()):,}" for action, by_class in actions.items())
-        console.print(f"{results['main']} by its review band: {counts}", soft_wrap=True)
+        say(console, f"{results['main']} by its review band: {counts}")
     if results["in_sample"]:
-        console.print("in-sample: " + IN_SAMPLE[split == results["tuned_on"]])
+        say(console, "in-sample: " + IN_SAMPLE[split == results["tuned_on"]])
     gain = results.get("gain")
     if gain:
         metric = f"({words.METRICS[gain['metric']]}, {split})"
         for expert, over in results.get("gains", {gain["over"]: gain}).items():
-            console.print(f"gain of {results['main']} over {expert} {metric}: {_spelled(over)}", soft_wrap=True)
+            say(console, f"gain of {results['main']} over {expert} {metric}: {_spelled(over)}")
         detectable = words.number(gain["detectable"])
-        console.print(
-            f"the least of its gains {metric}: {_spelled(gain)}, smallest detectable {detectable}", soft_wrap=True
-        )
+        say(console, f"the least of its gains {metric}: {_spelled(gain)}, smallest detectable {detectable}")
     if results.get("class_shares", {}).get("differ"):  # results of an earlier version have none
-        console.print(words.class_shares_differ(results["class_shares"]), soft_wrap=True)
+        say(console, words.class_shares_differ(results["class_shares"]))
     if judged := results.get("end_to_end"):
         told = ", ".join(
             f"{words.METRICS[m]} {words.number(judged[m]['value'])} {words.interval(judged[m])}" for m in END_TO_END
         )
-        console.print(
+        say(
+            console,
             f"the figures above are given the true parent; end to end, “not asked” being a class of its own, over "
             f"{judged['n']:,} rows: {told}",
-            soft_wrap=True,
         )
 
 

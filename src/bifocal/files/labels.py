@@ -221,7 +221,14 @@ class LabelMap(Strict):
                 f"{sum(rare.values())} rows in all)."
             )
         probability = known.probability if known else f"prob_{name}" if binary else "prob"
-        return Label(classes, probability, " ".join(told), self.above)
+        return Label(classes, probability, " ".join(told), self.above, names=self._names(classes) if binary else ())
+
+    def _names(self, classes: tuple[Any, ...]) -> tuple[str, ...]:
+        """The words that the map turns into 0 and 1, where one word stands for each, and they are no numbers."""
+        words = {one: [raw for raw, to in (self.map or {}).items() if to == one] for one in classes}
+        if any(len(found) != 1 or found[0].lstrip("-").isdecimal() for found in words.values()):
+            return ()
+        return tuple(_shown(found[0]) if found[0] in _WORDS else found[0] for found in words.values())
 
     def knows_word(self, word: str, label: Label | None = None) -> bool:
         """Whether the options, or the classes of a label, say what a word means."""

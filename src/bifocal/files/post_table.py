@@ -13,7 +13,7 @@ from ..example import Rejected, is_nothing
 from ..modalities import PARTS, argument_of, inputs
 from .columns import Columns, text_cell, to_json_value
 from .delimited import other_delimiter
-from .folders import Files, Picture
+from .folders import Files, Picture, escapes_root
 from .tables import DELIMITERS, is_table, read_rows
 from .text_lines import decoded, known_encoding
 
@@ -219,11 +219,12 @@ def _places(
             raise DataError(f"images: {images} {place.found()}; expected a folder, .tar or .zip")
         return (place,)
     folders = []
-    named = _text(source, "images")
-    if home and (root := _root(home)):
+    named = expand_home(_text(source, "images") or "")
+    is_elsewhere = escapes_root(str(named))  # a folder that who wrote the configuration named, wherever the table lies
+    if (home or is_elsewhere) and (root := _root(source)):
         root = root.parent if is_table(root.name) and not root.is_dir() else root
-        folders.append(root / named if named else root)
-    if named and Files(path.parent / named).exists():
+        folders.append(root / named)
+    if not is_elsewhere and named.name and Files(path.parent / named).exists():
         folders.append(path.parent / named)
     return tuple(Files(folder) for folder in dict.fromkeys([*folders, path.parent]))
 
@@ -235,7 +236,7 @@ def _rows(
     files = Files(path.parent)
     try:
         encoding = _encoding(files, path.name, source, is_own)
-        delimiter = _delimiter(files, path.name, source, encoding)
+        delimiter = delimiter_of(files, path.name, encoding, _text(source, "delimiter") or "")
         quotes: Any = _text(source, "quotes") or "auto"
         for where, row in read_rows(files, path.name, delimiter=delimiter, encoding=encoding, quotes=quotes, note=told):
             yield DataError(f"{where}: {row.reason}") if isinstance(row, Rejected) else row
@@ -263,14 +264,14 @@ def _encoding(files: Files, name: str, source: Mapping[str, Any], is_own: bool) 
     return encoding if b"\0" in head else "utf-8"
 
 
-def _delimiter(files: Files, name: str, source: Mapping[str, Any], encoding: str) -> str | None:
+def delimiter_of(files: Files, name: str, encoding: str, option: str = "") -> str | None:
     """What stands between the names of the columns: that of the run's source, that of the ending, or another one."""
     default = DELIMITERS.get(Path(name).suffix.lower())
     if default is None:
         return None
     with files.opened(name) as file:
         header = decoded(file, name, encoding, None).readline(2**20)
-    asked = {"tab": "\t", "\\t": "\t"}.get(option := _text(source, "delimiter") or "", option)
+    asked = {"tab": "\t", "\\t": "\t"}.get(option, option)
     if header.lower().lstrip('"').startswith("sep="):
         return None
     if asked and asked in header:

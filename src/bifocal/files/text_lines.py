@@ -6,6 +6,7 @@ import codecs
 import io
 import re
 from collections.abc import Iterable
+from itertools import islice
 from typing import IO
 
 from ..errors import ConfigError, DataError
@@ -16,6 +17,7 @@ _MARKS = re.compile("[\udc00-\udcff]")
 """What `_marked` puts in the place of bad bytes: no decoder gives these by itself, and no JSON holds them unescaped."""
 _HEAD = 64 * 2**10
 _LONGEST = 2**20
+_GUESSED_FROM = 200_000  # lines
 _WIDE = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -132,12 +134,34 @@ def is_other_encoding(texts: Iterable[str]) -> bool:
     return (bad > max(1, _FEW * total) or bad == total) and 10 * whole < bad
 
 
+def guess_encoding(files: Files, name: str) -> str:
+    """UTF-8 where most lines beyond ASCII are that; else what a byte order mark, zero bytes or accents tell."""
+    with files.opened(name) as file:
+        head = file.read(_HEAD)
+    mark = next((mark for mark in _WIDE if head.startswith(mark)), None)
+    if wide := _WIDE[mark] if mark else _wide(head):
+        return wide
+    _, other = _measured(files, name, "utf-8", _GUESSED_FROM)
+    return other or "utf-8"
+
+
 def describe_encoding(files: Files, name: str, encoding: str) -> str:
     """Where a file is not of its encoding, and which one to set."""
+    place, other = _measured(files, name, encoding)
+    if other == encoding:
+        return f"{name} is not {encoding.upper()}{place}, and elsewhere it is: mend that line"
+    if other is not None:
+        return f"{name} is not {encoding.upper()}{place}: set the option encoding: {other}, or convert it"
+    scripts = "to that of its script (cp1251 or koi8-r, gb18030, big5, shift_jis, euc-kr, …)"
+    return f"{name} is not {encoding.upper()}{place}: set the option encoding {scripts}, or convert it"
+
+
+def _measured(files: Files, name: str, encoding: str, most: int | None = None) -> tuple[str, str | None]:
+    """Where a file is first not of an encoding, and of which it is: the same, one for Latin letters, or None."""
     at = letters = high = controls = bad = whole = 0
     place = ""
     with files.opened(name) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(islice(file, most), start=1):
             try:
                 whole += not line.decode(encoding).isascii()
             except UnicodeDecodeError as error:
@@ -147,10 +171,8 @@ def describe_encoding(files: Files, name: str, encoding: str) -> str:
             letters += len(_LETTERS.findall(line))
             high += len(_NON_ASCII.findall(line))
             controls += len(_C1.findall(line))
-    if whole > bad:
-        return f"{name} is not {encoding.upper()}{place}, and elsewhere it is: mend that line"
-    other = "to that of its script (cp1251 or koi8-r, gb18030, big5, shift_jis, euc-kr, …)"
+    if whole > bad or not bad:
+        return place, encoding
     if 2 * high < letters:  # Latin letters, some with accents: C1 controls in the place of quotes mean Windows
-        other = "cp1252" if controls else "latin-1"
-        return f"{name} is not {encoding.upper()}{place}: set the option encoding: {other}, or convert it"
-    return f"{name} is not {encoding.upper()}{place}: set the option encoding {other}, or convert it"
+        return place, "cp1252" if controls else "latin-1"
+    return place, None

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import plugins
-from ..config import RunConfig, SourceConfig, load_config, parse_config, read_mapping, recorded_config
+from ..config import RunConfig, SourceConfig, load_config, packaged_configs, parse_config, read_mapping, recorded_config
 from ..contracts import Modality
 from ..data.compose import compose_manifest
 from ..data.dedup import duplicate_groups, picture_hash, rows_in_shared_groups, rows_with_near_duplicates
@@ -52,7 +52,7 @@ def source_of(given: str) -> RunConfig:
     ConfigError
         Where it is neither.
     """
-    if Path(given).suffix in (".yaml", ".yml"):
+    if Path(given).suffix in (".yaml", ".yml") or given in packaged_configs():
         return load_config(given)
     if given.lstrip().startswith(("{", "[")):
         content = read_mapping(f"{{source: {given}}}", "SOURCE")

@@ -47,18 +47,9 @@ def plan(config: RunConfig, *, root: str | Path = "runs") -> dict[str, Any]:
     unreached = _unreached(work)
     rows, notes = _rows(work)
     gflops, device = measured_gflops()
-    experts = {}
     kept_aside = config.fusion.holdout if len(work.modalities) > 1 else 0
-    n_train = round(rows["n_train"] * (1 - kept_aside))
-    for name, rivals in work.candidates.items():
-        for expert in rivals:
-            shown = work.modalities[name].expert_name + (f" ({expert.encoder})" if len(rivals) > 1 else "")
-            try:
-                cost = plugins.load("encoders", str(expert.encoder)).cost(expert, len(work.label.classes))
-            except BifocalError as error:
-                notes.append(f"{shown}: {error}")
-                continue
-            experts[shown] = _costs(expert, cost, rows["n"], n_train, gflops)
+    experts, unknown = expert_costs(work, rows["n"], round(rows["n_train"] * (1 - kept_aside)), gflops)
+    notes += unknown
     if unreached and not any(unreached in note for note in notes):
         notes.append(unreached)
     return {
@@ -70,6 +61,21 @@ def plan(config: RunConfig, *, root: str | Path = "runs") -> dict[str, Any]:
         "experts": experts,
         "notes": notes,
     }
+
+
+def expert_costs(work: Context, n: int, n_train: int, gflops: float) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What each expert costs for so many rows, by its name; and why it cannot be told of some."""
+    experts, notes = {}, []
+    for name, rivals in work.candidates.items():
+        for expert in rivals:
+            shown = work.modalities[name].expert_name + (f" ({expert.encoder})" if len(rivals) > 1 else "")
+            try:
+                cost = plugins.load("encoders", str(expert.encoder)).cost(expert, len(work.label.classes))
+            except BifocalError as error:
+                notes.append(f"{shown}: {error}")
+                continue
+            experts[shown] = _costs(expert, cost, n, n_train, gflops)
+    return experts, notes
 
 
 def _unreached(work: Context) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ def draw_figures(facts: RunFacts) -> dict[str, Figure]:
     """Name -> figure, of those that this run has."""
     makers: dict[str, Callable[[RunFacts], Figure | None]] = {
         "intervals": _intervals,
+        "scores": _scores,
         "ranking": _ranking,
         "reliability": _reliability,
         "curve": _curve,
@@ -70,6 +72,34 @@ def _intervals(facts: RunFacts) -> Figure:
         f"{title} on {headline['n']:,} {words.posts(headline['split'])}, with 95% intervals."
         f"{compare if facts['gain'] else ''}",
         [{"model": name, "metric": metric, **figure} for name, figure in found.items()],
+    )
+
+
+def _scores(facts: RunFacts) -> Figure | None:
+    """Rows of each class by their calibrated probability, read off what each threshold flags."""
+    explorer = facts["explorer"]
+    if explorer is None:
+        return None
+    split, rows = explorer["split"], explorer["rows"]
+    if "tested" in explorer:
+        split, rows = explorer["tested"]["split"], explorer["tested"]["rows"]
+    steps = rows[:: max(1, (len(rows) - 1) // draw.SCORE_BINS)]
+    bins = [
+        {
+            "from": low["threshold"],
+            "to": high["threshold"],
+            "negative": low["fp"] - (high["fp"] if i < len(steps) - 2 else 0),
+            "positive": low["tp"] - (high["tp"] if i < len(steps) - 2 else 0),
+        }
+        for i, (low, high) in enumerate(pairwise(steps))
+    ]
+    main, names = facts["headline"]["model"], facts["label"]["names"]
+    named = tuple(f"{facts['label']['name']}: {name}" for name in names)
+    return Figure(
+        draw.score_histogram(bins, facts["models"][main]["threshold"], named),
+        f"Calibrated probabilities of {main} on {words.posts(split)}, by true class. The upright line is "
+        "its threshold; what overlaps, no threshold can part.",
+        bins,
     )
 
 
@@ -126,7 +156,7 @@ def _confusion(facts: RunFacts) -> Figure | None:
         return None
     headline = facts["headline"]
     return Figure(
-        draw.confusion_matrix(counts, classes),
+        draw.confusion_matrix(counts, facts["label"]["names"]),
         f"What {headline['model']} calls the {words.posts(headline['split'])} of each class; darker: more of the row.",
         [{"truth": a, "named": b, "rows": counts[i][j]} for i, a in enumerate(classes) for j, b in enumerate(classes)],
     )

@@ -330,6 +330,35 @@ def threshold_curves(rows: Sequence[Mapping[str, float]], chosen: float | None) 
         return drawn_of(figure, "Precision, recall and F1 against the threshold")
 
 
+SCORE_BINS = 20
+
+
+def score_histogram(bins: Sequence[Mapping[str, float]], chosen: float | None, names: Sequence[str]) -> Drawn:
+    """Rows of each class by probability: the positive ones above the line, the negative ones below it.
+
+    Parameters
+    ----------
+    bins : sequence
+        ``from``, ``to``, ``negative``, ``positive``.
+    chosen : float or None
+        The threshold, to be marked.
+    names : (negative, positive)
+    """
+    with drawing(height=2.9) as figure:
+        axes = figure.subplots()
+        at, width = [b["from"] for b in bins], [0.92 * (b["to"] - b["from"]) for b in bins]
+        axes.bar(at, [b["positive"] for b in bins], width, align="edge", color=PALETTE["orange"], label=names[1])
+        axes.bar(at, [-b["negative"] for b in bins], width, align="edge", color=PALETTE["blue"], label=names[0])
+        axes.axhline(0, color=PALETTE["muted"], linewidth=0.8)
+        if chosen is not None:
+            axes.axvline(chosen, color=PALETTE["ink"], linewidth=1, linestyle=(0, (4, 3)))
+        axes.set(xlim=(-0.01, 1.01), xlabel="probability of the positive class", ylabel="posts")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
+        legend(axes, 2)
+        return drawn_of(figure, "Posts of each class by their probability")
+
+
 def metric_intervals(figures: Mapping[str, OptionalFigure], metric: str, main: str) -> Drawn:
     """One figure of every model with its interval, the main model marked; the last entry is the line to beat.
 

@@ -72,6 +72,7 @@ def findings(folder: str | Path, label_name: str = "") -> RunFacts:
             "name": results["label"],
             "description": label.description,
             "classes": list(label.classes),
+            "names": list(label.shown),
             "binary": label.binary,
         },
         "source": record["config"]["source"]["kind"],
@@ -109,7 +110,7 @@ def findings(folder: str | Path, label_name: str = "") -> RunFacts:
         "tried": steps["experts"].get("tried", {}),
         "tried_on": steps["experts"].get("tried_on", {}),
         "choice": steps.get("fusion", {}).get("choice"),
-        "made": _made(record),
+        "made": _made(record, read_json(space.policy)),
     }
     if decided_by.requires:
         facts["label"]["requires"] = decided_by.requires
@@ -186,9 +187,11 @@ def _languages(slices: Mapping[str, Any] | None) -> dict[str, int]:
     return {row["slice"]: row["n"] for row in found if row["column"] == "language"}
 
 
-def _made(record: Mapping[str, Any]) -> Provenance:
+def _made(record: Mapping[str, Any], policy: Mapping[str, Any]) -> Provenance:
     fuse = record.get("fuse")
     return {
+        "date": policy.get("date", ""),
+        "policy": policy.get("version", ""),
         "versions": record["versions"],
         "seed": record["seed"],
         "seconds": {name: step["seconds"] for name, step in record["steps"].items()},

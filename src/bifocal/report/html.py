@@ -16,6 +16,7 @@ from . import tables, words
 from .findings import findings
 from .gallery import GALLERY
 from .markdown import to_markdown
+from .next_steps import next_steps
 from .schema import RunFacts
 from .templates import environment
 
@@ -90,6 +91,7 @@ def to_html(facts: RunFacts, figures: Mapping[str, Figure], gallery: Mapping[str
         figures={name: {"svg": Markup(f.drawn.svg), "caption": f.caption} for name, f in figures.items()},
         gallery=gallery or {},
         words=words,
+        next_steps=next_steps(facts),
         tables=tables,
         config=yaml.safe_dump(facts["made"]["config"], sort_keys=False, allow_unicode=True),
         script=Markup(script),

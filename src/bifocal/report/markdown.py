@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from . import tables, words
+from .next_steps import next_steps
 from .schema import RunFacts
 from .tables import Table
 
@@ -39,6 +40,7 @@ def to_markdown(facts: RunFacts) -> str:
         lines += [f"> **{plain(words.in_sample(facts))}**", ""]
     lines += [plain(" ".join(words.asked(facts))), "", "## Answer", ""]
     lines += [f"- {plain(sentence)}" for sentence in words.answer(facts)]
+    lines += ["", "## What to do next", "", *(f"- {_with_commands(sentence)}" for sentence in next_steps(facts))]
     lines += [
         "",
         f"## Models on {facts['headline']['split']} (raw → calibrated)",
@@ -59,4 +61,20 @@ def to_markdown(facts: RunFacts) -> str:
         lines += [f"How {plain(expert)} read its columns:", "", *(f"- {plain(line)}" for line in told), ""]
     lines += ["## What this report cannot know", "", *(f"- {plain(s)}" for s in words.limitations(facts)), ""]
     versions = ", ".join(f"{name} {version}" for name, version in facts["made"]["versions"].items())
-    return "\n".join([*lines, "## How it was made", "", f"Seed {facts['made']['seed']}; {plain(versions)}.", ""])
+    return "\n".join(
+        [*lines, "## How it was made", "", _made(facts) + f"Seed {facts['made']['seed']}; {plain(versions)}.", ""]
+    )
+
+
+def _with_commands(sentence: str) -> str:
+    """A sentence whose commands, between backticks, stay code; whatever else it holds is shown as it is."""
+    return "".join(piece if piece[0] == "`" else _spaced(piece) for piece in re.split(r"(`[^`]*`)", sentence) if piece)
+
+
+def _spaced(piece: str) -> str:
+    return f"{' ' * piece.startswith(' ')}{plain(piece)}{' ' * piece.endswith(' ')}"
+
+
+def _made(facts: RunFacts) -> str:
+    made = facts["made"]
+    return f"{words.day(made['date'])}, policy {plain(made['policy'])}. " if made["date"] else ""

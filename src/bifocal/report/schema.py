@@ -19,6 +19,8 @@ class LabelFacts(TypedDict):
     name: str
     description: str
     classes: list[Any]
+    names: list[str]
+    """What people call the classes, in their order: the source's own words for 0 and 1 where they are known."""
     binary: bool
     requires: NotRequired[str]
     """The label whose positive posts alone this one is asked of."""
@@ -116,6 +118,10 @@ class DataFacts(TypedDict):
 class Provenance(TypedDict):
     """How the run was made."""
 
+    date: str
+    """When its policy was made, ISO 8601; "" = not known."""
+    policy: str
+    """Version of its policy."""
     versions: dict[str, str]
     seed: int
     seconds: dict[str, float]

@@ -189,11 +189,17 @@ def data(facts: RunFacts) -> list[Table]:
     found = facts["data"]
     tables = [
         counts("split", found["rows"]),
-        counts(f"class of {facts['label']['name']}", found["by_class"]),
+        counts(f"class of {facts['label']['name']}", _by_name(facts)),
         counts(f"language, {facts['headline']['split']}", found["languages"]),
         counts("quarantined for", found["reasons"]),
     ]
     return [table for table in tables if table.rows]
+
+
+def _by_name(facts: RunFacts) -> dict[str, int]:
+    """Rows of each class, under the name that people call it by."""
+    names = dict(zip(map(str, facts["label"]["classes"]), facts["label"]["names"], strict=True))
+    return {names.get(kind, kind): n for kind, n in facts["data"]["by_class"].items()}
 
 
 def making(facts: RunFacts) -> list[Table]:

@@ -46,6 +46,22 @@ FIGURES = {
     "flagged": "share of posts flagged",
     "cost": "cost of a post",
 }
+TERMS = {
+    "AUROC": "how often a positive post is ranked above a negative one: 0.5 is guessing, 1 is perfect",
+    "macro-F1": "the mean over the classes of F1, which is high only where precision and recall both are",
+    "accuracy": "the share of posts decided rightly",
+    "Brier, NLL": "how far probabilities are from what came true: 0 is perfect; NLL punishes sureness that was wrong",
+    "ECE": "how far, on average, a probability is from the share of posts that it comes true on",
+    "95% interval": "where the figure would lie for most other draws of as many posts",
+    "gain": "how much better the model that decides is than one part alone",
+    "calibrated": "mapped so that, of posts with probability 0.8, about 80% are positive",
+    "threshold": "the probability from which on a post is flagged",
+    "precision": "the share of the flagged posts that are positive",
+    "recall": "the share of the positive posts that are flagged",
+    "false-positive rate": "the share of the negative posts that are flagged",
+    "TP, FP, FN, TN": "posts flagged rightly, flagged wrongly, missed, and left alone rightly",
+}
+"""What the words of tables mean, each said where it is met first."""
 REVIEWED = {"fnr": "positive posts allowed without a person", "fpr": "negative posts blocked without a person"}
 NONE_WORSE = "None that could be compared is worse than the rest."
 
@@ -74,6 +90,28 @@ def interval(found: Mapping[str, float | None] | Figure | OptionalFigure) -> str
 def share(part: float, whole: float) -> str:
     """A share of a count in percent."""
     return f"{100 * part / whole:.0f}%" if whole else "n/a"
+
+
+def terms(*names: str) -> str:
+    """What some words mean, in one paragraph."""
+    return "; ".join(f"{name}: {TERMS[name]}" for name in names) + "."
+
+
+def terms_of_answer(facts: RunFacts) -> list[str]:
+    """The terms that the answer uses."""
+    found = [METRICS[facts["headline"]["metric"]], "95% interval"]
+    return found + (["gain"] if facts["gain"] else []) + (["threshold"] if facts["label"]["binary"] else [])
+
+
+def terms_of_models(facts: RunFacts) -> list[str]:
+    """The terms that the table of models uses, and the answer did not."""
+    every = ("AUROC", "macro-F1", "accuracy", "Brier, NLL", "ECE", "calibrated")
+    return [name for name in every if name not in terms_of_answer(facts)]
+
+
+def day(date: str) -> str:
+    """The day and time of an ISO 8601 date, for people."""
+    return date[:16].replace("T", " ") + (" UTC" if date.endswith("+00:00") else "")
 
 
 def posts(split: str) -> str:

@@ -118,6 +118,10 @@ class Hub(Columns):
         columns = sorted({spec.column for spec in self.label_maps.values()})
         return (row for name in self.data for row in self._read(name, columns) if not isinstance(row, Rejected))
 
+    def stored_rows(self) -> Iterator[dict[str, Any] | Rejected]:
+        """Every row as it is stored, pictures among its cells: to see what there is, before columns are named."""
+        return (row for name in self.data for row in self._read(name))
+
     def _check(self) -> None:
         headers = ((name, [dict.fromkeys(data.column_names)]) for name, data in self.data.items())
         self.check_parts(self.check_columns(headers))

@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, field_validator
+from pydantic import AfterValidator
 
+from ..config import expand_home
 from ..errors import DataError, nearest
 from ..example import Example, Label, Rejected
 from ..files.columns import Columns, Split, by_split, split_named
@@ -27,7 +28,8 @@ class Table(Columns, DelimitedTables):
         The table below the root, several, or ``{split: table}``. By default the only table there is, or the tables
         that are named after splits (``train.csv``, ``dev.csv``).
     images : str, optional
-        The folder, .tar or .zip below the root in which pictures are looked up; by default the root.
+        The folder, .tar or .zip in which pictures are looked up: below the root, or anywhere else by an absolute path,
+        one that begins with ``~``, or one that climbs (``../pictures``, from the root). By default the root.
     """
 
     expected: ClassVar[str] = f"a table ({', '.join(SUFFIXES)})"
@@ -35,24 +37,23 @@ class Table(Columns, DelimitedTables):
     file: Annotated[str | list[str] | dict[str, str] | None, AfterValidator(by_split)] = None
     images: str | None = None
 
-    @field_validator("images")
-    @classmethod
-    def _below_the_root(cls, value: str | None) -> str | None:
-        if value is not None and escapes_root(value):
-            raise ValueError(f"{value!r} leads out of the root: name a folder or archive below it, or a higher root")
-        return value
-
     @cached_property
     def files(self) -> Files:
         return Files(self.root.parent if self._is_table_itself() else self.root)
 
     @cached_property
     def pictures(self) -> Files:
-        """Where pictures are looked up. Raises `DataError` where ``images`` is a link that leads out of the root."""
+        """Where pictures are looked up.
+
+        Who writes a configuration may name any folder; a link below the root came with the data and may not lead out.
+        Raises `DataError` where it does.
+        """
         if self.images is None:
             return self.files
-        place = self.files.root / self.images
-        if not place.resolve().is_relative_to(self.files.root.resolve()):
+        place = self.files.root / expand_home(self.images)
+        if not escapes_root(str(expand_home(self.images))) and not place.resolve().is_relative_to(
+            self.files.root.resolve()
+        ):
             raise DataError(f"images: {place} is a link that leads out of {self.files.root}: name a higher root")
         return Files(place)
 

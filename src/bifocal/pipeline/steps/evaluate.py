@@ -87,7 +87,7 @@ def evaluate(run: Context) -> EvaluationCounts:
     write_slices(space.slices, parts.slices)
     chosen = tuning_predictions(data) if policy.tuned_on else tuned
     on = f"{data.tuned_on} and cross-fitted train" if policy.tuned_on else data.tuned_on
-    write_json(space.curves, draw_curves(tested, chosen, policy, data.models, tuned_on=on))
+    write_json(space.curves, draw_curves(tested, chosen, policy, data.models, tuned_on=on, tested_on=data.tested_on))
     texts = [data.texts(data.tested_on)[row] for row in every[data.tested_on].annotated]
     write_error_table(space.errors, tested, texts, policy, data.label, data.tested_on, data.models)
     return {"tested_on": data.tested_on, "rows": len(tested.ids)}
