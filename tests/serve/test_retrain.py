@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from bifocal.cli.app import app
-from bifocal.config import ThresholdConfig, parse_config
-from bifocal.deploy.policies import set_threshold
+from bifocal.config import ReviewConfig, ThresholdConfig, parse_config
+from bifocal.deploy.policies import set_review, set_threshold
 from bifocal.deploy.promotion import promote
 from bifocal.errors import ConfigError, DataError, RunError
 from bifocal.pipeline.train import run
@@ -144,6 +144,11 @@ def test_reports_train_only_where_it_is_said_and_the_command_says_how_it_went(po
     assert told["rows"]["new"] == {"train": 60}
     assert "the threshold 0.6 that ann gave holds for the new model" in told["by_hand"][0]
     assert (posts.parent / "current").is_symlink() == (told["gate"] == 0)
+    assert "by --feedback" in str(CliRunner().invoke(app, ["retrain", str(posts)]).exception)
+    for name in ("posts", "next"):
+        if not (link := posts.parent / "current").exists() or link.resolve().name != name:
+            promote(posts.parent / name, link)
+    assert "leads to posts, before next" in CliRunner().invoke(app, ["retrain", str(link), "--back"]).stdout
 
 
 def test_judged_rows_that_are_tuned_on_count_by_what_they_stand_for(posts, tmp_path):
@@ -157,3 +162,34 @@ def test_judged_rows_that_are_tuned_on_count_by_what_they_stand_for(posts, tmp_p
     rows, effective = re.search(r"([\d,]+) rows that tell as much as ([\d,]+) of equal weight", told).groups()
     assert int(rows) == found["rows"] + train and 0.2 * int(rows) < int(effective) < 0.6 * int(rows)
     assert not any("stand for" in one for one in read_json(posts / "run.json")["steps"]["calibrate"]["findings"])
+
+
+@pytest.mark.slow
+def test_of_several_labels_each_is_judged_and_has_its_own_rules_again(tmp_path):
+    people.write(tmp_path / "posts.csv", 500)
+    lines = (tmp_path / "posts.csv").read_text().splitlines()
+    rude = ["rude", *("yes" if "ka" in line.split(",")[1] else "no" for line in lines[1:])]
+    (tmp_path / "posts.csv").write_text("".join(f"{a},{b}\n" for a, b in zip(lines, rude, strict=True)))
+    yes_no = {"map": {"yes": 1, "no": 0}}
+    labels = {"abuse": {"column": "abuse", **yes_no}, "rude": {"column": "rude", **yes_no}}
+    config = {
+        "run": "both", "labels": ["abuse", {"rude": {"act": "review"}}], "ocr": "never", "modalities": ["text"],
+        "source": {"kind": "table", "root": str(tmp_path / "posts.csv"), "id": "id", "text": "text", "labels": labels},
+        "splits": {"val": 0.3, "test": 0.3}, "experts": {"text": {"encoder": "tfidf_text"}}, "bootstrap": 100,
+        "decide": {"on": "val"},
+    }  # fmt: skip
+    old = run(parse_config(config), root=tmp_path / "runs")
+    set_threshold(old, None, ThresholdConfig(by="recall", bound=0.8), label="rude", by="ann", why="counsel")
+    set_review(old, ReviewConfig(fnr=0.2), label="abuse", by="bob", why="staff")
+    export = judged(tmp_path / "judged", 60)
+    with pytest.raises(ConfigError, match="nothing of rude"):
+        retrain(old, export)
+    taxonomy = read_json(export / "label_taxonomy.json")
+    (export / "label_taxonomy.json").write_text(json.dumps({**taxonomy, "rude": taxonomy["abuse"]}))
+    done = retrain(old, export)
+    assert done.by_hand[0] == "abuse: the review bands that bob asked for are fitted to the new model"
+    assert done.by_hand[1].startswith("rude: text_expert, pooled: recall at least 0.8 by ann: ")
+    policy = read_json(Workspace.of(done.new).policy)
+    assert policy["review"]["fnr"] == 0.2 and policy["labels"]["rude"]["changes"][-1]["rule"]["bound"] == 0.8
+    assert done.frozen.pairs[0]["labels"].keys() == {"abuse", "rude"}
+    assert list(done.recent.pairs[0]["labels"]) == ["abuse"] or done.recent.pairs[0]["labels"]["rude"]["labelled"] == 0

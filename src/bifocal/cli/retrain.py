@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import ConfigError
 from .options import AllowPlugin, Json, Quiet
-from .promote import Link
+from .promote import Back, Link
+from .promote import promote as swing
 
 if TYPE_CHECKING:
     from ..assess.comparison import ModelComparison
@@ -19,7 +21,9 @@ def retrain(
     run_folder: Annotated[
         Path, typer.Argument(metavar="RUN", help="The run in service, or the link to it, such as runs/current.")
     ],
-    feedback: Annotated[Path, typer.Option(metavar="EXPORT", help="The folder that `bifocal feedback export` wrote.")],
+    feedback: Annotated[
+        Path | None, typer.Option(metavar="EXPORT", help="The folder that `bifocal feedback export` wrote.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Of the new run; by default the old one's, numbered.")] = None,
     with_reports: Annotated[
         bool, typer.Option("--with-reports", help="Learn from clients' reports, too, where no moderator has judged.")
@@ -37,6 +41,7 @@ def retrain(
         bool, typer.Option("--promote", help="Put the new run into service where the gate passes.")
     ] = False,
     link: Link = None,
+    back: Back = False,
     allow_plugin: AllowPlugin = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -44,8 +49,13 @@ def retrain(
     """Train a run again with moderators' verdicts, on the same splits, and compare both on posts new to them.
 
     Exit status 0 = better or no worse (with --promote: in service), 1 = worse, 3 = cannot tell, 2 = an error.
-    `bifocal promote LINK --back` undoes a promotion.
+    With --back nothing is trained, as by `bifocal promote LINK --back`.
     """
+    if back:
+        swing(run_folder, link, back=True, as_json=as_json)
+        return
+    if feedback is None:
+        raise ConfigError("name what people have judged since by --feedback: `bifocal feedback export` writes it")
     from ..assess.label_comparison import CompareSettings
     from ..serve.retrain import RetrainSettings
     from ..serve.retrain import retrain as again
