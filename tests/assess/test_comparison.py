@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bifocal.assess.compared_models import RunModel
+from bifocal.assess.compared_models import ModelLabel, RunModel
 from bifocal.assess.comparison import READINGS, compare_models, gate_of, shared_labels
-from bifocal.assess.label_comparison import CompareSettings
-from bifocal.config import SourceConfig
+from bifocal.assess.label_comparison import CompareSettings, judged_figures
+from bifocal.config import SourceConfig, ThresholdConfig
 from bifocal.deploy.export import export
 from bifocal.errors import BifocalError, DataError, RunError
 from bifocal.pipeline.inspect import posts_of
@@ -223,3 +223,26 @@ def test_an_altered_record_of_readings_and_a_label_without_rows_are_told(pair, t
     with pytest.raises(RunError, match="it was altered"):
         compare_models(pair, settings=FAST)
     (pair[0] / READINGS).unlink()
+
+
+@pytest.mark.parametrize(
+    ("rules", "judged"),
+    [
+        ([], ["f1"]),
+        ([{"by": "f1"}, {"by": "macro_f1"}], ["f1", "macro_f1"]),  # each model's own
+        ([{"by": "precision", "bound": 0.9}], ["precision", "recall"]),
+        ([{"by": "fpr", "bound": 0.02}], ["fpr", "recall"]),
+        ([{"by": "capacity", "bound": 0.1}], ["precision"]),
+        ([{"by": "f_beta", "beta": 2}], ["f_beta"]),
+        (
+            [{"by": "f_beta", "beta": b} for b in (2, 3)],
+            ["f_beta (the best F at beta 2)", "f_beta (the best F at beta 3)"],
+        ),
+    ],
+)
+def test_what_is_judged_is_each_policys_own_figure_and_what_a_bound_costs(rules, judged):
+    asked = [ThresholdConfig.model_validate(rule) for rule in rules]
+    figures = judged_figures(ModelLabel((0, 1), None, None), asked)
+    assert [figure.name for figure in figures if figure.role == "policy"] == judged
+    assert [figure.name for figure in figures if figure.role == "probabilities"] == ["nll"]
+    assert {"auroc", "brier", "precision", "recall", "fpr"} <= {figure.name for figure in figures}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from ..config import ThresholdConfig
-from ..decide.thresholds import Counts, figure_of, rule_figure
+from ..decide.thresholds import Counts, described, figure_of, rule_figure
 from ..errors import DataError
 from ..evaluate.intervals import RESAMPLES
 from ..evaluate.paired import (
@@ -123,10 +123,12 @@ def judged_figures(label: ModelLabel, rules: Sequence[ThresholdConfig]) -> list[
         nll = ComparedFigure("nll", "probabilities", lower_is_better=True)
         return [ComparedFigure("macro_f1", "policy"), nll, *shown]
     figures: dict[str, ComparedFigure] = {}
+    settings = {(rule.by, rule.beta, rule.costs.model_dump_json()) for rule in rules}
     for rule in rules or [F1]:
         for asked in (rule, *([_shown_rule(BESIDE[rule.by])] if rule.by in BESIDE else [])):
             if asked.by != "capacity":
-                name = figure_of(asked)
+                alike = len([by for by, *_ in settings if by == asked.by]) < 2
+                name = figure_of(asked) if alike else f"{figure_of(asked)} ({described(asked)})"
                 figures.setdefault(name, ComparedFigure(name, "policy", _of(asked), asked.by in ("fpr", "cost")))
     figures["nll"] = ComparedFigure("nll", "probabilities", lower_is_better=True)
     figures["auroc"] = ComparedFigure("auroc")
