@@ -46,13 +46,13 @@ def draw(folder, n=120):
 
 
 def source_of(proposal):
-    return yaml.safe_load(proposal.text)["source"]
+    return yaml.safe_load(proposal.content)["source"]
 
 
 def checked(proposal, tmp_path):
     """The proposal as a run would read it: the file is the configuration, and no row of the table is refused."""
     path = tmp_path / "proposed.yaml"
-    path.write_text(proposal.text, encoding="utf-8")
+    path.write_text(proposal.content, encoding="utf-8")
     config = load_config(path)
     assert config == proposal.config
     assert inspect(config)["quarantined"] == 0
@@ -166,7 +166,7 @@ def test_what_leaks_and_what_is_personal_is_warned_of_and_not_fed(tmp_path):
     checked(proposal, tmp_path)
     assert [one.split()[1] for one in proposal.warnings] == ["email", "note", "score"]
     assert source_of(proposal)["tabular"] == ["country"] and source_of(proposal)["drop"] == ["email"]
-    assert proposal.text.count("WARNING") == 3
+    assert proposal.content.count("WARNING") == 3
 
 
 def test_columns_with_awkward_names_are_quoted_and_end_no_comment(tmp_path):

@@ -27,17 +27,17 @@ from ..report.tables import Table
 from ..report.words import METRICS
 
 
-def say(console: Console, text: str, indent: str = "") -> None:
+def say(console: Console, sentence: str, indent: str = "") -> None:
     """A sentence: on a terminal its lines end between words, elsewhere it stays on one line for other programs."""
     if not console.is_terminal:
-        console.print(f"{indent}{text}", soft_wrap=True)
+        console.print(f"{indent}{sentence}", soft_wrap=True)
         return
-    console.print("\n".join(_wrapped(text, console.width, indent)), soft_wrap=True)
+    console.print("\n".join(_wrapped(sentence, console.width, indent)), soft_wrap=True)
 
 
-def _wrapped(text: str, width: int, indent: str, style: str = "  ") -> list[str]:
+def _wrapped(sentence: str, width: int, indent: str, style: str = "  ") -> list[str]:
     return textwrap.wrap(
-        text,
+        sentence,
         max(width, 40),
         initial_indent=indent,
         subsequent_indent=indent + style,
@@ -126,8 +126,8 @@ class ConsoleReporter(Reporter):
     def note(self, message: str) -> None:
         self._say(f"note: {message}", "yellow")
 
-    def _say(self, text: str, style: str = "") -> None:
-        lines = _wrapped(text, self.console.width, "  ", "    ")
+    def _say(self, sentence: str, style: str = "") -> None:
+        lines = _wrapped(sentence, self.console.width, "  ", "    ")
         self.console.print("\n".join(lines), style=style, soft_wrap=True)
 
 

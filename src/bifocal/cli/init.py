@@ -28,7 +28,9 @@ def init(
     label: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN", help="What is to be learned; repeatable.")
     ] = None,
-    text: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="A post's words; repeatable.")] = None,
+    words: Annotated[
+        list[str] | None, typer.Option("--text", metavar="COLUMN", help="A post's words; repeatable.")
+    ] = None,
     images: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Where the pictures lie that the table names, or an archive.")
     ] = None,
@@ -50,10 +52,10 @@ def init(
     output = output or Path(f"{run_name(posts)}.yaml")
     if output.exists() and not force:
         raise ConfigError(f"{output} is there already: name another file with -o, or overwrite it with --force")
-    asked = Asked(AskedRoles(label or (), text or (), drop or ()), images, run_name(str(output)))
+    asked = Asked(AskedRoles(label or (), words or (), drop or ()), images, run_name(str(output)))
     proposal = propose(posts, asked)
     with atomic(output) as file:
-        file.write(proposal.text)
+        file.write(proposal.content)
     _print(proposal, output, as_json)
 
 

@@ -16,20 +16,22 @@ from ..files.columns import SPLIT_NAMES, to_json_value
 from ..files.labels import MAX_CLASSES
 from ..files.names import PICTURES
 from ..files.tables import NAMELESS
+from ..modalities import PICTURE, TEXT
 from ..models.column_types import CellCounts, ColumnSummary, parse_number
 from .leaking_columns import LEAK, label_given_away
 from .personal_data import personal_kind, words_of
 
-Role = Literal["text", "image", "record", "label", "id", "group", "time", "split", "not read"]
+Role = str
+"""The name of a part (text, image), or ``record``, ``label``, ``id``, ``group``, ``time``, ``split``, ``not read``."""
 
 FILE = "a file inside the table"
 """What `find_roles` is given in the place of the bytes of a picture."""
 MOST_CLASSES = 20
 _TEXTS = (
-    *("title", "headline", "subject", "text", "body", "comment", "message", "content", "caption", "post", "tweet"),
-    *("description", "sentence", "utterance", "question", "review", "txt", "words", "transcript", "reply", "prompt"),
+    *("title", "headline", "subject", TEXT, "body", "comment", "message", "content", "caption", "post", "tweet"),
+    *("description", "sentence", "utterance", "question", "review", "words", "transcript", "reply", "prompt"),
 )
-_PICTURES = {"image", "img", "picture", "photo", "pic", "thumbnail", "meme", "screenshot", "media", "jpg", "png"}
+_PICTURES = {PICTURE, "img", "picture", "photo", "pic", "thumbnail", "meme", "screenshot", "media"}
 _TIMES = {"date", "time", "datetime", "timestamp", "created", "posted", "published", "updated"}
 _AUTHORS = ("author", "user", "username", "account", "poster", "sender", "profile", "handle", "owner", "uploader")
 _THREADS = ("thread", "conversation", "channel", "host", "parent", "reply", "community", "subreddit", "forum", "page")
@@ -317,17 +319,17 @@ def _files(open_: Open, asked: AskedRoles) -> Found:
     found: Found = {}
     for column in open_.values():
         if column.counts.get(FILE, 0) == column.n:
-            found[column.name] = ColumnRole(column.name, "image", "pictures inside the table")
+            found[column.name] = ColumnRole(column.name, PICTURE, "pictures inside the table")
             continue
-        addresses = column.share(lambda text: text.lower().startswith(("http://", "https://", "www.")))
-        pictures = column.share(lambda text: text.lower().partition("?")[0].endswith(PICTURES) and " " not in text[-5:])
+        addresses = column.share(lambda cell: cell.lower().startswith(("http://", "https://", "www.")))
+        pictures = column.share(lambda cell: cell.lower().partition("?")[0].endswith(PICTURES) and " " not in cell[-5:])
         called = bool(set(column.words) & _PICTURES)
         if addresses > 0.5:
             more = ": pictures are not fetched; download them, and name the folder with --images" if called else ""
             found[column.name] = ColumnRole(column.name, "not read", f"web addresses{more}")
         elif pictures > 0.5:
-            found[column.name] = ColumnRole(column.name, "image", f"names of pictures, such as {column.texts[0]!r:.60}")
-    images = [role for role in found.values() if role.role == "image"]
+            found[column.name] = ColumnRole(column.name, PICTURE, f"names of pictures, such as {column.texts[0]!r:.60}")
+    images = [role for role in found.values() if role.role == PICTURE]
     for second in images[1:]:
         told = f"pictures, as {images[0].name} has: a post has one"
         found[second.name] = replace(second, role="not read", why=told)
@@ -417,7 +419,7 @@ def _times(open_: Open, asked: AskedRoles) -> Found:
 
 def _texts(open_: Open, asked: AskedRoles) -> Found:
     if asked.texts:
-        return {name: ColumnRole(name, "text", "as asked") for name in asked.texts}
+        return {name: ColumnRole(name, TEXT, "as asked") for name in asked.texts}
     free = [column for column in open_.values() if _is_free_text(column)]
     named = [column for column in free if set(column.words) & set(_TEXTS) or column.plain in _TEXTS]
     chosen = named or sorted(free, key=lambda column: -column.n_words)[:1]
@@ -426,7 +428,7 @@ def _texts(open_: Open, asked: AskedRoles) -> Found:
     for column in free:
         if column in chosen:
             why = "by its name; " if column in named else "the longest texts; "
-            found[column.name] = ColumnRole(column.name, "text", f"{why}{column.n_words:g} words at the median")
+            found[column.name] = ColumnRole(column.name, TEXT, f"{why}{column.n_words:g} words at the median")
         else:
             told = "free text; list it under `text` if it is part of the post"
             found[column.name] = ColumnRole(column.name, "not read", told)
@@ -473,7 +475,7 @@ def _without_leaks(roles: list[ColumnRole], looked: Open) -> list[ColumnRole]:
     classes = {name: label.classes_of(looked[name].cells) for name, label in labels.items()}
     found = []
     for role in roles:
-        if role.role in ("record", "text"):
+        if role.role in ("record", TEXT):
             summary = looked[role.name].summary
             number = partial(parse_number, form=summary.form) if summary.kind == "number" else lambda cell: None
             for name, values in classes.items():

@@ -16,14 +16,14 @@ from ..diagnose.column_roles import FILE, AskedRoles, ColumnRole, LabelFound, fi
 from ..diagnose.personal_data import personal_in_texts
 from ..errors import BifocalError, DataError, listed
 from ..example import LABELS
-from ..modalities import PICTURE, TEXT
+from ..modalities import PICTURE, TEXT, inputs
 from ..workspace import Workspace
 from .commented_yaml import render
 from .context import Context
 from .plan import expert_costs, measured_gflops
 from .sample_posts import PostsFound, find_pictures, find_posts
 
-TABULAR = "tabular"
+RECORD = next(name for name, one in inputs().items() if one.form == "record")
 OCR_SECONDS = 0.4
 """Of one picture in one process (docs/ocr.md): real memes; a screenshot of a phone takes 3 s."""
 PICTURE_SECONDS, TEXT_SECONDS = 0.03, 0.002
@@ -51,7 +51,7 @@ class Proposal:
 
     Attributes
     ----------
-    text : str
+    content : str
         The YAML, with the reasons as comments.
     rows : int
         Read.
@@ -62,7 +62,7 @@ class Proposal:
     """
 
     run: str
-    text: str
+    content: str
     config: RunConfig
     columns: list[ColumnRole]
     rows: int
@@ -123,16 +123,16 @@ class _Draft:
         for role in ("id", "group", "split"):
             if chosen := by_role.get(role):
                 self._set(role, chosen[0].name, chosen[0].why)
-        if texts := by_role.get("text"):
+        if texts := by_role.get(TEXT):
             names = [column.name for column in self._in_order(texts)]
             self._set(TEXT, names[0] if len(names) == 1 else names, "; ".join(dict.fromkeys(c.why for c in texts)))
             self.parts.append(TEXT)
             self._warn_of_texts(names)
-        if images := by_role.get("image"):
+        if images := by_role.get(PICTURE):
             self._take_pictures(images[0])
         if records := by_role.get("record"):
-            self._set(TABULAR, [column.name for column in records], "numbers and categories that come with a post")
-            self.parts.append(TABULAR)
+            self._set(RECORD, [column.name for column in records], "numbers and categories that come with a post")
+            self.parts.append(RECORD)
         if not self.parts:
             there = listed([f"{column.name} ({column.why})" for column in self.columns])
             raise DataError(
@@ -176,7 +176,7 @@ class _Draft:
             if place.images:
                 self._set("images", place.images, place.why)
                 self.assumed.append(f"pictures are looked up in {place.images}: {place.why}")
-        self._set("image", column.name, column.why)
+        self._set(PICTURE, column.name, column.why)
         self.parts.append(PICTURE)
         self.n_pictures = round(len(cells) / max(len(self.found.columns[column.name]), 1) * self.found.rows)
 
@@ -205,7 +205,7 @@ class _Draft:
     def take_examples(self) -> None:
         """A layout whose columns are known: its parts and labels are read off the first posts."""
         examples = self.found.examples
-        for part in (TEXT, PICTURE, TABULAR):
+        for part in (TEXT, PICTURE, RECORD):
             n = sum(part in example.parts for example in examples)
             if n:
                 self.parts.append(part)
