@@ -210,6 +210,8 @@ def test_the_last_day_and_the_shadow_by_each_label(server, client, store, labels
         assert cheap.id in paid and cheap.id not in kind
         assert "not asked" in kind and ">fire</bdi>" in kind and "not asked: " not in paid
         assert page.get("/moderate/day?label=rude").status_code == 422
+        item = page.get(f"/moderate/items/{cheap.id}").text
+        assert "; otherwise by <bdi>paid</bdi>: " in item and "otherwise by <bdi>urgent" not in item
 
 
 def test_a_shadow_of_one_label_is_compared_by_that_one():
