@@ -126,6 +126,7 @@ def several(tmp_path_factory):
         ROOT / "configs" / "pilot.yaml",
         [
             "run=several", "limit=null", "ocr=never", "splits={val: 0.2, test: 0.2}", "label=null",
+            "decide={on: val}",
             "labels=[abuse_hate, {offensive: {act: review}}, {target_type: {requires: offensive, act: none}}]",
             f"source={{kind: synthetic, size: 400, structures: {structures}}}",
         ],
@@ -141,5 +142,7 @@ def test_those_that_read_a_run_tell_of_each_label(several, monkeypatch):
     analysed = executed("step7_analysis", several, monkeypatch, RUN="several", LABEL="offensive")
     assert any(all(name in table for name in labels) for table in analysed["text/html"])
     assert (several / "several" / "robustness_several.offensive.json").is_file()
+    fused = executed("step5_fusion", several, monkeypatch, RUN="several")
+    assert any("'the one that was saved': True" in text for text in fused["text/plain"])
     decided = executed("step8_inference", several, monkeypatch, RUN="several")
     assert any(all(name in table for name in labels) and "threshold" in table for table in decided["text/html"])
