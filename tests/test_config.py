@@ -273,6 +273,7 @@ def test_settings_without_labels_as_keys_are_those_of_all():
         ({"labels": ["a"], "label": "b"}, "leave label out"),
         ({"labels": {"a": {"requires": "b"}, "b": {"requires": "a"}}}, "'b', which has to stand before a"),
         ({"labels": {"a": {"requires": "a"}}}, "'a', which has to stand before a"),
+        ({"labels": ["a", 'b"c']}, "which is none that a label can have"),
         ({"labels": ["a", {"b": {"requires": "a"}}, {"c": {"requires": "b"}}]}, "'b', which requires 'a' itself"),
         ({"labels": ["a", {"b": {"decide": {}}}], "decide": {"b": {}}}, "labels.b.decide and decide.b say the same"),
         ({"labels": ["a", ""]}, "the name '', which is none"),

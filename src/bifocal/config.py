@@ -552,7 +552,8 @@ class RunConfig(Strict):
     def _labels_agree(self) -> RunConfig:
         before: list[str] = []
         for name, own in self.labels.items():
-            if name in ("", _DEFAULT, "tokens"):  # the last names files beside those of labels
+            # "tokens" names files beside those of labels; SQLite finds no key of an object that holds a quotation mark.
+            if name in ("", _DEFAULT, "tokens") or '"' in name:
                 raise ValueError(
                     f"labels has the name {name!r}, which is none that a label can have: name it otherwise"
                 )
