@@ -11,6 +11,7 @@ what the head of all terms reaches, and what 64 columns of noise, as a part that
 
 import argparse
 import warnings
+from typing import Any
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -26,23 +27,23 @@ from bifocal.sources.synthetic import Synthetic
 TESTED, WIDTH = 1500, 64
 
 
-def drawn(n, seed):
+def drawn(n: int, seed: int) -> tuple[list[str], np.ndarray]:
     source = Synthetic(size=n, seed=seed, structures={"offensive": "unique_text"}, overlay=False, label_noise=0.2)
     rows = [row for row in source if isinstance(row, Example)]
     return [row.parts.get("text") or "" for row in rows], np.array([row.labels["offensive"] for row in rows])
 
 
-def auroc(train, labels, new, truth):
+def auroc(train: Any, labels: np.ndarray, new: Any, truth: np.ndarray) -> float:
     model = LogisticRegressionCV(Cs=[1e-3, 1e-2, 0.1, 1, 10], cv=3, scoring="neg_log_loss", max_iter=500)
-    return roc_auc_score(truth, model.fit(train, labels).predict_proba(new)[:, 1])
+    return float(roc_auc_score(truth, model.fit(train, labels).predict_proba(new)[:, 1]))
 
 
-def scaled(train, new):
+def scaled(train: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scaler = StandardScaler().fit(train)
     return scaler.transform(train), scaler.transform(new)
 
 
-def draw(n, seed):
+def draw(n: int, seed: int) -> dict[str, float]:
     """AUROC by what is learned from: all terms; features, whole and in principal components, of both encoders."""
     texts, labels = drawn(2 * n + TESTED, seed)
     train, new, y, truth = texts[:n], texts[2 * n :], labels[:n], labels[2 * n :]
