@@ -34,6 +34,7 @@ def roles(asked=None, **columns):
         ("photo", [f"https://example.org/{i}.jpg" for i in range(N)], "not read"),
         ("set", [["train", "dev", "test"][i % 3] for i in range(N)], "split"),
         ("constant", ["x"] * N, "not read"),
+        ("photo", [{"bytes": b"x", "path": None}] * N, "image"),  # inside the table
         ("nothing", EMPTY, "not read"),
         ("serial", list(range(1000, 1000 + N)), "not read"),
         ("code", [f"c{i}" for i in range(N)], "not read"),

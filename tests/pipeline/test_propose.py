@@ -1,6 +1,7 @@
 import csv
 import json
 import random
+import shutil
 
 import pytest
 import yaml
@@ -133,6 +134,15 @@ def test_a_folder_in_the_layout_of_hateful_memes(tmp_path):
     config = checked(propose(str(tmp_path / "memes")), tmp_path)
     assert (config.source.kind, config.label) == ("hateful_memes", "abuse_hate")
     assert config.modalities == ["text", "image"]
+
+
+def test_an_archive_with_its_pictures_in_a_folder(tmp_path):
+    draw(tmp_path / "all" / "pictures")
+    write_csv(tmp_path / "all" / "posts.csv", posts(photo=lambda i, y: f"{i}.png"))
+    shutil.make_archive(str(tmp_path / "posts"), "zip", tmp_path / "all")
+    proposal = propose(str(tmp_path / "posts.zip"))
+    config = checked(proposal, tmp_path)
+    assert source_of(proposal)["images"] == "pictures" and "image" in config.modalities
 
 
 def test_folders_of_pictures_by_class(tmp_path):

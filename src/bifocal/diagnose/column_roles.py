@@ -142,7 +142,7 @@ def find_roles(columns: Mapping[str, Sequence[Any]], asked: AskedRoles = AskedRo
     looked = {name: _Column(name, cells) for name, cells in columns.items()}
     found: dict[str, ColumnRole] = {name: ColumnRole(name, "not read", "as asked") for name in asked.drop}
     open_ = {name: column for name, column in looked.items() if name not in found}
-    for take in (_labels, _empty, _files, _splits, _ids, _personal, _groups, _times, _texts, _records):
+    for take in (_labels, _files, _empty, _splits, _ids, _personal, _groups, _times, _texts, _records):
         found |= take({name: column for name, column in open_.items() if name not in found}, asked)
     return _without_leaks([found[name] for name in columns], looked)
 
@@ -318,7 +318,7 @@ def _empty(open_: Open, asked: AskedRoles) -> Found:
 def _files(open_: Open, asked: AskedRoles) -> Found:
     found: Found = {}
     for column in open_.values():
-        if column.counts.get(FILE, 0) == column.n:
+        if column.n and column.counts.get(FILE, 0) == column.n:
             found[column.name] = ColumnRole(column.name, PICTURE, "pictures inside the table")
             continue
         addresses = column.share(lambda cell: cell.lower().startswith(("http://", "https://", "www.")))

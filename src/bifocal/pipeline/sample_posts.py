@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -258,7 +259,9 @@ def _places(names: list[str], home: Path) -> Iterator[Path]:
             yield Path(shared)
         return
     yield home
-    if home.is_file():
+    if home.is_file():  # an archive, whose own folders are looked in
+        inside = Counter(PurePosixPath(n).parent for n in Files(home).names() if n.lower().endswith(PICTURES))
+        yield from (home / folder for folder, _ in inside.most_common(50))
         return
     inner = _inside(home)
     yield from inner
