@@ -105,9 +105,9 @@ def duplicate_groups(
     return [ids[row] for row in first[labels]]
 
 
-def words_of(text: str) -> list[str]:
+def words_of(composed: str) -> list[str]:
     """The words of a composed text by which it is compared: without tags, case and punctuation."""
-    return _WORD.findall(tags_of(text).sub(" ", text).casefold())
+    return _WORD.findall(tags_of(composed).sub(" ", composed).casefold())
 
 
 def rows_with_near_duplicates(

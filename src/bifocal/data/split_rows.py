@@ -96,8 +96,8 @@ def read_rows(space: Workspace, source: Source, config: RunConfig) -> SplitRows:
 def _time(example: Example, column: str | None) -> object:
     if column is None:
         return None
-    record = example.parts.get("tabular")
-    return example.meta.get(column, record.get(column) if isinstance(record, Mapping) else None)
+    records = [part for part in example.parts.values() if isinstance(part, Mapping)]
+    return example.meta.get(column, next((record[column] for record in records if column in record), None))
 
 
 @dataclass
