@@ -246,3 +246,29 @@ def test_what_is_judged_is_each_policys_own_figure_and_what_a_bound_costs(rules,
     assert [figure.name for figure in figures if figure.role == "policy"] == judged
     assert [figure.name for figure in figures if figure.role == "probabilities"] == ["nll"]
     assert {"auroc", "brier", "precision", "recall", "fpr"} <= {figure.name for figure in figures}
+
+
+def test_what_a_table_decided_is_not_taken_for_the_truth(tmp_path):
+    decided = [{"id": f"p{i}", "prob": i / 100, "label": int(i > 50)} for i in range(100)]
+    old, new = scores(tmp_path / "old.csv", decided), scores(tmp_path / "new.csv", decided)
+    with pytest.raises(DataError, match="a gate needs labels"):
+        compare_models([old, new], settings=FAST, need_labels=True)
+    judged = compare_models([old, new], truth="label", settings=FAST).pairs[0]["labels"]["label"]
+    assert judged["labelled"] == 100 and judged["turned"]["n"] == 0
+    assert (
+        judged["figures"]["f1"]["old"]["value"] < 1
+    )  # of scores at the threshold 0.5, and not of the judgements themselves
+
+
+def test_scores_that_are_no_probabilities_are_refused_and_not_dropped(tmp_path):
+    old, new = table_of(tmp_path / "old.csv", 50), scores(tmp_path / "new.csv", [{"id": "p1", "prob": 73}])
+    with pytest.raises(DataError, match="'p1' is '?73.*between 0 and 1"):
+        compare_models([old, new], truth="abuse", settings=FAST)
+
+
+def test_rows_of_one_class_tell_nothing_of_a_binary_label(tmp_path):
+    rows = [{"id": f"p{i}", "prob": 0.4 + i / 1000, "abuse": 1} for i in range(300)]
+    old = scores(tmp_path / "old.csv", rows)
+    new = scores(tmp_path / "new.csv", [row | {"prob": 0.9} for row in rows])
+    found = compare_models([old, new], truth="abuse", settings=FAST)
+    assert found.pairs[0]["verdict"] == "cannot tell" and found.gate != 0

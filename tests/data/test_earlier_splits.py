@@ -55,11 +55,11 @@ def test_a_new_row_that_joins_old_groups_of_different_splits_is_left_out():
 
 
 def test_rows_are_known_by_content_then_by_id_and_what_is_gone_or_relabelled_is_told():
-    old = earlier({"1": "test", "2": "val", "3": "train", "4": "test", "5": "train"})
-    given = [("one", "c1", "a"), ("posts:2", "edited", "b"), ("3", "c3", "c")]
+    old = earlier({"1": "test", "p2": "val", "3": "train", "4": "test", "5": "train"})
+    given = [("one", "c1", "a"), ("posts:p2", "edited", "b"), ("3", "c3", "c")]
     labels = [{"abuse": 0}, {"abuse": 0}, {"abuse": 1}]
     taken = take_over(rows(given, labels=labels, sources=[None, "posts", None]), old)
-    assert taken.splits == {"one": "test", "posts:2": "val", "3": "train"}
+    assert taken.splits == {"one": "test", "posts:p2": "val", "3": "train"}
     assert taken.counts["matched"] == {"content": 2, "id": 1}
     assert (taken.counts["gone"], taken.counts["relabelled"]) == ({"train": 1, "test": 1}, {"train": 1})
     told = " ".join(told_of(taken.counts))
@@ -67,11 +67,25 @@ def test_rows_are_known_by_content_then_by_id_and_what_is_gone_or_relabelled_is_
     assert ("3", "abuse: 0, now 1") in {(row["id"], row["why"]) for row in taken.changes}
 
 
+def test_a_number_may_be_that_of_a_row_and_makes_no_other_post_an_old_one():
+    old = earlier({"1": "test", "2": "val", "3": "train"})
+    taken = take_over(rows([("1", "stranger", "a"), ("2", "c3", "b")]), old)
+    assert taken.splits == {"1": "train", "2": "train"} and taken.counts["gone"] == {"test": 1, "val": 1}
+
+
+def test_a_judged_post_equal_to_a_row_that_judges_is_left_out_whatever_its_group():
+    old = earlier({"1": "test", "2": "train"})
+    taken = take_over(rows([("1", "c1", "a"), ("2", "c2", "b"), ("judged:9", "c1", "z")]), old)
+    assert taken.splits == {"1": "test", "2": "train"}
+    assert taken.counts["left_out"] == {"near an old test row": 1}
+
+
 def test_of_equal_rows_each_keeps_its_own_and_one_too_many_is_new():
     old = EarlierRun("old", SHUFFLE, {"1": "train", "2": "test"}, {"1": "c", "2": "c"}, {"1": {}, "2": {}})
     assert take_over(rows([("2", "c", "a"), ("1", "c", "b")]), old).splits == {"2": "test", "1": "train"}
     taken = take_over(rows([("2", "c", "a"), ("1", "c", "b"), ("7", "c", "a")]), old)
-    assert taken.splits == {"2": "test", "1": "train"} and taken.counts["left_out"] == {"near an old test row": 1}
+    assert taken.splits == {"2": "test", "1": "train"}
+    assert taken.counts["left_out"] == {"near old train and test rows": 1}
 
 
 def test_a_judged_copy_of_a_test_row_never_takes_its_place():

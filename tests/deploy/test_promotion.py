@@ -95,3 +95,19 @@ def test_the_command(runs):
     assert json.loads(bifocal(runs / "b", "--json").stdout)["before"] == "a"
     assert "leads to a, before b" in bifocal(runs / "current", "--back").stdout
     assert "nothing to go back to" in str(bifocal(runs / "a", "--back").exception)
+
+
+def test_a_link_that_somebody_swung_otherwise_and_a_torn_history_are_told_and_not_trusted(runs):
+    link = runs / "current"
+    promote(runs / "a", link)
+    promote(runs / "b", link)
+    with pytest.raises(RunError, match="was held against"):
+        promote(runs / "c", link, instead_of=runs / "a")
+    link.unlink()
+    link.symlink_to("c")
+    with pytest.raises(RunError, match="somebody swung it otherwise"):
+        put_back(link)
+    with (runs / "current.serve" / "promotions.jsonl").open("a") as file:
+        file.write('{"date": "20')
+    with pytest.raises(RunError, match="cannot be read"):
+        put_back(link)

@@ -65,6 +65,17 @@ def test_classes_of_a_label(cells, classes, binary):
     assert classes is None or dict(label.map) == classes
 
 
+@pytest.mark.parametrize(("no", "yes"), [("n", "y"), ("f", "t"), ("off", "on"), ("nothate", "hate")])
+def test_the_value_that_says_no_is_the_negative_one_however_rare(no, yes):
+    cells = [yes] * 80 + [no] * 40
+    assert roles(AskedRoles(labels=["target"]), target=cells)["target"].label.map == {no: 0, yes: 1}
+
+
+def test_how_sure_somebody_was_of_a_label_is_no_second_label():
+    found = roles(label=[i % 2 for i in range(N)], label_confidence=[0.5 + i / N / 2 for i in range(N)])
+    assert found["label"].role == "label" and found["label_confidence"].role != "label"
+
+
 def test_of_two_words_that_tell_nothing_the_rarer_is_the_positive_one():
     cells = ["blue"] * 80 + ["red"] * 40
     assert roles(AskedRoles(labels=["kind"]), kind=cells)["kind"].label.map == {"blue": 0, "red": 1}

@@ -140,7 +140,7 @@ def test_reports_train_only_where_it_is_said_and_the_command_says_how_it_went(po
     done = CliRunner().invoke(app, [*arguments, "--json", "--name", "next"])
     told = json.loads(done.stdout)
     assert done.exit_code == told["gate"] in (0, 1, 3), done.output
-    assert told["recent"] is None and "nothing audited since" in told["notes"][0]
+    assert told["recent"] is None and "nothing audited of this export" in told["notes"][0]
     assert told["rows"]["new"] == {"train": 60}
     assert "the threshold 0.6 that ann gave holds for the new model" in told["by_hand"][0]
     assert (posts.parent / "current").is_symlink() == (told["gate"] == 0)

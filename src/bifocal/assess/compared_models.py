@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 BATCH = 64
 TIMED = 8
 """Posts that a model is timed on, one by one."""
+DECISION = "label"
+"""The column in which `bifocal score` writes what was decided."""
 SCORES = ("score", "prob", "probability")
 """Columns of a score, in tables that Bifocal did not write."""
 
@@ -270,6 +272,11 @@ class ScoreTable:
             row = self.rows.get(identity)
             given = None if row is None else number(field(row, score))
             named = None if row is None else field(row, decided)
+            if row is not None and given is None and (written := field(row, score)) not in (None, ""):
+                raise DataError(
+                    f"{self.path}: the score of {identity!r} is {written!r}; a probability between 0 and 1 is wanted "
+                    "(one of 0 to 100: divide by 100)"
+                )
             if row is None or given is None or (not binary and named in (None, "")):
                 continue
             p[i] = 1 - given, given
@@ -280,12 +287,13 @@ class ScoreTable:
         return Scored(predicted, p if binary else None, done, np.full(n, "", dtype=object))
 
     def _columns(self, name: str, label: ModelLabel) -> tuple[str, str]:
-        """The columns of score and decision by a label."""
+        """The columns of score and decision by a label; one that holds the truth is no decision."""
+        decision = "" if self.truth_column == DECISION else DECISION
         if self.score_column is not None:
             if self.score_column not in self.first:
                 known = nearest(self.score_column, list(self.first))
                 raise DataError(f"{self.path} has no column {self.score_column!r} of scores; {known}")
-            return self.score_column, "label"
+            return self.score_column, decision
         if field(self.first, f"labels.{name}.prob") is not None or any(
             field(row, f"labels.{name}.prob") is not None for row in self.rows.values()
         ):
@@ -293,7 +301,7 @@ class ScoreTable:
         own = [column for column in self.first if column.startswith("prob_")]
         for column in (label.probability, *own, *SCORES):
             if column and column in self.first:
-                return column, "label"
+                return column, decision
         raise DataError(
             f"{self.path} has the columns {listed(list(self.first))} and none of a score by {name or 'a label'} "
             f"({listed([c for c in (label.probability, *SCORES) if c])}): give what `bifocal score` wrote"
@@ -306,9 +314,11 @@ class ScoreTable:
         return found
 
     def truth(self, ids: Sequence[str], name: str, classes: tuple[int | str, ...]) -> NDArray[np.int64]:
-        """The true class of each post, `UNLABELLED` where it has none."""
+        """The true class of each post, `UNLABELLED` where it has none: a decision is none, unless it is named so."""
         column = self.truth_column or name
         found = np.full(len(ids), UNLABELLED, dtype=np.int64)
+        if self.truth_column is None and column == DECISION:
+            return found
         for i, identity in enumerate(ids):
             value = self.rows.get(identity, {}).get(column)
             if value not in (None, ""):

@@ -285,8 +285,8 @@ def with_texts(rows: ComparedRows) -> ComparedRows:
     """The same once models have read the posts: their composed texts, and slices by language."""
     if not isinstance(rows.posts, SourcePosts) or not rows.posts.texts:
         return rows
-    read = [rows.posts.texts.get(i, (content.text, "")) for i, content in enumerate(rows.contents)]
-    contents = [replace(c, text=text) for c, (text, _) in zip(rows.contents, read, strict=True)]
+    read = [rows.posts.texts.get(i, (content.words, "")) for i, content in enumerate(rows.contents)]
+    contents = [replace(c, words=words) for c, (words, _) in zip(rows.contents, read, strict=True)]
     slices = {"": {**rows.slices.get("", {}), **_columns({"language": [language or None for _, language in read]})}}
     return replace(rows, contents=contents, slices=slices)
 
@@ -313,7 +313,7 @@ def rows_of_tables(tables: Sequence[ScoreTable], labels: Mapping[str, ModelLabel
                 truth[name] = found
     truth = {name: found for name, found in truth.items() if (found != UNLABELLED).any()}
     rows = [tables[0].rows[one] for one in ids]
-    texts = [str(row.get("text_used") or row.get("text") or "") for row in rows]
+    texts = [str(row.get("text_used") or row.get(TEXT) or "") for row in rows]
     groups = duplicate_groups(ids, texts, [None] * len(ids), [None] * len(ids)) if any(texts) else ids
     left_out = Counter({"in one table alone": max(len(table.rows) for table in tables) - len(ids)})
     left_out["have no score or an error"] = max(table.left_out for table in tables)
@@ -334,7 +334,7 @@ def not_seen(rows: ComparedRows, models: Sequence[Model]) -> tuple[NDArray[np.in
     a table of scores knows nothing.
     """
     reasons, kept = Counter[str](), np.ones(len(rows), dtype=bool)
-    says = np.array([bool(c.text or c.picture or c.record) for c in rows.contents])
+    says = np.array([bool(c.words or c.picture or c.record) for c in rows.contents])
     for model in models:
         if isinstance(model, RunModel):
             kinds = kinds_of(rows.contents, model.seen)
@@ -372,7 +372,7 @@ def _near_seen(rows: ComparedRows, kept: Rows, seen: Sequence[Content]) -> Rows:
     index = np.flatnonzero(kept)
     every = [rows.contents[i] for i in index.tolist()] + known
     names = [str(i) for i in range(len(every))]
-    texts, pictures = [c.text for c in every], [c.picture for c in every]
+    texts, pictures = [c.words for c in every], [c.picture for c in every]
     groups = duplicate_groups(names, texts, pictures, [None] * len(every))
     touched = set(groups[len(index) :])
     near[index] = [group in touched for group in groups[: len(index)]]

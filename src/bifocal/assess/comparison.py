@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -313,7 +316,9 @@ def _pair(
         old, new = scored[first.name][name], scored[other.name][name]
         found[name] = compare_by_label(name, label, judged_figures(label, rules), rows, old, new, settings)
     verdicts = [of["verdict"] for of in found.values() if of["verdict"] is not None]
-    codes = [GATE[verdict] for verdict in verdicts] or [3]
+    codes = [GATE[verdict] for verdict in verdicts]
+    if not verdicts or (settings.every_label and len(verdicts) < len(found)):
+        codes.append(3)
     codes += [1 for of in found.values() if of["flagged"] and of["flagged"]["moved"]]
     return {
         "old": first.name,
@@ -363,12 +368,14 @@ def _count_reading(models: Sequence[Model], rows: int) -> int | None:
         if not isinstance(content, dict) or not isinstance(content.get("readings"), list):
             raise RunError(f"{path} is no list of readings of the test rows: it was altered; put it back, or away")
         every.append(content["readings"])
-    longest = max(every, key=len)
-    names = [model.name for model in models]
+    # A reading of several runs stands in each of them once.
+    known = reduce(or_, (Counter(json.dumps(one, sort_keys=True) for one in before) for before in every))
+    before = sorted(map(json.loads, known.elements()), key=lambda one: str(one.get("date")))
+    reading = {"date": now(), "models": [model.name for model in models], "rows": rows}
     for run in runs:
         with suppress(RunError):  # a run that may only be read
-            write_json(run.folder / READINGS, {"readings": [*longest, {"date": now(), "models": names, "rows": rows}]})
-    return len(longest) + 1
+            write_json(run.folder / READINGS, {"readings": [*before, reading]})
+    return len(before) + 1
 
 
 def _notes(models: Sequence[Model], rows: ComparedRows, labels: Collection[str], readings: int | None) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -55,6 +55,8 @@ class CompareSettings:
         How much worse a figure may be: of the policies' own figures, and of NLL in nats.
     flag_change : float
         How much the share of posts flagged may move, relative to the first model's.
+    every_label : bool
+        The gate cannot tell where the posts bear nothing of a label; else such a label is left out of it.
     """
 
     margin: float = MARGIN
@@ -62,6 +64,7 @@ class CompareSettings:
     resamples: int = RESAMPLES
     seed: int = 0
     latency: bool = True
+    every_label: bool = True
 
 
 class FlaggedShares(TypedDict):
@@ -88,7 +91,7 @@ class TurnedOver(TypedDict):
 
 class TurnedExample(TypedDict):
     id: str
-    text: str
+    words: str
     label: str | None
     old: str
     new: str
@@ -188,9 +191,16 @@ def compare_by_label(
         "flagged": _flagged(old, new, both, every.values, settings) if classes == (0, 1) else None,
         "turned": _turned(rows, classes, truth, both, old, new),
         "slices": slices,
-        "verdict": verdict_of(told.values()) if told else None,
+        "verdict": _verdict(told, counts, binary=classes == (0, 1)),
         "rows_needed": max(needed, default=None),
     }
+
+
+def _verdict(told: Mapping[str, PairedFigure], counts: NDArray[np.int64], *, binary: bool) -> Verdict | None:
+    """None without labelled rows. Of a binary label rows of one class tell nothing: flagging all, or none, is right."""
+    if not told:
+        return None
+    return "cannot tell" if binary and not counts.all() else verdict_of(told.values())
 
 
 def _known(side: Scored, rows: NDArray[Any]) -> NDArray[np.float64] | None:
@@ -238,7 +248,7 @@ def _turned(
         "examples": [
             {
                 "id": rows.ids[i],
-                "text": without_tags(rows.contents[i].text)[:SHOWN],
+                "words": without_tags(rows.contents[i].words)[:SHOWN],
                 "label": None if truth[i] == UNLABELLED else str(classes[truth[i]]),
                 "old": str(old.actions[i]),
                 "new": str(new.actions[i]),

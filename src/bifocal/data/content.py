@@ -28,7 +28,7 @@ class Content:
 
     Attributes
     ----------
-    text : str
+    words : str
         Composed; empty where absent.
     picture : str or None
         The PDQ hash of its picture.
@@ -36,19 +36,19 @@ class Content:
         A hash of its record, as it is packed.
     """
 
-    text: str
+    words: str
     picture: str | None = None
     record: str | None = None
 
     def key(self, *, pictures: bool = True, records: bool = True) -> str:
         """The same for the same post; without what another run does not read."""
-        words = " ".join(words_of(self.text)) or without_tags(self.text)
+        words = " ".join(words_of(self.words)) or without_tags(self.words)
         shown, told = (self.picture or "") if pictures else "", (self.record or "") if records else ""
         return hashlib.sha256("\0".join((words, shown, told)).encode(errors="replace")).hexdigest()
 
     def marks(self) -> list[str]:
         """What makes another post the same, or one in other clothes: all of it, and words enough to identify it."""
-        found = words_of(self.text)
+        found = words_of(self.words)
         return [self.key(), *(["words " + " ".join(found)] if len(found) >= WORDS_TO_IDENTIFY else [])]
 
 

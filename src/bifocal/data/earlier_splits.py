@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -196,6 +196,7 @@ def take_over(rows: NewRows, earlier: EarlierRun, recent: float = 0) -> TakenOve
         Where none of the rows was in the earlier run, or none is train.
     """
     found = _matches(rows, earlier)
+    rows = replace(rows, groups=_equal_in_one_group(rows))
     changes: list[ChangedRow] = []
     splits: dict[str, str] = {}
     beside: dict[str, dict[str, str]] = defaultdict(dict)
@@ -215,7 +216,7 @@ def take_over(rows: NewRows, earlier: EarlierRun, recent: float = 0) -> TakenOve
             "on the same posts"
         )
     old_ids = {name for name, old in zip(rows.ids, found, strict=True) if old is not None}
-    aside = _recent_groups(rows, beside, earlier, recent) if recent else frozenset()
+    aside = _recent_groups(rows, beside, earlier, recent)
     changes += _place_new(rows, old_ids, beside, earlier, splits, aside)
     if "train" not in splits.values():
         raise DataError(f"none of the rows of {earlier.name} that are still there is train: name another run")
@@ -226,9 +227,26 @@ def take_over(rows: NewRows, earlier: EarlierRun, recent: float = 0) -> TakenOve
     return taken
 
 
+def _equal_in_one_group(rows: NewRows) -> list[str]:
+    """The groups, but for rows of equal content that stand in several (words too few to be compared): then one."""
+    first: dict[str, str] = {}
+    joined: dict[str, str] = {}
+
+    def whole(group: str) -> str:
+        while group in joined:
+            group = joined[group]
+        return group
+
+    for group, content in zip(rows.groups, rows.contents, strict=True):
+        one, other = whole(first.setdefault(content, group)), whole(group)
+        if one != other:
+            joined[other] = one
+    return [whole(group) for group in rows.groups]
+
+
 def _matches(rows: NewRows, earlier: EarlierRun) -> list[str | None]:
     """Of each row which old one it is, each being one at most: by content, of several equal ones that of its id; then
-    by id alone, with its source's name or without."""
+    by id alone, with its source's name or without, but for ids that are numbers."""
     by_content: dict[str, list[str]] = defaultdict(list)
     # Of fewer equal rows than there were those stay that judge.
     for name in sorted(earlier.splits, key=lambda one: (-SPLITS.index(earlier.splits[one]), one)):
@@ -247,6 +265,8 @@ def _matches(rows: NewRows, earlier: EarlierRun) -> list[str | None]:
         for same_content in (True, False):
             for number in some:
                 for one in _names(rows.ids[number], rows.sources[number]) if found[number] is None else ():
+                    if not same_content and one.isdecimal():  # perhaps a row's number, which another post has by now
+                        continue
                     if one in free and (not same_content or earlier.contents[one] == rows.contents[number]):
                         take(number, one)
                         break

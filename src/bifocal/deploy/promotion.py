@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ..decide.policy import now
 from ..errors import RunError
@@ -39,8 +40,10 @@ def link_beside(run: Path) -> Path:
     return run if run.is_symlink() else run.parent / CURRENT
 
 
-def promote(run: str | Path, link: str | Path) -> Promotion:
+def promote(run: str | Path, link: str | Path, *, instead_of: Path | None = None) -> Promotion:
     """Put a run, or a bundle, into service: ``link`` leads to it from now on, and a service of the link takes it up.
+
+    With ``instead_of`` only where the link leads to that run, or to nothing yet.
 
     Decision log and keys of such a service lie beside the link (``current.serve/``), whichever run it leads to.
 
@@ -65,6 +68,11 @@ def promote(run: str | Path, link: str | Path) -> Promotion:
                     f"{before} has a bundle for {engine}, which may be what is served, and {folder} has none: "
                     f"`bifocal export {folder} --engine {engine}` first"
                 )
+    if instead_of is not None and before not in (None, instead_of.resolve()):
+        raise RunError(
+            f"{link} leads to {before} by now, and {folder} was held against {instead_of}: compare it with what is in "
+            "service, and promote it then"
+        )
     return _swing(link, folder, before, back=False)
 
 
@@ -72,16 +80,32 @@ def put_back(link: str | Path) -> Promotion:
     """Undo the last `promote` that was not undone yet. Raises `RunError` where there is none."""
     link = Path(link)
     before: list[str | None] = []
-    path = state_beside(link) / HISTORY
-    for row in read_jsonl(path) if path.is_file() else ():
-        if row["back"]:
-            before.pop()
-        else:
+    rows = _history(state_beside(link) / HISTORY)
+    for row in rows:
+        if not row["back"]:
             before.append(row["before"])
+        elif before:
+            before.pop()
     if not before or before[-1] is None:
         raise RunError(f"{link} was not promoted over another run, so there is nothing to go back to")
+    now_at, noted = link.resolve(), (link.parent / str(rows[-1]["now"])).resolve()
+    if now_at != noted:
+        raise RunError(
+            f"{link} leads to {now_at}, and was last promoted to {noted}: somebody swung it otherwise; `bifocal "
+            "promote` the run that you want"
+        )
     earlier = run_or_bundle(link.parent / before[-1]).resolve()
-    return _swing(link, earlier, link.resolve(), back=True)
+    return _swing(link, earlier, now_at, back=True)
+
+
+def _history(path: Path) -> list[dict[str, Any]]:
+    try:
+        return list(read_jsonl(path)) if path.is_file() else []
+    except ValueError as error:
+        raise RunError(
+            f"{path} cannot be read ({error}), so that nobody knows what was in service before: `bifocal promote` the "
+            "run that you want, once its last line is mended or gone"
+        ) from None
 
 
 def _engines(folder: Path) -> Iterator[str]:
@@ -96,9 +120,13 @@ def _swing(link: Path, folder: Path, before: Path | None, *, back: bool) -> Prom
         new.unlink(missing_ok=True)
         place = link.parent.resolve()
         named, earlier = os.path.relpath(folder, place), None if before is None else os.path.relpath(before, place)
+        if (link.resolve() if link.is_symlink() else None) != before:
+            raise RunError(f"{link} was swung by another command just now: look where it leads, and say it again")
         os.symlink(named, new)
-        os.replace(new, link)  # at once: whoever looks finds the old run or the new one
         done = Promotion(now(), str(link), named, earlier, back)
-        with open(state / HISTORY, "a", encoding="utf-8") as file:
+        with open(state / HISTORY, "a", encoding="utf-8") as file:  # first: a link that leads elsewhere is noticed
             file.write(json.dumps(done.to_dict(), ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, link)  # at once: whoever looks finds the old run or the new one
     return done

@@ -43,7 +43,7 @@ _LABELS |= {"misogynous", "harassment", "violent", "violence", "harmful", "bully
 _OUTCOMES = {"category", "verdict", "decision", "outcome", "annotation", "judgement", "judgment", "moderation"}
 _OUTCOMES |= {"action", "removed", "flag", "flagged", "blocked", "violation", "violates", "sentiment", "severity"}
 _NEGATIVE = re.compile(
-    r"(?:not?|non|un|no)[\W_].*|non\w+|none|no|false|neutral|normal|benign|clean|ok|okay|safe|ham|negative|neither|"
+    r"(?:not?|non|un|no)[\W_].*|non\w+|not\w*|none|no|n|f|off|false|neutral|normal|benign|clean|ok|okay|safe|ham|negative|neither|"
     r"allow(?:ed)?|approved?|legit(?:imate)?|harmless|acceptable|0"
 )
 _YES_NO = ({"yes", "no"}, {"true", "false"}, {"y", "n"}, {"t", "f"}, {"0", "1"}, {"on", "off"})
@@ -240,7 +240,7 @@ def _is_called(column: _Column, names: Collection[str]) -> bool:
     return (
         "".join(words) in names
         or column.name.lower() in names
-        or column.words[:1] == ["label"]
+        or (column.words[:1] == ["label"] and all(word.isdecimal() for word in column.words[1:]))
         or (column.words[-1:] == ["label"])
     )
 

@@ -22,7 +22,7 @@ from ..errors import ConfigError
 from ..example import LABELS, SPLITS, Example, Rejected, Taxonomy
 from ..files.folders import Files
 from ..files.tables import is_table, read_rows
-from ..modalities import TEXT, every_modality
+from ..modalities import TEXT, every_modality, inputs
 from ..modalities.text import clean
 from ..models.column_types import CellCounts, described
 from ..models.tabular import TabularOptions, summary_of
@@ -90,17 +90,17 @@ def posts_of(given: str, models: Sequence[Path]) -> SourceConfig:
     place = path.resolve()
     rows = (row for _, row in read_rows(Files(place.parent), place.name) if not isinstance(row, Rejected))
     columns = set(next(rows, {}))
-    asked = {"id": "id", "text": "text", "image": "image", "group": "group"} | own
-    asked["labels"] = own.get("labels") or {name: name for name in run.label_names}
-    kept: dict[str, Any] = {"kind": "table", "root": given}
-    for option in ("delimiter", "encoding", "quotes", "missing", "missing_text", "images", "drop"):
-        kept |= {option: asked[option]} if option in asked else {}
-    for option in ("id", "text", "image", "group", "tabular"):
-        named = asked.get(option)
-        there = [name for name in ([named] if isinstance(named, str) else named or []) if name in columns]
-        if there or named == "rest":
-            kept[option] = named if isinstance(named, str) else there
-    labels = {name: one for name, one in asked["labels"].items() if _column_of(one) in columns}
+    how = ("delimiter", "encoding", "quotes", "missing", "missing_text", "images", "drop")
+    kept: dict[str, Any] = {"kind": "table", "root": given, **{name: own[name] for name in how if name in own}}
+    for option in ("id", *inputs(), "group"):
+        for named in (own.get(option), option):  # the run's column, else one that is called as the option
+            there = [name for name in ([named] if isinstance(named, str) else named or []) if name in columns]
+            if there or named == "rest":
+                kept[option] = named if isinstance(named, str) else there
+                break
+    asked = own.get("labels") or {}
+    labels = {name: asked[name] for name in asked if _column_of(asked[name]) in columns}
+    labels |= {name: name for name in run.label_names if name in columns and name not in labels}
     return SourceConfig.model_validate({**kept, "labels": labels})
 
 

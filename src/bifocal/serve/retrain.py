@@ -19,7 +19,7 @@ from ..data.earlier_splits import AUDITED
 from ..decide.policy import Change
 from ..deploy.policies import set_review, set_threshold
 from ..deploy.promotion import Promotion, link_beside, promote
-from ..errors import ConfigError, DataError, RunError
+from ..errors import ConfigError, DataError, RunError, listed
 from ..evaluate.differences import jeffreys
 from ..example import Example
 from ..pipeline.train import run as run_steps
@@ -27,7 +27,7 @@ from ..sources import build_source
 from ..sources.feedback import ROWS, Feedback
 from ..system.bundle import is_bundle
 from ..system.system import load_policy
-from ..workspace import Workspace, file_lock, read_json
+from ..workspace import RECORD, Workspace, file_lock, read_json
 
 RECENT = 0.2
 """Share of what was audited since that is kept aside to judge by."""
@@ -154,6 +154,7 @@ def retrain(
             f"{link} leads to {link.resolve()}, which is in service, and not to {old.folder}: retrain what is in "
             f"service (`bifocal retrain {link} …`), or name another link"
         )
+    _check_place(old, settings, link)
     lock = file_lock(old.folder.parent / LOCK, "another retraining is under way,", "wait for it to end")
     with lock, plugins.restrict(old.folder, allow_plugins):
         config = recorded_config(read_json(old.record)["config"], where=str(old.record))
@@ -168,9 +169,28 @@ def retrain(
         gate = gate_of([frozen.gate, *([recent.gate] if recent else [])])
         promoted = None
         if settings.promote and gate == 0:
-            promoted = promote(new.folder, link)
+            promoted = promote(new.folder, link, instead_of=old.folder)
         rows = read_json(new.record)["steps"]["splits"]["from"]
         return Retraining(str(old.folder), str(new.folder), rows, frozen, recent, gate, by_hand, promoted, notes)
+
+
+def _check_place(old: Workspace, settings: RetrainSettings, link: Path) -> None:
+    """What would be refused after hours of training is refused before it."""
+    if settings.name and (record := old.folder.parent / settings.name / RECORD).exists():
+        before = recorded_config(read_json(record)["config"], where=str(record)).splits.from_run
+        if before is None or Path(before).resolve() != old.folder.resolve():  # none that this command left unfinished
+            raise RunError(f"{record.parent} is another run: --name takes the name of a new one, or leave it out")
+    if not old.policy.is_file():
+        raise RunError(f"the run in {old.folder} has no policy yet: let `bifocal run CONFIG` end")
+    if "test" not in old.packed_splits():
+        raise RunError(f"the run in {old.folder} has no test rows to judge the next model by: set splits.test first")
+    if settings.promote and link.exists() and not link.is_symlink():
+        raise RunError(f"{link} is no link, and is not replaced: name another place by --link")
+    if settings.promote and (bundles := sorted(old.folder.glob("bundles/*"))):
+        raise RunError(
+            f"{old.folder} has bundles ({listed([path.name for path in bundles])}), which a new run lacks until it is "
+            "exported: leave --promote out, `bifocal export` the new run, and `bifocal promote` it"
+        )
 
 
 def _export(folder: Path, config: RunConfig, settings: RetrainSettings) -> SourceConfig:
@@ -189,12 +209,16 @@ def _export(folder: Path, config: RunConfig, settings: RetrainSettings) -> Sourc
             f"{', '.join(source.labels()) or 'nothing'}: it was exported from another run; name this run's export"
         )
     rows = [row for row in source if isinstance(row, Example)]
-    labelled = [row for row in rows if row.labels.get(config.label) is not None]
-    if not labelled:
+    judged = {name: [row for row in rows if row.labels.get(name) is not None] for name in config.label_names}
+    if not any(judged.values()):
         only = "" if settings.with_reports else " of a moderator (clients' reports count by --with-reports)"
-        raise DataError(f"{folder} holds no verdict{only} on {config.label}: judge posts first, and export again")
-    if source.labels()[config.label].binary:
-        _check_direction(labelled, config.label, folder)
+        raise DataError(
+            f"{folder} holds no verdict{only} on {' or '.join(judged)}: judge posts first, and export again"
+        )
+    for name, labelled in judged.items():
+        # One that only tells flags nothing, so that what was allowed may well be positive by it.
+        if source.labels()[name].binary and config.label_actions.get(name, "block") == "block":
+            _check_direction(labelled, name, folder)
     return made
 
 
@@ -210,9 +234,9 @@ def _check_direction(rows: list[Example], label: str, folder: Path) -> None:
     share = jeffreys(sum(said) / len(said), len(said))
     if share.low > 0.5:
         raise DataError(
-            f"by the verdicts in {folder} most of what was allowed should not have been: {sum(said)} of {len(said)} "
-            "audited posts. See whether block and allow were swapped, mend the verdicts and export again; if they are "
-            "right, train on them by `bifocal run`, the export being one of its sources"
+            f"by the verdicts on {label} in {folder} most of what was allowed should not have been: {sum(said)} of "
+            f"{len(said)} audited posts. See whether block and allow were swapped, mend the verdicts and export again; "
+            "if they are right, train on them by `bifocal run`, the export being one of its sources"
         )
 
 
@@ -310,13 +334,14 @@ def _judged(
     )
     aside: Mapping[str, str] = read_json(new.split_record).get("recent", {})
     prefix = f"{config.source.options['sources'][-1]['name']}:"
-    if not aside:
-        return frozen, None, ["nothing audited since was kept aside, so that recent posts are not judged by"]
+    only = [name.removeprefix(prefix) for name in aside if name.startswith(prefix)]
+    if not only:
+        return frozen, None, ["nothing audited of this export was kept aside, so that recent posts are not judged by"]
     recent = compare_models(
         models,
         on=export,
-        only=[name.removeprefix(prefix) for name in aside if name.startswith(prefix)],
-        settings=replace(settings.compare, flag_change=ANY_CHANGE),
+        only=only,
+        settings=replace(settings.compare, flag_change=ANY_CHANGE, every_label=False),
         need_labels=True,
         allow_plugins=allow_plugins,
         reporter=reporter,

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import RunConfig, recorded_config
+from ..config import RunConfig, SourceConfig, recorded_config
 from ..decide.policy import Policy
 from ..errors import ModelError, RunError, nearest
 from ..example import Label, Taxonomy
+from ..files.folders import escapes_root
 from ..modalities import build_modalities
 from ..workspace import Workspace, file_sha256, folder_lock, read_json, remove_leftovers, replaced, write_json
 from .parity_probe import check_probe
@@ -234,13 +235,22 @@ def load_bundle(folder: Path, engine: str | None = None, *, strict_parity: bool 
     card = read_json(folder / CARD)
     if engine not in (None, card["engine"]):
         raise RunError(f"{folder} was exported for {card['engine']}, asked for is {engine}: export the run for it")
-    config = recorded_config(card["config"], where=str(folder / CARD))
+    config = _without_places(recorded_config(card["config"], where=str(folder / CARD)))
     policy = policy_of(folder)
     label = Taxonomy.from_json({config.label: card["label"]})[config.label]
     further = Taxonomy.from_json(card.get("labels", {})).labels
     opened = _open(folder, card, config)
     check_probe(folder, opened, policy, build_modalities(config), strict=strict_parity)
     return Bundle(config, opened, policy, label, card["text_role"], further)
+
+
+def _without_places(config: RunConfig) -> RunConfig:
+    """The same without folders of pictures outside a table's own: a bundle may come from anywhere, and opens none."""
+    source = config.source.model_dump()
+    for one in [source, *(m for m in source.get("sources") or [] if isinstance(m, dict))]:
+        if isinstance(images := one.get("images"), str) and escapes_root(images):
+            del one["images"]
+    return config.model_copy(update={"source": SourceConfig.model_validate(source)})
 
 
 def policy_of(folder: Path) -> Policy:
