@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..config import SlicesConfig, SourceConfig
-from ..data.content import Content
+from ..data.content import Content, kinds_of
 from ..data.dedup import duplicate_groups, picture_hash
 from ..data.manifest import read_manifest, write_manifest
 from ..errors import DataError, RunError, listed
@@ -144,7 +144,8 @@ def rows_of_runs(runs: Sequence[RunModel], labels: Collection[str]) -> ComparedR
     first, both = runs[0], kinds_of(*(run.contents["test"] for run in runs))
     keys = [content.key(**both) for content in first.contents["test"]]
     place_of = {run.name: {c.key(**both): i for i, c in enumerate(run.contents["test"])} for run in runs[1:]}
-    rows = np.array([i for i, key in enumerate(keys) if all(key in of for of in place_of.values())], dtype=np.int64)
+    known = [any(both.values()) and all(key in of for of in place_of.values()) for key in keys]
+    rows = np.flatnonzero(known)
     if not len(rows):
         raise RunError(
             f"no test row of {first.name} is one of {', '.join(place_of)}: give labelled posts by --on, or let the "
@@ -182,14 +183,6 @@ def rows_of_runs(runs: Sequence[RunModel], labels: Collection[str]) -> ComparedR
         left_out=+left_out,
         notes=tuple(notes),
     )
-
-
-def kinds_of(*every: Sequence[Content]) -> dict[str, bool]:
-    """What of their posts' content all of several sets have, for `Content.key`."""
-    return {
-        "pictures": all(any(content.picture for content in of) for of in every),
-        "records": all(any(content.record for content in of) for of in every),
-    }
 
 
 def rows_of_source(
@@ -338,7 +331,7 @@ def not_seen(rows: ComparedRows, models: Sequence[Model]) -> tuple[NDArray[np.in
     for model in models:
         if isinstance(model, RunModel):
             kinds = kinds_of(rows.contents, model.seen)
-            own = {content.key(**kinds) for content in model.seen}
+            own = {content.key(**kinds) for content in model.seen} if any(kinds.values()) else set()
             hit = np.array([content.key(**kinds) in own for content in rows.contents]) & says
             hit |= _in_seen_groups(rows, model)
         elif isinstance(model, BundleModel) and model.hashes is not None:

@@ -129,7 +129,6 @@ def policy_anchor(
         float, typer.Option(min=0, max=1, help="From which score on OLD flags, where its table names no decision.")
     ] = 0.5,
     score: Annotated[str | None, typer.Option(metavar="COLUMN", help="OLD's scores in its table.")] = None,
-    truth: Annotated[str | None, typer.Option(metavar="COLUMN", help="True labels in OLD's table.")] = None,
     label: Label = None,
     allow_plugin: AllowPlugin = None,
     as_json: Json = False,
@@ -150,7 +149,7 @@ def policy_anchor(
         on=None if on is None else posts_of(on, [new, to]),
         by=by,
         why=why,
-        settings=AnchorSettings(threshold, score, truth, label),
+        settings=AnchorSettings(threshold, score, label),
         allow_plugins=allow_plugin or (),
     )
     print_anchor(found, as_json)

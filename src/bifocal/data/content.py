@@ -40,16 +40,25 @@ class Content:
     picture: str | None = None
     record: str | None = None
 
-    def key(self, *, pictures: bool = True, records: bool = True) -> str:
+    def key(self, *, words: bool = True, pictures: bool = True, records: bool = True) -> str:
         """The same for the same post; without what another run does not read."""
-        words = " ".join(words_of(self.words)) or without_tags(self.words)
+        written = (" ".join(words_of(self.words)) or without_tags(self.words)) if words else ""
         shown, told = (self.picture or "") if pictures else "", (self.record or "") if records else ""
-        return hashlib.sha256("\0".join((words, shown, told)).encode(errors="replace")).hexdigest()
+        return hashlib.sha256("\0".join((written, shown, told)).encode(errors="replace")).hexdigest()
 
-    def marks(self) -> list[str]:
+    def marks(self, kinds: Mapping[str, bool]) -> list[str]:
         """What makes another post the same, or one in other clothes: all of it, and words enough to identify it."""
         found = words_of(self.words)
-        return [self.key(), *(["words " + " ".join(found)] if len(found) >= WORDS_TO_IDENTIFY else [])]
+        return [self.key(**kinds), *(["words " + " ".join(found)] if len(found) >= WORDS_TO_IDENTIFY else [])]
+
+
+def kinds_of(*every: Sequence[Content]) -> dict[str, bool]:
+    """What of their posts' content all of several sets have, for `Content.key`."""
+    return {
+        "words": all(any(content.words for content in of) for of in every),
+        "pictures": all(any(content.picture for content in of) for of in every),
+        "records": all(any(content.record for content in of) for of in every),
+    }
 
 
 def contents_of(split: Split) -> list[Content]:
@@ -75,21 +84,24 @@ class ContentHashes(Strict):
     key: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
     hashes: dict[str, list[str]]
     """Split -> hashes, sorted."""
+    kinds: Annotated[dict[str, bool], Field(default_factory=dict)]
+    """What the posts had, as the model reads it (`kinds_of`): others are known by the same alone."""
 
     @classmethod
     def of(cls, splits: Mapping[str, Sequence[Content]]) -> Self:
         """Under a key drawn anew."""
         key = secrets.token_hex(16)
-        return cls(key=key, hashes={name: sorted(set(_hashed(key, rows))) for name, rows in splits.items()})
+        hashes = {name: sorted(set(_hashed(key, rows, {}))) for name, rows in splits.items()}
+        return cls(key=key, hashes=hashes, kinds=kinds_of([row for rows in splits.values() for row in rows]))
 
     def holds(self, rows: Sequence[Content]) -> list[bool]:
         """Whether each row, or one of the same words, is among them."""
         known = {one for hashes in self.hashes.values() for one in hashes}
-        return [any(one in known for one in _hashed(self.key, [row])) for row in rows]
+        return [any(one in known for one in _hashed(self.key, [row], self.kinds)) for row in rows]
 
 
-def _hashed(key: str, rows: Sequence[Content]) -> Iterator[str]:
+def _hashed(key: str, rows: Sequence[Content], kinds: Mapping[str, bool]) -> Iterator[str]:
     secret = bytes.fromhex(key)
     for row in rows:
-        for mark in row.marks():
+        for mark in row.marks(kinds):
             yield hashlib.blake2b(mark.encode(errors="replace"), key=secret, digest_size=DIGEST).hexdigest()

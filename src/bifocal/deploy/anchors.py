@@ -78,15 +78,14 @@ class AnchorSettings:
     ----------
     threshold : float
         From which on it flags, where the table names no decision.
-    score, truth : str, optional
-        Its columns of scores and true labels.
+    score : str, optional
+        Its column of scores.
     label : str, optional
         Of several; None = the first that both answer.
     """
 
     threshold: float = 0.5
     score: str | None = None
-    truth: str | None = None
     label: str | None = None
 
 
@@ -148,7 +147,7 @@ def anchor(
         raise RunError(
             f"{folder} is a table of scores, and has no policy: name the run or bundle whose thresholds are set"
         )
-    old = open_model(Path(to), allow_plugins, truth=settings.truth, score=settings.score, threshold=settings.threshold)
+    old = open_model(Path(to), allow_plugins, score=settings.score, threshold=settings.threshold)
     if old.name == new.name:
         raise RunError(f"{folder} cannot be anchored to itself: name the older model, or its scores, by --to")
     labels = shared_labels([new, old])
@@ -199,6 +198,11 @@ def _sides(
     """What both say of the posts that neither learned from."""
     models = [new, old]
     rows = rows_for(models, {name: label}, on)
+    if rows.weights is not None and len(set(rows.weights.tolist())) > 1:
+        raise DataError(
+            "the posts bear sampling weights, as those of an export of feedback do, and each would count as one: give "
+            "posts as they come in, such as a table of recent traffic"
+        )
     scored, rows, left_out = scores_of(models, rows, {name: label})
     kept, seen = not_seen(rows, models)
     both = kept[(scored[new.name][name].predicted[kept] >= 0) & (scored[old.name][name].predicted[kept] >= 0)]
