@@ -71,6 +71,16 @@ def test_the_value_that_says_no_is_the_negative_one_however_rare(no, yes):
     assert roles(AskedRoles(labels=["target"]), target=cells)["target"].label.map == {no: 0, yes: 1}
 
 
+def test_a_value_is_one_however_it_is_spelled_and_a_word_that_begins_with_not_says_nothing():
+    asked = AskedRoles(labels=["target"])
+    spelled = roles(asked, target=["Yes"] * 60 + ["yes"] * 10 + ["No"] * 50)["target"].label
+    assert spelled.map == {"No": 0, "Yes": 1, "yes": 1} and spelled.binary
+    assert roles(asked, target=["ordinary"] * 80 + ["notable"] * 40)["target"].label.map == {
+        "ordinary": 0,
+        "notable": 1,
+    }
+
+
 def test_how_sure_somebody_was_of_a_label_is_no_second_label():
     found = roles(label=[i % 2 for i in range(N)], label_confidence=[0.5 + i / N / 2 for i in range(N)])
     assert found["label"].role == "label" and found["label_confidence"].role != "label"

@@ -193,3 +193,26 @@ def test_of_several_labels_each_is_judged_and_has_its_own_rules_again(tmp_path):
     assert policy["review"]["fnr"] == 0.2 and policy["labels"]["rude"]["changes"][-1]["rule"]["bound"] == 0.8
     assert done.frozen.pairs[0]["labels"].keys() == {"abuse", "rude"}
     assert list(done.recent.pairs[0]["labels"]) == ["abuse"] or done.recent.pairs[0]["labels"]["rude"]["labelled"] == 0
+
+
+def test_an_error_that_nobody_foresaw_does_not_end_as_if_the_new_model_were_worse(posts, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("bifocal.serve.retrain.retrain", broken)
+    done = CliRunner().invoke(app, ["retrain", str(posts), "--feedback", str(tmp_path)])
+    assert done.exit_code == 2
+
+
+def test_what_is_sure_to_fail_is_refused_before_anything_is_trained(posts, tmp_path):
+    good, before = judged(tmp_path / "judged", 20), sorted(posts.parent.iterdir())
+    (posts.parent / "taken").mkdir()
+    with pytest.raises(RunError, match="taken is no link"):
+        retrain(posts, good, RetrainSettings(promote=True, link=posts.parent / "taken"))
+    other = shutil.copytree(posts, posts.parent / "other")
+    with pytest.raises(RunError, match="other is another run"):
+        retrain(posts, good, RetrainSettings(name="other"))
+    (posts / "bundles" / "onnx").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"has bundles \(onnx\)"):
+        retrain(posts, good, RetrainSettings(promote=True))
+    assert sorted(posts.parent.iterdir()) == sorted([*before, other, posts.parent / "taken"])

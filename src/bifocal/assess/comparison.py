@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -336,6 +337,9 @@ def rules_of(labels: Mapping[str, ModelLabel], settings: CompareSettings) -> lis
                        "F1" if label.classes == (0, 1) else "macro-F1")
         for name, label in labels.items()
     )  # fmt: skip
+    moves = f"by at most {settings.flag_change:.0%} of the old share"
+    if math.isinf(settings.flag_change):
+        moves = "as much as it likes"
     return [
         f"Judged are the figure that each policy's thresholds are chosen by ({asked}; of a bound also what it is kept "
         f"at the cost of) and NLL; the margin is {settings.margin:g}, of NLL in nats.",
@@ -343,8 +347,8 @@ def rules_of(labels: Mapping[str, ModelLabel], settings: CompareSettings) -> lis
         f"for both) lies above -{settings.margin:g} in what is good. Better: no worse, and that of one of the "
         "policies' figures lies above 0. Worse: that of one figure lies below 0, and not within the margin. "
         "Else: cannot tell.",
-        "The gate passes (0) where every label is better or no worse, and the share of posts flagged moves by at most "
-        f"{settings.flag_change:.0%} of the old share; it fails (1) where one is worse or the share moves by more; "
+        "The gate passes (0) where every label is better or no worse, and the share of posts flagged moves "
+        f"{moves}; it fails (1) where one is worse or the share moves by more; "
         "else it cannot tell (3).",
     ]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import ConfigError
+from ..errors import BifocalError, ConfigError
 from .options import AllowPlugin, Json, Quiet
 from .promote import Back, Link
 from .promote import promote as swing
@@ -69,8 +70,14 @@ def retrain(
         promote=promote,
         link=link,
     )
-    with ConsoleReporter(as_json or quiet) as reporter:
-        done = again(run_folder, feedback, asked, allow_plugins=allow_plugin or (), reporter=reporter)
+    try:
+        with ConsoleReporter(as_json or quiet) as reporter:
+            done = again(run_folder, feedback, asked, allow_plugins=allow_plugin or (), reporter=reporter)
+    except (BifocalError, OSError):
+        raise
+    except Exception:  # Python would end with 1, which says "worse" to whoever runs this unattended
+        traceback.print_exc()
+        raise typer.Exit(2) from None
     if as_json:
         emit_json(done.to_dict())
     else:

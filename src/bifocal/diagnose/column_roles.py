@@ -43,7 +43,7 @@ _LABELS |= {"misogynous", "harassment", "violent", "violence", "harmful", "bully
 _OUTCOMES = {"category", "verdict", "decision", "outcome", "annotation", "judgement", "judgment", "moderation"}
 _OUTCOMES |= {"action", "removed", "flag", "flagged", "blocked", "violation", "violates", "sentiment", "severity"}
 _NEGATIVE = re.compile(
-    r"(?:not?|non|un|no)[\W_].*|non\w+|not\w*|none|no|n|f|off|false|neutral|normal|benign|clean|ok|okay|safe|ham|negative|neither|"
+    r"(?:not?|non|un|no)[\W_].*|non\w+|none|no|n|f|off|false|neutral|normal|benign|clean|ok|okay|safe|ham|negative|neither|"
     r"allow(?:ed)?|approved?|legit(?:imate)?|harmless|acceptable|0"
 )
 _YES_NO = ({"yes", "no"}, {"true", "false"}, {"y", "n"}, {"t", "f"}, {"0", "1"}, {"on", "off"})
@@ -287,14 +287,25 @@ def _as_label(column: _Column, why: str, must: bool = False) -> ColumnRole:
 
 
 def _binary_map(counts: Mapping[str, int], must: bool) -> dict[str, int]:
-    """Which of two values is the positive one: the one that does not say no, else the rarer."""
-    if len(counts) != 2:
+    """Which of two values, however spelled, is the positive one: the one that does not say no, else the rarer."""
+    spelled: dict[str, list[str]] = {}
+    for value in counts:
+        spelled.setdefault(value.strip().lower(), []).append(value)
+    if len(spelled) != 2:
         return {}
-    negative = [value for value in counts if _NEGATIVE.fullmatch(value.lower())]
+    one, other = spelled
+    negative = [value for value, beside in ((one, other), (other, one)) if _says_no(value, beside)]
     if len(negative) != 1:
-        negative = [max(counts, key=lambda value: counts[value])]
-    (positive,) = (value for value in counts if value not in negative)
-    return {negative[0]: 0, positive: 1}
+        negative = [max(spelled, key=lambda value: sum(counts[each] for each in spelled[value]))]
+    return {
+        each: int(value != negative[0])
+        for value in (*negative, *(spelled.keys() - negative))
+        for each in spelled[value]
+    }
+
+
+def _says_no(value: str, other: str) -> bool:
+    return bool(_NEGATIVE.fullmatch(value) or re.fullmatch(rf"(?:not|non|un)[\W_]*{re.escape(other)}", value))
 
 
 def _written(value: Hashable) -> str:
