@@ -305,6 +305,11 @@ def _set_again(old: Workspace, config: RunConfig, new: Workspace, allow_plugins:
                 new.folder, change.model, threshold, label=named, pattern=change.pattern, by=change.by, why=why,
                 allow_plugins=allow_plugins,
             )  # fmt: skip
+            if change.band is not None:
+                told.append(
+                    f"{whose}{change.model}, {change.pattern}: the review band that {change.by} set with the threshold "
+                    "is that of the old model's scores and does not hold for the new one: `bifocal policy anchor` again"
+                )
             if change.rule is None:
                 told.append(
                     f"{whose}{change.model}, {change.pattern}: the threshold {change.after:g} that {change.by} gave "
