@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import numpy as np
 from pydantic import ValidationError
 
-from ..config import ThresholdConfig
+from ..config import RunConfig, ThresholdConfig
 from ..data.content import Content, ContentHashes, contents_of
 from ..decide.policy import Policy, pattern_of
 from ..errors import BifocalError, DataError, ModelError, RunError, listed, nearest
@@ -127,8 +127,16 @@ class RunModel:
         }
 
     @property
+    def config(self) -> RunConfig:
+        return self.data.config
+
+    @property
+    def policy(self) -> Policy:
+        return self.data.policy()
+
+    @property
     def version(self) -> str | None:
-        return self.data.policy().version
+        return self.policy.version
 
     @cached_property
     def system(self) -> System:
@@ -146,7 +154,7 @@ class RunModel:
         """Split -> the content of its rows."""
         return {name: contents_of(self.data.split(name)) for name in SPLITS if name in self.data.packed}
 
-    @property
+    @cached_property
     def seen(self) -> list[Content]:
         """Of the posts that it was trained or tuned on."""
         return [content for name in self.contents if name != "test" for content in self.contents[name]]
@@ -177,11 +185,19 @@ class BundleModel:
 
     @cached_property
     def labels(self) -> Mapping[str, ModelLabel]:
-        policy, main = self.system.policy, self.system.main
+        policy, main = self.policy, self.system.main
         return {
             name: ModelLabel(label.classes, label.probability, policy.of_label(name).rule_of(main))
             for name, label in self.system.labels.items()
         }
+
+    @property
+    def config(self) -> RunConfig:
+        return self.system.config
+
+    @property
+    def policy(self) -> Policy:
+        return self.system.policy
 
     @property
     def version(self) -> str | None:
@@ -269,19 +285,19 @@ class ScoreTable:
         predicted, p = np.full(n, UNLABELLED, dtype=np.int64), np.full((n, 2), np.nan)
         done = np.full(n, "", dtype=object)
         for i, identity in enumerate(ids):
-            row = self.rows.get(identity)
-            given = None if row is None else number(field(row, score))
-            named = None if row is None else field(row, decided)
-            if row is not None and given is None and (written := field(row, score)) not in (None, ""):
+            row = self.rows.get(identity, {})
+            written, named = field(row, score), field(row, decided)
+            given = number(written)
+            if given is None and written not in (None, ""):
                 raise DataError(
                     f"{self.path}: the score of {identity!r} is {written!r}; a probability between 0 and 1 is wanted "
                     "(one of 0 to 100: divide by 100)"
                 )
-            if row is None or given is None or (not binary and named in (None, "")):
+            if given is None or (not binary and named in (None, "")):
                 continue
             p[i] = 1 - given, given
             predicted[i] = given >= self.threshold if named in (None, "") else self._class(named, classes)
-            acted = field(row, decided.removesuffix("label") + "action")
+            acted = field(row, decided.removesuffix(DECISION) + "action")
             usual = ("allow", "block")[predicted[i]] if binary else str(classes[predicted[i]])
             done[i] = str(acted) if acted not in (None, "") else usual
         return Scored(predicted, p if binary else None, done, np.full(n, "", dtype=object))

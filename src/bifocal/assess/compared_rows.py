@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +13,9 @@ import numpy as np
 from ..config import SlicesConfig, SourceConfig
 from ..data.content import Content, kinds_of
 from ..data.dedup import duplicate_groups, picture_hash
-from ..data.manifest import read_manifest, write_manifest
+from ..data.manifest import read_manifest, temporary_manifest
 from ..errors import DataError, RunError, listed
-from ..example import LABELS, UNLABELLED, Example, Taxonomy
+from ..example import UNLABELLED, Example, Taxonomy
 from ..modalities import TEXT, every_modality
 from ..sources import build_source, taxonomy_of
 from ..system.preprocessing import Preprocessor
@@ -192,25 +190,10 @@ def rows_of_source(
     reader = next((model for model in models if not isinstance(model, ScoreTable)), None)
     source = build_source(config)
     taxonomy = taxonomy_of(source)
-    run_config = (
-        None if reader is None else (reader.data.config if isinstance(reader, RunModel) else reader.system.config)
-    )
-    if run_config is None:
+    if reader is None:
         raise DataError("tables of scores are compared on their own rows: leave --on out, or name a run or a bundle")
-    modalities = every_modality(run_config)
-    with TemporaryDirectory(prefix="bifocal-compare-") as place:
-        manifest, quarantine = (Path(place) / name for name in ("manifest", "quarantine"))
-        counts = write_manifest(
-            source,
-            modalities,
-            manifest,
-            quarantine,
-            taxonomy=taxonomy,
-            label=next(iter(source.labels()), next(iter(LABELS))),
-            limit=None,
-            strict=False,
-            tolerate=1.0,
-        )
+    modalities = every_modality(reader.config)
+    with temporary_manifest(source, modalities, taxonomy) as (manifest, _, counts):
         examples = [e for e in read_manifest(manifest) if only is None or e.id in only]
     if not examples:
         raise DataError(f"the source {config.kind} has no row that can be used: see `bifocal inspect`")

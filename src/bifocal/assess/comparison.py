@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -215,14 +214,12 @@ def shared_labels(models: Sequence[Model]) -> dict[str, ModelLabel]:
     named = [set(model.labels) - {""} for model in models]
     first = next((next(iter(model.labels)) for model in models if not isinstance(model, ScoreTable)), None)
     common: set[str] = set(known)
-    for model, own in zip(models, named, strict=True):
-        alone = isinstance(model, ScoreTable) and len(model.labels) == 1
-        if not alone:
-            common &= own
-    if all(isinstance(model, ScoreTable) and len(model.labels) == 1 for model in models):
+    of_one = [isinstance(model, ScoreTable) and len(model.labels) == 1 for model in models]
+    common = common.intersection(*(own for own, one in zip(named, of_one, strict=True) if not one))
+    if all(of_one):
         common = {next(iter(known), "label")}
         known = dict.fromkeys(common, ModelLabel((0, 1), None, None))
-    elif first is not None and any(isinstance(m, ScoreTable) and len(m.labels) == 1 for m in models):
+    elif first is not None and any(of_one):
         common &= {first}  # a table without names is of the first label
     if not common:
         told = "; ".join(f"{m.name}: {listed(sorted(own))}" for m, own in zip(models, named, strict=True))
@@ -337,9 +334,8 @@ def rules_of(labels: Mapping[str, ModelLabel], settings: CompareSettings) -> lis
                        "F1" if label.classes == (0, 1) else "macro-F1")
         for name, label in labels.items()
     )  # fmt: skip
-    moves = f"by at most {settings.flag_change:.0%} of the old share"
-    if math.isinf(settings.flag_change):
-        moves = "as much as it likes"
+    most = settings.flag_change
+    moves = "as much as it likes" if most is None else f"by at most {most:.0%} of the old share"
     return [
         f"Judged are the figure that each policy's thresholds are chosen by ({asked}; of a bound also what it is kept "
         f"at the cost of) and NLL; the margin is {settings.margin:g}, of NLL in nats.",

@@ -53,14 +53,14 @@ class CompareSettings:
     ----------
     margin : float
         How much worse a figure may be: of the policies' own figures, and of NLL in nats.
-    flag_change : float
-        How much the share of posts flagged may move, relative to the first model's.
+    flag_change : float or None
+        How much the share of posts flagged may move, relative to the first model's; None = as much as it likes.
     every_label : bool
         The gate cannot tell where the posts bear nothing of a label; else such a label is left out of it.
     """
 
     margin: float = MARGIN
-    flag_change: float = FLAG_CHANGE
+    flag_change: float | None = FLAG_CHANGE
     resamples: int = RESAMPLES
     seed: int = 0
     latency: bool = True
@@ -215,7 +215,7 @@ def _flagged(
         "old": shares.old,
         "new": shares.new,
         "change": shares.change if np.isfinite(shares.change) else None,
-        "moved": abs(shares.change) > settings.flag_change + 1e-9,
+        "moved": settings.flag_change is not None and abs(shares.change) > settings.flag_change + 1e-9,
     }
 
 

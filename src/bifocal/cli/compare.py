@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import AllowPlugin, Force, Json, Quiet
+from .options import AllowPlugin, Force, Json, Margin, Quiet
 
 if TYPE_CHECKING:
     from ..assess.comparison import ModelComparison
@@ -28,9 +28,7 @@ def compare(
     gate: Annotated[
         bool, typer.Option("--gate", help="Exit status 0 = better or no worse, 1 = worse, 3 = cannot tell.")
     ] = False,
-    margin: Annotated[
-        float, typer.Option(min=0, help="How much worse a policy's figure may be, and NLL in nats.")
-    ] = 0.01,
+    margin: Margin = 0.01,
     flag_change: Annotated[
         float, typer.Option(min=0, help="How much the share of posts flagged may move, of the old share.")
     ] = 0.2,

@@ -42,3 +42,4 @@ AllowPlugin = Annotated[
         help="A module from outside, such as package.module, that the folder may name and run; repeatable.",
     ),
 ]
+Margin = Annotated[float, typer.Option(min=0, help="How much worse a policy's figure may be, and NLL in nats.")]

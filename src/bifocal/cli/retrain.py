@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import BifocalError, ConfigError
-from .options import AllowPlugin, Json, Quiet
+from .options import AllowPlugin, Json, Margin, Quiet
 from .promote import Back, Link
 from .promote import promote as swing
 
@@ -32,9 +32,7 @@ def retrain(
     recent: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of the audited posts that is kept aside to judge by.")
     ] = 0.2,
-    margin: Annotated[
-        float, typer.Option(min=0, help="How much worse a policy's figure may be, and NLL in nats.")
-    ] = 0.01,
+    margin: Margin = 0.01,
     flag_change: Annotated[
         float, typer.Option(min=0, help="How much the share of test posts flagged may move, of the old share.")
     ] = 0.2,

@@ -105,6 +105,16 @@ def duplicate_groups(
     return [ids[row] for row in first[labels]]
 
 
+def joined_groups(groups: Sequence[str], contents: Sequence[str]) -> list[str]:
+    """The group of each row, groups that hold a row of equal content being one, called as the first of them."""
+    joined = _Components(len(groups))
+    for values in (groups, contents):
+        joined.add_equal(factorize(values))
+    labels = joined.labels()
+    first = np.unique(labels, return_index=True)[1]
+    return [groups[row] for row in first[labels]]
+
+
 def words_of(composed: str) -> list[str]:
     """The words of a composed text by which it is compared: without tags, case and punctuation."""
     return _WORD.findall(tags_of(composed).sub(" ", composed).casefold())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,16 +12,16 @@ from ..config import RunConfig, recorded_config
 from ..errors import DataError, RunError
 from ..example import SPLITS, LabelValue
 from ..sources import build_source
+from ..sources.feedback import AUDITED
 from ..workspace import Workspace, read_json
 from .compose import compose_manifest
+from .dedup import joined_groups
 from .manifest import read_manifest
 from .splits import carved_shares
 from .stable_splits import content_hash, keyed_share, least_contents, split_of_share
 from .transcribers import active_transcribers, transcripts
 
 JUDGING = ("val", "test")
-AUDITED = "audit"
-"""``meta["sample"]`` of a row that was drawn to be judged, of whatever was allowed or blocked."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,8 @@ def take_over(rows: NewRows, earlier: EarlierRun, recent: float = 0) -> TakenOve
         Where none of the rows was in the earlier run, or none is train.
     """
     found = _matches(rows, earlier)
-    rows = replace(rows, groups=_equal_in_one_group(rows))
+    # Equal posts are one group here, those of too few words to be compared, too.
+    rows = replace(rows, groups=joined_groups(rows.groups, rows.contents))
     changes: list[ChangedRow] = []
     splits: dict[str, str] = {}
     beside: dict[str, dict[str, str]] = defaultdict(dict)
@@ -227,27 +228,10 @@ def take_over(rows: NewRows, earlier: EarlierRun, recent: float = 0) -> TakenOve
     return taken
 
 
-def _equal_in_one_group(rows: NewRows) -> list[str]:
-    """The groups, but for rows of equal content that stand in several (words too few to be compared): then one."""
-    first: dict[str, str] = {}
-    joined: dict[str, str] = {}
-
-    def whole(group: str) -> str:
-        while group in joined:
-            group = joined[group]
-        return group
-
-    for group, content in zip(rows.groups, rows.contents, strict=True):
-        one, other = whole(first.setdefault(content, group)), whole(group)
-        if one != other:
-            joined[other] = one
-    return [whole(group) for group in rows.groups]
-
-
 def _matches(rows: NewRows, earlier: EarlierRun) -> list[str | None]:
     """Of each row which old one it is, each being one at most: by content, of several equal ones that of its id; then
     by id alone, with its source's name or without, but for ids that are numbers."""
-    by_content: dict[str, list[str]] = defaultdict(list)
+    by_content: dict[str, deque[str]] = defaultdict(deque)
     # Of fewer equal rows than there were those stay that judge.
     for name in sorted(earlier.splits, key=lambda one: (-SPLITS.index(earlier.splits[one]), one)):
         by_content[earlier.contents[name]].append(name)
@@ -255,9 +239,15 @@ def _matches(rows: NewRows, earlier: EarlierRun) -> list[str | None]:
     free = set(earlier.splits)
 
     def take(number: int, old: str) -> None:
-        by_content[earlier.contents[old]].remove(old)
         free.remove(old)
         found[number] = old
+
+    def waiting(content: str) -> str | None:
+        """The first old row of a content that none has taken yet."""
+        names = by_content.get(content, deque())
+        while names and names[0] not in free:
+            names.popleft()
+        return names[0] if names else None
 
     # A copy that was promised to train never takes the place of the row that judges.
     for promised in (False, True):
@@ -271,8 +261,8 @@ def _matches(rows: NewRows, earlier: EarlierRun) -> list[str | None]:
                         take(number, one)
                         break
             for number in sorted(some, key=lambda n: rows.ids[n]) if same_content else ():
-                if found[number] is None and (waiting := by_content.get(rows.contents[number])):
-                    take(number, waiting[0])
+                if found[number] is None and (old := waiting(rows.contents[number])) is not None:
+                    take(number, old)
     return found
 
 

@@ -10,15 +10,16 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from ..contracts import Modality, NotingSource, Source
 from ..errors import DataError, RunError
-from ..example import SPLITS, Example, Rejected, Taxonomy, is_nothing
+from ..example import LABELS, SPLITS, Example, Rejected, Taxonomy, is_nothing
 from ..modalities import inputs
 from ..modalities.text import has_words
 from ..workspace import atomic
@@ -39,6 +40,37 @@ Out = TypeVar("Out")
 
 class Refusal(DataError):
     """Too many bad rows, or under ``strict`` the first; raised once the quarantine file is on disk."""
+
+
+@contextmanager
+def temporary_manifest(
+    source: Source,
+    modalities: Mapping[str, Modality],
+    taxonomy: Taxonomy,
+    *,
+    limit: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Iterator[tuple[Path, Path, dict[str, Any]]]:
+    """Every row of a source checked as a run would, however many are bad, by files that are gone afterwards.
+
+    Gives the manifest, the quarantine file, and the counts of `write_manifest`, which says what is raised.
+    """
+    with TemporaryDirectory(prefix="bifocal-") as place:
+        manifest, quarantine = (Path(place) / name for name in ("manifest", "quarantine"))
+        label = next(iter(source.labels()), next(iter(LABELS)))
+        counts = write_manifest(
+            source,
+            modalities,
+            manifest,
+            quarantine,
+            taxonomy=taxonomy,
+            label=label,
+            limit=limit,
+            strict=False,
+            tolerate=1.0,
+            progress=progress,
+        )
+        yield manifest, quarantine, counts
 
 
 def write_manifest(

@@ -158,7 +158,7 @@ def anchor(
         raise DataError(f"{name} has several classes, and a threshold is for a label of 0 and 1")
     sides, left_out = _sides(new, old, name, labels[name], on)
     _check(sides, keep)
-    policy = _policy(new).of_label(name)
+    policy = new.policy.of_label(name)
     found = list(_anchored(policy, sides, keep))
     notes = _notes(policy, sides, keep, {one["pattern"] for one in found})
     if not found:
@@ -185,10 +185,6 @@ def anchor(
         "bundles": told["bundles"],
         "notes": notes,
     }
-
-
-def _policy(model: RunModel | BundleModel) -> Policy:
-    return model.data.policy() if isinstance(model, RunModel) else model.system.policy
 
 
 def _sides(

@@ -40,6 +40,18 @@ def link_beside(run: Path) -> Path:
     return run if run.is_symlink() else run.parent / CURRENT
 
 
+def check_link(link: Path) -> None:
+    """Raises `RunError` where the place of a link is taken by something else."""
+    if link.exists() and not link.is_symlink():
+        raise RunError(f"{link} is no link, and is not replaced: name another place by --link, such as runs/{CURRENT}")
+
+
+def check_policy(space: Workspace) -> None:
+    """Raises `RunError` where a run cannot decide yet."""
+    if not space.policy.is_file():
+        raise RunError(f"the run in {space.folder} has no policy yet: let `bifocal run CONFIG` end")
+
+
 def promote(run: str | Path, link: str | Path, *, instead_of: Path | None = None) -> Promotion:
     """Put a run, or a bundle, into service: ``link`` leads to it from now on, and a service of the link takes it up.
 
@@ -54,10 +66,9 @@ def promote(run: str | Path, link: str | Path, *, instead_of: Path | None = None
         bundle of an engine that this one lacks.
     """
     folder, link = run_or_bundle(Path(run)).resolve(), Path(link)
-    if link.exists() and not link.is_symlink():
-        raise RunError(f"{link} is no link, and is not replaced: name another place by --link, such as runs/{CURRENT}")
-    if not is_bundle(folder) and not Workspace.of(folder).policy.is_file():
-        raise RunError(f"the run in {folder} has no policy yet: let `bifocal run CONFIG` end")
+    check_link(link)
+    if not is_bundle(folder):
+        check_policy(Workspace.of(folder))
     before = link.resolve() if link.is_symlink() else None
     if before == folder:
         raise RunError(f"{link} leads to {folder} already: it is in service")

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from ..config import RunConfig, SourceConfig, load_config, packaged_configs, par
 from ..contracts import Modality
 from ..data.compose import compose_manifest
 from ..data.dedup import duplicate_groups, picture_hash, rows_in_shared_groups, rows_with_near_duplicates
-from ..data.manifest import read_manifest, write_manifest
+from ..data.manifest import read_manifest, temporary_manifest
 from ..data.splits import leaking_rows
 from ..errors import ConfigError
-from ..example import LABELS, SPLITS, Example, Rejected, Taxonomy
+from ..example import SPLITS, Example, Rejected, Taxonomy
 from ..files.folders import Files
 from ..files.tables import is_table, read_rows
 from ..modalities import TEXT, every_modality, inputs
@@ -136,20 +135,8 @@ def inspect(
     source = build_source(config.source)
     taxonomy = taxonomy_of(source)
     modalities = every_modality(config)
-    with TemporaryDirectory(prefix="bifocal-inspect-") as place:
-        manifest, quarantine = (Path(place) / name for name in ("manifest", "quarantine"))
-        counts = write_manifest(
-            source,
-            modalities,
-            manifest,
-            quarantine,
-            taxonomy=taxonomy,
-            label=next(iter(source.labels()), next(iter(LABELS))),
-            limit=limit or config.limit,
-            strict=False,
-            tolerate=1.0,
-            progress=progress,
-        )
+    read = temporary_manifest(source, modalities, taxonomy, limit=limit or config.limit, progress=progress)
+    with read as (manifest, quarantine, counts):
         rejected = [
             {"id": row["id"], "where": row["where"], "reason": row["reason"]}
             for row in islice(read_jsonl(quarantine), SHOWN)

@@ -267,7 +267,7 @@ class _Draft:
     def _choose_splits(self) -> None:
         """Shares of val and test by what the rarest class has: each should see `FEW` rows of it."""
         rarest = min((n for label in self.labels for n in _class_counts(label).values()), default=0)
-        if self.found.rows < self.found.rows + self.found.bad:
+        if self.found.bad:
             self.assumed.append(f"{self.found.bad:,} rows cannot be read: `bifocal inspect` says why")
         shares = {"val": 0.1, "test": 0.2} if rarest >= 10 * FEW else {"val": 0.2, "test": 0.2}
         splits: dict[str, Any] = dict(shares)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -15,24 +14,21 @@ from ..assess.comparison import ModelComparison, compare_models, gate_of
 from ..assess.label_comparison import CompareSettings
 from ..config import RunConfig, SourceConfig, parse_config, recorded_config
 from ..contracts import Reporter
-from ..data.earlier_splits import AUDITED
 from ..decide.policy import Change
 from ..deploy.policies import set_review, set_threshold
-from ..deploy.promotion import Promotion, link_beside, promote
+from ..deploy.promotion import Promotion, check_link, check_policy, link_beside, promote
 from ..errors import ConfigError, DataError, RunError, listed
 from ..evaluate.differences import jeffreys
 from ..example import Example
 from ..pipeline.train import run as run_steps
 from ..sources import build_source
-from ..sources.feedback import ROWS, Feedback
+from ..sources.feedback import AUDITED, ROWS, Feedback
 from ..system.bundle import is_bundle
 from ..system.system import load_policy
 from ..workspace import RECORD, Workspace, file_lock, read_json
 
 RECENT = 0.2
 """Share of what was audited since that is kept aside to judge by."""
-ANY_CHANGE = math.inf
-"""Of the share of recent posts that is flagged: to flag what was missed is what a retraining is for."""
 SAMPLE_OF_ALLOWED = (
     "recent posts are a sample of what was allowed: what a model finds among them the one in service had missed, and "
     "what it flags wrongly there counts against it"
@@ -103,10 +99,7 @@ class Retraining:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        told = asdict(self)
-        if told["recent"] is not None:
-            told["recent"]["settings"]["flag_change"] = None  # the share of them that is flagged may move at will
-        return told
+        return asdict(self)
 
 
 def retrain(
@@ -180,12 +173,11 @@ def _check_place(old: Workspace, settings: RetrainSettings, link: Path) -> None:
         before = recorded_config(read_json(record)["config"], where=str(record)).splits.from_run
         if before is None or Path(before).resolve() != old.folder.resolve():  # none that this command left unfinished
             raise RunError(f"{record.parent} is another run: --name takes the name of a new one, or leave it out")
-    if not old.policy.is_file():
-        raise RunError(f"the run in {old.folder} has no policy yet: let `bifocal run CONFIG` end")
+    check_policy(old)
     if "test" not in old.packed_splits():
         raise RunError(f"the run in {old.folder} has no test rows to judge the next model by: set splits.test first")
-    if settings.promote and link.exists() and not link.is_symlink():
-        raise RunError(f"{link} is no link, and is not replaced: name another place by --link")
+    if settings.promote:
+        check_link(link)
     if settings.promote and (bundles := sorted(old.folder.glob("bundles/*"))):
         raise RunError(
             f"{old.folder} has bundles ({listed([path.name for path in bundles])}), which a new run lacks until it is "
@@ -346,7 +338,8 @@ def _judged(
         models,
         on=export,
         only=only,
-        settings=replace(settings.compare, flag_change=ANY_CHANGE, every_label=False),
+        # To flag what was missed is what a retraining is for.
+        settings=replace(settings.compare, flag_change=None, every_label=False),
         need_labels=True,
         allow_plugins=allow_plugins,
         reporter=reporter,

@@ -17,7 +17,9 @@ from ..files.tables import read_rows
 
 ROWS = "feedback.jsonl"
 TAXONOMY = "label_taxonomy.json"
-SAMPLES = ("review", "audit")
+AUDITED = "audit"
+"""The sample of what was drawn to be judged, of whatever was allowed or blocked."""
+SAMPLES = ("review", AUDITED)
 """How a post comes before a person by design; where somebody reported it, or appealed, it is in no sample."""
 VERDICT = "verdict"
 """Under ``from``: a moderator said it; what clients say is ``feedback``."""
