@@ -73,6 +73,24 @@ def test_a_number_may_be_that_of_a_row_and_makes_no_other_post_an_old_one():
     assert taken.splits == {"1": "train", "2": "train"} and taken.counts["gone"] == {"test": 1, "val": 1}
 
 
+def test_a_number_behind_a_sources_name_is_no_more_than_a_number():
+    old = earlier({"posts:5": "test", "posts:6": "val", "7": "train"})
+    given = [("posts:5", "stranger", "a"), ("posts:6", "another", "b"), ("posts:7", "third", "c"), ("x", "c7", "d")]
+    taken = take_over(rows(given, sources=["posts", "posts", "posts", None]), old)
+    assert set(taken.splits.values()) == {"train"} and taken.counts["matched"] == {"content": 1}
+
+
+def test_an_old_row_whose_content_has_changed_is_left_out_where_it_comes_near_what_judges():
+    old = earlier({"one": "train", "two": "test", "three": "test", "four": "train"})
+    given = [("one", "edited", "b"), ("two", "c2", "b"), ("three", "edited too", "b"), ("four", "c4", "d")]
+    old = EarlierRun(old.name, old.rule, old.splits, old.contents | {"two": "c2", "four": "c4"}, old.labels)
+    taken = take_over(rows(given), old)
+    assert taken.splits == {"two": "test", "three": "test", "four": "train"}
+    assert [(row["id"], row["why"], row["near"]) for row in taken.changes if row["what"] == "left out"] == [
+        ("one", "near an old test row", ["two"])
+    ]
+
+
 def test_a_judged_post_equal_to_a_row_that_judges_is_left_out_whatever_its_group():
     old = earlier({"1": "test", "2": "train"})
     taken = take_over(rows([("1", "c1", "a"), ("2", "c2", "b"), ("judged:9", "c1", "z")]), old)
@@ -141,6 +159,18 @@ def test_what_is_near_a_row_that_is_kept_aside_is_left_out_and_near_an_old_row_n
     assert taken.splits[name] == "train" and name not in taken.recent
     reviewed = take_over(rows(given, samples=[None, None, *["review"] * 60]), old, 0.5)
     assert reviewed.recent == []
+
+
+def test_what_was_kept_aside_is_never_trained_on_whoever_brings_it():
+    splits, contents, labels = {"1": "train", "2": "test"}, {"1": "c1", "2": "c2"}, {"1": {}, "2": {}}
+    old = EarlierRun("old", SHUFFLE, splits, contents, labels, frozenset({"a0"}))
+    kept = [("1", "c1", "a"), ("2", "c2", "b")]
+    given = [*kept, ("posts:9", "a0", "z"), ("near it", "zz", "z"), ("bridge", "a0", "a")]
+    taken = take_over(rows(given), old, 0.2)
+    assert taken.splits == splits and taken.recent == []
+    assert taken.counts["left_out"] == {"near a row that is kept aside to judge by": 3}
+    alone = take_over(rows([*kept, ("bridge", "a0", "a")], samples=[None, None, "audit"]), old, 0.2)
+    assert alone.splits == splits and alone.recent == []
 
 
 def test_another_table_is_refused():

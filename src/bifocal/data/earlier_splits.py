@@ -186,6 +186,7 @@ def take_over(rows: NewRows, earlier: EarlierRun, recent: float = 0) -> TakenOve
     A new row that shares a group with an old row of val or test is left out: it would give away what judges, or be
     judged as what was learned. One that is official val or test is left out beside old train rows, too. Other new rows
     have their source's split, or follow old train rows of their group, or go by the earlier run's hash, or are train.
+    A row that is an old one by its id alone, its content being another, is checked like a new one of that split.
 
     ``recent`` is the share of what was audited since, whole groups without an old row by the keyed hash, that is kept
     aside; so is what the earlier run kept aside. Other new rows of such a group are left out.
@@ -198,19 +199,7 @@ def take_over(rows: NewRows, earlier: EarlierRun, recent: float = 0) -> TakenOve
     found = _matches(rows, earlier)
     # Equal posts are one group here, those of too few words to be compared, too.
     rows = replace(rows, groups=joined_groups(rows.groups, rows.contents))
-    changes: list[ChangedRow] = []
-    splits: dict[str, str] = {}
-    beside: dict[str, dict[str, str]] = defaultdict(dict)
-    for name, group, old, promised in zip(rows.ids, rows.groups, found, rows.promised, strict=True):
-        if old is None:
-            continue
-        split = earlier.splits[old]
-        if promised is not None and promised != split:
-            why = f"{promised} by its source's configuration, and {split} in the earlier run"
-            changes.append({"id": name, "what": "left out", "split": None, "why": why, "near": [old]})
-        else:
-            splits[name] = split
-        beside[group].setdefault(split, name)
+    splits, beside, changes = _place_old(rows, found, earlier)
     if not splits:
         raise DataError(
             f"no row is one of {earlier.name}, neither by its content nor by its id: splits.from takes an earlier run "
@@ -226,6 +215,31 @@ def take_over(rows: NewRows, earlier: EarlierRun, recent: float = 0) -> TakenOve
     taken.changes += _gone_and_relabelled(rows, found, earlier)
     taken.counts = _counts(rows, found, earlier, taken)
     return taken
+
+
+def _place_old(
+    rows: NewRows, found: Sequence[str | None], earlier: EarlierRun
+) -> tuple[dict[str, str], dict[str, dict[str, str]], list[ChangedRow]]:
+    """The splits of the rows that the earlier run had; group -> split -> one of them; and those that are left out."""
+    changes: list[ChangedRow] = []
+    splits: dict[str, str] = {}
+    beside: dict[str, dict[str, str]] = defaultdict(dict)
+    known = [(n, old, earlier.contents[old] != rows.contents[n]) for n, old in enumerate(found) if old is not None]
+    # Those whose content has changed last, and of these first what judges.
+    known.sort(key=lambda row: (row[2], -SPLITS.index(earlier.splits[row[1]]), rows.ids[row[0]]))
+    for number, old, changed in known:
+        name, group, promised, split = rows.ids[number], rows.groups[number], rows.promised[number], earlier.splits[old]
+        near = {one: row for one, row in beside[group].items() if one != split}
+        why = _why_not(split, near) if changed else None
+        if promised is not None and promised != split:
+            why, near = f"{promised} by its source's configuration, and {split} in the earlier run", {split: old}
+        if why is None:
+            splits[name] = split
+        else:
+            changes.append({"id": name, "what": "left out", "split": None, "why": why, "near": _rows_of(near)})
+        if why is None or promised is not None:
+            beside[group].setdefault(split, name)
+    return splits, beside, changes
 
 
 def _matches(rows: NewRows, earlier: EarlierRun) -> list[str | None]:
@@ -255,7 +269,8 @@ def _matches(rows: NewRows, earlier: EarlierRun) -> list[str | None]:
         for same_content in (True, False):
             for number in some:
                 for one in _names(rows.ids[number], rows.sources[number]) if found[number] is None else ():
-                    if not same_content and one.isdecimal():  # perhaps a row's number, which another post has by now
+                    # Perhaps a row's number, which another post has by now.
+                    if not same_content and one.rpartition(":")[2].isdecimal():
                         continue
                     if one in free and (not same_content or earlier.contents[one] == rows.contents[number]):
                         take(number, one)
@@ -294,7 +309,7 @@ def _place_new(
         if name in old:
             continue
         if group in aside:
-            judging = sample == AUDITED
+            judging = sample == AUDITED and group not in beside
             why = "audited, and kept aside to judge by" if judging else "near a row that is kept aside to judge by"
             what: Literal["recent", "left out"] = "recent" if judging else "left out"
             left_out.append({"id": name, "what": what, "split": None, "why": why, "near": []})
@@ -305,22 +320,27 @@ def _place_new(
         else:
             split = own or next((one for one in SPLITS if one in official[group]), "train")
         if reason := _why_not(split, near):
-            beside_it = [near[one] for one in SPLITS if one in near]
-            left_out.append({"id": name, "what": "left out", "split": None, "why": reason, "near": beside_it})
+            left_out.append({"id": name, "what": "left out", "split": None, "why": reason, "near": _rows_of(near)})
         else:
             splits[name] = split
     return left_out
 
 
 def _recent_groups(rows: NewRows, beside: Mapping[str, object], earlier: EarlierRun, share: float) -> frozenset[str]:
-    """The groups that are kept aside: none of them holds an old row, which may have been learned from."""
+    """The groups that are kept aside: of what was audited since, those without an old row, which may have been learned
+    from; and all that hold what the earlier run kept aside, whoever brings it now."""
     least = least_contents(rows.groups, rows.contents)
     found = set()
     for group, content, sample in zip(rows.groups, rows.contents, rows.samples, strict=True):
         drawn = keyed_share(f"{earlier.rule.key}/recent", least[group]) < share
-        if sample == AUDITED and group not in beside and (drawn or content in earlier.recent):
+        if content in earlier.recent or (sample == AUDITED and drawn and group not in beside):
             found.add(group)
     return frozenset(found)
+
+
+def _rows_of(near: Mapping[str, str]) -> list[str]:
+    """A row of each split, in the splits' order."""
+    return [near[one] for one in SPLITS if one in near]
 
 
 def _why_not(own: str, near: Mapping[str, str]) -> str | None:
