@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bifocal.cli.app import app
+from bifocal.cli.app import app, main
 from bifocal.config import ReviewConfig, ThresholdConfig, parse_config
 from bifocal.deploy.policies import set_review, set_threshold
 from bifocal.deploy.promotion import promote
@@ -195,13 +195,50 @@ def test_of_several_labels_each_is_judged_and_has_its_own_rules_again(tmp_path):
     assert list(done.recent.pairs[0]["labels"]) == ["abuse"] or done.recent.pairs[0]["labels"]["rude"]["labelled"] == 0
 
 
-def test_an_error_that_nobody_foresaw_does_not_end_as_if_the_new_model_were_worse(posts, tmp_path, monkeypatch):
+def test_an_error_that_nobody_foresaw_does_not_end_as_if_the_new_model_were_worse(monkeypatch, capsys):
     def broken(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("bifocal.serve.retrain.retrain", broken)
-    done = CliRunner().invoke(app, ["retrain", str(posts), "--feedback", str(tmp_path)])
-    assert done.exit_code == 2
+    for command, where in (
+        (["retrain", "posts", "--feedback", "judged"], "bifocal.serve.retrain.retrain"),
+        (["compare", "old", "new", "--gate"], "bifocal.assess.comparison.compare_models"),
+    ):
+        monkeypatch.setattr(where, broken)
+        monkeypatch.setattr("sys.argv", ["bifocal", *command])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 70 and "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_judged_posts_that_stand_in_two_exports_are_refused(posts, tmp_path):
+    first = judged(tmp_path / "september", 40)
+    record = read_json(posts / "run.json")
+    table, feedback = record["config"]["source"], {"kind": "feedback", "root": str(first), "name": "judged"}
+    record["config"]["source"] = {"kind": "several", "sources": [table, feedback]}
+    (posts / "run.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=r"10 judged posts of .*october stand in .*september, too.* export into"):
+        retrain(posts, judged(tmp_path / "october", 40, start=30))
+
+
+def test_a_label_that_is_cut_out_of_a_number_is_refused(posts, tmp_path):
+    taxonomy = read_json(posts / "label_taxonomy.json")
+    taxonomy["abuse"]["above"] = 3.0
+    (posts / "label_taxonomy.json").write_text(json.dumps(taxonomy))
+    with pytest.raises(ConfigError, match=r"run posts makes abuse out of a number \(`above`\)"):
+        retrain(posts, judged(tmp_path / "judged", 20))
+
+
+def test_what_was_found_is_told_where_the_link_cannot_be_swung(posts, tmp_path, monkeypatch):
+    def swung_meanwhile(*_, **__):
+        raise RunError("runs/current leads to another by now")
+
+    monkeypatch.setattr("bifocal.serve.retrain.promote", swung_meanwhile)
+    monkeypatch.setattr("bifocal.serve.retrain.gate_of", lambda _: 0)
+    arguments = ["retrain", str(posts), "--feedback", str(judged(tmp_path / "judged", 60)), "--promote", "--json"]
+    done = CliRunner().invoke(app, arguments)
+    told = json.loads(done.stdout)
+    assert done.exit_code == 2 and told["promoted"] is None and told["gate"] == 0
+    assert told["notes"][-1] == "not in service: runs/current leads to another by now"
 
 
 def test_what_is_sure_to_fail_is_refused_before_anything_is_trained(posts, tmp_path):

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,7 +158,10 @@ def _is_ending() -> bool:
 
 
 def main() -> None:
-    """Entry point: an error of ours is one line and exit status 2; ``--debug`` anywhere shows the traceback."""
+    """Entry point: an error of ours is one line and exit status 2; ``--debug`` anywhere shows the traceback.
+
+    An error that nobody foresaw shows it always, and ends with 70 (``EX_SOFTWARE`` of sysexits): 1 and 3 are answers.
+    """
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # workers, too, import nothing from the current folder
     for stream in (sys.stdout, sys.stderr):  # a terminal may not have our signs, nor a name of a file be UTF-8
         if isinstance(stream, io.TextIOWrapper):
@@ -170,17 +174,16 @@ def main() -> None:
     try:
         with _ctrl_c_is_heard(), extras_named():
             app()
-    except BifocalError as error:
+    except (BifocalError, OSError) as error:
         if debug:
-            raise
-        typer.echo(f"error: {error}", err=True)
+            traceback.print_exc()
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        said = (isinstance(error, OSError) and error.strerror) or error
+        typer.echo(f"error: {where}{said}", err=True)
         sys.exit(2)
-    except OSError as error:
-        if debug:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"error: {where}{error.strerror or error}", err=True)
-        sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(70)
     except SystemExit as stop:
         if stop.code == 130:  # Ctrl-C, as typer reports it
             resumed = not RESUMED.isdisjoint(sys.argv[1:2])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import BifocalError, ConfigError
+from ..errors import ConfigError
 from .options import AllowPlugin, Json, Margin, Quiet
 from .promote import Back, Link
 from .promote import promote as swing
@@ -68,20 +67,14 @@ def retrain(
         promote=promote,
         link=link,
     )
-    try:
-        with ConsoleReporter(as_json or quiet) as reporter:
-            done = again(run_folder, feedback, asked, allow_plugins=allow_plugin or (), reporter=reporter)
-    except (BifocalError, OSError):
-        raise
-    except Exception:  # Python would end with 1, which says "worse" to whoever runs this unattended
-        traceback.print_exc()
-        raise typer.Exit(2) from None
+    with ConsoleReporter(as_json or quiet) as reporter:
+        done = again(run_folder, feedback, asked, allow_plugins=allow_plugin or (), reporter=reporter)
     if as_json:
         emit_json(done.to_dict())
     else:
         _print(done)
-    if done.gate:
-        raise typer.Exit(done.gate)
+    if done.gate or (promote and done.promoted is None):
+        raise typer.Exit(done.gate or 2)
 
 
 def _print(done: Retraining) -> None:

@@ -19,7 +19,7 @@ from ..deploy.policies import set_review, set_threshold
 from ..deploy.promotion import Promotion, check_link, check_policy, link_beside, promote
 from ..errors import ConfigError, DataError, RunError, listed
 from ..evaluate.differences import jeffreys
-from ..example import Example
+from ..example import Example, Taxonomy
 from ..pipeline.train import run as run_steps
 from ..sources import build_source
 from ..sources.feedback import AUDITED, ROWS, Feedback
@@ -84,6 +84,7 @@ class Retraining:
     by_hand : list of str
         What became of each rule and threshold that was set by hand on the old policy.
     promoted : Promotion or None
+        None, too, where the gate passed and the link could not be swung; a note says why.
     notes : list of str
     """
 
@@ -151,7 +152,7 @@ def retrain(
     lock = file_lock(old.folder.parent / LOCK, "another retraining is under way,", "wait for it to end")
     with lock, plugins.restrict(old.folder, allow_plugins):
         config = recorded_config(read_json(old.record)["config"], where=str(old.record))
-        export = _export(Path(feedback), config, settings)
+        export = _export(Path(feedback), config, old, settings)
         new_config = _new_config(config, old, export, settings)
         reporter.note(f"the new run is {new_config.run}: {old.folder.parent / new_config.run}")
         new = Workspace.of(run_steps(new_config, root=old.folder.parent, reporter=reporter))
@@ -162,7 +163,10 @@ def retrain(
         gate = gate_of([frozen.gate, *([recent.gate] if recent else [])])
         promoted = None
         if settings.promote and gate == 0:
-            promoted = promote(new.folder, link, instead_of=old.folder)
+            try:
+                promoted = promote(new.folder, link, instead_of=old.folder)
+            except RunError as error:  # what was found in hours is told all the same
+                notes = [*notes, f"not in service: {error}"]
         rows = read_json(new.record)["steps"]["splits"]["from"]
         return Retraining(str(old.folder), str(new.folder), rows, frozen, recent, gate, by_hand, promoted, notes)
 
@@ -185,8 +189,14 @@ def _check_place(old: Workspace, settings: RetrainSettings, link: Path) -> None:
         )
 
 
-def _export(folder: Path, config: RunConfig, settings: RetrainSettings) -> SourceConfig:
+def _export(folder: Path, config: RunConfig, old: Workspace, settings: RetrainSettings) -> SourceConfig:
     """The export as a source of what is learned from. Raises `BifocalError` where it cannot be."""
+    labels = Taxonomy.from_json(read_json(old.taxonomy)).labels
+    if cut := [name for name in config.label_names if labels[name].above is not None]:
+        raise ConfigError(
+            f"run {config.run} makes {', '.join(cut)} out of a number (`above`), and a verdict is a class and no "
+            "number: write the classes into a column of their own, map the label to it, and run that first"
+        )
     if not (folder / ROWS).is_file():
         raise DataError(
             f"{folder} holds no export of feedback (no {ROWS}): `bifocal feedback export RUN -o {folder}` writes it"
@@ -207,11 +217,32 @@ def _export(folder: Path, config: RunConfig, settings: RetrainSettings) -> Sourc
         raise DataError(
             f"{folder} holds no verdict{only} on {' or '.join(judged)}: judge posts first, and export again"
         )
+    _check_others(folder, {row.id for row in rows}, config)
     for name, labelled in judged.items():
         # One that only tells flags nothing, so that what was allowed may well be positive by it.
         if source.labels()[name].binary and config.label_actions.get(name, "block") == "block":
             _check_direction(labelled, name, folder)
     return made
+
+
+def _check_others(folder: Path, ids: Collection[str], config: RunConfig) -> None:
+    """Refuse judged posts that the run has from another export already: it would learn them twice."""
+    for one in _members(config):
+        root = Path(str(one.get("root")))
+        if one["kind"] != "feedback" or root.resolve() == folder.resolve():
+            continue
+        source = build_source(SourceConfig.model_validate({key: one[key] for key in one if key != "name"}))
+        if n := sum(isinstance(row, Example) and row.id in ids for row in source):
+            raise DataError(
+                f"{n:,} judged posts of {folder} stand in {root}, too, which run {config.run} learns from already: "
+                f"export into {root}, whose posts it keeps, and name that"
+            )
+
+
+def _members(config: RunConfig) -> list[dict[str, Any]]:
+    """Each source of a run, as one among several."""
+    members = config.source.options.get("sources") if config.source.kind == "several" else None
+    return [dict(one) for one in members or [{"kind": config.source.kind, **config.source.options}]]
 
 
 def _check_direction(rows: list[Example], label: str, folder: Path) -> None:
@@ -238,9 +269,7 @@ def _new_config(config: RunConfig, old: Workspace, export: SourceConfig, setting
             f"run {config.run} took the first {config.limit} rows of its source alone (limit), as a pilot: retrain a "
             "run of all rows"
         )
-    alone = {"kind": config.source.kind, **config.source.options}
-    members = config.source.options.get("sources") if config.source.kind == "several" else None
-    sources: list[dict[str, Any]] = [dict(one) for one in members or [alone]]
+    sources = _members(config)
     place = Path(str(export.options["root"])).resolve()
     kept = [one for one in sources if one["kind"] != "feedback" or Path(str(one.get("root"))).resolve() != place]
     taken = {str(one.get("name") or one["kind"]) for one in kept}
@@ -249,7 +278,7 @@ def _new_config(config: RunConfig, old: Workspace, export: SourceConfig, setting
     judged = {"kind": export.kind, **export.options, "name": name}
     content = config.model_dump(mode="json")
     content["source"] = {"kind": "several", "sources": [*kept, judged]}
-    if members and config.source.options.get("text_role"):
+    if config.source.kind == "several" and config.source.options.get("text_role"):
         content["source"]["text_role"] = config.source.options["text_role"]
     content["splits"] = {
         "val": config.splits.val, "test": config.splits.test, "from": str(old.folder), "recent": settings.recent,
