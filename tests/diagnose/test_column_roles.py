@@ -87,8 +87,26 @@ def test_how_sure_somebody_was_of_a_label_is_no_second_label():
 
 
 def test_of_two_words_that_tell_nothing_the_rarer_is_the_positive_one():
-    cells = ["blue"] * 80 + ["red"] * 40
-    assert roles(AskedRoles(labels=["kind"]), kind=cells)["kind"].label.map == {"blue": 0, "red": 1}
+    found = roles(AskedRoles(labels=["kind"]), kind=["blue"] * 80 + ["red"] * 40)["kind"]
+    assert found.label.map == {"blue": 0, "red": 1}
+    assert found.warning == "does not say which of blue and red is positive: the rarer is taken, red; see its `map`"
+    assert not roles(AskedRoles(labels=["kind"]), kind=["ham"] * 40 + ["spam"] * 80)["kind"].warning
+
+
+@pytest.mark.parametrize("word", ["unsure", "Not sure", "?", "skipped", "cannot tell", "unlabeled"])
+def test_a_third_value_by_which_nobody_answered_is_not_annotated(word):
+    cells = ["yes"] * 40 + ["no"] * 70 + [word] * 10
+    found = roles(AskedRoles(labels=["target"]), target=cells)["target"]
+    assert found.label.map == {"no": 0, "yes": 1, word: None} and found.label.binary and not found.warning
+    assert "10 rows say neither, and are not annotated" in found.why
+    assert found.label.classes_of(cells).count(None) == 10
+
+
+def test_a_third_value_that_says_something_makes_a_third_class_and_is_told():
+    found = roles(AskedRoles(labels=["target"]), target=["yes"] * 40 + ["no"] * 60 + ["borderline"] * 20)["target"]
+    assert not found.label.binary
+    assert found.warning == "has borderline beside yes and no: each is a class, until a `map` says more"
+    assert not roles(AskedRoles(labels=["target"]), target=["0", "1", "2"] * 40)["target"].warning
 
 
 def test_a_score_becomes_two_classes():

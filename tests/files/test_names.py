@@ -233,3 +233,18 @@ def test_the_pictures_of_a_table_to_be_scored_are_looked_up_alike(tmp_path):
         posts["2"]["image_path"].read()
     with pytest.raises(DataError, match="may be"):
         posts["3"]["image_path"].read()
+
+
+def test_a_name_in_a_table_to_be_scored_that_climbs_leads_into_the_folder_that_is_named(tmp_path):
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics" / "1.png").write_text("one")
+    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "posts.csv").write_text("id,image_path\n1,../pics/1.png\n2,../secret.txt\n")
+    posts = dict(Posts({"image"}, (), {}, images=tmp_path / "pics").read(tmp_path / "data" / "posts.csv"))
+    assert posts["1"]["image_path"].read() == b"one"
+    with pytest.raises(DataError, match="only paths inside are read"):
+        posts["2"]["image_path"].read()
+    unnamed = dict(Posts({"image"}, (), {}).read(tmp_path / "data" / "posts.csv"))
+    with pytest.raises(DataError, match="only paths inside are read"):
+        unnamed["1"]["image_path"].read()

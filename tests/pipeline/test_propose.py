@@ -77,10 +77,10 @@ def test_a_csv_with_pictures_elsewhere_on_disk(tmp_path):
     assert proposal.minutes > 0 and "120 rows" in proposal.cost
 
 
-@pytest.mark.parametrize("written", ["{}.png", "pictures/{}.png", "ABSOLUTE/{}.png"])
+@pytest.mark.parametrize("written", ["{}.png", "pictures/{}.png", "../away/pictures/{}.png", "ABSOLUTE/{}.png"])
 def test_pictures_are_found_beside_and_below_the_table_and_by_absolute_paths(tmp_path, written):
     away = tmp_path / "away"
-    folder = draw(away / "pictures" if written.startswith("ABSOLUTE") else tmp_path / "data" / "pictures")
+    folder = draw(away / "pictures" if written.startswith(("ABSOLUTE", "..")) else tmp_path / "data" / "pictures")
     written = written.replace("ABSOLUTE", str(folder))
     table = write_csv(tmp_path / "data" / "posts.csv", posts(photo=lambda i, y: written.format(i)))
     config = checked(propose(str(table)), tmp_path)

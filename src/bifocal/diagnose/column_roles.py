@@ -46,6 +46,11 @@ _NEGATIVE = re.compile(
     r"(?:not?|non|un|no)[\W_].*|non\w+|none|no|n|f|off|false|neutral|normal|benign|clean|ok|okay|safe|ham|negative|neither|"
     r"allow(?:ed)?|approved?|legit(?:imate)?|harmless|acceptable|0"
 )
+_UNANSWERED = re.compile(
+    r"unsure|not[\W_]sure|unknown|unclear|undecided|undetermined|uncertain|ambiguous|maybe|skip(?:ped)?|pending|disputed|"
+    r"can(?:no|')?t[\W_](?:tell|say|decide)|(?:un|not[\W_])(?:label+ed|annotated|rated|judged|reviewed)|to[\W_]?do|tbd|\?+"
+)
+"""Values beside two others that are no third class: whoever was asked did not answer."""
 _YES_NO = ({"yes", "no"}, {"true", "false"}, {"y", "n"}, {"t", "f"}, {"0", "1"}, {"on", "off"})
 
 
@@ -60,14 +65,14 @@ class LabelFound:
     counts : dict
         Value of the column -> rows, the most frequent first.
     map : dict
-        Value -> class; empty = the values are the classes.
+        Value -> class, or None of one that is no answer; empty = the values are the classes.
     above : float or "median", optional
         The column is a number that is cut in two.
     """
 
     name: str
     counts: Mapping[str, int]
-    map: Mapping[str, int] = field(default_factory=dict)
+    map: Mapping[str, int | None] = field(default_factory=dict)
     above: float | Literal["median"] | None = None
     min_rows: int | None = None
 
@@ -277,31 +282,42 @@ def _as_label(column: _Column, why: str, must: bool = False) -> ColumnRole:
                 "classes: name another with --label COLUMN"
             )
     rare = min(counts.values())
-    mapped = _binary_map(counts, known is not None and known.binary)
+    mapped, doubt = _binary_map(counts)
     label = LabelFound(name, counts, map=mapped, min_rows=10 if not mapped and rare < 10 else None)
     shown = ", ".join(f"{value} {n:,}" for value, n in list(counts.items())[:5]) + (", …" if len(counts) > 5 else "")
     empty = len(column.cells) - column.n
-    return ColumnRole(
-        column.name, "label", f"{why}; {shown}" + (f"; {empty:,} rows without" if empty else ""), label=label
-    )
+    why += f"; {shown}" + (f"; {empty:,} rows without" if empty else "")
+    if no_answer := sum(counts[value] for value, one in mapped.items() if one is None):
+        why += f"; {no_answer:,} rows say neither, and are not annotated"
+    return ColumnRole(column.name, "label", why, doubt, label)
 
 
-def _binary_map(counts: Mapping[str, int], must: bool) -> dict[str, int]:
-    """Which of two values, however spelled, is the positive one: the one that does not say no, else the rarer."""
+def _binary_map(counts: Mapping[str, int]) -> tuple[dict[str, int | None], str]:
+    """Which of two values, however spelled, is the positive one: the one that does not say no, else the rarer.
+
+    Values beside them by which nobody answered are of no class. And what a person should look at, where that may well
+    be wrong.
+    """
     spelled: dict[str, list[str]] = {}
     for value in counts:
         spelled.setdefault(value.strip().lower(), []).append(value)
-    if len(spelled) != 2:
-        return {}
-    one, other = spelled
+    open_ = [value for value in spelled if _UNANSWERED.fullmatch(value)] if len(spelled) > 2 else []
+    if len(spelled) - len(open_) != 2:
+        two = next((sorted(two, reverse=True) for two in _YES_NO if two < spelled.keys()), [])
+        more = [value for value in spelled if value not in two]
+        if not two or (two == ["1", "0"] and all(map(str.isdecimal, more))):  # classes by number
+            return {}, ""
+        return {}, f"has {', '.join(more)} beside {' and '.join(two)}: each is a class, until a `map` says more"
+    one, other = (value for value in spelled if value not in open_)
     negative = [value for value, beside in ((one, other), (other, one)) if _says_no(value, beside)]
+    doubt = ""
     if len(negative) != 1:
-        negative = [max(spelled, key=lambda value: sum(counts[each] for each in spelled[value]))]
-    return {
-        each: int(value != negative[0])
-        for value in (*negative, *(spelled.keys() - negative))
-        for each in spelled[value]
-    }
+        negative = [max((one, other), key=lambda value: sum(counts[each] for each in spelled[value]))]
+        positive = other if negative == [one] else one
+        doubt = f"does not say which of {one} and {other} is positive: the rarer is taken, {positive}; see its `map`"
+    classes: dict[str, int | None] = {value: int(value not in negative) for value in (*negative, one, other)}
+    classes |= dict.fromkeys(open_)
+    return {each: of for value, of in classes.items() for each in spelled[value]}, doubt
 
 
 def _says_no(value: str, other: str) -> bool:

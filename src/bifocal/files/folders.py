@@ -22,7 +22,7 @@ from ..workspace import fingerprint
 from .archives import BROKEN, UNREADABLE, Tar, Zip, escapes_root
 from .names import Names, Nearest
 
-__all__ = ["MAX_MEMBER", "FileSource", "Files", "Picture", "escapes_root", "is_clutter"]
+__all__ = ["MAX_MEMBER", "FileSource", "Files", "Picture", "escapes_root", "from_folder", "is_clutter"]
 
 MAX_MEMBER = 200 * 2**20
 """Bytes; a larger file is no picture, and a zip may make it out of nothing."""
@@ -207,6 +207,13 @@ class Files:
             return "is not a folder, .tar or .zip"
         tops = self._place.tops()
         return f"holds {', '.join(tops[:8])}{', …' if len(tops) > 8 else ''}" if tops else self._place.empty()
+
+
+def from_folder(name: str, folder: Path) -> str:
+    """A picture's name as a place takes it: one that climbs (``../pictures/1.png``) is meant from the folder of its
+    table, and becomes absolute; whether it may be read there is for the place to say."""
+    plain = name.strip().replace("\\", "/")
+    return os.path.normpath(folder.resolve() / plain) if ".." in plain.split("/") else name
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from ..example import Rejected, is_nothing
 from ..modalities import PARTS, argument_of, inputs
 from .columns import Columns, text_cell, to_json_value
 from .delimited import other_delimiter
-from .folders import Files, Picture, escapes_root
+from .folders import Files, Picture, escapes_root, from_folder
 from .tables import DELIMITERS, is_table, read_rows
 from .text_lines import decoded, known_encoding
 
@@ -79,6 +79,7 @@ class Posts:
         self.notes: dict[str, None] = {}
         self._seen: dict[str, None] = {}
         self._read: set[str] = set()
+        self._folder = Path()  # of the table that is read
 
     @property
     def unread(self) -> list[str]:
@@ -105,6 +106,7 @@ class Posts:
         home = next((member for member in self._members if _is_below(path, member)), None)
         source = home or (self._members[0] if len(self._members) == 1 else {})
         places = _places(path, home, source, self.images)
+        self._folder = path.parent
         for number, row in enumerate(_rows(path, source, home is not None, self.notes.setdefault)):
             if isinstance(row, DataError):
                 yield str(number), row
@@ -156,7 +158,7 @@ class Posts:
         return read.id, {
             "id": read.id if filled else None,
             argument_of(WORDS): read.parts.get(WORDS),
-            argument_of(FILE): Picture(places, image.strip()) if isinstance(image, str) else image,
+            argument_of(FILE): self._picture(places, image) if isinstance(image, str) else image,
             argument_of(RECORD): {**record, **read.parts.get(RECORD, {})} or None,
             **({PARTS: more} if more else {}),
             **called,
@@ -170,7 +172,10 @@ class Posts:
         words = text_cell({part: cell}, part)
         if words is None or is_nothing(words, missing):
             return None
-        return Picture(places, words.strip()) if self.others[part] == "file" else words
+        return self._picture(places, words) if self.others[part] == "file" else words
+
+    def _picture(self, places: tuple[Files, ...], cell: str) -> Picture:
+        return Picture(places, from_folder(cell.strip(), self._folder))
 
     def _texts(self, row: Mapping[str, Any]) -> list[str]:
         """The columns that the source joins, where all are there; else the usual one; else those there are."""

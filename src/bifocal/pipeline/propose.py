@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import util
@@ -376,7 +377,11 @@ def _class_counts(label: LabelFound) -> Mapping[str, int]:
     if label.above is not None:
         cells = [value for value, n in label.counts.items() for _ in range(n)]
         return _counted(label.classes_of(cells))
-    return {value: n for value, n in label.counts.items() if n >= (label.min_rows or 1)}
+    counts: Counter[str] = Counter()
+    for value, n in label.counts.items():
+        if (of := label.map.get(value, value)) is not None and n >= (label.min_rows or 1):
+            counts[str(of)] += n
+    return counts
 
 
 def _base_model(part: str) -> str:

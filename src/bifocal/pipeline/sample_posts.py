@@ -16,7 +16,7 @@ from ..config import expand_home
 from ..diagnose.column_roles import FILE
 from ..errors import BifocalError, DataError
 from ..example import Example, Rejected
-from ..files.folders import Files, is_clutter
+from ..files.folders import Files, from_folder, is_clutter
 from ..files.layouts import Layout
 from ..files.names import PICTURES
 from ..files.post_table import delimiter_of
@@ -228,8 +228,8 @@ def find_pictures(names: list[str], root: Path, asked: str | None) -> PicturesFo
     DataError
         Where no folder has more than a few of them: names where it looked.
     """
-    tried = names[:: max(1, len(names) // NAMES_TRIED)][:NAMES_TRIED]
     home = root.parent if root.is_file() and root.suffix.lower() not in _ARCHIVES else root
+    tried = [from_folder(name, home) for name in names[:: max(1, len(names) // NAMES_TRIED)][:NAMES_TRIED]]
     looked = [expand_home(asked)] if asked else list(_places(tried, home))
     places = list({place.resolve(): None for place in looked})
     found = {place: sum(len(files.matching(name)) == 1 for name in tried) for place, files in

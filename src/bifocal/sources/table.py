@@ -13,7 +13,7 @@ from ..config import expand_home
 from ..errors import DataError, nearest
 from ..example import Example, Label, Rejected
 from ..files.columns import Columns, Split, by_split, split_named
-from ..files.folders import Files, escapes_root, is_clutter
+from ..files.folders import Files, escapes_root, from_folder, is_clutter
 from ..files.tables import SUFFIXES, DelimitedTables, is_table
 
 
@@ -29,7 +29,8 @@ class Table(Columns, DelimitedTables):
         that are named after splits (``train.csv``, ``dev.csv``).
     images : str, optional
         The folder, .tar or .zip in which pictures are looked up: below the root, or anywhere else by an absolute path,
-        one that begins with ``~``, or one that climbs (``../pictures``, from the root). By default the root.
+        one that begins with ``~``, or one that climbs (``../pictures``, from the root). By default the root. Names in
+        the table may be absolute, or climb from its folder, where they lead into this one.
     """
 
     expected: ClassVar[str] = f"a table ({', '.join(SUFFIXES)})"
@@ -119,11 +120,17 @@ class Table(Columns, DelimitedTables):
                     own = str(number) if len(self.tables) == 1 else f"{name}:{number}"
                     yield self.example(row, where, own, split, labels)
 
+    def stamp(self, reference: str) -> list[Any] | None:
+        name = from_folder(reference, self.files.root)
+        found = super().stamp(name)
+        return [reference, *found[1:]] if found and found[0] == name else found
+
     def open(self, reference: str) -> bytes:
+        name = from_folder(reference, self.files.root)
         try:
-            return self.pictures.read_matching(reference)
+            return self.pictures.read_matching(name)
         except DataError as error:
-            lost = self.images is None and not escapes_root(reference) and not self.pictures.has(reference)
+            lost = self.images is None and not reference.startswith("/") and not self.pictures.has(name)
             if not lost:
                 raise DataError(f"picture {error}") from None
             raise DataError(
