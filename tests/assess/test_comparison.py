@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from bifocal.assess.compared_models import ModelLabel, RunModel
-from bifocal.assess.comparison import READINGS, compare_models, gate_of, shared_labels
+from bifocal.assess.comparison import READINGS, compare_models, gate_of, rules_of, shared_labels
 from bifocal.assess.label_comparison import CompareSettings, judged_figures
-from bifocal.config import SourceConfig, ThresholdConfig
+from bifocal.config import SourceConfig, ThresholdConfig, parse_config
 from bifocal.deploy.export import export
 from bifocal.errors import BifocalError, DataError, RunError
 from bifocal.pipeline.inspect import posts_of
 from bifocal.system.bundle import CONTENT
 from bifocal.system.score import score_file
 from bifocal.system.system import System
+from bifocal.workspace import write_json
 
 FAST = CompareSettings(resamples=100, latency=False)
 
@@ -246,6 +247,37 @@ def test_what_is_judged_is_each_policys_own_figure_and_what_a_bound_costs(rules,
     assert [figure.name for figure in figures if figure.role == "policy"] == judged
     assert [figure.name for figure in figures if figure.role == "probabilities"] == ["nll"]
     assert {"auroc", "brier", "precision", "recall", "fpr"} <= {figure.name for figure in figures}
+
+
+def test_the_rules_name_that_of_each_policy():
+    class Model:
+        def __init__(self, **rule):
+            self.labels = {"abuse": ModelLabel((0, 1), None, ThresholdConfig.model_validate(rule))}
+
+    old, new = Model(by="f1"), Model(by="fpr", bound=0.02)
+    told = rules_of([old, new, old], old.labels, FAST)[0]
+    assert "(abuse: the best F1 and false-positive rate at most 0.02; of a bound" in told, told
+
+
+@pytest.mark.parametrize("kind", ["table", "several"])
+def test_pictures_of_other_posts_are_looked_up_as_they_are_to_be_scored(tmp_path, kind):
+    home, away = tmp_path / "home", tmp_path / "away"
+    table = {"kind": "table", "root": str(home), "file": "old.csv", "text": "words", "image": "shot", "images": "pics",
+             "labels": {"abuse": "bad"}}  # fmt: skip
+    source = table if kind == "table" else {"kind": kind, "sources": [{**table, "name": "posts"}]}
+    config = parse_config({"run": "r", "label": "abuse", "source": source, "modalities": ["text", "image"]})
+    write_json(tmp_path / "run" / "run.json", {"config": config.model_dump(mode="json")})
+    for folder in (home / "pics", away, home / "more"):
+        folder.mkdir(parents=True)
+    (home / "pics" / "1.png").touch()
+    for folder, place in ((home / "more", home / "pics"), (away, away), (away, away / "pics")):
+        if place != home / "pics":
+            place.mkdir(exist_ok=True)
+            (place / "1.png").touch()
+        (folder / "new.csv").write_text("words,shot,bad\na post,1.png,1\n")
+        found = posts_of(str(folder / "new.csv"), [tmp_path / "run"]).options
+        assert (found["image"], found["text"], found["images"]) == ("shot", "words", str(place))
+        assert found["labels"] == {"abuse": "bad"}
 
 
 def test_what_a_table_decided_is_not_taken_for_the_truth(tmp_path):

@@ -174,7 +174,7 @@ def compare_models(
     verdicts = [pair["verdict"] for pair in pairs]
     return ModelComparison(
         date=now(),
-        rules=rules_of(labels, settings),
+        rules=rules_of(opened, labels, settings),
         on=_told_on(opened, on),
         compared=len(rows),
         left_out=dict(left_out),
@@ -327,13 +327,16 @@ def _pair(
     }
 
 
-def rules_of(labels: Mapping[str, ModelLabel], settings: CompareSettings) -> list[str]:
+def rules_of(models: Sequence[Model], labels: Mapping[str, ModelLabel], settings: CompareSettings) -> list[str]:
     """How a verdict is reached, in sentences, before any figure is known."""
-    asked = "; ".join(
-        f"{name}: " + (described(label.rule) if label.rule and label.classes == (0, 1) else
-                       "F1" if label.classes == (0, 1) else "macro-F1")
-        for name, label in labels.items()
-    )  # fmt: skip
+
+    def judged_by(name: str, label: ModelLabel) -> str:
+        if label.classes != (0, 1):
+            return "macro-F1"
+        rules = [model.labels[name].rule for model in models if name in model.labels]
+        return " and ".join(dict.fromkeys(described(rule) for rule in rules if rule)) or "F1"
+
+    asked = "; ".join(f"{name}: {judged_by(name, label)}" for name, label in labels.items())
     most = settings.flag_change
     moves = "as much as it likes" if most is None else f"by at most {most:.0%} of the old share"
     return [

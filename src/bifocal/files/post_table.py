@@ -103,9 +103,9 @@ class Posts:
         DataError
             Where the file as a whole cannot be read, or its first row has no column that the run reads.
         """
-        home = next((member for member in self._members if _is_below(path, member)), None)
+        home = next((member for member in self._members if is_below(path, member)), None)
         source = home or (self._members[0] if len(self._members) == 1 else {})
-        places = _places(path, home, source, self.images)
+        places = picture_places(path, home, source, self.images)
         self._folder = path.parent
         for number, row in enumerate(_rows(path, source, home is not None, self.notes.setdefault)):
             if isinstance(row, DataError):
@@ -211,14 +211,17 @@ def _root(source: Mapping[str, Any]) -> Path | None:
     return expand_home(root) if isinstance(root := source.get("root"), str | Path) else None
 
 
-def _is_below(path: Path, source: Mapping[str, Any]) -> bool:
+def is_below(path: Path, source: Mapping[str, Any]) -> bool:
+    """Whether a table lies below the root of a source."""
     root = _root(source)
     return root is not None and path.resolve().is_relative_to(root.resolve())
 
 
-def _places(
+def picture_places(
     path: Path, home: Mapping[str, Any] | None, source: Mapping[str, Any], images: Path | None
 ) -> tuple[Files, ...]:
+    """Where pictures of a table are looked up, in this order: in ``images``, if it is given; else as the options of
+    the run's ``source`` say (``home``: of the one below whose root the table lies), and beside the table."""
     if images is not None:
         if not (place := Files(images)).exists():
             raise DataError(f"images: {images} {place.found()}; expected a folder, .tar or .zip")

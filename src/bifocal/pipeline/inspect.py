@@ -19,9 +19,10 @@ from ..data.manifest import read_manifest, temporary_manifest
 from ..data.splits import leaking_rows
 from ..errors import ConfigError
 from ..example import SPLITS, Example, Rejected, Taxonomy
-from ..files.folders import Files
+from ..files.folders import Files, from_folder
+from ..files.post_table import is_below, picture_places
 from ..files.tables import is_table, read_rows
-from ..modalities import TEXT, every_modality, inputs
+from ..modalities import PICTURE, TEXT, every_modality, inputs
 from ..modalities.text import clean
 from ..models.column_types import CellCounts, described
 from ..models.tabular import TabularOptions, summary_of
@@ -34,6 +35,8 @@ NUMBER, WORDS = "number", "text"
 """What a cell of a column holds, as the findings name it."""
 SHOWN = 10
 """Languages, formats and quarantined rows that are named."""
+LOOKED_AT = 50
+"""Rows whose pictures are looked up to tell where those of a table lie."""
 MOST_VALUES = 1000
 """Distinct values of a column that are told apart; more are counted as this many."""
 
@@ -85,10 +88,12 @@ def posts_of(given: str, models: Sequence[Path]) -> SourceConfig:
     run = next((found for folder in models if (found := _config_in(folder)) is not None), None)
     if run is None or not (path.is_file() and is_table(path.name)):
         return source_of(given).source
-    own = run.source.options if run.source.kind == "table" else {}
+    members = [{"kind": run.source.kind, **run.source.options}, *run.source.options.get("sources", [])]
+    own: Mapping[str, Any] = next((one for one in members if one["kind"] == "table"), {})
     place = path.resolve()
     rows = (row for _, row in read_rows(Files(place.parent), place.name) if not isinstance(row, Rejected))
-    columns = set(next(rows, {}))
+    first = list(islice(rows, LOOKED_AT))
+    columns = set(first[0] if first else {})
     how = ("delimiter", "encoding", "quotes", "missing", "missing_text", "images", "drop")
     kept: dict[str, Any] = {"kind": "table", "root": given, **{name: own[name] for name in how if name in own}}
     for option in ("id", *inputs(), "group"):
@@ -97,6 +102,10 @@ def posts_of(given: str, models: Sequence[Path]) -> SourceConfig:
             if there or named == "rest":
                 kept[option] = named if isinstance(named, str) else there
                 break
+    if isinstance(column := kept.get(PICTURE), str):  # looked up as `bifocal score` does
+        names = [from_folder(str(row[column]), place.parent) for row in first if row.get(column)]
+        places = picture_places(place, own if is_below(place, own) else None, own, None)
+        kept["images"] = str(max(places, key=lambda files: sum(map(files.has, names))).root.absolute())
     asked = own.get("labels") or {}
     labels = {name: asked[name] for name in asked if _column_of(asked[name]) in columns}
     labels |= {name: name for name in run.label_names if name in columns and name not in labels}
