@@ -25,6 +25,7 @@ LAYERS = (
     ("transcribe",),
     ("files",),
     ("sources",),
+    ("scale",),
     ("data",),
     ("models",),
     ("fit",),

@@ -17,6 +17,7 @@ from time import perf_counter
 from ..contracts import Source, Transcriber, Transcript
 from ..errors import DataError, RunError
 from ..example import Example
+from ..scale.local import begun_in_peace, end_with_parent
 from .transcribers import ActiveTranscriber
 from .transcript_cache import ENOUGH, TranscriptCache
 
@@ -70,7 +71,7 @@ class TranscriberPool:
             for example in examples:
                 with self._explained(example):
                     blob, sha256, transcript = self._opened(example)
-                    with _begun_in_peace():
+                    with begun_in_peace():
                         pending.append((example, sha256, transcript or pool.submit(_read_in_process, blob)))
                 if len(pending) >= self._processes * _AHEAD:
                     yield self._oldest(pending)
@@ -146,24 +147,6 @@ def _timed(transcriber: Transcriber, blob: bytes) -> tuple[Transcript, float]:
     return transcript, perf_counter() - begun
 
 
-@contextmanager
-def _begun_in_peace() -> Iterator[None]:
-    """Put Ctrl-C off while processes start: they inherit that it is blocked, and one half started would complain."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGALRM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-        if asked:
-            signal.raise_signal(signal.SIGINT)
-
-
 _transcriber: Transcriber  # of a worker process, set as it begins
 
 
@@ -173,14 +156,6 @@ def _begin_process(transcriber: Transcriber) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     _transcriber = transcriber
     _transcriber.load()
-
-
-def end_with_parent() -> None:
-    """End this process with its parent: one that is killed cannot end its pool, which would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _read_in_process(blob: bytes) -> tuple[Transcript, float]:

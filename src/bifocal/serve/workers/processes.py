@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ...config import RunConfig
-from ...data.transcriber_pool import end_with_parent
 from ...decide.policy import POOLED, Policy
 from ...errors import BifocalError, ModelError, PictureError, RunError
 from ...modalities import PICTURE, TEXT
 from ...modalities.text import MAX_CHARACTERS
+from ...scale.local import end_with_parent
 from ...system.parity_probe import ParityWarning
 from ...system.preprocessing import PackedPost, Preprocessor
 from ..errors import Refused

@@ -1,0 +1,1 @@
+"""Units of work over the cores of a machine."""
