@@ -80,6 +80,7 @@ class Posts:
         self._seen: dict[str, None] = {}
         self._read: set[str] = set()
         self._folder = Path()  # of the table that is read
+        self._columns: tuple[dict[str, Any], Columns] | None = None
 
     @property
     def unread(self) -> list[str]:
@@ -133,7 +134,10 @@ class Posts:
         names = self._usable([*self._named("id"), "id"], row)[:1]
         filled = [name for name in names if str("" if (value := to_json_value(row[name])) is None else value).strip()]
         words = {name: source[name] for name in ("missing", "missing_text") if _words(source.get(name))}
-        columns = Columns.model_validate({"id": filled[0] if filled else None, WORDS: texts, RECORD: cells, **words})
+        options = {"id": filled[0] if filled else None, WORDS: texts, RECORD: cells, **words}
+        if self._columns is None or options != self._columns[0]:  # most rows have what the row before had
+            self._columns = options, Columns.model_validate(options)
+        columns = self._columns[1]
         read = columns.example({c: row[c] for c in {*names, *texts, *cells}}, "", number, None, {})
 
         others = {part: self._usable([*self._named(part), part], row)[:1] for part in self.others}

@@ -368,14 +368,12 @@ class System:
         self, label: str, example: Example, present: Sequence[str], logits: Mapping[str, NDArray[np.float32]]
     ) -> LabelDecision:
         policy, meaning, pattern = self.policy.of_label(label), self.labels[label], pattern_of(present)
-        opinions = {}
-        for name, modality in self.modalities.items():
-            if name in present:
-                opinions[modality.expert_name] = _opinion(
-                    meaning, *_calibrated(policy, modality.expert_name, logits, name)
-                )
-        p, index = _calibrated(policy, self.main, logits, pattern)
-        main = opinions[self.main] = _opinion(meaning, p, index)
+        experts = {one.expert_name: name for name, one in self.modalities.items() if name in present}
+        asked = {**experts, self.main: pattern}  # an expert that decides alone is asked once
+        found = {model: _calibrated(policy, model, logits, brought) for model, brought in asked.items()}
+        opinions = {model: _opinion(meaning, *answer) for model, answer in found.items()}
+        p, index = found[self.main]
+        main = opinions[self.main]
         language = example.meta.get("language", NO_LANGUAGE)
         action = str(policy.actions(self.main, p, np.array([index]), pattern, [language])[0]) or None
         threshold = policy.threshold(self.main, pattern, index)

@@ -80,6 +80,7 @@ class TorchEngine:
         self.fusion = fusion
         self.further = dict(further or {})
         self.main = MODEL if fusion else next(iter(self.names.values()))
+        self._windowed = {name: one for name, one in self.experts.items() if isinstance(one, WindowReader)}
         self.columns = frozenset(column for expert in self.experts.values() for column in expert.columns or ())
 
     @classmethod
@@ -116,10 +117,9 @@ class TorchEngine:
         self.experts[modality].check(value)
 
     def windows(self, modality: str, value: Any) -> Windows | None:
-        expert = self.experts[modality]
-        if not isinstance(expert, WindowReader):
+        if modality not in self._windowed:
             return None
-        found = expert.windows(value)
+        found = self._windowed[modality].windows(value)
         tuned = isinstance(self.fusion, EncoderTuner)  # its own encoders read the first window alone
         return replace(found, whole=False) if tuned and len(found.texts) > 1 else found
 

@@ -246,3 +246,11 @@ def test_settings_of_transformers_are_refused_before_the_first_step(changes, sai
     with pytest.raises(ConfigError, match=said):
         TfidfText.reach(ExpertConfig(**changes))
     TfidfText.reach(ExpertConfig(options={"components": 8}))
+
+
+def test_what_was_read_whole_is_known_of_the_batch_that_was_encoded_and_the_same_of_a_text_alone():
+    encoder, alone = create(terms_kept=60), create(terms_kept=60)
+    values = [*TRAIN[:6], " ".join(TRAIN), "", TRAIN[0] + " and more"]
+    encoder.inputs(values)
+    encoder.terms = None  # whatever is asked of it once more would fail
+    assert [encoder.windows(value).whole for value in values] == [alone.windows(value).whole for value in values]

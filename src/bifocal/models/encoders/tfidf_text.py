@@ -80,6 +80,7 @@ class TfidfText(LinearEncoder):
         self.terms = terms
         self.components = components
         self.width = width
+        self._whole: dict[str, bool] = {}
 
     # Create, save, load ---------------------------------------------------------------------------
 
@@ -145,8 +146,18 @@ class TfidfText(LinearEncoder):
 
     def windows(self, value: str) -> Windows:
         """The text, whole where the known terms that the head does not read are light."""
-        weights = np.sort(np.square(self.inputs([value]).data))
-        return one_window(value, whole=bool(weights[: -self.width].sum() <= LIGHT * weights.sum()))
+        whole = self._whole  # of the batch that was encoded last, which a Decision asks about right after
+        if value not in whole:
+            whole = dict(zip([value], self._read_whole(self.terms(_words([value]))), strict=True))
+        return one_window(value, whole=whole[value])
+
+    def _read_whole(self, rows: csr_array) -> list[bool]:
+        """Of each text, whether the terms of it that the head does not read are light."""
+        whole = (np.diff(rows.indptr) <= self.width).tolist()
+        for i in (i for i, is_short in enumerate(whole) if not is_short):
+            weights = np.sort(np.square(rows.data[rows.indptr[i] : rows.indptr[i + 1]]))
+            whole[i] = bool(weights[: -self.width].sum() <= LIGHT * weights.sum())
+        return whole
 
     # Encode ---------------------------------------------------------------------------------------
 
@@ -159,7 +170,9 @@ class TfidfText(LinearEncoder):
         return 1000
 
     def inputs(self, values: Sequence[str]) -> csr_array:
-        return self.terms(_words(values))
+        rows = self.terms(_words(values))
+        self._whole = dict(zip(values, self._read_whole(rows), strict=True))
+        return rows
 
     def compute(self, inputs: csr_array) -> dict[str, Tensor]:
         found = (inputs @ self.components, *top_terms(inputs, self.width))
