@@ -66,7 +66,7 @@ EXTRA_OF = {
     **dict.fromkeys(
         (
             "accelerate", "lightgbm", "pandas", "pdqhash", "peft", "pyarrow", "safetensors",
-            "scipy", "sklearn", "tensorboard", "torch", "transformers", "webdataset",
+            "scipy", "sklearn", "tensorboard", "torch", "transformers",
         ),
         "train",
     ),

@@ -265,7 +265,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 LIBRARIES = (
     *("torch", "transformers", "tokenizers", "scikit-learn", "scipy", "lightgbm", "numpy"),
-    *("pillow", "webdataset", "rapidocr", "ftfy"),
+    *("pillow", "rapidocr", "ftfy"),
 )
 
 
@@ -345,6 +345,8 @@ class Workspace:
     taxonomy = _Artifact("label_taxonomy.json")
     splits = _Artifact("splits.json")
     groups = _Artifact("groups.json")
+    composed = _Artifact(".composed.jsonl")
+    """What the step that splits composed, for the one that packs, which removes it."""
     split_record = _Artifact("split_record.json")
     split_changes = _Artifact("split_changes.jsonl")
     models = _Artifact("models")

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import webdataset
 
+from bifocal.data import packing
 from bifocal.data.packing import pack
 from bifocal.data.shards import INDEX, key_of, open_split
 from bifocal.errors import DataError, RunError, ShardError
@@ -71,6 +72,19 @@ def test_the_same_examples_give_the_same_bytes(tmp_path, monkeypatch):
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 20_000])
+def test_a_tar_is_what_webdataset_writes(tmp_path, size):
+    samples = {f"row{i}": {"txt": b"x" * (size + i), "json": b"{}", "tab.json": b""} for i in range(5)}
+    samples["k" * 80] = {"json": b"long"}
+    with packing._Writer(tmp_path, 100) as ours:
+        for key, sample in samples.items():
+            ours.write(key, sample)
+    with (tmp_path / "theirs.tar").open("wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0) as theirs:
+        for key, sample in samples.items():
+            theirs.write({"__key__": key, **sample})
+    assert (tmp_path / "shard-000000.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
+
+
 def test_keys_are_safe_distinct_and_short(tmp_path):
     keys = [key_of(id) for id in ODD_IDS]
     assert keys[:4] == ["img%2F01%2Epng", "a%2Eb%2Ec", "%2E%2E%2Fup", "%F0%9F%98%80%20meme"]
@@ -109,15 +123,15 @@ def test_a_part_that_cannot_be_read_names_its_example(tmp_path):
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_the_split_unpacked(tmp_path, monkeypatch):
-    write = webdataset.TarWriter.write
+    header = packing._header
 
-    def full(self, sample):
-        if sample["__key__"] == "row6":
+    def full(name, size):
+        if name.startswith(b"row6."):
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(self, sample)
+        return header(name, size)
 
     packed(tmp_path, examples(3))
-    monkeypatch.setattr(webdataset.TarWriter, "write", full)
+    monkeypatch.setattr(packing, "_header", full)
     with pytest.raises(RunError, match=r"no room to write .*shard-000001\.tar"):
         packed(tmp_path, examples(10))
     assert list(files(tmp_path)) == ["train/shard-000000.tar"]

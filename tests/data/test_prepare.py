@@ -377,3 +377,22 @@ def test_a_fixed_bound_needs_no_median_and_a_row_without_a_number_is_not_annotat
 def test_what_is_no_number_cannot_be_compared(tmp_path, price):
     with pytest.raises(DataError, match="is no number, and the class is whether it lies above"):
         Prepared(tmp_path, Prices([1.0, price]), label="dear", modalities=["text"])
+
+
+def test_texts_are_composed_once_for_both_steps_and_anew_where_the_manifest_is_another(tmp_path, monkeypatch):
+    texts = ["first post é", "", "&lt;b&gt; third post, longer than a few words", "fourth of the posts"]
+    (tmp_path / "posts.jsonl").write_text(
+        "".join(json.dumps({"text": text, "price": i, "y": i % 2}) + "\n" for i, text in enumerate(texts))
+    )
+    source = Table(root=tmp_path / "posts.jsonl", text="text", tabular=["price"], labels={"abuse_hate": "y"})
+    made = Prepared(tmp_path / "run", source, modalities=["text"])
+    composed = list(labelled(made.space, made.source, made.config))
+    kept = list(labelled(made.space, made.source, made.config, keep=True))
+    assert kept == composed and made.space.composed.is_file()
+    with monkeypatch.context() as patched:
+        patched.setattr("bifocal.data.split_rows.compose_manifest", None)
+        taken = list(labelled(made.space, made.source, made.config))
+    assert taken == composed and [list(row.parts) for row in taken] == [list(row.parts) for row in composed]
+    lines = made.space.manifest.read_text().replace("fourth", "another")
+    made.space.manifest.write_text(lines)
+    assert "another of the posts" in list(labelled(made.space, made.source, made.config))[-1].parts["text"]

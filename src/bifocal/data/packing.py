@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import json
+import tarfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from ..contracts import Modality, Source
-from ..errors import DataError, ShardError, extras_named
+from ..errors import DataError, ShardError
 from ..example import SPLITS, Example, Taxonomy
 from ..workspace import atomic, file_sha256, write_json
 from .manifest import in_order
@@ -29,7 +30,8 @@ def pack(
 ) -> dict[str, int]:
     """Write the shards of every split anew; the same examples give the same bytes.
 
-    Pictures are prepared in threads (1.9 times as fast on two cores) and `Source.open` is called from several at once.
+    Files are prepared in threads (pictures 1.9 times as fast on two cores), and `Source.open` is called from several at
+    once.
     A shard appears under its name when it is complete, a split's index after all of them; the old index goes first.
 
     Parameters
@@ -66,16 +68,21 @@ def pack(
     blanks = {name: modality.pack(modality.blank()) for name, modality in modalities.items()}
     writers: dict[str, _Writer] = {}
     keys: set[str] = set()
+
+    def sample_of(example: Example) -> tuple[Example, dict[str, bytes]]:
+        return example, _sample(example, source, modalities, blanks)
+
+    has_files = any(modality.input.is_file for modality in modalities.values())
     with ExitStack() as stack:
-        samples = in_order(lambda example: (example, _sample(example, source, modalities, blanks)), examples)
+        samples = in_order(sample_of, examples) if has_files else map(sample_of, examples)
         for done, (example, sample) in enumerate(samples, start=1):
-            split, key = str(example.split), sample["__key__"]
+            split, key = str(example.split), key_of(example.id)
             if key in keys:
                 raise ShardError(f"example {example.id!r} is packed twice (key {key!r}): ids must be unique")
             keys.add(key)
             if split not in writers:
                 writers[split] = stack.enter_context(_Writer(folder(split), shard_size))
-            writers[split].write(sample)
+            writers[split].write(key, sample)
             if progress:
                 progress(done)
     suffixes = {name: modality.suffix for name, modality in modalities.items()}
@@ -89,10 +96,11 @@ def pack(
 
 def _sample(
     example: Example, source: Source, modalities: Mapping[str, Modality], blanks: Mapping[str, bytes]
-) -> dict[str, Any]:
+) -> dict[str, bytes]:
+    """Suffix -> member."""
     if example.split not in SPLITS or example.group is None:
         raise DataError(f"example {example.id!r} has split {example.split!r} and group {example.group!r}; assign both")
-    sample: dict[str, Any] = {"__key__": key_of(example.id)}
+    sample: dict[str, bytes] = {}
     present = {name: name in example.parts for name in modalities}
     for name, modality in modalities.items():
         if not present[name]:
@@ -126,19 +134,47 @@ class _Writer(ExitStack):
         self.shard_size = shard_size
         self.shards: list[tuple[Path, int]] = []
 
-    def write(self, sample: dict[str, Any]) -> None:
+    def write(self, key: str, sample: Mapping[str, bytes]) -> None:
         if not self.shards or self.shards[-1][1] == self.shard_size:
             self.close()
             _give_back()
             path = self.folder / f"shard-{len(self.shards):06d}.tar"
-            with extras_named():
-                from webdataset import TarWriter
-            file = self.enter_context(atomic(path, "wb"))
-            self._tar = self.enter_context(TarWriter(file, encoder=False, mtime=0))
+            self._file: IO[bytes] = self.enter_context(atomic(path, "wb"))
+            self.callback(self._end)
             self.shards.append((path, 0))
-        self._tar.write(sample)
+        for suffix in sorted(sample):
+            blob = sample[suffix]
+            self._file.write(
+                _header(f"{key}.{suffix}".encode(), len(blob)) + blob + bytes(-len(blob) % tarfile.BLOCKSIZE)
+            )
         path, count = self.shards[-1]
         self.shards[-1] = (path, count + 1)
+
+    def _end(self) -> None:
+        """Two empty blocks end a tar, and whole records are written."""
+        self._file.write(bytes(2 * tarfile.BLOCKSIZE))
+        self._file.write(bytes(-self._file.tell() % tarfile.RECORDSIZE))
+
+
+def _template() -> bytes:
+    member = tarfile.TarInfo()
+    member.mode, member.uname, member.gname = 0o444, "bigdata", "bigdata"  # as webdataset writes them
+    return member.tobuf(tarfile.USTAR_FORMAT)
+
+
+_TEMPLATE = _template()
+_SUM = sum(_TEMPLATE[:148]) + 8 * ord(" ") + sum(_TEMPLATE[156:])
+
+
+def _header(name: bytes, size: int) -> bytes:
+    """What `tarfile` writes before a member, ten times as fast: only name and size differ from one to the next.
+
+    Fields of a ustar header (POSIX.1-1988): the name at 0, the size in octal at 124, at 148 the sum of all bytes, with
+    the sum itself taken for spaces.
+    """
+    length = b"%011o" % size
+    total = _SUM + sum(name) + sum(length) - 11 * ord("0")
+    return b"".join((name, _TEMPLATE[len(name) : 124], length, _TEMPLATE[135:148], b"%06o\0 " % total, _TEMPLATE[156:]))
 
 
 def _give_back() -> None:

@@ -244,4 +244,5 @@ def write_shards(
         for split in rows
         for entry in read_json(space.shards(split) / INDEX)["shards"]
     }
+    space.composed.unlink(missing_ok=True)
     return {"rows": rows, "sha256": hashes}

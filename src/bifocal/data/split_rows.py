@@ -4,27 +4,62 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from ..config import RunConfig
 from ..contracts import PromisesSplits, Source
 from ..example import UNLABELLED, Example, LabelValue, Taxonomy
 from ..modalities import TEXT
-from ..workspace import Workspace, atomic, write_json
+from ..workspace import Workspace, atomic, file_sha256, read_jsonl, write_json
 from .compose import compose_manifest
 from .dedup import duplicate_groups, picture_hash
 from .earlier_splits import EarlierRun, NewRows, SplitRule, TakenOver, take_over
+from .manifest import read_manifest
 from .splits import assign_splits, splits_beside_official
 from .stable_splits import carve_by_hash, carve_by_time, content_hash, times_of
 from .transcribers import active_transcribers, transcripts
 
 
-def labelled(space: Workspace, source: Source, config: RunConfig) -> Iterator[Example]:
-    """The examples that bear one of the run's labels at least, their texts composed, streaming."""
+def labelled(space: Workspace, source: Source, config: RunConfig, *, keep: bool = False) -> Iterator[Example]:
+    """The examples that bear one of the run's labels at least, their texts composed, streaming.
+
+    To clean a text and tell its language costs more than all else that is done to it here: with ``keep`` what was
+    composed is written beside the manifest, and without, what was kept of this very manifest is taken.
+    """
     read, names = transcripts(space.folder, active_transcribers(config)), config.label_names
-    for example in compose_manifest(space.manifest, read, source.role_of):
+    key = {path.name: file_sha256(path) for path in (space.manifest, *read.values())}
+    rows = None if keep else _kept(space, key)
+    if rows is None:
+        rows = compose_manifest(space.manifest, read, source.role_of)
+    for example in _keeping(rows, space, key) if keep else rows:
         if any(example.labels.get(name) is not None for name in names):
             yield example
+
+
+def _keeping(rows: Iterator[Example], space: Workspace, key: dict[str, str]) -> Iterator[Example]:
+    with atomic(space.composed) as file:
+        file.write(json.dumps(key) + "\n")
+        for row in rows:
+            file.write(json.dumps([row.parts.get(TEXT), row.meta["language"], row.meta.get("cut", False)]) + "\n")
+            yield row
+
+
+def _kept(space: Workspace, key: dict[str, str]) -> Iterator[Example] | None:
+    """The manifest's examples as they were composed; None where that was not kept, or of other files."""
+    if not space.composed.is_file():
+        return None
+    rows = read_jsonl(space.composed)
+    return _put_together(read_manifest(space.manifest), rows) if next(rows, None) == key else None
+
+
+def _put_together(examples: Iterator[Example], rows: Iterator[Any]) -> Iterator[Example]:
+    for example, (text, language, cut) in zip(examples, rows, strict=True):
+        parts = {name: part for name, part in example.parts.items() if name != TEXT}
+        if text is not None:
+            parts[TEXT] = text
+        meta = {**example.meta, "language": language, **({"cut": True} if cut else {})}
+        yield replace(example, parts=parts, meta=meta)
 
 
 @dataclass
@@ -73,7 +108,7 @@ class SplitRows:
 def read_rows(space: Workspace, source: Source, config: RunConfig) -> SplitRows:
     """The labelled rows of a manifest."""
     rows = SplitRows()
-    for example in labelled(space, source, config):
+    for example in labelled(space, source, config, keep=True):
         parts = [name for name in config.parts if name in example.parts]
         if not parts:
             rows.unread += 1

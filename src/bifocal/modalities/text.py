@@ -107,10 +107,12 @@ def clean_within(text: str, most: int) -> tuple[str, bool]:
 
     One sign may become eighteen (U+FDFA), so the limit holds after every step: none is given more than that to work on.
     """
-    from ftfy.fixes import unescape_html
-
     cut = _Cut(most)
     text = _settled(cut(text), cut)
+    if "&" not in text:
+        return text, cut.happened
+    from ftfy.fixes import unescape_html
+
     for _ in range(_ENTITY_LEVELS):
         if (plain := unescape_html(text)) == text:
             return text, cut.happened
@@ -134,21 +136,27 @@ class _Cut:
 
 def _settled(text: str, cut: _Cut) -> str:
     """`clean` but for HTML entities, repeated until nothing changes: one disguise may hide another."""
-    import ftfy
-
-    config = ftfy.TextFixerConfig(unescape_html=False, remove_terminal_escapes=False, normalization=None, explain=False)
     before = None
     while text != before:
         before = text
         text = join_spaced_letters(as_displayed(_TERMINAL_ESCAPE.sub("", text)))
-        text = cut(ftfy.fix_text(" ".join(text.split()), config))
-        text = _SURROGATE.sub("\ufffd", _INVISIBLE.sub("", text))
-        if not text.isascii():
-            text = cut(unicodedata.normalize("NFKC", _few_marks(text)))
-            text = unify_scripts(text.replace(_BLANK_BRAILLE, " "))
+        text = cut(" ".join(text.split()))
+        text = _INVISIBLE.sub("", text) if text.isascii() else _in_one_spelling(text, cut)
         text = " ".join(text.split())
         text = _FORGED_LANGUAGE.sub("(", _FORGED_BLOCK.sub(r"(\g<inside>)", text))
     return text
+
+
+def _in_one_spelling(text: str, cut: _Cut) -> str:
+    """What a text with other signs than ASCII needs; of one without, ftfy changes nothing but control characters."""
+    import ftfy
+
+    config = ftfy.TextFixerConfig(unescape_html=False, remove_terminal_escapes=False, normalization=None, explain=False)
+    text = _SURROGATE.sub("\ufffd", _INVISIBLE.sub("", cut(ftfy.fix_text(text, config))))
+    if text.isascii():
+        return text
+    text = cut(unicodedata.normalize("NFKC", _few_marks(text)))
+    return unify_scripts(text.replace(_BLANK_BRAILLE, " "))
 
 
 def _few_marks(text: str) -> str:
