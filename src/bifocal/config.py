@@ -53,6 +53,11 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_default=True)
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """What goes to another process: the settings, without what was read by them and is cached."""
+        state = super().__getstate__()
+        return {**state, "__dict__": {name: self.__dict__[name] for name in type(self).model_fields}}
+
 
 class SourceConfig(BaseModel):
     """Where examples come from; every key but ``kind`` is an option of that source."""

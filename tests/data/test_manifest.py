@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from bifocal.data.manifest import in_order, read_manifest, write_manifest
+from bifocal.data.manifest import read_manifest, write_manifest
 from bifocal.errors import BifocalError, ConfigError, DataError, RunError
 from bifocal.example import LABELS, Example, Label, Rejected, Taxonomy
+from bifocal.scale.threads import in_order
 
 TAXONOMY = Taxonomy({"abuse_hate": LABELS["abuse_hate"], "target_type": LABELS["target_type"]})
 

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 from ..contracts import Modality, NotingSource, Source
 from ..errors import DataError, RunError
 from ..example import LABELS, SPLITS, Example, Rejected, Taxonomy, is_nothing
 from ..modalities import inputs
-from ..modalities.text import has_words
+from ..scale.pool import Pool
+from ..scale.threads import in_order
 from ..workspace import atomic
-from .file_stamps import Entry, entry, is_spelled_otherwise, stamp_of
+from .file_stamps import is_spelled_otherwise
 from .file_stamps import line as stamp_line
+from .row_checks import ROWS, CheckedRow, RowChecks, checked_by, rejected
 
 MAX_BAD = 0.05
 """A larger share of bad rows stops the run: by then it is the source that is wrong, not a row."""
@@ -33,9 +31,6 @@ ROWS_TO_JUDGE = 20
 REASONS_KEPT = 20
 MANY_WORDS = 0.01
 """Share of texts from which on a word that programs write for nothing (``nan``) is told, where it is all of a text."""
-
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 class Refusal(DataError):
@@ -86,6 +81,7 @@ def write_manifest(
     limit: int | None,
     strict: bool,
     tolerate: float = MAX_BAD,
+    pool: Pool | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> dict[str, Any]:
     """Check every row of a source and write what later steps rely on; only ids are held in memory.
@@ -113,6 +109,9 @@ def write_manifest(
         Stop at the first bad row.
     tolerate : float
         Share of bad rows up to which a manifest is written.
+    pool : Pool, optional
+        Checks rows that bring files, a few at a time; what it has finished outlives a killed call. Its workers read the
+        source themselves. None = threads do; without files they are no slower.
     progress : callable, optional
         Receives rows done and ``limit``.
 
@@ -133,24 +132,21 @@ def write_manifest(
         of them. No manifest is written then, but the quarantine file is.
     """
     tally = _Tally([label, *further], taxonomy)
+    checks = RowChecks(source, modalities, taxonomy, limit)
+    units = out.with_name(f".{out.name}.units")
     refusal: Refusal | None = None
-
-    def check(item: tuple[int, Example | Rejected]) -> tuple[Example | Rejected, str, list[Entry]]:
-        seen: list[Entry] = []
-        return *_checked(item[1], f"row {item[0]} of the source", source, modalities, taxonomy, seen), seen
-
     with atomic(quarantine) as bad, ExitStack() as stack:
         try:
             with atomic(out) as good:
                 noted = stack.enter_context(atomic(stamps)) if stamps else None
-                rows = enumerate(islice(iter(source), limit), start=1)
-                for done, (row, line, seen) in enumerate(in_order(check, rows), start=1):
+                for done, checked in enumerate(_checked_rows(checks, pool, units), start=1):
+                    row, line, seen = checked.row, checked.line, checked.seen
                     tally.spelled += [(e["reference"], e["stamp"][0]) for e in seen if is_spelled_otherwise(e)]
                     if noted:
                         noted.writelines(map(stamp_line, seen))
                     if isinstance(row, Example) and row.id in tally.ids:
                         where = f"row {done} of the source"
-                        row, line = _rejected(row, where, f"id {row.id!r} stands in an earlier row; ids must be unique")
+                        row, line = rejected(row, where, f"id {row.id!r} stands in an earlier row; ids must be unique")
                     (good if isinstance(row, Example) else bad).write(line)
                     tally.add(row)
                     if strict and isinstance(row, Rejected):
@@ -160,9 +156,19 @@ def write_manifest(
                 tally.judge(quarantine, tolerate)
         except Refusal as error:
             refusal = error
+    shutil.rmtree(units, ignore_errors=True)
     if refusal:
         raise refusal
     return {**tally.counts(), "notes": [*(source.notes() if isinstance(source, NotingSource) else ()), *tally.notes()]}
+
+
+def _checked_rows(checks: RowChecks, pool: Pool | None, units: Path) -> Iterator[CheckedRow]:
+    rows = checks.rows()
+    first = list(islice(rows, 2 * ROWS)) if pool else []
+    if not pool or len(first) < 2 * ROWS or not any(checks.reads_files(row) for _, row in first):
+        return in_order(checks.check, chain(first, rows))
+    starts = (n // ROWS for n, _ in enumerate(chain(first, rows)) if n % ROWS == 0)
+    return checked_by(pool, checks, starts, units)
 
 
 def read_manifest(path: Path) -> Iterator[Example]:
@@ -185,112 +191,6 @@ def read_manifest(path: Path) -> Iterator[Example]:
                 yield Example.from_json(json.loads(line))
             except (ValueError, TypeError) as error:
                 raise DataError(f"{path}, line {number} is not an example ({error}): run `manifest` again") from None
-
-
-def in_order(work: Callable[[In], Out], items: Iterable[In], workers: int | None = None) -> Iterator[Out]:
-    """Apply ``work`` in threads and give the results in the order of the items, only a few items ahead.
-
-    Worth it where ``work`` lets go of the GIL (Pillow, zlib, files): 1.7-1.9 times as fast on two cores.
-    """
-    workers = workers or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Out]] = deque()
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _checked(
-    row: Example | Rejected,
-    where: str,
-    source: Source,
-    modalities: Mapping[str, Modality],
-    taxonomy: Taxonomy,
-    seen: list[Entry],
-) -> tuple[Example | Rejected, str]:
-    """The row and its line: for the manifest where all of it holds, else for the quarantine."""
-    if isinstance(row, Rejected):
-        return row, _quarantine_line(row)
-    try:
-        _check_fields(row, taxonomy)
-        parts = {name: raw for name, raw in row.parts.items() if not is_empty(raw)}
-        facts = {}
-        for name in modalities:
-            if name in parts:
-                facts[name] = _facts(name, modalities[name], parts[name], source, seen)
-        if not parts:
-            raise DataError("the row brings nothing to read: every part is missing or empty")
-        labels = {name: row.labels.get(name) for name in taxonomy.labels}
-        row = replace(row, parts=parts, labels=labels, meta={**row.meta, "facts": facts})
-        return row, _line(row.to_json())
-    except DataError as error:
-        return _rejected(row, where, str(error))
-
-
-def is_empty(raw: Any) -> bool:
-    """Whether a part brings nothing to read: no value, no sign to be seen, or a record of such cells."""
-    cells = raw.values() if isinstance(raw, dict) else (raw,)
-    return all(c is None or c != c or (isinstance(c, str) and not has_words(c)) for c in cells)
-
-
-def _check_fields(row: Example, taxonomy: Taxonomy) -> None:
-    if not isinstance(row.id, str) or not row.id:
-        raise DataError(f"id must be a non-empty string, found {row.id!r}")
-    try:
-        row.id.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"id {row.id!r} is not valid Unicode (a lone surrogate)") from None
-    if row.split is not None and row.split not in SPLITS:
-        raise DataError(f"split {row.split!r} is unknown; allowed: {', '.join(SPLITS)}, or null")
-    if row.group is not None and not isinstance(row.group, str):
-        raise DataError(f"group must be a string or null, found {row.group!r}")
-    taxonomy.check(row.labels)
-
-
-def _facts(name: str, modality: Modality, raw: Any, source: Source, seen: list[Entry]) -> dict[str, Any]:
-    """The facts of a part; what was read for them, or sought, is noted in ``seen``."""
-    try:
-        return modality.facts(_opened(raw, source, seen) if modality.input.is_file else raw)
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from error
-
-
-def _opened(reference: str, source: Source, seen: list[Entry]) -> bytes:
-    begun, stamp = time.time(), stamp_of(source, reference)
-    try:
-        blob = source.open(reference)
-    except DataError:
-        seen.append(entry(reference, stamp, begun, None))
-        raise
-    seen.append(entry(reference, stamp, begun, hashlib.sha256(blob).hexdigest()))
-    return blob
-
-
-def _rejected(row: Example, where: str, reason: str) -> tuple[Rejected, str]:
-    rejected = Rejected(row.id if isinstance(row.id, str) else None, where, reason, row.to_json())
-    return rejected, _quarantine_line(rejected)
-
-
-def _quarantine_line(row: Rejected) -> str:
-    try:
-        return _line(row.to_json())
-    except DataError:
-        return _line({**row.to_json(), "row": repr(row.row)})
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    try:
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"the row is not JSON: {error}") from None
-    try:
-        line.encode()
-    except UnicodeEncodeError:  # a lone surrogate in a text, which UTF-8 cannot hold and JSON can escape
-        line = json.dumps(row, allow_nan=False)
-    return line + "\n"
 
 
 def without_details(reason: str) -> str:

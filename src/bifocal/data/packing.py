@@ -13,8 +13,8 @@ from typing import IO
 from ..contracts import Modality, Source
 from ..errors import DataError, ShardError
 from ..example import SPLITS, Example, Taxonomy
+from ..scale.threads import in_order
 from ..workspace import atomic, file_sha256, write_json
-from .manifest import in_order
 from .shards import INDEX, RECORD, Index, SampleRecord, ShardEntry, key_of, taxonomy_key
 
 

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from ..errors import RunError
-from .pool import TRIES, MakeWorker, Receipt, Unit, carry_out, lost
+from .pool import TRIES, MakeWorker, Receipt, Unit, Worker, carry_out, lost
 
 _AHEAD = 2  # units that a process has at once: it need not wait for the next while the caller is busy
 _SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
@@ -35,24 +35,25 @@ class LocalPool:
     workers : int, optional
         Processes. None = the cores at hand.
     threads : int, optional
-        Of each worker. None = the cores at hand, shared evenly.
+        Of each worker. None = the cores at hand, which processes share evenly.
     """
 
     def __init__(self, workers: int | None = None, threads: int | None = None):
         self.workers = workers or cores()
-        self.threads = threads or max(1, cores() // self.workers)
+        self.threads = threads
 
     def map(self, make_worker: MakeWorker, units: Iterable[Unit], folder: Path) -> Iterator[Receipt]:
         """As `Pool.map`."""
         units = iter(units)
         first = list(islice(units, 2))
         if self.workers == 1 or len(first) < 2:
-            worker = make_worker(self.threads) if first else None
+            worker: Worker | None = None
             for unit in chain(first, units):
-                assert worker is not None
+                worker = worker or make_worker(self.threads or cores())
                 yield carry_out(unit, worker, folder)
             return
-        with _Processes(self.workers, make_worker, folder, self.threads) as processes:
+        threads = self.threads or max(1, cores() // self.workers)
+        with _Processes(self.workers, make_worker, folder, threads) as processes:
             yield from processes.done(chain(first, units))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..config import RunConfig
 from ..contracts import Convertible, Sequential
 from ..data.compose import UNREAD, composed
-from ..data.manifest import is_empty
+from ..data.row_checks import is_empty
 from ..data.transcribers import active_transcribers
 from ..decide.policy import pattern_of
 from ..errors import DataError

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Pr
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from ...config import Strict
-from ...data.manifest import in_order
+from ...scale.threads import in_order
 from ..exportable import Exportable
 from ..hf import HfTokenEncoder, Traced
 

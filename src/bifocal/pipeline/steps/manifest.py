@@ -10,6 +10,7 @@ from ...data.class_checks import REMEDY, asked_of, check_classes, remedy_of
 from ...data.manifest import write_manifest
 from ...data.prepare import taxonomy_of_run
 from ...modalities import every_modality
+from ...scale.local import LocalPool
 from ..context import Context, Step
 
 
@@ -27,6 +28,7 @@ def build_manifest(run: Context) -> Mapping[str, object]:
         further=run.config.label_names[1:],
         limit=run.config.limit,
         strict=run.config.strict,
+        pool=LocalPool(),
         progress=run.reporter.progress,
     )
     for finding in _findings(run, counts):
