@@ -18,9 +18,9 @@ from time import perf_counter
 
 import numpy as np
 
-from bifocal.assess.compared_models import ModelLabel
 from bifocal.assess.comparison import compare_models
 from bifocal.assess.label_comparison import CompareSettings, judged_figures
+from bifocal.assess.scored_posts import ModelLabel
 from bifocal.evaluate.intervals import Weighted
 from bifocal.evaluate.paired import Answers, PairedSettings, compare_answers, verdict_of
 

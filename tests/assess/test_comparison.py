@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bifocal.assess.compared_models import ModelLabel, RunModel
+from bifocal.assess.compared_models import RunModel
 from bifocal.assess.comparison import READINGS, compare_models, gate_of, rules_of, shared_labels
 from bifocal.assess.label_comparison import CompareSettings, judged_figures
+from bifocal.assess.scored_posts import ModelLabel
 from bifocal.config import SourceConfig, ThresholdConfig, parse_config
 from bifocal.deploy.export import export
 from bifocal.errors import BifocalError, DataError, RunError

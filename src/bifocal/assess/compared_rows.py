@@ -19,7 +19,8 @@ from ..example import UNLABELLED, Example, Taxonomy
 from ..modalities import TEXT, every_modality
 from ..sources import build_source, taxonomy_of
 from ..system.preprocessing import Preprocessor
-from .compared_models import BundleModel, RunModel, ScoreTable
+from .compared_models import BundleModel, RunModel
+from .score_table import ScoreTable
 from .slices import cut, evaluated_rows, slices_of
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from ..contracts import Modality, Source
     from ..data.shards import Split
     from ..system.system import System
-    from .compared_models import ModelLabel, Posts
+    from .compared_models import Posts
+    from .scored_posts import ModelLabel
 
     Rows = NDArray[np.bool_]
     Model = RunModel | BundleModel | ScoreTable

@@ -19,24 +19,14 @@ from ..contracts import Reporter
 from ..decide.policy import now
 from ..decide.thresholds import described
 from ..errors import DataError, RunError, listed
-from ..evaluate.paired import (
-    GATE,
-    Verdict,
-)
+from ..evaluate.paired import GATE, Verdict
 from ..example import UNLABELLED
 from ..workspace import read_json, write_json
-from .compared_models import (
-    BundleModel,
-    ModelLabel,
-    RunModel,
-    Scored,
-    ScoreTable,
-    milliseconds_per_post,
-    open_model,
-    score_posts,
-)
+from .compared_models import BundleModel, RunModel, milliseconds_per_post, open_model, score_posts
 from .compared_rows import ComparedRows, not_seen, rows_of_runs, rows_of_source, rows_of_tables, with_texts
 from .label_comparison import CompareSettings, LabelComparison, compare_by_label, judged_figures
+from .score_table import ScoreTable
+from .scored_posts import ModelLabel, Scored
 
 if TYPE_CHECKING:
     Model = RunModel | BundleModel | ScoreTable

@@ -29,8 +29,8 @@ from ..evaluate.paired import (
 from ..evaluate.sampling_weights import SamplingWeights
 from ..example import UNLABELLED
 from ..modalities.text import without_tags
-from .compared_models import ModelLabel, Scored
 from .compared_rows import ComparedRows
+from .scored_posts import ModelLabel, Scored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

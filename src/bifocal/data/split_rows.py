@@ -108,6 +108,7 @@ class SplitRows:
 def read_rows(space: Workspace, source: Source, config: RunConfig) -> SplitRows:
     """The labelled rows of a manifest."""
     rows = SplitRows()
+    promising = source if isinstance(source, PromisesSplits) else None
     for example in labelled(space, source, config, keep=True):
         parts = [name for name in config.parts if name in example.parts]
         if not parts:
@@ -119,7 +120,7 @@ def read_rows(space: Workspace, source: Source, config: RunConfig) -> SplitRows:
         rows.hashes.append(picture_hash(example))
         rows.own.append(example.group)
         rows.official.append(example.split)
-        rows.promised.append(source.promised_split(example) if isinstance(source, PromisesSplits) else None)
+        rows.promised.append(promising.promised_split(example) if promising else None)
         rows.labels.append({name: example.labels.get(name) for name in config.label_names})
         rows.sources.append(example.meta.get("source"))
         rows.contents.append(content_hash(example))

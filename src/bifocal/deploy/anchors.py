@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
-from ..assess.compared_models import BundleModel, ModelLabel, RunModel, Scored, ScoreTable, open_model
+from ..assess.compared_models import BundleModel, RunModel, open_model
 from ..assess.compared_rows import ComparedRows, not_seen
 from ..assess.comparison import rows_for, scores_of, shared_labels
 from ..assess.label_comparison import judged_figures
+from ..assess.score_table import ScoreTable
+from ..assess.scored_posts import ModelLabel, Scored
 from ..decide.policy import POOLED, Policy, require_names
 from ..errors import DataError, RunError, nearest
 from ..evaluate.anchoring import Anchored, threshold_of_rate, threshold_of_share

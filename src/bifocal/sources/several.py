@@ -69,8 +69,12 @@ class Several(Strict):
         return self.members[example.meta["source"]].role_of(example)
 
     def promised_split(self, example: Example) -> str | None:
-        member = self.members[example.meta["source"]]
-        return member.promised_split(example) if isinstance(member, PromisesSplits) else None
+        member = self._promising.get(example.meta["source"])
+        return member.promised_split(example) if member else None
+
+    @cached_property
+    def _promising(self) -> dict[str, PromisesSplits]:
+        return {name: member for name, member in self.members.items() if isinstance(member, PromisesSplits)}
 
     def labels(self) -> Mapping[str, Label]:
         """The labels of all members.
