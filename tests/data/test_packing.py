@@ -4,11 +4,13 @@ import errno
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +19,11 @@ import webdataset
 
 from bifocal.data import packing
 from bifocal.data.packing import pack
+from bifocal.data.samples import members_of
 from bifocal.data.shards import INDEX, key_of, open_split
 from bifocal.errors import DataError, RunError, ShardError
 from bifocal.example import LABELS, Example, Taxonomy
+from bifocal.scale.local import LocalPool
 
 TAXONOMY = Taxonomy({"abuse_hate": LABELS["abuse_hate"]})
 MODALITIES = {
@@ -43,8 +47,14 @@ def examples(n):
     return [example(f"row{i}") for i in range(n)]
 
 
-def packed(folder, rows, shard_size=4, source=SOURCE):
-    return pack(rows, source, MODALITIES, folder=folder.joinpath, taxonomy=TAXONOMY, shard_size=shard_size)
+def packed(folder, rows, shard_size=4, source=SOURCE, pool=None, progress=None):
+    options = {"taxonomy": TAXONOMY, "shard_size": shard_size, "pool": pool, "progress": progress}
+    return pack(rows, source, MODALITIES, folder=folder.joinpath, **options)
+
+
+def slow_open(reference):
+    time.sleep(0.03)
+    return reference.encode()
 
 
 def files(folder):
@@ -78,7 +88,7 @@ def test_a_tar_is_what_webdataset_writes(tmp_path, size):
     samples["k" * 80] = {"json": b"long"}
     with packing._Writer(tmp_path, 100) as ours:
         for key, sample in samples.items():
-            ours.write(key, sample)
+            ours.write(members_of(key, sample), 1)
     with (tmp_path / "theirs.tar").open("wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0) as theirs:
         for key, sample in samples.items():
             theirs.write({"__key__": key, **sample})
@@ -123,15 +133,15 @@ def test_a_part_that_cannot_be_read_names_its_example(tmp_path):
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_the_split_unpacked(tmp_path, monkeypatch):
-    header = packing._header
+    write = packing._Writer.write
 
-    def full(name, size):
-        if name.startswith(b"row6."):
+    def full(self, members, rows):
+        if members.startswith(b"row6."):
             raise OSError(errno.ENOSPC, "No space left on device")
-        return header(name, size)
+        write(self, members, rows)
 
     packed(tmp_path, examples(3))
-    monkeypatch.setattr(packing, "_header", full)
+    monkeypatch.setattr(packing._Writer, "write", full)
     with pytest.raises(RunError, match=r"no room to write .*shard-000001\.tar"):
         packed(tmp_path, examples(10))
     assert list(files(tmp_path)) == ["train/shard-000000.tar"]
@@ -162,3 +172,62 @@ def test_a_killed_pack_counts_as_not_packed_and_can_be_repeated(tmp_path):
         open_split(tmp_path / "runs" / "train", MODALITIES)
     packed(tmp_path / "runs", examples(10))
     assert files(tmp_path / "runs") == files(tmp_path / "clean")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_shards_are_the_same_to_the_byte_whoever_packs_them(tmp_path, monkeypatch, workers):
+    rows = [example(f"row{i}", ("train", "val", "train")[i % 3]) for i in range(60)]
+    rows[7] = Example("bare", {}, {"abuse_hate": None}, "g", "test", {"note": "é \ud800"})
+    counts = packed(tmp_path / "threads", rows, shard_size=11)
+    monkeypatch.setattr("bifocal.data.packing.ROWS", 4)
+    monkeypatch.setattr("bifocal.data.samples.ROWS", 4)
+    told = []
+    again = packed(tmp_path / "pool", rows, shard_size=11, pool=LocalPool(workers), progress=told.append)
+    assert again == counts and files(tmp_path / "pool") == files(tmp_path / "threads")
+    assert told == sorted(told) and told[-1] == len(rows)
+
+
+def test_a_pool_is_not_asked_for_few_rows(tmp_path):
+    packed(tmp_path, examples(10), pool=SimpleNamespace(map=None))
+    assert sorted(files(tmp_path))[0] == "train/index.json"
+
+
+def test_a_part_that_a_worker_cannot_read_names_its_example(tmp_path, monkeypatch):
+    monkeypatch.setattr("bifocal.data.packing.ROWS", 4)
+    monkeypatch.setattr("bifocal.data.samples.ROWS", 4)
+
+    def broken(reference):
+        raise DataError("the file is gone")
+
+    with pytest.raises(DataError, match="example 'row0', image: the file is gone; run the step `manifest` again"):
+        packed(tmp_path, examples(20), source=SimpleNamespace(open=broken), pool=LocalPool(1))
+    assert not list(tmp_path.rglob(INDEX))
+
+
+SLOW_SOURCE = SimpleNamespace(open=slow_open)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_a_kill_of_a_worker_or_of_the_command_at_any_moment_changes_no_shard(tmp_path, monkeypatch, seed):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_packing import *\n"
+        "from bifocal.data import packing, samples\n"
+        "if __name__ == '__main__':\n"
+        "    packing.ROWS = samples.ROWS = 4\n"
+        f"    packed(Path({str(tmp_path / 'runs')!r}), examples(80), 11, SLOW_SOURCE, LocalPool(2))\n"
+    )
+    rng = random.Random(seed)
+    for _ in range(3):
+        driver = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.5, 4))
+        listed = Path(f"/proc/{driver.pid}/task/{driver.pid}/children")
+        victim = int(rng.choice([*(listed.read_text().split() if listed.exists() else []), driver.pid]))
+        with suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+        driver.wait(120)
+    assert subprocess.run([sys.executable, script]).returncode == 0
+    packed(tmp_path / "whole", examples(80), 11)
+    assert files(tmp_path / "runs") == files(tmp_path / "whole")

@@ -12,6 +12,7 @@ from ..config import RunConfig
 from ..contracts import Modality, Source
 from ..errors import DataError
 from ..example import SPLITS, UNLABELLED, Example, Label, LabelValue, Taxonomy
+from ..scale.local import LocalPool
 from ..workspace import Workspace, read_json, write_json
 from .class_checks import NO_TEST, REMEDY, SplitRow, asked_of, check_splits, remedy_of, rows_aside
 from .dedup import rows_in_shared_groups, rows_with_near_duplicates
@@ -237,6 +238,7 @@ def write_shards(
         folder=space.shards,
         taxonomy=taxonomy,
         shard_size=config.shard_size,
+        pool=LocalPool(),
         progress=lambda done: progress(done, len(splits)),
     )
     hashes = {
