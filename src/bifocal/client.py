@@ -400,6 +400,7 @@ class Remote:
     """A service as `system.score.score_file` takes it; columns go by their usual names, as it knows no others."""
 
     source_options: Mapping[str, Any] = {}
+    loader = None
 
     def __init__(self, client: Client):
         self.client = client

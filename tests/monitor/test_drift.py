@@ -18,7 +18,8 @@ from bifocal.errors import ConfigError, DataError, RunError
 from bifocal.modalities.text import compose
 from bifocal.monitor.drift import measure_drift
 from bifocal.system.decision import Decision, Opinion
-from bifocal.system.score import _flat, _write_parquet, score_file
+from bifocal.system.score import _write_parquet, score_file
+from bifocal.system.score_units import flat
 from bifocal.workspace import Workspace, read_json, write_json
 
 VERSIONS = {"bifocal": "0.1.0", "run": "hand", "mm_fusion": "abc"}
@@ -101,14 +102,14 @@ def decisions(policy, n, seed, *, versions=VERSIONS, **drift):
 
 
 def write(path, rows):
-    columns = list(dict.fromkeys(column for row in rows for column in _flat(row)))
+    columns = list(dict.fromkeys(column for row in rows for column in flat(row)))
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     elif path.suffix == ".csv":
         with open(path, "w", newline="") as f:
             table = csv.DictWriter(f, columns, restval="")
             table.writeheader()
-            table.writerows(map(_flat, rows))
+            table.writerows(map(flat, rows))
     else:
         _write_parquet(path, columns, iter(rows), True)
     return path

@@ -1,5 +1,7 @@
 import csv
+import io
 import json
+import os
 import shutil
 
 import pandas
@@ -7,6 +9,7 @@ import pytest
 
 import bifocal
 from bifocal.errors import DataError, RunError
+from bifocal.system import score_units
 from bifocal.system.score import score_file
 from bifocal.workspace import read_jsonl
 
@@ -53,7 +56,7 @@ def test_every_row_comes_out_in_order_and_a_bad_one_stops_nothing(system, posts,
         system.predict("a quiet morning", tmp_path / "a.png").probability, abs=1e-5
     )
     assert "missing.png" in rows[1]["error"] and "text or image_path; none was given" in rows[3]["error"]
-    assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
+    assert [p.name for p in tmp_path.iterdir() if "parts" in p.name] == []
 
 
 def test_the_input_may_be_jsonl_or_parquet(system, tmp_path):
@@ -102,23 +105,84 @@ def test_labels_keep_their_type_in_parquet(system, posts, tmp_path):
     assert set(pandas.read_parquet(tmp_path / "out.parquet")["label"].dropna()) <= {0, 1}
 
 
-def test_a_killed_scoring_goes_on_after_its_last_whole_row(system, posts, tmp_path, monkeypatch):
+def test_a_killed_scoring_goes_on_after_its_last_whole_unit(system, posts, tmp_path, monkeypatch):
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     score_file(system, posts, whole, batch_size=1)
-    interrupt(system, monkeypatch, after=2)
-    with pytest.raises(Killed):
-        score_file(system, posts, output, batch_size=1)
-    partial = tmp_path / ".out.jsonl.partial.jsonl"
-    partial.write_bytes(partial.read_bytes() + b'{"id": "three", "pro')
-    monkeypatch.undo()
+    monkeypatch.setattr(score_units, "UNIT_FILES", 1)
+    with monkeypatch.context() as killed:
+        interrupt(system, killed, after=2)
+        with pytest.raises(Killed):
+            score_file(system, posts, output, batch_size=1)
+    parts = tmp_path / ".out.jsonl.parts"
+    (parts / ".0000000002.jsonl.1.part").write_bytes(b'{"id": "three", "pro')
+    (parts / "0000000003.jsonl").write_bytes(b"of somebody else, without a receipt")
     asked = interrupt(system, monkeypatch, after=99)
     assert score_file(system, posts, output, batch_size=1)["resumed"] == 2
     assert len(asked) == 2
-    assert output.read_text(encoding="utf-8") == whole.read_text(encoding="utf-8")
+    assert output.read_bytes() == whole.read_bytes() and not parts.exists()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_units_of_any_size_hold_every_row_once(system, posts, tmp_path, monkeypatch, size):
+    score_file(system, posts, tmp_path / "whole.csv", batch_size=1)
+    monkeypatch.setattr(score_units, "UNIT_FILES", size)
+    counts = score_file(system, posts, tmp_path / "out.csv", batch_size=1)
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert (counts["rows"], counts["decided"], counts["failed"]) == (4, 2, 2)
+
+
+def test_a_table_that_changes_while_it_is_read_is_named(system, posts, tmp_path, monkeypatch):
+    monkeypatch.setattr(score_units, "UNIT_FILES", 1)
+    real = system.predict_batch
+
+    def predict_batch(rows):
+        posts.write_text("id,text\n")
+        return real(rows)
+
+    monkeypatch.setattr(system, "predict_batch", predict_batch)
+    worker = score_units.Scoring(lambda: system, system.identity, posts, None, 1)(1)
+    worker({"rows": [0, 1]}, io.BytesIO())
+    with pytest.raises(RunError, match=r"posts\.csv was changed while it was decided on"):
+        worker({"rows": [0, 1]}, io.BytesIO())
+
+
+def test_workers_do_not_decide_by_a_policy_that_came_later(system, posts):
+    with pytest.raises(RunError, match="policy or models were replaced"):
+        score_units.Scoring(lambda: system, "another", posts, None, 1)(1)
+
+
+@pytest.mark.slow
+def test_processes_give_what_one_gives_and_go_on_after_it(labels_run, tmp_path, monkeypatch):
+    """Records and texts in units of 40; what one process finished before it was killed is not done again."""
+    monkeypatch.setattr(score_units, "UNIT_ROWS", 40)
+    system, table = bifocal.load(labels_run), labels_run.parents[1] / "notes.csv"
+    one = score_file(system, table, tmp_path / "one.csv", batch_size=16)
+    with monkeypatch.context() as killed:
+        interrupt(system, killed, after=96)
+        with pytest.raises(Killed):
+            score_file(system, table, tmp_path / "two.csv", batch_size=16)
+    two = score_file(system, table, tmp_path / "two.csv", batch_size=16, workers=2)
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    assert two == {**one, "resumed": 96, "output": str(tmp_path / "two.csv")}
+
+
+def test_large_tables_are_spread_over_the_cores_and_a_service_is_asked_by_one(system, posts, monkeypatch):
+    from bifocal.system import score
+
+    def processes(workers):
+        return score._pool(system, score_units.posts_of(system, None), posts, None, 32, workers)[0].workers
+
+    monkeypatch.setattr(score, "cores", lambda: 3)
+    assert [processes(None), processes(2)] == [1, 2]
+    monkeypatch.setattr(score, "LARGE", 4)
+    assert processes(None) == 3
+    monkeypatch.setattr(system, "loader", None)
+    assert [processes(None), processes(2)] == [1, 1]
 
 
 def test_a_changed_input_is_scored_from_its_first_row(system, posts, tmp_path, monkeypatch):
     output = tmp_path / "out.jsonl"
+    monkeypatch.setattr(score_units, "UNIT_FILES", 1)
     interrupt(system, monkeypatch, after=2)
     with pytest.raises(Killed):
         score_file(system, posts, output, batch_size=1)
@@ -177,11 +241,13 @@ def test_a_second_process_on_the_same_output_stops(system, posts, tmp_path):
 
     theirs = tmp_path / ".out.csv.1.part"
     theirs.write_text("half an output")
-    with open(tmp_path / ".out.csv.partial.jsonl", "a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="out.csv is being written by another process"):
-            score_file(system, posts, tmp_path / "out.csv")
-        assert theirs.exists()  # and what that process writes is left alone
+    (tmp_path / ".out.csv.parts").mkdir()
+    held = os.open(tmp_path / ".out.csv.parts", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(RunError, match="out.csv is being written by another process"):
+        score_file(system, posts, tmp_path / "out.csv")
+    assert theirs.exists()  # and what that process writes is left alone
+    os.close(held)
     assert score_file(system, posts, tmp_path / "out.csv")["rows"] == 4
     assert not theirs.exists()
 
@@ -199,17 +265,17 @@ def test_the_output_is_held_until_it_is_whole(system, posts, tmp_path, monkeypat
 
     monkeypatch.setattr(score, "_finish", finish_beside_another)
     assert score_file(system, posts, tmp_path / "out.csv")["rows"] == 4
-    assert refused and [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
+    assert refused and [p.name for p in tmp_path.iterdir() if "parts" in p.name] == []
 
 
-def test_a_partial_file_whose_owner_just_ended_is_not_written_to(system, posts, tmp_path, monkeypatch):
+def test_a_folder_whose_owner_just_ended_is_not_written_to(system, posts, tmp_path, monkeypatch):
     """Opened before its owner removed it, locked after: what went into it would be lost."""
     import fcntl
 
-    real, partial = fcntl.flock, tmp_path / ".out.csv.partial.jsonl"
+    real, parts = fcntl.flock, tmp_path / ".out.csv.parts"
 
     def flock(*arguments):
-        partial.unlink()
+        parts.rmdir()
         real(*arguments)
 
     monkeypatch.setattr(fcntl, "flock", flock)
@@ -227,14 +293,6 @@ def test_the_input_is_never_overwritten(system, posts, tmp_path, link):
     with pytest.raises(DataError, match=r"\.csv is the input itself, which would be overwritten: name another output"):
         score_file(system, posts, output)
     assert posts.read_bytes() == before
-
-
-def test_a_partial_file_of_ours_as_the_input_is_not_overwritten_either(system, tmp_path):
-    partial = tmp_path / ".out.csv.partial.jsonl"
-    partial.write_text('{"id": 1, "text": "words"}\n')
-    with pytest.raises(DataError, match="is the input itself"):
-        score_file(system, partial, tmp_path / "out.csv")
-    assert partial.read_text() == '{"id": 1, "text": "words"}\n'
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,10 @@ def score(
         Path | None, typer.Option(metavar="FOLDER", help="Where pictures are looked up; by default as the run did.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Posts per pass.")] = 32,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes; one for tables of under 20,000 rows, else one a core."),
+    ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="CSV with words as they are, also such as a spreadsheet runs as formulas.")
     ] = False,
@@ -120,12 +124,15 @@ def score(
     Exit status 2 where nothing, or less than 95%, could be decided; the output is whole all the same.
     """
     from .. import load
-    from ..system.score import Decider, refuse_undecided, score_file
+    from ..system.score import refuse_undecided, score_file
+    from ..system.score_units import Decider
     from .console import ConsoleReporter, print_counts
 
     if len(places) != (2 if server is None else 1):
         asked = "bifocal score RUN INPUT -o OUTPUT, or bifocal score INPUT -o OUTPUT --server URL"
         raise ConfigError(f"found {len(places)} places ({', '.join(map(str, places))}): the forms are {asked}")
+    if server is not None and workers is not None:
+        raise ConfigError("--workers is for a RUN of one's own: a service is asked by one process; leave it out")
     *run_folder, rows = places
     with ConsoleReporter(as_json or quiet) as reporter, ExitStack() as open_ones:
         system: Decider
@@ -140,6 +147,7 @@ def score(
             rows,
             output,
             batch_size=batch_size,
+            workers=workers,
             images=images,
             raw=raw,
             force=force,

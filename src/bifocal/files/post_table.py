@@ -80,6 +80,8 @@ class Posts:
         self._seen: dict[str, None] = {}
         self._read: set[str] = set()
         self._folder = Path()  # of the table that is read
+        self._source: Mapping[str, Any] = {}
+        self._places: tuple[Files, ...] = ()
         self._columns: tuple[dict[str, Any], Columns] | None = None
 
     @property
@@ -104,23 +106,43 @@ class Posts:
         DataError
             Where the file as a whole cannot be read, or its first row has no column that the run reads.
         """
-        home = next((member for member in self._members if is_below(path, member)), None)
-        source = home or (self._members[0] if len(self._members) == 1 else {})
-        places = picture_places(path, home, source, self.images)
-        self._folder = path.parent
-        for number, row in enumerate(_rows(path, source, home is not None, self.notes.setdefault)):
-            if isinstance(row, DataError):
-                yield str(number), row
-                continue
+        for number, row in enumerate(self.rows(path)):
             first = not self._seen
-            self._seen.update(dict.fromkeys(row))
-            post = self._post(row, str(number), source, places)
-            if first and not self.brought:
+            post = self.post(number, row)
+            if first and not isinstance(row, DataError) and not self.brought:
                 needed = [name for part in (*inputs(), *self.others) if part in self.parts for name in self.names(part)]
                 raise DataError(
                     f"{path} has the columns {listed(list(row))}; at least one of {listed(needed)} is needed"
                 )
             yield post
+
+    def rows(self, path: Path) -> Iterator[dict[str, Any] | DataError]:
+        """Every row as it stands in the table, for `post`; raises as `read`, whose columns there may be."""
+        home = next((member for member in self._members if is_below(path, member)), None)
+        self._source = home or (self._members[0] if len(self._members) == 1 else {})
+        self._places = picture_places(path, home, self._source, self.images)
+        self._folder = path.parent
+        yield from _rows(path, self._source, home is not None, self.notes.setdefault)
+
+    def post(self, number: int, row: Mapping[str, Any] | DataError) -> tuple[str, Post | DataError]:
+        """``(id, post)`` of a row of the table that `rows` reads, and its number there, from 0."""
+        if isinstance(row, DataError):
+            return str(number), row
+        self._seen.update(dict.fromkeys(row))
+        return self._post(row, str(number), self._source, self._places)
+
+    def take_columns(self) -> dict[str, list[str]]:
+        """The columns that there were, those that were read and the parts that they brought, JSON-able; and begin
+        anew."""
+        found = {"seen": list(self._seen), "read": sorted(self._read), "brought": sorted(self.brought)}
+        self._seen, self._read, self.brought = {}, set(), set()
+        return found
+
+    def add_columns(self, found: Mapping[str, list[str]]) -> None:
+        """What `take_columns` gave of other rows of the same table."""
+        self._seen.update(dict.fromkeys(found["seen"]))
+        self._read.update(found["read"])
+        self.brought.update(found["brought"])
 
     def _post(
         self, row: Mapping[str, Any], number: str, source: Mapping[str, Any], places: tuple[Files, ...]

@@ -6,21 +6,24 @@ import csv
 import fcntl
 import json
 import os
+import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from ..data.manifest import without_details
-from ..errors import BifocalError, DataError, RunError, listed
+from ..errors import DataError, RunError, listed
 from ..files.folders import Files
-from ..files.post_table import Post, Posts
+from ..files.post_table import Posts
 from ..files.tables import SUFFIXES
 from ..modalities import PICTURE, TEXT
+from ..scale.local import LocalPool, cores
+from ..scale.pool import Unit, finished, receipts
 from ..spreadsheet import cells
 from ..workspace import atomic, check_replaceable, disk_errors, fingerprint, read_jsonl, remove_leftovers
+from .score_units import Decider, Scoring, flat, posts_of, read_facts, units
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 """Endings of the output."""
@@ -30,50 +33,8 @@ REASONS_KEPT = 5
 Row = TypeVar("Row")
 
 
-class DecisionLike(Protocol):
-    """A decision, whoever made it."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-
-
-class Decider(Protocol):
-    """What decides: a System, or a service."""
-
-    @property
-    def modalities(self) -> Collection[str]:
-        """Those of the run."""
-
-    @property
-    def reads(self) -> frozenset[str]:
-        """The parts that a post may bring, and what it may be called by (``subject``, ``external_id``)."""
-
-    @property
-    def forms(self) -> Mapping[str, str]:
-        """How each part is given: ``words``, ``file`` or ``record``."""
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """The columns of a record that are read."""
-
-    @property
-    def source_options(self) -> Mapping[str, Any]:
-        """Of the run's source, whose columns a table may have."""
-
-    @property
-    def reads_words(self) -> bool:
-        """Whether words on pictures are read."""
-
-    @property
-    def identity(self) -> Any:
-        """JSON-able: another wherever decisions may be others."""
-
-    @property
-    def binary(self) -> bool:
-        """Whether labels are 0 and 1."""
-
-    def predict_batch(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[DecisionLike | BifocalError]:
-        """A decision or an error for each row."""
+LARGE = 20_000
+"""Rows from which on a table is worth more processes than one, each of which loads the models for some seconds."""
 
 
 def score_file(
@@ -82,6 +43,7 @@ def score_file(
     output: Path,
     *,
     batch_size: int = 32,
+    workers: int | None = 1,
     raw: bool = False,
     images: Path | None = None,
     force: bool = False,
@@ -90,8 +52,10 @@ def score_file(
 ) -> dict[str, Any]:
     """Decide on every row of a table.
 
-    Finished rows go, flushed batch by batch, to ``.<output>.partial.jsonl``; a second call with the same input and the
-    same models goes on after them, and the output appears under its name once all rows are in it.
+    Rows are decided on in units of some batches, each of which ends in a file in ``.<output>.parts/``; a second call
+    with the same input, models and batches does what is not finished, and the output appears under its name once all
+    rows are in it. It is the same for any number of workers, but for last digits of neural encoders, which may round
+    otherwise in another number of threads.
 
     Parameters
     ----------
@@ -110,6 +74,9 @@ def score_file(
     output : Path
         ``.csv``, ``.jsonl`` or ``.parquet``: ``id``, the decision's fields (a service's own id as ``decision_id``), and
         ``error`` for rows that had none.
+    workers : int, optional
+        Processes, which share the cores; one is that of the caller. None = one for tables of under `LARGE` rows, else
+        as many as there are cores. A service is asked by one.
     raw : bool
         Of CSV: write words as they are, also such as a spreadsheet runs; else they are `guarded`, which ``bifocal
         unguard`` and Bifocal's own readers undo.
@@ -132,35 +99,46 @@ def score_file(
     RunError
         Where another process writes the same output, or what is there is no table of decisions.
     """
-    partial = output.with_name(f".{output.name}.partial.jsonl")
-    _check_places(rows, output, partial)
+    parts = output.with_name(f".{output.name}.parts")
+    _check_places(rows, output)
     check_replaceable(output, _is_ours, force=force)
     output.parent.mkdir(parents=True, exist_ok=True)
     stamp = Files(rows.resolve().parent).stamp([rows.resolve().name])
-    key = fingerprint(str(rows.resolve()), stamp, str(images), system.identity)
-    posts = Posts(system.reads, system.columns, system.source_options, images, system.forms)
-    with disk_errors(partial), _held(partial, output) as sink:
+    key = fingerprint(str(rows.resolve()), stamp, str(images), system.identity, batch_size)
+    posts = posts_of(system, images)
+    done = resumed = failed = 0
+    with disk_errors(parts), _held(parts, output):
         remove_leftovers(output.parent, output.name)
-        resumed = done = _resume(partial, key, batch_size)
         try:
-            for batch in _batches(islice(posts.read(rows), resumed, None), batch_size):
-                if note and done == resumed and (text := _lacking(system, posts)):
-                    note(text)
-                sink.writelines(_lines(system, batch))
-                sink.flush()
-                done += len(batch)
+            for _ in islice(posts.read(rows), batch_size):  # refuses a table with nothing to read
+                pass
+            if note and (text := _lacking(system, posts)):
+                note(text)
+            work = list[Path]()
+
+            def asked() -> Iterator[Unit]:
+                nonlocal resumed
+                for unit in units(system, posts, rows, batch_size, key):
+                    if (receipt := finished(unit, parts)) is not None:
+                        resumed += receipt.rows + receipt.rejected
+                    work.append(parts / unit.name)
+                    yield unit
+
+            pool, scoring = _pool(system, posts, rows, images, batch_size, workers)
+            for receipt in receipts(pool, scoring, asked(), parts):
+                done += receipt.rows + receipt.rejected
+                failed += receipt.rejected
                 if progress:
                     progress(done, None)
-            reasons = _finish(system, partial, output, raw)
+            reasons = _finish(system, posts, work, output, raw)
         except BaseException:
-            if not done:  # nothing to go on after
-                partial.unlink(missing_ok=True)
+            if not any(parts.glob("*.receipt")):  # nothing to go on after
+                shutil.rmtree(parts, ignore_errors=True)
             raise
-        partial.unlink()
+        shutil.rmtree(parts)
     if note:
         for text in posts.notes:
             note(text)
-    failed = reasons.total()
     return {
         "rows": done,
         "decided": done - failed,
@@ -174,13 +152,26 @@ def score_file(
     }
 
 
-def _check_places(rows: Path, output: Path, partial: Path) -> None:
+def _pool(
+    system: Decider, posts: Posts, rows: Path, images: Path | None, batch_size: int, workers: int | None
+) -> tuple[LocalPool, Scoring]:
+    """The processes that decide, and how each of them comes by the models."""
+    if system.loader is None:
+        workers = 1
+    elif workers is None:
+        is_large = any(True for _ in islice(posts.rows(rows), LARGE - 1, None))
+        workers = cores() if is_large else 1
+    load = system.loader if system.loader is not None and workers > 1 else lambda: system
+    return LocalPool(workers), Scoring(load, system.identity, rows, images, batch_size)
+
+
+def _check_places(rows: Path, output: Path) -> None:
     for path, endings in ((rows, SUFFIXES), (output, FORMATS)):
         if path.suffix.lower() not in endings:
             raise DataError(f"{path} should end in one of {', '.join(endings)}")
     if not Files(rows.resolve().parent).has(rows.resolve().name):
         raise DataError(f"there is no input file {str(rows)!r}")
-    if rows.exists() and any(path.exists() and path.samefile(rows) for path in (output, partial)):
+    if rows.exists() and output.exists() and output.samefile(rows):
         raise DataError(f"{output} is the input itself, which would be overwritten: name another output")
 
 
@@ -211,17 +202,21 @@ def _is_ours(path: Path) -> bool:
 
 
 @contextmanager
-def _held(partial: Path, output: Path) -> Iterator[IO[str]]:
-    """The partial file, for this process alone until the block ends."""
-    with open(partial, "a", encoding="utf-8") as sink:
+def _held(parts: Path, output: Path) -> Iterator[None]:
+    """The folder of what is finished, for this process and its workers alone until the block ends."""
+    parts.mkdir(exist_ok=True)
+    folder = os.open(parts, os.O_RDONLY)
+    try:
         try:
-            fcntl.flock(sink, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.samestat(os.fstat(sink.fileno()), partial.stat())  # its last owner may have ended meanwhile
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.fstat(folder), parts.stat())  # its last owner may have ended meanwhile
         except (BlockingIOError, FileNotFoundError):
             ours = False
         if not ours:
             raise RunError(f"{output} is being written by another process: wait, or name another output")
-        yield sink
+        yield
+    finally:
+        os.close(folder)
 
 
 def _without(system: Decider, posts: Posts) -> list[str]:
@@ -250,103 +245,37 @@ def _lacking(system: Decider, posts: Posts) -> str | None:
     return "; ".join(told) or None
 
 
-def _lines(system: Decider, batch: Sequence[tuple[str, Post | DataError]]) -> Iterator[str]:
-    """Each row with its decision, or error, in JSON; ASCII, since an id may hold what UTF-8 cannot."""
-    decided = iter(system.predict_batch([post for _, post in batch if not isinstance(post, DataError)]))
-    for identity, post in batch:
-        answer = post if isinstance(post, DataError) else next(decided)
-        yield json.dumps(_line(identity, answer)) + "\n"
-
-
 def _batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
     while batch := list(islice(rows, size)):
         yield batch
 
 
-def _line(identity: str, answer: DecisionLike | BifocalError) -> dict[str, Any]:
-    if isinstance(answer, BifocalError):
-        return {"id": identity, "error": str(answer)}
-    told = answer.to_dict()
-    decision = {"decision_id": told.pop("id")} if "id" in told else {}
-    return {"id": identity, **decision, **told, "error": None}
-
-
-def _resume(partial: Path, key: str, batch_size: int) -> int:
-    """Rows already decided for this very input and these models, in whole batches: in another one, last digits differ.
-
-    The first line of the file holds the key. What a killed process left unfinished is cut off; a file of another key is
-    begun anew.
-    """
-    header = (json.dumps({"key": key}) + "\n").encode()
-    with open(partial, "rb+") as f:
-        if f.readline() != header:
-            f.seek(0)
-            f.truncate()
-            f.write(header)
-            return 0
-        rows, size, whole = 0, len(header), len(header)
-        for number, line in enumerate(f, 1):
-            if not line.endswith(b"\n"):
-                break
-            size += len(line)
-            if number % batch_size == 0:
-                rows, whole = number, size
-        f.truncate(whole)
-    return rows
-
-
-def _decided(partial: Path) -> Iterator[dict[str, Any]]:
-    """The rows of the partial file, without its header."""
-    return islice(read_jsonl(partial), 1, None)
-
-
-def _finish(system: Decider, partial: Path, output: Path, raw: bool) -> Counter[str]:
-    """Write the partial file in the format asked for; gives the errors, each without what differs from row to row."""
+def _finish(system: Decider, posts: Posts, work: Sequence[Path], output: Path, raw: bool) -> Counter[str]:
+    """Write what the units hold in the format asked for, and tell the posts of their columns; gives the errors."""
     reasons: Counter[str] = Counter()
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for row in _decided(partial):
-            if row["error"] is not None:
-                reasons[without_details(row["error"])] += 1
-            yield row
-
+    columns: dict[str, bool] = {}
+    for path in work:
+        facts = read_facts(path)
+        reasons.update(facts["reasons"])
+        posts.add_columns(facts["table"])
+        # In order of appearance, so that a first failed row does not hide the others' columns.
+        columns.update({name: columns.get(name, True) and binary for name, binary in facts["columns"].items()})
+    columns["error"] = False
+    rows = (row for path in work for row in islice(read_jsonl(path), 1, None))
     if output.suffix.lower() == ".jsonl":
-        with atomic(output) as f:
-            f.writelines(json.dumps(row) + "\n" for row in rows())
+        with atomic(output, "wb") as f:
+            for path in work:
+                with path.open("rb") as part:
+                    part.readline()  # the facts
+                    shutil.copyfileobj(part, f)
     elif output.suffix.lower() == ".csv":
         with atomic(output) as f:
-            writer, columns, cell = csv.writer(f), _columns(partial), cells(raw)
+            writer, cell = csv.writer(f), cells(raw)
             writer.writerow(map(cell, columns))
-            writer.writerows([cell(flat.get(column, "")) for column in columns] for flat in map(_flat, rows()))
+            writer.writerows([cell(row.get(column, "")) for column in columns] for row in map(flat, rows))
     else:
-        _write_parquet(output, _columns(partial), rows(), system.binary)
+        _write_parquet(output, columns, rows, system.binary)
     return reasons
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """One level only: ``models.text_expert.prob`` and the like become columns; a label that is not asked has none."""
-    result: dict[str, Any] = {}
-    if isinstance(row.get("labels"), dict):
-        row = {**row, "labels": {label: answer for label, answer in row["labels"].items() if answer is not None}}
-    for key, value in row.items():
-        if isinstance(value, dict):
-            result.update({f"{key}.{inner}": v for inner, v in _flat(value).items()})
-        else:
-            result[key] = value
-    return result
-
-
-def _columns(partial: Path) -> dict[str, bool]:
-    """All columns in order of appearance, so that a first failed row does not hide the others' columns.
-
-    And whether each holds 0 and 1 alone, as that of a binary label does.
-    """
-    columns: dict[str, bool] = {}
-    for row in _decided(partial):
-        for column, value in _flat(row).items():
-            columns[column] = columns.get(column, True) and isinstance(value, int) and value in (0, 1)
-    columns.pop("error", None)
-    return {**columns, "error": False}
 
 
 def _write_parquet(output: Path, columns: Mapping[str, bool], rows: Iterator[dict[str, Any]], binary: bool) -> None:
@@ -367,6 +296,6 @@ def _write_parquet(output: Path, columns: Mapping[str, bool], rows: Iterator[dic
     with atomic(output, "wb") as f, parquet.ParquetWriter(f, schema) as writer:
         for batch in _batches(rows, 1024):
             table = []
-            for row in map(_flat, batch):
+            for row in map(flat, batch):
                 table.append({c: str(v) if c in strings and v is not None else v for c, v in row.items()})
             writer.write_table(pyarrow.Table.from_pylist(table, schema=schema))

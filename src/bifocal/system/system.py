@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -60,6 +60,8 @@ class System:
         self.preprocessor = Preprocessor(config, text_role)
         self.modalities = self.preprocessor.modalities
         self.policy_version = policy.version
+        self.loader: Callable[[], System] | None = None
+        """Loads the same again, in another process; None of one that was put together by hand."""
 
     @classmethod
     def load(
@@ -95,6 +97,14 @@ class System:
             Where the folder names an outside plug-in that is not allowed.
         """
         folder = folder_of(Path(folder), engine)
+        system = cls._loaded(folder, engine, strict_parity, allow_plugins)
+        # What the name leads to now: a link may be swung while others load it.
+        again = partial(cls.load, folder.resolve(), engine)
+        system.loader = partial(again, strict_parity=strict_parity, allow_plugins=tuple(allow_plugins))
+        return system
+
+    @classmethod
+    def _loaded(cls, folder: Path, engine: str | None, strict_parity: bool, allow_plugins: Collection[str]) -> Self:
         with plugins.installed_first(folder):
             if is_bundle(folder):
                 with plugins.restrict(folder / BUNDLE_CARD, allow_plugins):
