@@ -10,6 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_union
 
 from bifocal.errors import ModelError
+from bifocal.models.letter_ngrams import LetterNgrams
 from bifocal.models.tfidf import TermOptions, Terms, from_heaviest, top_terms
 
 TEXTS = [
@@ -106,3 +107,21 @@ def test_rows_of_zeros_hold_no_term():
     """The evidence of an absent part is filled with zeros, and term 0 is a term like others."""
     rows = from_heaviest(np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), 5)
     assert rows.shape == (2, 5) and rows.nnz == 0
+
+
+def test_letters_are_counted_as_scikit_learn_counts_them():
+    """To the byte, though each distinct word is cut once: the files of a run depend on it."""
+    texts = [*TEXTS, *OTHERS, " ", "İstanbul ΟΔΥΣΣΕΎΣ\u2003ΑΣ\x1cb", "a a  a\n\na"]
+    settings = {"analyzer": "char_wb", "ngram_range": (2, 5), "sublinear_tf": True, "dtype": np.float32}
+    rows = []
+    for kind in (TfidfVectorizer, LetterNgrams):
+        vectorizer = kind(min_df=2, max_features=30, **settings)
+        found = vectorizer.fit_transform(texts)
+        terms = vectorizer.get_feature_names_out().tolist()
+        again = kind(vocabulary=terms, **settings)
+        again.idf_ = vectorizer.idf_
+        rows.append((terms, found, again.transform(texts[::-1]), again.transform([""])))
+    assert rows[0][0] == rows[1][0]
+    for one, other in zip(rows[0][1:], rows[1][1:], strict=True):
+        for name in ("data", "indices", "indptr"):
+            assert getattr(one, name).tobytes() == getattr(other, name).tobytes()

@@ -6,9 +6,9 @@ are not standardised: it would fill every cell, and TF-IDF has scaled them alrea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.nn import functional
 from ..data.splits import fold_of
 from ..errors import DataError
 from ..example import UNLABELLED
+from .threads import in_threads
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -30,7 +31,7 @@ OVERFITTED = 1.05
 FLAT = 1e-6
 """Columns whose standard deviation is below this are left as they are: they carry rounding errors only."""
 
-
+Result = TypeVar("Result")
 LabelledRows = tuple["Tensor | csr_array", Tensor]
 """Features ``[n, d]`` and class indices ``[n]``."""
 
@@ -154,13 +155,21 @@ def cross_fit(
     _check_finite(features)
     fold, y = np.array(fold_of(groups, labels.tolist(), folds, seed)), labels.numpy()
     logits = torch.empty(len(labels), classes)
-    for number in np.unique(fold):
-        out = fold == number
-        learns = ~out & (y != UNLABELLED)
-        if not learns.any():
-            raise DataError("cross-fitted logits need labelled rows in at least two groups, found one: give more rows")
-        logits[out] = next(_solve(features[learns], y[learns], classes, [penalty]))(features[out])
+    held_out = [fold == number for number in np.unique(fold)]
+    learned = [~out & (y != UNLABELLED) for out in held_out]
+    if not all(learns.any() for learns in learned):
+        raise DataError("cross-fitted logits need labelled rows in at least two groups, found one: give more rows")
+    heads = _by_fold(lambda learns: next(_solve(features[learns], y[learns], classes, [penalty])), learned, features)
+    for out, head in zip(held_out, heads, strict=True):
+        logits[out] = head(features[out])
     return logits
+
+
+def _by_fold(
+    work: Callable[[np.ndarray], Result], folds: Sequence[np.ndarray], features: Tensor | csr_array
+) -> list[Result]:
+    """The work on every fold: side by side where rows are sparse, whose products take one core; dense ones take all."""
+    return list(map(work, folds)) if isinstance(features, Tensor) else in_threads(work, folds)
 
 
 def _check_finite(features: Tensor | csr_array) -> None:
@@ -175,15 +184,20 @@ def _best_penalty(
     x: Tensor | csr_array, y: np.ndarray, groups: Sequence[str], classes: int, path: Sequence[float], folds: int
 ) -> float:
     """The penalty with the least cross-validated log-loss; none weaker than one that has overfitted a fold is tried."""
-    losses = np.zeros(len(path))
     fold = np.array(fold_of(groups, y.tolist(), folds, 0)) if len(set(groups)) > 1 else np.zeros(len(y))
-    for number in np.unique(fold):
-        out = fold == number
-        if len(np.unique(y[~out])) < 2:
-            continue
+    judged = [out for out in (fold == number for number in np.unique(fold)) if len(np.unique(y[~out])) > 1]
+    least = len(path)  # what no fold has to try any more, as another one has overfitted
+
+    def path_losses(out: np.ndarray) -> list[float]:
+        nonlocal least
         learned, held = ((x[rows], torch.from_numpy(y[rows])) for rows in (~out, out))
-        found = held_out_path(learned, held, classes, path[: len(losses)])[1]
-        losses = losses[: len(found)] + found
+        found = held_out_path(learned, held, classes, path[:least])[1]
+        least = min(least, len(found))
+        return found
+
+    losses = np.zeros(len(path))
+    for found in _by_fold(path_losses, judged, x):
+        losses = losses[: len(found)] + found[: len(losses)]
     return float(path[int(losses.argmin())] if losses.any() else path[len(path) // 2])
 
 
@@ -192,10 +206,11 @@ def _solve(features: Tensor | csr_array, y: np.ndarray, classes: int, path: Sequ
     from sklearn.linear_model import LogisticRegression
 
     if isinstance(features, Tensor):
-        x = features.double().numpy()
-        mean, scale = x.mean(axis=0), x.std(axis=0)
+        z = features.to(torch.float64, copy=True).numpy()
+        mean, scale = z.mean(axis=0), z.std(axis=0)
         scale[scale < FLAT] = 1.0
-        z = (x - mean) / scale
+        z -= mean  # in place: another copy of all rows would stand beside it
+        z /= scale
     else:
         z = features.astype(np.float64)
         mean, scale = np.zeros(z.shape[1]), np.ones(z.shape[1])

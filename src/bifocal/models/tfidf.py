@@ -103,7 +103,9 @@ def _vectorizer(kind: str, options: TermOptions, vocabulary: Sequence[str] | Non
     """Counts n-grams of ``words`` or ``characters``; those of a ``vocabulary`` alone, where there is one."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(
+    from .letter_ngrams import LetterNgrams
+
+    return (TfidfVectorizer if kind == "words" else LetterNgrams)(
         analyzer="word" if kind == "words" else "char_wb",
         ngram_range=options.word_ngrams if kind == "words" else options.char_ngrams,
         sublinear_tf=options.sublinear,
