@@ -1,4 +1,4 @@
-"""scikit-learn's TF-IDF over the letters inside words, which cuts each distinct word once and not wherever it stands."""
+"""scikit-learn's TF-IDF over the letters inside words, which cuts each distinct word once, not wherever it stands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 
-class LetterNgrams(TfidfVectorizer):  # type: ignore[misc]
+class LetterNgrams(TfidfVectorizer):
     """A `TfidfVectorizer` of ``char_wb`` n-grams: the same vocabulary, weights and rows, in a fifth of the time.
 
     No such n-gram reaches across words, so that those of a text are the sum of those of its words, and texts share
