@@ -8,7 +8,14 @@ import pytest
 
 from bifocal.errors import DataError
 from bifocal.evaluate import intervals
-from bifocal.evaluate.intervals import Interval, Weighted, bootstrap_weights, measure, percentile_interval
+from bifocal.evaluate.intervals import (
+    Interval,
+    Weighted,
+    bootstrap_weights,
+    measure,
+    measure_each,
+    percentile_interval,
+)
 from bifocal.evaluate.metrics import METRICS
 
 
@@ -167,3 +174,20 @@ def test_percentile_interval_leaves_nan_out():
     assert percentile_interval(1.0, np.array([np.nan, 0.0, 2.0, np.nan])) == Interval(1.0, 0.05, 1.95)
     assert percentile_interval(5.0, np.array([0.0, 2.0]), recentred=True) == Interval(5.0, 4.05, 5.95)
     assert np.isnan(percentile_interval(1.0, np.array([np.nan, 0.5])).low)
+
+
+def test_models_that_rank_rows_alike_have_the_figures_that_each_has_alone():
+    """Areas are computed once for both; a third model, which ranks otherwise, and ties have their own."""
+    rng = np.random.default_rng(3)
+    labels, logits, groups = rng.integers(0, 2, 90), rng.normal(size=90), list(range(90))
+    sides = []
+    for scores in (logits, logits / 1.7, logits.round(1), -logits):
+        p = 1 / (1 + np.exp(-scores))
+        sides.append((np.column_stack([1 - p, p]), None))
+    together = measure_each(labels, sides, groups, resamples=40)
+    for side, (figures, drawn) in zip(sides, together, strict=True):
+        alone, own = measure_each(labels, [side], groups, resamples=40)[0]
+        assert figures == alone
+        assert all(np.array_equal(drawn[name], own[name]) for name in METRICS)
+    assert Weighted(labels, sides[0][0]).ranks_as(Weighted(labels, sides[1][0]))
+    assert not Weighted(labels, sides[0][0]).ranks_as(Weighted(labels, sides[2][0]))

@@ -19,6 +19,7 @@ from ..evaluate.error_table import write_errors
 from ..evaluate.intervals import Figure, Measured, measure
 from ..evaluate.metrics import METRICS
 from ..example import UNLABELLED, Evidence, Label
+from ..models.threads import in_threads
 
 if TYPE_CHECKING:
     from ..contracts import Fusion
@@ -298,13 +299,15 @@ def measure_models(
     """Every model, and the majority baseline, on every split (split -> `Predictions`)."""
     models: dict[str, ModelResults] = {}
     splits = [split for split in SPLITS if split in predictions]
+    pairs = [(model, split) for model in parameters for split in splits]
+    measured = in_threads(lambda pair: measure_model(predictions[pair[1]], pair[0], policy, resampling), pairs)
+    found = dict(zip(pairs, measured, strict=True))
     for model, weights in parameters.items():
-        own, found = policy.models[model], models.setdefault(model, {"parameters": weights})
-        found["threshold"], found["class_thresholds"] = own.threshold, own.class_thresholds
-        changes = {}
+        own, results = policy.models[model], models.setdefault(model, {"parameters": weights})
+        results["threshold"], results["class_thresholds"] = own.threshold, own.class_thresholds
         for split in splits:
-            found[split], changes[str(split)] = measure_model(predictions[split], model, policy, resampling)
-        found["calibration"] = changes[tested_on]
+            results[split] = found[model, split][0]
+        results["calibration"] = {str(split): found[model, split][1] for split in splits}[tested_on]
     majority = models.setdefault(MAJORITY, {"parameters": {"total": 0, "trained": 0}})
     for split in splits:
         majority[split] = {**measure_majority(predictions[split], shares, resampling)}

@@ -33,6 +33,8 @@ K = TypeVar("K", bound=Hashable)
 RESAMPLES = 1000
 RECENTRED = {name for name in METRICS if name.startswith("ece")}
 """Figures whose resamples stray from the value by bias, not by chance; see `percentile_interval`."""
+AREAS = {"auroc", "auprc"}
+"""Figures that depend on nothing but how rows are ranked."""
 LEVEL = (2.5, 97.5)
 """Percentiles between which 95% of the resamples lie."""
 CHUNK = 4_000_000
@@ -156,7 +158,7 @@ class Weighted:
                 raise DataError(f"there is no metric {name!r}; {nearest(name, METRICS)}")
         figures: dict[str, Floats] = {}
         with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the nan that a lost class should give
-            if {"auroc", "auprc"} & set(wanted):
+            if AREAS & set(wanted):
                 figures |= self._ranked(weights)
             if {"accuracy", "macro_f1", "brier", "nll"} & set(wanted):
                 figures |= self._summed(weights)
@@ -168,6 +170,11 @@ class Weighted:
     @cached_property
     def _rankings(self) -> list[ClassRanking]:
         return [ClassRanking(happened, q) for happened, q in one_vs_rest(self.y, self.p)]
+
+    def ranks_as(self, other: Weighted) -> bool:
+        """Whether `AREAS` are the same for both, as before and after one temperature."""
+        pairs = zip(self._rankings, other._rankings, strict=True)
+        return all(one.same_as(another) for one, another in pairs)
 
     def _ranked(self, weights: Floats) -> dict[str, Floats]:
         areas = np.array([ranking.areas(weights) for ranking in self._rankings])  # [classes, 2, b]
@@ -298,11 +305,14 @@ def measure_each(
         nothing: Measured = {"n": 0, "positives": positives(classes), "metrics": unknown}
         return [(nothing, {name: np.array([]) for name in METRICS}) for _ in sides]
     scorers = [Weighted(labels, *side) for side in sides]
+    ranked_as = [next(j for j in range(i + 1) if j == i or scorers[i].ranks_as(scorers[j])) for i in range(len(sides))]
     chunks: list[list[dict[str, Floats]]] = [[] for _ in sides]
     if len(set(groups)) > 1:
         for weights in bootstrap_weights(groups, resamples, seed):
-            for scorer, parts in zip(scorers, chunks, strict=True):
-                parts.append(scorer(weights))
+            for i, (scorer, parts) in enumerate(zip(scorers, chunks, strict=True)):
+                first = ranked_as[i]
+                areas = {name: chunks[first][-1][name] for name in AREAS} if first < i else {}
+                parts.append({**areas, **scorer(weights, [name for name in METRICS if name not in areas])})
     found: list[tuple[Measured, dict[str, Floats]]] = []
     for side, parts in zip(sides, chunks, strict=True):
         drawn = {name: np.concatenate([[], *(part[name] for part in parts)]) for name in METRICS}

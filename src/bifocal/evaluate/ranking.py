@@ -63,6 +63,11 @@ class ClassRanking(Ranking):
         self.starts, self.ends = self.starts[run[self.first]], self.ends[run[self.first]]
         self.tied = bool((self.ends > self.starts).any())
 
+    def same_as(self, other: ClassRanking) -> bool:
+        """Whether both have the same areas under any weights: of rows in the same order, cut into the same runs."""
+        parts = ("order", "places", "first", "starts", "ends")
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in parts)
+
     def areas(self, weights: Floats) -> tuple[Floats, Floats]:
         """Areas under the ROC and the precision-recall curve, ``[b]`` each, under weights ``[b, n]``.
 
