@@ -141,14 +141,24 @@ def test_workers_are_told_how_many_threads_they_have(tmp_path):
     assert {path.read_text() for path in (tmp_path / "notes").iterdir()} == {"3"}
 
 
-def test_workers_that_cannot_start_are_told(tmp_path):
+def script_with(tmp_path, worker):
+    """What comes of a script that starts workers without asking whether it is the one that was called."""
     script = tmp_path / "script.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
-        "from tests.contracts.test_pools import LocalPool, Path, work\n"
-        f"work(LocalPool(2), Path({str(tmp_path)!r}))\n"
+        "from tests.contracts.test_pools import LocalPool, Path, Squares, receipts, units\n"
+        f"place = Path({str(tmp_path)!r})\n{worker}\n"
+        "list(receipts(LocalPool(2), Worker(place / 'notes'), units(), place / 'out'))\n"
     )
-    found = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    return subprocess.run([sys.executable, script], capture_output=True, text=True)
+
+
+def test_a_script_needs_no_guard_unless_the_worker_is_its_own(tmp_path):
+    found = script_with(tmp_path, "Worker = Squares")
+    assert not found.returncode, found.stderr
+    assert set(done(tmp_path)) == set(range(7))
+    (tmp_path / "other").mkdir()
+    found = script_with(tmp_path / "other", "class Worker(Squares): pass")
     assert found.returncode and "if __name__ == '__main__':" in found.stderr.splitlines()[-1]
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 
 from ..errors import RunError
 from .pool import TRIES, MakeWorker, Receipt, Unit, Worker, carry_out, lost
@@ -119,7 +121,7 @@ class _Processes:
                 break  # a first unit for each, before anybody gets a second
         while len(self._processes) < self._count:
             try:
-                with begun_in_peace():
+                with begun_in_peace(), _without_main(self._arguments[0]):
                     process = _Process(*self._arguments)
             except (OSError, NotImplementedError) as error:
                 raise RunError(f"no worker process can be started ({error}): use one worker") from error
@@ -203,6 +205,21 @@ def begun_in_peace() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
         if asked:
             signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def _without_main(made: bytes) -> Iterator[None]:
+    """Start processes that do not run the caller's script once more, where nothing of it is sent to them.
+
+    A script then needs no ``if __name__ == "__main__":``, and what it imports is not imported by each process.
+    """
+    main = sys.modules["__main__"]
+    try:
+        if b"__main__" not in made:
+            sys.modules["__main__"] = ModuleType("__main__")
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def end_with_parent() -> None:
