@@ -113,14 +113,14 @@ def kill(run: Path, table: Path, output: Path, rows: int) -> None:
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     print(f"killed with {done()} of {expected} units done")
-    driver = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE)
     while done() < expected * 0.7:
         time.sleep(0.1)
     workers = [pid for pid in children(driver.pid) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
     os.kill(workers[0], signal.SIGKILL)
     print(f"killed a worker with {done()} of {expected} units done")
     told, _ = driver.communicate()
-    print(told.strip())
+    print(told.decode().strip())
 
 
 def main(arguments: argparse.Namespace) -> None:
