@@ -213,7 +213,7 @@ def from_folder(name: str, folder: Path) -> str:
     """A picture's name as a place takes it: one that climbs (``../pictures/1.png``) is meant from the folder of its
     table, and becomes absolute; whether it may be read there is for the place to say."""
     plain = name.strip().replace("\\", "/")
-    return os.path.normpath(folder.resolve() / plain) if ".." in plain.split("/") else name
+    return os.path.normpath(folder.resolve() / plain) if plain.startswith("../") else name
 
 
 @dataclass(frozen=True, slots=True)
