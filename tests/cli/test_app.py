@@ -125,6 +125,11 @@ def test_doctor_answers_for_machines(tmp_path):
     assert found["offline"] is True and found["missing_extras"] == {} and found["disk_free_gib"] > 0
 
 
+def test_runs_without_transformers_do_not_wait_for_it():
+    code = "import sys, bifocal.pipeline.train, bifocal.system.system; assert 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
 def test_a_terminal_that_cannot_show_every_sign_stops_nothing(tmp_path, encoding):
     (tmp_path / "posts.csv").write_text(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from threading import get_ident
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import PreTrainedModel
 
 from ..config import LoraConfig, Tune
 from ..decide.calibration import softmax
 from ..errors import ConfigError, ModelError
 from ..evaluate.metrics import accuracy, macro_f1, nll
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ATTENTION = ("query", "value", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin")
 """Names that transformers gives the two projections LoRA adapts (Hu et al. 2022, section 4.2)."""
@@ -72,6 +74,8 @@ class Classifier(nn.Module):
     def __init__(self, auto: PreTrainedModel, pooling: str):
         super().__init__()
         self.auto = auto
+        from transformers import PreTrainedModel  # takes as long to import as torch, and TF-IDF runs do without
+
         encoders = [m for m in auto.children() if isinstance(m, PreTrainedModel)]
         below = set(encoders[0].modules()) if encoders else set()
         classes = auto.config.num_labels
