@@ -20,9 +20,25 @@ class Squares:
     dies_always_at: int | None = None
     fails_at: int | None = None
     seconds: float = 0.0
+    room: int | None = None
+    """How many processes may load it; others are killed as they do."""
 
     def __call__(self, threads):
+        if self.room is not None:
+            self.notes.mkdir(parents=True, exist_ok=True)
+            try:
+                next(n for n in range(self.room) if not (self.notes / f".{n}").exists() and self._taken(n))
+            except StopIteration:
+                time.sleep(0.5)
+                os.kill(os.getpid(), signal.SIGKILL)
         return lambda task, file: self._write(task, file, threads)
+
+    def _taken(self, n):
+        try:
+            (self.notes / f".{n}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def _write(self, task, file, threads):
         number = task["number"]

@@ -1,6 +1,7 @@
 """Every pool does every unit, and what comes out is the same whoever did it, in whatever order, and however often."""
 
 import hashlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from tests.contracts.pool_workers import Squares
 
 from bifocal.errors import DataError, RunError
+from bifocal.scale import local
 from bifocal.scale.local import LocalPool
 from bifocal.scale.pool import TRIES, Receipt, Unit, carry_out, receipts
 
@@ -47,7 +49,7 @@ def units(n=7, key=""):
 
 def done(folder):
     """Who was asked for what: number -> how often."""
-    numbers = [int(path.name.partition("-")[0]) for path in (folder / "notes").glob("*")]
+    numbers = [int(path.name.partition("-")[0]) for path in (folder / "notes").glob("[0-9]*")]
     return {n: numbers.count(n) for n in sorted(set(numbers))}
 
 
@@ -184,7 +186,12 @@ def test_a_driver_that_is_ended_leaves_no_process_and_the_same_command_goes_on(t
         "from tests.contracts.test_pools import LocalPool, Path, units, work\n"
         f"if __name__ == '__main__':\n    work(LocalPool(2), Path({str(tmp_path)!r}), units(40), seconds=0.3)\n"
     )
-    driver = subprocess.Popen([sys.executable, script], start_new_session=True, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        [sys.executable, script],
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # in the background it is ignored
+    )
     until = time.monotonic() + 60
     while len(list((tmp_path / "out").glob("part-*.receipt"))) < 3 and time.monotonic() < until:
         time.sleep(0.05)
@@ -200,3 +207,27 @@ def test_a_driver_that_is_ended_leaves_no_process_and_the_same_command_goes_on(t
     work(LocalPool(1), tmp_path / "other", units(40))
     assert contents(tmp_path) == contents(tmp_path / "other")
     assert all(done(tmp_path)[n] == before[n] for n in finished)
+
+
+def in_a_daemon(folder):
+    work(LocalPool(2), folder)
+
+
+def test_a_daemon_which_may_start_no_processes_does_the_units_itself(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=in_a_daemon, args=(tmp_path,), daemon=True)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0 and set(done(tmp_path)) == set(range(7))
+
+
+def test_no_more_processes_are_started_than_there_are_units(tmp_path, monkeypatch):
+    started = []
+    start = local._Process.__init__
+    monkeypatch.setattr(local._Process, "__init__", lambda self, *given: (started.append(1), start(self, *given))[1])
+    work(LocalPool(12), tmp_path, units(2))
+    assert len(started) == 2
+
+
+def test_where_there_is_room_for_one_process_alone_it_does_all(tmp_path):
+    work(LocalPool(3), tmp_path, room=1)
+    assert set(done(tmp_path)) == set(range(7))

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -185,6 +186,44 @@ def test_the_shards_are_the_same_to_the_byte_whoever_packs_them(tmp_path, monkey
     again = packed(tmp_path / "pool", rows, shard_size=11, pool=LocalPool(workers), progress=told.append)
     assert again == counts and files(tmp_path / "pool") == files(tmp_path / "threads")
     assert told == sorted(told) and told[-1] == len(rows)
+
+
+class StampedFiles:
+    """A source of files that may be replaced."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __repr__(self):
+        return "files"
+
+    def open(self, reference):
+        return (self.folder / reference.rpartition(" ")[2]).read_bytes()
+
+    def stamp(self, reference):
+        return [reference, (self.folder / reference.rpartition(" ")[2]).stat().st_mtime_ns]
+
+
+def test_what_was_packed_of_a_file_that_was_replaced_since_is_packed_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("bifocal.data.samples.ROWS", 4)
+    monkeypatch.setattr("bifocal.data.packing.ROWS", 4)
+    (tmp_path / "in").mkdir()
+    for i in range(20):
+        (tmp_path / "in" / f"row{i}").write_text("old")
+
+    class Stops(LocalPool):
+        def map(self, make_worker, units, folder):
+            yield from itertools.islice(super().map(make_worker, units, folder), 3)
+            raise KeyboardInterrupt
+
+    source = StampedFiles(tmp_path / "in")
+    with pytest.raises(KeyboardInterrupt):
+        packed(tmp_path / "out", examples(20), 20, source, Stops(1))
+    time.sleep(0.02)
+    (tmp_path / "in" / "row1").write_text("new")
+    packed(tmp_path / "out", examples(20), 20, source, LocalPool(1))
+    packed(tmp_path / "anew", examples(20), 20, source)
+    assert files(tmp_path / "out") == files(tmp_path / "anew")
 
 
 def test_a_pool_is_not_asked_for_few_rows(tmp_path):

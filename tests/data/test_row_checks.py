@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from bifocal.data.manifest import Refusal, write_manifest
 from bifocal.modalities import every_modality
 from bifocal.scale.local import LocalPool
 from bifocal.sources import build_source, taxonomy_of
+from bifocal.sources.table import Table
 
 FILES = ("manifest", "quarantine", "stamps")
 
@@ -107,6 +109,39 @@ def test_rows_without_files_are_no_work_for_a_pool(tmp_path):
     paths = [tmp_path / name for name in FILES]
     options = {"taxonomy": taxonomy_of(source), "label": "abuse_hate", "limit": None, "strict": False}
     assert write_manifest(source, {}, *paths, pool=NoPool(), **options)["examples"] == 60
+
+
+class Stops(LocalPool):
+    """One worker in this process, which is stopped after some units."""
+
+    def __init__(self, after):
+        super().__init__(1)
+        self.after = after
+
+    def map(self, make_worker, units, folder):
+        yield from islice(super().map(make_worker, units, folder), self.after)
+        raise KeyboardInterrupt
+
+
+def test_pictures_that_came_or_were_replaced_after_a_stop_are_checked_again(tmp_path):
+    posts(tmp_path / "posts")
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "posts", tmp_path / "out", Stops(3))
+    Image.new("RGB", (9, 9)).save(tmp_path / "posts" / "5.png")  # in the first unit; 20.png is in the second
+    Image.new("RGB", (7, 7)).save(tmp_path / "posts" / "20.png")
+    time.sleep(1.1 * SETTLED)
+    counts = write(tmp_path / "posts", tmp_path / "out", LocalPool(1))
+    assert counts == write(tmp_path / "posts", tmp_path / "anew")
+    assert counts["examples"] == 68 and contents(tmp_path / "out") == contents(tmp_path / "anew")
+
+
+def test_a_source_that_cannot_be_sent_to_another_process_is_read_by_threads(folder, tmp_path, monkeypatch):
+    class Unsent(Table):
+        def __reduce_ex__(self, _):
+            raise TypeError("cannot pickle")
+
+    monkeypatch.setattr("tests.data.test_row_checks.build_source", lambda config: Unsent(**config.options))
+    assert write(folder, tmp_path, LocalPool(2))["examples"] == 67
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from ..contracts import Modality, NotingSource, Source
 from ..errors import DataError, RunError
 from ..example import LABELS, SPLITS, Example, Rejected, Taxonomy, is_nothing
 from ..modalities import inputs
-from ..scale.pool import Pool
+from ..scale.pool import Pool, is_portable
 from ..scale.threads import in_order
 from ..workspace import atomic
 from .file_stamps import is_spelled_otherwise
@@ -164,7 +164,7 @@ def write_manifest(
 
 def _checked_rows(checks: RowChecks, pool: Pool | None, units: Path) -> Iterator[CheckedRow]:
     rows = checks.rows()
-    first = list(islice(rows, 2 * ROWS)) if pool else []
+    first = list(islice(rows, 2 * ROWS)) if pool and is_portable(checks) else []
     if not pool or len(first) < 2 * ROWS or not any(checks.reads_files(row) for _, row in first):
         return in_order(checks.check, chain(first, rows))
     starts = (n // ROWS for n, _ in enumerate(chain(first, rows)) if n % ROWS == 0)

@@ -13,7 +13,7 @@ from typing import IO
 from ..contracts import Modality, Source
 from ..errors import DataError, ShardError
 from ..example import SPLITS, Example, Taxonomy
-from ..scale.pool import Pool
+from ..scale.pool import Pool, is_portable
 from ..scale.threads import in_order
 from ..workspace import atomic, file_sha256, write_json
 from .samples import ROWS, Members, SamplePacker, give_back, packed_by
@@ -50,7 +50,8 @@ def pack(
         Most examples in a shard.
     pool : Pool, optional
         Prepares files, those of a few examples at a time; what it has finished outlives a killed call, in a folder
-        ``.packing`` beside those of the splits. None = threads do.
+        ``.packing`` beside those of the splits, which takes as much room as the shards until these are whole. None =
+        threads do.
     progress : callable, optional
         Receives examples done.
 
@@ -109,7 +110,7 @@ def _assigned(examples: Iterable[Example]) -> Iterator[Example]:
 def _packed(examples: Iterator[Example], packer: SamplePacker, pool: Pool | None, shard_size: int) -> Iterator[Members]:
     if not packer.reads_files:
         return map(packer.members, examples)
-    first = list(islice(examples, 2 * ROWS)) if pool else []
+    first = list(islice(examples, 2 * ROWS)) if pool and is_portable(packer) else []
     examples = chain(first, examples)
     if not pool or len(first) < 2 * ROWS:
         return in_order(packer.members, examples)

@@ -16,8 +16,9 @@ from ..contracts import Modality, Source
 from ..errors import DataError
 from ..example import SPLITS, Example, Rejected, Taxonomy
 from ..modalities.text import has_words
-from ..scale.pool import Pool, Unit, Worker, receipts
+from ..scale.pool import Pool, Unit, Worker, finished, forget, receipts
 from ..scale.threads import in_order
+from ..workspace import read_jsonl
 from .file_stamps import Entry, entry, stamp_of
 
 ROWS = 128
@@ -60,6 +61,11 @@ class RowChecks:
         labels = self.taxonomy.to_json()
         return json.dumps([__version__, repr(self.source), self.source.fingerprint(), classes, labels, self.limit])
 
+    def still_hold(self, path: Path) -> bool:
+        """Whether all files that were read, or sought, for the rows of a unit's file are what they were."""
+        rows: Iterator[Any] = read_jsonl(path)
+        return all(stamp_of(self.source, e["reference"]) == e["stamp"] for _, _, seen in rows for e in seen)
+
     def check(self, item: tuple[int, Example | Rejected]) -> CheckedRow:
         number, row = item
         seen: list[Entry] = []
@@ -93,8 +99,15 @@ def checked_by(pool: Pool, checks: RowChecks, n_units: Iterator[int], folder: Pa
         Counts the units up, from 0, as rows are found to be there.
     """
     key = checks.key()
-    units = (Unit(f"rows-{n:06d}.jsonl", {"first": n * ROWS, "rows": ROWS}, key) for n in n_units)
-    for receipt in receipts(pool, checks, units, folder):
+
+    def units() -> Iterator[Unit]:
+        for n in n_units:
+            unit = Unit(f"rows-{n:06d}.jsonl", {"first": n * ROWS, "rows": ROWS}, key)
+            if finished(unit, folder) and not checks.still_hold(folder / unit.name):
+                forget(unit, folder)
+            yield unit
+
+    for receipt in receipts(pool, checks, units(), folder):
         with (folder / receipt.name).open(encoding="utf-8") as file:
             for text in file:
                 is_example, line, seen = json.loads(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import pickle
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ from ..errors import DataError
 from ..example import Example
 from ..scale.pool import Pool, Unit, Worker, receipts
 from ..scale.threads import in_order
+from .file_stamps import stamp_of
 from .shards import RECORD, SampleRecord, key_of
 
 ROWS = 128
@@ -72,8 +74,13 @@ class SamplePacker:
 
     def key(self) -> str:
         """Changes with what members depend on, beside their examples."""
-        settings = {name: [type(of).__qualname__, repr(vars(of))] for name, of in self.modalities.items()}
-        return json.dumps([__version__, repr(self.source), settings])
+        modalities = {name: hashlib.sha256(pickle.dumps(of)).hexdigest() for name, of in self.modalities.items()}
+        return json.dumps([__version__, repr(self.source), modalities])
+
+    def stamps(self, example: Example) -> list[object]:
+        """What the files of an example are: others where one was replaced."""
+        files = [name for name, of in self.modalities.items() if of.input.is_file and name in example.parts]
+        return [stamp_of(self.source, example.parts[name]) for name in files]
 
     def __call__(self, threads: int) -> Worker:
         def work(task: Mapping[str, Any], file: IO[bytes]) -> tuple[int, int]:
@@ -101,6 +108,7 @@ def packed_by(pool: Pool, packer: SamplePacker, examples: Iterable[Example], sha
 def _units(packer: SamplePacker, folder: Path, examples: Iterable[Example], shard_size: int) -> Iterator[Unit]:
     key = packer.key()
     waiting: dict[str, list[str]] = {}
+    stamps: dict[str, list[object]] = {}
     counts: Counter[str] = Counter()
     units: Counter[str] = Counter()
 
@@ -109,11 +117,13 @@ def _units(packer: SamplePacker, folder: Path, examples: Iterable[Example], shar
         units[split] += 1
         content = "".join(waiting.pop(split)).encode()
         (folder / f"{name}.jsonl").write_bytes(content)
-        return Unit(f"{name}.members", {"examples": f"{name}.jsonl"}, key + hashlib.sha256(content).hexdigest())
+        made_of = json.dumps([key, hashlib.sha256(content).hexdigest(), stamps.pop(split)])
+        return Unit(f"{name}.members", {"examples": f"{name}.jsonl"}, hashlib.sha256(made_of.encode()).hexdigest())
 
     for example in examples:
         split = str(example.split)
         waiting.setdefault(split, []).append(json.dumps(example.to_json()) + "\n")
+        stamps.setdefault(split, []).append(packer.stamps(example))
         counts[split] += 1
         if len(waiting[split]) == ROWS or counts[split] % shard_size == 0:
             yield unit(split)

@@ -20,13 +20,15 @@ from types import ModuleType
 from ..errors import RunError
 from .pool import TRIES, MakeWorker, Receipt, Unit, Worker, carry_out, lost
 
+MOST = 8
+"""Processes that are started unless more are asked for."""
 _AHEAD = 2  # units that a process has at once: it need not wait for the next while the caller is busy
 _SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
 
 
 def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    """How many cores this process may use, `MOST` at most: each worker holds memory of its own."""
+    return min(MOST, len(os.sched_getaffinity(0)))
 
 
 class LocalPool:
@@ -47,15 +49,15 @@ class LocalPool:
     def map(self, make_worker: MakeWorker, units: Iterable[Unit], folder: Path) -> Iterator[Receipt]:
         """As `Pool.map`."""
         units = iter(units)
-        first = list(islice(units, 2))
-        if self.workers == 1 or len(first) < 2:
+        first = list(islice(units, self.workers))
+        if len(first) < 2 or multiprocessing.current_process().daemon:  # which may start no processes
             worker: Worker | None = None
             for unit in chain(first, units):
                 worker = worker or make_worker(self.threads or cores())
                 yield carry_out(unit, worker, folder)
             return
         threads = self.threads or max(1, cores() // self.workers)
-        with _Processes(self.workers, make_worker, folder, threads) as processes:
+        with _Processes(len(first), make_worker, folder, threads) as processes:
             yield from processes.done(chain(first, units))
 
 
@@ -154,7 +156,9 @@ class _Processes:
                 raise lost(unit)
         self._again.extend(process.units)
         self._failed_starts += not process.ready
-        if self._failed_starts == TRIES * self._count:
+        if self._failed_starts >= TRIES and any(other.ready for other in self._processes.values()):
+            self._count, self._failed_starts = len(self._processes), 0  # those that there is room for have to do
+        elif self._failed_starts == TRIES * self._count:
             raise RunError(
                 "the worker processes end as soon as they start (out of memory? a script that starts work needs "
                 "`if __name__ == '__main__':` around it): see to it, or use one worker"

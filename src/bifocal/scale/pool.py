@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,6 +83,15 @@ class Pool(Protocol):
         """
 
 
+def is_portable(make_worker: MakeWorker) -> bool:
+    """Whether other processes can be given it; a plug-in may hold what they cannot, such as a connection."""
+    try:
+        pickle.dumps(make_worker)
+    except Exception:  # whatever its parts raise
+        return False
+    return True
+
+
 def receipts(pool: Pool, make_worker: MakeWorker, units: Iterable[Unit], folder: Path) -> Iterator[Receipt]:
     """The receipt of every unit once, in the order of the units; what an earlier call finished is not done again.
 
@@ -119,6 +129,11 @@ def receipts(pool: Pool, make_worker: MakeWorker, units: Iterable[Unit], folder:
     raise RunError(
         f"no worker has done {next(iter(waiting))} (and {len(waiting) - 1} more): run the same command again"
     )
+
+
+def forget(unit: Unit, folder: Path) -> None:
+    """Have a unit done again, as what it was made of is no longer what it was."""
+    _receipt(folder / unit.name).unlink(missing_ok=True)
 
 
 def finished(unit: Unit, folder: Path) -> Receipt | None:

@@ -92,7 +92,6 @@ class Preprocessor:
     def __init__(self, config: RunConfig, text_role: TextRole, max_text: int = MAX_CHARACTERS):
         self.modalities = build_modalities(config)
         self.inputs = inputs_of(self.modalities)
-        self._sequential = {name: one for name, one in self.modalities.items() if isinstance(one, Sequential)}
         self.transcribers = active_transcribers(config)
         self.text_role = text_role
         self.max_text = max_text
@@ -195,7 +194,7 @@ class Preprocessor:
         modality = self.modalities[name]
         if not modality.input.is_file:
             modality.facts(raw)  # the manifest's limits hold here; reading a file checks its own
-        values = self._sequential[name].moments(raw) if name in self._sequential else [modality.read(raw)]
+        values = modality.moments(raw) if isinstance(modality, Sequential) else [modality.read(raw)]
         if not modality.lossless:  # the experts learned from what came back from a shard
             values = [modality.unpack(modality.pack(value)) for value in values]
         return values

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,8 +55,9 @@ def score_file(
 
     Rows are decided on in units of some batches, each of which ends in a file in ``.<output>.parts/``; a second call
     with the same input, models and batches does what is not finished, and the output appears under its name once all
-    rows are in it. It is the same for any number of workers, but for last digits of neural encoders, which may round
-    otherwise in another number of threads.
+    rows are in it. Rows of a finished unit keep their errors: remove that folder to have pictures that came since read.
+    The output is the same for any number of workers, but for last digits of neural encoders, which may round otherwise
+    in another number of threads.
 
     Parameters
     ----------
@@ -160,7 +162,8 @@ def _pool(
         workers = 1
     elif workers is None:
         is_large = any(True for _ in islice(posts.rows(rows), LARGE - 1, None))
-        workers = cores() if is_large else 1
+        torch = sys.modules.get("torch")  # several processes would put their models onto one GPU
+        workers = cores() if is_large and not (torch and torch.cuda.is_available()) else 1
     load = system.loader if system.loader is not None and workers > 1 else lambda: system
     return LocalPool(workers), Scoring(load, system.identity, rows, images, batch_size)
 
