@@ -217,11 +217,11 @@ def _export(folder: Path, config: RunConfig, old: Workspace, settings: RetrainSe
         raise DataError(
             f"{folder} holds no verdict{only} on {' or '.join(judged)}: judge posts first, and export again"
         )
-    _check_others(folder, {row.id for row in rows}, config)
     for name, labelled in judged.items():
         # One that only tells flags nothing, so that what was allowed may well be positive by it.
         if source.labels()[name].binary and config.label_actions.get(name, "block") == "block":
             _check_direction(labelled, name, folder)
+    _check_others(folder, {row.id for row in rows}, config)
     return made
 
 
