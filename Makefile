@@ -33,7 +33,7 @@ services:  ## what tests run for real: PostgreSQL, Chromium, nginx; Debian's, wh
 	{ apt-get install -y -qq $$missing || { apt-get update -qq && apt-get install -y -qq $$missing; }; } >/dev/null 2>&1 \
 		|| echo "could not be installed: tests that want them are skipped"
 
-test: install services  ## the tests (offline, 7 to 11 minutes on 2 cores)
+test: install services  ## the tests (offline, about 14 minutes on 2 cores)
 	$(BIN)/python -m pytest $(SEVERAL)
 
 test-all: install services  ## the long suites too, unsampled; PART=2/6 runs a sixth of the files
