@@ -71,6 +71,11 @@ class SourceConfig(BaseModel):
     def options(self) -> dict[str, Any]:
         return dict(self.__pydantic_extra__ or {})
 
+    @property
+    def members(self) -> list[dict[str, Any]]:
+        """``kind`` and options of each source that it is made of: of one that joins no others, its own."""
+        return [dict(one) for one in self.options.get("sources") or [{"kind": self.kind, **self.options}]]
+
 
 def _is_none(value: object) -> bool:
     return value is None

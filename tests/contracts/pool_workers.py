@@ -5,9 +5,23 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from bifocal.errors import DataError
+from bifocal.scale.local import LocalPool
+
+
+class Stops(LocalPool):
+    """One worker in this process, which is stopped after some units."""
+
+    def __init__(self, after):
+        super().__init__(1)
+        self.after = after
+
+    def map(self, make_worker, units, folder):
+        yield from islice(super().map(make_worker, units, folder), self.after)
+        raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)

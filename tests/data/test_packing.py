@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import itertools
 import json
 import os
 import random
@@ -17,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import webdataset
+from tests.contracts.pool_workers import Stops
 
 from bifocal.data import packing
 from bifocal.data.packing import pack
@@ -211,14 +211,9 @@ def test_what_was_packed_of_a_file_that_was_replaced_since_is_packed_again(tmp_p
     for i in range(20):
         (tmp_path / "in" / f"row{i}").write_text("old")
 
-    class Stops(LocalPool):
-        def map(self, make_worker, units, folder):
-            yield from itertools.islice(super().map(make_worker, units, folder), 3)
-            raise KeyboardInterrupt
-
     source = StampedFiles(tmp_path / "in")
     with pytest.raises(KeyboardInterrupt):
-        packed(tmp_path / "out", examples(20), 20, source, Stops(1))
+        packed(tmp_path / "out", examples(20), 20, source, Stops(3))
     time.sleep(0.02)
     (tmp_path / "in" / "row1").write_text("new")
     packed(tmp_path / "out", examples(20), 20, source, LocalPool(1))

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.contracts.pool_workers import Stops
 
 from bifocal.config import RunConfig
 from bifocal.data import manifest, row_checks
@@ -109,18 +109,6 @@ def test_rows_without_files_are_no_work_for_a_pool(tmp_path):
     paths = [tmp_path / name for name in FILES]
     options = {"taxonomy": taxonomy_of(source), "label": "abuse_hate", "limit": None, "strict": False}
     assert write_manifest(source, {}, *paths, pool=NoPool(), **options)["examples"] == 60
-
-
-class Stops(LocalPool):
-    """One worker in this process, which is stopped after some units."""
-
-    def __init__(self, after):
-        super().__init__(1)
-        self.after = after
-
-    def map(self, make_worker, units, folder):
-        yield from islice(super().map(make_worker, units, folder), self.after)
-        raise KeyboardInterrupt
 
 
 def test_pictures_that_came_or_were_replaced_after_a_stop_are_checked_again(tmp_path):

@@ -74,9 +74,14 @@ def composed(
         transcript = f"{transcript} {seen}".strip()
     said = [transcript, *words.values(), caption]
     language = detect_language(" ".join(said))
+    return with_composed(example, compose(transcript, caption, language, words) if any(said) else None, language, cut)
+
+
+def with_composed(example: Example, said: str | None, language: str, cut: bool) -> Example:
+    """A copy of an example with a text that was composed of it, or without one; `composed` says what ``meta`` gets."""
     parts = {name: part for name, part in example.parts.items() if name != TEXT}
-    if any(said):
-        parts[TEXT] = compose(transcript, caption, language, words)
+    if said is not None:
+        parts[TEXT] = said
     meta = {**example.meta, "language": language, **({"cut": True} if cut else {})}
     return replace(example, parts=parts, meta=meta)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..config import RunConfig
@@ -12,7 +12,7 @@ from ..contracts import PromisesSplits, Source
 from ..example import UNLABELLED, Example, LabelValue, Taxonomy
 from ..modalities import TEXT
 from ..workspace import Workspace, atomic, file_sha256, read_jsonl, write_json
-from .compose import compose_manifest
+from .compose import compose_manifest, with_composed
 from .dedup import duplicate_groups, picture_hash
 from .earlier_splits import EarlierRun, NewRows, SplitRule, TakenOver, take_over
 from .manifest import read_manifest
@@ -49,17 +49,10 @@ def _kept(space: Workspace, key: dict[str, str]) -> Iterator[Example] | None:
     """The manifest's examples as they were composed; None where that was not kept, or of other files."""
     if not space.composed.is_file():
         return None
-    rows = read_jsonl(space.composed)
-    return _put_together(read_manifest(space.manifest), rows) if next(rows, None) == key else None
-
-
-def _put_together(examples: Iterator[Example], rows: Iterator[Any]) -> Iterator[Example]:
-    for example, (text, language, cut) in zip(examples, rows, strict=True):
-        parts = {name: part for name, part in example.parts.items() if name != TEXT}
-        if text is not None:
-            parts[TEXT] = text
-        meta = {**example.meta, "language": language, **({"cut": True} if cut else {})}
-        yield replace(example, parts=parts, meta=meta)
+    rows: Iterator[Any] = read_jsonl(space.composed)
+    if next(rows, None) != key:
+        return None
+    return (with_composed(row, *kept) for row, kept in zip(read_manifest(space.manifest), rows, strict=True))
 
 
 @dataclass

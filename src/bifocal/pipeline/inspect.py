@@ -88,8 +88,7 @@ def posts_of(given: str, models: Sequence[Path]) -> SourceConfig:
     run = next((found for folder in models if (found := _config_in(folder)) is not None), None)
     if run is None or not (path.is_file() and is_table(path.name)):
         return source_of(given).source
-    members = [{"kind": run.source.kind, **run.source.options}, *run.source.options.get("sources", [])]
-    own: Mapping[str, Any] = next((one for one in members if one["kind"] == "table"), {})
+    own: Mapping[str, Any] = next((one for one in run.source.members if one["kind"] == "table"), {})
     place = path.resolve()
     rows = (row for _, row in read_rows(Files(place.parent), place.name) if not isinstance(row, Rejected))
     first = list(islice(rows, LOOKED_AT))

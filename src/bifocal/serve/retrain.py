@@ -227,7 +227,7 @@ def _export(folder: Path, config: RunConfig, old: Workspace, settings: RetrainSe
 
 def _check_others(folder: Path, ids: Collection[str], config: RunConfig) -> None:
     """Refuse judged posts that the run has from another export already: it would learn them twice."""
-    for one in _members(config):
+    for one in config.source.members:
         root = Path(str(one.get("root")))
         if one["kind"] != "feedback" or root.resolve() == folder.resolve():
             continue
@@ -237,12 +237,6 @@ def _check_others(folder: Path, ids: Collection[str], config: RunConfig) -> None
                 f"{n:,} judged posts of {folder} stand in {root}, too, which run {config.run} learns from already: "
                 f"export into {root}, whose posts it keeps, and name that"
             )
-
-
-def _members(config: RunConfig) -> list[dict[str, Any]]:
-    """Each source of a run, as one among several."""
-    members = config.source.options.get("sources") if config.source.kind == "several" else None
-    return [dict(one) for one in members or [{"kind": config.source.kind, **config.source.options}]]
 
 
 def _check_direction(rows: list[Example], label: str, folder: Path) -> None:
@@ -269,7 +263,7 @@ def _new_config(config: RunConfig, old: Workspace, export: SourceConfig, setting
             f"run {config.run} took the first {config.limit} rows of its source alone (limit), as a pilot: retrain a "
             "run of all rows"
         )
-    sources = _members(config)
+    sources = config.source.members
     place = Path(str(export.options["root"])).resolve()
     kept = [one for one in sources if one["kind"] != "feedback" or Path(str(one.get("root"))).resolve() != place]
     taken = {str(one.get("name") or one["kind"]) for one in kept}
